@@ -1,0 +1,2 @@
+//! flannelctl
+fn main() {}

@@ -1,0 +1,75 @@
+//! The error object of the protocol (specification §"Error").
+
+use serde::{Deserialize, Serialize};
+
+/// The codes of the specification and the catch-all of the Go library.
+pub mod code {
+    /// The config's version is not one the plugin speaks.
+    pub const INCOMPATIBLE_VERSION: u32 = 1;
+    /// A field that is not supported; `msg` names it.
+    pub const UNSUPPORTED_FIELD: u32 = 2;
+    /// The container is unknown or gone.
+    pub const UNKNOWN_CONTAINER: u32 = 3;
+    /// A `CNI_*` variable is missing or bad.
+    pub const INVALID_ENVIRONMENT: u32 = 4;
+    /// Input or output failed.
+    pub const IO: u32 = 5;
+    /// Input is not JSON, or not of the right shape.
+    pub const DECODE: u32 = 6;
+    /// The network configuration is wrong.
+    pub const INVALID_CONFIG: u32 = 7;
+    /// The network namespace is wrong.
+    pub const INVALID_NETNS: u32 = 8;
+    /// Not now: the runtime should try again.
+    pub const TRY_AGAIN: u32 = 11;
+    /// STATUS: no ADD can be served.
+    pub const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: no ADD can be served, and running containers may lack connectivity.
+    pub const LIMITED_CONNECTIVITY: u32 = 51;
+    /// Everything else.
+    pub const INTERNAL: u32 = 999;
+}
+
+/// What a plugin says when it fails: `{"code": …, "msg": …, "details": …}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{msg}{}{details}", if details.is_empty() { "" } else { "; " })]
+pub struct Error {
+    /// One of [`code`], or 100 and above for a plugin's own; 0 when a delegate died without an error object.
+    #[serde(default)]
+    pub code: u32,
+    /// A sentence.
+    #[serde(default)]
+    pub msg: String,
+    /// More, or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub details: String,
+}
+
+impl Error {
+    /// An error without details.
+    pub fn new(code: u32, msg: impl Into<String>) -> Self {
+        Self { code, msg: msg.into(), details: String::new() }
+    }
+
+    /// The same with details.
+    pub fn with_details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+
+    /// Code 999, from anything that can be printed.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        Self::new(code::INTERNAL, cause.to_string())
+    }
+
+    /// Code 7.
+    pub fn config(msg: impl Into<String>) -> Self {
+        Self::new(code::INVALID_CONFIG, msg)
+    }
+
+    /// The same error with `before` and `: ` in front of its message.
+    pub fn context(mut self, before: impl std::fmt::Display) -> Self {
+        self.msg = format!("{before}: {}", self.msg);
+        self
+    }
+}

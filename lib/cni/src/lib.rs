@@ -1,0 +1,5 @@
+//! The Container Network Interface protocol: what passes between a runtime, a plugin and a delegate.
+
+pub mod error;
+pub mod result;
+pub mod version;

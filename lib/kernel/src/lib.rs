@@ -1,0 +1,4 @@
+//! Everything that talks to Linux.
+
+pub mod state;
+pub mod types;

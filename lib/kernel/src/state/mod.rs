@@ -1,0 +1,159 @@
+//! One vocabulary of kernel objects, as plain data, for what is wanted and for what is there.
+//!
+//! A [`State`] belongs to one network namespace. Every object has a key, which says *which* object it is, and fields,
+//! which say *how* it is. A field that is an `Option` and `None` means "whatever the kernel has" on the desired side.
+
+mod link;
+mod scope;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+pub use link::{Link, LinkKind, MacvlanMode, Port, TunTap, VethPeer, Vxlan};
+pub use scope::{RouteScope, Scope};
+
+use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
+
+/// The objects of one network namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// Network interfaces (`ip link`).
+    pub links: BTreeMap<IfName, Link>,
+    /// Bridge ports (`bridge link`).
+    pub ports: BTreeMap<IfName, Port>,
+    /// `/proc/sys` values by path below it, such as `net/ipv4/ip_forward`.
+    pub sysctls: BTreeMap<String, String>,
+    /// Addresses of links (`ip addr`).
+    pub addresses: BTreeMap<AddressKey, Address>,
+    /// The neighbour table: ARP and NDP (`ip neigh`).
+    pub neighbours: BTreeMap<NeighbourKey, Mac>,
+    /// A VXLAN device's own forwarding entries (`bridge fdb … self`): a MAC and the underlay address behind it.
+    pub fdb: BTreeMap<FdbKey, IpAddr>,
+    /// Routes (`ip route`).
+    pub routes: BTreeMap<RouteKey, Route>,
+}
+
+/// Which address: the link and the address with its prefix length, host bits kept.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AddressKey {
+    /// The link that holds it.
+    pub dev: IfName,
+    /// The address and its prefix length.
+    pub net: IpNetwork,
+}
+
+/// How an address is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Address {
+    /// IPv6: usable at once, without duplicate address detection (IFA_F_NODAD). Write only: an observed address is
+    /// equal whatever this says.
+    pub nodad: bool,
+    /// IPv4: the broadcast address, for prefixes shorter than /31.
+    pub broadcast: Option<std::net::Ipv4Addr>,
+}
+
+/// Which neighbour.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NeighbourKey {
+    /// The link behind which it is.
+    pub dev: IfName,
+    /// Its address. The entry is permanent (NUD_PERMANENT).
+    pub addr: IpAddr,
+}
+
+/// Which forwarding entry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FdbKey {
+    /// The VXLAN device.
+    pub dev: IfName,
+    /// The inner destination.
+    pub mac: Mac,
+}
+
+/// Which route: what the kernel's own replace looks at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// The destination; host bits are zero.
+    pub dst: IpNetwork,
+    /// The table.
+    pub table: TableId,
+    /// The metric. `None` is the kernel's default: 0 for IPv4, 1024 for IPv6.
+    pub metric: Option<u32>,
+    /// Tells apart several routes to one prefix, where a namespace has them on purpose; else 0.
+    pub ordinal: u8,
+}
+
+impl RouteKey {
+    /// The route to `dst` in the main table with the default metric.
+    pub fn main(dst: IpNetwork) -> Self {
+        Self { dst, table: TableId::MAIN, metric: None, ordinal: 0 }
+    }
+}
+
+/// What a route does with a packet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Sends it on.
+    #[default]
+    Unicast,
+    /// Drops it silently.
+    Blackhole,
+}
+
+/// How a route is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// What it does.
+    pub kind: RouteKind,
+    /// The link to leave by. `None` lets the kernel choose by the gateway.
+    pub dev: Option<IfName>,
+    /// The next hop.
+    pub via: Option<IpAddr>,
+    /// The next hop is taken to be on the link, whatever the addresses say (RTNH_F_ONLINK).
+    pub onlink: bool,
+    /// `None`: universe with a gateway, link without, as iproute2 does.
+    pub scope: Option<u8>,
+    /// The preferred source address.
+    pub src: Option<IpAddr>,
+    /// Who installed it.
+    pub protocol: RouteProtocol,
+    /// RTAX_MTU
+    pub mtu: Option<Mtu>,
+    /// RTAX_ADVMSS, bytes
+    pub advmss: Option<u32>,
+}
+
+impl Route {
+    /// A unicast route by `dev`, protocol boot, nothing else set.
+    pub fn by(dev: &IfName) -> Self {
+        Self {
+            kind: RouteKind::Unicast,
+            dev: Some(dev.clone()),
+            via: None,
+            onlink: false,
+            scope: None,
+            src: None,
+            protocol: RouteProtocol::BOOT,
+            mtu: None,
+            advmss: None,
+        }
+    }
+}
+
+impl State {
+    /// Adds the address `net` to `dev`, with the broadcast address that iproute2's `brd +` gives.
+    pub fn address(&mut self, dev: &IfName, net: IpNetwork, nodad: bool) {
+        let broadcast = match net {
+            IpNetwork::V4(v4) if v4.prefix() < 31 => Some(v4.broadcast()),
+            _ => None,
+        };
+        self.addresses.insert(AddressKey { dev: dev.clone(), net }, Address { nodad, broadcast });
+    }
+
+    /// Sets `net/<family>/conf/<dev>/<key>`; `family` is `ipv4` or `ipv6`.
+    pub fn conf(&mut self, family: &str, dev: &IfName, key: &str, value: &str) {
+        self.sysctls.insert(format!("net/{family}/conf/{dev}/{key}"), value.to_owned());
+    }
+}

@@ -1,0 +1,38 @@
+//! Which observed objects are ours.
+
+use ipnetwork::IpNetwork;
+
+use crate::types::{IfName, RouteProtocol, TableId};
+
+/// What an observation reads and a diff may delete. An object outside the scope is never touched, whoever wants it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Links whose existence is ours to decide.
+    pub links: Vec<IfName>,
+    /// Links that are read but never created, changed or deleted (an underlay, another plugin's bridge).
+    pub read_links: Vec<IfName>,
+    /// Links whose addresses are all ours. IPv6 link-local addresses never are.
+    pub addresses: Vec<IfName>,
+    /// Links whose permanent neighbours and own forwarding entries are all ours.
+    pub neighbours: Vec<IfName>,
+    /// Routes.
+    pub routes: Option<RouteScope>,
+    /// Sysctls to read, as paths below `/proc/sys`. Never deleted.
+    pub sysctls: Vec<String>,
+    /// Nothing is deleted: the view that the desired side was made from is not complete.
+    pub keep: bool,
+}
+
+/// Which routes are ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteScope {
+    /// The table they are in.
+    pub table: TableId,
+    /// All routes of this protocol are ours …
+    pub protocol: Option<RouteProtocol>,
+    /// … and all routes of protocol boot to a destination inside one of these that have a gateway: what a Go flanneld
+    /// left.
+    pub adopt: Vec<IpNetwork>,
+    /// All routes by this link are ours, whoever installed them but the kernel: a pod's own interface.
+    pub dev: Option<IfName>,
+}

@@ -1,0 +1,2 @@
+//! The plugins.
+fn main() {}
