@@ -133,6 +133,9 @@ impl fmt::Display for Mtu {
 pub struct Vni(u32);
 
 impl Vni {
+    /// The smallest, which the kernel accepts as any other.
+    pub const ZERO: Self = Self(0);
+
     /// Accepts 0 to 2^24 - 1.
     pub fn new(vni: u32) -> Result<Self, InvalidValue> {
         if vni < 1 << 24 { Ok(Self(vni)) } else { Err(InvalidValue::new("a VNI (0 to 16777215)", vni)) }
@@ -262,7 +265,9 @@ mod tests {
         let mac: Mac = "4A:ed:0f:9b:24:90".parse().unwrap();
         assert_eq!(mac.to_string(), "4a:ed:0f:9b:24:90");
         assert_eq!("4a-ed-0f-9b-24-90".parse::<Mac>().unwrap(), mac);
-        for bad in ["", "4a:ed:0f:9b:24", "4a:ed:0f:9b:24:90:00", "4a:ed:0f:9b:24:9", "4a:ed-0f:9b:24:90", "+a:ed:0f:9b:24:90"] {
+        for bad in
+            ["", "4a:ed:0f:9b:24", "4a:ed:0f:9b:24:90:00", "4a:ed:0f:9b:24:9", "4a:ed-0f:9b:24:90", "+a:ed:0f:9b:24:90"]
+        {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
         assert!(!Mac([0; 6]).is_unicast());
