@@ -14,10 +14,12 @@ pub mod message;
 pub mod netlink;
 pub mod netns;
 pub mod observe;
+pub mod removal;
 pub mod state;
 pub mod sysctl;
 pub mod tuntap;
 pub mod types;
+pub mod wait;
 
 pub use apply::Report;
 pub use kernel::Kernel;
