@@ -22,8 +22,8 @@ impl Kernel {
     /// is gone. From Linux 6.13 on the first look is enough: RTM_GETLINK brings the carrier's news forward
     /// (`linkwatch_sync_dev` in `rtnl_getlink`, net/core/rtnetlink.c).
     pub fn wait_running(&mut self, name: &IfName, patience: Duration) -> Result<Option<SeenLink>, KernelError> {
-        let mut look = |kernel: &mut Self| kernel.link(name);
-        let first = look(self)?;
+        let look = |kernel: &mut Self| kernel.link(name);
+        let first = self.link(name)?;
         if first.as_ref().is_none_or(|link| link.running) {
             return Ok(first);
         }
