@@ -1,1 +1,4 @@
 //! The daemon.
+
+pub mod ctl;
+pub mod lab;
