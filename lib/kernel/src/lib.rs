@@ -1,4 +1,26 @@
-//! Everything that talks to Linux.
+//! Everything that talks to Linux: links, addresses, routes, neighbours, forwarding entries, sysctls, namespaces.
+//!
+//! [`state`] is the vocabulary. [`Kernel::observe`](kernel::Kernel::observe) reads the objects of a scope,
+//! [`diff::diff`] compares them with what is wanted and gives ordered steps, and
+//! [`Kernel::apply`](kernel::Kernel::apply) takes them: `desired` and `diff` are pure, `observe` only reads, and `apply`
+//! is the only writer.
+//!
+//! Never here: JSON, CNI, leases, an environment variable, a program that is run.
 
+pub mod apply;
+pub mod diff;
+pub mod kernel;
+pub mod message;
+pub mod netlink;
+pub mod netns;
+pub mod observe;
+pub mod removal;
 pub mod state;
+pub mod sysctl;
+pub mod tuntap;
 pub mod types;
+pub mod wait;
+
+pub use apply::Report;
+pub use kernel::Kernel;
+pub use netlink::{Errno, KernelError};

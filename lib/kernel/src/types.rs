@@ -133,6 +133,9 @@ impl fmt::Display for Mtu {
 pub struct Vni(u32);
 
 impl Vni {
+    /// The smallest, which the kernel accepts as any other.
+    pub const ZERO: Self = Self(0);
+
     /// Accepts 0 to 2^24 - 1.
     pub fn new(vni: u32) -> Result<Self, InvalidValue> {
         if vni < 1 << 24 { Ok(Self(vni)) } else { Err(InvalidValue::new("a VNI (0 to 16777215)", vni)) }

@@ -1,0 +1,180 @@
+//! Writing the kernel: the only place that changes it.
+
+use netlink_packet_route::RouteNetlinkMessage as Message;
+
+use crate::diff::Step;
+use crate::kernel::Kernel;
+use crate::message::{ADD, APPEND, PUT, address, link, neighbour, route};
+use crate::netlink::{Errno, KernelError, Request};
+use crate::state::LinkKind;
+use crate::types::IfName;
+use crate::{sysctl, tuntap};
+
+/// What became of a list of steps.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// How many were done.
+    pub done: usize,
+    /// Those that were not, with the reason; their objects are as they were.
+    pub failed: Vec<(Step, KernelError)>,
+}
+
+impl Report {
+    /// The first failure, for callers to whom one is enough.
+    pub fn ok(self) -> Result<(), KernelError> {
+        self.failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+}
+
+impl Kernel {
+    /// Takes the steps in order, as few messages to the kernel as that allows. A step that fails is reported and does
+    /// not stop the others. Deleting what is already gone and adding what is already there count as done.
+    pub fn apply(&mut self, steps: &[Step]) -> Report {
+        let mut report = Report::default();
+        let mut page = Page::default();
+        for (i, step) in steps.iter().enumerate() {
+            match step {
+                Step::WriteSysctl(..) if i > 0 && matches!(steps[i - 1], Step::WriteSysctl(..)) => {}
+                Step::WriteSysctl(..) => {
+                    page.flush(self, &mut report);
+                    self.write_sysctls(&steps[i..], &mut report);
+                }
+                Step::CreateLink(name, created) if matches!(created.kind, LinkKind::TunTap(_)) => {
+                    page.flush(self, &mut report);
+                    report.count(step, self.create_tuntap(name, created));
+                }
+                _ => self.stage(step, &mut page, &mut report),
+            }
+        }
+        page.flush(self, &mut report);
+        report
+    }
+
+    fn create_tuntap(&self, name: &IfName, created: &crate::state::Link) -> Result<(), KernelError> {
+        let LinkKind::TunTap(tuntap) = &created.kind else { return Ok(()) };
+        self.inside(|| tuntap::create(name, tuntap))?
+    }
+
+    fn write_sysctls(&mut self, steps: &[Step], report: &mut Report) {
+        let run = steps.iter().take_while(|step| matches!(step, Step::WriteSysctl(..)));
+        let written: Result<Vec<_>, _> = self.inside(|| {
+            run.clone()
+                .map(|step| match step {
+                    Step::WriteSysctl(path, value) => sysctl::write(path, value),
+                    _ => Ok(()),
+                })
+                .collect()
+        });
+        match written {
+            Ok(outcomes) => run.zip(outcomes).for_each(|(step, outcome)| report.count(step, outcome)),
+            Err(error) => run.for_each(|step| report.count(step, Err(error.clone()))),
+        }
+    }
+
+    /// Puts a step on the page, sending what is on it first when the step refers to a link made there.
+    fn stage(&mut self, step: &Step, page: &mut Page, report: &mut Report) {
+        for name in refers_to(step) {
+            if page.creates.contains(name) {
+                page.flush(self, report);
+            }
+            if let Err(error) = self.index(name) {
+                page.flush(self, report);
+                return report.count(step, Err(absent(step, &error)));
+            }
+        }
+        let Some((message, flags)) = self.message(step) else {
+            return report.count(step, Err(KernelError::new(step.to_string(), Errno(libc::ENODEV))));
+        };
+        match step {
+            Step::CreateLink(name, _) => page.creates.push(name.clone()),
+            Step::DeleteLink(name) => self.seen.remove(name),
+            _ => {}
+        }
+        page.requests.push(Request::new(message, flags, step.to_string()));
+        page.steps.push(step.clone());
+    }
+
+    /// The message for a step; every link that it names is known by now.
+    fn message(&self, step: &Step) -> Option<(Message, u16)> {
+        let names = self.names();
+        let message = match step {
+            Step::CreateLink(name, created) => (link::create(name, created, names)?, ADD),
+            Step::ChangeLink(name, change) => (link::change(names.index(name)?, change, names)?, 0),
+            Step::SetPort(name, port) => (link::set_port(names.index(name)?, *port), 0),
+            Step::AddAddress(key, addr) => (address::add(names.index(&key.dev)?, key.net, addr), PUT),
+            Step::PutNeighbour(key, mac) => (neighbour::put_neighbour(names.index(&key.dev)?, key.addr, *mac), PUT),
+            Step::PutFdb(key, dst) => (neighbour::put_fdb(names.index(&key.dev)?, key.mac, *dst), PUT),
+            Step::PutRoute(key, r) => (route::put(key, r, names)?, if key.ordinal == 0 { PUT } else { APPEND }),
+            Step::DeleteRoute(key, r) => (route::delete(key, r, names)?, 0),
+            Step::DeleteNeighbour(key) => (neighbour::delete_neighbour(names.index(&key.dev)?, key.addr), 0),
+            Step::DeleteFdb(key, dst) => (neighbour::delete_fdb(names.index(&key.dev)?, key.mac, *dst), 0),
+            Step::DeleteAddress(key) => (address::delete(names.index(&key.dev)?, key.net), 0),
+            Step::DeleteLink(name) => (link::delete(name), 0),
+            Step::WriteSysctl(..) => return None,
+        };
+        Some(message)
+    }
+}
+
+/// The links that must be known by index before a step can be sent.
+fn refers_to(step: &Step) -> Vec<&IfName> {
+    let (name, other) = match step {
+        Step::CreateLink(_, link) => {
+            let lower = match &link.kind {
+                LinkKind::Vxlan(vxlan) => vxlan.lower.as_ref(),
+                LinkKind::Macvlan { lower, .. } => Some(lower),
+                _ => None,
+            };
+            (lower, link.master.as_ref())
+        }
+        Step::ChangeLink(name, change) => {
+            let lower = match &change.kind {
+                Some(LinkKind::Vxlan(vxlan)) => vxlan.lower.as_ref(),
+                _ => None,
+            };
+            return [Some(name), change.master.as_ref().and_then(Option::as_ref), lower]
+                .into_iter()
+                .flatten()
+                .collect();
+        }
+        Step::SetPort(name, _) => (Some(name), None),
+        Step::AddAddress(key, _) | Step::DeleteAddress(key) => (Some(&key.dev), None),
+        Step::PutNeighbour(key, _) | Step::DeleteNeighbour(key) => (Some(&key.dev), None),
+        Step::PutFdb(key, _) | Step::DeleteFdb(key, _) => (Some(&key.dev), None),
+        Step::PutRoute(_, route) | Step::DeleteRoute(_, route) => (route.dev.as_ref(), None),
+        Step::WriteSysctl(..) | Step::DeleteLink(_) => (None, None),
+    };
+    name.into_iter().chain(other).collect()
+}
+
+fn absent(step: &Step, error: &KernelError) -> KernelError {
+    KernelError { what: step.to_string(), errno: error.errno, text: Some(error.what.clone()) }
+}
+
+/// Steps on their way to the kernel in one go.
+#[derive(Default)]
+struct Page {
+    requests: Vec<Request>,
+    steps: Vec<Step>,
+    creates: Vec<IfName>,
+}
+
+impl Page {
+    fn flush(&mut self, kernel: &mut Kernel, report: &mut Report) {
+        let outcomes = kernel.socket.transact(&self.requests);
+        for (step, outcome) in self.steps.iter().zip(outcomes) {
+            report.count(step, outcome.map(drop));
+        }
+        *self = Self::default();
+    }
+}
+
+impl Report {
+    fn count(&mut self, step: &Step, outcome: Result<(), KernelError>) {
+        match outcome {
+            Err(error) if step.is_delete() && error.is_absent() => self.done += 1,
+            Err(error) => self.failed.push((step.clone(), error)),
+            Ok(()) => self.done += 1,
+        }
+    }
+}

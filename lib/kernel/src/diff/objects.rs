@@ -1,0 +1,125 @@
+//! Everything that hangs on links.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::Step;
+use crate::state::{FdbKey, Route, RouteKey, Scope, State};
+use crate::types::IfName;
+
+pub(super) fn sysctls(desired: &State, observed: &State, steps: &mut Vec<Step>) {
+    for (path, value) in &desired.sysctls {
+        if observed.sysctls.get(path) != Some(value) {
+            steps.push(Step::WriteSysctl(path.clone(), value.clone()));
+        }
+    }
+}
+
+pub(super) fn add_addresses(desired: &State, observed: &State, steps: &mut Vec<Step>) {
+    for (key, address) in &desired.addresses {
+        if !observed.addresses.contains_key(key) {
+            steps.push(Step::AddAddress(key.clone(), address.clone()));
+        }
+    }
+}
+
+/// Neighbours, then forwarding entries.
+pub(super) fn put_neighbours(desired: &State, observed: &State, steps: &mut Vec<Step>) {
+    for (key, mac) in &desired.neighbours {
+        if observed.neighbours.get(key) != Some(mac) {
+            steps.push(Step::PutNeighbour(key.clone(), *mac));
+        }
+    }
+    for (key, dst) in &desired.fdb {
+        if observed.fdb.get(key) != Some(dst) {
+            steps.push(Step::PutFdb(key.clone(), *dst));
+        }
+    }
+}
+
+/// `have` does what `want` says; what `want` leaves to the kernel is not looked at.
+fn satisfies(want: &Route, have: &Route) -> bool {
+    want.kind == have.kind
+        && (want.dev.is_none() || want.dev == have.dev)
+        && want.via == have.via
+        && want.onlink == have.onlink
+        && want.scope == have.scope
+        && (want.src.is_none() || want.src == have.src)
+        && want.protocol == have.protocol
+        && want.mtu == have.mtu
+        && want.advmss == have.advmss
+}
+
+pub(super) fn put_routes(desired: &State, observed: &State, steps: &mut Vec<Step>) {
+    let mut put: Vec<_> = desired
+        .routes
+        .iter()
+        .filter(|(key, want)| !observed.routes.get(*key).is_some_and(|have| satisfies(want, have)))
+        .collect();
+    // a gateway must be reachable when its route comes: routes without one first
+    put.sort_by_key(|(key, route)| (route.via.is_some() && !route.onlink, key.ordinal));
+    steps.extend(put.into_iter().map(|(key, route)| Step::PutRoute(key.clone(), route.clone())));
+}
+
+/// Whether a route that nobody wants is ours.
+fn ours(scope: &Scope, key: &RouteKey, route: &Route) -> bool {
+    let Some(routes) = &scope.routes else { return false };
+    if key.table != routes.table || route.protocol == crate::types::RouteProtocol::KERNEL {
+        return false;
+    }
+    let adopted = route.protocol == crate::types::RouteProtocol::BOOT
+        && route.via.is_some()
+        && routes.adopt.iter().any(|net| within(*net, key.dst));
+    routes.protocol == Some(route.protocol) || adopted || (routes.dev.is_some() && route.dev == routes.dev)
+}
+
+/// `inner` is a part of `outer`, not all of it.
+fn within(outer: IpNetwork, inner: IpNetwork) -> bool {
+    inner.is_ipv4() == outer.is_ipv4() && inner.prefix() > outer.prefix() && outer.contains(inner.network())
+}
+
+pub(super) fn delete_routes(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
+    for (key, route) in &observed.routes {
+        if !desired.routes.contains_key(key) && ours(scope, key, route) {
+            steps.push(Step::DeleteRoute(key.clone(), route.clone()));
+        }
+    }
+}
+
+pub(super) fn delete_neighbours(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
+    let stays = stays(desired, scope);
+    for key in observed.neighbours.keys().filter(|key| stays(&key.dev)) {
+        if !desired.neighbours.contains_key(key) {
+            steps.push(Step::DeleteNeighbour(key.clone()));
+        }
+    }
+    for (key, dst) in unwanted_fdb(&desired.fdb, &observed.fdb) {
+        if stays(&key.dev) {
+            steps.push(Step::DeleteFdb(key.clone(), *dst));
+        }
+    }
+}
+
+fn unwanted_fdb<'a>(
+    desired: &'a BTreeMap<FdbKey, IpAddr>,
+    observed: &'a BTreeMap<FdbKey, IpAddr>,
+) -> impl Iterator<Item = (&'a FdbKey, &'a IpAddr)> {
+    observed.iter().filter(|(key, _)| !desired.contains_key(key))
+}
+
+/// A link whose entries are ours and which is not itself deleted, with all of them, in the end.
+fn stays<'a>(desired: &'a State, scope: &'a Scope) -> impl Fn(&IfName) -> bool + 'a {
+    move |dev| scope.neighbours.contains(dev) && (desired.links.contains_key(dev) || !scope.links.contains(dev))
+}
+
+pub(super) fn delete_addresses(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
+    for key in observed.addresses.keys() {
+        let dies = scope.links.contains(&key.dev) && !desired.links.contains_key(&key.dev);
+        let link_local = matches!(key.net, IpNetwork::V6(v6) if v6.ip().is_unicast_link_local());
+        if scope.addresses.contains(&key.dev) && !dies && !link_local && !desired.addresses.contains_key(key) {
+            steps.push(Step::DeleteAddress(key.clone()));
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! One change to the kernel, as data; printed as the command that does the same.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::state::{Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, Route, RouteKey, RouteKind};
+use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
+
+/// A change to the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Create a link, down.
+    CreateLink(IfName, Link),
+    /// Change a link's settings.
+    ChangeLink(IfName, LinkChange),
+    /// Set the flags of a bridge port.
+    SetPort(IfName, Port),
+    /// Write a sysctl: path below /proc/sys, value.
+    WriteSysctl(String, String),
+    /// Add an address.
+    AddAddress(AddressKey, Address),
+    /// Add or replace a permanent neighbour.
+    PutNeighbour(NeighbourKey, Mac),
+    /// Add or replace a VXLAN forwarding entry.
+    PutFdb(FdbKey, IpAddr),
+    /// Add or replace a route.
+    PutRoute(RouteKey, Route),
+    /// Delete a route.
+    DeleteRoute(RouteKey, Route),
+    /// Delete a neighbour.
+    DeleteNeighbour(NeighbourKey),
+    /// Delete a forwarding entry.
+    DeleteFdb(FdbKey, IpAddr),
+    /// Delete an address.
+    DeleteAddress(AddressKey),
+    /// Delete a link.
+    DeleteLink(IfName),
+}
+
+/// What of a link is to be changed; `None` stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkChange {
+    /// Up or down.
+    pub up: Option<bool>,
+    /// MTU, bytes.
+    pub mtu: Option<Mtu>,
+    /// Hardware address.
+    pub mac: Option<Mac>,
+    /// The upper device, or none.
+    pub master: Option<Option<IfName>>,
+    /// IFLA_IFALIAS
+    pub alias: Option<String>,
+    /// Promiscuous mode.
+    pub promisc: Option<bool>,
+    /// Attributes of the kind that can change in place.
+    pub kind: Option<LinkKind>,
+}
+
+impl LinkChange {
+    /// Nothing but `up`.
+    pub fn up() -> Self {
+        Self { up: Some(true), ..Self::default() }
+    }
+}
+
+impl Step {
+    /// The kind of object, for metrics: `link`, `port`, `sysctl`, `address`, `neighbour`, `fdb` or `route`.
+    pub fn object(&self) -> &'static str {
+        match self {
+            Self::CreateLink(..) | Self::ChangeLink(..) | Self::DeleteLink(_) => "link",
+            Self::SetPort(..) => "port",
+            Self::WriteSysctl(..) => "sysctl",
+            Self::AddAddress(..) | Self::DeleteAddress(_) => "address",
+            Self::PutNeighbour(..) | Self::DeleteNeighbour(_) => "neighbour",
+            Self::PutFdb(..) | Self::DeleteFdb(..) => "fdb",
+            Self::PutRoute(..) | Self::DeleteRoute(..) => "route",
+        }
+    }
+
+    /// True for the steps that take something away.
+    pub fn is_delete(&self) -> bool {
+        matches!(
+            self,
+            Self::DeleteRoute(..)
+                | Self::DeleteNeighbour(_)
+                | Self::DeleteFdb(..)
+                | Self::DeleteAddress(_)
+                | Self::DeleteLink(_)
+        )
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateLink(name, link) => write!(f, "ip link add {name} type {}", super::word(&link.kind)),
+            Self::ChangeLink(name, change) => write!(f, "ip link set {name}{change}"),
+            Self::SetPort(name, port) => {
+                let on = |on| if on { "on" } else { "off" };
+                write!(f, "bridge link set dev {name} hairpin {} isolated {}", on(port.hairpin), on(port.isolated))
+            }
+            Self::WriteSysctl(path, value) => write!(f, "sysctl -w {}={value}", path.replace('/', ".")),
+            Self::AddAddress(key, address) => {
+                let nodad = if address.nodad && key.net.is_ipv6() { " nodad" } else { "" };
+                write!(f, "ip addr add {} dev {}{nodad}", key.net, key.dev)
+            }
+            Self::PutNeighbour(key, mac) => {
+                write!(f, "ip neigh replace {} lladdr {mac} dev {} nud permanent", key.addr, key.dev)
+            }
+            Self::PutFdb(key, dst) => {
+                write!(f, "bridge fdb replace {} dev {} dst {dst} self permanent", key.mac, key.dev)
+            }
+            Self::PutRoute(key, route) => write!(f, "ip route replace {}", RouteText(key, route)),
+            Self::DeleteRoute(key, route) => write!(f, "ip route del {}", RouteText(key, route)),
+            Self::DeleteNeighbour(key) => write!(f, "ip neigh del {} dev {}", key.addr, key.dev),
+            Self::DeleteFdb(key, dst) => write!(f, "bridge fdb del {} dev {} dst {dst} self", key.mac, key.dev),
+            Self::DeleteAddress(key) => write!(f, "ip addr del {} dev {}", key.net, key.dev),
+            Self::DeleteLink(name) => write!(f, "ip link del {name}"),
+        }
+    }
+}
+
+impl fmt::Display for LinkChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(mtu) = self.mtu {
+            write!(f, " mtu {mtu}")?;
+        }
+        if let Some(mac) = self.mac {
+            write!(f, " address {mac}")?;
+        }
+        match &self.master {
+            Some(Some(master)) => write!(f, " master {master}")?,
+            Some(None) => write!(f, " nomaster")?,
+            None => {}
+        }
+        if let Some(alias) = &self.alias {
+            write!(f, " alias {alias:?}")?;
+        }
+        if let Some(promisc) = self.promisc {
+            write!(f, " promisc {}", if promisc { "on" } else { "off" })?;
+        }
+        if let Some(kind) = &self.kind {
+            write!(f, " type {}", super::word(kind))?;
+        }
+        match self.up {
+            Some(true) => write!(f, " up"),
+            Some(false) => write!(f, " down"),
+            None => Ok(()),
+        }
+    }
+}
+
+struct RouteText<'a>(&'a RouteKey, &'a Route);
+
+impl fmt::Display for RouteText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(key, route) = self;
+        if route.kind == RouteKind::Blackhole {
+            write!(f, "blackhole ")?;
+        }
+        write!(f, "{}", key.dst)?;
+        if let Some(via) = route.via {
+            write!(f, " via {via}")?;
+        }
+        if let Some(dev) = &route.dev {
+            write!(f, " dev {dev}")?;
+        }
+        if route.onlink {
+            write!(f, " onlink")?;
+        }
+        if let Some(src) = route.src {
+            write!(f, " src {src}")?;
+        }
+        if let Some(metric) = key.metric {
+            write!(f, " metric {metric}")?;
+        }
+        if key.table != TableId::MAIN {
+            write!(f, " table {}", key.table.0)?;
+        }
+        if route.protocol != RouteProtocol::BOOT {
+            write!(f, " proto {}", route.protocol.0)?;
+        }
+        if let Some(mtu) = route.mtu {
+            write!(f, " mtu {mtu}")?;
+        }
+        if let Some(advmss) = route.advmss {
+            write!(f, " advmss {advmss}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! A model of the kernel that takes steps, and the properties of a diff.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use proptest::prelude::*;
+
+use super::*;
+use crate::state::{Address, AddressKey, FdbKey, Link, NeighbourKey, Port, Route, RouteKey, RouteScope, Vxlan};
+use crate::types::{Mac, Mtu, RouteProtocol, TableId, Vni};
+
+fn name(text: &str) -> IfName {
+    IfName::new(text).unwrap()
+}
+
+/// What the kernel does with a step.
+fn take(state: &mut State, step: &Step) {
+    match step.clone() {
+        Step::CreateLink(name, link) => {
+            assert!(state.links.insert(name, Link { up: false, alias: None, promisc: None, ..link }).is_none());
+        }
+        Step::ChangeLink(name, change) => {
+            let link = state.links.get_mut(&name).expect("a link to change");
+            link.up = change.up.unwrap_or(link.up);
+            link.mtu = change.mtu.or(link.mtu);
+            link.mac = change.mac.or(link.mac);
+            link.master = change.master.unwrap_or(link.master.take());
+            link.alias = change.alias.or(link.alias.take());
+            link.promisc = change.promisc.or(link.promisc);
+            link.kind = change.kind.unwrap_or(link.kind.clone());
+        }
+        Step::SetPort(name, port) => drop(state.ports.insert(name, port)),
+        Step::WriteSysctl(path, value) => drop(state.sysctls.insert(path, value)),
+        Step::AddAddress(key, address) => {
+            assert!(state.links.contains_key(&key.dev), "an address needs its link");
+            state.addresses.insert(key, address);
+        }
+        Step::PutNeighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
+        Step::PutFdb(key, dst) => drop(state.fdb.insert(key, dst)),
+        Step::PutRoute(key, route) => {
+            if let Some(dev) = &route.dev {
+                assert!(state.links.get(dev).is_some_and(|link| link.up), "a route needs its link up");
+            }
+            state.routes.insert(key, route);
+        }
+        Step::DeleteRoute(key, _) => assert!(state.routes.remove(&key).is_some()),
+        Step::DeleteNeighbour(key) => assert!(state.neighbours.remove(&key).is_some()),
+        Step::DeleteFdb(key, _) => assert!(state.fdb.remove(&key).is_some()),
+        Step::DeleteAddress(key) => assert!(state.addresses.remove(&key).is_some()),
+        Step::DeleteLink(name) => {
+            assert!(state.links.remove(&name).is_some());
+            state.addresses.retain(|key, _| key.dev != name);
+            state.neighbours.retain(|key, _| key.dev != name);
+            state.fdb.retain(|key, _| key.dev != name);
+            state.routes.retain(|_, route| route.dev.as_ref() != Some(&name));
+            state.ports.remove(&name);
+        }
+    }
+}
+
+const DEVICES: [&str; 2] = ["flannel.1", "flannel.2"];
+
+fn vxlan(vni: u32, port: Option<u16>, learning: bool) -> LinkKind {
+    LinkKind::Vxlan(Vxlan { vni: Vni::new(vni).unwrap(), lower: None, local: None, port, learning, gbp: false })
+}
+
+prop_compose! {
+    fn link()(vni in 1..3u32, port in prop::option::of(Just(4789)), learning: bool, mtu in prop::option::of(1400..1403u32), up in prop::bool::weighted(0.8)) -> Link {
+        Link { mtu: mtu.map(Mtu), up, alias: Some("flannel".into()), ..Link::up(vxlan(vni, port, learning)) }
+    }
+}
+
+/// A host: some of our devices, peers on them, routes by them and, always, things that are not ours.
+fn state(foreign: bool) -> impl Strategy<Value = State> {
+    let devices = prop::collection::btree_map(prop::sample::select(&DEVICES[..]).prop_map(name), link(), 0..3);
+    let peers = prop::collection::vec((0..2usize, 0..6u8, 0..4u8, any::<bool>()), 0..8);
+    (devices, peers).prop_map(move |(links, peers)| {
+        let mut state = State { links, ..State::default() };
+        for (device, subnet, mac, direct) in peers {
+            let dev = name(DEVICES[device]);
+            if !state.links.get(&dev).is_some_and(|link| link.up) {
+                continue;
+            }
+            let net: IpNetwork = format!("10.5.{subnet}.0/24").parse().unwrap();
+            let underlay: IpAddr = [192, 0, 2, mac].into();
+            let mac = Mac([2, 0, 0, 0, 0, mac]);
+            state.address(&dev, "10.5.99.0/32".parse().unwrap(), false);
+            state.neighbours.insert(NeighbourKey { dev: dev.clone(), addr: net.ip() }, mac);
+            state.fdb.insert(FdbKey { dev: dev.clone(), mac }, underlay);
+            let via = Some(if direct { underlay } else { net.ip() });
+            let route = Route { via, onlink: true, protocol: RouteProtocol::FLANNEL, ..Route::by(&dev) };
+            state.routes.insert(RouteKey::main(net), route);
+        }
+        if foreign {
+            state.links.insert(name("eth0"), Link::up(LinkKind::Other(String::new())));
+            state.address(&name("eth0"), "192.0.2.1/24".parse().unwrap(), false);
+            let route = Route { via: Some([192, 0, 2, 254].into()), ..Route::by(&name("eth0")) };
+            state.routes.insert(RouteKey::main("0.0.0.0/0".parse().unwrap()), route.clone());
+            state.routes.insert(RouteKey::main("10.6.0.0/16".parse().unwrap()), route);
+        }
+        state
+    })
+}
+
+fn scope() -> Scope {
+    let devices: Vec<_> = DEVICES.iter().map(|d| name(d)).collect();
+    Scope {
+        links: devices.clone(),
+        addresses: devices.clone(),
+        neighbours: devices,
+        routes: Some(RouteScope {
+            table: TableId::MAIN,
+            protocol: Some(RouteProtocol::FLANNEL),
+            adopt: vec!["10.5.0.0/16".parse().unwrap()],
+            dev: None,
+        }),
+        ..Scope::default()
+    }
+}
+
+fn foreign(state: &State) -> (bool, usize, usize) {
+    let eth0 = name("eth0");
+    (
+        state.links.contains_key(&eth0),
+        state.addresses.keys().filter(|key| key.dev == eth0).count(),
+        state.routes.values().filter(|route| route.dev.as_ref() == Some(&eth0)).count(),
+    )
+}
+
+proptest! {
+    #[test]
+    fn steps_lead_to_what_is_wanted(desired in state(false), observed in state(true)) {
+        let plan = diff(&desired, &observed, &scope());
+        let mut model = observed.clone();
+        plan.steps.iter().for_each(|step| take(&mut model, step));
+        prop_assert!(diff(&desired, &model, &scope()).is_empty(), "{plan:#?}");
+        prop_assert_eq!(foreign(&model), foreign(&observed));
+        for key in desired.routes.keys() {
+            prop_assert!(model.routes.contains_key(key));
+        }
+        let ours = |route: &&Route| route.protocol == RouteProtocol::FLANNEL;
+        prop_assert_eq!(model.routes.values().filter(ours).count(), desired.routes.len());
+    }
+
+    #[test]
+    fn an_incomplete_view_deletes_nothing_but_what_it_remakes(desired in state(false), observed in state(true)) {
+        let plan = diff(&desired, &observed, &Scope { keep: true, ..scope() });
+        for step in plan.steps.iter().filter(|step| step.is_delete()) {
+            let Step::DeleteLink(name) = step else { panic!("{step}") };
+            let made_again = |s: &Step| matches!(s, Step::CreateLink(n, _) if n == name);
+            prop_assert!(plan.steps.iter().any(made_again));
+        }
+    }
+
+    #[test]
+    fn a_route_is_never_away_when_its_device_stays(desired in state(false), observed in state(true)) {
+        let plan = diff(&desired, &observed, &scope());
+        let remade = |dev: &IfName| plan.steps.contains(&Step::DeleteLink(dev.clone()));
+        let mut model = observed.clone();
+        let kept: Vec<_> = desired.routes.iter()
+            .filter(|(key, _)| observed.routes.get(*key).is_some_and(|r| r.dev.as_ref().is_none_or(|d| !remade(d))))
+            .map(|(key, _)| key)
+            .collect();
+        for step in &plan.steps {
+            take(&mut model, step);
+            for key in &kept {
+                prop_assert!(model.routes.contains_key(key), "{key:?} was away after {step}");
+            }
+        }
+    }
+}
+
+#[test]
+fn neighbour_comes_before_fdb_before_route() {
+    let mut desired = State::default();
+    let dev = name("flannel.1");
+    desired.links.insert(dev.clone(), Link::up(vxlan(1, None, false)));
+    desired.conf("ipv6", &dev, "accept_ra", "0");
+    desired.address(&dev, "10.5.1.0/32".parse().unwrap(), false);
+    let net: IpNetwork = "10.5.2.0/24".parse().unwrap();
+    let mac = Mac([2, 0, 0, 0, 0, 2]);
+    desired.neighbours.insert(NeighbourKey { dev: dev.clone(), addr: net.ip() }, mac);
+    desired.fdb.insert(FdbKey { dev: dev.clone(), mac }, [192, 0, 2, 2].into());
+    let route = Route { via: Some(net.ip()), onlink: true, protocol: RouteProtocol::FLANNEL, ..Route::by(&dev) };
+    desired.routes.insert(RouteKey::main(net), route);
+    let plan = diff(&desired, &State::default(), &scope());
+    let text: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        text,
+        [
+            "ip link add flannel.1 type vxlan",
+            "sysctl -w net.ipv6.conf.flannel.1.accept_ra=0",
+            "ip addr add 10.5.1.0/32 dev flannel.1",
+            "ip link set flannel.1 up",
+            "ip neigh replace 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1 nud permanent",
+            "bridge fdb replace 02:00:00:00:00:02 dev flannel.1 dst 192.0.2.2 self permanent",
+            "ip route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink proto 70",
+        ]
+    );
+}
+
+#[test]
+fn a_link_of_another_kind_is_left_alone_with_all_that_was_to_hang_on_it() {
+    let dev = name("flannel.1");
+    let mut desired = State::default();
+    desired.links.insert(dev.clone(), Link::up(vxlan(1, None, false)));
+    desired.address(&dev, "10.5.1.0/32".parse().unwrap(), false);
+    desired.ports.insert(dev.clone(), Port::default());
+    let mut observed = State::default();
+    observed.links.insert(dev.clone(), Link::up(LinkKind::Bridge { vlan_filtering: false }));
+    let plan = diff(&desired, &observed, &scope());
+    assert!(plan.steps.is_empty(), "{:?}", plan.steps);
+    let message = plan.conflicts[0].to_string();
+    assert!(message.contains("flannel.1 is a link of kind bridge, wanted is vxlan"), "{message}");
+}
+
+#[test]
+fn a_go_flannels_routes_are_taken_over_and_its_stale_ones_removed() {
+    let dev = name("flannel.1");
+    let link = Link::up(vxlan(1, None, false));
+    let route = |protocol| Route { via: Some([10, 5, 2, 0].into()), onlink: true, protocol, ..Route::by(&dev) };
+    let key = |net: &str| RouteKey::main(net.parse().unwrap());
+    let mut desired = State::default();
+    desired.links.insert(dev.clone(), link.clone());
+    desired.routes.insert(key("10.5.2.0/24"), route(RouteProtocol::FLANNEL));
+    let mut observed = State::default();
+    observed.links.insert(dev.clone(), link);
+    observed.routes.insert(key("10.5.2.0/24"), route(RouteProtocol::BOOT));
+    observed.routes.insert(key("10.5.3.0/24"), route(RouteProtocol::BOOT));
+    // the operator's own, and the whole network's, stay
+    observed.routes.insert(key("10.6.0.0/24"), route(RouteProtocol::BOOT));
+    observed.routes.insert(key("10.5.0.0/16"), route(RouteProtocol::BOOT));
+    observed.routes.insert(key("10.5.4.0/24"), route(RouteProtocol(4)));
+    let steps = diff(&desired, &observed, &scope()).steps;
+    assert_eq!(
+        steps,
+        [
+            Step::PutRoute(key("10.5.2.0/24"), route(RouteProtocol::FLANNEL)),
+            Step::DeleteRoute(key("10.5.3.0/24"), route(RouteProtocol::BOOT)),
+        ]
+    );
+}
+
+#[test]
+fn link_local_addresses_are_the_kernels() {
+    let dev = name("flannel.1");
+    let mut both = State::default();
+    both.links.insert(dev.clone(), Link::up(vxlan(1, None, false)));
+    let mut observed = both.clone();
+    for net in ["fe80::1/64", "10.5.1.0/32"] {
+        observed.addresses.insert(AddressKey { dev: dev.clone(), net: net.parse().unwrap() }, Address::default());
+    }
+    let steps = diff(&both, &observed, &scope()).steps;
+    let gone = AddressKey { dev, net: "10.5.1.0/32".parse().unwrap() };
+    assert_eq!(steps, [Step::DeleteAddress(gone)]);
+}

@@ -1,0 +1,139 @@
+//! One network namespace, as this program talks to it.
+
+use std::collections::HashMap;
+
+use netlink_packet_route::RouteNetlinkMessage;
+
+use crate::message::link::SeenLink;
+use crate::message::{Names, link};
+use crate::netlink::{Errno, KernelError, Request, Socket};
+use crate::netns::Netns;
+use crate::types::{IfIndex, IfName};
+
+/// A socket in one network namespace, with the names and indexes seen there.
+pub struct Kernel {
+    pub(crate) socket: Socket,
+    pub(crate) seen: Seen,
+    /// Where sysctls are, when that is not the thread's own namespace.
+    pub(crate) netns: Option<Netns>,
+}
+
+/// Names for indexes and back.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    names: HashMap<u32, IfName>,
+    indexes: HashMap<IfName, IfIndex>,
+}
+
+impl Seen {
+    pub(crate) fn add(&mut self, index: IfIndex, name: IfName) {
+        if let Some(old) = self.names.insert(index.0, name.clone())
+            && old != name
+        {
+            self.indexes.remove(&old);
+        }
+        self.indexes.insert(name, index);
+    }
+
+    pub(crate) fn remove(&mut self, name: &IfName) {
+        if let Some(index) = self.indexes.remove(name) {
+            self.names.remove(&index.0);
+        }
+    }
+}
+
+impl Names for Seen {
+    fn name(&self, index: u32) -> Option<IfName> {
+        self.names.get(&index).cloned()
+    }
+
+    fn index(&self, name: &IfName) -> Option<IfIndex> {
+        self.indexes.get(name).copied()
+    }
+}
+
+impl Kernel {
+    /// The thread's own namespace.
+    pub fn open() -> Result<Self, KernelError> {
+        Ok(Self { socket: Socket::open()?, seen: Seen::default(), netns: None })
+    }
+
+    /// Another namespace: the socket is opened inside and serves it for ever; sysctls are written by entering it.
+    pub fn open_in(netns: Netns) -> Result<Self, KernelError> {
+        let socket = netns.enter(Socket::open)??;
+        Ok(Self { socket, seen: Seen::default(), netns: Some(netns) })
+    }
+
+    /// The namespace this was opened in, when it is not the thread's own.
+    pub fn netns(&self) -> Option<&Netns> {
+        self.netns.as_ref()
+    }
+
+    /// The socket, for requests that are not state.
+    pub fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
+    /// Runs `work` where this namespace's /proc/sys/net is.
+    pub(crate) fn inside<T>(&self, work: impl FnOnce() -> T) -> Result<T, KernelError> {
+        match &self.netns {
+            Some(netns) => netns.enter(work),
+            None => Ok(work()),
+        }
+    }
+
+    /// The link called `name`; `None` when there is none.
+    pub fn link(&mut self, name: &IfName) -> Result<Option<SeenLink>, KernelError> {
+        let request = Request::new(link::get_by_name(name), 0, format!("ip link show {name}"));
+        match self.socket.ask(request) {
+            Ok(message) => Ok(message.as_ref().and_then(|m| self.note(m))),
+            Err(e) if e.errno.0 == libc::ENODEV => {
+                self.seen.remove(name);
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// All links.
+    pub fn links(&mut self) -> Result<Vec<SeenLink>, KernelError> {
+        let messages = self.socket.dump(&Request::new(link::get_all(), 0, "ip link show"))?;
+        Ok(messages.iter().filter_map(|m| self.note(m)).collect())
+    }
+
+    /// Reads a link message and remembers its name.
+    pub(crate) fn note(&mut self, message: &RouteNetlinkMessage) -> Option<SeenLink> {
+        let seen = link::decode(message)?;
+        self.seen.add(seen.index, seen.name.clone());
+        Some(seen)
+    }
+
+    /// The index of `name`, asked for when it is not known.
+    pub fn index(&mut self, name: &IfName) -> Result<IfIndex, KernelError> {
+        if let Some(index) = self.seen.index(name) {
+            return Ok(index);
+        }
+        match self.link(name)? {
+            Some(seen) => Ok(seen.index),
+            None => Err(KernelError::new(format!("ip link show {name}"), Errno(libc::ENODEV))),
+        }
+    }
+
+    /// The name of `index`, asked for when it is not known.
+    pub fn name(&mut self, index: u32) -> Result<Option<IfName>, KernelError> {
+        if let Some(name) = self.seen.name(index) {
+            return Ok(Some(name));
+        }
+        let request = Request::new(link::get_by_index(index), 0, format!("ip link show, index {index}"));
+        match self.socket.ask(request) {
+            Ok(message) => Ok(message.as_ref().and_then(|m| self.note(m)).map(|seen| seen.name)),
+            Err(e) if e.errno.0 == libc::ENODEV => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Names and indexes seen so far.
+    pub fn names(&self) -> &dyn Names {
+        &self.seen
+    }
+}

@@ -1,0 +1,98 @@
+//! Addresses: RTM_NEWADDR, RTM_DELADDR (Documentation/netlink/specs/rt-addr.yaml).
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+
+use super::{Names, address_family};
+use crate::state::{Address, AddressKey};
+use crate::types::{Family, IfIndex};
+
+/// An address with what an observer needs beside its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenAddress {
+    /// Which.
+    pub key: AddressKey,
+    /// How.
+    pub address: Address,
+    /// IPv6: not usable yet (IFA_F_TENTATIVE).
+    pub tentative: bool,
+    /// IPv6: somebody else has it (IFA_F_DADFAILED).
+    pub dad_failed: bool,
+    /// Not bound to a lifetime (IFA_F_PERMANENT).
+    pub permanent: bool,
+    /// A privacy address (IFA_F_TEMPORARY, the same bit as IPv4's secondary).
+    pub secondary: bool,
+    /// IFA_F_DEPRECATED
+    pub deprecated: bool,
+    /// RT_SCOPE_UNIVERSE
+    pub global: bool,
+}
+
+fn message(index: u32, net: IpNetwork) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = address_family(Family::from(net));
+    message.header.prefix_len = net.prefix();
+    message.header.index = index;
+    message.header.scope = AddressScope::Universe;
+    // for IPv4 IFA_LOCAL is the address and IFA_ADDRESS the peer's; equal where there is no peer
+    message.attributes = vec![AddressAttribute::Local(net.ip()), AddressAttribute::Address(net.ip())];
+    message
+}
+
+/// `ip addr add NET dev INDEX [brd B] [nodad]`
+pub fn add(index: IfIndex, net: IpNetwork, address: &Address) -> Message {
+    let mut message = message(index.0, net);
+    if let Some(broadcast) = address.broadcast {
+        message.attributes.push(AddressAttribute::Broadcast(broadcast));
+    }
+    if address.nodad && net.is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    Message::NewAddress(message)
+}
+
+/// `ip addr del NET dev INDEX`
+pub fn delete(index: IfIndex, net: IpNetwork) -> Message {
+    Message::DelAddress(message(index.0, net))
+}
+
+/// `ip addr show [dev INDEX]`, both families; index 0 is all links.
+pub fn get(index: u32) -> Message {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Unspec;
+    message.header.index = index;
+    Message::GetAddress(message)
+}
+
+/// Reads a RTM_NEWADDR of a link whose name is known.
+pub fn decode(message: &Message, names: &dyn Names) -> Option<SeenAddress> {
+    let Message::NewAddress(message) = message else { return None };
+    let mut local: Option<IpAddr> = None;
+    let mut address = None;
+    let mut broadcast = None;
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            AddressAttribute::Broadcast(ip) => broadcast = Some(*ip),
+            AddressAttribute::Flags(all) => flags = *all,
+            _ => {}
+        }
+    }
+    let net = IpNetwork::new(local.or(address)?, message.header.prefix_len).ok()?;
+    Some(SeenAddress {
+        key: AddressKey { dev: names.name(message.header.index)?, net },
+        address: Address { nodad: flags.contains(AddressFlags::Nodad), broadcast },
+        tentative: flags.contains(AddressFlags::Tentative),
+        dad_failed: flags.contains(AddressFlags::Dadfailed),
+        permanent: flags.contains(AddressFlags::Permanent),
+        secondary: flags.contains(AddressFlags::Secondary),
+        deprecated: flags.contains(AddressFlags::Deprecated),
+        global: message.header.scope == AddressScope::Universe,
+    })
+}

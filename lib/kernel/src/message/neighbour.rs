@@ -1,0 +1,111 @@
+//! Neighbours and forwarding entries, both RTM_NEWNEIGH (Documentation/netlink/specs/rt-neigh.yaml).
+
+use std::net::IpAddr;
+
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::RouteType;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+
+use super::{Names, address_family};
+use crate::state::{FdbKey, NeighbourKey};
+use crate::types::{Family, IfIndex, Mac};
+
+fn entry(family: AddressFamily, index: IfIndex, addr: Option<IpAddr>, mac: Option<Mac>) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family;
+    message.header.ifindex = index.0;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    if let Some(addr) = addr {
+        let addr = match addr {
+            IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+            IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+        };
+        message.attributes.push(NeighbourAttribute::Destination(addr));
+    }
+    if let Some(Mac(mac)) = mac {
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+    }
+    message
+}
+
+/// `ip neigh replace ADDR lladdr MAC dev INDEX nud permanent`
+pub fn put_neighbour(index: IfIndex, addr: IpAddr, mac: Mac) -> Message {
+    Message::NewNeighbour(entry(address_family(Family::from(addr)), index, Some(addr), Some(mac)))
+}
+
+/// `ip neigh del ADDR dev INDEX`
+pub fn delete_neighbour(index: IfIndex, addr: IpAddr) -> Message {
+    Message::DelNeighbour(entry(address_family(Family::from(addr)), index, Some(addr), None))
+}
+
+/// `bridge fdb replace MAC dev INDEX dst ADDR self permanent`
+pub fn put_fdb(index: IfIndex, mac: Mac, dst: IpAddr) -> Message {
+    let mut message = entry(AddressFamily::Bridge, index, Some(dst), Some(mac));
+    message.header.flags = NeighbourFlags::Own;
+    Message::NewNeighbour(message)
+}
+
+/// `bridge fdb del MAC dev INDEX dst ADDR self`
+pub fn delete_fdb(index: IfIndex, mac: Mac, dst: IpAddr) -> Message {
+    let mut message = entry(AddressFamily::Bridge, index, Some(dst), Some(mac));
+    message.header.flags = NeighbourFlags::Own;
+    Message::DelNeighbour(message)
+}
+
+/// `ip neigh show dev INDEX` of one family; `bridge fdb show dev INDEX` when `family` is none.
+pub fn get(index: IfIndex, family: Option<Family>) -> Message {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family.map_or(AddressFamily::Bridge, address_family);
+    match family {
+        // neigh_valid_dump_req takes the link as an attribute, valid_fdb_dump_strict in the header
+        Some(_) => message.attributes.push(NeighbourAttribute::IfIndex(index.0)),
+        None => message.header.ifindex = index.0,
+    }
+    Message::GetNeighbour(message)
+}
+
+/// A RTM_NEWNEIGH, as what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SeenNeighbour {
+    /// A permanent neighbour.
+    Neighbour(NeighbourKey, Mac),
+    /// A permanent forwarding entry of a VXLAN device with a remote.
+    Fdb(FdbKey, IpAddr),
+}
+
+/// Reads a permanent entry of a link whose name is known; others are not configuration.
+pub fn decode(message: &Message, names: &dyn Names) -> Option<SeenNeighbour> {
+    let Message::NewNeighbour(message) = message else { return None };
+    if message.header.state != NeighbourState::Permanent {
+        return None;
+    }
+    let mut addr = None;
+    let mut mac = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => addr = Some(IpAddr::V4(*v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => addr = Some(IpAddr::V6(*v6)),
+            // for AF_BRIDGE the crate cannot know the family of the address and hands over its bytes
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => addr = address(bytes),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.first_chunk::<6>().map(|m| Mac(*m)),
+            _ => {}
+        }
+    }
+    let (addr, mac) = (addr?, mac?);
+    let dev = names.name(message.header.ifindex)?;
+    if message.header.family != AddressFamily::Bridge {
+        return Some(SeenNeighbour::Neighbour(NeighbourKey { dev, addr }, mac));
+    }
+    message.header.flags.contains(NeighbourFlags::Own).then_some(SeenNeighbour::Fdb(FdbKey { dev, mac }, addr))
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => bytes.first_chunk::<4>().map(|b| IpAddr::from(*b)),
+        16 => bytes.first_chunk::<16>().map(|b| IpAddr::from(*b)),
+        _ => None,
+    }
+}

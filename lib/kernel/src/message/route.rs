@@ -1,0 +1,183 @@
+//! Routes: RTM_NEWROUTE, RTM_DELROUTE (Documentation/netlink/specs/rt-route.yaml).
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType};
+
+use super::{Names, address_family};
+use crate::state::{Route, RouteKey, RouteKind};
+use crate::types::{Family, Mtu, RouteProtocol, TableId};
+
+/// The metric the kernel gives IPv6 routes that name none (IP6_RT_PRIO_USER, include/net/ip6_route.h).
+const IPV6_METRIC: u32 = 1024;
+
+/// RT_SCOPE_UNIVERSE and RT_SCOPE_LINK, linux/rtnetlink.h
+const UNIVERSE: u8 = 0;
+const LINK: u8 = 253;
+
+/// The scope iproute2 gives: link without a gateway, for IPv4; IPv6 knows none.
+pub fn default_scope(dst: IpNetwork, route: &Route) -> u8 {
+    let link = dst.is_ipv4() && route.via.is_none() && route.kind == RouteKind::Unicast;
+    if link { LINK } else { UNIVERSE }
+}
+
+fn table_byte(table: TableId) -> u8 {
+    // RT_TABLE_COMPAT: the attribute holds the number
+    u8::try_from(table.0).unwrap_or(252)
+}
+
+fn message(key: &RouteKey, route: &Route, names: &dyn Names) -> Option<RouteMessage> {
+    let mut message = RouteMessage::default();
+    let header = &mut message.header;
+    header.address_family = address_family(Family::from(key.dst));
+    header.destination_prefix_length = key.dst.prefix();
+    header.table = table_byte(key.table);
+    header.protocol = route.protocol.0.into();
+    header.scope = route.scope.unwrap_or_else(|| default_scope(key.dst, route)).into();
+    header.kind = match route.kind {
+        RouteKind::Unicast => RouteType::Unicast,
+        RouteKind::Blackhole => RouteType::BlackHole,
+    };
+    if route.onlink {
+        header.flags = RouteFlags::Onlink;
+    }
+    let attributes = &mut message.attributes;
+    attributes.push(RouteAttribute::Table(key.table.0));
+    if key.dst.prefix() > 0 {
+        attributes.push(RouteAttribute::Destination(key.dst.network().into()));
+    }
+    attributes.extend(route.via.map(|ip| RouteAttribute::Gateway(ip.into())));
+    if let Some(dev) = &route.dev {
+        attributes.push(RouteAttribute::Oif(names.index(dev)?.0));
+    }
+    attributes.extend(key.metric.map(RouteAttribute::Priority));
+    attributes.extend(route.src.map(|ip| RouteAttribute::PrefSource(ip.into())));
+    let metrics: Vec<_> = [route.mtu.map(|Mtu(mtu)| RouteMetric::Mtu(mtu)), route.advmss.map(RouteMetric::Advmss)]
+        .into_iter()
+        .flatten()
+        .collect();
+    if !metrics.is_empty() {
+        attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    Some(message)
+}
+
+/// `ip route replace …` or `append`, by the flags. `None` when its link is not known.
+pub fn put(key: &RouteKey, route: &Route, names: &dyn Names) -> Option<Message> {
+    message(key, route, names).map(Message::NewRoute)
+}
+
+/// `ip route del …`, exactly this one.
+pub fn delete(key: &RouteKey, route: &Route, names: &dyn Names) -> Option<Message> {
+    message(key, route, names).map(Message::DelRoute)
+}
+
+/// `ip route show table T [proto P] [dev INDEX]` of one family.
+pub fn get(family: Family, table: TableId, protocol: Option<RouteProtocol>, dev: Option<u32>) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = address_family(family);
+    message.header.table = table_byte(table);
+    message.header.protocol = protocol.map_or(0, |p| p.0).into();
+    message.attributes.push(RouteAttribute::Table(table.0));
+    message.attributes.extend(dev.map(RouteAttribute::Oif));
+    Message::GetRoute(message)
+}
+
+/// `ip route get ADDR`: how the kernel itself would reach `addr`.
+pub fn lookup(addr: IpAddr) -> Message {
+    let mut message = RouteMessage::default();
+    let family = Family::from(addr);
+    message.header.address_family = address_family(family);
+    message.header.destination_prefix_length = family.bits();
+    message.attributes.push(RouteAttribute::Destination(addr.into()));
+    Message::GetRoute(message)
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+/// Reads a unicast or blackhole RTM_NEWROUTE with at most one next hop; others are nobody's here.
+pub fn decode(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)> {
+    let Message::NewRoute(message) = message else { return None };
+    let header = &message.header;
+    let kind = match header.kind {
+        RouteType::Unicast => RouteKind::Unicast,
+        RouteType::BlackHole => RouteKind::Blackhole,
+        _ => return None,
+    };
+    if header.flags.contains(RouteFlags::Cloned) {
+        return None;
+    }
+    decode_route(message, kind, names)
+}
+
+/// Reads the answer to [`lookup`], which the kernel marks as a clone.
+pub fn decode_lookup(message: &Message, names: &dyn Names) -> Option<Route> {
+    let Message::NewRoute(message) = message else { return None };
+    (message.header.kind == RouteType::Unicast)
+        .then(|| decode_route(message, RouteKind::Unicast, names))
+        .flatten()
+        .map(|(_, route)| route)
+}
+
+fn decode_route(message: &RouteMessage, kind: RouteKind, names: &dyn Names) -> Option<(RouteKey, Route)> {
+    let header = &message.header;
+    let family = if header.address_family == address_family(Family::V4) { Family::V4 } else { Family::V6 };
+    let mut dst = family.default_net();
+    let mut key = RouteKey::main(dst);
+    key.table = TableId(u32::from(header.table));
+    let mut route = Route {
+        kind,
+        dev: None,
+        via: None,
+        onlink: header.flags.contains(RouteFlags::Onlink),
+        scope: Some(header.scope.into()),
+        src: None,
+        protocol: RouteProtocol(header.protocol.into()),
+        mtu: None,
+        advmss: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => {
+                dst = IpNetwork::new(ip(address)?, header.destination_prefix_length).ok()?;
+            }
+            RouteAttribute::Table(table) => key.table = TableId(*table),
+            RouteAttribute::Priority(metric) => key.metric = Some(*metric),
+            RouteAttribute::Gateway(address) => route.via = ip(address),
+            RouteAttribute::Oif(index) => route.dev = names.name(*index),
+            RouteAttribute::PrefSource(address) => route.src = ip(address),
+            RouteAttribute::Metrics(metrics) => decode_metrics(metrics, &mut route),
+            RouteAttribute::MultiPath(_) => return None,
+            _ => {}
+        }
+    }
+    key.dst = dst;
+    let default_metric = if family == Family::V6 { IPV6_METRIC } else { 0 };
+    key.metric = key.metric.filter(|metric| *metric != default_metric);
+    if kind == RouteKind::Blackhole {
+        // IPv6 hangs them on lo
+        route.dev = None;
+    }
+    if route.scope == Some(default_scope(dst, &route)) {
+        route.scope = None;
+    }
+    Some((key, route))
+}
+
+fn decode_metrics(metrics: &[RouteMetric], route: &mut Route) {
+    for metric in metrics {
+        match metric {
+            RouteMetric::Mtu(mtu) => route.mtu = Some(Mtu(*mtu)),
+            RouteMetric::Advmss(advmss) => route.advmss = Some(*advmss),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The rtnetlink client: one blocking socket, whole batches, errors in the kernel's own words.
+
+mod error;
+mod frame;
+mod socket;
+
+pub use error::{Errno, KernelError};
+pub use socket::{Request, Socket};

@@ -1,0 +1,136 @@
+//! Network namespaces: opened, compared, entered in a scope that cannot leak.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::Path;
+
+use rustix::fs::{FsWord, fstat, fstatfs};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::netlink::{Errno, KernelError};
+
+/// linux/magic.h
+const NSFS_MAGIC: FsWord = 0x6e73_6673;
+const PROC_SUPER_MAGIC: FsWord = 0x9fa0;
+
+/// Why a path is not a usable network namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// Nothing is there: the namespace is gone.
+    #[error("failed to open netns {path:?}: no such file or directory")]
+    Absent {
+        /// The path as given.
+        path: String,
+    },
+    /// It is a file of another kind.
+    #[error("unknown FS magic on {path:?}: {magic:x}")]
+    Foreign {
+        /// The path as given.
+        path: String,
+        /// `statfs.f_type`
+        magic: u64,
+    },
+    /// It cannot be opened or entered.
+    #[error("failed to open netns {path:?}: {errno}")]
+    Refused {
+        /// The path as given.
+        path: String,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+impl NetnsError {
+    /// The namespace does not exist (any more).
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent { .. })
+    }
+}
+
+/// An open network namespace; it lives as long as this does.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+}
+
+impl Netns {
+    /// Opens `path`, which must be a namespace file (bind-mounted nsfs or below /proc).
+    pub fn open(path: &str) -> Result<Self, NetnsError> {
+        let own = || path.to_owned();
+        let file = File::open(path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => NetnsError::Absent { path: own() },
+            _ => NetnsError::Refused { path: own(), errno: Errno::of(&e) },
+        })?;
+        let magic =
+            fstatfs(&file).map_err(|e| NetnsError::Refused { path: own(), errno: Errno(e.raw_os_error()) })?.f_type;
+        if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {
+            return Err(NetnsError::Foreign { path: own(), magic: magic as u64 });
+        }
+        Ok(Self { file })
+    }
+
+    /// The thread's own.
+    pub fn current() -> Result<Self, NetnsError> {
+        Self::open("/proc/thread-self/ns/net")
+    }
+
+    /// Wraps an open namespace file.
+    pub fn from_file(file: File) -> Self {
+        Self { file }
+    }
+
+    /// Device and inode: equal for equal namespaces.
+    pub fn id(&self) -> Result<(u64, u64), KernelError> {
+        let stat = fstat(&self.file).map_err(|e| KernelError::new("identify a netns", Errno(e.raw_os_error())))?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    /// Runs `work` with the thread inside this namespace and brings the thread back, also when `work` panics. If the
+    /// way back fails the process ends: going on in the wrong namespace would damage it.
+    pub fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, KernelError> {
+        struct Back(Netns);
+        impl Drop for Back {
+            fn drop(&mut self) {
+                if set(&self.0.file).is_err() {
+                    std::process::abort();
+                }
+            }
+        }
+        let here = Self::current().map_err(|e| match e {
+            NetnsError::Refused { errno, .. } => KernelError::new("open the current netns", errno),
+            _ => KernelError::new("open the current netns", Errno(libc::ENOENT)),
+        })?;
+        set(&self.file).map_err(|e| KernelError::new("enter a netns", Errno(e.raw_os_error())))?;
+        let _back = Back(here);
+        Ok(work())
+    }
+
+    /// Makes this the namespace of the thread for good.
+    pub fn settle(&self) -> Result<(), KernelError> {
+        set(&self.file).map_err(|e| KernelError::new("enter a netns", Errno(e.raw_os_error())))
+    }
+}
+
+fn set(file: &File) -> rustix::io::Result<()> {
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+}
+
+impl AsRawFd for Netns {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Bind-mounts the thread's network namespace on `path`, as `ip netns attach` does.
+pub fn pin_current(path: &Path) -> io::Result<()> {
+    File::create(path)?;
+    rustix::mount::mount_bind("/proc/thread-self/ns/net", path)?;
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! Reading the kernel: what of a [`Scope`] is there.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::RouteNetlinkMessage as Message;
+
+use crate::kernel::Kernel;
+use crate::message::address::SeenAddress;
+use crate::message::link::{self, SeenLink};
+use crate::message::neighbour::{self, SeenNeighbour};
+use crate::message::{address, route};
+use crate::netlink::{KernelError, Request};
+use crate::state::{Route, RouteKey, Scope, State};
+use crate::sysctl;
+use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
+
+impl Kernel {
+    /// The objects of `scope` that exist. Objects not asked for are not read.
+    pub fn observe(&mut self, scope: &Scope) -> Result<State, KernelError> {
+        let mut state = State::default();
+        let links: Vec<&IfName> = scope.links.iter().chain(&scope.read_links).collect();
+        self.observe_links(&links, &mut state)?;
+        for name in &scope.addresses {
+            if let Some(index) = self.known(name)? {
+                for seen in self.addresses_of(index)? {
+                    state.addresses.insert(seen.key, seen.address);
+                }
+            }
+        }
+        for name in &scope.neighbours {
+            if let Some(index) = self.known(name)? {
+                self.observe_neighbours(index, &mut state)?;
+            }
+        }
+        if let Some(routes) = &scope.routes {
+            let dev = match &routes.dev {
+                Some(name) => match self.known(name)? {
+                    Some(index) => Some(index.0),
+                    None => return self.observe_sysctls(scope, state),
+                },
+                None => None,
+            };
+            let mut protocols = vec![routes.protocol];
+            if routes.protocol.is_some() && !routes.adopt.is_empty() {
+                protocols.push(Some(RouteProtocol::BOOT));
+            }
+            for protocol in protocols {
+                for (key, route) in self.dump_routes(routes.table, protocol, dev)? {
+                    insert_route(&mut state, key, route);
+                }
+            }
+        }
+        self.observe_sysctls(scope, state)
+    }
+
+    fn known(&mut self, name: &IfName) -> Result<Option<IfIndex>, KernelError> {
+        if let Some(index) = self.names().index(name) {
+            return Ok(Some(index));
+        }
+        Ok(self.link(name)?.map(|seen| seen.index))
+    }
+
+    fn observe_links(&mut self, names: &[&IfName], state: &mut State) -> Result<(), KernelError> {
+        let requests: Vec<_> =
+            names.iter().map(|n| Request::new(link::get_by_name(n), 0, format!("ip link show {n}"))).collect();
+        let mut seen = Vec::new();
+        for (name, outcome) in names.iter().zip(self.socket.transact(&requests)) {
+            match outcome {
+                Ok(message) => seen.extend(message.as_ref().and_then(|m| self.note(m))),
+                Err(e) if e.errno.0 == libc::ENODEV => self.seen.remove(name),
+                Err(e) => return Err(e),
+            }
+        }
+        for link in seen {
+            self.add_link(&link, state)?;
+        }
+        Ok(())
+    }
+
+    fn add_link(&mut self, seen: &SeenLink, state: &mut State) -> Result<(), KernelError> {
+        for index in [seen.master, seen.lower].into_iter().flatten() {
+            self.name(index)?;
+        }
+        state.links.insert(seen.name.clone(), seen.named(&self.seen));
+        if let Some(port) = seen.port {
+            state.ports.insert(seen.name.clone(), port);
+        }
+        Ok(())
+    }
+
+    /// The addresses of one link, both families.
+    pub fn addresses_of(&mut self, index: IfIndex) -> Result<Vec<SeenAddress>, KernelError> {
+        let what = format!("ip addr show, link index {index}");
+        let messages = self.socket.dump(&Request::new(address::get(index.0), 0, what))?;
+        // kernels without strict checking answer with all links'
+        let own = |m: &&Message| matches!(m, Message::NewAddress(a) if a.header.index == index.0);
+        Ok(messages.iter().filter(own).filter_map(|m| address::decode(m, &self.seen)).collect())
+    }
+
+    /// All addresses of links that were seen.
+    pub fn addresses(&mut self) -> Result<Vec<SeenAddress>, KernelError> {
+        let messages = self.socket.dump(&Request::new(address::get(0), 0, "ip addr show"))?;
+        Ok(messages.iter().filter_map(|m| address::decode(m, &self.seen)).collect())
+    }
+
+    fn observe_neighbours(&mut self, index: IfIndex, state: &mut State) -> Result<(), KernelError> {
+        for family in [Some(Family::V4), Some(Family::V6), None] {
+            let what = match family {
+                Some(_) => format!("ip neigh show, link index {index}"),
+                None => format!("bridge fdb show, link index {index}"),
+            };
+            let messages = match self.socket.dump(&Request::new(neighbour::get(index, family), 0, what)) {
+                Ok(messages) => messages,
+                // no such family, or the link has gone since it was asked for: nothing is there
+                Err(e) if e.is_absent() || (e.errno.0 == libc::EOPNOTSUPP && family == Some(Family::V6)) => continue,
+                Err(e) => return Err(e),
+            };
+            let own = |m: &&Message| matches!(m, Message::NewNeighbour(n) if n.header.ifindex == index.0);
+            for message in messages.iter().filter(own) {
+                match neighbour::decode(message, &self.seen) {
+                    Some(SeenNeighbour::Neighbour(key, mac)) => drop(state.neighbours.insert(key, mac)),
+                    Some(SeenNeighbour::Fdb(key, dst)) => drop(state.fdb.insert(key, dst)),
+                    None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The routes of one table, both families, in the kernel's order.
+    pub fn routes(&mut self, table: TableId) -> Result<Vec<(RouteKey, Route)>, KernelError> {
+        self.dump_routes(table, None, None)
+    }
+
+    fn dump_routes(
+        &mut self,
+        table: TableId,
+        protocol: Option<RouteProtocol>,
+        dev: Option<u32>,
+    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
+        let mut routes = Vec::new();
+        for family in Family::ALL {
+            let what = format!("ip route show table {}", table.0);
+            let request = Request::new(route::get(family, table, protocol, dev), 0, what);
+            let messages = match self.socket.dump(&request) {
+                Ok(messages) => messages,
+                // the table has no route yet (fib_dump), or there is no IPv6
+                Err(e) if e.is_absent() || e.errno.0 == libc::EOPNOTSUPP => continue,
+                Err(e) => return Err(e),
+            };
+            for message in &messages {
+                let Message::NewRoute(route_message) = message else { continue };
+                for index in route_message.attributes.iter().filter_map(|a| match a {
+                    netlink_packet_route::route::RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                }) {
+                    self.name(index)?;
+                }
+                let wanted =
+                    |key: &RouteKey, route: &Route| key.table == table && protocol.is_none_or(|p| route.protocol == p);
+                routes.extend(route::decode(message, &self.seen).filter(|(k, r)| wanted(k, r)));
+            }
+        }
+        Ok(routes)
+    }
+
+    /// How the kernel itself would reach `addr`: `ip route get`.
+    pub fn route_to(&mut self, addr: IpAddr) -> Result<Option<Route>, KernelError> {
+        let message = self.socket.ask(Request::new(route::lookup(addr), 0, format!("ip route get {addr}")))?;
+        let Some(message) = message else { return Ok(None) };
+        if let Message::NewRoute(inner) = &message {
+            for attribute in &inner.attributes {
+                if let netlink_packet_route::route::RouteAttribute::Oif(index) = attribute {
+                    self.name(*index)?;
+                }
+            }
+        }
+        Ok(route::decode_lookup(&message, &self.seen))
+    }
+
+    fn observe_sysctls(&mut self, scope: &Scope, mut state: State) -> Result<State, KernelError> {
+        if scope.sysctls.is_empty() {
+            return Ok(state);
+        }
+        let values: Vec<_> = self.inside(|| scope.sysctls.iter().map(|key| (key, sysctl::read(key))).collect())?;
+        for (key, value) in values {
+            if let Some(value) = value? {
+                state.sysctls.insert(key.clone(), value);
+            }
+        }
+        Ok(state)
+    }
+}
+
+/// Several routes may share a key; the first is the kernel's choice.
+fn insert_route(state: &mut State, mut key: RouteKey, route: Route) {
+    while let Some(there) = state.routes.get(&key) {
+        if *there == route || key.ordinal == u8::MAX {
+            return;
+        }
+        key.ordinal += 1;
+    }
+    state.routes.insert(key, route);
+}

@@ -1,0 +1,30 @@
+//! Kernel parameters below /proc/sys (man 5 proc). Those of the network follow the thread's namespace.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::netlink::KernelError;
+
+fn path(key: &str) -> PathBuf {
+    PathBuf::from("/proc/sys").join(key)
+}
+
+/// The value without its line end; `None` when the kernel does not have it, as with IPv6 switched off.
+pub fn read(key: &str) -> Result<Option<String>, KernelError> {
+    match std::fs::read_to_string(path(key)) {
+        Ok(value) => Ok(Some(value.trim_end().to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(KernelError::io(format!("read sysctl {}", key.replace('/', ".")), &e)),
+    }
+}
+
+/// Writes a value. One below `net/ipv6` that the kernel does not have counts as written: IPv6 is not there to be set.
+pub fn write(key: &str, value: &str) -> Result<(), KernelError> {
+    use std::io::Write;
+    let opened = std::fs::OpenOptions::new().write(true).open(path(key));
+    match opened.and_then(|mut file| file.write_all(value.as_bytes())) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && key.starts_with("net/ipv6/") => Ok(()),
+        Err(e) => Err(KernelError::io(format!("sysctl -w {}={value}", key.replace('/', ".")), &e)),
+        Ok(()) => Ok(()),
+    }
+}
