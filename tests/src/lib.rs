@@ -1,1 +1,4 @@
-//! Test support.
+//! Test support: a runner that gives each test a process and a sandbox of its own.
+
+pub mod harness;
+pub mod need;

@@ -1,0 +1,4 @@
+//! The operator's tool.
+
+pub mod install;
+pub mod screen;

@@ -1,0 +1,148 @@
+//! A topology made real: a namespace per node, wired by the same diff and apply that the programs use.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+
+use kernel::diff::{Step, diff};
+use kernel::state::{Link, LinkKind, Scope, State, VethPeer, Vxlan};
+use kernel::types::{Family, IfName, InvalidValue, Vni};
+
+use super::netns::Room;
+use super::sandbox::Lack;
+use super::topology::{MAX_HOSTS, Node, Topology};
+use super::{Doing, Error};
+
+/// Hosts, switches and a router, up and wired.
+#[derive(Debug)]
+pub struct World {
+    /// Who is wired to whom.
+    pub topology: Topology,
+    rooms: BTreeMap<Node, Room>,
+}
+
+impl World {
+    /// Makes the namespaces of `topology` and what is in them. To be called inside a sandbox.
+    pub fn build(topology: Topology) -> Result<Self, Error> {
+        if let Some(host) = topology.hosts().into_iter().find(|host| *host > MAX_HOSTS) {
+            return Err(Error::Wrong(format!("host {host}: a lab has at most {MAX_HOSTS} hosts")));
+        }
+        let mut world = Self { topology, rooms: BTreeMap::new() };
+        let nodes = world.topology.nodes();
+        for node in &nodes {
+            world.rooms.insert(*node, Room::create(&node.to_string())?);
+        }
+        for node in nodes {
+            let state = world.topology.state(node, &|other| world.fd(other)).doing(format_args!("plan {node}"))?;
+            establish(world.room(node)?, &state)?;
+        }
+        Ok(world)
+    }
+
+    /// The namespace of a node.
+    pub fn room(&self, node: Node) -> Result<&Room, Error> {
+        self.rooms.get(&node).ok_or_else(|| Error::Wrong(format!("{node} is not in this world")))
+    }
+
+    /// The namespace of a host.
+    pub fn host(&self, host: usize) -> Result<&Room, Error> {
+        self.room(Node::Host(host))
+    }
+
+    /// How many namespaces there are.
+    pub fn size(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// Takes all names away and gives the namespaces' numbers, by which [`users_of`] finds who still holds one.
+    pub fn take_down(self) -> Result<Vec<u64>, Error> {
+        let mut numbers = Vec::new();
+        for (node, room) in self.rooms {
+            numbers.push(room.netns().id().doing(format_args!("identify {node}"))?.1);
+            room.remove()?;
+        }
+        Ok(numbers)
+    }
+
+    fn fd(&self, node: Node) -> RawFd {
+        self.rooms.get(&node).map_or(-1, |room| room.netns().as_raw_fd())
+    }
+}
+
+/// Makes `state` so in a namespace that is ours alone.
+pub fn establish(room: &Room, state: &State) -> Result<(), Error> {
+    let what = || format!("set up {}", room.path().display());
+    let mut kernel = room.kernel()?;
+    let scope = Scope {
+        links: state.links.keys().cloned().collect(),
+        sysctls: state.sysctls.keys().cloned().collect(),
+        keep: true,
+        ..Scope::default()
+    };
+    let observed = kernel.observe(&scope).doing(what())?;
+    let plan = diff(state, &observed, &scope);
+    if let Some(conflict) = plan.conflicts.into_iter().next() {
+        return Err(conflict).doing(what());
+    }
+    kernel.apply(&plan.steps).ok().doing(what())
+}
+
+/// Makes sure that the kernel has the kinds of link that a network needs, in a namespace made for it.
+pub fn probe() -> Result<(), Error> {
+    let room = Room::create("probe")?;
+    let mut kernel = room.kernel()?;
+    for (kind, option, link) in probes().doing("plan the probe of link kinds")? {
+        let step = Step::CreateLink(IfName::new("probe").doing("plan the probe")?, link);
+        match kernel.apply(&[step]).ok() {
+            Ok(()) => {}
+            // rtnl_newlink: EOPNOTSUPP when no module answers to the kind's name
+            Err(error) if error.errno.0 == rustix::io::Errno::OPNOTSUPP.raw_os_error() => {
+                return Err(Lack::LinkKind { kind, option }.into());
+            }
+            Err(error) => return Err(error).doing(format_args!("make a {kind} link")),
+        }
+        let name = IfName::new("probe").doing("plan the probe")?;
+        kernel.apply(&[Step::DeleteLink(name)]).ok().doing(format_args!("delete a {kind} link"))?;
+    }
+    room.remove()
+}
+
+type Probe = (&'static str, &'static str, Link);
+
+fn probes() -> Result<[Probe; 3], InvalidValue> {
+    let peer = VethPeer { name: IfName::new("peer")?, mac: None, mtu: None, netns: None };
+    let vxlan = Vxlan { vni: Vni::new(1)?, lower: None, local: None, port: Some(8472), learning: false, gbp: false };
+    let down = |kind| Link { up: false, ..Link::up(kind) };
+    Ok([
+        ("bridge", "CONFIG_BRIDGE", down(LinkKind::Bridge { vlan_filtering: false })),
+        ("vxlan", "CONFIG_VXLAN", down(LinkKind::Vxlan(vxlan))),
+        ("veth", "CONFIG_VETH", down(LinkKind::Veth { peer: Some(Box::new(peer)) })),
+    ])
+}
+
+/// The processes that are in one of the network namespaces `numbers`, and the mounts that hold a name.
+pub fn users_of(numbers: &[u64]) -> Result<Vec<String>, Error> {
+    let mut users = Vec::new();
+    for entry in fs::read_dir("/proc").doing("list /proc")? {
+        let path = entry.doing("list /proc")?.path();
+        // `net:[4026531840]`; a process that ended meanwhile, or another user's, has no readable one
+        let Ok(link) = fs::read_link(path.join("ns/net")) else { continue };
+        let number = link.to_string_lossy().trim_matches(|c: char| !c.is_ascii_digit()).parse();
+        if number.is_ok_and(|number| numbers.contains(&number)) {
+            users.push(format!("process {}", path.file_name().unwrap_or_default().to_string_lossy()));
+        }
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").doing("read /proc/self/mountinfo")?;
+    users.extend(mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter_map(named));
+    Ok(users)
+}
+
+fn named(mount: &str) -> Option<String> {
+    Path::new(mount).starts_with("/run/netns/").then(|| format!("mount {mount}"))
+}
+
+/// The families that a lab's pods have.
+pub fn families(dual_stack: bool) -> &'static [Family] {
+    if dual_stack { &Family::ALL } else { &Family::ALL[..1] }
+}

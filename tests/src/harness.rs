@@ -1,0 +1,170 @@
+//! The runner. Each trial is this executable again, in a sandbox, for one test: what a test leaves behind goes with its
+//! process, a test that hangs is killed, and `cargo test` and nextest both work, with root and without.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use flanneld::lab::executables::Executables;
+use flanneld::lab::process::{door, ends_within};
+use flanneld::lab::{sandbox, world};
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Pid;
+
+use crate::need::Need;
+
+/// The first argument of a trial's own process …
+const TRIAL: &str = "--trial";
+/// … and of the one that finds out whether a sandbox can be had.
+const PROBE: &str = "--probe";
+/// Longer than any test may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What a test gives; the error is shown.
+pub type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// One test.
+#[derive(Debug, Clone, Copy)]
+pub struct Test {
+    /// Its name: a sentence.
+    pub name: &'static str,
+    /// What the machine must have; a sandbox is always needed.
+    pub needs: &'static [Need],
+    /// What it does, in a fresh process in a sandbox of its own.
+    pub run: fn() -> Outcome,
+}
+
+/// What the environment says, read by `main`.
+#[derive(Debug, Default)]
+pub struct Environment {
+    /// REQUIRE_ALL=1: an absent need is a failure.
+    pub require_all: bool,
+    /// CARGO: builds the executables that the tests run.
+    pub cargo: Option<OsString>,
+}
+
+/// Runs what the command line asks for, as libtest would.
+pub fn main(tests: &'static [Test], environment: &Environment) -> ExitCode {
+    if let Some(error) = door(std::env::args_os()) {
+        return complain(&error);
+    }
+    let mut args = std::env::args().skip(1);
+    match (args.next().as_deref(), args.next()) {
+        (Some(TRIAL), Some(name)) => return inside(tests, &name),
+        (Some(PROBE), None) => return probe(),
+        _ => {}
+    }
+    match outside(tests, environment) {
+        Ok(code) => code,
+        Err(error) => complain(&*error),
+    }
+}
+
+fn outside(tests: &'static [Test], environment: &Environment) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let arguments = Arguments::from_args();
+    let sandbox = if arguments.list { None } else { lack_of_sandbox()? };
+    if !arguments.list && sandbox.is_none() {
+        Executables::beside(&std::env::current_exe()?, environment.cargo.as_deref())?;
+    }
+    let mut ignored = Vec::new();
+    let mut trials = Vec::new();
+    for test in tests {
+        let absent = sandbox.clone().or_else(|| test.needs.iter().find_map(|need| need.absent()));
+        trials.push(match absent {
+            None => Trial::test(test.name, || trial(test.name)),
+            Some(absent) if environment.require_all => Trial::test(test.name, || Err(absent.into())),
+            Some(absent) => {
+                ignored.push((test.name, absent));
+                Trial::test(test.name, || Ok(())).with_ignored_flag(true)
+            }
+        });
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list {
+        name_ignored(&ignored);
+    }
+    Ok(conclusion.exit_code())
+}
+
+#[expect(clippy::print_stderr, reason = "a test runner's own output")]
+fn name_ignored(ignored: &[(&str, String)]) {
+    for (name, absent) in ignored {
+        eprintln!("ignored: {name}: {absent}");
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the output of a trial is shown by its runner")]
+fn complain(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::FAILURE
+}
+
+/// Why no sandbox can be had here; `None` when it can.
+fn lack_of_sandbox() -> std::io::Result<Option<String>> {
+    let output = Command::new(std::env::current_exe()?).arg(PROBE).output()?;
+    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Ok((!output.status.success()).then_some(words))
+}
+
+fn probe() -> ExitCode {
+    match sandbox::enter().map_err(Into::into).and_then(|_| world::probe()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error),
+    }
+}
+
+/// Runs one test in a process of its own and gives its output when it fails.
+fn trial(name: &str) -> Result<(), Failed> {
+    let me = std::env::current_exe()?;
+    // two worlds at once would share the cores and spoil each other's figures, whichever runner starts them
+    let turn = File::open(&me)?;
+    flock(&turn, FlockOperation::LockExclusive)?;
+    let mut output = tempfile::tempfile()?;
+    let (stdout, stderr) = (output.try_clone()?, output.try_clone()?);
+    let mut child = Command::new(me).args([TRIAL, name]).stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn()?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("no process number")?;
+    let ended = ends_within(pid, LIMIT)?;
+    if !ended {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    let mut text = String::new();
+    output.rewind()?;
+    output.read_to_string(&mut text)?;
+    match (ended, status.success()) {
+        (true, true) => {
+            show_figures(&text);
+            Ok(())
+        }
+        (true, false) => Err(format!("{status}\n{text}").into()),
+        (false, _) => Err(format!("killed: not done within {} s\n{text}", LIMIT.as_secs()).into()),
+    }
+}
+
+/// Figures that a test measured are worth reading when it passes, too.
+#[expect(clippy::print_stderr, reason = "a test runner's own output")]
+fn show_figures(text: &str) {
+    for line in text.lines().filter(|line| line.starts_with("figure: ")) {
+        eprintln!("{line}");
+    }
+}
+
+fn inside(tests: &[Test], name: &str) -> ExitCode {
+    let Some(test) = tests.iter().find(|test| test.name == name) else {
+        return complain(&format!("no test is called {name:?}"));
+    };
+    match sandbox::enter().map_err(Into::into).and_then(|_| (test.run)()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error),
+    }
+}
+
+/// The executables, from inside a trial: they were built before it began.
+pub fn executables() -> Result<Executables, Box<dyn std::error::Error>> {
+    let me: PathBuf = std::env::current_exe()?;
+    Ok(Executables::beside(&me, None)?)
+}

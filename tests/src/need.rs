@@ -1,0 +1,45 @@
+//! What a test wants of the machine.
+
+use std::path::Path;
+
+use rustix::process::geteuid;
+
+/// Something that may be absent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The user is root.
+    Root,
+    /// A program on the usual paths, such as `nft`.
+    Program(&'static str),
+    /// A file or directory, such as the reference plugins in `/usr/lib/cni`.
+    File(&'static str),
+}
+
+const PATHS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+impl Need {
+    /// Why it is not met; `None` when it is.
+    pub fn absent(self) -> Option<String> {
+        match self {
+            Self::Root if geteuid().is_root() => None,
+            Self::Root => Some("needs root".into()),
+            Self::Program(name) if PATHS.iter().any(|dir| Path::new(dir).join(name).exists()) => None,
+            Self::Program(name) => Some(format!("needs the program {name}")),
+            Self::File(path) if Path::new(path).exists() => None,
+            Self::File(path) => Some(format!("needs {path}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_things_are_named() {
+        assert_eq!(Need::Program("sh").absent(), None);
+        assert_eq!(Need::File("/proc").absent(), None);
+        assert_eq!(Need::Program("no-such-thing").absent().unwrap(), "needs the program no-such-thing");
+        assert_eq!(Need::File("/no/such").absent().unwrap(), "needs /no/such");
+    }
+}
