@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// whoever reads them sees the end when the caller ends.
 pub fn delete_link(kernel: &mut Kernel, name: &IfName) -> Result<bool, KernelError> {
     let Some(seen) = kernel.link(name)? else { return Ok(false) };
-    let watch = kernel.inside(listen)??;
+    // a socket of the child's own: on a shared one each would read the other's answers
+    let (watch, errand) = kernel.inside(|| Ok::<_, KernelError>((listen()?, Socket::open()?)))??;
     let what = || format!("ip link del {name}");
     let (news, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|e| KernelError::new(what(), Errno(e.raw_os_error())))?;
@@ -39,7 +40,7 @@ pub fn delete_link(kernel: &mut Kernel, name: &IfName) -> Result<bool, KernelErr
     // no destructor of the parent's.
     match unsafe { libc::fork() } {
         -1 => Err(KernelError::io(what(), &std::io::Error::last_os_error())),
-        0 => carry_out(kernel, request, &tell),
+        0 => carry_out(errand, request, &tell),
         _child => {
             drop(tell);
             wait_until_gone(watch, seen.index, &news, what)
@@ -54,12 +55,12 @@ fn listen() -> Result<Socket, KernelError> {
 }
 
 /// The child: sends the request, tells the outcome as an errno, ends.
-fn carry_out(kernel: &mut Kernel, request: Request, tell: &OwnedFd) -> ! {
+fn carry_out(mut errand: Socket, request: Request, tell: &OwnedFd) -> ! {
     for standard in 0..3 {
         // SAFETY: closing descriptors of the child alone.
         unsafe { libc::close(standard) };
     }
-    let errno = match kernel.socket.ask(request) {
+    let errno = match errand.ask(request) {
         Ok(_) => 0,
         Err(error) => error.errno.0,
     };

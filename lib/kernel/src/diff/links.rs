@@ -125,15 +125,19 @@ fn kind_change(want: &LinkKind, have: &LinkKind) -> Option<LinkKind> {
 /// Settings of links that stay, and of ports.
 pub(super) fn settings(desired: &State, observed: &State, steps: &mut Vec<Step>) {
     for (name, want) in &desired.links {
-        let change = match observed.links.get(name) {
+        let mut change = match observed.links.get(name) {
             Some(have) => change(want, have),
             // the kernel takes all but these at creation (rtnl_create_link, net/core/rtnetlink.c)
             None => {
                 LinkChange { promisc: want.promisc.filter(|p| *p), alias: want.alias.clone(), ..LinkChange::default() }
             }
         };
-        if change != LinkChange::default() {
-            steps.push(Step::ChangeLink(name.clone(), change));
+        // a vxlan device refuses "mtu" beside attributes of its kind (vxlan_nl2conf, drivers/net/vxlan/vxlan_core.c)
+        let kind = LinkChange { kind: change.kind.take(), ..LinkChange::default() };
+        for change in [kind, change] {
+            if change != LinkChange::default() {
+                steps.push(Step::ChangeLink(name.clone(), change));
+            }
         }
     }
     for (name, want) in &desired.ports {
