@@ -126,3 +126,26 @@ fn outcome(news: &OwnedFd, what: &impl Fn() -> String) -> Result<bool, KernelErr
         Err(e) => Err(KernelError::new(what(), Errno(e.raw_os_error()))),
     }
 }
+
+/// Lets a child process be the last to close `held`: closing an nfnetlink socket after a commit that deleted something
+/// blocks for an RCU grace period, 8–16 ms, which is nobody's to wait for. Where no child can be made, the caller waits.
+///
+/// The process must have one thread.
+pub fn leave_to_child<T>(held: T) {
+    let Ok((closed, open)) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC) else { return };
+    // SAFETY: as in `delete_link`; the child closes its descriptors by ending.
+    if unsafe { libc::fork() } != 0 {
+        drop(held);
+        // and now the child may end
+        return drop(open);
+    }
+    drop(open);
+    for standard in 0..3 {
+        // SAFETY: closing descriptors of the child alone.
+        unsafe { libc::close(standard) };
+    }
+    // end of file: the caller has closed its own, or has died
+    let _ = rustix::io::read(&closed, &mut [0; 1]);
+    // SAFETY: ends the child without running the parent's destructors.
+    unsafe { libc::_exit(0) }
+}
