@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::json::Json;
+
 /// The codes of the specification and the catch-all of the Go library.
 pub mod code {
     /// The config's version is not one the plugin speaks.
@@ -71,5 +73,29 @@ impl Error {
     pub fn context(mut self, before: impl std::fmt::Display) -> Self {
         self.msg = format!("{before}: {}", self.msg);
         self
+    }
+
+    /// The object as a plugin prints it: 4 spaces, no newline at the end, `details` only when there are some.
+    pub fn to_json(&self) -> String {
+        let mut members = vec![("code", Json::from(self.code)), ("msg", Json::from(self.msg.as_str()))];
+        if !self.details.is_empty() {
+            members.push(("details", Json::from(self.details.as_str())));
+        }
+        Json::from_iter(members).pretty4()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_as_the_go_library_does() {
+        let error = Error::new(7, "a <nil> & \"b\"");
+        assert_eq!(error.to_json(), "{\n    \"code\": 7,\n    \"msg\": \"a \\u003cnil\\u003e \\u0026 \\\"b\\\"\"\n}");
+        let error = error.with_details("d").context("bridge");
+        assert_eq!(error.to_string(), "bridge: a <nil> & \"b\"; d");
+        assert!(error.to_json().ends_with(",\n    \"details\": \"d\"\n}"));
+        assert_eq!(crate::json::decode::<Error>(error.to_json().as_bytes()).unwrap(), error);
     }
 }

@@ -1,5 +1,14 @@
 //! The Container Network Interface protocol: what passes between a runtime, a plugin and a delegate.
+//!
+//! A plugin implements [`plugin::Plugin`]; its `main` calls [`plugin::serve`], which is the whole protocol. Nothing here reads the process environment
+//! and the only program ever executed is a delegate ([`delegate`]).
 
+pub mod args;
+pub mod conf;
+pub mod delegate;
+pub mod env;
 pub mod error;
+pub mod json;
+pub mod plugin;
 pub mod result;
 pub mod version;

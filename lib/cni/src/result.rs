@@ -1,8 +1,15 @@
-//! What ADD answers, as one type; the byte layout per version is in the writer.
+//! What ADD answers, as one type; the byte layout per version is in [`AddResult::encode`].
+
+mod encode;
+mod parse;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+
+pub use parse::ResultError;
 
 /// The result of an ADD in the shape of 1.1.0.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

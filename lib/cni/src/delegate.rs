@@ -1,0 +1,160 @@
+//! Running another plugin: found on CNI_PATH, in this process when it is this very executable.
+
+mod child;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, OnceCell};
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::conf::Head;
+use crate::env::{Command, Env};
+use crate::error::Error;
+use crate::plugin::{Plugin, perform, prepare};
+use crate::result::AddResult;
+use crate::version::Version;
+
+/// What a delegate's environment is made of, besides the `CNI_*` variables.
+#[derive(Debug, Clone, Default)]
+pub enum Environ {
+    /// This process's.
+    #[default]
+    Inherit,
+    /// These variables and no other.
+    Exactly(Vec<(OsString, OsString)>),
+}
+
+/// The way to other plugins.
+pub struct Delegates<'a> {
+    path: &'a str,
+    suite: &'a [&'a dyn Plugin],
+    environ: Environ,
+    stderr: &'a dyn Fn(&[u8]),
+    /// Device and inode of this executable.
+    own: OnceCell<Option<(u64, u64)>>,
+    depth: Cell<u32>,
+}
+
+/// Plugins inside one another in this process: a plugin that names itself as its delegate must end somewhere.
+const MAX_DEPTH: u32 = 8;
+
+impl<'a> Delegates<'a> {
+    /// `path` is CNI_PATH; `suite` the plugins of this executable (empty: always execute); `stderr` gets what delegates
+    /// print there.
+    pub fn new(path: &'a str, suite: &'a [&'a dyn Plugin], environ: Environ, stderr: &'a dyn Fn(&[u8])) -> Self {
+        Self { path, suite, environ, stderr, own: OnceCell::new(), depth: Cell::new(0) }
+    }
+
+    /// ADD of the plugin `kind` with the document `conf`, whose version the answer is assumed to have when it names
+    /// none. The delegate's own error object is returned as it is; an error of code 0 says that it gave none.
+    pub fn add(&self, kind: &str, conf: &[u8], env: &Env) -> Result<AddResult, Error> {
+        self.run(Command::Add, kind, conf, env).map(Option::unwrap_or_default)
+    }
+
+    /// DEL.
+    pub fn del(&self, kind: &str, conf: &[u8], env: &Env) -> Result<(), Error> {
+        self.run(Command::Del, kind, conf, env).map(drop)
+    }
+
+    /// CHECK.
+    pub fn check(&self, kind: &str, conf: &[u8], env: &Env) -> Result<(), Error> {
+        self.run(Command::Check, kind, conf, env).map(drop)
+    }
+
+    /// GC.
+    pub fn gc(&self, kind: &str, conf: &[u8], env: &Env) -> Result<(), Error> {
+        self.run(Command::Gc, kind, conf, env).map(drop)
+    }
+
+    /// STATUS.
+    pub fn status(&self, kind: &str, conf: &[u8], env: &Env) -> Result<(), Error> {
+        self.run(Command::Status, kind, conf, env).map(drop)
+    }
+
+    pub(crate) fn say(&self, bytes: &[u8]) {
+        (self.stderr)(bytes);
+    }
+
+    fn run(&self, command: Command, kind: &str, conf: &[u8], env: &Env) -> Result<Option<AddResult>, Error> {
+        let (file, metadata) = find(kind, self.path)?;
+        match self.suite.iter().find(|plugin| plugin.name() == kind) {
+            Some(plugin) if self.is_own(&metadata) => self.in_process(*plugin, command, conf, env),
+            _ => self.execute(&file, command, conf, env),
+        }
+    }
+
+    fn is_own(&self, file: &Metadata) -> bool {
+        let identity = |m: Metadata| (m.dev(), m.ino());
+        let own = self.own.get_or_init(|| fs::metadata("/proc/self/exe").ok().map(identity));
+        *own == Some((file.dev(), file.ino()))
+    }
+
+    fn in_process(
+        &self,
+        plugin: &dyn Plugin,
+        command: Command,
+        conf: &[u8],
+        env: &Env,
+    ) -> Result<Option<AddResult>, Error> {
+        if self.depth.get() >= MAX_DEPTH {
+            let name = plugin.name();
+            return Err(Error::config(format!(
+                "{name}: delegates nest deeper than {MAX_DEPTH}: does one name itself?"
+            )));
+        }
+        env.check(command)?;
+        let request = prepare(plugin, command, env, Head::read(conf)?, self)?;
+        self.depth.set(self.depth.get() + 1);
+        let outcome = perform(plugin, command, &request);
+        self.depth.set(self.depth.get() - 1);
+        outcome
+    }
+
+    fn execute(&self, file: &Path, command: Command, conf: &[u8], env: &Env) -> Result<Option<AddResult>, Error> {
+        let output = child::run(file, &child::variables(command, env), &self.environ, conf)?;
+        if !output.stderr.is_empty() {
+            self.say(&output.stderr);
+        }
+        if command != Command::Add {
+            return Ok(None);
+        }
+        let version = config_version(conf);
+        AddResult::parse(&output.stdout, version).map(Some).map_err(|cause| {
+            Error::from(cause).context(format_args!("{}: its ADD succeeded but the result is unusable", file.display()))
+        })
+    }
+}
+
+/// The version an answer without `cniVersion` has.
+fn config_version(conf: &[u8]) -> Version {
+    Head::read(conf).ok().and_then(|head| head.version.parse().ok()).unwrap_or(Version::V010)
+}
+
+/// The regular file `kind` in the first directory of `path` that has one. Code 999, as the Go library's plain errors.
+///
+/// A name that could leave the directory finds nothing.
+pub fn find(kind: &str, path: &str) -> Result<(PathBuf, Metadata), Error> {
+    if kind.is_empty() {
+        return Err(Error::internal("no plugin name provided"));
+    }
+    if kind == "." || kind == ".." || kind.contains(['/', '\0']) {
+        return Err(Error::internal(format_args!("invalid plugin name: {kind}")));
+    }
+    // Go takes an empty element for the working directory; a plugin from there would be an accident
+    let directories: Vec<&str> = path.split(':').filter(|d| !d.is_empty()).collect();
+    if directories.is_empty() {
+        return Err(Error::internal("no paths provided"));
+    }
+    for directory in &directories {
+        let file = Path::new(directory).join(kind);
+        match fs::metadata(&file) {
+            Ok(metadata) if metadata.is_file() => return Ok((file, metadata)),
+            _ => {}
+        }
+    }
+    let quoted = crate::json::quote(kind);
+    Err(Error::internal(format_args!("failed to find plugin {quoted} in path [{}]", directories.join(" "))))
+}

@@ -1,0 +1,126 @@
+//! From environment and stdin to stdout and exit status.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+
+use super::{Plugin, panic, perform, prepare};
+use crate::conf::Head;
+use crate::delegate::{Delegates, Environ};
+use crate::env::{Command, Env};
+use crate::error::{Error, code};
+use crate::json::{Json, quote};
+use crate::version::Version;
+
+/// Serves one call and returns the exit status: 0, or 1 with an error object on `stdout`.
+///
+/// `suite` is every plugin of this executable: a delegate that is found to be this very file is run in process.
+/// `vars` looks an environment variable up. Without CNI_COMMAND a text about the plugin goes to `stderr`. A panic
+/// becomes an error of code 999. `stdout` gets the answer in one write, and nothing else.
+pub fn serve(
+    plugin: &dyn Plugin,
+    suite: &[&dyn Plugin],
+    vars: &dyn Fn(&str) -> Option<String>,
+    stdin: &mut dyn Read,
+    stdout: &mut dyn Write,
+    stderr: &mut dyn Write,
+) -> u8 {
+    let stderr = RefCell::new(stderr);
+    let say = |bytes: &[u8]| {
+        // nowhere is left to report to when stderr is gone
+        let _ = stderr.borrow_mut().write_all(bytes);
+    };
+    let command = vars("CNI_COMMAND").unwrap_or_default();
+    if command.is_empty() {
+        say(about(plugin).as_bytes());
+        return 0;
+    }
+    let call = Call { plugin, suite, command: &command, env: Env::read(vars), say: &say };
+    let (answer, status) = match panic::caught(|| call.answer(stdin)) {
+        Ok(text) => (text, 0),
+        Err(error) => (error.to_json(), 1),
+    };
+    match stdout.write_all(answer.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => status,
+        Err(cause) => {
+            say(format!("{}: {command}: the answer cannot be written to stdout: {cause}\n", plugin.name()).as_bytes());
+            1
+        }
+    }
+}
+
+fn about(plugin: &dyn Plugin) -> String {
+    let versions = plugin.versions().iter().map(|v| v.as_str()).collect::<Vec<_>>().join(", ");
+    format!(
+        "CNI {} plugin v{}\nCNI protocol versions supported: {versions}\n",
+        plugin.name(),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+fn versions(plugin: &dyn Plugin) -> String {
+    let supported = plugin.versions().iter().map(|v| Json::from(v.as_str())).collect::<Vec<_>>();
+    let members = [("cniVersion", Json::from(Version::NEWEST.as_str())), ("supportedVersions", Json::from(supported))];
+    Json::from_iter(members).compact() + "\n"
+}
+
+struct Call<'a> {
+    plugin: &'a dyn Plugin,
+    suite: &'a [&'a dyn Plugin],
+    command: &'a str,
+    env: Env,
+    say: &'a dyn Fn(&[u8]),
+}
+
+impl Call<'_> {
+    fn answer(&self, stdin: &mut dyn Read) -> Result<String, Error> {
+        let command = Command::parse(self.command);
+        if command == Some(Command::Version) {
+            return Ok(versions(self.plugin));
+        }
+        if let Some(command) = command {
+            self.env.check(command)?;
+        }
+        let mut bytes = Vec::new();
+        stdin
+            .read_to_end(&mut bytes)
+            .map_err(|cause| Error::new(code::IO, format!("error reading from stdin: {cause}")))?;
+        let head = Head::read(&bytes)?;
+        let command = command
+            .ok_or_else(|| Error::new(code::INVALID_ENVIRONMENT, format!("unknown CNI_COMMAND: {}", self.command)))?;
+        self.work(command, head)
+    }
+
+    fn work(&self, command: Command, head: Head) -> Result<String, Error> {
+        let delegates = Delegates::new(&self.env.path, self.suite, Environ::Inherit, self.say);
+        let request = prepare(self.plugin, command, &self.env, head, &delegates)?;
+        if matches!(command, Command::Add | Command::Del) {
+            refuse_own_netns(&self.env)?;
+        }
+        let Some(result) = perform(self.plugin, command, &request)? else { return Ok(String::new()) };
+        result.encode(request.conf.version).inspect_err(|_| {
+            // the runtime will see a failed ADD
+            if let Err(cause) = self.plugin.del(&request) {
+                request.warn(self.plugin.name(), format_args!("the failed ADD could not be undone: {cause}"));
+            }
+        })
+    }
+}
+
+/// A path such as `/proc/<pid>/ns/net` of a process that is gone may have come to mean the host's own namespace, where
+/// DEL would take the host's interfaces down (containernetworking/plugins#714).
+fn refuse_own_netns(env: &Env) -> Result<(), Error> {
+    if env.netns_override || env.netns.is_empty() {
+        return Ok(());
+    }
+    let (Ok(own), Ok(theirs)) = (fs::metadata("/proc/thread-self/ns/net"), fs::metadata(&env.netns)) else {
+        return Ok(());
+    };
+    if (own.dev(), own.ino()) != (theirs.dev(), theirs.ino()) {
+        return Ok(());
+    }
+    let details = format!("CNI_NETNS={}: is the container gone?", quote(&env.netns));
+    Err(Error::new(code::INVALID_NETNS, "plugin's netns and netns from CNI_NETNS should not be the same")
+        .with_details(details))
+}

@@ -1,0 +1,39 @@
+//! A panic is an answer like any other.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
+
+use crate::error::Error;
+
+thread_local! {
+    /// Some while this thread is inside [`caught`]: the message of the panic, once there is one.
+    static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs it; a panic becomes code 999 with the panic's message and place, and nothing is printed.
+pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(install);
+    MESSAGE.set(Some(String::new()));
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    let message = MESSAGE.take().unwrap_or_default();
+    outcome.unwrap_or_else(|_| Err(Error::internal(format_args!("panic: {message}")).with_details("this is a bug")))
+}
+
+/// Keeps the message for [`caught`]; other threads' panics are printed as before.
+fn install() {
+    let before = take_hook();
+    set_hook(Box::new(move |info| {
+        let ours = MESSAGE.with_borrow_mut(|message| {
+            let Some(message) = message else { return false };
+            let what = info.payload_as_str().unwrap_or("no message");
+            let place = info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
+            *message = format!("{what}{place}");
+            true
+        });
+        if !ours {
+            before(info);
+        }
+    }));
+}
