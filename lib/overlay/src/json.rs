@@ -26,10 +26,18 @@ pub enum Json {
     Object(Vec<(String, Json)>),
 }
 
+/// A text that is not one JSON document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not JSON: {0}")]
+pub struct NotJson(String);
+
 impl Json {
     /// Reads one document. Bytes after it are an error, white space aside.
-    pub fn parse(text: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(text)
+    ///
+    /// # Errors
+    /// What the parser said, with line and column.
+    pub fn parse(text: &[u8]) -> Result<Self, NotJson> {
+        serde_json::from_slice(text).map_err(|e| NotJson(e.to_string()))
     }
 }
 
@@ -131,8 +139,8 @@ pub struct WrongType {
 pub trait Field: Sized {
     /// What an error says the field must be.
     const WANTED: &'static str;
-    /// `null` is a wrong value here and not the default.
-    const NULL_IS_WRONG: bool = false;
+    /// `null` is a value like any other here, and does not leave the default.
+    const READS_NULL: bool = false;
     /// The value, if it has the right type.
     fn read(value: &Json) -> Option<Self>;
 }
@@ -161,7 +169,7 @@ impl Field for String {
 /// Anything, `null` too: Go's `json.RawMessage`.
 impl Field for Json {
     const WANTED: &'static str = "a value";
-    const NULL_IS_WRONG: bool = true;
+    const READS_NULL: bool = true;
     fn read(value: &Json) -> Option<Self> {
         Some(value.clone())
     }
@@ -210,7 +218,7 @@ impl<'a> Reader<'a> {
             }
             *taken = true;
             count += 1;
-            if *value == Json::Null && !T::NULL_IS_WRONG {
+            if *value == Json::Null && !T::READS_NULL {
                 continue;
             }
             match T::read(value) {

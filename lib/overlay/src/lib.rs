@@ -10,4 +10,5 @@ pub mod json;
 pub mod lease;
 pub mod net;
 pub mod netconf;
+pub mod peers;
 pub mod subnet_env;

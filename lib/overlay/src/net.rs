@@ -3,7 +3,34 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use kernel::types::Family;
+use kernel::types::{Family, masked};
+
+/// One value per family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ByFamily<T> {
+    /// IPv4's
+    pub v4: T,
+    /// IPv6's
+    pub v6: T,
+}
+
+impl<T> ByFamily<T> {
+    /// The family's value.
+    pub fn get(&self, family: Family) -> &T {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    /// The family's value, to change it.
+    pub fn get_mut(&mut self, family: Family) -> &mut T {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+}
 
 /// Reads `ADDRESS/LENGTH` as Go's `net.ParseCIDR` does, host bits kept. Unlike `IpNetwork::from_str` a bare address or
 /// a netmask is refused: `10.0.0.0/255.0.0.0` in a configuration is a mistake.
@@ -33,6 +60,11 @@ pub fn address(family: Family, number: u128) -> IpAddr {
         Family::V4 => Ipv4Addr::from(number as u32).into(),
         Family::V6 => Ipv6Addr::from(number).into(),
     }
+}
+
+/// The prefix of this length that `addr` is in; `None` when the family has no such length.
+pub fn prefix(addr: IpAddr, len: u8) -> Option<IpNetwork> {
+    IpNetwork::new(addr, len).ok().map(masked)
 }
 
 /// The first and the last address of a prefix.

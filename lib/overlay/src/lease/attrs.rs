@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use kernel::types::{Family, Mac, Vni};
 
-use crate::json::{Json, Reader, WrongType};
+use crate::json::{Json, NotJson, Reader, WrongType};
 
 /// What a host publishes about itself.
 ///
@@ -26,11 +26,11 @@ pub struct LeaseAttrs {
 }
 
 /// A value that is no lease.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AttrsError {
     /// It is not JSON.
-    #[error("the lease is not JSON: {0}")]
-    Json(#[from] serde_json::Error),
+    #[error("the lease is {0}")]
+    Json(#[from] NotJson),
     /// A field has another type than it must.
     #[error("the lease: {0}")]
     WrongType(#[from] WrongType),

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use kernel::types::Family;
 
-use crate::json::WrongType;
+use crate::json::{NotJson, WrongType};
 
 /// A configuration that cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The text is not one JSON document.
-    #[error("the network configuration is not JSON: {0}")]
-    Json(#[source] serde_json::Error),
+    #[error("the network configuration is {0}")]
+    Json(#[from] NotJson),
     /// Everything that is wrong with it; never empty. One mistake prints as itself.
     #[error("{}", list(.0))]
     Mistakes(Vec<Mistake>),

@@ -35,7 +35,7 @@ struct NetworkText(Json);
 
 impl Field for NetworkText {
     const WANTED: &'static str = Json::WANTED;
-    const NULL_IS_WRONG: bool = true;
+    const READS_NULL: bool = true;
     fn read(value: &Json) -> Option<Self> {
         Json::read(value).map(Self)
     }

@@ -46,7 +46,7 @@ impl NetConf {
     /// # Errors
     /// The text is no JSON, or one or more keys have values that cannot be used: all of them are in the error.
     pub fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
-        let tree = Json::parse(text).map_err(ConfigError::Json)?;
+        let tree = Json::parse(text)?;
         let mut notes = Notes::default();
         let conf = read(&tree, &mut notes);
         match conf {
