@@ -6,6 +6,7 @@
 //! is how it is published, [`peers`] decides which other hosts' leases are believed, [`reach`] how each of them is
 //! reached, [`host`] what the kernel must look like for that, and [`subnet_env`] what the CNI plugin is told.
 
+pub mod allocate;
 pub mod json;
 pub mod lease;
 pub mod net;
