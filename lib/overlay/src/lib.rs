@@ -7,9 +7,11 @@
 //! reached, [`host`] what the kernel must look like for that, and [`subnet_env`] what the CNI plugin is told.
 
 pub mod allocate;
+pub mod host;
 pub mod json;
 pub mod lease;
 pub mod net;
 pub mod netconf;
 pub mod peers;
+pub mod reach;
 pub mod subnet_env;
