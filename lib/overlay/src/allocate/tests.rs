@@ -122,11 +122,11 @@ fn a_full_network_says_so_and_a_hostile_claim_does_not_fill_it() {
 fn every_free_subnet_can_be_drawn_and_no_other() {
     let conf = conf(r#""Network":"10.5.0.0/16","SubnetMin":"10.5.4.0","SubnetMax":"10.5.15.0""#);
     let allocation = conf.v4.unwrap().allocation;
-    let taken: Vec<IpNetwork> = ["10.5.0.0/22", "10.5.6.0/23", "10.5.6.0/24", "10.5.9.128/25", "10.5.15.0/24"]
+    let taken: Vec<IpNetwork> = ["10.5.0.0/22", "10.5.6.0/23", "10.5.8.0/22", "10.5.9.128/25", "10.5.15.0/24"]
         .map(|net| net.parse().unwrap())
         .into();
     let drawn: BTreeSet<String> = (0..70).map(|random| draw(allocation, &taken, random).unwrap().to_string()).collect();
-    let free = [4, 5, 8, 10, 11, 12, 13, 14].map(|n| format!("10.5.{n}.0/24"));
+    let free = [4, 5, 12, 13, 14].map(|n| format!("10.5.{n}.0/24"));
     assert_eq!(drawn, free.into_iter().collect());
 }
 
