@@ -1,0 +1,199 @@
+//! The choice of this host's own subnets from those that are not leased.
+//!
+//! Unlike upstream: a lease is this host's when *all* addresses it publishes are this host's, so that hosts without IPv4
+//! do not share one lease for their common `0.0.0.0`; a subnet that still fits is kept when the other family's does
+//! not; the free subnet is drawn from the whole range at the cost of one sort of the leases, however large the range is.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use kernel::types::Family;
+
+use crate::lease::{Lease, LeaseAttrs, Subnets};
+use crate::net;
+use crate::netconf::{Allocation, FamilyConf, NetConf};
+use crate::peers;
+
+/// A lease in the store, with its key as it is spelt there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// The text of the key.
+    pub key: String,
+    /// What it says.
+    pub lease: Lease,
+}
+
+/// What the choice is made from.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// The network.
+    pub conf: &'a NetConf,
+    /// All leases of the store, in the order of their keys.
+    pub leases: &'a [Stored],
+    /// What this host is about to publish; only the addresses matter.
+    pub own: &'a LeaseAttrs,
+    /// The subnets of the last run (`subnet_env::Previous`): pods may still have addresses in them.
+    pub previous: Subnets,
+    /// Any number; another one for each try.
+    pub random: u64,
+}
+
+/// What to do in the store to have a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// Overwrite the value of this key: it is this host's lease.
+    Adopt {
+        /// As it is spelt in the store.
+        key: String,
+        /// What it leases.
+        subnets: Subnets,
+    },
+    /// Create a key for `subnets` and delete `old`: this host's lease no longer fits the configuration.
+    Replace {
+        /// The key to delete, as it is spelt in the store.
+        old: String,
+        /// What to lease.
+        subnets: Subnets,
+    },
+    /// Create a key for `subnets`, unless there is one by now; then choose again.
+    Take {
+        /// What to lease.
+        subnets: Subnets,
+    },
+}
+
+impl Choice {
+    /// The subnets that are this host's when the choice is carried out.
+    pub fn subnets(&self) -> Subnets {
+        match self {
+            Self::Adopt { subnets, .. } | Self::Replace { subnets, .. } | Self::Take { subnets } => *subnets,
+        }
+    }
+}
+
+/// Every subnet of a family is leased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "out of subnets: every /{} from {} to {} of {network} is leased; remove leases of hosts that are gone, or enlarge \
+     the network", .allocation.len, .allocation.min, .allocation.max
+)]
+pub struct OutOfSubnets {
+    /// The network.
+    pub network: IpNetwork,
+    /// The range that is full.
+    pub allocation: Allocation,
+}
+
+/// Chooses this host's subnets.
+///
+/// # Errors
+/// A family that is on has no free subnet.
+pub fn choose(inputs: &Inputs<'_>) -> Result<Choice, OutOfSubnets> {
+    let own: Vec<&Stored> = inputs.leases.iter().filter(|stored| is_own(inputs, &stored.lease.attrs)).collect();
+    let fitting = |stored: &&&Stored| fits(inputs.conf, &stored.lease.subnets);
+    // of several, the one that the pods of this host have addresses of
+    let in_use = own.iter().filter(fitting).find(|stored| stored.lease.subnets == inputs.previous);
+    if let Some(stored) = in_use.or_else(|| own.iter().find(fitting)) {
+        return Ok(Choice::Adopt { key: stored.key.clone(), subnets: stored.lease.subnets });
+    }
+    let old = own.first().copied();
+    let mut subnets = Subnets::default();
+    for (family, conf) in inputs.conf.families() {
+        subnets.set(subnet(inputs, old, family, conf)?);
+    }
+    Ok(match old {
+        Some(old) => Choice::Replace { old: old.key.clone(), subnets },
+        None => Choice::Take { subnets },
+    })
+}
+
+/// True when, in every family that is on, the lease publishes this host's address or none, and one at least.
+fn is_own(inputs: &Inputs<'_>, attrs: &LeaseAttrs) -> bool {
+    let known = |addr: Option<IpAddr>| addr.filter(|addr| !addr.is_unspecified());
+    let mut same = 0;
+    for (family, _) in inputs.conf.families() {
+        match (known(attrs.public(family)), known(inputs.own.public(family))) {
+            (None, _) => {}
+            (Some(theirs), Some(ours)) if theirs == ours => same += 1,
+            _ => return false,
+        }
+    }
+    same > 0
+}
+
+/// True when these are exactly the families that are on, each with a subnet that could have been allocated.
+fn fits(conf: &NetConf, subnets: &Subnets) -> bool {
+    Family::ALL.into_iter().all(|family| match (conf.family(family), subnets.get(family)) {
+        (None, None) => true,
+        (Some(conf), Some(net)) => allocatable(conf.allocation, net),
+        _ => false,
+    })
+}
+
+fn allocatable(allocation: Allocation, net: IpNetwork) -> bool {
+    let Allocation { len, min, max } = allocation;
+    net.prefix() == len && net.ip() == net.network() && (min..=max).contains(&net.ip())
+}
+
+/// One family's subnet: that of the host's unfitting lease or of its last run where possible, else a free one.
+fn subnet(
+    inputs: &Inputs<'_>,
+    old: Option<&Stored>,
+    family: Family,
+    conf: &FamilyConf,
+) -> Result<IpNetwork, OutOfSubnets> {
+    let taken = taken(inputs, old, family, conf);
+    let kept = [old.and_then(|stored| stored.lease.subnets.get(family)), inputs.previous.get(family)];
+    let free = |net: &IpNetwork| !taken.iter().any(|other| net::overlap(*net, *other));
+    if let Some(net) = kept.into_iter().flatten().filter(|net| allocatable(conf.allocation, *net)).find(free) {
+        return Ok(net);
+    }
+    let random = if family == Family::V4 { inputs.random } else { inputs.random.rotate_left(32) };
+    draw(conf.allocation, &taken, random).ok_or(OutOfSubnets { network: conf.network, allocation: conf.allocation })
+}
+
+/// The family's subnets that others have. A lease that no host would believe (`peers::check`) takes nothing: a claim to
+/// all of the network would else keep every new host out.
+fn taken(inputs: &Inputs<'_>, old: Option<&Stored>, family: Family, conf: &FamilyConf) -> Vec<IpNetwork> {
+    let others = inputs.leases.iter().filter(|stored| old.is_none_or(|old| old.key != stored.key));
+    let nets = others.filter_map(|stored| stored.lease.subnets.get(family));
+    nets.filter(|net| peers::shape(*net, conf.network).is_ok()).collect()
+}
+
+/// The free subnet that `random` falls on; all are equally likely.
+fn draw(allocation: Allocation, taken: &[IpNetwork], random: u64) -> Option<IpNetwork> {
+    let Allocation { len, min, max } = allocation;
+    let family = Family::from(min);
+    let size = net::size(family, len);
+    let (low, high) = (net::number(min) / size, net::number(max) / size);
+    // the taken subnets as ranges of slots, a slot being one subnet of our length
+    let slots = |net: &IpNetwork| {
+        let (first, last) = net::bounds(*net);
+        ((first / size).max(low), (last / size).min(high))
+    };
+    let mut ranges: Vec<(u128, u128)> = taken.iter().map(slots).filter(|(first, last)| first <= last).collect();
+    ranges.sort_unstable();
+    let mut gaps = Vec::with_capacity(ranges.len() + 1);
+    let mut next = low;
+    for (first, last) in ranges {
+        if first > next {
+            gaps.push((next, first - next));
+        }
+        next = next.max(last + 1);
+    }
+    if next <= high {
+        gaps.push((next, high - next + 1));
+    }
+    let free: u128 = gaps.iter().map(|(_, count)| count).sum();
+    let mut pick = u128::from(random).checked_rem(free)?;
+    for (first, count) in gaps {
+        if pick < count {
+            return net::prefix(net::address(family, (first + pick) * size), len);
+        }
+        pick -= count;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

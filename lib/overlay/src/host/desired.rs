@@ -1,0 +1,164 @@
+//! From the inputs to the desired state: one loop over the families, in it one over the peers.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use kernel::state::{FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, RouteScope, Scope, State, Vxlan};
+use kernel::types::{Family, IfName, Mac, Mtu, RouteProtocol, TableId, Vni, host_net};
+
+use super::{ALIAS, Desired, HostInputs, PeerPath, wanted_vtep};
+use crate::net::ByFamily;
+use crate::netconf::{Backend, VxlanConf, vxlan_device};
+use crate::peers::{Half, Peer};
+use crate::reach::{Mode, Reach, decide};
+
+/// What VXLAN adds to a packet, in bytes: outer IP, UDP, VXLAN and inner Ethernet headers, 20 or 40 + 8 + 8 + 14
+/// (VXLAN_HEADROOM and VXLAN6_HEADROOM, include/net/vxlan.h).
+fn headroom(family: Family) -> u32 {
+    match family {
+        Family::V4 => 50,
+        Family::V6 => 70,
+    }
+}
+
+/// What the kernel of this host must look like.
+///
+/// vxlan: a device per family (`flannel.1`, `flannel-v6.1`) with the first address of the subnet, and per peer
+/// a neighbour, an FDB entry and a route:
+/// ```text
+/// 10.5.53.0 dev flannel.1 lladdr 4a:ed:0f:9b:24:90 PERMANENT
+/// 4a:ed:0f:9b:24:90 dev flannel.1 dst 10.99.0.3 self permanent
+/// 10.5.53.0/24 via 10.5.53.0 dev flannel.1 onlink
+/// ```
+/// Peers that are reached directly have only a route: `10.5.53.0/24 via 10.99.0.3 dev eth0`. alloc: nothing.
+pub fn desired(inputs: &HostInputs<'_>) -> Desired {
+    let vxlan = wanted_vtep(inputs.conf, inputs.keep_vtep, inputs.peers, inputs.complete);
+    let mut state = State::default();
+    let mut vteps = ByFamily::default();
+    for family in Family::ALL {
+        let vtep = vxlan.and_then(|conf| Vtep::new(inputs, conf, family));
+        if let Some(vtep) = &vtep {
+            vtep.write(&mut state);
+        }
+        *vteps.get_mut(family) = vtep;
+    }
+    let mut paths = Vec::new();
+    if let Some(mode) = Mode::of(&inputs.conf.backend) {
+        for peer in inputs.peers {
+            for (family, _) in inputs.conf.families() {
+                let half = peer.half(family);
+                paths.extend(half.map(|half| write_peer(&mut state, inputs, mode, vteps.get(family), peer, half)));
+            }
+        }
+    }
+    let scope = scope(inputs, vxlan, &state);
+    Desired { scope, paths, mtu: pod_mtu(inputs), state }
+}
+
+/// One number for both families, as upstream has it: what fits into VXLAN over IPv4. Over IPv6 the 20 bytes less are the
+/// device's MTU, and the host tells the pods by ICMPv6.
+fn pod_mtu(inputs: &HostInputs<'_>) -> Mtu {
+    match inputs.conf.backend {
+        Backend::Vxlan(conf) => device_mtu(inputs, conf, Family::V4),
+        Backend::HostGw | Backend::Alloc => inputs.underlay.mtu,
+    }
+}
+
+/// The kernel refuses more than the underlay link leaves.
+fn device_mtu(inputs: &HostInputs<'_>, conf: VxlanConf, family: Family) -> Mtu {
+    let outer = conf.mtu.map_or(inputs.underlay.mtu, |mtu| mtu.min(inputs.underlay.mtu));
+    Mtu(outer.0.saturating_sub(headroom(family)))
+}
+
+/// This host's VTEP of one family.
+struct Vtep {
+    dev: IfName,
+    vni: Vni,
+    link: Link,
+    base: IpAddr,
+}
+
+impl Vtep {
+    /// `None` when the family is off, has no lease or has no address to send from.
+    fn new(inputs: &HostInputs<'_>, conf: VxlanConf, family: Family) -> Option<Self> {
+        inputs.conf.family(family)?;
+        let base = inputs.own.get(family)?.network();
+        let local = (*inputs.underlay.addresses.get(family))?;
+        let dev = vxlan_device(family, conf.vni).ok()?;
+        let kind = LinkKind::Vxlan(Vxlan {
+            vni: conf.vni,
+            lower: Some(inputs.underlay.dev.clone()),
+            local: Some(local),
+            port: conf.port,
+            learning: conf.learning,
+            gbp: conf.gbp,
+        });
+        let link = Link {
+            mtu: Some(device_mtu(inputs, conf, family)),
+            mac: *inputs.vtep_macs.get(family),
+            alias: Some(ALIAS.to_owned()),
+            ..Link::up(kind)
+        };
+        Some(Self { dev, vni: conf.vni, link, base })
+    }
+
+    fn write(&self, state: &mut State) {
+        state.links.insert(self.dev.clone(), self.link.clone());
+        // one address and no prefix: the kernel adds no route for it
+        state.address(&self.dev, host_net(self.base), true);
+        state.conf("ipv6", &self.dev, "accept_ra", "0");
+    }
+
+    /// Neighbour, FDB entry and route of a peer behind the VTEP with this MAC.
+    fn write_peer(&self, state: &mut State, half: &Half, mac: Mac) {
+        let addr = half.subnet.network();
+        state.neighbours.insert(NeighbourKey { dev: self.dev.clone(), addr }, mac);
+        state.fdb.insert(FdbKey { dev: self.dev.clone(), mac }, half.public);
+        let route = Route { via: Some(addr), onlink: true, ..flannel_route(&self.dev) };
+        state.routes.insert(RouteKey::main(half.subnet), route);
+    }
+}
+
+fn flannel_route(dev: &IfName) -> Route {
+    Route { protocol: RouteProtocol::FLANNEL, ..Route::by(dev) }
+}
+
+fn write_peer(
+    state: &mut State,
+    inputs: &HostInputs<'_>,
+    mode: Mode,
+    vtep: &Option<Vtep>,
+    peer: &Peer,
+    half: &Half,
+) -> PeerPath {
+    let underlay = inputs.underlay;
+    let on_link = underlay.connected.iter().any(|net| net.contains(half.public));
+    let (reach, reason) = decide(mode, on_link, half.vtep, vtep.as_ref().map(|vtep| vtep.vni));
+    match (reach, vtep, half.vtep) {
+        (Reach::Vxlan, Some(vtep), Some(theirs)) => vtep.write_peer(state, half, theirs.vtep_mac),
+        (Reach::Direct, ..) => {
+            let route = Route { via: Some(half.public), ..flannel_route(&underlay.dev) };
+            state.routes.insert(RouteKey::main(half.subnet), route);
+        }
+        _ => {}
+    }
+    PeerPath { peer: peer.key.clone(), family: half.subnet.into(), reach, reason }
+}
+
+/// Our routes by their protocol, and what a Go flanneld left; our devices by their names and by their mark.
+fn scope(inputs: &HostInputs<'_>, vxlan: Option<VxlanConf>, state: &State) -> Scope {
+    let named = vxlan.into_iter().flat_map(|conf| Family::ALL.map(|family| vxlan_device(family, conf.vni).ok()));
+    let devices: BTreeSet<IfName> = named.flatten().chain(inputs.known_devices.iter().cloned()).collect();
+    let devices: Vec<IfName> = devices.into_iter().collect();
+    // with alloc somebody else routes inside the network, and may well use protocol boot
+    let adopt = if inputs.conf.backend == Backend::Alloc { Vec::new() } else { inputs.conf.networks() };
+    Scope {
+        links: devices.clone(),
+        read_links: vec![inputs.underlay.dev.clone()],
+        addresses: devices.clone(),
+        neighbours: devices,
+        routes: Some(RouteScope { table: TableId::MAIN, protocol: Some(RouteProtocol::FLANNEL), adopt, dev: None }),
+        sysctls: state.sysctls.keys().cloned().collect(),
+        keep: !inputs.complete,
+    }
+}

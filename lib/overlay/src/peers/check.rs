@@ -1,0 +1,249 @@
+//! The check of all leases: one sort, then a look-up in ordered maps per lease.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use kernel::types::{Family, Mac};
+
+use super::{Half, Own, Peer, Peers, Reason, Rejected, Shared};
+use crate::json::Json;
+use crate::lease::{LeaseAttrs, Subnets, VxlanData};
+use crate::net::{ByFamily, bounds, number, overlap, within};
+use crate::netconf::{FamilyConf, NetConf};
+
+/// Judges every lease of the store. The verdict does not depend on the order of `leases`.
+///
+/// Where leases contradict each other one wins: a subnet of the configured length before others, so that no claim to
+/// half the network displaces the hosts in it; then the smaller key.
+pub fn check<K, V>(conf: &NetConf, own: &Own, leases: impl IntoIterator<Item = (K, V)>) -> Peers
+where
+    K: AsRef<str>,
+    V: AsRef<[u8]>,
+{
+    let mut rejected = Vec::new();
+    let mut candidates = Vec::new();
+    for (key, value) in leases {
+        let key = key.as_ref();
+        match read(conf, own, key, value.as_ref()) {
+            Ok(candidate) => candidates.extend(candidate),
+            Err(reason) => rejected.push(Rejected { key: key.to_owned(), family: None, reason }),
+        }
+    }
+    candidates.sort_by(|a, b| a.key.cmp(&b.key));
+    let mut peers = Peers::default();
+    let mut halves: Vec<ByFamily<Option<Half>>> = vec![ByFamily::default(); candidates.len()];
+    for (family, conf) in conf.families() {
+        let mut table = Table { family, conf, own, candidates: &candidates, rejected: &mut rejected, shared: vec![] };
+        for (index, half) in table.judge() {
+            *halves[index].get_mut(family) = Some(half);
+        }
+        peers.shared.append(&mut table.shared);
+    }
+    for (candidate, halves) in candidates.into_iter().zip(halves) {
+        if halves != ByFamily::default() {
+            peers.good.push(Peer { key: candidate.key, backend_type: candidate.attrs.backend_type, halves });
+        }
+    }
+    rejected.sort_by(|a, b| (&a.key, a.family).cmp(&(&b.key, b.family)));
+    peers.rejected = rejected;
+    peers
+}
+
+/// Whether a subnet is one that a lease in `network` may claim at all, whoever else is there.
+///
+/// # Errors
+/// It is outside, or all of the network, or has host bits.
+pub fn shape(subnet: IpNetwork, network: IpNetwork) -> Result<(), Reason> {
+    if subnet.ip() != subnet.network() {
+        Err(Reason::HostBits(subnet))
+    } else if !within(subnet, network) {
+        Err(Reason::OutsideNetwork { subnet, network })
+    } else if subnet.prefix() == network.prefix() {
+        Err(Reason::WholeNetwork(subnet))
+    } else {
+        Ok(())
+    }
+}
+
+/// A lease that could be read.
+struct Candidate {
+    key: String,
+    subnets: Subnets,
+    attrs: LeaseAttrs,
+}
+
+/// `None` for this host's own lease.
+fn read(conf: &NetConf, own: &Own, key: &str, value: &[u8]) -> Result<Option<Candidate>, Reason> {
+    let subnets: Subnets = key.parse()?;
+    if subnets == own.subnets {
+        return Ok(None);
+    }
+    if !subnets.iter().any(|net| conf.family(net.into()).is_some()) {
+        return Err(Reason::FamilyOff);
+    }
+    let attrs = LeaseAttrs::parse(value)?;
+    Ok(Some(Candidate { key: key.to_owned(), subnets, attrs }))
+}
+
+/// One family of all leases.
+struct Table<'a> {
+    family: Family,
+    conf: &'a FamilyConf,
+    own: &'a Own,
+    candidates: &'a [Candidate],
+    rejected: &'a mut Vec<Rejected>,
+    shared: Vec<Shared>,
+}
+
+/// The believed subnets by their first address, with the last one and whose they are.
+type Claims = BTreeMap<u128, (u128, usize)>;
+
+impl Table<'_> {
+    /// The halves that are believed, by the index of their candidates.
+    fn judge(&mut self) -> BTreeMap<usize, Half> {
+        let mut claims = Claims::new();
+        let mut macs: HashMap<Mac, (IpAddr, usize)> = HashMap::new();
+        let mut good = BTreeMap::new();
+        for index in self.order() {
+            match self.half(index).and_then(|half| self.place(half, index, &mut claims, &mut macs)) {
+                Ok(half) => drop(good.insert(index, half)),
+                Err(Some(reason)) => self.reject(index, reason),
+                Err(None) => {}
+            }
+        }
+        let lost: Vec<(usize, Reason)> =
+            good.iter().filter_map(|(index, half)| Some((*index, self.loops(half, &claims)?))).collect();
+        for (index, reason) in lost {
+            good.remove(&index);
+            self.reject(index, reason);
+        }
+        self.note_shared(&good);
+        good
+    }
+
+    fn reject(&mut self, index: usize, reason: Reason) {
+        let key = self.candidates[index].key.clone();
+        self.rejected.push(Rejected { key, family: Some(self.family), reason });
+    }
+
+    /// The candidates with a subnet of the family, in the order in which they get what they claim.
+    fn order(&self) -> Vec<usize> {
+        let len = |index: usize| self.candidates[index].subnets.get(self.family).map(|net| net.prefix());
+        let mut order: Vec<usize> = (0..self.candidates.len()).filter(|index| len(*index).is_some()).collect();
+        // stable: the candidates are in the order of their keys
+        order.sort_by_key(|index| len(*index) != Some(self.conf.allocation.len));
+        order
+    }
+
+    /// What a candidate says of the family, if it makes sense by itself. `Err(None)` is a former lease of this host.
+    fn half(&self, index: usize) -> Result<Half, Option<Reason>> {
+        let Candidate { subnets, attrs, .. } = &self.candidates[index];
+        let subnet = subnets.get(self.family).ok_or(None)?;
+        let public = attrs.public(self.family);
+        let own_subnet = self.own.subnets.get(self.family);
+        if own_subnet == Some(subnet) && public.is_some_and(|addr| self.own.addresses.contains(&addr)) {
+            return Err(None);
+        }
+        shape(subnet, self.conf.network)?;
+        if let Some(own) = own_subnet.filter(|own| overlap(*own, subnet)) {
+            return Err(Some(Reason::OverlapsOwn { subnet, own }));
+        }
+        if let Some(address) = self.own.addresses.iter().copied().find(|addr| subnet.contains(*addr)) {
+            return Err(Some(Reason::ContainsOwn { subnet, address }));
+        }
+        let public = public.ok_or(Reason::NoAddress)?;
+        if let Some(what) = not_a_hosts(public) {
+            return Err(Some(Reason::Address { address: public, what }));
+        }
+        if self.own.addresses.contains(&public) {
+            return Err(Some(Reason::OwnAddress(public)));
+        }
+        if let Some(subnet) = [Some(subnet), own_subnet].into_iter().flatten().find(|net| net.contains(public)) {
+            return Err(Some(Reason::AddressInSubnet { address: public, subnet }));
+        }
+        Ok(Half { subnet, public, vtep: self.vtep(attrs)? })
+    }
+
+    /// A host that has left vxlan may still publish its VTEP while it keeps it. There it is an offer, and one that is
+    /// no good is no VTEP; for vxlan itself it is a must.
+    fn vtep(&self, attrs: &LeaseAttrs) -> Result<Option<VxlanData>, Reason> {
+        match (attrs.backend_type.as_str(), attrs.data(self.family)) {
+            ("vxlan", None) => Err(Reason::NoVtep),
+            ("vxlan", Some(data)) => self.read_vtep(data).map(Some),
+            ("host-gw", Some(data)) => Ok(self.read_vtep(data).ok()),
+            _ => Ok(None),
+        }
+    }
+
+    fn read_vtep(&self, data: &Json) -> Result<VxlanData, Reason> {
+        let vtep = VxlanData::parse(data).map_err(Reason::Vtep)?;
+        let mac = vtep.vtep_mac;
+        if !mac.is_unicast() {
+            Err(Reason::MacNotUnicast(mac))
+        } else if self.own.macs.contains(&mac) {
+            Err(Reason::OwnMac(mac))
+        } else {
+            Ok(vtep)
+        }
+    }
+
+    /// Gives the half its place beside those that came before.
+    fn place(
+        &self,
+        half: Half,
+        index: usize,
+        claims: &mut Claims,
+        macs: &mut HashMap<Mac, (IpAddr, usize)>,
+    ) -> Result<Half, Option<Reason>> {
+        let (first, last) = bounds(half.subnet);
+        // claims do not overlap each other, so only the last one that starts before our end can overlap us
+        if let Some((_, (_, winner))) = claims.range(..=last).next_back().filter(|(_, (end, _))| *end >= first) {
+            let winner = self.candidates[*winner].key.clone();
+            return Err(Some(Reason::Overlaps { subnet: half.subnet, winner }));
+        }
+        if let Some(VxlanData { vtep_mac: mac, .. }) = half.vtep {
+            let (public, winner) = macs.entry(mac).or_insert((half.public, index));
+            // one MAC behind one address is one host with a left-over lease: its entries do not contradict each other
+            if *public != half.public {
+                let winner = self.candidates[*winner].key.clone();
+                return Err(Some(Reason::SameMac { mac, winner }));
+            }
+        }
+        claims.insert(first, (last, index));
+        Ok(half)
+    }
+
+    /// A peer whose address is among the pods: packets to it would go to whoever claims these.
+    fn loops(&self, half: &Half, claims: &Claims) -> Option<Reason> {
+        let address = number(half.public);
+        let (_, (last, owner)) = claims.range(..=address).next_back()?;
+        let subnet = self.candidates[*owner].subnets.get(self.family)?;
+        (address <= *last).then_some(Reason::AddressInSubnet { address: half.public, subnet })
+    }
+
+    fn note_shared(&mut self, good: &BTreeMap<usize, Half>) {
+        let mut first: HashMap<IpAddr, usize> = HashMap::new();
+        for (index, Half { public, .. }) in good {
+            let holder = *first.entry(*public).or_insert(*index);
+            if holder != *index {
+                let [key, with] = [*index, holder].map(|i| self.candidates[i].key.clone());
+                self.shared.push(Shared { key, with, public: *public });
+            }
+        }
+    }
+}
+
+/// What the address is, when it is not one that a single host on the underlay can have.
+fn not_a_hosts(addr: IpAddr) -> Option<&'static str> {
+    match addr {
+        _ if addr.is_unspecified() => Some("the unspecified address"),
+        _ if addr.is_loopback() => Some("a loopback address"),
+        _ if addr.is_multicast() => Some("a multicast address"),
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
+        // RFC 1122 §3.2.1.3: 0.0.0.0/8 is this network; RFC 1112 §4: 240.0.0.0/4 is reserved
+        IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 240 => Some("a reserved address"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4 address in IPv6 form"),
+        _ => None,
+    }
+}
