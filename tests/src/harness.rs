@@ -21,6 +21,8 @@ use crate::need::Need;
 const TRIAL: &str = "--trial";
 /// … and of the one that finds out whether a sandbox can be had.
 const PROBE: &str = "--probe";
+/// How a line with a figure begins.
+const FIGURE: &str = "figure: ";
 /// Longer than any test may take.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -145,10 +147,16 @@ fn trial(name: &str) -> Result<(), Failed> {
     }
 }
 
+/// A number that was measured: the runner shows it.
+#[expect(clippy::print_stdout, reason = "a trial's standard output is read by its runner")]
+pub fn figure(what: impl std::fmt::Display) {
+    println!("{FIGURE}{what}");
+}
+
 /// Figures that a test measured are worth reading when it passes, too.
 #[expect(clippy::print_stderr, reason = "a test runner's own output")]
 fn show_figures(text: &str) {
-    for line in text.lines().filter(|line| line.starts_with("figure: ")) {
+    for line in text.lines().filter(|line| line.starts_with(FIGURE)) {
         eprintln!("{line}");
     }
 }

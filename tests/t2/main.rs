@@ -1,9 +1,17 @@
 //! Many hosts: network namespaces with the real daemon and the real plugins in them.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use flanneld::lab::cluster::{Cluster, Spec};
+use flanneld::lab::mode::{Mode, Path};
+use flanneld::lab::topology::Topology;
 use tests::harness::{self, Environment, Outcome, Test};
 
+mod heal;
+mod live;
+mod paths;
+mod store;
 mod underlay;
 
 /// A test function under its own name.
@@ -15,9 +23,53 @@ macro_rules! test {
 
 static TESTS: &[Test] = &[
     test!(underlay::every_host_reaches_every_host),
-    test!(underlay::a_bound_process_dies_with_its_parent),
+    test!(underlay::a_process_dies_with_the_thread_that_started_it),
+    test!(underlay::ten_thousand_a_second_cross_the_router),
+    test!(underlay::a_vxlan_packet_is_seen_and_opened),
     test!(underlay::nothing_is_left),
+    test!(paths::vxlan),
+    test!(paths::direct_routing),
+    test!(paths::host_gw),
+    test!(paths::vxlan_dual_stack),
+    test!(paths::direct_routing_dual_stack),
+    test!(paths::host_gw_dual_stack),
+    test!(paths::vxlan_adds_fifty_bytes_and_direct_none),
+    test!(paths::pods_are_detached_without_a_trace),
+    test!(live::direct_routing_and_back_under_traffic),
+    test!(live::host_gw_and_back_under_traffic),
+    test!(live::dual_stack_change_under_traffic),
+    test!(live::a_killed_daemon_loses_no_packet),
+    test!(heal::ipv4),
+    test!(heal::dual_stack),
+    test!(heal::host_gw),
+    test!(store::daemons_that_race_get_different_subnets),
+    test!(store::garbage_disturbs_nobody),
+    test!(store::hostile_leases_disturb_nobody),
 ];
+
+/// What a helper of a test fails with.
+type Failure = Box<dyn std::error::Error>;
+
+/// A cluster that works.
+fn up(topology: Topology, mode: Mode, dual_stack: bool) -> Result<Cluster, Box<dyn std::error::Error>> {
+    let spec = Spec { topology, mode, dual_stack, outlive: false };
+    Ok(Cluster::up(spec, &harness::executables()?)?)
+}
+
+/// Every pod gets an echo from every other that `mode` reaches, by the path that `mode` wants.
+fn all_pairs_answer(cluster: &Cluster, mode: Mode) -> Outcome {
+    cluster.wait_paths(mode)?;
+    for (from, to) in cluster.pairs() {
+        if mode.path(cluster.spec.topology.on_one_segment(from, to)) == Path::None {
+            continue;
+        }
+        for family in cluster.families() {
+            let echo = cluster.pinger(from, to, *family)?.echo(Duration::from_secs(2));
+            echo.map_err(|error| format!("pod{from} to pod{to} {family:?}: {error}"))?;
+        }
+    }
+    Ok(())
+}
 
 fn main() -> ExitCode {
     let environment = Environment {

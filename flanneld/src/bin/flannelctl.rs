@@ -1,2 +1,124 @@
-//! flannelctl
-fn main() {}
+//! flannelctl: the operator's tool.
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use flanneld::ctl::screen::Screen;
+use flanneld::ctl::{demo, install, status};
+use flanneld::lab::executables::Executables;
+use flanneld::lab::mode::Mode;
+use flanneld::lab::process::door;
+
+/// Shows, installs and explains the network.
+#[derive(Parser)]
+#[command(name = "flannelctl", version, max_term_width = 110)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show a network of hosts on this machine, in namespaces that vanish at the end
+    Demo {
+        /// How many hosts; every third is behind a router
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=30))]
+        hosts: u8,
+        /// The backend to begin with
+        #[arg(long, value_enum, default_value_t = Backend::Vxlan)]
+        backend: Backend,
+        /// IPv6, too
+        #[arg(long)]
+        dual_stack: bool,
+        /// Leave it up and print how to enter it
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Install the plugins: one executable under every plugin's name
+    Install {
+        /// Where the runtime looks for plugins
+        #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+        bin_dir: PathBuf,
+        /// The executable; without it the cni-plugins beside flannelctl
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+    },
+    /// Show this host's lease, backend and peers
+    Status {
+        /// The daemon's --subnet-file
+        #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
+        subnet_file: PathBuf,
+        /// As the daemon writes it
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Backend {
+    /// Every peer through VXLAN
+    Vxlan,
+    /// vxlan, but a peer on the same segment directly
+    DirectRouting,
+    /// Every peer directly
+    HostGw,
+}
+
+impl From<Backend> for Mode {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Vxlan => Self::Vxlan,
+            Backend::DirectRouting => Self::DirectRouting,
+            Backend::HostGw => Self::HostGw,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match door(std::env::args_os()) {
+        Some(error) => Err(error.into()),
+        None => run(Args::parse().command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // nothing can be done when standard error is closed
+            let _ = writeln!(io::stderr(), "flannelctl: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Box<dyn Error>> {
+    let mut screen = Screen::new(Box::new(io::stdout()), io::stdout().is_terminal());
+    match command {
+        Command::Demo { hosts, backend, dual_stack, keep } => {
+            screen.progress("flanneld and the plugins are built, if they are not yet")?;
+            // set by `cargo run`, which has built nothing but this program
+            let cargo = std::env::var_os("CARGO");
+            let executables = Executables::beside(&std::env::current_exe()?, cargo.as_deref())?;
+            let options = demo::Options { hosts: hosts.into(), backend: backend.into(), dual_stack, keep };
+            Ok(demo::run(&options, &executables, &mut screen)?)
+        }
+        Command::Install { bin_dir, from } => {
+            let beside = || std::env::current_exe().map(|me| me.with_file_name("cni-plugins"));
+            let from = from.map_or_else(beside, Ok)?;
+            for path in install::install(&from, &bin_dir)? {
+                screen.line(path.display())?;
+            }
+            Ok(())
+        }
+        Command::Status { subnet_file, json } => {
+            let (text, status) = status::read(&subnet_file)?;
+            if json {
+                screen.line(text.trim_end())?
+            } else {
+                status::show(&status, &mut screen)?
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,4 +1,6 @@
 //! The operator's tool.
 
+pub mod demo;
 pub mod install;
 pub mod screen;
+pub mod status;

@@ -5,14 +5,18 @@
 //! takes the world away with the last process in it.
 
 pub mod capture;
+pub mod cluster;
 pub mod error;
 pub mod executables;
 pub mod flow;
+pub mod mode;
 pub mod netns;
 pub mod ping;
+pub mod pods;
 pub mod process;
 pub mod sandbox;
 pub mod topology;
+pub mod traffic;
 pub mod wait;
 pub mod world;
 

@@ -1,0 +1,117 @@
+//! The backend changes while packets flow.
+
+use std::time::{Duration, Instant};
+
+use super::{DemoError, report, way};
+use crate::ctl::screen::Screen;
+use crate::lab;
+use crate::lab::cluster::Cluster;
+use crate::lab::flow::Counts;
+use crate::lab::mode::Mode;
+use crate::lab::topology::Topology;
+use crate::lab::traffic::{RATE, Traffic};
+
+/// Datagrams sent in each mode once all paths are the new ones: half a second.
+const PER_MODE: u64 = RATE / 2;
+
+/// A journey through modes, and who takes part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tour {
+    /// The first is the one that is there.
+    modes: [Mode; 3],
+    /// Only pairs that no router parts.
+    one_segment: bool,
+}
+
+/// From `mode` to others and back.
+pub(super) fn tours(mode: Mode, topology: &Topology) -> Vec<Tour> {
+    let there_and_back = |other, one_segment| Tour { modes: [mode, other, mode], one_segment };
+    let routed = topology.segments.len() > 1;
+    match mode {
+        Mode::Vxlan => vec![there_and_back(Mode::DirectRouting, false), there_and_back(Mode::HostGw, routed)],
+        Mode::DirectRouting => vec![there_and_back(Mode::Vxlan, false), there_and_back(Mode::HostGw, routed)],
+        Mode::HostGw => vec![there_and_back(Mode::Vxlan, false)],
+    }
+}
+
+/// Takes the tour under traffic. Gives what failed.
+pub(super) fn run(cluster: &Cluster, tour: &Tour, screen: &mut Screen) -> Result<Vec<String>, DemoError> {
+    let [first, then @ ..] = tour.modes;
+    let names: Vec<_> = tour.modes.iter().map(Mode::to_string).collect();
+    screen.title(format_args!("Live: {} ({})", names.join(" → "), who(tour)))?;
+    let pairs: Vec<_> = cluster.pairs().into_iter().filter(|pair| takes_part(cluster, tour, *pair)).collect();
+    let traffic = Traffic::start(cluster, &pairs)?;
+    screen.progress(format_args!("{} streams, {RATE} datagrams a second in all", traffic.streams()))?;
+    traffic.pass(PER_MODE)?;
+    let mut rows = Vec::new();
+    for (from, to) in [first, then[0]].into_iter().zip(then) {
+        screen.progress(format_args!("{from} → {to}"))?;
+        let took = change(cluster, to)?;
+        rows.push([format!("{from} → {to}"), format!("{:.1} ms", took.as_secs_f64() * 1e3)]);
+        traffic.pass(PER_MODE)?;
+        if to != first {
+            way::show_news(cluster, first, to, screen)?;
+        }
+    }
+    let counts = traffic.stop()?;
+    screen.table(["change", "all hosts' paths changed after"], &rows)?;
+    let text = counted(&counts);
+    screen.verdict(counts.lost == 0, format_args!("  {text}"))?;
+    let mut failures = Vec::new();
+    if counts.lost > 0 {
+        failures.push(format!("{}: {text}", names.join(" → ")));
+    }
+    // whoever was cut off meanwhile is back
+    if tour.one_segment {
+        failures.extend(report::pairs(cluster, first, screen)?);
+    }
+    Ok(failures)
+}
+
+fn who(tour: &Tour) -> &'static str {
+    if tour.one_segment { "the hosts on one segment" } else { "all hosts" }
+}
+
+fn takes_part(cluster: &Cluster, tour: &Tour, (from, to): (usize, usize)) -> bool {
+    !tour.one_segment || cluster.spec.topology.on_one_segment(from, to)
+}
+
+/// Changes the configuration and waits until every host has followed: how long that took.
+fn change(cluster: &Cluster, to: Mode) -> Result<Duration, lab::Error> {
+    let started = Instant::now();
+    cluster.configure(to)?;
+    cluster.wait_paths(to)?;
+    Ok(started.elapsed())
+}
+
+fn counted(counts: &Counts) -> String {
+    format!(
+        "{} sent at {} a second, {} lost, {} duplicated, {} reordered; longest pause {:.1} ms",
+        counts.sent,
+        counts.rate(),
+        counts.lost,
+        counts.duplicated,
+        counts.reordered,
+        counts.longest_gap.as_secs_f64() * 1e3
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tours_come_back() {
+        for (mode, topology) in [
+            (Mode::Vxlan, Topology::every_third_routed(3)),
+            (Mode::DirectRouting, Topology::every_third_routed(3)),
+            (Mode::HostGw, Topology::flat(2)),
+        ] {
+            for tour in tours(mode, &topology) {
+                assert_eq!((tour.modes[0], tour.modes[2]), (mode, mode));
+                // host-gw cuts routed hosts off
+                assert_eq!(tour.one_segment, tour.modes.contains(&Mode::HostGw) && topology.segments.len() > 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `flannelctl status`: what the daemon on this host says of itself.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::ctl::screen::Screen;
+use crate::status::{Reach, Status, path_beside};
+
+/// Why there is no status to show.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// The daemon has written none.
+    #[error(
+        "status: {}: not found: flanneld has not run on this host since it booted, or it has another --subnet-file (name it)",
+        .0.display()
+    )]
+    Absent(PathBuf),
+    /// The file cannot be read.
+    #[error("status: read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is something else.
+    #[error("status: {}: {source}: it is not what flanneld of this version writes", path.display())]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: serde_json::Error,
+    },
+}
+
+/// The text of the status of the daemon that writes `subnet_file`, and what it says.
+pub fn read(subnet_file: &Path) -> Result<(String, Status), StatusError> {
+    let path = path_beside(subnet_file);
+    let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => StatusError::Absent(path.clone()),
+        _ => StatusError::Read { path: path.clone(), source },
+    })?;
+    let status = serde_json::from_str(&text).map_err(|source| StatusError::Decode { path, source })?;
+    Ok((text, status))
+}
+
+/// Shows `status` as tables.
+pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
+    screen.table(["this host", ""], &host(status))?;
+    if let Some(error) = &status.last_error {
+        screen.verdict(false, format_args!("\n  error: {error}"))?;
+    }
+    screen.title(format_args!("Peers ({})", status.peers.len()))?;
+    screen.table(["subnet", "underlay", "VTEP", "path", "reason"], &peers(status))?;
+    if !status.rejected.is_empty() {
+        screen.title("Ignored in the store")?;
+        let rows: Vec<_> = status.rejected.iter().map(|r| [r.key.clone(), r.reason.clone()]).collect();
+        screen.table(["key", "reason"], &rows)?;
+    }
+    Ok(())
+}
+
+fn host(status: &Status) -> Vec<[String; 2]> {
+    let backend = if status.direct_routing { "vxlan with DirectRouting" } else { &*status.backend };
+    let underlay = status.underlay.as_ref().map(|underlay| format!("{}, MTU {}", underlay.dev, underlay.mtu));
+    let running = Path::new("/proc").join(status.pid.to_string()).exists();
+    let row = |name: &str, value: String| [name.to_owned(), if value.is_empty() { "-".into() } else { value }];
+    vec![
+        row("daemon", format!("process {}{}", status.pid, if running { "" } else { ", not running" })),
+        row("backend", backend.to_owned()),
+        row("network", joined(&status.network)),
+        row("lease", joined(&status.subnets)),
+        row("address", joined(&status.public_ips)),
+        row("underlay", underlay.unwrap_or_default()),
+        row("pods' MTU", status.mtu.to_string()),
+        row("last pass", status.last_reconcile.clone().unwrap_or_default()),
+    ]
+}
+
+fn peers(status: &Status) -> Vec<[String; 5]> {
+    let path = |reach| match reach {
+        Reach::Direct => "direct",
+        Reach::Vxlan => "VXLAN",
+        Reach::Unreachable => "none",
+    };
+    let row = |peer: &crate::status::Peer| {
+        [
+            peer.subnet.to_string(),
+            peer.public_ip.to_string(),
+            peer.vtep_mac.clone().unwrap_or_else(|| "-".into()),
+            path(peer.path).to_owned(),
+            peer.reason.clone(),
+        ]
+    };
+    status.peers.iter().map(row).collect()
+}
+
+fn joined<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATUS: &str = concat!(
+        r#"{"pid":0,"backend":"vxlan","directRouting":true,"network":["10.5.0.0/16"],"subnets":["10.5.1.0/24"],"#,
+        r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
+        r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"same segment","vtepMAC":null}],"#,
+        r#""rejected":[{"key":"x","reason":"not a subnet"}],"lastError":"no store","lastReconcile":null}"#,
+    );
+
+    fn shown(json: &str) -> Result<String, StatusError> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("status.json"), json).unwrap();
+        let (text, status) = read(&dir.path().join("subnet.env"))?;
+        assert_eq!(text, json);
+        let out = dir.path().join("out");
+        show(&status, &mut Screen::new(Box::new(fs::File::create(&out).unwrap()), false)).unwrap();
+        Ok(fs::read_to_string(out).unwrap())
+    }
+
+    #[test]
+    fn everything_is_shown() {
+        let text = shown(STATUS).unwrap();
+        for words in [
+            "process 0, not running",
+            "vxlan with DirectRouting",
+            "eth0, MTU 1500",
+            "error: no store",
+            "10.5.2.0/24  192.0.2.2  -     direct  same segment",
+            "x    not a subnet",
+        ] {
+            assert!(text.contains(words), "{words:?} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_absent_and_a_broken_file_are_told_apart() {
+        let absent = read(Path::new("/no/such/subnet.env")).unwrap_err().to_string();
+        assert!(absent.contains("/no/such/status.json: not found: flanneld has not run"), "{absent}");
+        assert!(shown("{").unwrap_err().to_string().contains("it is not what flanneld of this version writes"));
+    }
+}

@@ -1,0 +1,103 @@
+//! The three ways to reach a peer, as a network configuration and as what must come of it. Pure.
+
+use std::fmt;
+
+use serde_json::json;
+
+/// The pods' networks.
+pub const NETWORK: &str = "10.244.0.0/16";
+/// The same for IPv6: a /64 per host.
+pub const NETWORK_V6: &str = "fd10:244::/48";
+
+/// A backend, with its one option that changes paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Every peer through VXLAN.
+    Vxlan,
+    /// A peer on the same segment directly, the others through VXLAN.
+    DirectRouting,
+    /// A peer on the same segment directly, the others not at all.
+    HostGw,
+}
+
+/// How packets travel from host to host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// In VXLAN, by this device.
+    Vxlan,
+    /// Bare, by the underlay.
+    Direct,
+    /// Not.
+    None,
+}
+
+impl Mode {
+    /// The network configuration for the store.
+    pub fn config(self, dual_stack: bool) -> String {
+        let mut config = json!({ "Network": NETWORK, "Backend": self.backend() });
+        if dual_stack {
+            config["EnableIPv6"] = true.into();
+            config["IPv6Network"] = NETWORK_V6.into();
+        }
+        config.to_string()
+    }
+
+    /// What the path between two hosts must be.
+    pub fn path(self, on_one_segment: bool) -> Path {
+        match (self, on_one_segment) {
+            (Self::Vxlan, _) | (Self::DirectRouting, false) => Path::Vxlan,
+            (Self::DirectRouting | Self::HostGw, true) => Path::Direct,
+            (Self::HostGw, false) => Path::None,
+        }
+    }
+
+    fn backend(self) -> serde_json::Value {
+        match self {
+            Self::Vxlan => json!({ "Type": "vxlan" }),
+            Self::DirectRouting => json!({ "Type": "vxlan", "DirectRouting": true }),
+            Self::HostGw => json!({ "Type": "host-gw" }),
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vxlan => "vxlan",
+            Self::DirectRouting => "vxlan with DirectRouting",
+            Self::HostGw => "host-gw",
+        })
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vxlan => "VXLAN",
+            Self::Direct => "direct",
+            Self::None => "none",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configurations() {
+        assert_eq!(Mode::Vxlan.config(false), r#"{"Backend":{"Type":"vxlan"},"Network":"10.244.0.0/16"}"#);
+        assert_eq!(
+            Mode::DirectRouting.config(true),
+            r#"{"Backend":{"DirectRouting":true,"Type":"vxlan"},"EnableIPv6":true,"IPv6Network":"fd10:244::/48","Network":"10.244.0.0/16"}"#
+        );
+    }
+
+    #[test]
+    fn paths() {
+        let paths = |mode: Mode| [mode.path(true), mode.path(false)];
+        assert_eq!(paths(Mode::Vxlan), [Path::Vxlan, Path::Vxlan]);
+        assert_eq!(paths(Mode::DirectRouting), [Path::Direct, Path::Vxlan]);
+        assert_eq!(paths(Mode::HostGw), [Path::Direct, Path::None]);
+    }
+}

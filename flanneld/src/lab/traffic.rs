@@ -1,0 +1,60 @@
+//! Streams between many pods at once.
+
+use std::time::Duration;
+
+use super::Error;
+use super::cluster::Cluster;
+use super::flow::{Counts, Flow};
+use super::wait::eventually;
+
+/// Datagrams a second, all streams together.
+pub const RATE: u64 = 10_000;
+/// More threads than this would only compete for the cores.
+const STREAMS: usize = 8;
+/// For what takes seconds when all is well.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Running streams.
+#[derive(Debug)]
+pub struct Traffic {
+    flows: Vec<Flow>,
+}
+
+impl Traffic {
+    /// Starts a stream for each pair and family, up to eight, [`RATE`] together.
+    pub fn start(cluster: &Cluster, pairs: &[(usize, usize)]) -> Result<Self, Error> {
+        let of = |(from, to): &(usize, usize)| {
+            let (from, to) = (*from, *to);
+            cluster.families().iter().map(move |family| (from, to, *family))
+        };
+        let ends: Vec<_> = pairs.iter().flat_map(of).take(STREAMS).collect();
+        let rate = RATE / ends.len().max(1) as u64;
+        let flows = ends.into_iter().map(|(from, to, family)| cluster.flow(from, to, family, rate));
+        Ok(Self { flows: flows.collect::<Result<_, _>>()? })
+    }
+
+    /// How many streams there are.
+    pub fn streams(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Datagrams sent up to now.
+    pub fn sent(&self) -> u64 {
+        self.flows.iter().map(Flow::sent).sum()
+    }
+
+    /// Lets so many datagrams pass.
+    pub fn pass(&self, datagrams: u64) -> Result<(), Error> {
+        let goal = self.sent() + datagrams;
+        eventually("the streams go on", PATIENCE, || match self.sent() {
+            sent if sent >= goal => Ok(()),
+            sent => Err(format!("{sent} of {goal} datagrams sent")),
+        })
+    }
+
+    /// Stops all and counts.
+    pub fn stop(self) -> Result<Counts, Error> {
+        let counts: Result<Vec<_>, _> = self.flows.into_iter().map(Flow::stop).collect();
+        Ok(counts?.iter().fold(Counts::default(), Counts::and))
+    }
+}

@@ -1,0 +1,93 @@
+//! What somebody deletes is back in 100 ms.
+
+use std::time::{Duration, Instant};
+
+use flanneld::lab::cluster::Cluster;
+use flanneld::lab::mode::Mode;
+use flanneld::lab::topology::Topology;
+use flanneld::lab::wait::eventually;
+use kernel::Kernel;
+use kernel::diff::Step;
+use kernel::state::{RouteScope, Scope, State};
+use kernel::types::{IfName, RouteProtocol, TableId};
+use tests::harness::figure;
+
+use crate::{Failure, Outcome, all_pairs_answer, up};
+
+/// What is promised, and what is waited before giving up.
+const PROMISED: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub fn ipv4() -> Outcome {
+    heals(&up(Topology::every_third_routed(3), Mode::DirectRouting, false)?, &["flannel.1"], Mode::DirectRouting)
+}
+
+pub fn dual_stack() -> Outcome {
+    heals(&up(Topology::flat(2), Mode::Vxlan, true)?, &["flannel.1", "flannel-v6.1"], Mode::Vxlan)
+}
+
+pub fn host_gw() -> Outcome {
+    heals(&up(Topology::flat(2), Mode::HostGw, false)?, &[], Mode::HostGw)
+}
+
+fn heals(cluster: &Cluster, devices: &[&str], mode: Mode) -> Outcome {
+    let devices = devices.iter().map(|name| IfName::new(name)).collect::<Result<Vec<_>, _>>()?;
+    let scope = Scope {
+        links: devices.clone(),
+        addresses: devices.clone(),
+        neighbours: devices,
+        routes: Some(RouteScope {
+            table: TableId::MAIN,
+            protocol: Some(RouteProtocol::FLANNEL),
+            adopt: Vec::new(),
+            dev: None,
+        }),
+        ..Scope::default()
+    };
+    let mut kernel = cluster.world.host(1)?.kernel()?;
+    let whole = settled(&mut kernel, &scope)?;
+    let steps = deletions(&whole);
+    assert!(!steps.is_empty());
+    for step in steps {
+        let took = heal(&mut kernel, &scope, &whole, &step)?;
+        figure(format_args!("`{step}`: back after {:.1} ms", took.as_secs_f64() * 1e3));
+        assert!(took <= PROMISED, "`{step}`: back after {took:?}");
+    }
+    all_pairs_answer(cluster, mode)
+}
+
+/// The state once it is the same at two looks.
+fn settled(kernel: &mut Kernel, scope: &Scope) -> Result<State, Failure> {
+    let mut last = kernel.observe(scope)?;
+    Ok(eventually("the host's state settles", PATIENCE, || {
+        let now = kernel.observe(scope).map_err(|error| error.to_string())?;
+        let same = now == last;
+        last = now;
+        if same { Ok(last.clone()) } else { Err(format!("{last:?}")) }
+    })?)
+}
+
+/// One deletion of each object, devices last.
+fn deletions(whole: &State) -> Vec<Step> {
+    let mut steps = Vec::new();
+    steps.extend(whole.routes.iter().map(|(key, route)| Step::DeleteRoute(key.clone(), route.clone())));
+    steps.extend(whole.fdb.iter().map(|(key, dst)| Step::DeleteFdb(key.clone(), *dst)));
+    steps.extend(whole.neighbours.keys().map(|key| Step::DeleteNeighbour(key.clone())));
+    steps.extend(whole.addresses.keys().map(|key| Step::DeleteAddress(key.clone())));
+    steps.extend(whole.links.keys().map(|name| Step::DeleteLink(name.clone())));
+    steps
+}
+
+/// Takes the step and measures until the state is whole again. That the deletion was one is seen first, or, when the
+/// repair was faster than the look, from the kernel's answer to the step.
+fn heal(kernel: &mut Kernel, scope: &Scope, whole: &State, step: &Step) -> Result<Duration, Failure> {
+    let started = Instant::now();
+    let report = kernel.apply(std::slice::from_ref(step));
+    assert!(report.failed.is_empty(), "{report:?}");
+    eventually(format_args!("`{step}` is undone"), PATIENCE, || {
+        // a name may stand for another index now
+        let now = kernel.observe(scope).map_err(|error| error.to_string())?;
+        if now == *whole { Ok(()) } else { Err(format!("{now:?}")) }
+    })?;
+    Ok(started.elapsed())
+}

@@ -1,0 +1,111 @@
+//! What else is in the store: rivals, garbage and lies.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
+use flanneld::lab::mode::Mode;
+use flanneld::lab::topology::Topology;
+use flanneld::lab::wait::eventually;
+use kernel::types::TableId;
+
+use crate::{Failure, Outcome, all_pairs_answer, harness, up};
+
+pub fn daemons_that_race_get_different_subnets() -> Outcome {
+    let spec = Spec { topology: Topology::flat(12), mode: Mode::HostGw, dual_stack: true, outlive: false };
+    let mut cluster = Cluster::prepare(spec, &harness::executables()?)?;
+    cluster.start_daemons()?;
+    cluster.wait_ready()?;
+    let mut subnets = BTreeSet::new();
+    for host in cluster.spec.topology.hosts() {
+        let status = eventually(format_args!("host{host} knows the others"), PATIENCE, || {
+            let status = Cluster::status(host).ok_or("no status")?;
+            let peers: BTreeSet<_> = status.peers.iter().map(|peer| peer.public_ip).collect();
+            // one entry per host and family
+            if status.peers.len() == 22 && peers.len() == 22 { Ok(status) } else { Err(format!("{status:?}")) }
+        })?;
+        assert_eq!(status.subnets.len(), 2, "{status:?}");
+        subnets.extend(status.subnets);
+    }
+    assert_eq!(subnets.len(), 24);
+    Ok(())
+}
+
+/// Puts files into the folder of leases and waits until both hosts have seen the last of them.
+fn poison(files: &[(&str, String)]) -> Outcome {
+    for (name, content) in files {
+        fs::write(Cluster::leases_dir().join(name), content)?;
+    }
+    Ok(())
+}
+
+/// The routes of host 1 as text, without those of its own links.
+fn routes(cluster: &Cluster) -> Result<Vec<String>, Failure> {
+    let routes = cluster.world.host(1)?.kernel()?.routes(TableId::MAIN)?;
+    Ok(routes.iter().map(|(key, route)| format!("{} {:?} {:?}", key.dst, route.dev, route.via)).collect())
+}
+
+pub fn garbage_disturbs_nobody() -> Outcome {
+    let cluster = up(Topology::flat(2), Mode::Vxlan, false)?;
+    let before = routes(&cluster)?;
+    poison(&[
+        ("README", "not a lease".into()),
+        ("..hidden", String::new()),
+        ("10.244.250.0-24", "{".into()),
+        ("10.244.251.0-24", String::new()),
+        ("10.244.252.0-24", "[1,2]".into()),
+        ("10.244.253.0-24", "x".repeat(1 << 20)),
+        ("10.244.254.0-99", r#"{"PublicIP":"192.168.1.50","PublicIPv6":null,"BackendType":"vxlan"}"#.into()),
+    ])?;
+    fs::create_dir(Cluster::leases_dir().join("10.244.249.0-24"))?;
+    // a change that comes after the garbage is followed: it was read, and it stopped nothing
+    cluster.configure(Mode::DirectRouting)?;
+    all_pairs_answer(&cluster, Mode::DirectRouting)?;
+    cluster.configure(Mode::Vxlan)?;
+    all_pairs_answer(&cluster, Mode::Vxlan)?;
+    assert_eq!(routes(&cluster)?, before);
+    is_named(&["10.244.250.0-24", "10.244.252.0-24"])
+}
+
+pub fn hostile_leases_disturb_nobody() -> Outcome {
+    let cluster = up(Topology::flat(2), Mode::Vxlan, false)?;
+    let before = routes(&cluster)?;
+    let own = Cluster::status(1).and_then(|status| status.subnets.first().copied()).ok_or("no lease")?;
+    let liar = |public_ip: &str, mac: &str| {
+        format!(
+            r#"{{"PublicIP":"{public_ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+        )
+    };
+    let good = "02:00:00:00:00:01";
+    let half = format!("{}-25", own.network());
+    let lies = [
+        ("0.0.0.0-0", liar("192.168.1.50", good)),
+        ("10.0.0.0-8", liar("192.168.1.51", good)),
+        ("10.244.0.0-16", liar("192.168.1.52", good)),
+        ("192.168.1.0-24", liar("192.168.1.53", good)),
+        (&half, liar("192.168.1.54", good)),
+        ("10.244.240.0-24", liar("0.0.0.0", good)),
+        ("10.244.241.0-24", liar("127.0.0.1", good)),
+        ("10.244.242.0-24", liar("224.0.0.1", good)),
+        ("10.244.243.0-24", liar("192.168.1.55", "ff:ff:ff:ff:ff:ff")),
+        ("10.244.244.0-24", liar("192.168.1.56", "no MAC")),
+    ];
+    poison(&lies)?;
+    is_named(&lies.each_ref().map(|(key, _)| *key))?;
+    all_pairs_answer(&cluster, Mode::Vxlan)?;
+    assert_eq!(routes(&cluster)?, before);
+    Ok(())
+}
+
+/// Both hosts say of each key that they ignore it.
+fn is_named(keys: &[&str]) -> Outcome {
+    for host in [1, 2] {
+        eventually(format_args!("host{host} names what it ignores"), PATIENCE, || {
+            let status = Cluster::status(host).ok_or("no status")?;
+            let named = |key: &&&str| status.rejected.iter().any(|rejected| rejected.key.contains(**key));
+            let unnamed: Vec<_> = keys.iter().filter(|key| !named(key)).collect();
+            if unnamed.is_empty() { Ok(()) } else { Err(format!("not {unnamed:?} in {:?}", status.rejected)) }
+        })?;
+    }
+    Ok(())
+}
