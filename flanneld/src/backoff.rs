@@ -1,0 +1,42 @@
+//! How long to wait before the next attempt.
+
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// 100 ms, and twice as long each time up to 30 s.
+#[derive(Debug, Clone, Default)]
+pub struct Backoff {
+    attempts: u32,
+}
+
+impl Backoff {
+    /// The wait before the next attempt.
+    #[expect(clippy::should_implement_trait, reason = "this never ends, so it is no iterator")]
+    pub fn next(&mut self) -> Duration {
+        let wait = FIRST.saturating_mul(1 << self.attempts.min(16)).min(LONGEST);
+        self.attempts = self.attempts.saturating_add(1);
+        wait
+    }
+
+    /// An attempt succeeded.
+    pub fn reset(&mut self) {
+        self.attempts = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_grows_to_a_limit() {
+        let mut backoff = Backoff::default();
+        let waits: Vec<_> = (0..12).map(|_| backoff.next().as_millis()).collect();
+        assert_eq!(waits[..4], [100, 200, 400, 800]);
+        assert_eq!(waits[9..], [30_000; 3]);
+        backoff.reset();
+        assert_eq!(backoff.next(), FIRST);
+    }
+}

@@ -1,0 +1,79 @@
+//! How Go's `flag` package reads a command line: one dash or two, `-name=value` or `-name value`, a switch takes a value
+//! only after `=`, and everything after the first word that is no flag is left alone.
+
+/// One flag as it was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Flag {
+    /// Without dashes.
+    pub(super) name: String,
+    /// Its value; of a switch, `true` or `false`.
+    pub(super) value: String,
+    /// A switch.
+    pub(super) boolean: bool,
+}
+
+impl Flag {
+    /// The same in the one spelling that the parser behind sees.
+    pub(super) fn to_arg(&self) -> String {
+        match (self.name.as_str(), self.boolean) {
+            ("h", _) => "--help".to_owned(),
+            (name, true) => format!("--{name}"),
+            (name, false) => format!("--{name}={}", self.value),
+        }
+    }
+}
+
+/// A command line taken apart.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    pub(super) flags: Vec<Flag>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Takes `args` apart; `boolean` says whether a name is a switch, `None` for an unknown one.
+pub(super) fn read(args: &[String], boolean: impl Fn(&str) -> Option<bool>) -> Line {
+    let mut line = Line::default();
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        let Some(body) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|b| !b.is_empty()) else {
+            let left: Vec<_> = std::iter::once(arg).filter(|a| *a != "--").chain(rest).map(String::as_str).collect();
+            if !left.is_empty() {
+                line.warnings
+                    .push(format!("ignored, because no flag comes after a word that is none: {}", left.join(" ")));
+            }
+            break;
+        };
+        let (name, given) = match body.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (body, None),
+        };
+        line.flags.push(flag(name, given, boolean(name), &mut rest));
+    }
+    line
+}
+
+fn flag(name: &str, given: Option<String>, boolean: Option<bool>, rest: &mut std::slice::Iter<'_, String>) -> Flag {
+    let name = name.to_owned();
+    match (boolean, given) {
+        (Some(true), given) => {
+            let value = given.map_or("true".to_owned(), |v| truth(&v).map_or(v, |t| t.to_string()));
+            Flag { boolean: value == "true", name, value }
+        }
+        (Some(false), None) => match rest.next() {
+            Some(value) => Flag { name, value: value.clone(), boolean: false },
+            // without a value: the parser behind says so
+            None => Flag { name, value: String::new(), boolean: true },
+        },
+        (_, Some(value)) => Flag { name, value, boolean: false },
+        (None, None) => Flag { name, value: String::new(), boolean: true },
+    }
+}
+
+/// Go's `strconv.ParseBool`.
+pub(super) fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}

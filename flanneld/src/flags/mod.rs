@@ -1,0 +1,194 @@
+//! The command line and the `FLANNELD_*` variables: upstream's names and Go's rules for reading them.
+
+mod absent;
+mod go;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+
+/// What the daemon was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The embedded store's directory.
+    pub store_dir: PathBuf,
+    /// The layout below it.
+    pub etcd_prefix: String,
+    /// How the underlay's interface is found.
+    pub select: Select,
+    /// Where subnet.env is written; status.json lies beside it.
+    pub subnet_file: PathBuf,
+    /// How long before its expiry a lease is renewed.
+    pub renew_margin: Duration,
+    /// klog's verbosity.
+    pub verbosity: i32,
+    /// What was read but means nothing: for a warning each.
+    pub warnings: Vec<String>,
+}
+
+/// The options that choose the underlay's interface and the published addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Select {
+    /// Names or addresses, tried in order.
+    pub iface: Vec<String>,
+    /// Patterns, checked, tried in order after all of `iface`.
+    pub iface_regex: Vec<String>,
+    /// The interface of the route to this address, tried last.
+    pub can_reach: Option<IpAddr>,
+    /// Published instead of the interface's address.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Published instead of the interface's IPv6 address.
+    pub public_ipv6: Option<Ipv6Addr>,
+}
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Run the daemon.
+    Run(Box<Options>),
+    /// Print this and succeed.
+    Print(String),
+}
+
+/// A command line that cannot be followed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlagError {
+    /// Said by the parser, with usage.
+    #[error("{0}")]
+    Usage(String),
+    /// A flag of upstream's whose part does not exist here.
+    #[error("flanneld: --{flag}: {missing} not in this version; leave the flag out")]
+    Absent {
+        /// Without dashes.
+        flag: String,
+        /// Subject and verb.
+        missing: &'static str,
+    },
+    /// No store was named.
+    #[error(
+        "flanneld: --store-dir DIR is needed: leases are kept there (the etcd and Kubernetes stores are not in this version)"
+    )]
+    NoStore,
+    /// `--etcd-prefix` leaves the store's directory.
+    #[error("flanneld: --etcd-prefix {0:?}: a prefix has one or more parts, none of them . or ..")]
+    Prefix(String),
+}
+
+/// Keeps this host's overlay network equal to the leases in the store.
+#[derive(Parser)]
+#[command(name = "flanneld", args_override_self = true, disable_help_subcommand = true, max_term_width = 110)]
+struct Raw {
+    /// Directory of the embedded store: DIR/PREFIX/config and DIR/PREFIX/subnets; several daemons may share it
+    #[arg(long, value_name = "DIR")]
+    store_dir: Option<PathBuf>,
+    /// The layout below the store's directory
+    #[arg(long, default_value = "/coreos.com/network")]
+    etcd_prefix: String,
+    /// Interface (name or address) for the traffic between hosts; may be given several times, the first that matches is used
+    #[arg(long)]
+    iface: Vec<String>,
+    /// Regular expression for the interface's name or address, tried after --iface; may be given several times
+    #[arg(long, value_parser = pattern)]
+    iface_regex: Vec<String>,
+    /// Use the interface of the route to this address
+    #[arg(long, value_name = "IP")]
+    iface_can_reach: Option<IpAddr>,
+    /// Where the result is written for the CNI plugin; status.json lies beside it
+    #[arg(long, default_value = "/run/flannel/subnet.env")]
+    subnet_file: PathBuf,
+    /// Address that the other hosts send to
+    #[arg(long, value_name = "IP")]
+    public_ip: Option<Ipv4Addr>,
+    /// IPv6 address that the other hosts send to
+    #[arg(long, value_name = "IP")]
+    public_ipv6: Option<Ipv6Addr>,
+    /// Renew the lease so many minutes before it expires (1 to 1439)
+    #[arg(long, default_value_t = 60, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=1439))]
+    subnet_lease_renew_margin: u64,
+    /// Print the version
+    #[arg(long)]
+    version: bool,
+    /// Verbosity: 0 changes, 1 each step, 4 everything
+    #[arg(long = "v", short = 'v', default_value_t = 0)]
+    v: i32,
+}
+
+fn pattern(text: &str) -> Result<String, regex_lite::Error> {
+    regex_lite::Regex::new(text).map(|_| text.to_owned())
+}
+
+/// Reads a command line (without the program's name) and an environment.
+pub fn parse(args: &[String], env: &BTreeMap<String, String>) -> Result<Command, FlagError> {
+    let known = Raw::command();
+    let mut line = go::read(args, |name| boolean(&known, name));
+    if line.flags.iter().any(|f| f.name == "version" && f.value != "false") {
+        return Ok(Command::Print(format!("v{}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    add_environment(&known, &mut line, env);
+    let flags = absent::refuse(line.flags)?;
+    let raw =
+        match Raw::try_parse_from(std::iter::once("flanneld".to_owned()).chain(flags.iter().map(go::Flag::to_arg))) {
+            Ok(raw) => raw,
+            Err(help) if help.kind() == ErrorKind::DisplayHelp => return Ok(Command::Print(help.to_string())),
+            Err(error) => return Err(FlagError::Usage(error.to_string())),
+        };
+    options(raw, line.warnings).map(|options| Command::Run(Box::new(options)))
+}
+
+fn options(raw: Raw, warnings: Vec<String>) -> Result<Options, FlagError> {
+    let parts: Vec<_> = raw.etcd_prefix.split('/').filter(|p| !p.is_empty()).collect();
+    if parts.is_empty() || parts.iter().any(|p| matches!(*p, "." | "..")) {
+        return Err(FlagError::Prefix(raw.etcd_prefix));
+    }
+    Ok(Options {
+        store_dir: raw.store_dir.ok_or(FlagError::NoStore)?,
+        etcd_prefix: parts.join("/"),
+        select: Select {
+            iface: raw.iface,
+            iface_regex: raw.iface_regex,
+            can_reach: raw.iface_can_reach,
+            public_ip: raw.public_ip,
+            public_ipv6: raw.public_ipv6,
+        },
+        subnet_file: raw.subnet_file,
+        renew_margin: Duration::from_secs(raw.subnet_lease_renew_margin * 60),
+        verbosity: raw.v,
+        warnings,
+    })
+}
+
+/// `Some(true)` for a flag that takes no separate value, `None` for one nobody knows.
+fn boolean(known: &clap::Command, name: &str) -> Option<bool> {
+    if matches!(name, "help" | "h") {
+        return Some(true);
+    }
+    let ours = known.get_arguments().find(|arg| arg.get_long() == Some(name));
+    ours.map(|arg| !arg.get_action().takes_values()).or_else(|| absent::boolean(name))
+}
+
+/// Adds `FLANNELD_<FLAG>` for every flag that the command line does not set. As upstream, a variable that does not
+/// parse is named and left out: a unit file's stale variable must not keep a host without a network.
+fn add_environment(known: &clap::Command, line: &mut go::Line, env: &BTreeMap<String, String>) {
+    let ours = known.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned);
+    for name in ours.chain(absent::names().map(str::to_owned)) {
+        let variable = format!("FLANNELD_{}", name.to_uppercase().replace('-', "_"));
+        let Some(value) = env.get(&variable).filter(|v| !v.is_empty()) else { continue };
+        if matches!(name.as_str(), "version" | "help") || line.flags.iter().any(|f| f.name == name) {
+            continue;
+        }
+        let flag = go::Flag { name, value: value.clone(), boolean: false };
+        let reads = absent::boolean(&flag.name).is_some() || Raw::try_parse_from(["flanneld", &flag.to_arg()]).is_ok();
+        if reads {
+            line.flags.push(flag);
+        } else {
+            line.warnings.push(format!("{variable}={value}: not a value for --{}; ignored", flag.name));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

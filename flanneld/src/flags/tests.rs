@@ -1,0 +1,113 @@
+use super::*;
+
+fn parse_with(args: &[&str], env: &[(&str, &str)]) -> Result<Command, FlagError> {
+    let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
+    let env = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    parse(&args, &env)
+}
+
+#[track_caller]
+fn run(args: &[&str], env: &[(&str, &str)]) -> Options {
+    match parse_with(args, env) {
+        Ok(Command::Run(options)) => *options,
+        other => panic!("{args:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn one_dash_two_dashes_and_both_ways_to_give_a_value() {
+    let args = ["-store-dir", "/s", "--iface=eth0", "-iface", "eth1", "-v=4", "--subnet-lease-renew-margin", "5"];
+    let options = run(&args, &[]);
+    assert_eq!(options.store_dir, PathBuf::from("/s"));
+    assert_eq!(options.select.iface, ["eth0", "eth1"]);
+    assert_eq!(options.verbosity, 4);
+    assert_eq!(options.renew_margin, Duration::from_secs(300));
+    assert_eq!(options.etcd_prefix, "coreos.com/network");
+    assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
+}
+
+#[test]
+fn a_value_may_begin_with_a_dash_and_the_last_one_counts() {
+    assert_eq!(run(&["-store-dir", "-odd", "-v", "1", "-v", "2"], &[]).store_dir, PathBuf::from("-odd"));
+    assert_eq!(run(&["-store-dir=/a", "-store-dir=/b", "-v", "1", "-v", "2"], &[]).verbosity, 2);
+}
+
+#[test]
+fn words_end_the_flags() {
+    let options = run(&["-store-dir=/a", "word", "-v=3"], &[]);
+    assert_eq!(options.verbosity, 0);
+    assert!(options.warnings[0].ends_with(": word -v=3"), "{:?}", options.warnings);
+    assert!(run(&["-store-dir=/a", "--"], &[]).warnings.is_empty());
+}
+
+#[test]
+fn variables_fill_what_the_line_leaves_open() {
+    let env = [
+        ("FLANNELD_STORE_DIR", "/env"),
+        ("FLANNELD_V", "2"),
+        ("FLANNELD_IFACE", "a,b"),
+        ("FLANNELD_PUBLIC_IP", ""),
+        ("FLANNELD_VERSION", "true"),
+    ];
+    let options = run(&["-v=1"], &env);
+    assert_eq!(options.store_dir, PathBuf::from("/env"));
+    assert_eq!(options.verbosity, 1);
+    assert_eq!(options.select.iface, ["a,b"], "no comma list, as upstream");
+    assert!(options.warnings.is_empty(), "{:?}", options.warnings);
+}
+
+#[test]
+fn a_bad_variable_is_named_and_left_out() {
+    let options = run(&["-store-dir=/a"], &[("FLANNELD_PUBLIC_IP", "nowhere"), ("FLANNELD_V", "x")]);
+    assert_eq!(options.select.public_ip, None);
+    assert_eq!(options.warnings.len(), 2, "{:?}", options.warnings);
+    assert!(options.warnings.iter().any(|w| w.starts_with("FLANNELD_PUBLIC_IP=nowhere")), "{:?}", options.warnings);
+}
+
+#[test]
+fn help_and_version_succeed() {
+    assert!(matches!(parse_with(&["-h"], &[]), Ok(Command::Print(text)) if text.contains("--store-dir")));
+    assert!(matches!(parse_with(&["--help"], &[]), Ok(Command::Print(_))));
+    assert_eq!(parse_with(&["-version"], &[]), Ok(Command::Print(format!("v{}\n", env!("CARGO_PKG_VERSION")))));
+}
+
+#[test]
+fn errors() {
+    for args in [
+        &["--unknown"][..],
+        &["--store-dir"],
+        &["-store-dir=/a", "-subnet-lease-renew-margin=0"],
+        &["-store-dir=/a", "-subnet-lease-renew-margin=1440"],
+        &["-store-dir=/a", "-public-ip=1.2.3"],
+        &["-store-dir=/a", "-iface-regex=("],
+        &["-store-dir=/a", "-v=x"],
+        &["-store-dir=/a", "-version=maybe-not", "-bad"],
+    ] {
+        let result = parse_with(args, &[]);
+        if args.iter().any(|a| a.starts_with("-version")) {
+            assert!(matches!(result, Ok(Command::Print(_))), "{args:?}: {result:?}");
+        } else {
+            assert!(matches!(result, Err(FlagError::Usage(_))), "{args:?}: {result:?}");
+        }
+    }
+    assert_eq!(parse_with(&[], &[]), Err(FlagError::NoStore));
+    assert!(matches!(parse_with(&["-store-dir=/a", "-etcd-prefix=/../x"], &[]), Err(FlagError::Prefix(_))));
+    assert!(matches!(parse_with(&["-store-dir=/a", "-etcd-prefix=/"], &[]), Err(FlagError::Prefix(_))));
+}
+
+#[test]
+fn parts_that_are_absent_are_named() {
+    for (args, flag) in [
+        (&["--ip-masq", "--kube-subnet-mgr"][..], "ip-masq"),
+        (&["-kube-subnet-mgr=t"], "kube-subnet-mgr"),
+        (&["-etcd-endpoints", "http://127.0.0.1:2379"], "etcd-endpoints"),
+        (&["-healthz-port", "8080"], "healthz-port"),
+    ] {
+        let error = parse_with(&[&["-store-dir=/a"], args].concat(), &[]).unwrap_err();
+        assert!(matches!(&error, FlagError::Absent { flag: f, .. } if f == flag), "{args:?}: {error}");
+        assert!(!error.to_string().contains('\n'));
+    }
+    let error = parse_with(&["-store-dir=/a"], &[("FLANNELD_IP_MASQ", "true")]).unwrap_err();
+    assert_eq!(error.to_string(), "flanneld: --ip-masq: masquerade rules are not in this version; leave the flag out");
+    run(&["-store-dir=/a", "--ip-masq=false", "-iptables-forward-rules=F", "-healthz-port=0"], &[]);
+}

@@ -1,0 +1,221 @@
+//! What the daemon says of itself: `status.json` beside subnet.env, for flannelctl, for the CNI plugin and for people.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use crate::files::{self, FileError};
+
+/// The daemon's state after its last pass. Fields that are not known yet are empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    /// The daemon's process.
+    pub pid: u32,
+    /// Upstream's name of the backend: `vxlan`, `host-gw`, `alloc`.
+    pub backend: String,
+    /// vxlan only: peers on the same segment are reached directly.
+    pub direct_routing: bool,
+    /// The networks that subnets are leased from, IPv4 first.
+    pub network: Vec<IpNetwork>,
+    /// This host's subnets, IPv4 first.
+    pub subnets: Vec<IpNetwork>,
+    /// The addresses that peers send to, IPv4 first.
+    #[serde(rename = "publicIPs")]
+    pub public_ips: Vec<IpAddr>,
+    /// Where traffic between hosts leaves.
+    pub underlay: Option<Underlay>,
+    /// FLANNEL_MTU, bytes; 0 when not known yet.
+    pub mtu: u32,
+    /// The other hosts, one entry per subnet.
+    pub peers: Vec<Peer>,
+    /// What the store holds that is not followed.
+    pub rejected: Vec<Rejected>,
+    /// What is wrong now; `null` when nothing is.
+    pub last_error: Option<String>,
+    /// When the last pass ended (RFC 3339, UTC).
+    pub last_reconcile: Option<String>,
+}
+
+/// The link below the overlay.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Underlay {
+    /// Its name.
+    pub dev: String,
+    /// Its MTU, bytes.
+    pub mtu: u32,
+}
+
+/// Another host's subnet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// Its subnet.
+    pub subnet: IpNetwork,
+    /// Its underlay address.
+    #[serde(rename = "publicIP")]
+    pub public_ip: IpAddr,
+    /// How it is reached.
+    pub path: Reach,
+    /// Why it is reached so.
+    pub reason: String,
+    /// Its VTEP's address, when it has one.
+    #[serde(rename = "vtepMAC")]
+    pub vtep_mac: Option<String>,
+}
+
+/// How a peer is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reach {
+    /// By a route over the underlay.
+    Direct,
+    /// Through the tunnel.
+    Vxlan,
+    /// Not at all.
+    Unreachable,
+}
+
+/// A lease or a key that is not followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Its key in the store.
+    pub key: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Where the status of the daemon that writes `subnet_file` lies.
+pub fn path_beside(subnet_file: &Path) -> PathBuf {
+    subnet_file.with_file_name("status.json")
+}
+
+/// Writes the status when it says something new.
+#[derive(Debug)]
+pub struct Writer {
+    path: PathBuf,
+    last: Option<Status>,
+}
+
+impl Writer {
+    /// For the status beside `subnet_file`.
+    pub fn new(subnet_file: &Path) -> Self {
+        Self { path: path_beside(subnet_file), last: None }
+    }
+
+    /// Writes `status` unless it differs from the last one by its time only; `fresh` writes it then too.
+    pub fn write(&mut self, status: &Status, fresh: bool) -> Result<(), FileError> {
+        let same = self
+            .last
+            .as_ref()
+            .is_some_and(|last| *status == Status { last_reconcile: status.last_reconcile.clone(), ..last.clone() });
+        if same && !fresh {
+            return Ok(());
+        }
+        files::replace(&self.path, to_json(status).as_bytes())?;
+        self.last = Some(status.clone());
+        Ok(())
+    }
+
+    /// What was written last.
+    pub fn last(&self) -> Option<&Status> {
+        self.last.as_ref()
+    }
+}
+
+#[expect(clippy::expect_used, reason = "a struct of strings, numbers and lists always serializes")]
+fn to_json(status: &Status) -> String {
+    serde_json::to_string_pretty(status).expect("plain data") + "\n"
+}
+
+/// `time` in UTC as RFC 3339 writes it, to the second.
+pub fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // days to civil date, era by era of 400 years from 1 March 0000 (Howard Hinnant, chrono-compatible algorithms)
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", of_day / 3600, of_day / 60 % 60, of_day % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn sample() -> Status {
+        Status {
+            pid: 7,
+            backend: "vxlan".into(),
+            direct_routing: true,
+            network: vec!["10.5.0.0/16".parse().unwrap()],
+            subnets: vec!["10.5.1.0/24".parse().unwrap()],
+            public_ips: vec!["192.0.2.1".parse().unwrap()],
+            underlay: Some(Underlay { dev: "eth0".into(), mtu: 1500 }),
+            mtu: 1450,
+            peers: vec![Peer {
+                subnet: "10.5.2.0/24".parse().unwrap(),
+                public_ip: "192.0.2.2".parse().unwrap(),
+                path: Reach::Direct,
+                reason: "on the same segment".into(),
+                vtep_mac: None,
+            }],
+            rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
+            last_error: None,
+            last_reconcile: Some("2026-01-02T03:04:05Z".into()),
+        }
+    }
+
+    #[test]
+    fn golden() {
+        let text = serde_json::to_string(&sample()).unwrap();
+        assert_eq!(
+            text,
+            concat!(
+                r#"{"pid":7,"backend":"vxlan","directRouting":true,"network":["10.5.0.0/16"],"subnets":["10.5.1.0/24"],"#,
+                r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
+                r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null}],"#,
+                r#""rejected":[{"key":"x","reason":"not a subnet"}],"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
+            )
+        );
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), sample());
+    }
+
+    #[test]
+    fn only_news_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = Writer::new(&dir.path().join("subnet.env"));
+        let read = || std::fs::read_to_string(dir.path().join("status.json")).unwrap();
+        writer.write(&sample(), false).unwrap();
+        let first = read();
+        let mut later = Status { last_reconcile: Some("2027-01-01T00:00:00Z".into()), ..sample() };
+        writer.write(&later, false).unwrap();
+        assert_eq!(read(), first);
+        writer.write(&later, true).unwrap();
+        assert!(read().contains("2027-01-01"));
+        later.last_error = Some("no".into());
+        writer.write(&later, false).unwrap();
+        assert!(read().contains(r#""lastError": "no""#));
+    }
+
+    #[test]
+    fn dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The embedded store's files: `config`, `subnets/<key>` with exactly the value that etcd would hold, `ttl/<key>` with
+//! the second (Unix time) at which that lease ends.
+//!
+//! Every change is made under one exclusive lock, and a lease's content is complete before its name exists. So
+//! whatever a killed daemon leaves behind, a reader sees leases that are whole, and what lies in `tmp` is nobody's as
+//! soon as the lock is free.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, OFlags};
+
+use super::{Outcome, StoreError, View};
+use crate::files::{FileError, at, temporary};
+
+/// A lease is some 200 bytes and a configuration some 500; more than this is somebody else's file.
+const LARGEST: u64 = 64 * 1024;
+
+/// The directories of one store.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+/// What a reading found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) view: View,
+    /// Files that are no leases, with the reason.
+    pub(super) garbage: Vec<(String, String)>,
+}
+
+/// The characters of `10.5.1.0-24` and `10.5.1.0-24&fd05:0:0:1::-64`, and nothing that a path or a shell would read.
+fn is_key(name: &str) -> bool {
+    (1..=128).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || b".-&:".contains(&b))
+}
+
+impl Layout {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn subnets(&self) -> PathBuf {
+        self.root.join("subnets")
+    }
+
+    pub(super) fn ttls(&self) -> PathBuf {
+        self.root.join("ttl")
+    }
+
+    fn temps(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Makes the directories that are missing.
+    pub(super) fn prepare(&self) -> Result<(), FileError> {
+        for dir in [self.subnets(), self.ttls(), self.temps()] {
+            std::fs::create_dir_all(&dir).map_err(at("create", &dir))?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self, how: FlockOperation) -> Result<File, FileError> {
+        let path = self.root.join("lock");
+        let file = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path) {
+            // a reader needs no more than this
+            Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => File::open(&path),
+            other => other,
+        };
+        let file = file.map_err(at("open", &path))?;
+        loop {
+            match rustix::fs::flock(&file, how) {
+                Ok(()) => return Ok(file),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(at("lock", &path)(error.into())),
+            }
+        }
+    }
+
+    /// Everything, at one moment.
+    pub(super) fn read(&self) -> Result<Found, FileError> {
+        let _lock = self.lock(FlockOperation::LockShared)?;
+        let mut found = Found::default();
+        let config = self.root.join("config");
+        match read_small(&config) {
+            Ok(content) => found.view.config = Some(content.into()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                found.garbage.push(("config".into(), error.to_string()));
+            }
+            Err(error) => return Err(at("read", &config)(error)),
+        }
+        found.view.leases = Arc::new(self.read_leases(&mut found.garbage)?);
+        found.view.expires = Arc::new(self.read_ttls(&found.view.leases)?);
+        found.view.complete = true;
+        Ok(found)
+    }
+
+    fn read_leases(&self, garbage: &mut Vec<(String, String)>) -> Result<BTreeMap<String, Arc<[u8]>>, FileError> {
+        let dir = self.subnets();
+        let mut leases = BTreeMap::new();
+        for entry in std::fs::read_dir(&dir).map_err(at("list", &dir))? {
+            let name = entry.map_err(at("list", &dir))?.file_name();
+            let Some(key) = name.to_str().filter(|name| is_key(name)) else {
+                garbage.push((name.to_string_lossy().into_owned(), "its name is not a lease's key".into()));
+                continue;
+            };
+            let path = dir.join(key);
+            match read_small(&path) {
+                Ok(value) => {
+                    leases.insert(key.to_owned(), value.into());
+                }
+                // removed by hand since it was listed
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::InvalidData => garbage.push((key.into(), error.to_string())),
+                // a lease that cannot be read is not a lease that is gone
+                Err(error) => return Err(at("read", &path)(error)),
+            }
+        }
+        Ok(leases)
+    }
+
+    fn read_ttls(&self, leases: &BTreeMap<String, Arc<[u8]>>) -> Result<BTreeMap<String, SystemTime>, FileError> {
+        let mut ttls = BTreeMap::new();
+        for key in leases.keys() {
+            let path = self.ttls().join(key);
+            match read_small(&path) {
+                // a file that does not read as a time was not written by a daemon: the lease stays
+                Ok(text) => ttls.extend(parse_expiry(&text).map(|time| (key.clone(), time))),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {}
+                Err(error) => return Err(at("read", &path)(error)),
+            }
+        }
+        Ok(ttls)
+    }
+
+    /// Writes a lease under a name that does not exist.
+    pub(super) fn create(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<Outcome, StoreError> {
+        let path = self.lease(key)?;
+        let _lock = self.exclusive()?;
+        if path.symlink_metadata().is_ok() {
+            return Ok(Outcome::Conflict);
+        }
+        // first the time of expiry: a lease that lost it would never end
+        self.set_ttl(key, ttl)?;
+        let temp = temporary(&self.temps(), value)?;
+        let linked = std::fs::hard_link(&temp, &path);
+        let _ = std::fs::remove_file(&temp);
+        match linked {
+            Ok(()) => Ok(Outcome::Done),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Outcome::Conflict),
+            Err(error) => Err(at("create", &path)(error).into()),
+        }
+    }
+
+    /// Replaces the value `old` and its time of expiry.
+    pub(super) fn renew(
+        &self,
+        key: &str,
+        old: &[u8],
+        new: &[u8],
+        ttl: Option<Duration>,
+    ) -> Result<Outcome, StoreError> {
+        let path = self.lease(key)?;
+        let _lock = self.exclusive()?;
+        if !holds(&path, old)? {
+            return Ok(Outcome::Conflict);
+        }
+        self.set_ttl(key, ttl)?;
+        if old != new {
+            let temp = temporary(&self.temps(), new)?;
+            std::fs::rename(&temp, &path).map_err(at("replace", &path))?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Removes the lease if its value is `old`.
+    pub(super) fn delete(&self, key: &str, old: &[u8]) -> Result<Outcome, StoreError> {
+        let path = self.lease(key)?;
+        let _lock = self.exclusive()?;
+        if !holds(&path, old)? {
+            return Ok(Outcome::Conflict);
+        }
+        self.remove(key)?;
+        Ok(Outcome::Done)
+    }
+
+    /// Removes the leases whose time is over, and returns their keys.
+    pub(super) fn expire(&self, now: SystemTime) -> Result<Vec<String>, FileError> {
+        let _lock = self.exclusive()?;
+        let leases = self.read_leases(&mut Vec::new())?;
+        let expires = self.read_ttls(&leases)?;
+        let over: Vec<String> = expires.into_iter().filter(|(_, end)| *end <= now).map(|(key, _)| key).collect();
+        for key in &over {
+            self.remove(key)?;
+        }
+        Ok(over)
+    }
+
+    fn lease(&self, key: &str) -> Result<PathBuf, StoreError> {
+        if is_key(key) { Ok(self.subnets().join(key)) } else { Err(StoreError::Key(key.to_owned())) }
+    }
+
+    /// The lock for a change, once what a killed holder left is gone.
+    fn exclusive(&self) -> Result<File, FileError> {
+        self.prepare()?;
+        let lock = self.lock(FlockOperation::LockExclusive)?;
+        for entry in std::fs::read_dir(self.temps()).into_iter().flatten().flatten() {
+            let _ = std::fs::remove_file(entry.path());
+        }
+        Ok(lock)
+    }
+
+    fn set_ttl(&self, key: &str, ttl: Option<Duration>) -> Result<(), FileError> {
+        let path = self.ttls().join(key);
+        match ttl {
+            None => remove_if_there(&path),
+            Some(ttl) => {
+                let end = (SystemTime::now() + ttl).duration_since(UNIX_EPOCH).unwrap_or_default();
+                let temp = temporary(&self.temps(), format!("{}\n", end.as_secs()).as_bytes())?;
+                std::fs::rename(&temp, &path).map_err(at("replace", &path))
+            }
+        }
+    }
+
+    fn remove(&self, key: &str) -> Result<(), FileError> {
+        remove_if_there(&self.subnets().join(key))?;
+        // a lease gone and its time left is harmless; the other way round it would never end
+        remove_if_there(&self.ttls().join(key))
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), FileError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(at("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn holds(path: &Path, value: &[u8]) -> Result<bool, FileError> {
+    match read_small(path) {
+        Ok(content) => Ok(content == value),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => Ok(false),
+        Err(error) => Err(at("read", path)(error)),
+    }
+}
+
+fn parse_expiry(text: &[u8]) -> Option<SystemTime> {
+    let seconds = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+/// A regular file's content; `InvalidData` for what is none or is too large. Never follows a symbolic link and never
+/// waits for the other end of a FIFO.
+fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(io::Error::new(ErrorKind::InvalidData, "a symbolic link, not a file"));
+        }
+        // a socket
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+            return Err(io::Error::new(ErrorKind::InvalidData, "not a regular file"));
+        }
+        other => other?,
+    };
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidData, "not a regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > LARGEST {
+        return Err(io::Error::new(ErrorKind::InvalidData, "larger than 64 KiB"));
+    }
+    Ok(content)
+}
