@@ -1,0 +1,18 @@
+//! A lease: which subnets a host has, and what the other hosts must know to reach them.
+//!
+//! The text forms are upstream's etcd layout: the last part of a key below `<prefix>/subnets/`, and its value.
+
+mod attrs;
+mod key;
+
+pub use attrs::{AttrsError, LeaseAttrs, VxlanData};
+pub use key::{KeyError, Subnets};
+
+/// A host's claim to its subnets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lease {
+    /// What is claimed: the key.
+    pub subnets: Subnets,
+    /// How the host is reached: the value.
+    pub attrs: LeaseAttrs,
+}

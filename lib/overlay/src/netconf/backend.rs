@@ -1,0 +1,168 @@
+//! The backends and their own keys.
+
+use kernel::types::{Family, IfName, InvalidValue, Mtu, Vni};
+
+use super::{Mistake, Notes};
+use crate::json::{Json, Reader};
+
+/// How packets reach another host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backend {
+    /// In VXLAN packets, or with `DirectRouting` without them where no router is between.
+    Vxlan(VxlanConf),
+    /// By plain routes: all hosts are on one segment.
+    HostGw,
+    /// Not at all: subnets are leased, and something else moves the packets.
+    Alloc,
+}
+
+impl Backend {
+    /// Its name in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Vxlan(_) => "vxlan",
+            Self::HostGw => "host-gw",
+            Self::Alloc => "alloc",
+        }
+    }
+
+    /// The `BackendType` of its leases: its name, but empty for alloc, as upstream publishes it.
+    pub fn lease_type(&self) -> &'static str {
+        if *self == Self::Alloc { "" } else { self.name() }
+    }
+}
+
+/// The vxlan backend's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VxlanConf {
+    /// `VNI`, default 1. Its digits are part of the device names.
+    pub vni: Vni,
+    /// `Port`, UDP; `None` (0, the default) is the kernel's 8472.
+    pub port: Option<u16>,
+    /// `MTU` of the *underlay*, of which VXLAN's own 50 bytes are taken; `None` is the underlay interface's.
+    pub mtu: Option<Mtu>,
+    /// `GBP`, default false: the group policy extension.
+    pub gbp: bool,
+    /// `Learning`, default false: the device learns from packets it receives.
+    pub learning: bool,
+    /// `DirectRouting`, default false: plain routes to the hosts on the same segment.
+    pub direct_routing: bool,
+}
+
+impl Default for VxlanConf {
+    #[expect(clippy::expect_used, reason = "1 is a VNI")]
+    fn default() -> Self {
+        let vni = Vni::new(1).expect("1 fits 24 bits");
+        Self { vni, port: None, mtu: None, gbp: false, learning: false, direct_routing: false }
+    }
+}
+
+/// The name of a family's VXLAN device: `flannel.1`, `flannel-v6.1`.
+///
+/// # Errors
+/// A VNI whose digits make the name longer than the kernel's 15 bytes: more than 7 digits, for IPv6 more than 4.
+pub fn vxlan_device(family: Family, vni: Vni) -> Result<IfName, InvalidValue> {
+    match family {
+        Family::V4 => IfName::new(&format!("flannel.{vni}")),
+        Family::V6 => IfName::new(&format!("flannel-v6.{vni}")),
+    }
+}
+
+/// Upstream's backends that this program does not have, and what to say about each.
+const UNSUPPORTED: [(&str, &str); 6] = [
+    ("udp", "it copies every packet through user space and exists for debugging; vxlan does the same in the kernel"),
+    ("ipip", "it carries IPv4 only; vxlan with DirectRouting reaches the same hosts"),
+    ("wireguard", "this program sets up no encryption; vxlan would send the packets in clear"),
+    ("ipsec", "this program runs no IKE daemon; vxlan would send the packets in clear"),
+    ("extension", "this program runs no commands from the configuration"),
+    ("tencent-vpc", "this program does not speak to cloud APIs; alloc leases subnets and leaves routes to others"),
+];
+
+const ABSENT: &str = "the configuration has no Backend key, which means udp; udp copies every packet through user \
+                      space, and vxlan does the same in the kernel";
+
+/// Reads the value of `Backend`; `None` only together with a mistake in `notes`.
+pub(super) fn read(value: Option<&Json>, ipv6: bool, notes: &mut Notes) -> Option<Backend> {
+    let Some(value) = value else {
+        notes.wrong(Mistake::UnsupportedBackend { name: "udp", why: ABSENT });
+        return None;
+    };
+    let mut reader = Reader::new("Backend", value).map_err(|e| notes.wrong(e)).ok()?;
+    let before = notes.mistakes.len();
+    let name = reader.take::<String>("Type").unwrap_or_default().to_lowercase();
+    let backend = match name.as_str() {
+        "vxlan" => Backend::Vxlan(vxlan(&mut reader, ipv6, notes)),
+        "host-gw" => Backend::HostGw,
+        "alloc" => Backend::Alloc,
+        _ => {
+            // its other keys are none of ours, so they are not called unknown
+            let (wrong, _) = reader.finish();
+            let typed = wrong.is_empty();
+            notes.mistakes.extend(wrong.into_iter().map(Mistake::from));
+            if typed {
+                notes.wrong(refusal(name));
+            }
+            return None;
+        }
+    };
+    notes.close(reader);
+    (notes.mistakes.len() == before).then_some(backend)
+}
+
+fn refusal(name: String) -> Mistake {
+    match UNSUPPORTED.iter().find(|(known, _)| *known == name) {
+        Some((name, why)) => Mistake::UnsupportedBackend { name, why },
+        None => Mistake::UnknownBackend { name },
+    }
+}
+
+fn vxlan(reader: &mut Reader<'_>, ipv6: bool, notes: &mut Notes) -> VxlanConf {
+    let default = VxlanConf::default();
+    VxlanConf {
+        vni: vni(reader.take("VNI"), ipv6, notes).unwrap_or(default.vni),
+        port: number(reader.take("Port"), "Backend.Port", (1, 65535, "0 (the kernel's 8472) to 65535"), notes)
+            .and_then(|port| u16::try_from(port).ok()),
+        mtu: mtu(reader.take("MTU"), ipv6, notes),
+        gbp: reader.take("GBP").unwrap_or(default.gbp),
+        learning: reader.take("Learning").unwrap_or(default.learning),
+        direct_routing: reader.take("DirectRouting").unwrap_or(default.direct_routing),
+    }
+}
+
+/// VXLAN's 24 bits, less what the device names have no room for.
+fn vni(value: Option<u64>, ipv6: bool, notes: &mut Notes) -> Option<Vni> {
+    let value = value?;
+    let vni = u32::try_from(value).ok().and_then(|vni| Vni::new(vni).ok());
+    let named =
+        vni.filter(|vni| vxlan_device(Family::V4, *vni).is_ok() && (!ipv6 || vxlan_device(Family::V6, *vni).is_ok()));
+    if named.is_none() {
+        let wanted = if ipv6 {
+            "0 to 9999, because it is part of the device name flannel-v6.VNI and a name has at most 15 bytes"
+        } else {
+            "0 to 9999999, because it is part of the device name flannel.VNI and a name has at most 15 bytes"
+        };
+        notes.wrong(Mistake::OutOfRange { key: "Backend.VNI", value, wanted });
+    }
+    named
+}
+
+/// An IPv4 link carries at least 68 bytes (RFC 791 §3.2), an IPv6 link 1280 (RFC 8200 §5); VXLAN takes 50 and 70.
+fn mtu(value: Option<u64>, ipv6: bool, notes: &mut Notes) -> Option<Mtu> {
+    let range = if ipv6 {
+        (1350, 65535, "1350 to 65535: it is the underlay's MTU, and IPv6 needs 1280 bytes inside VXLAN's 70")
+    } else {
+        (118, 65535, "118 to 65535: it is the underlay's MTU, and IPv4 needs 68 bytes inside VXLAN's 50")
+    };
+    number(value, "Backend.MTU", range, notes).and_then(|mtu| u32::try_from(mtu).ok()).map(Mtu)
+}
+
+/// 0 is Go's "not set".
+fn number(value: Option<u64>, key: &'static str, range: (u64, u64, &'static str), notes: &mut Notes) -> Option<u64> {
+    let (low, high, wanted) = range;
+    let value = value.filter(|value| *value != 0)?;
+    if (low..=high).contains(&value) {
+        return Some(value);
+    }
+    notes.wrong(Mistake::OutOfRange { key, value, wanted });
+    None
+}

@@ -1,0 +1,116 @@
+//! The network configuration: net-conf.json, or the store's `<prefix>/config`.
+//!
+//! Keys, defaults and messages are Go flannel's (Documentation/configuration.md). What is wrong is reported whole, not
+//! mistake by mistake; what is merely suspicious is a [`Warning`].
+
+mod backend;
+mod error;
+mod family;
+#[cfg(test)]
+mod tests;
+
+use ipnetwork::IpNetwork;
+use kernel::types::Family;
+
+pub use backend::{Backend, VxlanConf, vxlan_device};
+pub use error::{ConfigError, Mistake, Warning};
+pub use family::{Allocation, FamilyConf};
+
+use crate::json::{Json, Leftovers, Reader};
+
+/// A checked network configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetConf {
+    /// `Network` and what goes with it; `None` unless `EnableIPv4` (default true).
+    pub v4: Option<FamilyConf>,
+    /// `IPv6Network` and what goes with it; `None` unless `EnableIPv6` (default false).
+    pub v6: Option<FamilyConf>,
+    /// `EnableNFTables`, default false.
+    pub enable_nftables: bool,
+    /// `Backend`
+    pub backend: Backend,
+}
+
+/// What reading a configuration gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parsed {
+    /// The configuration.
+    pub conf: NetConf,
+    /// What a person may want to look at.
+    pub warnings: Vec<Warning>,
+}
+
+impl NetConf {
+    /// Reads and checks a configuration, with all defaults filled in.
+    ///
+    /// # Errors
+    /// The text is no JSON, or one or more keys have values that cannot be used: all of them are in the error.
+    pub fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
+        let tree = Json::parse(text).map_err(ConfigError::Json)?;
+        let mut notes = Notes::default();
+        let conf = read(&tree, &mut notes);
+        match conf {
+            Some(conf) if notes.mistakes.is_empty() => Ok(Parsed { conf, warnings: notes.warnings }),
+            _ => Err(ConfigError::Mistakes(notes.mistakes)),
+        }
+    }
+
+    /// What is configured for a family; `None` when the family is off.
+    pub fn family(&self, family: Family) -> Option<&FamilyConf> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
+        }
+    }
+
+    /// The families that are on, IPv4 first.
+    pub fn families(&self) -> impl Iterator<Item = (Family, &FamilyConf)> {
+        Family::ALL.into_iter().filter_map(|family| Some((family, self.family(family)?)))
+    }
+
+    /// The networks of the families that are on, IPv4 first.
+    pub fn networks(&self) -> Vec<IpNetwork> {
+        self.families().map(|(_, conf)| conf.network).collect()
+    }
+}
+
+/// What is said about a configuration while it is read.
+#[derive(Debug, Default)]
+struct Notes {
+    mistakes: Vec<Mistake>,
+    warnings: Vec<Warning>,
+}
+
+impl Notes {
+    fn wrong(&mut self, mistake: impl Into<Mistake>) {
+        self.mistakes.push(mistake.into());
+    }
+
+    fn close(&mut self, reader: Reader<'_>) {
+        let (wrong, Leftovers { unknown, repeated }) = reader.finish();
+        self.mistakes.extend(wrong.into_iter().map(Mistake::from));
+        self.warnings.extend(unknown.into_iter().map(|key| Warning::UnknownKey { key }));
+        self.warnings.extend(repeated.into_iter().map(|key| Warning::RepeatedKey { key }));
+    }
+}
+
+/// `None` only together with a mistake in `notes`.
+fn read(tree: &Json, notes: &mut Notes) -> Option<NetConf> {
+    let mut reader = Reader::new("", tree).map_err(|e| notes.wrong(e)).ok()?;
+    let on_v4 = reader.take("EnableIPv4").unwrap_or(true);
+    let on_v6 = reader.take("EnableIPv6").unwrap_or(false);
+    if !on_v4 && !on_v6 {
+        notes.wrong(Mistake::NoFamily);
+    }
+    // read even when off: a wrong type is a mistake, and the keys are not unknown ones
+    let raw = Family::ALL.map(|family| family::Raw::take(&mut reader, family));
+    let enable_nftables = reader.take("EnableNFTables").unwrap_or(false);
+    let backend = reader.take::<Json>("Backend");
+    let [v4, v6] = raw.map(|raw| {
+        let on = if raw.family == Family::V4 { on_v4 } else { on_v6 };
+        if on { raw.check(notes) } else { None }
+    });
+    let backend = backend::read(backend.as_ref(), on_v6, notes);
+    notes.close(reader);
+    Some(NetConf { v4, v6, enable_nftables, backend: backend? })
+}
