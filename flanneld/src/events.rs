@@ -1,0 +1,156 @@
+//! Notice that something of ours changed in the kernel. Only that: what it was is read again by whoever is woken.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::StreamExt;
+use ipnetwork::IpNetwork;
+use kernel::types::{IfIndex, IfName, RouteProtocol, TableId};
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rtnetlink::MulticastGroup;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+const GROUPS: &[MulticastGroup] = &[
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
+
+/// What of the kernel's news concerns us. Pods come and go on other links than these, and wake nobody.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// Our links and the underlay, by name: they may come and go.
+    pub names: BTreeSet<IfName>,
+    /// Our links.
+    pub ours: BTreeSet<IfIndex>,
+    /// The underlay; `None` while none can be found, and every link, address and route may be it.
+    pub underlay: Option<IfIndex>,
+    /// The networks that peers' subnets are in.
+    pub networks: Vec<IpNetwork>,
+}
+
+impl Interest {
+    /// True when `message` tells of something that is ours or that we depend on.
+    pub fn concerns(&self, message: &Message) -> bool {
+        match message {
+            Message::NewLink(link) | Message::DelLink(link) => self.link(link),
+            Message::NewAddress(address) | Message::DelAddress(address) => self.watches(address.header.index),
+            Message::NewRoute(route) => self.route(route),
+            Message::DelRoute(route) => self.route(route),
+            Message::NewNeighbour(neighbour) => self.owns(neighbour.header.ifindex) && is_permanent(neighbour),
+            Message::DelNeighbour(neighbour) => self.owns(neighbour.header.ifindex),
+            _ => false,
+        }
+    }
+
+    fn owns(&self, index: u32) -> bool {
+        self.ours.contains(&IfIndex(index))
+    }
+
+    fn watches(&self, index: u32) -> bool {
+        self.owns(index) || self.underlay.is_none_or(|underlay| underlay.0 == index)
+    }
+
+    fn link(&self, link: &LinkMessage) -> bool {
+        let named = |attribute: &LinkAttribute| match attribute {
+            LinkAttribute::IfName(name) => self.names.iter().any(|ours| ours.as_str() == name),
+            _ => false,
+        };
+        self.watches(link.header.index) || link.attributes.iter().any(named)
+    }
+
+    fn route(&self, route: &RouteMessage) -> bool {
+        let mut table = u32::from(route.header.table);
+        let mut dst = None;
+        let mut by = None;
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Table(number) => table = *number,
+                RouteAttribute::Destination(RouteAddress::Inet(addr)) => dst = Some((*addr).into()),
+                RouteAttribute::Destination(RouteAddress::Inet6(addr)) => dst = Some((*addr).into()),
+                RouteAttribute::Oif(index) => by = Some(*index),
+                _ => {}
+            }
+        }
+        let protocol = RouteProtocol(route.header.protocol.into());
+        let in_networks = dst.is_some_and(|dst: std::net::IpAddr| self.networks.iter().any(|net| net.contains(dst)));
+        table == TableId::MAIN.0
+            && (by.is_some_and(|index| self.watches(index))
+                || route.header.destination_prefix_length == 0
+                || protocol == RouteProtocol::FLANNEL
+                // the kernel's own is the bridge's, when the first pod comes
+                || (in_networks && protocol != RouteProtocol::KERNEL))
+    }
+}
+
+fn is_permanent(neighbour: &NeighbourMessage) -> bool {
+    neighbour.header.state == NeighbourState::Permanent
+}
+
+/// Follows the kernel's announcements while it lives.
+#[derive(Debug)]
+pub struct Events {
+    interest: Arc<Mutex<Interest>>,
+    news: Arc<Notify>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Events {
+    /// Listens in the network namespace of this thread. Needs a tokio runtime.
+    pub fn listen() -> io::Result<Self> {
+        let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(GROUPS)?;
+        let interest = Arc::new(Mutex::new(Interest::default()));
+        let news = Arc::new(Notify::new());
+        let (filter, waker) = (interest.clone(), news.clone());
+        let follow = async move {
+            // the connection ends with its handle
+            let _handle = handle;
+            while let Some((message, _)) = messages.next().await {
+                let matters = match &message.payload {
+                    NetlinkPayload::InnerMessage(inner) => lock(&filter).concerns(inner),
+                    // some were lost: whatever they told, it is read again
+                    NetlinkPayload::Overrun(_) => true,
+                    _ => false,
+                };
+                if matters {
+                    tracing::trace!(?message, "the kernel tells");
+                    waker.notify_one();
+                }
+            }
+        };
+        let tasks = [tokio::spawn(connection).abort_handle(), tokio::spawn(follow).abort_handle()];
+        Ok(Self { interest, news, tasks })
+    }
+
+    /// Replaces what is of interest.
+    pub fn set_interest(&self, interest: Interest) {
+        *lock(&self.interest) = interest;
+    }
+
+    /// Waits for news since the last wait.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+}
+
+fn lock(interest: &Mutex<Interest>) -> std::sync::MutexGuard<'_, Interest> {
+    interest.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! The link below the overlay: which one it is, and which of its addresses the peers are told. Pure; the rules are
+//! upstream's (`--iface`, `--iface-regex`, `--iface-can-reach`, else the default route), but the default route is the
+//! one the kernel would use, by metric, and not the first that is listed.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use kernel::message::address::SeenAddress;
+use kernel::message::link::SeenLink;
+use kernel::state::{LinkKind, Route, RouteKey};
+use kernel::types::{Family, IfIndex, IfName, Mtu};
+
+use crate::flags::Select;
+
+/// What is there to choose from.
+#[derive(Debug, Clone, Default)]
+pub struct Survey {
+    /// All links.
+    pub links: Vec<SeenLink>,
+    /// All their addresses, in the kernel's order.
+    pub addresses: Vec<SeenAddress>,
+    /// The main table, in the kernel's order.
+    pub routes: Vec<(RouteKey, Route)>,
+    /// The route to `--iface-can-reach`.
+    pub reach: Option<Route>,
+}
+
+/// The link below the overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underlay {
+    /// Its name.
+    pub dev: IfName,
+    /// Its number.
+    pub index: IfIndex,
+    /// Its MTU.
+    pub mtu: Mtu,
+    /// Its addresses that the overlay uses, one for each family that is wanted, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// What peers are told to send to, in the same order.
+    pub public: Vec<IpAddr>,
+    /// Why it is this one.
+    pub why: String,
+}
+
+/// No link can carry the overlay.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnderlayError {
+    /// The options name nothing that exists.
+    #[error(
+        "Failed to find interface to use that matches the interfaces and/or regexes provided; there are: {}",
+        .0.join(", ")
+    )]
+    NoMatch(Vec<String>),
+    /// `--public-ip` alone names an interface, and none has it.
+    #[error("--public-ip {0} is no address of this host; when it is a router's, name the interface with --iface too")]
+    NotOurs(IpAddr),
+    /// There is no default route to follow.
+    #[error("unable to find default{} route; add one, or name the interface with --iface", if *.0 == Family::V6 { " v6" } else { "" })]
+    NoDefault(Family),
+    /// The link has no address that peers could send to.
+    #[error("{dev} has no usable {} address", if *family == Family::V4 { "IPv4" } else { "IPv6" })]
+    NoAddress {
+        /// The link.
+        dev: IfName,
+        /// What it lacks.
+        family: Family,
+    },
+    /// The link has no MTU.
+    #[error("failed to determine MTU for {0} interface")]
+    NoMtu(IfName),
+}
+
+/// A link, and an address of it that was asked for by name.
+struct Pick<'a> {
+    link: &'a SeenLink,
+    addresses: Vec<IpAddr>,
+    why: String,
+}
+
+/// Chooses the link for an overlay of `families` (at least one).
+pub fn choose(select: &Select, families: &[Family], survey: &Survey) -> Result<Underlay, UnderlayError> {
+    let pick = pick(select, families, survey)?;
+    let dev = pick.link.name.clone();
+    let mtu = pick.link.link.mtu.filter(|mtu| mtu.0 > 0).ok_or_else(|| UnderlayError::NoMtu(dev.clone()))?;
+    let mut addresses = Vec::new();
+    for family in families {
+        let named = pick.addresses.iter().copied().find(|addr| Family::from(*addr) == *family);
+        let address = named.or_else(|| survey.preferred(&dev, *family));
+        addresses.push(address.ok_or_else(|| UnderlayError::NoAddress { dev: dev.clone(), family: *family })?);
+    }
+    let public = addresses.iter().map(|addr| select.published(Family::from(*addr)).unwrap_or(*addr)).collect();
+    Ok(Underlay { dev, index: pick.link.index, mtu, addresses, public, why: pick.why })
+}
+
+fn pick<'a>(select: &Select, families: &[Family], survey: &'a Survey) -> Result<Pick<'a>, UnderlayError> {
+    if !select.iface.is_empty() || !select.iface_regex.is_empty() || select.can_reach.is_some() {
+        let named = select.iface.iter().find_map(|given| survey.named(given));
+        let named = named.or_else(|| select.iface_regex.iter().find_map(|given| survey.matching(given, families)));
+        let named = named.or_else(|| select.can_reach.and_then(|addr| survey.reaching(addr)));
+        return named.ok_or_else(|| UnderlayError::NoMatch(survey.describe()));
+    }
+    if let Some(addr) = families.iter().find_map(|family| select.published(*family)) {
+        return survey.holding(addr).ok_or(UnderlayError::NotOurs(addr));
+    }
+    let family = families.first().copied().unwrap_or(Family::V4);
+    survey.default(family).ok_or(UnderlayError::NoDefault(family))
+}
+
+impl Select {
+    /// What the command line says peers are told.
+    fn published(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.public_ip.map(IpAddr::V4),
+            Family::V6 => self.public_ipv6.map(IpAddr::V6),
+        }
+    }
+}
+
+impl Survey {
+    fn link(&self, name: &str) -> Option<&SeenLink> {
+        self.links.iter().find(|link| link.name.as_str() == name)
+    }
+
+    fn addresses_of<'a>(&'a self, dev: &'a IfName) -> impl Iterator<Item = &'a SeenAddress> {
+        self.addresses.iter().filter(move |seen| seen.key.dev == *dev)
+    }
+
+    /// `--iface`: a name, or an address that some link has.
+    fn named(&self, given: &str) -> Option<Pick<'_>> {
+        match given.parse::<IpAddr>() {
+            Ok(addr) => self.holding(addr),
+            Err(_) => self.link(given).map(|link| Pick { link, addresses: vec![], why: format!("--iface {given}") }),
+        }
+    }
+
+    fn holding(&self, addr: IpAddr) -> Option<Pick<'_>> {
+        let seen = self.addresses.iter().find(|seen| seen.key.net.ip() == addr)?;
+        let link = self.link(seen.key.dev.as_str())?;
+        Some(Pick { link, addresses: vec![addr], why: format!("it has {addr}") })
+    }
+
+    /// `--iface-regex`: first by address, where every family that is wanted must have one that matches, then by name.
+    fn matching(&self, given: &str, families: &[Family]) -> Option<Pick<'_>> {
+        // checked when it was read
+        let regex = regex_lite::Regex::new(given).ok()?;
+        let why = || format!("--iface-regex {given}");
+        let by_address = self.links.iter().find_map(|link| {
+            let matching = |family: &Family| {
+                let addresses = self.addresses_of(&link.name).map(|seen| seen.key.net.ip());
+                addresses.filter(|addr| Family::from(*addr) == *family).find(|addr| regex.is_match(&addr.to_string()))
+            };
+            let addresses: Option<Vec<_>> = families.iter().map(matching).collect();
+            Some(Pick { link, addresses: addresses?, why: why() })
+        });
+        let by_name = || self.links.iter().find(|link| regex.is_match(link.name.as_str()));
+        by_address.or_else(|| by_name().map(|link| Pick { link, addresses: vec![], why: why() }))
+    }
+
+    /// `--iface-can-reach`: the link and the source address of the kernel's route.
+    fn reaching(&self, addr: IpAddr) -> Option<Pick<'_>> {
+        let route = self.reach.as_ref()?;
+        let link = self.link(route.dev.as_ref()?.as_str())?;
+        Some(Pick { link, addresses: route.src.into_iter().collect(), why: format!("it reaches {addr}") })
+    }
+
+    /// The link of the default route that the kernel prefers; of several, the first listed.
+    fn default(&self, family: Family) -> Option<Pick<'_>> {
+        let any = family.default_net();
+        let mut defaults: Vec<(u32, &IfName)> = Vec::new();
+        for (key, route) in self.routes.iter().filter(|(key, _)| key.dst == any) {
+            let usual = if family == Family::V6 { 1024 } else { 0 };
+            defaults.extend(route.dev.as_ref().map(|dev| (key.metric.unwrap_or(usual), dev)));
+        }
+        let (metric, dev) = defaults.iter().min_by_key(|(metric, _)| *metric).copied()?;
+        let why = match defaults.iter().any(|(_, other)| *other != dev) {
+            true => format!("of several default routes the one with the lowest metric ({metric}) leaves by it"),
+            false => "the default route leaves by it".to_owned(),
+        };
+        self.link(dev.as_str()).map(|link| Pick { link, addresses: vec![], why })
+    }
+
+    /// The address that a link is best known by: global before link-local, then one that stays, then one that is no
+    /// privacy address, then the kernel's order. A deprecated one never.
+    fn preferred(&self, dev: &IfName, family: Family) -> Option<IpAddr> {
+        let usable = |seen: &&SeenAddress| {
+            Family::from(seen.key.net) == family
+                && !seen.deprecated
+                && !seen.tentative
+                && !seen.dad_failed
+                && !seen.key.net.ip().is_loopback()
+                && !seen.key.net.ip().is_multicast()
+        };
+        let rank = |seen: &&SeenAddress| (is_link_local(seen.key.net.ip()), !seen.permanent, seen.secondary);
+        self.addresses_of(dev).filter(usable).min_by_key(rank).map(|seen| seen.key.net.ip())
+    }
+
+    fn describe(&self) -> Vec<String> {
+        let text = |link: &SeenLink| {
+            let addresses: Vec<String> =
+                self.addresses_of(&link.name).map(|seen| seen.key.net.ip().to_string()).collect();
+            if addresses.is_empty() {
+                link.name.to_string()
+            } else {
+                format!("{} ({})", link.name, addresses.join(" "))
+            }
+        };
+        self.links.iter().filter(|link| link.link.kind != LinkKind::Loopback).map(text).collect()
+    }
+
+    /// The prefixes that hosts on the same segment as `dev` are in: what the main table reaches by it without a router.
+    pub fn connected(&self, dev: &IfName) -> Vec<IpNetwork> {
+        let on_link = |(key, route): &&(RouteKey, Route)| {
+            route.dev.as_ref() == Some(dev) && route.via.is_none() && !is_link_local(key.dst.ip())
+        };
+        self.routes.iter().filter(on_link).map(|(key, _)| key.dst).collect()
+    }
+}
+
+fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
