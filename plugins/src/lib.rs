@@ -1,1 +1,9 @@
-//! The plugins.
+//! The CNI plugins: one executable under many names.
+
+pub mod bridge;
+pub mod pod;
+
+use cni::plugin::Plugin;
+
+/// Every plugin of this executable.
+pub static SUITE: &[&dyn Plugin] = &[&bridge::Bridge];

@@ -1,2 +1,27 @@
-//! The plugins.
-fn main() {}
+//! The executable: which plugin it is, it is told by its name, or as `cni-plugins NAME`.
+
+use std::io::{Write, stderr, stdin, stdout};
+use std::process::ExitCode;
+
+use cni::plugin::{find, serve};
+use plugins::SUITE;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args();
+    let name = args.next().unwrap_or_default();
+    let Some(plugin) = find(SUITE, &name).or_else(|| find(SUITE, &args.next()?)) else {
+        return usage(&name);
+    };
+    let variable = |name: &str| std::env::var(name).ok();
+    serve(plugin, SUITE, &variable, &mut stdin(), &mut stdout(), &mut stderr()).into()
+}
+
+fn usage(name: &str) -> ExitCode {
+    let names = SUITE.iter().map(|plugin| plugin.name()).collect::<Vec<_>>().join(", ");
+    // nowhere is left to report to when stderr is gone
+    let _ = writeln!(
+        stderr(),
+        "{name}: not the name of a plugin: install it as one of {names} (flannelctl install), or give one as argument"
+    );
+    ExitCode::from(2)
+}

@@ -79,7 +79,8 @@ impl Route {
 }
 
 /// Name resolution, as in resolv.conf.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
 pub struct Dns {
     /// Addresses as text.
     pub nameservers: Vec<String>,

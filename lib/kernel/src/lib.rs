@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod message;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod observe;
 pub mod removal;
 pub mod state;

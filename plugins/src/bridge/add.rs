@@ -1,0 +1,238 @@
+//! ADD: links first, so that nothing is asked of IPAM for a name that is taken; then the rest in one batch per side.
+
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use cni::error::{Error, code};
+use cni::plugin::Request;
+use cni::result::AddResult;
+use kernel::Kernel;
+use kernel::diff::{Step, diff};
+use kernel::netns::Netns;
+use kernel::state::{AddressKey, Link, LinkKind, Scope, State};
+use kernel::types::{IfName, Mac};
+
+use super::conf::{Conf, Gateway};
+use super::desired::{self, Ends};
+use super::rules;
+use super::undo::Undo;
+use crate::pod::Dad;
+
+/// Upstream looks at the port after 0, 50, 500, 1000 and 1000 ms; the kernel's announcement ends the wait here.
+const PORT_PATIENCE: Duration = Duration::from_millis(2550);
+
+/// How long the kernel may look for the duplicate of an IPv6 address before it is taken as it is, as upstream.
+const DAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A clash of the host end's random name is tried again this often, as upstream.
+const NAME_TRIES: usize = 10;
+
+/// Both sides of the attachment and what is being made.
+struct Attachment<'a> {
+    request: &'a Request<'a>,
+    conf: &'a Conf,
+    host: Kernel,
+    pod: Kernel,
+    /// The bridge as found; `None`: made by this ADD.
+    found: Option<Link>,
+}
+
+/// Attaches the pod; whatever was done is undone when a step fails.
+pub fn add(request: &Request, conf: &Conf) -> Result<AddResult, Error> {
+    let ifname = IfName::new(&request.env.ifname).map_err(Error::internal)?;
+    let netns = Netns::open(&request.env.netns).map_err(|e| Error::new(code::INVALID_NETNS, e.to_string()))?;
+    let mut host = Kernel::open().map_err(Error::internal)?;
+    let pod = Kernel::open_in(netns).map_err(Error::internal)?;
+    let found = find_bridge(&mut host, conf)?;
+    let mut attachment = Attachment { request, conf, host, pod, found };
+    let mut undo = Undo::new(request, conf);
+    match attachment.make(&ifname, &mut undo) {
+        Ok(reply) => {
+            undo.disarm();
+            Ok(reply)
+        }
+        Err(error) => Err(undo.because_of(error)),
+    }
+}
+
+/// The bridge as it is, if it is one.
+fn find_bridge(host: &mut Kernel, conf: &Conf) -> Result<Option<Link>, Error> {
+    let Some(seen) = host.link(&conf.bridge).map_err(Error::internal)? else { return Ok(None) };
+    match seen.link.kind {
+        LinkKind::Bridge { .. } => Ok(Some(seen.link)),
+        other => Err(Error::internal(format!("{:?} already exists but is not a bridge", conf.bridge.as_str())).with_details(
+            format!(
+                "it is a link of kind {}: name another \"bridge\" in the configuration, or delete that link: ip link del {}",
+                kernel::diff::word(&other),
+                conf.bridge
+            ),
+        )),
+    }
+}
+
+impl Attachment<'_> {
+    fn make(&mut self, ifname: &IfName, undo: &mut Undo) -> Result<AddResult, Error> {
+        let ends = self.connect(ifname, undo)?;
+        let ipam = match &self.conf.ipam {
+            Some(kind) => {
+                let ipam = self.request.delegates.add(kind, &self.request.conf.bytes, self.request.env)?;
+                undo.ipam = true;
+                ipam
+            }
+            None => AddResult::default(),
+        };
+        let result = desired::complete(self.conf, ipam)?;
+        let bridge_mac = self.configure_host(&ends, &result, undo)?;
+        self.configure_pod(&ends, &result)?;
+        if self.conf.masquerade || self.conf.spoof_check {
+            undo.rules = true;
+            rules::ensure(self.request, self.conf, &ends, &result)?;
+        }
+        if self.conf.container_interface {
+            self.wait_for_port(&ends.veth)?;
+        }
+        Ok(desired::reply(self.conf, &ends, bridge_mac, &self.request.env.netns, result))
+    }
+
+    /// Makes the bridge, if it is not there, and the pair: down, the pod's end born in the pod.
+    fn connect(&mut self, ifname: &IfName, undo: &mut Undo) -> Result<Ends, Error> {
+        let netns = self.pod.netns().map(AsRawFd::as_raw_fd);
+        for _ in 0..NAME_TRIES {
+            let ends = random_ends(self.conf, ifname)?;
+            let wanted = desired::links(self.conf, &ends, netns, self.found.is_none());
+            let plan = diff(&wanted, &self.bridge_state(), &Scope::default());
+            undo.links(&ends, self.found.is_none());
+            let mut taken = false;
+            for (step, error) in self.host.apply(&plan.steps).failed {
+                match step {
+                    // another ADD made the bridge in between: it is there
+                    Step::CreateLink(name, _) if error.is_already() && name == self.conf.bridge => undo.bridge = false,
+                    Step::CreateLink(..) if error.is_already() => taken = true,
+                    // the pair is not there, and that has been said
+                    _ if taken => {}
+                    _ => return Err(Error::internal(error)),
+                }
+            }
+            if !taken {
+                return Ok(ends);
+            }
+            undo.veth = None;
+            if self.pod.link(ifname).map_err(Error::internal)?.is_some() {
+                return Err(Error::internal(format!(
+                    "container veth name ({:?}) peer provided ({:?}) already exists",
+                    ifname.as_str(),
+                    ends.veth.as_str()
+                )));
+            }
+        }
+        Err(Error::internal(format!("no free name for the host's end of the pair after {NAME_TRIES} tries")))
+    }
+
+    fn bridge_state(&self) -> State {
+        let mut state = State::default();
+        if let Some(link) = &self.found {
+            state.links.insert(self.conf.bridge.clone(), link.clone());
+        }
+        state
+    }
+
+    /// The host's side as it is once the links are made.
+    fn connected_state(&mut self, ends: &Ends) -> Result<State, Error> {
+        let mut state = desired::links(self.conf, ends, None, true);
+        if let Some(link) = &self.found {
+            state.links.insert(self.conf.bridge.clone(), Link { up: true, ..link.clone() });
+        }
+        if self.conf.gateway != Gateway::No {
+            let sysctls = desired::FORWARDING.iter().map(|key| (*key).to_owned()).collect();
+            let forwarding = self.host.observe(&Scope { sysctls, ..Scope::default() }).map_err(Error::internal)?;
+            state.sysctls.extend(forwarding.sysctls);
+        }
+        Ok(state)
+    }
+
+    /// The gateway's addresses, forwarding, and the host's end up: one batch. Returns the bridge's MAC.
+    fn configure_host(&mut self, ends: &Ends, result: &AddResult, undo: &mut Undo) -> Result<Option<Mac>, Error> {
+        let mut wanted = desired::host(self.conf, ends, result);
+        let mut observed = self.connected_state(ends)?;
+        let mut scope = Scope::default();
+        if !wanted.addresses.is_empty() {
+            let index = self.host.index(&self.conf.bridge).map_err(Error::internal)?;
+            let present = self.host.addresses_of(index).map_err(Error::internal)?;
+            let keys: Vec<_> = present.iter().map(|seen| seen.key.clone()).collect();
+            let rivals = desired::conflicting(&wanted, &keys);
+            self.may_replace(&wanted, &rivals, ends)?;
+            scope.addresses.push(self.conf.bridge.clone());
+            let ours = |key: &AddressKey| wanted.addresses.contains_key(key) || rivals.contains(key);
+            observed.addresses = present.into_iter().map(|s| (s.key, s.address)).filter(|(key, _)| ours(key)).collect();
+            undo.addresses =
+                wanted.addresses.keys().filter(|key| !observed.addresses.contains_key(*key)).cloned().collect();
+        }
+        let mac = self.pin_bridge_mac(ends, !undo.addresses.is_empty(), &mut wanted, &mut observed);
+        self.host.apply(&diff(&wanted, &observed, &scope).steps).ok().map_err(Error::internal)?;
+        Ok(mac)
+    }
+
+    /// A bridge that somebody made without a MAC takes that of its lowest port and loses it with the port: writing it
+    /// makes it stay (`br_stp_recalculate_bridge_id`, net/bridge/br_stp_if.c).
+    fn pin_bridge_mac(&self, ends: &Ends, pin: bool, wanted: &mut State, observed: &mut State) -> Option<Mac> {
+        let Some(found) = &self.found else { return Some(ends.bridge_mac) };
+        let mac = found.mac.filter(|mac| mac.is_unicast()).unwrap_or(ends.bridge_mac);
+        if pin {
+            if let Some(link) = wanted.links.get_mut(&self.conf.bridge) {
+                link.mac = Some(mac);
+            }
+            if let Some(link) = observed.links.get_mut(&self.conf.bridge) {
+                link.mac = None;
+            }
+        }
+        Some(mac)
+    }
+
+    /// Addresses of another subnet give way when told to, or when no pod is behind them any more.
+    fn may_replace(&mut self, wanted: &State, rivals: &[AddressKey], ends: &Ends) -> Result<(), Error> {
+        if rivals.is_empty() || self.conf.force_address {
+            return Ok(());
+        }
+        let links = self.host.links().map_err(Error::internal)?;
+        let bridge = self.host.index(&self.conf.bridge).map_err(Error::internal)?;
+        let ports = links.iter().filter(|l| l.master == Some(bridge.0) && l.name != ends.veth).count();
+        if ports == 0 { Ok(()) } else { Err(desired::address_conflict(self.conf, wanted, rivals, ports)) }
+    }
+
+    fn configure_pod(&mut self, ends: &Ends, result: &AddResult) -> Result<(), Error> {
+        let wanted = desired::pod(self.conf, ends, result)?;
+        let mut born = State::default();
+        for (name, link) in &wanted.links {
+            born.links.insert(name.clone(), Link { up: false, ..link.clone() });
+        }
+        self.pod.apply(&diff(&wanted, &born, &Scope::default()).steps).ok().map_err(Error::internal)?;
+        if self.conf.dad == Dad::On && result.ips.iter().any(|ip| ip.address.is_ipv6()) {
+            self.pod.wait_addresses(&ends.ifname, DAD_PATIENCE).map_err(Error::internal)?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_port(&mut self, veth: &IfName) -> Result<(), Error> {
+        match self.host.wait_running(veth, PORT_PATIENCE).map_err(Error::internal)? {
+            Some(link) if link.running => Ok(()),
+            Some(link) => Err(Error::internal(format!("bridge port in error state: {}", link.operstate))
+                .with_details(format!("{veth} did not come up within {PORT_PATIENCE:?}; see: ip -d link show {veth}"))),
+            None => Err(Error::internal(format!("{veth} was deleted by somebody while it was being attached"))),
+        }
+    }
+}
+
+/// A name for the host's end and MACs for what is made.
+fn random_ends(conf: &Conf, ifname: &IfName) -> Result<Ends, Error> {
+    let mut bytes = [0u8; 22];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(Error::internal)?;
+    let [n0, n1, n2, n3, rest @ ..] = bytes;
+    let mac = |at: usize| Mac::local([rest[at], rest[at + 1], rest[at + 2], rest[at + 3], rest[at + 4], rest[at + 5]]);
+    Ok(Ends {
+        veth: IfName::new(&format!("veth{n0:02x}{n1:02x}{n2:02x}{n3:02x}")).map_err(Error::internal)?,
+        veth_mac: mac(0),
+        ifname: ifname.clone(),
+        pod_mac: conf.mac.unwrap_or_else(|| mac(6)),
+        bridge_mac: mac(12),
+    })
+}

@@ -1,0 +1,251 @@
+//! The bridge plugin's configuration: as written, then checked whole.
+
+use cni::error::Error;
+use kernel::types::{IfName, Mac, Mtu, VlanId};
+use serde::Deserialize;
+
+/// The document's own fields, in upstream's spelling.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Document {
+    bridge: String,
+    is_gateway: bool,
+    is_default_gateway: bool,
+    force_address: bool,
+    ip_masq: bool,
+    ip_masq_backend: String,
+    mtu: i64,
+    hairpin_mode: bool,
+    promisc_mode: bool,
+    vlan: i64,
+    vlan_trunk: Vec<Trunk>,
+    preserve_default_vlan: bool,
+    macspoofchk: bool,
+    enabledad: bool,
+    disable_container_interface: bool,
+    port_isolation: bool,
+    ipam: Ipam,
+    dns: cni::result::Dns,
+    runtime_config: RuntimeConfig,
+    args: Args,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Ipam {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct RuntimeConfig {
+    mac: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Args {
+    cni: RuntimeConfig,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Trunk {
+    id: Option<i64>,
+    #[serde(rename = "minID")]
+    min_id: Option<i64>,
+    #[serde(rename = "maxID")]
+    max_id: Option<i64>,
+}
+
+/// What the bridge does for the pods' traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gateway {
+    /// Nothing: it is a switch.
+    No,
+    /// It holds the gateway's address.
+    Address,
+    /// And the pod's default route goes by it.
+    Default,
+}
+
+/// VLANs of the host's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vlans {
+    /// Untagged frames belong to it.
+    pub pvid: Option<VlanId>,
+    /// Tagged, as inclusive ranges.
+    pub tagged: Vec<(VlanId, VlanId)>,
+    /// The bridge's default VLAN stays on the port.
+    pub keep_default: bool,
+}
+
+/// The configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Conf {
+    /// The bridge's name.
+    pub bridge: IfName,
+    /// Its part in the pod's routing.
+    pub gateway: Gateway,
+    /// An address of another subnet on the bridge is replaced.
+    pub force_address: bool,
+    /// Pods' traffic to elsewhere leaves with the host's address.
+    pub masquerade: bool,
+    /// Of the veth pair and of a new bridge.
+    pub mtu: Option<Mtu>,
+    /// A pod reaches itself by way of the bridge.
+    pub hairpin: bool,
+    /// Promiscuous bridge.
+    pub promisc: bool,
+    /// VLAN filtering.
+    pub vlans: Option<Vlans>,
+    /// Frames from the pod must carry its MAC.
+    pub spoof_check: bool,
+    /// Duplicate address detection in the pod.
+    pub dad: crate::pod::Dad,
+    /// The interface in the pod is raised and configured.
+    pub container_interface: bool,
+    /// Pods do not reach each other by the bridge.
+    pub isolated: bool,
+    /// The IPAM plugin, when there is one.
+    pub ipam: Option<String>,
+    /// Replaces IPAM's when it says anything.
+    pub dns: cni::result::Dns,
+    /// The pod's MAC.
+    pub mac: Option<Mac>,
+}
+
+impl Document {
+    /// The checked configuration, or every mistake in one error. `args_mac` is `MAC` of CNI_ARGS.
+    pub fn check(self, args_mac: &str) -> Result<Conf, Error> {
+        let mut mistakes = Vec::new();
+        let bridge = if self.bridge.is_empty() { "cni0" } else { &self.bridge };
+        let bridge = note(&mut mistakes, IfName::new(bridge).map_err(|e| format!("bridge: {e}")));
+        let mtu = note(&mut mistakes, mtu(self.mtu));
+        let vlans = note(&mut mistakes, vlans(self.vlan, &self.vlan_trunk, self.preserve_default_vlan));
+        let named = [&self.runtime_config.mac, &self.args.cni.mac, args_mac];
+        let mac = note(&mut mistakes, parse_mac(named.into_iter().find(|mac| !mac.is_empty())));
+        if let Err(mistake) = backend(self.ip_masq, &self.ip_masq_backend) {
+            mistakes.push(mistake);
+        }
+        if self.hairpin_mode && self.promisc_mode {
+            mistakes.push("cannot set hairpin mode and promiscuous mode at the same time".to_owned());
+        }
+        if self.disable_container_interface && !self.ipam.kind.is_empty() {
+            mistakes.push("cannot use IPAM when DisableContainerInterface flag is set".to_owned());
+        }
+        let (Some(bridge), Some(mtu), Some(vlans), Some(mac), true) = (bridge, mtu, vlans, mac, mistakes.is_empty())
+        else {
+            return Err(Error::config(mistakes.join("; ")));
+        };
+        let gateway = match (self.is_default_gateway, self.is_gateway) {
+            (true, _) => Gateway::Default,
+            (false, true) => Gateway::Address,
+            (false, false) => Gateway::No,
+        };
+        Ok(Conf {
+            bridge,
+            gateway,
+            force_address: self.force_address,
+            masquerade: self.ip_masq,
+            mtu,
+            hairpin: self.hairpin_mode,
+            promisc: self.promisc_mode,
+            vlans,
+            spoof_check: self.macspoofchk,
+            dad: if self.enabledad { crate::pod::Dad::On } else { crate::pod::Dad::Off },
+            container_interface: !self.disable_container_interface,
+            isolated: self.port_isolation,
+            ipam: Some(self.ipam.kind).filter(|kind| !kind.is_empty()),
+            dns: self.dns,
+            mac,
+        })
+    }
+}
+
+fn note<T>(mistakes: &mut Vec<String>, outcome: Result<T, String>) -> Option<T> {
+    outcome.map_err(|mistake| mistakes.push(mistake)).ok()
+}
+
+fn mtu(mtu: i64) -> Result<Option<Mtu>, String> {
+    match mtu {
+        0 => Ok(None),
+        // ETH_MIN_MTU and ETH_MAX_MTU, linux/if_ether.h: what veth takes
+        68..=65535 => Ok(u32::try_from(mtu).ok().map(Mtu)),
+        _ => Err(format!("invalid mtu {mtu} (must be 0 for the kernel's own, or between 68 and 65535)")),
+    }
+}
+
+fn parse_mac(text: Option<&str>) -> Result<Option<Mac>, String> {
+    let Some(text) = text else { return Ok(None) };
+    match text.parse::<Mac>() {
+        Ok(mac) if mac.is_unicast() => Ok(Some(mac)),
+        Ok(mac) => Err(format!("mac {mac}: not an address for one interface (multicast or zero)")),
+        Err(e) => Err(format!("mac: {e}")),
+    }
+}
+
+/// The iptables backend is not in this version; a configuration that names none gets nftables.
+fn backend(ip_masq: bool, backend: &str) -> Result<(), String> {
+    match (ip_masq, backend) {
+        (false, _) | (true, "" | "nftables") => Ok(()),
+        (true, "iptables") => Err("ipMasqBackend \"iptables\" is not supported by this version: \
+             use \"nftables\", or leave the key out"
+            .to_owned()),
+        (true, other) => Err(format!("unknown ipmasq backend {other:?} (must be \"nftables\")")),
+    }
+}
+
+fn vlans(vlan: i64, trunk: &[Trunk], keep_default: bool) -> Result<Option<Vlans>, String> {
+    let mut mistakes = Vec::new();
+    let pvid = match vlan {
+        0 => None,
+        _ => match vlan_id(vlan) {
+            Some(id) => Some(id),
+            None => {
+                mistakes.push(format!("invalid VLAN ID {vlan} (must be between 0 and 4094)"));
+                None
+            }
+        },
+    };
+    let mut tagged = Vec::new();
+    for item in trunk {
+        match item.ranges() {
+            Ok(ranges) => tagged.extend(ranges),
+            Err(mistake) => mistakes.push(mistake.to_owned()),
+        }
+    }
+    if !mistakes.is_empty() {
+        return Err(mistakes.join("; "));
+    }
+    Ok((pvid.is_some() || !tagged.is_empty()).then_some(Vlans { pvid, tagged, keep_default }))
+}
+
+fn vlan_id(id: i64) -> Option<VlanId> {
+    u16::try_from(id).ok().and_then(|id| VlanId::new(id).ok())
+}
+
+impl Trunk {
+    fn ranges(&self) -> Result<Vec<(VlanId, VlanId)>, &'static str> {
+        let mut ranges = Vec::new();
+        match (self.min_id, self.max_id) {
+            (Some(min), Some(max)) => {
+                let min = vlan_id(min).ok_or("incorrect trunk minID parameter")?;
+                let max = vlan_id(max).ok_or("incorrect trunk maxID parameter")?;
+                if min > max {
+                    return Err("minID is greater than maxID in trunk parameter");
+                }
+                ranges.push((min, max));
+            }
+            (None, Some(_)) => return Err("minID and maxID should be configured simultaneously, minID is missing"),
+            (Some(_), None) => return Err("minID and maxID should be configured simultaneously, maxID is missing"),
+            (None, None) => {}
+        }
+        if let Some(id) = self.id {
+            let id = vlan_id(id).ok_or("incorrect trunk id parameter")?;
+            ranges.push((id, id));
+        }
+        Ok(ranges)
+    }
+}

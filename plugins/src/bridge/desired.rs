@@ -1,0 +1,187 @@
+//! What an attachment wants of the host and of the pod. Pure.
+
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+
+use cni::error::Error;
+use cni::result::{AddResult, Interface, Route as CniRoute};
+use ipnetwork::IpNetwork;
+use kernel::state::{AddressKey, Link, LinkKind, Port, State, VethPeer};
+use kernel::types::{Family, IfName, Mac, masked};
+
+use super::conf::{Conf, Gateway};
+use crate::pod;
+
+/// The names and addresses that one attachment's links have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ends {
+    /// The host's end.
+    pub veth: IfName,
+    /// Its MAC. Given at creation, so that systemd-udev's MACAddressPolicy leaves it alone.
+    pub veth_mac: Mac,
+    /// The pod's end: CNI_IFNAME.
+    pub ifname: IfName,
+    /// Its MAC.
+    pub pod_mac: Mac,
+    /// The bridge's MAC when it is made now.
+    pub bridge_mac: Mac,
+}
+
+/// IPAM's answer with what the bridge adds: the interface each address is on, gateways, the default route, dns.
+pub fn complete(conf: &Conf, mut ipam: AddResult) -> Result<AddResult, Error> {
+    if conf.ipam.is_some() && ipam.ips.is_empty() {
+        return Err(Error::internal("IPAM plugin returned missing IP config"));
+    }
+    for ip in &mut ipam.ips {
+        ip.interface = Some(2);
+        if ip.gateway.is_none() && conf.gateway != Gateway::No {
+            ip.gateway = first_host(ip.address);
+        }
+    }
+    if conf.gateway == Gateway::Default {
+        add_default_routes(&mut ipam);
+    }
+    if !conf.dns.is_empty() {
+        ipam.dns = conf.dns.clone();
+    }
+    Ok(ipam)
+}
+
+/// The network's address plus one.
+fn first_host(net: IpNetwork) -> Option<IpAddr> {
+    match net {
+        IpNetwork::V4(v4) => u32::from(v4.network()).checked_add(1).map(|n| IpAddr::V4(n.into())),
+        IpNetwork::V6(v6) => u128::from(v6.network()).checked_add(1).map(|n| IpAddr::V6(n.into())),
+    }
+}
+
+/// One default route per family by the gateway, unless there is one already, with or without a gateway of its own.
+fn add_default_routes(result: &mut AddResult) {
+    for family in Family::ALL {
+        let gateway = result.ips.iter().filter(|ip| Family::from(ip.address) == family).find_map(|ip| ip.gateway);
+        let there = result.routes.iter().any(|r| Family::from(r.dst) == family && pod::is_default(r.dst));
+        if let (Some(gateway), false) = (gateway, there) {
+            result.routes.push(CniRoute { gw: Some(gateway), ..CniRoute::to(family.default_net()) });
+        }
+    }
+}
+
+/// What makes a host forward between pods and the rest.
+pub const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+
+/// The bridge and the pair, the pair still down. `netns` is the pod's open namespace; `new` when the bridge is made now.
+pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State {
+    let mut state = State::default();
+    let bridge = Link {
+        promisc: conf.promisc.then_some(true),
+        mac: new.then_some(ends.bridge_mac),
+        mtu: conf.mtu.filter(|_| new),
+        ..Link::up(LinkKind::Bridge { vlan_filtering: conf.vlans.is_some() })
+    };
+    state.links.insert(conf.bridge.clone(), bridge);
+    if new {
+        state.conf("ipv6", &conf.bridge, "accept_ra", "0");
+    }
+    let peer = VethPeer { name: ends.ifname.clone(), mac: Some(ends.pod_mac), mtu: conf.mtu, netns };
+    let veth = Link {
+        up: false,
+        mtu: conf.mtu,
+        mac: Some(ends.veth_mac),
+        master: Some(conf.bridge.clone()),
+        ..Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) })
+    };
+    state.links.insert(ends.veth.clone(), veth);
+    state.ports.insert(ends.veth.clone(), Port { hairpin: conf.hairpin, isolated: conf.isolated });
+    state.conf("ipv6", &ends.veth, "accept_ra", "0");
+    state
+}
+
+/// All of the host's side: the links, the gateway's addresses, forwarding.
+pub fn host(conf: &Conf, ends: &Ends, result: &AddResult) -> State {
+    let mut state = links(conf, ends, None, false);
+    if let Some(veth) = state.links.get_mut(&ends.veth) {
+        veth.up = true;
+    }
+    if conf.gateway == Gateway::No {
+        return state;
+    }
+    for ip in &result.ips {
+        let Some(net) = gateway_net(ip) else { continue };
+        state.address(&conf.bridge, net, true);
+        let [v4, v6] = FORWARDING;
+        state.sysctls.insert(if net.is_ipv4() { v4 } else { v6 }.to_owned(), "1".to_owned());
+    }
+    state
+}
+
+fn gateway_net(ip: &cni::result::IpConfig) -> Option<IpNetwork> {
+    IpNetwork::new(ip.gateway?, ip.address.prefix()).ok()
+}
+
+/// The pod's side. Without IPAM the interface is only raised.
+pub fn pod(conf: &Conf, ends: &Ends, result: &AddResult) -> Result<State, Error> {
+    if !conf.container_interface {
+        return Ok(State::default());
+    }
+    let link = pod::veth_end(Some(ends.pod_mac), conf.mtu);
+    if conf.ipam.is_some() {
+        return pod::desired(&ends.ifname, link, result, conf.dad);
+    }
+    let mut state = State::default();
+    state.links.insert(ends.ifname.clone(), link);
+    Ok(state)
+}
+
+/// Addresses on the bridge that the wanted ones cannot live beside: any other of IPv4, an overlapping one of IPv6.
+pub fn conflicting(wanted: &State, present: &[AddressKey]) -> Vec<AddressKey> {
+    let rivals = |have: &AddressKey, want: &AddressKey| match (have.net, want.net) {
+        (IpNetwork::V4(_), IpNetwork::V4(_)) => true,
+        (IpNetwork::V6(a), IpNetwork::V6(b)) => {
+            !a.ip().is_unicast_link_local() && (a.contains(b.network()) || b.contains(a.network()))
+        }
+        _ => false,
+    };
+    present
+        .iter()
+        .filter(|have| !wanted.addresses.contains_key(*have))
+        .filter(|have| wanted.addresses.keys().any(|want| want.dev == have.dev && rivals(have, want)))
+        .cloned()
+        .collect()
+}
+
+/// The sentence for a bridge that serves another subnet, and the way out.
+pub fn address_conflict(conf: &Conf, wanted: &State, present: &[AddressKey], ports: usize) -> Error {
+    let text = |keys: &mut dyn Iterator<Item = &AddressKey>| {
+        keys.filter(|k| k.dev == conf.bridge)
+            .map(|k| format!("{} ({})", k.net, masked(k.net)))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let have = text(&mut present.iter());
+    let want = text(&mut wanted.addresses.keys());
+    let first = wanted.addresses.keys().find(|k| k.dev == conf.bridge).map(|k| k.net.to_string()).unwrap_or_default();
+    Error::internal(format!("failed to set bridge addr: {:?} already has an IP address different from {first}", conf.bridge.as_str()))
+        .with_details(format!(
+            "{} holds {have}, this network wants {want}; {ports} pods are still attached to it. Drain this host's pods of the old \
+             subnet (it is then replaced by itself), or set \"forceAddress\": true, or: ip addr del {} dev {}",
+            conf.bridge,
+            present.first().map(|k| k.net.to_string()).unwrap_or_default(),
+            conf.bridge,
+        ))
+}
+
+/// The result: bridge, host end, pod end, and what IPAM gave.
+pub fn reply(conf: &Conf, ends: &Ends, bridge_mac: Option<Mac>, sandbox: &str, result: AddResult) -> AddResult {
+    let interface = |name: &IfName, mac: Option<Mac>, sandbox: &str| Interface {
+        name: name.to_string(),
+        mac: mac.map(|m| m.to_string()).unwrap_or_default(),
+        sandbox: sandbox.to_owned(),
+        ..Interface::default()
+    };
+    let interfaces = vec![
+        interface(&conf.bridge, bridge_mac, ""),
+        interface(&ends.veth, Some(ends.veth_mac), ""),
+        interface(&ends.ifname, Some(ends.pod_mac), sandbox),
+    ];
+    AddResult { interfaces, ..result }
+}

@@ -1,0 +1,127 @@
+//! The container's side of an attachment, the same for every plugin that gives addresses: what is wanted of the
+//! interface inside the pod's namespace. Pure.
+
+use cni::error::Error;
+use cni::result::{AddResult, Route as CniRoute};
+use ipnetwork::IpNetwork;
+use kernel::state::{Link, LinkKind, Route, RouteKey, RouteScope, Scope, State};
+use kernel::types::{Family, IfName, Mtu, RouteProtocol, TableId, host_net, masked};
+
+/// How IPv6 addresses are taken into use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dad {
+    /// At once: the address comes from our own IPAM, nobody else can have it.
+    Off,
+    /// After duplicate address detection, with the kernel's enhanced loop check (RFC 7527).
+    On,
+}
+
+/// What is wanted of the link `dev` of `kind` in the pod: up, with the addresses and routes of `result`.
+pub fn desired(dev: &IfName, link: Link, result: &AddResult, dad: Dad) -> Result<State, Error> {
+    let mut state = State::default();
+    state.links.insert(dev.clone(), link);
+    settings(&mut state, dev, dad);
+    for ip in &result.ips {
+        if ip.address.is_ipv6() {
+            enable_ipv6(&mut state, dev);
+        }
+        state.address(dev, ip.address, dad == Dad::Off);
+    }
+    for route in &result.routes {
+        add_route(&mut state, dev, route, result)?;
+    }
+    Ok(state)
+}
+
+/// arp_notify announces the address when the link goes up, so that a neighbour with the former owner's MAC learns.
+fn settings(state: &mut State, dev: &IfName, dad: Dad) {
+    state.conf("ipv4", dev, "arp_notify", "1");
+    match dad {
+        Dad::Off => state.conf("ipv6", dev, "accept_dad", "0"),
+        Dad::On => {
+            state.conf("ipv6", dev, "enhanced_dad", "1");
+            state.conf("ipv6", dev, "accept_dad", "1");
+        }
+    }
+}
+
+/// Some runtimes create the namespace with IPv6 off.
+#[expect(clippy::expect_used, reason = "lo is a name")]
+fn enable_ipv6(state: &mut State, dev: &IfName) {
+    let lo = IfName::new("lo").expect("a name");
+    for name in [&lo, dev] {
+        state.conf("ipv6", name, "disable_ipv6", "0");
+    }
+    state.conf("ipv6", dev, "keep_addr_on_down", "1");
+}
+
+/// The gateway of a route that names none: the first address of its family that has one.
+fn gateway(route: &CniRoute, result: &AddResult) -> Option<std::net::IpAddr> {
+    let family = Family::from(route.dst);
+    route.gw.or_else(|| result.ips.iter().filter(|ip| Family::from(ip.address) == family).find_map(|ip| ip.gateway))
+}
+
+fn add_route(state: &mut State, dev: &IfName, wanted: &CniRoute, result: &AddResult) -> Result<(), Error> {
+    let via = gateway(wanted, result);
+    if via.is_some_and(|gw| Family::from(gw) != Family::from(wanted.dst)) {
+        return Err(Error::config(format!("route {}: its gateway is of the other family", wanted.dst)));
+    }
+    let default_metric = if wanted.dst.is_ipv6() { 1024 } else { 0 };
+    let mut key = RouteKey {
+        dst: masked(wanted.dst),
+        table: wanted.table.filter(|t| *t != 0).map_or(TableId::MAIN, TableId),
+        metric: Some(wanted.priority).filter(|m| *m != 0 && *m != default_metric),
+        ordinal: 0,
+    };
+    let mut route = Route {
+        via,
+        mtu: Some(Mtu(wanted.mtu)).filter(|m| m.0 != 0),
+        advmss: Some(wanted.advmss).filter(|m| *m != 0),
+        ..Route::by(dev)
+    };
+    route.scope = wanted.scope.filter(|s| *s != kernel::message::route::default_scope(key.dst, &route));
+    while let Some(there) = state.routes.get(&key) {
+        if *there == route {
+            return Ok(());
+        }
+        key.ordinal += 1;
+    }
+    state.routes.insert(key, route);
+    Ok(())
+}
+
+/// What of the pod is this attachment's: the interface, its addresses, and routes by it in the tables it uses.
+pub fn scope(dev: &IfName, desired: &State, table: TableId) -> Scope {
+    Scope {
+        links: vec![dev.clone()],
+        addresses: vec![dev.clone()],
+        routes: Some(RouteScope { table, protocol: None, adopt: Vec::new(), dev: Some(dev.clone()) }),
+        sysctls: desired.sysctls.keys().cloned().collect(),
+        ..Scope::default()
+    }
+}
+
+/// The tables that the wanted routes are in, the main one always among them.
+pub fn tables(desired: &State) -> Vec<TableId> {
+    let mut tables: Vec<_> = desired.routes.keys().map(|key| key.table).chain([TableId::MAIN]).collect();
+    tables.sort_unstable();
+    tables.dedup();
+    tables
+}
+
+/// Routes that the kernel made for the addresses themselves.
+pub fn is_connected(key: &RouteKey, route: &Route, state: &State) -> bool {
+    route.protocol == RouteProtocol::KERNEL
+        || (route.via.is_none()
+            && state.addresses.keys().any(|a| masked(a.net) == key.dst || host_net(a.net.ip()) == key.dst))
+}
+
+/// A link inside a pod that its plugin made: a veth end, up.
+pub fn veth_end(mac: Option<kernel::types::Mac>, mtu: Option<Mtu>) -> Link {
+    Link { mac, mtu, ..Link::up(LinkKind::Veth { peer: None }) }
+}
+
+/// `net` without its host bits, as the family's default route is asked for.
+pub fn is_default(net: IpNetwork) -> bool {
+    net.prefix() == 0
+}
