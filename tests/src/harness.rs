@@ -68,7 +68,8 @@ pub fn main(tests: &'static [Test], environment: &Environment) -> ExitCode {
 
 fn outside(tests: &'static [Test], environment: &Environment) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let arguments = Arguments::from_args();
-    let sandbox = if arguments.list { None } else { lack_of_sandbox()? };
+    // asked for a list, too: other runners take from it what is ignored
+    let sandbox = lack_of_sandbox()?;
     if !arguments.list && sandbox.is_none() {
         Executables::beside(&std::env::current_exe()?, environment.cargo.as_deref())?;
     }

@@ -141,6 +141,7 @@ pub fn nothing_is_left() -> Outcome {
     let host = world.host(1)?.netns().id()?.1;
     is_in(host, daemon.pid())?;
     let inside = format!("process {}", daemon.pid());
+    assert_eq!(users_of(&[host])?, [inside.clone(), "mount /run/netns/host1".into()]);
     let numbers = world.take_down()?;
     // what still holds a namespace is found …
     assert_eq!(users_of(&numbers)?, [inside]);

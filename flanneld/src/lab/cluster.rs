@@ -142,22 +142,22 @@ impl Cluster {
 
     /// Waits until every daemon has written subnet.env, which it does when its host is ready for pods.
     pub fn wait_ready(&mut self) -> Result<(), Error> {
-        for host in self.spec.topology.hosts() {
+        for (host, daemon) in &mut self.daemons {
             eventually(format_args!("flanneld on host{host} is ready"), PATIENCE, || {
-                if subnet_file(host).exists() { Ok(()) } else { Err(self.words(host)) }
-            })?;
+                if subnet_file(*host).exists() {
+                    return Ok(Ok(()));
+                }
+                match daemon.ended() {
+                    Ok(None) => Err(last_words(*host, daemon)),
+                    Ok(Some(status)) => Ok(Err(Error::Wrong(format!(
+                        "flanneld on host{host} has ended, {status}; its last words: {}",
+                        daemon.last_words()
+                    )))),
+                    Err(error) => Ok(Err(error)),
+                }
+            })??;
         }
         Ok(())
-    }
-
-    /// What is known of a daemon that does not do what it should.
-    fn words(&mut self, host: usize) -> String {
-        let Some(daemon) = self.daemons.get_mut(&host) else { return "no daemon".into() };
-        match daemon.ended() {
-            Ok(None) => Self::status(host).and_then(|status| status.last_error).unwrap_or_else(|| daemon.last_words()),
-            Ok(Some(status)) => format!("ended, {status}: {}", daemon.last_words()),
-            Err(error) => error.to_string(),
-        }
     }
 
     /// Attaches a pod on every host.
@@ -265,6 +265,11 @@ fn path_by(dev: Option<&str>) -> Path {
         Some(_) => Path::Direct,
         None => Path::None,
     }
+}
+
+/// Why a daemon is not ready, as far as it says.
+fn last_words(host: usize, daemon: &Daemon) -> String {
+    Cluster::status(host).and_then(|status| status.last_error).unwrap_or_else(|| daemon.last_words())
 }
 
 /// The folder of a host's files.

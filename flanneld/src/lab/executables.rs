@@ -44,7 +44,7 @@ fn build(cargo: &OsStr, dir: &Path) -> Result<(), Error> {
         Some("debug") | None => "dev",
         Some(folder) => folder,
     };
-    let args = ["build", "--quiet", "--package", "flanneld", "--package", "plugins", "--bins", "--profile", profile];
+    let args = ["build", "--package", "flanneld", "--package", "plugins", "--bins", "--profile", profile];
     let status = Command::new(cargo).args(args).status().doing("run cargo build")?;
     if status.success() { Ok(()) } else { Err(Error::Wrong(format!("cargo build --profile {profile}: {status}"))) }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
-use std::path::Path;
 
 use kernel::diff::{Step, diff};
 use kernel::state::{Link, LinkKind, Scope, State, VethPeer, Vxlan};
@@ -121,25 +120,32 @@ fn probes() -> Result<[Probe; 3], InvalidValue> {
     ])
 }
 
-/// The processes that are in one of the network namespaces `numbers`, and the mounts that hold a name.
+/// The processes that are in one of the network namespaces `numbers`, and the mounts that hold one.
 pub fn users_of(numbers: &[u64]) -> Result<Vec<String>, Error> {
+    // `net:[4026531840]`, in links and in mountinfo
+    let is_one = |name: &str| {
+        let number = name.strip_prefix("net:[").and_then(|rest| rest.strip_suffix(']'));
+        number.and_then(|number| number.parse().ok()).is_some_and(|number| numbers.contains(&number))
+    };
     let mut users = Vec::new();
     for entry in fs::read_dir("/proc").doing("list /proc")? {
         let path = entry.doing("list /proc")?.path();
-        // `net:[4026531840]`; a process that ended meanwhile, or another user's, has no readable one
+        // a process that ended meanwhile, or another user's, has no readable one
         let Ok(link) = fs::read_link(path.join("ns/net")) else { continue };
-        let number = link.to_string_lossy().trim_matches(|c: char| !c.is_ascii_digit()).parse();
-        if number.is_ok_and(|number| numbers.contains(&number)) {
+        if is_one(&link.to_string_lossy()) {
             users.push(format!("process {}", path.file_name().unwrap_or_default().to_string_lossy()));
         }
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").doing("read /proc/self/mountinfo")?;
-    users.extend(mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter_map(named));
+    for mount in mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()) {
+        // proc_pid_mountinfo(5): the fourth field is what of the file system is mounted, the fifth is where
+        if let [_, _, _, root, at, ..] = mount[..]
+            && is_one(root)
+        {
+            users.push(format!("mount {at}"));
+        }
+    }
     Ok(users)
-}
-
-fn named(mount: &str) -> Option<String> {
-    Path::new(mount).starts_with("/run/netns/").then(|| format!("mount {mount}"))
 }
 
 /// The families that a lab's pods have.
