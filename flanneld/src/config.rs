@@ -39,7 +39,6 @@ impl Config {
             }
             Err(error) => {
                 let kept = if self.good.is_some() { "; the last good one stays in force" } else { "" };
-                tracing::warn!(error, "network config{kept}");
                 self.error = Some(format!("{error}{kept}"));
                 false
             }

@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod config;
 pub mod ctl;
+pub mod daemon;
 pub mod events;
 pub mod files;
 pub mod flags;
@@ -13,3 +14,64 @@ pub mod status;
 pub mod store;
 pub mod systemd;
 pub mod underlay;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::daemon::{Daemon, DaemonError};
+use crate::flags::{Command, Options};
+
+/// A flag that cannot be followed. Upstream exits with 0, and a supervisor takes that for success.
+const USAGE: u8 = 2;
+
+/// flanneld with these arguments (without the program's name) and this environment. Returns when it is stopped by
+/// SIGINT or SIGTERM (success), or must not go on (failure); the network stays as it is.
+pub fn run(args: &[String], env: &BTreeMap<String, String>) -> ExitCode {
+    let say = |text: &str| {
+        // nobody reads stderr: nothing to be done about that
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    };
+    let options = match flags::parse(args, env) {
+        Ok(Command::Run(options)) => *options,
+        Ok(Command::Print(text)) => {
+            say(&text);
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            say(&format!("{}\n", error.to_string().trim_end()));
+            return ExitCode::from(USAGE);
+        }
+    };
+    logging::start(options.verbosity);
+    options.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    match serve(options, env.get("NOTIFY_SOCKET").cloned()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the daemon on this thread, in its network namespace.
+fn serve(options: Options, notify_socket: Option<String>) -> Result<(), DaemonError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
+    let outcome = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
+        let daemon = Daemon::new(options, notify_socket)?;
+        tokio::select! {
+            error = daemon.run() => return Err(error),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping; the network stays as it is");
+        Ok(())
+    });
+    // a file operation that hangs must not hold the process
+    runtime.shutdown_background();
+    outcome
+}

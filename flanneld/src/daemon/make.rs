@@ -1,0 +1,106 @@
+//! What this host says of itself, made from what is known. Pure.
+
+use kernel::message::link::SeenLink;
+use kernel::state::LinkKind;
+use kernel::types::{Family, IfName, Mac};
+use overlay::allocate::Stored;
+use overlay::host::{self, ALIAS};
+use overlay::lease::{Lease, LeaseAttrs, VxlanData};
+use overlay::net::ByFamily;
+use overlay::netconf::{Backend, NetConf, VxlanConf, vxlan_device};
+
+use crate::events::Interest;
+use crate::store::View;
+use crate::underlay::{Survey, Underlay};
+
+/// What the peers must know to reach this host.
+pub(super) fn attributes(conf: &NetConf, underlay: &Underlay, macs: &ByFamily<Option<Mac>>) -> LeaseAttrs {
+    let mut attrs = LeaseAttrs { backend_type: conf.backend.lease_type().to_owned(), ..LeaseAttrs::default() };
+    for public in &underlay.public {
+        match public {
+            std::net::IpAddr::V4(v4) => attrs.public_ip = Some(*v4),
+            std::net::IpAddr::V6(v6) => attrs.public_ipv6 = Some(*v6),
+        }
+    }
+    if let Backend::Vxlan(vxlan) = &conf.backend {
+        for (family, _) in conf.families() {
+            if let Some(vtep_mac) = *macs.get(family) {
+                attrs.set_data(family, VxlanData { vni: Some(vxlan.vni), vtep_mac }.to_json());
+            }
+        }
+    }
+    attrs
+}
+
+/// The MAC of this host's VTEP: that of the device that is there, because the peers send to it; else the one that the
+/// lease says; else a new one.
+pub(super) fn vtep_mac(
+    family: Family,
+    vxlan: &VxlanConf,
+    survey: &Survey,
+    own: Option<&LeaseAttrs>,
+    random: Mac,
+) -> Mac {
+    let device = vxlan_device(family, vxlan.vni).ok().and_then(|name| survey.links.iter().find(|l| l.name == name));
+    let existing = device.filter(|link| matches!(link.link.kind, LinkKind::Vxlan(_))).and_then(|link| link.link.mac);
+    let published = || VxlanData::parse(own?.data(family)?).ok().map(|data| data.vtep_mac);
+    existing.or_else(published).filter(|mac| mac.is_unicast()).unwrap_or(random)
+}
+
+fn is_ours(link: &&SeenLink) -> bool {
+    matches!(link.link.kind, LinkKind::Vxlan(_)) && link.link.alias.as_deref() == Some(ALIAS)
+}
+
+/// The VXLAN devices that carry our mark.
+pub(super) fn known_devices(survey: &Survey) -> Vec<IfName> {
+    survey.links.iter().filter(is_ours).map(|link| link.name.clone()).collect()
+}
+
+/// The backend of which a daemon before this one left a device.
+pub(super) fn vxlan_left(survey: &Survey) -> Option<VxlanConf> {
+    survey.links.iter().filter(is_ours).find_map(|link| match &link.link.kind {
+        LinkKind::Vxlan(vxlan) => Some(VxlanConf {
+            vni: vxlan.vni,
+            port: vxlan.port,
+            mtu: None,
+            gbp: vxlan.gbp,
+            learning: vxlan.learning,
+            direct_routing: false,
+        }),
+        _ => None,
+    })
+}
+
+/// The underlay in the words of the domain.
+pub(super) fn underlay_facts(underlay: &Underlay, survey: &Survey) -> host::Underlay {
+    let mut addresses = ByFamily::default();
+    for addr in &underlay.addresses {
+        *addresses.get_mut(Family::from(*addr)) = Some(*addr);
+    }
+    host::Underlay {
+        dev: underlay.dev.clone(),
+        mtu: underlay.mtu,
+        addresses,
+        connected: survey.connected(&underlay.dev),
+    }
+}
+
+/// The leases that can be read.
+pub(super) fn stored(view: &View) -> Vec<Stored> {
+    let read = |(key, value): (&String, &std::sync::Arc<[u8]>)| {
+        let lease = Lease { subnets: key.parse().ok()?, attrs: LeaseAttrs::parse(value).ok()? };
+        Some(Stored { key: key.clone(), lease })
+    };
+    view.leases.iter().filter_map(read).collect()
+}
+
+/// What of the kernel's news is ours, when `devices` are.
+pub(super) fn interest(conf: &NetConf, devices: &[IfName], underlay: Option<&Underlay>, survey: &Survey) -> Interest {
+    let index = |name: &IfName| survey.links.iter().find(|link| link.name == *name).map(|link| link.index);
+    Interest {
+        names: devices.iter().chain(underlay.map(|u| &u.dev)).cloned().collect(),
+        ours: devices.iter().filter_map(index).collect(),
+        underlay: underlay.map(|u| u.index),
+        networks: conf.networks(),
+    }
+}

@@ -1,0 +1,208 @@
+//! The daemon's loop: something may have changed, so everything is looked at and made right.
+//!
+//! There are four reasons to look: the store said something new, the kernel announced a change to something of ours,
+//! what failed or is due is due, and ten minutes have passed. Whatever the reason, the same pass is made.
+
+mod acquire;
+mod make;
+mod pass;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::Duration;
+
+use kernel::types::Mac;
+use overlay::net::ByFamily;
+use overlay::netconf::VxlanConf;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+use crate::config::Config;
+use crate::events::Events;
+use crate::flags::Options;
+use crate::kernel_thread::{KernelThread, ThreadError};
+use crate::status::{self, Status};
+use crate::store::{Store, View};
+use crate::underlay::{Underlay, UnderlayError};
+
+/// Nothing should change unnoticed; this is how long it lasts if something does.
+const AUDIT: Duration = Duration::from_secs(600);
+
+/// Before the first pass: a store that is slow to read is then an error that can be seen.
+const FIRST_READING: Duration = Duration::from_secs(2);
+
+/// Between two passes that the kernel's news cause: a burst of them is one reason.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// Why the daemon stops.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The kernel cannot be spoken to.
+    #[error(transparent)]
+    Kernel(#[from] ThreadError),
+    /// The kernel's announcements cannot be heard.
+    #[error("listen to the kernel: {0}")]
+    Listen(#[source] io::Error),
+    /// At the start: there is nothing to put the overlay on.
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    /// At the start: there is no subnet to be had.
+    #[error(transparent)]
+    OutOfSubnets(#[from] overlay::allocate::OutOfSubnets),
+    /// Another host has this one's subnet. What runs here has addresses that are not ours to use any more.
+    #[error(
+        "Lease has been revoked. Shutting down daemon. (another host holds {0} now; a restart leases another subnet, and \
+         pods must then be made anew)"
+    )]
+    Revoked(String),
+    /// The program's own machinery.
+    #[error("start the runtime: {0}")]
+    Runtime(#[source] io::Error),
+}
+
+/// This host's lease, as it was last written.
+#[derive(Debug, Clone, PartialEq)]
+struct Own {
+    /// As it is spelt in the store.
+    key: String,
+    subnets: overlay::lease::Subnets,
+    value: Vec<u8>,
+    /// It does not end, and is not made to.
+    reservation: bool,
+    renewed: Instant,
+}
+
+/// Everything that outlives a pass. All of it can be lost: a new daemon finds it again.
+pub struct Daemon {
+    options: Options,
+    notify_socket: Option<String>,
+    store: Store,
+    view: watch::Receiver<View>,
+    kernel: KernelThread,
+    events: Events,
+    config: Config,
+    own: Option<Own>,
+    underlay: Option<Underlay>,
+    macs: ByFamily<Option<Mac>>,
+    /// The backend that was, while others may still send to its devices.
+    vxlan: Option<VxlanConf>,
+    /// The content of subnet.env, once it is written.
+    subnet_env: Option<String>,
+    /// The status could not be written, and that was said.
+    unwritten: bool,
+    /// What was warned of and still is so.
+    warned: BTreeSet<String>,
+    status: Status,
+    writer: status::Writer,
+    retry: Backoff,
+    /// Against another host that writes our lease again and again.
+    contest: Backoff,
+    publish_after: Option<Instant>,
+}
+
+/// What a pass leaves to wait for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Due {
+    at: Option<Instant>,
+}
+
+impl Due {
+    fn by(&mut self, instant: Instant) {
+        self.at = Some(self.at.map_or(instant, |at| at.min(instant)));
+    }
+}
+
+impl Daemon {
+    /// Opens what the daemon needs. `notify_socket` is NOTIFY_SOCKET's value.
+    pub fn new(options: Options, notify_socket: Option<String>) -> Result<Self, DaemonError> {
+        let mut writer = status::Writer::new(&options.subnet_file);
+        let mut status = Status { pid: std::process::id(), ..Status::default() };
+        let (events, kernel) = Self::open().inspect_err(|error| {
+            status.last_error = Some(error.to_string());
+            // the error itself is on its way to the log
+            let _ = writer.write(&status, true);
+        })?;
+        let store = Store::embedded(&options.store_dir, &options.etcd_prefix);
+        Ok(Self {
+            notify_socket,
+            view: store.view(),
+            store,
+            kernel,
+            events,
+            config: Config::default(),
+            own: None,
+            underlay: None,
+            macs: ByFamily::default(),
+            vxlan: None,
+            subnet_env: None,
+            unwritten: false,
+            warned: BTreeSet::new(),
+            status,
+            writer,
+            retry: Backoff::default(),
+            contest: Backoff::default(),
+            publish_after: None,
+            options,
+        })
+    }
+
+    fn open() -> Result<(Events, KernelThread), DaemonError> {
+        // first the ear: what changes while it is read is announced
+        let events = Events::listen().map_err(DaemonError::Listen)?;
+        Ok((events, KernelThread::start()?))
+    }
+
+    /// Runs until it must not go on. The last error is then in the status.
+    pub async fn run(mut self) -> DaemonError {
+        let read = self.view.wait_for(|view| view.complete || view.error.is_some());
+        let _ = tokio::time::timeout(FIRST_READING, read).await;
+        loop {
+            let due = match self.pass().await {
+                Ok(due) => due,
+                Err(error) => {
+                    self.status.last_error = Some(error.to_string());
+                    self.write_status(true);
+                    return error;
+                }
+            };
+            let ended = Instant::now();
+            let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
+            let why = tokio::select! {
+                changed = self.view.changed() => match changed {
+                    Ok(()) => "the store changed",
+                    // its follower has panicked; the next pass reads what is left
+                    Err(_) => { tokio::time::sleep_until(due).await; "due" }
+                },
+                () = self.events.news() => {
+                    tokio::time::sleep_until(ended + QUIET).await;
+                    "the kernel changed"
+                }
+                () = tokio::time::sleep_until(due) => "due",
+            };
+            tracing::debug!(why, "looking");
+        }
+    }
+
+    /// True once the host was as wanted: from then on what goes wrong is waited for.
+    fn started(&self) -> bool {
+        self.subnet_env.is_some()
+    }
+
+    fn write_status(&mut self, fresh: bool) {
+        let written = self.writer.write(&self.status, fresh);
+        if let (Err(error), false) = (&written, self.unwritten) {
+            tracing::warn!(%error, "the status cannot be written");
+        }
+        self.unwritten = written.is_err();
+    }
+
+    /// The subnets that the last run told the CNI plugin.
+    fn previous(&self) -> overlay::lease::Subnets {
+        let text = std::fs::read(&self.options.subnet_file).unwrap_or_default();
+        overlay::subnet_env::Previous::parse(&String::from_utf8_lossy(&text)).subnets
+    }
+}
