@@ -5,12 +5,34 @@ use std::process::ExitCode;
 use tests::harness::{self, Environment, Test};
 use tests::need::Need;
 
+use call::Whose;
+
+mod bridge;
+mod call;
 mod kernel;
 
 /// A test function under its own name.
 macro_rules! test {
     ($module:ident :: $name:ident $(, $need:expr)*) => {
         Test { name: concat!(stringify!($module), "::", stringify!($name)), needs: &[$($need),*], run: $module::$name }
+    };
+}
+
+/// One that ours and the reference plugins must pass alike, under two names.
+macro_rules! alike {
+    ($module:ident :: $name:ident, ours) => {
+        Test {
+            name: concat!(stringify!($module), "::", stringify!($name)),
+            needs: &[],
+            run: || $module::$name(Whose::Ours),
+        }
+    };
+    ($module:ident :: $name:ident, reference) => {
+        Test {
+            name: concat!("reference::", stringify!($module), "::", stringify!($name)),
+            needs: &[Need::File(call::REFERENCE)],
+            run: || $module::$name(Whose::Reference),
+        }
     };
 }
 
@@ -25,6 +47,33 @@ static TESTS: &[Test] = &[
     test!(kernel::a_refused_dump_is_not_an_empty_one),
     test!(kernel::a_deleted_link_is_gone_when_the_call_returns),
     test!(kernel::a_link_made_again_is_found_under_its_new_index),
+    alike!(bridge::a_pod_lives_and_goes, ours),
+    alike!(bridge::a_pod_lives_and_goes, reference),
+    alike!(bridge::every_version_is_spoken, ours),
+    alike!(bridge::every_version_is_spoken, reference),
+    alike!(bridge::del_needs_nothing, ours),
+    alike!(bridge::del_needs_nothing, reference),
+    alike!(bridge::a_mac_can_be_asked_for, ours),
+    alike!(bridge::a_mac_can_be_asked_for, reference),
+    alike!(bridge::a_taken_name_harms_nothing, ours),
+    alike!(bridge::a_taken_name_harms_nothing, reference),
+    alike!(bridge::a_bridge_that_is_none_is_refused, ours),
+    alike!(bridge::a_bridge_that_is_none_is_refused, reference),
+    alike!(bridge::another_subnets_bridge_is_refused_or_forced, ours),
+    alike!(bridge::another_subnets_bridge_is_refused_or_forced, reference),
+    alike!(bridge::the_smaller_fields_do_what_they_say, ours),
+    alike!(bridge::the_smaller_fields_do_what_they_say, reference),
+    test!(bridge::a_switch_without_ipam_is_checked_too),
+    test!(bridge::check_lists_every_difference),
+    test!(bridge::a_default_route_of_ipam_satisfies_the_bridge),
+    test!(bridge::every_attribute_of_a_route_is_applied),
+    test!(bridge::an_idle_bridge_takes_the_new_subnet),
+    test!(bridge::the_bridges_mac_stays),
+    test!(bridge::a_failed_add_leaves_nothing),
+    test!(bridge::rules_come_and_go_with_the_pod),
+    test!(bridge::gc_removes_what_nobody_owns),
+    test!(bridge::every_mistake_is_said_at_once),
+    test!(bridge::dad_is_waited_for_when_asked),
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,143 @@
+//! Calls plugins as a runtime does, ours or Debian's.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use flanneld::ctl::install::install;
+use flanneld::lab::netns::Room;
+use serde_json::Value;
+use tests::harness::executables;
+
+/// Where Debian's `containernetworking-plugins` are.
+pub const REFERENCE: &str = "/usr/lib/cni";
+
+/// Whose plugins are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// This project's.
+    Ours,
+    /// The Go ones.
+    Reference,
+}
+
+/// A place to call plugins from: a directory of them, a directory for their files.
+pub struct Caller {
+    bin: PathBuf,
+    pub files: tempfile::TempDir,
+}
+
+/// What a plugin said.
+#[derive(Debug)]
+#[expect(dead_code, reason = "stderr is shown when a test fails")]
+pub struct Answer {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Caller {
+    pub fn new(whose: Whose) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let bin = match whose {
+            Whose::Ours => {
+                let bin = files.path().join("bin");
+                install(&executables().unwrap().plugins, &bin).unwrap();
+                bin
+            }
+            Whose::Reference => PathBuf::from(REFERENCE),
+        };
+        Self { bin, files }
+    }
+
+    /// A folder for IPAM data.
+    pub fn data(&self) -> PathBuf {
+        self.files.path().join("networks")
+    }
+
+    /// Reservations of `network`: the files that are addresses.
+    pub fn reserved(&self, network: &str) -> Vec<String> {
+        let Ok(dir) = std::fs::read_dir(self.data().join(network)) else { return Vec::new() };
+        let mut names: Vec<_> = dir.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.parse::<std::net::IpAddr>().is_ok());
+        names.sort();
+        names
+    }
+
+    /// Calls `conf.type` for the container `pod`.
+    pub fn call(&self, command: &str, pod: &Pod, conf: &Value) -> Answer {
+        let netns = pod.netns.display().to_string();
+        let variables = [
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", pod.id),
+            ("CNI_NETNS", &netns),
+            ("CNI_IFNAME", pod.ifname),
+            ("CNI_ARGS", pod.args),
+            ("CNI_PATH", self.bin.to_str().unwrap()),
+        ];
+        self.raw(conf["type"].as_str().unwrap(), &variables, conf.to_string().as_bytes())
+    }
+
+    /// Calls `plugin` with exactly these variables and this input.
+    pub fn raw(&self, plugin: &str, variables: &[(&str, &str)], stdin: &[u8]) -> Answer {
+        let mut child = Command::new(self.bin.join(plugin))
+            .env_clear()
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // a plugin that refuses early does not read its input
+        let _ = child.stdin.take().unwrap().write_all(stdin);
+        let output = child.wait_with_output().unwrap();
+        Answer {
+            status: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// The container a plugin is called for.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    pub id: &'static str,
+    pub netns: PathBuf,
+    pub ifname: &'static str,
+    pub args: &'static str,
+}
+
+impl Pod {
+    pub fn new(id: &'static str, netns: &Path) -> Self {
+        Self { id, netns: netns.to_owned(), ifname: "eth0", args: "" }
+    }
+
+    pub fn of(room: &Room, id: &'static str) -> Self {
+        Self::new(id, room.path())
+    }
+}
+
+impl Answer {
+    /// The result or error object.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// The result of a call that must succeed.
+    #[track_caller]
+    pub fn ok(&self) -> Value {
+        assert_eq!(self.status, 0, "{self:?}");
+        if self.stdout.is_empty() { Value::Null } else { self.json() }
+    }
+
+    /// The text of an error that must come.
+    #[track_caller]
+    pub fn error(&self) -> String {
+        assert_eq!(self.status, 1, "{self:?}");
+        let json = self.json();
+        format!("{} {}; {}", json["code"], json["msg"].as_str().unwrap(), json["details"].as_str().unwrap_or_default())
+    }
+}
