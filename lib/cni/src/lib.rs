@@ -1,6 +1,7 @@
 //! The Container Network Interface protocol: what passes between a runtime, a plugin and a delegate.
 //!
-//! A plugin implements [`plugin::Plugin`]; its `main` calls [`plugin::serve`], which is the whole protocol. Nothing here reads the process environment
+//! A plugin implements [`plugin::Plugin`]; its `main` calls [`plugin::serve`], which is the whole protocol. A runtime
+//! loads a [`runtime::NetworkList`] and runs it with [`runtime::Runtime`]. Nothing here reads the process environment
 //! and the only program ever executed is a delegate ([`delegate`]).
 
 pub mod args;
@@ -11,4 +12,5 @@ pub mod error;
 pub mod json;
 pub mod plugin;
 pub mod result;
+pub mod runtime;
 pub mod version;

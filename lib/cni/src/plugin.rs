@@ -1,7 +1,7 @@
 //! What a plugin is, and the door through which a runtime reaches it.
 
 mod door;
-mod panic;
+pub(crate) mod panic;
 #[cfg(test)]
 mod tests;
 

@@ -82,7 +82,8 @@ impl Call<'_> {
         if let Some(command) = command {
             self.env.check(command)?;
         }
-        let mut bytes = Vec::new();
+        // room for nearly every document at once saves reads
+        let mut bytes = Vec::with_capacity(8192);
         stdin
             .read_to_end(&mut bytes)
             .map_err(|cause| Error::new(code::IO, format!("error reading from stdin: {cause}")))?;

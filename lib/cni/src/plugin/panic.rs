@@ -11,13 +11,13 @@ thread_local! {
     static MESSAGE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs it; a panic becomes code 999 with the panic's message and place, and nothing is printed.
-pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+/// Runs it; a panic becomes code 999 with the panic's message and place, and nothing is printed. Nests.
+pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     static HOOK: Once = Once::new();
     HOOK.call_once(install);
-    MESSAGE.set(Some(String::new()));
+    let outer = MESSAGE.replace(Some(String::new()));
     let outcome = catch_unwind(AssertUnwindSafe(work));
-    let message = MESSAGE.take().unwrap_or_default();
+    let message = MESSAGE.replace(outer).unwrap_or_default();
     outcome.unwrap_or_else(|_| Err(Error::internal(format_args!("panic: {message}")).with_details("this is a bug")))
 }
 

@@ -1,0 +1,317 @@
+//! What a container runtime does around plugins: lists, the order of calls, and the cache of results.
+//! Follows libcni of the Go library, so that both can serve one host in turn.
+
+mod cache;
+mod list;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::conf;
+use crate::delegate::{Delegates, Environ};
+use crate::env::{Command, Env, check_container_id, check_ifname};
+use crate::error::Error;
+use crate::json::{Json, quote};
+use crate::plugin::Plugin;
+use crate::result::AddResult;
+use crate::version::Version;
+
+use cache::Cache;
+pub use cache::CacheError;
+pub use list::{ListError, NetworkList, PluginConf};
+
+/// Where libcni keeps its cache.
+pub const CACHE_DIR: &str = "/var/lib/cni";
+
+/// One container's interface on one network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Attachment {
+    /// Of the container.
+    pub container_id: String,
+    /// Path of the network namespace; may be empty for DEL.
+    pub netns: String,
+    /// Name of the interface inside.
+    pub ifname: String,
+    /// CNI_ARGS, in order.
+    pub args: Vec<(String, String)>,
+    /// By capability: what plugins that declare it get in `runtimeConfig`.
+    pub capability_args: BTreeMap<String, Json>,
+}
+
+/// Runs lists.
+pub struct Runtime<'a> {
+    /// CNI_PATH.
+    pub path: String,
+    /// The directory that holds `results`, such as [`CACHE_DIR`].
+    pub cache_dir: PathBuf,
+    /// The plugins of this executable, run in process when found to be this very file; usually none.
+    pub suite: &'a [&'a dyn Plugin],
+    /// What plugins see besides `CNI_*`.
+    pub environ: Environ,
+    /// Gets what plugins print on stderr.
+    pub stderr: &'a dyn Fn(&[u8]),
+}
+
+/// Why a list did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The attachment cannot be one.
+    #[error(transparent)]
+    Attachment(Error),
+    /// A plugin said no.
+    #[error("plugin type={} name={} failed ({action}): {source}", quote(kind), quote(network))]
+    Plugin {
+        /// Such as "add".
+        action: &'static str,
+        /// Its type.
+        kind: String,
+        /// The network's name.
+        network: String,
+        /// What it said.
+        source: Error,
+    },
+    /// A result that the list's version cannot hold.
+    #[error("network {}: the result of {} cannot be passed on: {source}", quote(network), quote(kind))]
+    Convert {
+        /// The plugin whose result it is.
+        kind: String,
+        /// The network's name.
+        network: String,
+        /// Such as "cannot convert: no valid IP addresses".
+        source: Error,
+    },
+    /// Below 0.4.0.
+    #[error("configuration version {} does not support CHECK command", quote(.0.as_str()))]
+    NoCheck(Version),
+    /// The cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// ADD failed, and so did the DEL that was to undo it: something may be left behind.
+    #[error("{add}; and undoing it failed: {del}")]
+    Undo {
+        /// Why ADD failed.
+        add: Box<RuntimeError>,
+        /// Why DEL failed.
+        del: Box<RuntimeError>,
+    },
+    /// Each of what failed while the rest went on.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several(Vec<RuntimeError>),
+}
+
+impl<'a> Runtime<'a> {
+    /// A runtime whose plugins inherit this process's environment and whose stderr is not heard.
+    pub fn new(path: impl Into<String>, cache_dir: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), cache_dir: cache_dir.into(), suite: &[], environ: Environ::Inherit, stderr: &|_| () }
+    }
+
+    /// ADD, forward, each plugin with the result of the one before; the last result is cached and returned.
+    /// A failure leaves what was done: see [`Runtime::add_or_undo`].
+    pub fn add(&self, list: &NetworkList, attachment: &Attachment) -> Result<AddResult, RuntimeError> {
+        check(attachment)?;
+        let delegates = self.delegates();
+        let mut prev: Option<AddResult> = None;
+        for plugin in &list.plugins {
+            let prev_json = prev.as_ref().map(|result| prev_result(list, &plugin.kind, result)).transpose()?;
+            let conf = document(list, plugin, prev_json, Some(attachment));
+            let result = delegates.add(&plugin.kind, &conf, &self.env(attachment));
+            prev = Some(result.map_err(failed("add", list, plugin))?);
+        }
+        let result = prev.unwrap_or_default();
+        self.cache().store(list, attachment, &result)?;
+        Ok(result)
+    }
+
+    /// ADD; when it fails, DEL. The error is ADD's.
+    pub fn add_or_undo(&self, list: &NetworkList, attachment: &Attachment) -> Result<AddResult, RuntimeError> {
+        self.add(list, attachment).map_err(|add| match self.del(list, attachment) {
+            Ok(()) => add,
+            Err(del) => RuntimeError::Undo { add: Box::new(add), del: Box::new(del) },
+        })
+    }
+
+    /// DEL, backward, up to the first failure; from 0.4.0 with the cached result. A damaged cache does not stop it.
+    pub fn del(&self, list: &NetworkList, attachment: &Attachment) -> Result<(), RuntimeError> {
+        check(attachment)?;
+        let prev = if list.version >= Version::V040 { self.cached_or_none(list, attachment) } else { None };
+        let delegates = self.delegates();
+        for plugin in list.plugins.iter().rev() {
+            let conf = document(list, plugin, prev.clone(), Some(attachment));
+            let outcome = delegates.del(&plugin.kind, &conf, &self.env(attachment));
+            outcome.map_err(failed("delete", list, plugin))?;
+        }
+        Ok(self.cache().remove(&list.name, attachment)?)
+    }
+
+    /// CHECK, forward, up to the first failure, with the cached result.
+    pub fn check(&self, list: &NetworkList, attachment: &Attachment) -> Result<(), RuntimeError> {
+        if list.version < Version::V040 {
+            return Err(RuntimeError::NoCheck(list.version));
+        }
+        check(attachment)?;
+        if list.disable_check {
+            return Ok(());
+        }
+        let prev = match self.cache().load(list, attachment)? {
+            Some(result) => Some(prev_result(list, "cache", &result)?),
+            None => None,
+        };
+        let delegates = self.delegates();
+        for plugin in &list.plugins {
+            let conf = document(list, plugin, prev.clone(), Some(attachment));
+            let outcome = delegates.check(&plugin.kind, &conf, &self.env(attachment));
+            outcome.map_err(failed("check", list, plugin))?;
+        }
+        Ok(())
+    }
+
+    /// DEL of every cached attachment of the network that is not in `valid`, then, from 1.1.0, GC of each plugin.
+    /// Goes on after a failure.
+    ///
+    /// None means that every attachment is stale, and plugins are told nothing about which are valid.
+    pub fn gc(&self, list: &NetworkList, valid: Option<&[conf::Attachment]>) -> Result<(), RuntimeError> {
+        if list.disable_gc {
+            return Ok(());
+        }
+        let mut errors = Vec::new();
+        let is_valid = |a: &Attachment| {
+            valid.unwrap_or_default().iter().any(|v| v.container_id == a.container_id && v.ifname == a.ifname)
+        };
+        for stale in self.cache().attachments(&list.name)?.iter().filter(|a| !is_valid(a)) {
+            errors.extend(self.del(list, stale).err());
+        }
+        if list.version >= Version::V110 {
+            errors.extend(self.gc_plugins(list, valid));
+        }
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(RuntimeError::Several(errors)),
+        }
+    }
+
+    fn gc_plugins(&self, list: &NetworkList, valid: Option<&[conf::Attachment]>) -> Vec<RuntimeError> {
+        let delegates = self.delegates();
+        let env = self.env(&Attachment::default());
+        let outcome = |plugin: &PluginConf| {
+            let mut tree = base(list, plugin);
+            if let Some(valid) = valid {
+                let valid = valid_json(valid);
+                // what libcni first called it
+                tree.set("cni.dev/attachments", valid.clone());
+                tree.set("cni.dev/valid-attachments", valid);
+            }
+            let conf = tree.sorted().compact();
+            delegates.gc(&plugin.kind, conf.as_bytes(), &env).map_err(failed("gc", list, plugin))
+        };
+        list.plugins.iter().filter_map(|plugin| outcome(plugin).err()).collect()
+    }
+
+    /// STATUS, forward, up to the first failure; below 1.1.0 nothing is asked.
+    pub fn status(&self, list: &NetworkList) -> Result<(), RuntimeError> {
+        if list.version < Version::V110 {
+            return Ok(());
+        }
+        let delegates = self.delegates();
+        let env = self.env(&Attachment::default());
+        for plugin in &list.plugins {
+            let conf = document(list, plugin, None, None);
+            delegates.status(&plugin.kind, &conf, &env).map_err(failed("status", list, plugin))?;
+        }
+        Ok(())
+    }
+
+    /// What ADD answered, if it is still known.
+    pub fn cached(&self, list: &NetworkList, attachment: &Attachment) -> Result<Option<AddResult>, RuntimeError> {
+        check(attachment)?;
+        Ok(self.cache().load(list, attachment)?)
+    }
+
+    /// The network's attachments that have a cached result.
+    pub fn attachments(&self, list: &NetworkList) -> Result<Vec<Attachment>, RuntimeError> {
+        Ok(self.cache().attachments(&list.name)?)
+    }
+
+    fn cached_or_none(&self, list: &NetworkList, attachment: &Attachment) -> Option<Json> {
+        let loaded = self
+            .cached(list, attachment)
+            .and_then(|result| result.map(|result| prev_result(list, "cache", &result)).transpose());
+        loaded.unwrap_or_else(|cause| {
+            (self.stderr)(format!("{}: {} goes on without prevResult: {cause}\n", list.name, Command::Del).as_bytes());
+            None
+        })
+    }
+
+    fn cache(&self) -> Cache<'_> {
+        Cache::new(&self.cache_dir)
+    }
+
+    fn delegates(&self) -> Delegates<'_> {
+        Delegates::new(&self.path, self.suite, self.environ.clone(), self.stderr)
+    }
+
+    fn env(&self, attachment: &Attachment) -> Env {
+        let args = attachment.args.iter().map(|(key, value)| format!("{key}={value}"));
+        Env {
+            container_id: attachment.container_id.clone(),
+            netns: attachment.netns.clone(),
+            ifname: attachment.ifname.clone(),
+            args: args.collect::<Vec<_>>().join(";"),
+            path: self.path.clone(),
+            netns_override: false,
+        }
+    }
+}
+
+fn check(attachment: &Attachment) -> Result<(), RuntimeError> {
+    check_container_id(&attachment.container_id).map_err(RuntimeError::Attachment)?;
+    check_ifname(&attachment.ifname).map_err(RuntimeError::Attachment)
+}
+
+fn failed<'a>(
+    action: &'static str,
+    list: &'a NetworkList,
+    plugin: &'a PluginConf,
+) -> impl FnOnce(Error) -> RuntimeError + 'a {
+    move |source| RuntimeError::Plugin { action, kind: plugin.kind.clone(), network: list.name.clone(), source }
+}
+
+fn prev_result(list: &NetworkList, kind: &str, result: &AddResult) -> Result<Json, RuntimeError> {
+    let convert = |source| RuntimeError::Convert { kind: kind.to_owned(), network: list.name.clone(), source };
+    result.to_json(list.version).map_err(convert)
+}
+
+/// The plugin's object under the list's name and version.
+fn base(list: &NetworkList, plugin: &PluginConf) -> Json {
+    let mut tree = plugin.conf.clone();
+    tree.set("name", list.name.as_str().into());
+    tree.set("cniVersion", list.version.as_str().into());
+    tree
+}
+
+/// What goes to stdin: keys sorted, no spaces.
+fn document(list: &NetworkList, plugin: &PluginConf, prev: Option<Json>, attachment: Option<&Attachment>) -> Vec<u8> {
+    let mut tree = base(list, plugin);
+    if let Some(prev) = prev {
+        tree.set("prevResult", prev);
+    }
+    let given = attachment.map(|a| &a.capability_args);
+    let wanted = plugin.capabilities.iter().filter(|(_, wanted)| **wanted);
+    let runtime_config: Json = wanted.filter_map(|(key, _)| Some((key.as_str(), given?.get(key)?.clone()))).collect();
+    if !runtime_config.is_empty() {
+        tree.set("runtimeConfig", runtime_config);
+    }
+    tree.sorted().compact().into_bytes()
+}
+
+fn valid_json(valid: &[conf::Attachment]) -> Json {
+    let one = |a: &conf::Attachment| {
+        Json::from_iter([
+            ("containerID", Json::from(a.container_id.as_str())),
+            ("ifname", Json::from(a.ifname.as_str())),
+        ])
+    };
+    valid.iter().map(one).collect::<Vec<_>>().into()
+}

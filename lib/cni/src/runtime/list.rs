@@ -1,0 +1,259 @@
+//! Network configuration lists: what stands in `/etc/cni/net.d`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde::Deserialize;
+
+use crate::conf::check_network_name;
+use crate::error::Error;
+use crate::json::{Json, JsonError, quote};
+use crate::version::{UnknownVersion, Version};
+
+/// A network: its plugins run in order.
+#[derive(Debug, Clone)]
+pub struct NetworkList {
+    /// Letters, digits, `_`, `.`, `-`.
+    pub name: String,
+    /// The highest known of `cniVersion` and `cniVersions`; every plugin gets this one.
+    pub version: Version,
+    /// CHECK answers success at once.
+    pub disable_check: bool,
+    /// GC answers success at once.
+    pub disable_gc: bool,
+    /// No plugins from files beside the list.
+    pub load_only_inlined_plugins: bool,
+    /// At least one when loaded from a directory.
+    pub plugins: Vec<PluginConf>,
+    /// The document.
+    pub bytes: Vec<u8>,
+}
+
+/// One plugin of a list.
+#[derive(Debug, Clone)]
+pub struct PluginConf {
+    /// `type`, the executable's name.
+    pub kind: String,
+    /// Which arguments of the runtime it wants as `runtimeConfig`.
+    pub capabilities: BTreeMap<String, bool>,
+    /// The whole object.
+    pub conf: Json,
+}
+
+/// Why a list cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// Not JSON, or a member of the wrong type.
+    #[error("error parsing configuration list: {0}")]
+    Json(#[from] JsonError),
+    /// `name` is missing or bad.
+    #[error("error parsing configuration list: {0}")]
+    Name(#[source] Error),
+    /// No version that is known here.
+    #[error("error parsing configuration list: {0}")]
+    Version(#[from] UnknownVersion),
+    /// Neither a boolean nor the text of one.
+    #[error("error parsing configuration list: invalid value {value} for {key}")]
+    Bool {
+        /// Such as `disableCheck`.
+        key: &'static str,
+        /// Compact JSON.
+        value: String,
+    },
+    /// No plugin in the document, nor beside it.
+    #[error("error parsing configuration list: no plugins in list")]
+    NoPlugins,
+    /// A plugin that is not an object of the right shape, or without a type.
+    #[error("failed to parse plugin config {index}: error parsing configuration: {}",
+        match cause { Some(cause) => cause.to_string(), None => "missing 'type'".to_owned() })]
+    Plugin {
+        /// Its place in the list, the first is 0.
+        index: usize,
+        /// None: it has no `type`.
+        #[source]
+        cause: Option<JsonError>,
+    },
+    /// A file or directory cannot be read.
+    #[error("error reading {}: {source}", path.display())]
+    Io {
+        /// Of the file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// One of the above, in a file.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Of the file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: Box<ListError>,
+    },
+    /// No file of the directory defines the network.
+    #[error("no net configuration with name {} in {}", quote(name), dir.display())]
+    NotFound {
+        /// What was looked for.
+        name: String,
+        /// And where.
+        dir: PathBuf,
+    },
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ListDoc {
+    name: String,
+    #[serde(rename = "cniVersion")]
+    version: String,
+    #[serde(rename = "cniVersions")]
+    versions: Option<Vec<String>>,
+    #[serde(rename = "disableCheck")]
+    disable_check: Json,
+    #[serde(rename = "disableGC")]
+    disable_gc: Json,
+    #[serde(rename = "loadOnlyInlinedPlugins")]
+    load_only_inlined_plugins: Json,
+    plugins: Option<Vec<Json>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PluginDoc {
+    #[serde(rename = "type")]
+    kind: String,
+    capabilities: BTreeMap<String, bool>,
+    name: String,
+    #[serde(rename = "cniVersion")]
+    version: String,
+}
+
+impl NetworkList {
+    /// Reads a list. `plugins` may be absent, for a list whose plugins are files beside it.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ListError> {
+        let doc: ListDoc = crate::json::decode(bytes)?;
+        check_network_name(&doc.name).map_err(ListError::Name)?;
+        let load_only_inlined_plugins = truth("loadOnlyInlinedPlugins", &doc.load_only_inlined_plugins)?;
+        let plugins = match doc.plugins {
+            Some(plugins) if plugins.is_empty() => return Err(ListError::NoPlugins),
+            None if load_only_inlined_plugins => return Err(ListError::NoPlugins),
+            plugins => plugins.unwrap_or_default(),
+        };
+        Ok(Self {
+            version: pick(&doc.version, doc.versions)?,
+            disable_check: truth("disableCheck", &doc.disable_check)?,
+            disable_gc: truth("disableGC", &doc.disable_gc)?,
+            load_only_inlined_plugins,
+            plugins: plugins.into_iter().enumerate().map(|(i, p)| PluginConf::read(i, p)).collect::<Result<_, _>>()?,
+            name: doc.name,
+            bytes: bytes.to_owned(),
+        })
+    }
+
+    /// Reads a single plugin's configuration as a list of one.
+    pub fn parse_single(bytes: &[u8]) -> Result<Self, ListError> {
+        let tree = Json::parse(bytes)?;
+        let doc: PluginDoc = tree.decode()?;
+        let members = [
+            ("cniVersion", Json::from(doc.version)),
+            ("name", Json::from(doc.name)),
+            ("plugins", Json::from(vec![tree.sorted()])),
+        ];
+        Self::parse(Json::from_iter(members).compact().as_bytes())
+    }
+
+    /// Reads a file, `.conflist` as a list with the plugins beside it (`<directory>/<network>/*.conf`), any other as a
+    /// single plugin.
+    pub fn load(path: &Path) -> Result<Self, ListError> {
+        let inside = |source: ListError| ListError::File { path: path.to_owned(), source: Box::new(source) };
+        let bytes = read(path)?;
+        if path.extension().is_none_or(|e| e != "conflist") {
+            return Self::parse_single(&bytes).map_err(inside);
+        }
+        let mut list = Self::parse(&bytes).map_err(inside)?;
+        if !list.load_only_inlined_plugins {
+            let dir = path.parent().unwrap_or(Path::new(".")).join(&list.name);
+            for file in files(&dir, &["conf"])? {
+                let inside = |source| ListError::File { path: file.clone(), source: Box::new(source) };
+                let conf = Json::parse(&read(&file)?).map_err(|e| inside(e.into()))?;
+                list.plugins.push(PluginConf::read(list.plugins.len(), conf).map_err(inside)?);
+            }
+        }
+        if list.plugins.is_empty() { Err(inside(ListError::NoPlugins)) } else { Ok(list) }
+    }
+
+    /// All networks of a directory in the order a runtime looks at them: `*.conflist` by name, then `*.conf` and
+    /// `*.json` by name. A file that cannot be used is an error of its own. A directory that is not there has none.
+    pub fn load_dir(dir: &Path) -> Result<Vec<Result<Self, ListError>>, ListError> {
+        let mut paths = files(dir, &["conflist"])?;
+        paths.extend(files(dir, &["conf", "json"])?);
+        Ok(paths.iter().map(|path| Self::load(path)).collect())
+    }
+
+    /// The first network of that name. A broken file matters only when no other defines the network.
+    pub fn find(dir: &Path, name: &str) -> Result<Self, ListError> {
+        let mut broken = None;
+        for list in Self::load_dir(dir)? {
+            match list {
+                Ok(list) if list.name == name => return Ok(list),
+                Ok(_) => {}
+                Err(error) => broken = broken.or(Some(error)),
+            }
+        }
+        Err(broken.unwrap_or_else(|| ListError::NotFound { name: name.to_owned(), dir: dir.to_owned() }))
+    }
+}
+
+impl PluginConf {
+    fn read(index: usize, conf: Json) -> Result<Self, ListError> {
+        let doc: PluginDoc = conf.decode().map_err(|cause| ListError::Plugin { index, cause: Some(cause) })?;
+        if doc.kind.is_empty() {
+            return Err(ListError::Plugin { index, cause: None });
+        }
+        Ok(Self { kind: doc.kind, capabilities: doc.capabilities, conf })
+    }
+}
+
+/// The highest that is known here.
+fn pick(version: &str, versions: Option<Vec<String>>) -> Result<Version, ListError> {
+    let versions = versions.unwrap_or_default();
+    let known = versions.iter().filter(|v| !v.is_empty()).filter_map(|v| v.parse::<Version>().ok()).max();
+    match (known, version.parse::<Version>()) {
+        (Some(known), Ok(own)) => Ok(known.max(own)),
+        (Some(known), Err(_)) => Ok(known),
+        (None, own) => Ok(own?),
+    }
+}
+
+/// A boolean, or its text in any case.
+fn truth(key: &'static str, value: &Json) -> Result<bool, ListError> {
+    match value {
+        Json::Null => Ok(false),
+        Json::Bool(b) => Ok(*b),
+        Json::String(s) if s.eq_ignore_ascii_case("true") => Ok(true),
+        Json::String(s) if s.eq_ignore_ascii_case("false") => Ok(false),
+        other => Err(ListError::Bool { key, value: other.compact() }),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ListError> {
+    fs::read(path).map_err(|source| ListError::Io { path: path.to_owned(), source })
+}
+
+/// Files with one of the extensions, by name; none when there is no such directory.
+fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, ListError> {
+    let failed = |source| ListError::Io { path: dir.to_owned(), source };
+    let entries = match fs::read_dir(dir) {
+        Err(absent) if absent.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|e| extensions.iter().any(|wanted| e == *wanted)) && !path.is_dir() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
