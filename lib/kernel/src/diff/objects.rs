@@ -58,8 +58,14 @@ pub(super) fn put_routes(desired: &State, observed: &State, steps: &mut Vec<Step
         .iter()
         .filter(|(key, want)| !observed.routes.get(*key).is_some_and(|have| satisfies(want, have)))
         .collect();
-    // a gateway must be reachable when its route comes: routes without one first
-    put.sort_by_key(|(key, route)| (route.via.is_some() && !route.onlink, key.ordinal));
+    // a gateway must be reachable when its route comes: routes without one first, and before those with an onlink one,
+    // because IPv6 asks the table about that too (ip6_route_check_nh_onlink, net/ipv6/route.c)
+    let rank = |route: &Route| match (route.via, route.onlink) {
+        (None, _) => 0,
+        (Some(_), true) => 1,
+        (Some(_), false) => 2,
+    };
+    put.sort_by_key(|(key, route)| (rank(route), key.ordinal));
     steps.extend(put.into_iter().map(|(key, route)| Step::PutRoute(key.clone(), route.clone())));
 }
 

@@ -254,3 +254,19 @@ fn link_local_addresses_are_the_kernels() {
     let gone = AddressKey { dev, net: "10.5.1.0/32".parse().unwrap() };
     assert_eq!(steps, [Step::DeleteAddress(gone)]);
 }
+
+/// IPv6 looks an onlink gateway up in the table: its own route must be there before the route that it serves.
+#[test]
+fn a_gateways_own_route_comes_before_the_route_by_it() {
+    let dev = IfName::new("flannel-v6.1").unwrap();
+    let gateway: std::net::IpAddr = "fd05:0:0:65::".parse().unwrap();
+    let own = RouteKey::main(IpNetwork::from(gateway));
+    let subnet = RouteKey::main("fd05:0:0:65::/64".parse().unwrap());
+    let mut desired = State::default();
+    desired.routes.insert(own.clone(), Route::by(&dev));
+    desired.routes.insert(subnet.clone(), Route { via: Some(gateway), onlink: true, ..Route::by(&dev) });
+    let steps = diff(&desired, &State::default(), &Scope::default()).steps;
+    let order: Vec<_> =
+        steps.iter().filter_map(|s| if let Step::PutRoute(key, _) = s { Some(key) } else { None }).collect();
+    assert_eq!(order, [&own, &subnet]);
+}

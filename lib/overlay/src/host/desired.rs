@@ -116,6 +116,11 @@ impl Vtep {
         state.fdb.insert(FdbKey { dev: self.dev.clone(), mac }, half.public);
         let route = Route { via: Some(addr), onlink: true, ..flannel_route(&self.dev) };
         state.routes.insert(RouteKey::main(half.subnet), route);
+        if addr.is_ipv6() {
+            // the kernel refuses an onlink gateway that the table reaches by another link, as it does while the subnet's
+            // direct route is still there (ip6_route_check_nh_onlink, net/ipv6/route.c)
+            state.routes.insert(RouteKey::main(host_net(addr)), flannel_route(&self.dev));
+        }
     }
 }
 

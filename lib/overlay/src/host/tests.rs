@@ -86,7 +86,8 @@ fn lines(state: &State) -> Vec<String> {
         assert_eq!((*protocol, *src, *mtu, *scope), (RouteProtocol::FLANNEL, None, None, None));
         assert_eq!((key.metric, key.table.0), (None, 254));
         let onlink = if *onlink { " onlink" } else { "" };
-        format!("{} via {} dev {}{onlink}", key.dst, via.unwrap(), dev.as_ref().unwrap())
+        let via = via.map(|via| format!(" via {via}")).unwrap_or_default();
+        format!("{}{via} dev {}{onlink}", key.dst, dev.as_ref().unwrap())
     });
     links.chain(addresses).chain(sysctls).chain(neighbours).chain(fdb).chain(routes).collect()
 }
@@ -120,6 +121,7 @@ fn vxlan_is_upstreams_objects() {
         "10.5.53.0/24 via 10.5.53.0 dev flannel.1 onlink",
         "10.5.54.0/24 via 10.5.54.0 dev flannel.1 onlink",
         "fd05:0:0:65::/64 via fd05:0:0:65:: dev flannel-v6.1 onlink",
+        "fd05:0:0:65::/128 dev flannel-v6.1",
     ]);
     assert_eq!(lines(&desired.state), wanted);
     assert_eq!(desired.mtu, Mtu(1450));
@@ -311,13 +313,18 @@ proptest! {
         let wanted: Vec<IpNetwork> = Family::ALL.into_iter().flat_map(|family| {
             peers.iter().filter(move |peer| reached(peer, family)).filter_map(move |peer| Some(peer.half(family)?.subnet))
         }).collect();
-        let routes: std::collections::BTreeSet<IpNetwork> = state.routes.keys().map(|key| key.dst).collect();
+        let (gateways, subnets): (Vec<_>, Vec<_>) = state.routes.iter().partition(|(_, route)| route.via.is_none());
+        let routes: std::collections::BTreeSet<IpNetwork> = subnets.iter().map(|(key, _)| key.dst).collect();
         prop_assert_eq!(routes, wanted.into_iter().collect());
         let halves = peers.iter().flat_map(|peer| Family::ALL.into_iter().filter_map(|family| peer.half(family))).count();
         prop_assert_eq!(paths.len(), halves, "a path for everybody");
         // whatever a route, neighbour or entry needs is there too, and all of it is in scope
         let tunnelled = state.routes.values().filter(|route| route.onlink).count();
         prop_assert_eq!((state.neighbours.len(), state.fdb.len()), (tunnelled, tunnelled));
+        // an IPv6 gateway has a route of its own
+        let own_route = |addr: &IpAddr| gateways.iter().any(|(key, _)| key.dst == IpNetwork::from(*addr));
+        prop_assert!(state.neighbours.keys().all(|key| key.addr.is_ipv4() || own_route(&key.addr)));
+        prop_assert!(gateways.len() <= tunnelled);
         prop_assert!(state.neighbours.keys().all(|key| state.links.contains_key(&key.dev)));
         prop_assert!(state.links.keys().all(|dev| scope.links.contains(dev)));
         prop_assert_eq!(scope.keep, !complete);
