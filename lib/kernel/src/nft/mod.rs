@@ -1,0 +1,45 @@
+//! nf_tables over netlink: tables, chains, rules, sets and maps, changed in one transaction and read back.
+//!
+//! No `nft` binary and no C library. What is written here, `nft list ruleset` prints as an administrator would have
+//! typed it, comments included; what `nft` wrote, this reads.
+//!
+//! ```no_run
+//! use kernel::nft::*;
+//! let key = TableKey::new(NftFamily::Inet, "example");
+//! let mut batch = Batch::new();
+//! batch.add_table(&Table { key: key.clone(), comment: Some("an example".into()) });
+//! batch.add_chain(&key, &Chain::base("out", Base::new(ChainKind::Nat, Hook::Postrouting, Base::SRCNAT)));
+//! batch.add_rule(&key, "out", &RuleBuilder::new(key.family).mark(Is::Eq, 0x4000).masquerade(true).done());
+//! Nft::open()?.commit(&batch)?;
+//! # Ok::<(), NftError>(())
+//! ```
+//!
+//! Sources: linux/netfilter/nf_tables.h, net/netfilter/{nfnetlink,nf_tables_api}.c (Linux 6.18), and for what only `nft`
+//! and libnftnl agree on (type numbers, user data) nftables 1.0.6.
+
+mod batch;
+mod builder;
+mod element;
+mod error;
+mod expr;
+mod read;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod types;
+mod userdata;
+mod value;
+mod wire;
+
+pub use batch::Batch;
+pub use builder::{Field, MapData, RuleBuilder, Side, ct};
+pub use error::{NftError, Refusal};
+pub use expr::{Expr, Is, MetaKey, NatKind, PayloadBase, Reg, Verdict};
+pub use read::TableView;
+pub use socket::Nft;
+pub use types::{
+    Base, Chain, ChainKind, Data, DataType, Element, Hook, ListedRule, NftFamily, Policy, Rule, Set, Table, TableKey,
+    Timeout,
+};
+pub use userdata::{COMMENT_MAX, clip};
+pub use value::{Type, Value};

@@ -1,0 +1,247 @@
+//! Reading back: objects as the kernel has them, in the vocabulary they were written in.
+
+use std::time::Duration;
+
+use super::batch::{Batch, DATA_VERDICT, attr, msg, set_flag};
+use super::element;
+use super::error::NftError;
+use super::expr::Expr;
+use super::socket::{Answer, Nft};
+use super::types::{
+    Base, Chain, ChainKind, DataType, Element, Hook, ListedRule, NftFamily, Policy, Rule, Set, Table, TableKey, Timeout,
+};
+use super::userdata;
+use super::value::Type;
+use super::wire::Attributes;
+use crate::types::IfName;
+
+/// How often a reading or an update is begun anew because others changed the rule set.
+const TRIES: u32 = 10;
+
+/// All of one table at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TableView {
+    /// The rule set's generation at that moment.
+    pub generation: u32,
+    /// The table; none: there is no such table, and all else is empty.
+    pub table: Option<Table>,
+    /// Its chains, as the kernel orders them.
+    pub chains: Vec<Chain>,
+    /// Its rules; those of a chain are in their order.
+    pub rules: Vec<ListedRule>,
+    /// Its sets and maps with their elements; no anonymous ones.
+    pub sets: Vec<(Set, Vec<Element>)>,
+}
+
+impl TableView {
+    /// The rules of one chain, in order.
+    pub fn rules_of<'a>(&'a self, chain: &'a str) -> impl Iterator<Item = &'a ListedRule> {
+        self.rules.iter().filter(move |r| r.chain == chain)
+    }
+
+    /// True when there is such a chain.
+    pub fn has_chain(&self, chain: &str) -> bool {
+        self.chains.iter().any(|c| c.name == chain)
+    }
+}
+
+impl Nft {
+    /// The number of transactions this namespace's nf_tables has seen, which every transaction raises.
+    pub fn generation(&mut self) -> Result<u32, NftError> {
+        let what = "get generation";
+        let answer = self.ask(what, msg::GETGEN, 0, |_| {})?;
+        answer.message().attributes().be32(attr::GEN_ID).ok_or_else(|| malformed(what))
+    }
+
+    /// The namespace's tables (`nft list tables`).
+    pub fn tables(&mut self) -> Result<Vec<Table>, NftError> {
+        let answers = self.dump("list tables", msg::GETTABLE, 0, |_| {})?;
+        // a family without a name here is a newer kernel's, and not ours
+        Ok(answers.iter().filter_map(read_table).collect())
+    }
+
+    /// One table; none when there is none.
+    pub fn table(&mut self, key: &TableKey) -> Result<Option<Table>, NftError> {
+        let what = format!("list table {key}");
+        let answer = self.ask(&what, msg::GETTABLE, key.family.number(), |w| w.text(attr::TABLE_NAME, &key.name));
+        match answer {
+            Ok(answer) => read_table(&answer).map(Some).ok_or_else(|| malformed(&what)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A table's chains.
+    pub fn chains(&mut self, table: &TableKey) -> Result<Vec<Chain>, NftError> {
+        let what = format!("list chains of {table}");
+        let answers =
+            self.dump(&what, msg::GETCHAIN, table.family.number(), |w| w.text(attr::CHAIN_TABLE, &table.name))?;
+        let read = |a: &Answer| read_chain(table, a).ok_or_else(|| malformed(&what));
+        answers.iter().filter(|a| belongs(a, table)).map(read).collect()
+    }
+
+    /// A table's rules, or one chain's. None when there is no such table or chain.
+    pub fn rules(&mut self, table: &TableKey, chain: Option<&str>) -> Result<Vec<ListedRule>, NftError> {
+        let what = format!("list rules of {table}");
+        let answers = self.dump(&what, msg::GETRULE, table.family.number(), |w| {
+            w.text(attr::RULE_TABLE, &table.name);
+            if let Some(chain) = chain {
+                w.text(attr::RULE_CHAIN, chain);
+            }
+        })?;
+        let read = |a: &Answer| read_rule(a).ok_or_else(|| malformed(&what));
+        let wanted = |r: &ListedRule| chain.is_none_or(|c| c == r.chain);
+        let rules: Result<Vec<_>, _> = answers.iter().filter(|a| belongs(a, table)).map(read).collect();
+        Ok(rules?.into_iter().filter(wanted).collect())
+    }
+
+    /// A table's sets and maps, without the anonymous ones of rules. An absent table is an error.
+    pub fn sets(&mut self, table: &TableKey) -> Result<Vec<Set>, NftError> {
+        const ANONYMOUS: u32 = 1;
+        let what = format!("list sets of {table}");
+        let answers = self.dump(&what, msg::GETSET, table.family.number(), |w| w.text(attr::SET_TABLE, &table.name))?;
+        let named = |a: &&Answer| {
+            a.message().attributes().be32(attr::SET_FLAGS).unwrap_or_default() & ANONYMOUS == 0 && belongs(a, table)
+        };
+        answers.iter().filter(named).map(|a| read_set(a).ok_or_else(|| malformed(&what))).collect()
+    }
+
+    /// A set's elements; of a set of ranges by key, else as the kernel orders them. An absent set is an error.
+    pub fn elements(&mut self, table: &TableKey, set: &Set) -> Result<Vec<Element>, NftError> {
+        let what = format!("list elements of {table} {}", set.name);
+        let answers = self.dump(&what, msg::GETSETELEM, table.family.number(), |w| {
+            w.text(attr::ELEMENTS_TABLE, &table.name);
+            w.text(attr::ELEMENTS_SET, &set.name);
+        })?;
+        let list = |a: &Answer| a.message().attributes().get(attr::ELEMENTS_LIST).map(<[u8]>::to_vec);
+        let lists: Vec<_> = answers.iter().filter_map(list).collect();
+        element::decode(set, &lists).ok_or_else(|| malformed(&what))
+    }
+
+    /// All of a table at one moment (`nft list table`): read anew while others change the rule set.
+    pub fn view(&mut self, table: &TableKey) -> Result<TableView, NftError> {
+        for _ in 0..TRIES {
+            let before = self.generation()?;
+            let view = match self.view_once(table, before) {
+                // the table went away between two dumps
+                Err(error) if error.is_absent() => continue,
+                other => other?,
+            };
+            if self.generation()? == before {
+                return Ok(view);
+            }
+        }
+        Err(NftError::Busy { what: format!("list table {table}"), tries: TRIES })
+    }
+
+    fn view_once(&mut self, key: &TableKey, generation: u32) -> Result<TableView, NftError> {
+        let Some(table) = self.table(key)? else {
+            return Ok(TableView { generation, ..TableView::default() });
+        };
+        let (chains, rules) = (self.chains(key)?, self.rules(key, None)?);
+        let mut sets = Vec::new();
+        for set in self.sets(key)? {
+            let elements = self.elements(key, &set)?;
+            sets.push((set, elements));
+        }
+        Ok(TableView { generation, table: Some(table), chains, rules, sets })
+    }
+
+    /// Reads a table, lets `decide` say what to change, and commits that unless others changed the rule set in between;
+    /// then all of it is done anew. What was committed; empty when there was nothing to do.
+    pub fn update(&mut self, table: &TableKey, decide: impl Fn(&TableView) -> Batch) -> Result<Batch, NftError> {
+        for _ in 0..TRIES {
+            let generation = self.generation()?;
+            let view = match self.view_once(table, generation) {
+                Err(error) if error.is_absent() => continue,
+                other => other?,
+            };
+            let batch = decide(&view).at_generation(generation);
+            // a transaction is refused when the view was not of one moment; without one, that has to be asked
+            let current = if batch.is_empty() {
+                self.generation()? == generation
+            } else {
+                match self.commit(&batch) {
+                    Err(error) if error.is_outdated() => false,
+                    other => other.map(|()| true)?,
+                }
+            };
+            if current {
+                return Ok(batch);
+            }
+        }
+        Err(NftError::Busy { what: format!("update table {table}"), tries: TRIES })
+    }
+}
+
+/// The first attribute of chains, rules and sets is their table's name.
+fn belongs(answer: &Answer, table: &TableKey) -> bool {
+    let message = answer.message();
+    message.family() == table.family.number() && message.attributes().is_text(1, &table.name)
+}
+
+fn read_table(answer: &Answer) -> Option<Table> {
+    let message = answer.message();
+    let a = message.attributes();
+    let key = TableKey { family: NftFamily::from_number(message.family())?, name: a.text(attr::TABLE_NAME)? };
+    Some(Table { key, comment: comment(&a, attr::TABLE_USERDATA) })
+}
+
+fn read_chain(table: &TableKey, answer: &Answer) -> Option<Chain> {
+    let a = answer.message().attributes();
+    let base = match a.nested(attr::CHAIN_HOOK) {
+        Some(hook) => Some(read_base(table.family, &a, &hook)?),
+        None => None,
+    };
+    Some(Chain { name: a.text(attr::CHAIN_NAME)?, base, comment: comment(&a, attr::CHAIN_USERDATA) })
+}
+
+fn read_base(family: NftFamily, a: &Attributes<'_>, hook: &Attributes<'_>) -> Option<Base> {
+    Some(Base {
+        kind: ChainKind::from_name(&a.text(attr::CHAIN_TYPE)?)?,
+        hook: Hook::from_number(hook.be32(attr::HOOK_NUMBER)?, family)?,
+        priority: hook.be32(attr::HOOK_PRIORITY)? as i32,
+        policy: if a.be32(attr::CHAIN_POLICY)? == 0 { Policy::Drop } else { Policy::Accept },
+        device: hook.text(attr::HOOK_DEVICE).and_then(|name| IfName::new(&name).ok()),
+    })
+}
+
+fn read_rule(answer: &Answer) -> Option<ListedRule> {
+    let a = answer.message().attributes();
+    let exprs = a.get(attr::RULE_EXPRESSIONS).map(Expr::decode_all).unwrap_or_default();
+    let rule = Rule { exprs, comment: comment(&a, attr::RULE_USERDATA) };
+    Some(ListedRule { chain: a.text(attr::RULE_CHAIN)?, handle: a.be64(attr::RULE_HANDLE)?, rule })
+}
+
+fn read_set(answer: &Answer) -> Option<Set> {
+    let a = answer.message().attributes();
+    let flags = a.be32(attr::SET_FLAGS).unwrap_or_default();
+    let has = |flag| flags & flag != 0;
+    let types = |id, len| Some(Type::split(a.be32(id)?, a.be32(len)?));
+    let data = match a.be32(attr::SET_DATA_TYPE) {
+        Some(DATA_VERDICT) => Some(DataType::Verdict),
+        Some(_) if has(set_flag::MAP) => Some(DataType::Values(types(attr::SET_DATA_TYPE, attr::SET_DATA_LEN)?)),
+        _ => None,
+    };
+    let timeout = match a.be64(attr::SET_TIMEOUT) {
+        _ if !has(set_flag::TIMEOUT) => Timeout::Never,
+        Some(time) if time > 0 => Timeout::Default(Duration::from_millis(time)),
+        _ => Timeout::PerElement,
+    };
+    Some(Set {
+        name: a.text(attr::SET_NAME)?,
+        key: types(attr::SET_KEY_TYPE, attr::SET_KEY_LEN)?,
+        data,
+        interval: has(set_flag::INTERVAL),
+        timeout,
+        comment: a.get(attr::SET_USERDATA).and_then(userdata::read_set_comment),
+    })
+}
+
+fn comment(a: &Attributes<'_>, kind: u16) -> Option<String> {
+    a.get(kind).and_then(userdata::read_comment)
+}
+
+fn malformed(what: &str) -> NftError {
+    NftError::Malformed { what: what.into() }
+}
