@@ -262,7 +262,9 @@ mod tests {
         let mac: Mac = "4A:ed:0f:9b:24:90".parse().unwrap();
         assert_eq!(mac.to_string(), "4a:ed:0f:9b:24:90");
         assert_eq!("4a-ed-0f-9b-24-90".parse::<Mac>().unwrap(), mac);
-        for bad in ["", "4a:ed:0f:9b:24", "4a:ed:0f:9b:24:90:00", "4a:ed:0f:9b:24:9", "4a:ed-0f:9b:24:90", "+a:ed:0f:9b:24:90"] {
+        for bad in
+            ["", "4a:ed:0f:9b:24", "4a:ed:0f:9b:24:90:00", "4a:ed:0f:9b:24:9", "4a:ed-0f:9b:24:90", "+a:ed:0f:9b:24:90"]
+        {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
         assert!(!Mac([0; 6]).is_unicast());

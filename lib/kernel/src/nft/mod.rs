@@ -23,6 +23,7 @@ mod element;
 mod error;
 mod expr;
 mod read;
+pub mod recipes;
 mod socket;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! Against the kernel, each test in a network namespace of its own, and against `nft` as the independent reader.
 
 mod objects;
+mod recipes;
 mod transactions;
 
 use std::io::Write;
