@@ -128,7 +128,7 @@ struct Raw<'a> {
 pub(super) fn decode(set: &Set, lists: &[Vec<u8>]) -> Option<Vec<Element>> {
     let mut raws = lists
         .iter()
-        .flat_map(|list| Attributes::read(list).iter().collect::<Vec<_>>())
+        .flat_map(|list| Attributes::read(list).iter())
         .map(|(_, attributes)| {
             let a = Attributes::read(attributes);
             let is_start = a.be32(NFTA_SET_ELEM_FLAGS).unwrap_or_default() & NFT_SET_ELEM_INTERVAL_END == 0;

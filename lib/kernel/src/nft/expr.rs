@@ -1,7 +1,7 @@
 //! The kernel's expressions, what a rule is made of (`nft --debug=netlink` prints them). Names and attribute numbers are
 //! those of linux/netfilter/nf_tables.h.
 
-use super::wire::{Attributes, Writer};
+use super::wire::{Attributes, Writer, text};
 use crate::types::Family;
 
 const NFTA_LIST_ELEM: u16 = 1;
@@ -261,43 +261,44 @@ impl Expr {
     pub(super) fn decode_all(list: &[u8]) -> Vec<Self> {
         let one = |(_, element): (u16, &[u8])| {
             let element = Attributes::read(element);
-            let name = element.text(NFTA_EXPR_NAME).unwrap_or_default();
+            let name = element.get(NFTA_EXPR_NAME).unwrap_or_default();
             let data = element.get(NFTA_EXPR_DATA).unwrap_or_default();
-            Self::decode(&name, &Attributes::read(data)).unwrap_or_else(|| Self::Other { name, data: data.into() })
+            Self::decode(name, &Attributes::read(data))
+                .unwrap_or_else(|| Self::Other { name: text(name), data: data.into() })
         };
         Attributes::read(list).iter().map(one).collect()
     }
 
-    fn decode(name: &str, a: &Attributes<'_>) -> Option<Self> {
+    fn decode(name: &[u8], a: &Attributes<'_>) -> Option<Self> {
         let reg = |kind| a.be32(kind).and_then(Reg::from_number);
         let bytes = |kind| a.nested(kind).as_ref().and_then(decode_data).map(<[u8]>::to_vec);
         Some(match name {
-            "meta" => {
+            b"meta\0" => {
                 let key = MetaKey(a.be32(2)?);
                 match reg(1) {
                     Some(dreg) => Self::Meta { key, dreg },
                     None => Self::MetaSet { key, sreg: reg(3)? },
                 }
             }
-            "payload" => {
+            b"payload\0" => {
                 Self::Payload { dreg: reg(1)?, base: PayloadBase(a.be32(2)?), offset: a.be32(3)?, len: a.be32(4)? }
             }
-            "cmp" => Self::Cmp { sreg: reg(1)?, is: decode_is(a.be32(2)?)?, data: bytes(3)? },
-            "bitwise" if a.be32(6).unwrap_or_default() == 0 => {
+            b"cmp\0" => Self::Cmp { sreg: reg(1)?, is: decode_is(a.be32(2)?)?, data: bytes(3)? },
+            b"bitwise\0" if a.be32(6).unwrap_or_default() == 0 => {
                 Self::Bitwise { sreg: reg(1)?, dreg: reg(2)?, mask: bytes(4)?, xor: bytes(5)? }
             }
-            "lookup" => decode_lookup(a)?,
-            "immediate" if a.be32(1)? == VERDICT_REGISTER => Self::Verdict(Verdict::decode(&a.nested(2)?)?),
-            "immediate" => Self::Immediate { dreg: reg(1)?, data: bytes(2)? },
+            b"lookup\0" => decode_lookup(a)?,
+            b"immediate\0" if a.be32(1)? == VERDICT_REGISTER => Self::Verdict(Verdict::decode(&a.nested(2)?)?),
+            b"immediate\0" => Self::Immediate { dreg: reg(1)?, data: bytes(2)? },
             // ports to choose from, which are not written here
-            "masq" if a.get(2).is_some() => return None,
-            "masq" => Self::Masquerade { flags: a.be32(1).unwrap_or_default() },
-            "nat" => decode_nat(a)?,
+            b"masq\0" if a.get(2).is_some() => return None,
+            b"masq\0" => Self::Masquerade { flags: a.be32(1).unwrap_or_default() },
+            b"nat\0" => decode_nat(a)?,
             // a direction, which is not written here
-            "ct" if a.get(3).is_some() => return None,
-            "ct" => Self::Ct { key: a.be32(2)?, dreg: reg(1)? },
-            "fib" => Self::Fib { dreg: reg(1)?, result: a.be32(2)?, flags: a.be32(3)? },
-            "counter" => Self::Counter,
+            b"ct\0" if a.get(3).is_some() => return None,
+            b"ct\0" => Self::Ct { key: a.be32(2)?, dreg: reg(1)? },
+            b"fib\0" => Self::Fib { dreg: reg(1)?, result: a.be32(2)?, flags: a.be32(3)? },
+            b"counter\0" => Self::Counter,
             _ => return None,
         })
     }

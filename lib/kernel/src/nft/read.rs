@@ -151,11 +151,23 @@ impl Nft {
     /// then all of it is done anew. What was committed; empty when there was nothing to do.
     pub fn update(&mut self, table: &TableKey, decide: impl Fn(&TableView) -> Batch) -> Result<Batch, NftError> {
         for _ in 0..TRIES {
-            let view = self.view(table)?;
-            let batch = decide(&view).at_generation(view.generation);
-            match self.commit(&batch) {
-                Err(error) if error.is_outdated() => {}
-                other => return other.map(|()| batch),
+            let generation = self.generation()?;
+            let view = match self.view_once(table, generation) {
+                Err(error) if error.is_absent() => continue,
+                other => other?,
+            };
+            let batch = decide(&view).at_generation(generation);
+            // a transaction is refused when the view was not of one moment; without one, that has to be asked
+            let current = if batch.is_empty() {
+                self.generation()? == generation
+            } else {
+                match self.commit(&batch) {
+                    Err(error) if error.is_outdated() => false,
+                    other => other.map(|()| true)?,
+                }
+            };
+            if current {
+                return Ok(batch);
             }
         }
         Err(NftError::Busy { what: format!("update table {table}"), tries: TRIES })
@@ -165,7 +177,7 @@ impl Nft {
 /// The first attribute of chains, rules and sets is their table's name.
 fn belongs(answer: &Answer, table: &TableKey) -> bool {
     let message = answer.message();
-    message.family() == table.family.number() && message.attributes().text(1).as_ref() == Some(&table.name)
+    message.family() == table.family.number() && message.attributes().is_text(1, &table.name)
 }
 
 fn read_table(answer: &Answer) -> Option<Table> {

@@ -32,6 +32,10 @@ pub struct Nft {
     sequence: u32,
     /// What SO_SNDBUF was raised to.
     send_buffer: usize,
+    /// SO_RCVBUF was raised.
+    roomy: bool,
+    /// Answers of an exchange that ended early may wait.
+    unread: bool,
     buffer: Vec<u8>,
 }
 
@@ -60,11 +64,7 @@ impl Nft {
     /// Connects to the nf_tables of the calling thread's network namespace.
     pub fn open() -> Result<Self, NftError> {
         let socket = connect().map_err(|source| NftError::Open { source })?;
-        // the forced size is for the namespace's owner, who may be less than that
-        if sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err() {
-            let _ = sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER);
-        }
-        Ok(Self { socket, sequence: 0, send_buffer: 0, buffer: Vec::new() })
+        Ok(Self { socket, sequence: 0, send_buffer: 0, roomy: false, unread: false, buffer: Vec::new() })
     }
 
     /// Does all of `batch`, in one message to the kernel, or nothing of it. An empty batch does nothing.
@@ -105,10 +105,11 @@ impl Nft {
         let first = self.sequence.wrapping_add(1);
         self.sequence = first.wrapping_add(1 + batch.ops.len() as u32);
         let acknowledged = (0..batch.ops.len()).rev().find(|n| !left_out.contains(n));
+        self.expect_errors(batch.ops.len());
         self.send("transaction", &batch.datagram(first, left_out))?;
         let mut refused = BTreeMap::new();
         let mut complete = false;
-        while let Some(len) = self.receive("transaction")? {
+        while !complete && let Some(len) = self.receive("transaction")? {
             for answer in Incoming::all(&self.buffer[..len]) {
                 let place = answer.sequence.wrapping_sub(first).wrapping_sub(1) as usize;
                 if i32::from(answer.kind) != libc::NLMSG_ERROR || (place >= batch.ops.len() && answer.sequence != first)
@@ -123,6 +124,7 @@ impl Nft {
                 }
             }
         }
+        self.unread = false;
         if refused.is_empty() && !complete { Err(malformed("transaction")) } else { Ok(refused) }
     }
 
@@ -135,7 +137,7 @@ impl Nft {
         body: impl FnOnce(&mut Writer),
     ) -> Result<Answer, NftError> {
         let request = message(SUBSYSTEM << 8 | kind, 0, family, 0, body).ok_or_else(|| unencodable(what))?;
-        let (mut answers, _) = self.exchange(what, request)?;
+        let (mut answers, _) = self.exchange(what, request, false)?;
         if answers.len() == 1 { Ok(answers.remove(0)) } else { Err(malformed(what)) }
     }
 
@@ -148,9 +150,8 @@ impl Nft {
         body: impl Fn(&mut Writer),
     ) -> Result<Vec<Answer>, NftError> {
         for _ in 0..DUMP_TRIES {
-            let request = message(SUBSYSTEM << 8 | kind, libc::NLM_F_DUMP as u16, family, 0, &body)
-                .ok_or_else(|| unencodable(what))?;
-            let (answers, interrupted) = self.exchange(what, request)?;
+            let request = message(SUBSYSTEM << 8 | kind, 0, family, 0, &body).ok_or_else(|| unencodable(what))?;
+            let (answers, interrupted) = self.exchange(what, request, true)?;
             if !interrupted {
                 return Ok(answers);
             }
@@ -159,15 +160,15 @@ impl Nft {
     }
 
     /// Sends a request and collects its answers; true when they do not belong together (NLM_F_DUMP_INTR).
-    fn exchange(&mut self, what: &str, mut request: Vec<u8>) -> Result<(Vec<Answer>, bool), NftError> {
+    fn exchange(&mut self, what: &str, mut request: Vec<u8>, dump: bool) -> Result<(Vec<Answer>, bool), NftError> {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
-        stamp(&mut request, sequence, 0);
+        stamp(&mut request, sequence, if dump { libc::NLM_F_DUMP as u16 } else { 0 });
         self.send(what, &request)?;
         let mut answers = Vec::new();
         let mut interrupted = false;
         let mut done = false;
-        while let Some(len) = self.receive(what)? {
+        while !done && let Some(len) = self.receive(what)? {
             for answer in Incoming::all(&self.buffer[..len]).filter(|a| a.sequence == sequence) {
                 match note(what, &answer, &mut answers)? {
                     Progress::More => {}
@@ -175,17 +176,18 @@ impl Nft {
                     Progress::Interrupted => interrupted = true,
                 }
             }
-            if done {
-                break;
-            }
+            // only a dump has an end of its own
+            done |= !dump;
         }
-        let dump = i32::from(u16::from_ne_bytes([request[6], request[7]])) & libc::NLM_F_DUMP != 0;
-        if dump && !done { Err(malformed(what)) } else { Ok((answers, interrupted)) }
+        self.unread = false;
+        if done { Ok((answers, interrupted)) } else { Err(malformed(what)) }
     }
 
     fn send(&mut self, what: &str, datagram: &[u8]) -> Result<(), NftError> {
         let failed = |source: io::Error| NftError::Exchange { what: what.into(), source };
-        self.drain();
+        if std::mem::replace(&mut self.unread, true) {
+            self.drain();
+        }
         self.make_room(datagram.len());
         match rustix::net::send(&self.socket, datagram, SendFlags::empty()) {
             Ok(sent) if sent == datagram.len() => Ok(()),
@@ -220,13 +222,25 @@ impl Nft {
         }
     }
 
+    /// A transaction that fails may answer to each of its operations, which the default buffer takes about 200 of.
+    fn expect_errors(&mut self, operations: usize) {
+        const SAFE: usize = 100;
+        if operations <= SAFE || std::mem::replace(&mut self.roomy, true) {
+            return;
+        }
+        // forcing it is for the owner of the network namespace; without, the kernel allows what net.core.rmem_max says
+        if sockopt::set_socket_recv_buffer_size_force(&self.socket, RECEIVE_BUFFER).is_err() {
+            let _ = sockopt::set_socket_recv_buffer_size(&self.socket, RECEIVE_BUFFER);
+        }
+    }
+
     /// Forgets what is left of an exchange that ended early.
     fn drain(&mut self) {
         self.buffer.resize(DATAGRAM, 0);
-        while !matches!(
-            rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::DONTWAIT),
-            Err(rustix::io::Errno::AGAIN)
-        ) {}
+        // lost answers (ENOBUFS) are none to read either
+        while let Ok(_) | Err(rustix::io::Errno::NOBUFS) =
+            rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::DONTWAIT)
+        {}
     }
 }
 
@@ -248,8 +262,7 @@ fn note(what: &str, answer: &Incoming<'_>, answers: &mut Vec<Answer>) -> Result<
 }
 
 fn connect() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
+    let socket = Socket::new(NETLINK_NETFILTER)?;
     socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
     // texts are a help, not a need: kernels before 4.12 have none
     let _ = socket.set_ext_ack(true);

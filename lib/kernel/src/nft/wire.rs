@@ -169,26 +169,25 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// The attributes at one level.
-#[derive(Debug, Default)]
-pub(super) struct Attributes<'a>(Vec<(u16, &'a [u8])>);
+/// The attributes at one level, looked up where they are: a reader of many rules allocates nothing for them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Attributes<'a> {
-    /// Reads until the first attribute that is not whole.
     pub(super) fn read(bytes: &'a [u8]) -> Self {
-        let mut rest = bytes;
-        let mut all = Vec::new();
-        while let Some(&[l0, l1, k0, k1]) = rest.first_chunk::<4>() {
-            let len = usize::from(u16::from_ne_bytes([l0, l1]));
-            let Some(value) = rest.get(4..len) else { break };
-            all.push((u16::from_ne_bytes([k0, k1]) & KIND, value));
-            rest = rest.get(align(len)..).unwrap_or_default();
-        }
-        Self(all)
+        Self(bytes)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> {
-        self.0.iter().copied()
+    /// Each type with its value, until the first that is not whole.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let [l0, l1, k0, k1] = *rest.first_chunk::<4>()?;
+            let len = usize::from(u16::from_ne_bytes([l0, l1]));
+            let value = rest.get(4..len)?;
+            rest = rest.get(align(len)..).unwrap_or_default();
+            Some((u16::from_ne_bytes([k0, k1]) & KIND, value))
+        })
     }
 
     pub(super) fn get(&self, kind: u16) -> Option<&'a [u8]> {
@@ -209,6 +208,11 @@ impl<'a> Attributes<'a> {
 
     pub(super) fn text(&self, kind: u16) -> Option<String> {
         self.get(kind).map(text)
+    }
+
+    /// True when the attribute is this text.
+    pub(super) fn is_text(&self, kind: u16, wanted: &str) -> bool {
+        self.get(kind).and_then(|value| value.strip_suffix(&[0])) == Some(wanted.as_bytes())
     }
 }
 

@@ -146,3 +146,26 @@ fn add_frame(batch: &mut Batch, key: &TableKey, seen: &TableView, framed: bool) 
     }
     frame().iter().for_each(|rule| batch.add_rule(key, POSTROUTING, rule));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_are_upstreams() {
+        let plain = Attachment::new("8e48f37d5de60467", "0b65a318f52e521b", "net1", "eth0", "cid1");
+        assert_eq!(plain.comment(), "8e48f37d5de60467-0b65a318f52e521b, net: net1, if: eth0, id: cid1");
+        let odd = Attachment::new("a", "b", "n\"1\"", "eth0", &"c".repeat(200));
+        assert!(odd.comment().starts_with("a-b, net: n1, if: eth0, id: ccc") && odd.comment().len() == 128);
+    }
+
+    #[test]
+    fn a_new_attachment_deletes_nothing() {
+        let attachment = Attachment::new("a", "b", "n", "eth0", "c");
+        let batch = ensure(&TableView::default(), &attachment, &["10.1.2.3/24".parse().unwrap()]);
+        let all: Vec<_> = batch.describe().collect();
+        assert_eq!(all.len(), 7, "{all:?}");
+        assert!(!batch.deletes());
+        assert!(remove(&TableView::default(), &attachment).is_empty());
+    }
+}

@@ -2,7 +2,6 @@
 
 mod cases;
 mod kernel;
-mod recipes;
 
 use super::expr::Expr;
 use super::wire::{Attributes, Incoming, Writer, message, stamp};
