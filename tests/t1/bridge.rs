@@ -464,3 +464,36 @@ pub fn dad_is_waited_for_when_asked() -> Outcome {
     assert!(inside.addresses_of(index)?.iter().all(|a| !a.tentative), "a tentative address");
     Ok(())
 }
+
+/// VLANs need a kernel that filters by them; one that does not says so, and nothing is left.
+pub fn vlans_work_or_are_refused_cleanly() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let room = Room::create("pod")?;
+    let pod = Pod::of(&room, "cid");
+    let mut host = Kernel::open()?;
+    let conf = with(
+        &v4_only(&conf(&caller), "10.9.1.0/24"),
+        json!({ "cniVersion": "1.0.0", "vlan": 100, "vlanTrunk": [{ "minID": 200, "maxID": 202 }] }),
+    );
+    let filtering = Link::up(LinkKind::Bridge { vlan_filtering: true });
+    let filters = host.apply(&[Step::CreateLink(name("probe"), filtering)]).ok();
+    if let Err(refused) = filters {
+        assert_eq!(refused.errno.0, 95, "EOPNOTSUPP: {refused}");
+        let error = caller.call("ADD", &pod, &conf).error();
+        assert!(error.contains("ip link add cni0 type bridge: EOPNOTSUPP"), "{error}");
+        assert_eq!(links(&mut host), Vec::<String>::new());
+        assert_eq!(caller.reserved("net"), Vec::<String>::new());
+        return Ok(());
+    }
+    host.apply(&[Step::DeleteLink(name("probe"))]).ok()?;
+    let result = caller.call("ADD", &pod, &conf).ok();
+    assert_eq!(result["interfaces"][3]["name"], "cni0.100");
+    assert_eq!(addresses(&mut host, "cni0.100"), ["10.9.1.1/24"]);
+    let port = name(result["interfaces"][1]["name"].as_str().unwrap());
+    let seen = host.observe(&kernel::state::Scope { vlans: vec![port], ..Default::default() })?.vlans;
+    let carried: Vec<_> = seen.iter().map(|(key, vlan)| (key.id.get(), vlan.pvid)).collect();
+    assert_eq!(carried, [(100, true), (200, false), (201, false), (202, false)]);
+    caller.call("CHECK", &pod, &with(&conf, json!({ "prevResult": result }))).ok();
+    caller.call("DEL", &pod, &conf).ok();
+    Ok(())
+}

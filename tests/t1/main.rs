@@ -74,6 +74,7 @@ static TESTS: &[Test] = &[
     test!(bridge::gc_removes_what_nobody_owns),
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
+    test!(bridge::vlans_work_or_are_refused_cleanly),
 ];
 
 fn main() -> ExitCode {

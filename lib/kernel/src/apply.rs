@@ -4,7 +4,7 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use crate::diff::Step;
 use crate::kernel::Kernel;
-use crate::message::{ADD, APPEND, PUT, address, link, neighbour, route};
+use crate::message::{ADD, APPEND, PUT, address, link, neighbour, route, vlan};
 use crate::netlink::{Errno, KernelError, Request};
 use crate::state::LinkKind;
 use crate::types::IfName;
@@ -101,6 +101,8 @@ impl Kernel {
             Step::CreateLink(name, created) => (link::create(name, created, names)?, ADD),
             Step::ChangeLink(name, change) => (link::change(names.index(name)?, change, names)?, 0),
             Step::SetPort(name, port) => (link::set_port(names.index(name)?, *port), 0),
+            Step::AddVlan(key, v) => (vlan::add(names.index(&key.dev)?, key.id, *v), 0),
+            Step::DeleteVlan(key) => (vlan::delete(names.index(&key.dev)?, key.id), 0),
             Step::AddAddress(key, addr) => (address::add(names.index(&key.dev)?, key.net, addr), PUT),
             Step::PutNeighbour(key, mac) => (neighbour::put_neighbour(names.index(&key.dev)?, key.addr, *mac), PUT),
             Step::PutFdb(key, dst) => (neighbour::put_fdb(names.index(&key.dev)?, key.mac, *dst), PUT),
@@ -138,6 +140,7 @@ fn refers_to(step: &Step) -> Vec<&IfName> {
                 .collect();
         }
         Step::SetPort(name, _) => (Some(name), None),
+        Step::AddVlan(key, _) | Step::DeleteVlan(key) => (Some(&key.dev), None),
         Step::AddAddress(key, _) | Step::DeleteAddress(key) => (Some(&key.dev), None),
         Step::PutNeighbour(key, _) | Step::DeleteNeighbour(key) => (Some(&key.dev), None),
         Step::PutFdb(key, _) | Step::DeleteFdb(key, _) => (Some(&key.dev), None),

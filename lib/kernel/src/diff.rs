@@ -71,6 +71,7 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     let steps = &mut plan.steps;
     objects::sysctls(desired, observed, steps);
     links::settings(desired, observed, steps);
+    links::vlans(desired, observed, scope, steps);
     objects::add_addresses(desired, observed, steps);
     links::raise(desired, observed, steps);
     objects::put_neighbours(desired, observed, steps);

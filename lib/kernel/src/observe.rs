@@ -8,7 +8,7 @@ use crate::kernel::Kernel;
 use crate::message::address::SeenAddress;
 use crate::message::link::{self, SeenLink};
 use crate::message::neighbour::{self, SeenNeighbour};
-use crate::message::{address, route};
+use crate::message::{address, route, vlan};
 use crate::netlink::{KernelError, Request};
 use crate::state::{Route, RouteKey, Scope, State};
 use crate::sysctl;
@@ -20,6 +20,9 @@ impl Kernel {
         let mut state = State::default();
         let links: Vec<&IfName> = scope.links.iter().chain(&scope.read_links).collect();
         self.observe_links(&links, &mut state)?;
+        if !scope.vlans.is_empty() {
+            self.observe_vlans(&scope.vlans, &mut state)?;
+        }
         for name in &scope.addresses {
             if let Some(index) = self.known(name)? {
                 for seen in self.addresses_of(index)? {
@@ -84,6 +87,17 @@ impl Kernel {
         state.links.insert(seen.name.clone(), seen.named(&self.seen));
         if let Some(port) = seen.port {
             state.ports.insert(seen.name.clone(), port);
+        }
+        Ok(())
+    }
+
+    fn observe_vlans(&mut self, ports: &[IfName], state: &mut State) -> Result<(), KernelError> {
+        for name in ports {
+            self.known(name)?;
+        }
+        for message in self.socket.dump(&Request::new(vlan::get(), 0, "bridge vlan show"))? {
+            let seen = vlan::decode(&message, &self.seen);
+            state.vlans.extend(seen.into_iter().filter(|(key, _)| ports.contains(&key.dev)));
         }
         Ok(())
     }

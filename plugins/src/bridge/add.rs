@@ -8,6 +8,7 @@ use cni::plugin::Request;
 use cni::result::AddResult;
 use kernel::Kernel;
 use kernel::diff::{Step, diff};
+use kernel::message::link::SeenLink;
 use kernel::netns::Netns;
 use kernel::state::{AddressKey, Link, LinkKind, Scope, State};
 use kernel::types::{IfName, Mac};
@@ -82,6 +83,7 @@ impl Attachment<'_> {
             None => AddResult::default(),
         };
         let result = desired::complete(self.conf, ipam)?;
+        let vlan_gateway = self.ensure_vlan_gateway(&ends, undo)?;
         let bridge_mac = self.configure_host(&ends, &result, undo)?;
         self.configure_pod(&ends, &result)?;
         if self.conf.masquerade || self.conf.spoof_check {
@@ -91,7 +93,9 @@ impl Attachment<'_> {
         if self.conf.container_interface {
             self.wait_for_port(&ends.veth)?;
         }
-        Ok(desired::reply(self.conf, &ends, bridge_mac, &self.request.env.netns, result))
+        let mut reply = desired::reply(self.conf, &ends, bridge_mac, &self.request.env.netns, result);
+        reply.interfaces.extend(vlan_gateway.map(|seen| desired::interface(&seen.name, seen.link.mac, "")));
+        Ok(reply)
     }
 
     /// Makes the bridge, if it is not there, and the pair: down, the pod's end born in the pod.
@@ -147,7 +151,33 @@ impl Attachment<'_> {
             let forwarding = self.host.observe(&Scope { sysctls, ..Scope::default() }).map_err(Error::internal)?;
             state.sysctls.extend(forwarding.sysctls);
         }
+        if self.conf.vlans.is_some() {
+            let vlans = vec![ends.veth.clone()];
+            state.vlans = self.host.observe(&Scope { vlans, ..Scope::default() }).map_err(Error::internal)?.vlans;
+        }
         Ok(state)
+    }
+
+    /// The gateway link of the pods' VLAN is made when it is not there yet.
+    fn ensure_vlan_gateway(&mut self, ends: &Ends, undo: &mut Undo) -> Result<Option<SeenLink>, Error> {
+        let link = self.conf.gateway_link();
+        if link == self.conf.bridge || self.conf.gateway == Gateway::No {
+            return Ok(None);
+        }
+        if self.host.link(&link).map_err(Error::internal)?.is_none() {
+            undo.vlan_link = Some(link.clone());
+            let mut observed = desired::vlan_gateway(self.conf, ends);
+            self.host
+                .apply(&diff(&observed, &State::default(), &Scope::default()).steps)
+                .ok()
+                .map_err(Error::internal)?;
+            observed
+                .links
+                .insert(ends.vlan_port.clone(), Link { up: false, ..Link::up(LinkKind::Veth { peer: None }) });
+            let plan = diff(&desired::vlan_port(self.conf, ends), &observed, &Scope::default());
+            self.host.apply(&plan.steps).ok().map_err(Error::internal)?;
+        }
+        self.host.link(&link).map_err(Error::internal)
     }
 
     /// The gateway's addresses, forwarding, and the host's end up: one batch. Returns the bridge's MAC.
@@ -155,13 +185,17 @@ impl Attachment<'_> {
         let mut wanted = desired::host(self.conf, ends, result);
         let mut observed = self.connected_state(ends)?;
         let mut scope = Scope::default();
+        if self.conf.vlans.as_ref().is_some_and(|vlans| !vlans.keep_default) {
+            scope.vlans.push(ends.veth.clone());
+        }
         if !wanted.addresses.is_empty() {
-            let index = self.host.index(&self.conf.bridge).map_err(Error::internal)?;
+            let gateway = self.conf.gateway_link();
+            let index = self.host.index(&gateway).map_err(Error::internal)?;
             let present = self.host.addresses_of(index).map_err(Error::internal)?;
             let keys: Vec<_> = present.iter().map(|seen| seen.key.clone()).collect();
             let rivals = desired::conflicting(&wanted, &keys);
             self.may_replace(&wanted, &rivals, ends)?;
-            scope.addresses.push(self.conf.bridge.clone());
+            scope.addresses.push(gateway);
             let ours = |key: &AddressKey| wanted.addresses.contains_key(key) || rivals.contains(key);
             observed.addresses = present.into_iter().map(|s| (s.key, s.address)).filter(|(key, _)| ours(key)).collect();
             undo.addresses =
@@ -224,12 +258,15 @@ impl Attachment<'_> {
 
 /// A name for the host's end and MACs for what is made.
 fn random_ends(conf: &Conf, ifname: &IfName) -> Result<Ends, Error> {
-    let mut bytes = [0u8; 22];
+    let mut bytes = [0u8; 26];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(Error::internal)?;
     let [n0, n1, n2, n3, rest @ ..] = bytes;
     let mac = |at: usize| Mac::local([rest[at], rest[at + 1], rest[at + 2], rest[at + 3], rest[at + 4], rest[at + 5]]);
+    let name =
+        |[a, b, c, d]: [u8; 4]| IfName::new(&format!("veth{a:02x}{b:02x}{c:02x}{d:02x}")).map_err(Error::internal);
     Ok(Ends {
-        veth: IfName::new(&format!("veth{n0:02x}{n1:02x}{n2:02x}{n3:02x}")).map_err(Error::internal)?,
+        veth: name([n0, n1, n2, n3])?,
+        vlan_port: name([rest[18], rest[19], rest[20], rest[21]])?,
         veth_mac: mac(0),
         ifname: ifname.clone(),
         pod_mac: conf.mac.unwrap_or_else(|| mac(6)),

@@ -57,6 +57,8 @@ fn ends(request: &Request, conf: &Conf, previous: &AddResult) -> Result<Ends, Er
         ifname: IfName::new(&request.env.ifname).map_err(Error::internal)?,
         pod_mac: mac(&pod.mac)?,
         bridge_mac: mac(&bridge.mac)?,
+        // CHECK makes nothing: no name is needed
+        vlan_port: conf.bridge.clone(),
     })
 }
 
@@ -68,7 +70,8 @@ fn host_differences(conf: &Conf, ends: &Ends, previous: &AddResult) -> Result<Ve
     }
     let scope = Scope {
         read_links: vec![conf.bridge.clone(), ends.veth.clone()],
-        addresses: vec![conf.bridge.clone()],
+        addresses: vec![conf.gateway_link()],
+        vlans: conf.vlans.iter().map(|_| ends.veth.clone()).collect(),
         sysctls: wanted.sysctls.keys().cloned().collect(),
         keep: true,
         ..Scope::default()

@@ -126,6 +126,11 @@ impl Document {
         let vlans = note(&mut mistakes, vlans(self.vlan, &self.vlan_trunk, self.preserve_default_vlan));
         let named = [&self.runtime_config.mac, &self.args.cni.mac, args_mac];
         let mac = note(&mut mistakes, parse_mac(named.into_iter().find(|mac| !mac.is_empty())));
+        if let (Some(bridge), Some(Some(Vlans { pvid: Some(id), .. }))) = (&bridge, &vlans)
+            && let Err(e) = vlan_gateway(bridge, *id)
+        {
+            mistakes.push(format!("vlan: the gateway of VLAN {id} would be on a link of its own, and {e}"));
+        }
         if let Err(mistake) = backend(self.ip_masq, &self.ip_masq_backend) {
             mistakes.push(mistake);
         }
@@ -161,6 +166,18 @@ impl Document {
             dns: self.dns,
             mac,
         })
+    }
+}
+
+fn vlan_gateway(bridge: &IfName, id: VlanId) -> Result<IfName, kernel::types::InvalidValue> {
+    IfName::new(&format!("{bridge}.{id}"))
+}
+
+impl Conf {
+    /// The link that holds the gateway's addresses: the bridge, or `<bridge>.<vlan>` where pods are in a VLAN.
+    pub fn gateway_link(&self) -> IfName {
+        let vlan = self.vlans.as_ref().and_then(|vlans| vlans.pvid);
+        vlan.and_then(|id| vlan_gateway(&self.bridge, id).ok()).unwrap_or_else(|| self.bridge.clone())
     }
 }
 

@@ -1,15 +1,16 @@
 //! What an attachment wants of the host and of the pod. Pure.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 
 use cni::error::Error;
 use cni::result::{AddResult, Interface, Route as CniRoute};
 use ipnetwork::IpNetwork;
-use kernel::state::{AddressKey, Link, LinkKind, Port, State, VethPeer};
-use kernel::types::{Family, IfName, Mac, masked};
+use kernel::state::{AddressKey, Link, LinkKind, Port, State, VethPeer, Vlan, VlanKey};
+use kernel::types::{Family, IfName, Mac, VlanId, masked};
 
-use super::conf::{Conf, Gateway};
+use super::conf::{Conf, Gateway, Vlans};
 use crate::pod;
 
 /// The names and addresses that one attachment's links have.
@@ -25,6 +26,8 @@ pub struct Ends {
     pub pod_mac: Mac,
     /// The bridge's MAC when it is made now.
     pub bridge_mac: Mac,
+    /// The bridge's side of a VLAN's gateway link when that is made now.
+    pub vlan_port: IfName,
 }
 
 /// IPAM's answer with what the bridge adds: the interface each address is on, gateways, the default route, dns.
@@ -102,15 +105,50 @@ pub fn host(conf: &Conf, ends: &Ends, result: &AddResult) -> State {
     if let Some(veth) = state.links.get_mut(&ends.veth) {
         veth.up = true;
     }
+    if let Some(vlans) = &conf.vlans {
+        state.vlans.extend(port_vlans(&ends.veth, vlans));
+    }
     if conf.gateway == Gateway::No {
         return state;
     }
     for ip in &result.ips {
         let Some(net) = gateway_net(ip) else { continue };
-        state.address(&conf.bridge, net, true);
+        state.address(&conf.gateway_link(), net, true);
         let [v4, v6] = FORWARDING;
         state.sysctls.insert(if net.is_ipv4() { v4 } else { v6 }.to_owned(), "1".to_owned());
     }
+    state
+}
+
+/// What the port of a pod carries. Untagged frames of a trunk alone belong to VLAN 1, as upstream has it.
+fn port_vlans(port: &IfName, vlans: &Vlans) -> Vec<(VlanKey, Vlan)> {
+    let key = |id: VlanId| VlanKey { dev: port.clone(), id };
+    let ids = vlans.tagged.iter().flat_map(|(min, max)| min.get()..=max.get()).filter_map(|id| VlanId::new(id).ok());
+    let mut all: BTreeMap<_, _> = ids.map(|id| (key(id), Vlan::default())).collect();
+    if let Some(id) = vlans.pvid.or(VlanId::new(1).ok()) {
+        all.insert(key(id), Vlan { pvid: true, untagged: true });
+    }
+    all.into_iter().collect()
+}
+
+/// The gateway link of a VLAN: a pair in the host, its far end a port of the bridge in that VLAN.
+pub fn vlan_gateway(conf: &Conf, ends: &Ends) -> State {
+    let mut state = State::default();
+    let peer = VethPeer { name: ends.vlan_port.clone(), mac: None, mtu: conf.mtu, netns: None };
+    let link = Link { mtu: conf.mtu, ..Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) }) };
+    state.links.insert(conf.gateway_link(), Link { up: false, ..link });
+    state
+}
+
+/// The far end of [`vlan_gateway`], once the pair is there.
+pub fn vlan_port(conf: &Conf, ends: &Ends) -> State {
+    let mut state = State::default();
+    let port = Link { master: Some(conf.bridge.clone()), ..Link::up(LinkKind::Veth { peer: None }) };
+    state.links.insert(ends.vlan_port.clone(), port);
+    state.links.insert(conf.gateway_link(), Link::up(LinkKind::Veth { peer: None }));
+    let pvid = conf.vlans.as_ref().and_then(|vlans| vlans.pvid);
+    let carried = |id| (VlanKey { dev: ends.vlan_port.clone(), id }, Vlan { pvid: true, untagged: true });
+    state.vlans.extend(pvid.map(carried));
     state
 }
 
@@ -151,15 +189,13 @@ pub fn conflicting(wanted: &State, present: &[AddressKey]) -> Vec<AddressKey> {
 
 /// The sentence for a bridge that serves another subnet, and the way out.
 pub fn address_conflict(conf: &Conf, wanted: &State, present: &[AddressKey], ports: usize) -> Error {
+    let link = conf.gateway_link();
     let text = |keys: &mut dyn Iterator<Item = &AddressKey>| {
-        keys.filter(|k| k.dev == conf.bridge)
-            .map(|k| format!("{} ({})", k.net, masked(k.net)))
-            .collect::<Vec<_>>()
-            .join(", ")
+        keys.filter(|k| k.dev == link).map(|k| format!("{} ({})", k.net, masked(k.net))).collect::<Vec<_>>().join(", ")
     };
     let have = text(&mut present.iter());
     let want = text(&mut wanted.addresses.keys());
-    let first = wanted.addresses.keys().find(|k| k.dev == conf.bridge).map(|k| k.net.to_string()).unwrap_or_default();
+    let first = wanted.addresses.keys().find(|k| k.dev == link).map(|k| k.net.to_string()).unwrap_or_default();
     Error::internal(format!("failed to set bridge addr: {:?} already has an IP address different from {first}", conf.bridge.as_str()))
         .with_details(format!(
             "{} holds {have}, this network wants {want}; {ports} pods are still attached to it. Drain this host's pods of the old \
@@ -170,18 +206,22 @@ pub fn address_conflict(conf: &Conf, wanted: &State, present: &[AddressKey], por
         ))
 }
 
-/// The result: bridge, host end, pod end, and what IPAM gave.
+/// The result: bridge, host end, pod end, a VLAN's gateway link, and what IPAM gave.
 pub fn reply(conf: &Conf, ends: &Ends, bridge_mac: Option<Mac>, sandbox: &str, result: AddResult) -> AddResult {
-    let interface = |name: &IfName, mac: Option<Mac>, sandbox: &str| Interface {
-        name: name.to_string(),
-        mac: mac.map(|m| m.to_string()).unwrap_or_default(),
-        sandbox: sandbox.to_owned(),
-        ..Interface::default()
-    };
     let interfaces = vec![
         interface(&conf.bridge, bridge_mac, ""),
         interface(&ends.veth, Some(ends.veth_mac), ""),
         interface(&ends.ifname, Some(ends.pod_mac), sandbox),
     ];
     AddResult { interfaces, ..result }
+}
+
+/// One interface of a result; `sandbox` is empty for the host's.
+pub fn interface(name: &IfName, mac: Option<Mac>, sandbox: &str) -> Interface {
+    Interface {
+        name: name.to_string(),
+        mac: mac.map(|m| m.to_string()).unwrap_or_default(),
+        sandbox: sandbox.to_owned(),
+        ..Interface::default()
+    }
 }

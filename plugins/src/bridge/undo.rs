@@ -19,6 +19,8 @@ pub struct Undo<'a> {
     pub veth: Option<IfName>,
     /// The bridge was made.
     pub bridge: bool,
+    /// The gateway link of a VLAN that was made.
+    pub vlan_link: Option<IfName>,
     /// Addresses that the bridge did not have.
     pub addresses: Vec<AddressKey>,
     /// IPAM gave addresses.
@@ -31,7 +33,17 @@ pub struct Undo<'a> {
 impl<'a> Undo<'a> {
     /// Nothing done yet.
     pub fn new(request: &'a Request<'a>, conf: &'a Conf) -> Self {
-        Self { request, conf, veth: None, bridge: false, addresses: Vec::new(), ipam: false, rules: false, armed: true }
+        Self {
+            request,
+            conf,
+            veth: None,
+            bridge: false,
+            vlan_link: None,
+            addresses: Vec::new(),
+            ipam: false,
+            rules: false,
+            armed: true,
+        }
     }
 
     /// The links that are about to be made.
@@ -77,7 +89,7 @@ impl<'a> Undo<'a> {
 
     fn unmake_links(&self) -> Result<(), Error> {
         let mut host = Kernel::open().map_err(Error::internal)?;
-        let mut steps: Vec<_> = self.veth.iter().cloned().map(Step::DeleteLink).collect();
+        let mut steps: Vec<_> = self.veth.iter().chain(&self.vlan_link).cloned().map(Step::DeleteLink).collect();
         if self.bridge && self.is_idle(&mut host)? {
             steps.push(Step::DeleteLink(self.conf.bridge.clone()));
         } else {

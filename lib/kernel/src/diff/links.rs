@@ -37,6 +37,7 @@ fn without<'a>(state: &State, links: impl Iterator<Item = &'a IfName>) -> State 
 fn drop_links(state: &mut State, gone: &BTreeSet<&IfName>) {
     state.links.retain(|name, _| !gone.contains(name));
     state.ports.retain(|name, _| !gone.contains(name));
+    state.vlans.retain(|key, _| !gone.contains(&key.dev));
     state.addresses.retain(|key, _| !gone.contains(&key.dev));
     state.neighbours.retain(|key, _| !gone.contains(&key.dev));
     state.fdb.retain(|key, _| !gone.contains(&key.dev));
@@ -143,6 +144,20 @@ pub(super) fn settings(desired: &State, observed: &State, steps: &mut Vec<Step>)
     for (name, want) in &desired.ports {
         if observed.ports.get(name).copied().unwrap_or_default() != *want {
             steps.push(Step::SetPort(name.clone(), *want));
+        }
+    }
+}
+
+/// VLANs of ports: a port must never carry none that is wanted, so those go last that nobody wants.
+pub(super) fn vlans(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
+    for (key, want) in &desired.vlans {
+        if observed.vlans.get(key) != Some(want) {
+            steps.push(Step::AddVlan(key.clone(), *want));
+        }
+    }
+    for key in observed.vlans.keys() {
+        if scope.vlans.contains(&key.dev) && !desired.vlans.contains_key(key) {
+            steps.push(Step::DeleteVlan(key.clone()));
         }
     }
 }

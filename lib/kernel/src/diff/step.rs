@@ -3,7 +3,9 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::state::{Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, Route, RouteKey, RouteKind};
+use crate::state::{
+    Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, Route, RouteKey, RouteKind, Vlan, VlanKey,
+};
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
 
 /// A change to the kernel.
@@ -15,6 +17,10 @@ pub enum Step {
     ChangeLink(IfName, LinkChange),
     /// Set the flags of a bridge port.
     SetPort(IfName, Port),
+    /// Add a VLAN to a bridge port, or change how the port carries it.
+    AddVlan(VlanKey, Vlan),
+    /// Take a VLAN off a bridge port.
+    DeleteVlan(VlanKey),
     /// Write a sysctl: path below /proc/sys, value.
     WriteSysctl(String, String),
     /// Add an address.
@@ -64,11 +70,12 @@ impl LinkChange {
 }
 
 impl Step {
-    /// The kind of object, for metrics: `link`, `port`, `sysctl`, `address`, `neighbour`, `fdb` or `route`.
+    /// The kind of object, for metrics: `link`, `port`, `vlan`, `sysctl`, `address`, `neighbour`, `fdb` or `route`.
     pub fn object(&self) -> &'static str {
         match self {
             Self::CreateLink(..) | Self::ChangeLink(..) | Self::DeleteLink(_) => "link",
             Self::SetPort(..) => "port",
+            Self::AddVlan(..) | Self::DeleteVlan(_) => "vlan",
             Self::WriteSysctl(..) => "sysctl",
             Self::AddAddress(..) | Self::DeleteAddress(_) => "address",
             Self::PutNeighbour(..) | Self::DeleteNeighbour(_) => "neighbour",
@@ -82,6 +89,7 @@ impl Step {
         matches!(
             self,
             Self::DeleteRoute(..)
+                | Self::DeleteVlan(_)
                 | Self::DeleteNeighbour(_)
                 | Self::DeleteFdb(..)
                 | Self::DeleteAddress(_)
@@ -99,6 +107,12 @@ impl fmt::Display for Step {
                 let on = |on| if on { "on" } else { "off" };
                 write!(f, "bridge link set dev {name} hairpin {} isolated {}", on(port.hairpin), on(port.isolated))
             }
+            Self::AddVlan(key, vlan) => {
+                let (pvid, untagged) =
+                    (if vlan.pvid { " pvid" } else { "" }, if vlan.untagged { " untagged" } else { "" });
+                write!(f, "bridge vlan add dev {} vid {}{pvid}{untagged}", key.dev, key.id)
+            }
+            Self::DeleteVlan(key) => write!(f, "bridge vlan del dev {} vid {}", key.dev, key.id),
             Self::WriteSysctl(path, value) => write!(f, "sysctl -w {}={value}", path.replace('/', ".")),
             Self::AddAddress(key, address) => {
                 let nodad = if address.nodad && key.net.is_ipv6() { " nodad" } else { "" };

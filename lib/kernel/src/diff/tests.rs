@@ -30,6 +30,8 @@ fn take(state: &mut State, step: &Step) {
             link.kind = change.kind.unwrap_or(link.kind.clone());
         }
         Step::SetPort(name, port) => drop(state.ports.insert(name, port)),
+        Step::AddVlan(key, vlan) => drop(state.vlans.insert(key, vlan)),
+        Step::DeleteVlan(key) => drop(state.vlans.remove(&key)),
         Step::WriteSysctl(path, value) => drop(state.sysctls.insert(path, value)),
         Step::AddAddress(key, address) => {
             assert!(state.links.contains_key(&key.dev), "an address needs its link");

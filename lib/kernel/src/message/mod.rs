@@ -4,6 +4,7 @@ pub mod address;
 pub mod link;
 pub mod neighbour;
 pub mod route;
+pub mod vlan;
 
 use netlink_packet_route::AddressFamily;
 

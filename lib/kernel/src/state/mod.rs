@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 pub use link::{Link, LinkKind, MacvlanMode, Port, TunTap, VethPeer, Vxlan};
 pub use scope::{RouteScope, Scope};
 
-use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
+use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId, VlanId};
 
 /// The objects of one network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct State {
     pub links: BTreeMap<IfName, Link>,
     /// Bridge ports (`bridge link`).
     pub ports: BTreeMap<IfName, Port>,
+    /// VLANs of bridge ports (`bridge vlan`).
+    pub vlans: BTreeMap<VlanKey, Vlan>,
     /// `/proc/sys` values by path below it, such as `net/ipv4/ip_forward`.
     pub sysctls: BTreeMap<String, String>,
     /// Addresses of links (`ip addr`).
@@ -33,6 +35,24 @@ pub struct State {
     pub fdb: BTreeMap<FdbKey, IpAddr>,
     /// Routes (`ip route`).
     pub routes: BTreeMap<RouteKey, Route>,
+}
+
+/// Which VLAN of which bridge port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VlanKey {
+    /// The port.
+    pub dev: IfName,
+    /// The VLAN.
+    pub id: VlanId,
+}
+
+/// How a port carries a VLAN (BRIDGE_VLAN_INFO_*, linux/if_bridge.h).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Vlan {
+    /// Untagged frames that come in belong to it.
+    pub pvid: bool,
+    /// Its frames leave untagged.
+    pub untagged: bool,
 }
 
 /// Which address: the link and the address with its prefix length, host bits kept.

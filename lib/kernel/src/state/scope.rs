@@ -15,6 +15,8 @@ pub struct Scope {
     pub addresses: Vec<IfName>,
     /// Links whose permanent neighbours and own forwarding entries are all ours.
     pub neighbours: Vec<IfName>,
+    /// Bridge ports whose VLANs are all ours.
+    pub vlans: Vec<IfName>,
     /// Routes.
     pub routes: Option<RouteScope>,
     /// Sysctls to read, as paths below `/proc/sys`. Never deleted.

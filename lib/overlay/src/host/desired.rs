@@ -165,5 +165,6 @@ fn scope(inputs: &HostInputs<'_>, vxlan: Option<VxlanConf>, state: &State) -> Sc
         routes: Some(RouteScope { table: TableId::MAIN, protocol: Some(RouteProtocol::FLANNEL), adopt, dev: None }),
         sysctls: state.sysctls.keys().cloned().collect(),
         keep: !inputs.complete,
+        ..Scope::default()
     }
 }
