@@ -15,8 +15,9 @@ use super::value::Type;
 use super::wire::Attributes;
 use crate::types::IfName;
 
-/// How often a reading or an update is begun anew because others changed the rule set.
-const TRIES: u32 = 10;
+/// How often a reading or an update is begun anew because others changed the rule set. Of those who compete one wins each
+/// round: this many may start at once. A round takes some 0.1 ms.
+const TRIES: u32 = 200;
 
 /// All of one table at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -123,8 +124,7 @@ impl Nft {
         for _ in 0..TRIES {
             let before = self.generation()?;
             let view = match self.view_once(table, before) {
-                // the table went away between two dumps
-                Err(error) if error.is_absent() => continue,
+                Err(error) if was_overtaken(&error) => continue,
                 other => other?,
             };
             if self.generation()? == before {
@@ -153,7 +153,7 @@ impl Nft {
         for _ in 0..TRIES {
             let generation = self.generation()?;
             let view = match self.view_once(table, generation) {
-                Err(error) if error.is_absent() => continue,
+                Err(error) if was_overtaken(&error) => continue,
                 other => other?,
             };
             let batch = decide(&view).at_generation(generation);
@@ -172,6 +172,11 @@ impl Nft {
         }
         Err(NftError::Busy { what: format!("update table {table}"), tries: TRIES })
     }
+}
+
+/// A reading that another's change made impossible: a dump was interrupted each time, or the table went away between two.
+fn was_overtaken(error: &NftError) -> bool {
+    error.is_absent() || matches!(error, NftError::Busy { .. })
 }
 
 /// The first attribute of chains, rules and sets is their table's name.

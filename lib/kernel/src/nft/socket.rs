@@ -53,13 +53,6 @@ impl Answer {
     }
 }
 
-/// What a datagram's messages said about a request.
-enum Progress {
-    More,
-    Done,
-    Interrupted,
-}
-
 impl Nft {
     /// Connects to the nf_tables of the calling thread's network namespace.
     pub fn open() -> Result<Self, NftError> {
@@ -170,10 +163,11 @@ impl Nft {
         let mut done = false;
         while !done && let Some(len) = self.receive(what)? {
             for answer in Incoming::all(&self.buffer[..len]).filter(|a| a.sequence == sequence) {
-                match note(what, &answer, &mut answers)? {
-                    Progress::More => {}
-                    Progress::Done => done = true,
-                    Progress::Interrupted => interrupted = true,
+                // the last message, too, may be the one that says it
+                interrupted |= i32::from(answer.flags) & libc::NLM_F_DUMP_INTR != 0;
+                done |= is_end(what, &answer)?;
+                if !done {
+                    answers.push(Answer { bytes: answer.body.to_vec(), kind: answer.kind, flags: answer.flags });
                 }
             }
             // only a dump has an end of its own
@@ -244,20 +238,14 @@ impl Nft {
     }
 }
 
-/// Files one answer.
-fn note(what: &str, answer: &Incoming<'_>, answers: &mut Vec<Answer>) -> Result<Progress, NftError> {
-    if i32::from(answer.flags) & libc::NLM_F_DUMP_INTR != 0 && i32::from(answer.kind) != libc::NLMSG_DONE {
-        return Ok(Progress::Interrupted);
+/// True for the message behind a dump's last object; an error when the kernel refuses to tell.
+fn is_end(what: &str, answer: &Incoming<'_>) -> Result<bool, NftError> {
+    if !matches!(i32::from(answer.kind), libc::NLMSG_ERROR | libc::NLMSG_DONE) {
+        return Ok(false);
     }
-    match i32::from(answer.kind) {
-        libc::NLMSG_ERROR | libc::NLMSG_DONE => match answer.verdict() {
-            (0, _) => Ok(Progress::Done),
-            (errno, text) => Err(NftError::Unreadable(Refusal::new(what, errno, text))),
-        },
-        _ => {
-            answers.push(Answer { bytes: answer.body.to_vec(), kind: answer.kind, flags: answer.flags });
-            Ok(Progress::More)
-        }
+    match answer.verdict() {
+        (0, _) => Ok(true),
+        (errno, text) => Err(NftError::Unreadable(Refusal::new(what, errno, text))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ipnetwork::IpNetwork;
 
-use super::kernel::{namespace, nft, ruleset};
+use super::{namespace, nft, ruleset};
 use crate::nft::recipes::{macspoof, masquerade};
 use crate::nft::*;
 use crate::types::{IfName, Mac};
@@ -114,10 +114,23 @@ fn masquerade_removal_and_gc_need_no_table() {
 }
 
 #[test]
-fn masquerade_comments_are_upstreams() {
-    assert_eq!(attachment("cid1").comment(), "8e48f37d5de60467-0b65a318f52e521b, net: net1, if: eth0, id: cid1");
-    let odd = masquerade::Attachment::new("a", "b", "n\"1\"", "eth0", &"c".repeat(200));
-    assert!(odd.comment().starts_with("a-b, net: n1, if: eth0, id: ccc") && odd.comment().len() == 128);
+fn sixteen_at_once_all_get_their_rules() {
+    namespace();
+    let start = std::sync::Barrier::new(16);
+    std::thread::scope(|scope| {
+        for n in 0..16 {
+            let start = &start;
+            scope.spawn(move || {
+                let mut ours = Nft::open().unwrap();
+                start.wait();
+                for i in 0..5 {
+                    masq(&mut ours, &format!("c{n}-{i}"), &[format!("10.1.{n}.{i}/16").parse().unwrap()]);
+                }
+            });
+        }
+    });
+    let view = Nft::open().unwrap().view(&masquerade::table()).unwrap();
+    assert_eq!((view.rules_of("masq_checks").count(), view.rules_of("postrouting").count()), (80, 3));
 }
 
 fn spoof(ours: &mut Nft, link: &str, mac: u8) -> Batch {
