@@ -1,6 +1,6 @@
 //! The executable: which plugin it is, it is told by its name, or as `cni-plugins NAME`.
 
-use std::io::{Write, stderr, stdin, stdout};
+use std::io::{self, Read, Write, stderr};
 use std::process::ExitCode;
 
 use cni::plugin::{find, serve};
@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         return usage(&name);
     };
     let variable = |name: &str| std::env::var(name).ok();
-    serve(plugin, SUITE, &variable, &mut stdin(), &mut stdout(), &mut stderr()).into()
+    serve(plugin, SUITE, &variable, &mut Raw, &mut Raw, &mut stderr()).into()
 }
 
 fn usage(name: &str) -> ExitCode {
@@ -24,4 +24,23 @@ fn usage(name: &str) -> ExitCode {
         "{name}: not the name of a plugin: install it as one of {names} (flannelctl install), or give one as argument"
     );
     ExitCode::from(2)
+}
+
+/// Standard input and output without std's line buffer, which would cut the answer in two.
+struct Raw;
+
+impl Read for Raw {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(io::stdin(), buf)?)
+    }
+}
+
+impl Write for Raw {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(io::stdout(), buf)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -1,0 +1,183 @@
+//! The few calls by which the store reaches the disk. Nothing else in this plugin does, so that a test can count them.
+
+use std::ffi::OsStr;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+
+/// In a test counts the calls of this thread by name.
+#[cfg(test)]
+pub(super) mod calls {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    thread_local!(static COUNTS: RefCell<BTreeMap<&'static str, usize>> = RefCell::default());
+
+    pub(super) fn count(name: &'static str) {
+        COUNTS.with_borrow_mut(|counts| *counts.entry(name).or_default() += 1);
+    }
+
+    /// What was counted since the last call.
+    pub fn take() -> BTreeMap<&'static str, usize> {
+        COUNTS.take()
+    }
+}
+
+#[cfg(not(test))]
+mod calls {
+    pub(super) fn count(_: &'static str) {}
+}
+
+pub(super) const FILE: Mode = Mode::RUSR.union(Mode::WUSR);
+// upstream's lock is 0750
+pub(super) const LOCK: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP);
+
+pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    calls::count("open");
+    Ok(fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+pub(super) fn make_dirs(path: &Path) -> io::Result<()> {
+    calls::count("mkdir");
+    DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
+pub(super) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    calls::count("open");
+    Ok(fs::open(path, flags | OFlags::CLOEXEC, FILE)?)
+}
+
+pub(super) fn open_at(dir: &OwnedFd, name: impl AsRef<OsStr>, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    calls::count("open");
+    Ok(fs::openat(dir, name.as_ref(), flags | OFlags::CLOEXEC, mode)?)
+}
+
+/// Waits for the lock that upstream takes: flock(2), not fcntl(2).
+pub(super) fn lock(file: &OwnedFd) -> io::Result<()> {
+    calls::count("flock");
+    retry(|| fs::flock(file, FlockOperation::LockExclusive))
+}
+
+/// One read: what is short of the buffer is the end of the file, as all that is read here are regular files.
+pub(super) fn read_at(file: &OwnedFd, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    loop {
+        calls::count("read");
+        match rustix::io::pread(file, &mut *buf, offset) {
+            Err(Errno::INTR) => {}
+            done => return Ok(done?),
+        }
+    }
+}
+
+pub(super) fn write_at(file: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        calls::count("write");
+        match rustix::io::pwrite(file, bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                bytes = &bytes[n..];
+                offset += n as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(cause) => return Err(cause.into()),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn truncate(file: &OwnedFd, length: u64) -> io::Result<()> {
+    calls::count("truncate");
+    retry(|| fs::ftruncate(file, length))
+}
+
+/// Gives an unnamed file a name in `dir`. AlreadyExists when there is one.
+pub(super) fn link(file: &OwnedFd, dir: &OwnedFd, name: &str) -> io::Result<()> {
+    calls::count("link");
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    Ok(fs::linkat(fs::CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+pub(super) fn rename_exclusive(dir: &OwnedFd, from: &str, to: &str) -> io::Result<()> {
+    calls::count("rename");
+    Ok(fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE)?)
+}
+
+pub(super) fn link_name(dir: &OwnedFd, from: &str, to: &str) -> io::Result<()> {
+    calls::count("link");
+    Ok(fs::linkat(dir, from, dir, to, AtFlags::empty())?)
+}
+
+/// True when there was something to remove.
+pub(super) fn unlink(dir: &OwnedFd, name: &str) -> io::Result<bool> {
+    calls::count("unlink");
+    match fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(cause) => Err(cause.into()),
+    }
+}
+
+/// The names in the directory, without `.` and `..`; those that are no UTF-8 are nobody's here.
+pub(super) fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
+    calls::count("list");
+    let mut names = Vec::new();
+    for entry in fs::Dir::read_from(dir)? {
+        if let Ok(name) = entry?.file_name().to_str()
+            && name != "."
+            && name != ".."
+        {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// What tells one state of a directory from another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub device: u64,
+    pub inode: u64,
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+pub(super) fn stamp(dir: &OwnedFd) -> io::Result<Stamp> {
+    calls::count("stat");
+    let stat = fs::fstat(dir)?;
+    Ok(Stamp {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        seconds: stat.st_mtime,
+        nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+    })
+}
+
+/// Sets the directory's time of change to the clock's now, and gives it.
+pub(super) fn touch(dir: &OwnedFd) -> io::Result<(i64, u32)> {
+    calls::count("utime");
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let omit = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
+    fs::futimens(dir, &Timestamps { last_access: omit, last_modification: now })?;
+    Ok((now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)))
+}
+
+/// This boot of the kernel, or None where /proc is not mounted.
+pub(super) fn boot_id() -> Option<[u8; 36]> {
+    let file = open(Path::new("/proc/sys/kernel/random/boot_id"), OFlags::RDONLY).ok()?;
+    let mut text = [0; 36];
+    (read_at(&file, &mut text, 0).ok()? == text.len()).then_some(text)
+}
+
+fn retry(call: impl Fn() -> rustix::io::Result<()>) -> io::Result<()> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            done => return Ok(done?),
+        }
+    }
+}
