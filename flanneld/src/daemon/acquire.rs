@@ -22,6 +22,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Between two renewals; the view need not show the new time at once.
 const RENEWALS: Duration = Duration::from_secs(5);
 
+/// After this long without another's write of our lease it was no contest.
+const PEACE: Duration = Duration::from_secs(120);
+
 /// Why there is no lease yet.
 pub(super) enum NoLease {
     /// It must not be gone on.
@@ -173,6 +176,9 @@ impl Daemon {
 
     /// Renews the lease when it is time to.
     async fn keep(&mut self, view: &View, due: &mut Due) -> Result<(), NoLease> {
+        if self.publish_after.take_if(|after| after.elapsed() > PEACE).is_some() {
+            self.contest.reset();
+        }
         let (Some(own), margin) = (&mut self.own, self.options.renew_margin) else { return Ok(()) };
         let Some(time) = renewal(own, view, margin) else { return Ok(()) };
         match time.duration_since(SystemTime::now()) {
