@@ -18,6 +18,8 @@ use super::{Doing, Error};
 const TICK: Duration = Duration::from_millis(1);
 /// How long the last datagrams may be under way once nothing more is sent.
 const DRAIN: Duration = Duration::from_millis(500);
+/// How often a receiver to which nothing comes asks whether anything is still sent.
+const LOOK: Duration = Duration::from_millis(20);
 /// Holds a second of 10,000 small datagrams with the kernel's book-keeping (about 768 bytes each).
 const BUFFER: usize = 16 << 20;
 /// Sequence number and stamp; the rest of a small packet of voice or a game.
@@ -105,9 +107,14 @@ impl Flow {
         self.progress.load(Ordering::Acquire)
     }
 
+    /// Lets the sender stop at its next tick.
+    pub fn end(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
     /// Stops the sender, lets the receiver drain, and counts.
     pub fn stop(self) -> Result<Counts, Error> {
-        self.stop.store(true, Ordering::Release);
+        self.end();
         let (sent, lasted) = join(self.sender).doing("flow: send")?;
         let seen = join(self.receiver).doing("flow: receive")?;
         Ok(Counts {
@@ -160,8 +167,8 @@ fn ticker(every: Duration) -> io::Result<std::os::fd::OwnedFd> {
 
 /// Receives until as many different datagrams as were sent are here, or nothing came for a while after the last.
 fn receive(socket: &UdpSocket, total: &AtomicU64) -> io::Result<Seen> {
-    socket.set_read_timeout(Some(DRAIN))?;
-    let mut seen = Seen::default();
+    socket.set_read_timeout(Some(LOOK))?;
+    let (mut seen, mut quiet) = (Seen::default(), Duration::ZERO);
     let mut buffer = [0; SIZE];
     loop {
         let sent = total.load(Ordering::Acquire);
@@ -169,9 +176,13 @@ fn receive(socket: &UdpSocket, total: &AtomicU64) -> io::Result<Seen> {
             return Ok(seen);
         }
         match socket.recv(&mut buffer) {
-            Ok(_) => seen.arrived(buffer, Instant::now()),
+            Ok(_) => {
+                quiet = Duration::ZERO;
+                seen.arrived(buffer, Instant::now());
+            }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                if sent != u64::MAX {
+                quiet += LOOK;
+                if sent != u64::MAX && quiet >= DRAIN {
                     return Ok(seen);
                 }
             }

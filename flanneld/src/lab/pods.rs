@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use cni::result::Interface;
+use cni::runtime::{Attachment, NetworkList, Runtime as CniRuntime};
 use serde_json::{Value, json};
 
 use super::netns::Room;
@@ -58,75 +60,62 @@ impl Runtime {
 
 impl Pod {
     fn attach(mut self, host: &Room) -> Result<Self, Error> {
-        self.run(host, "ADD", &loopback(), "lo")?;
-        let result = self.run(host, "ADD", &network(&self.files), INTERFACE)?;
-        for ip in result["ips"].as_array().into_iter().flatten() {
-            let text = ip["address"].as_str().unwrap_or_default();
-            self.addresses.push(text.parse::<ipnetwork::IpNetwork>().doing("read the pod's address")?.ip());
-        }
-        let host_end = |i: &&Value| i["name"].as_str().is_some_and(|n| n.starts_with("veth"));
-        let interfaces = result["interfaces"].as_array().into_iter().flatten();
-        self.veth = interfaces.clone().find(host_end).and_then(|i| i["name"].as_str()).unwrap_or_default().to_owned();
+        self.as_runtime(host, |runtime| {
+            runtime.add_or_undo(&loopback()?, &self.attachment("lo")).doing(format_args!("attach {} to lo", self.id))
+        })?;
+        let result = self.as_runtime(host, |runtime| {
+            let network = network(&self.files)?;
+            runtime.add_or_undo(&network, &self.attachment(INTERFACE)).doing(format_args!("attach {}", self.id))
+        })?;
+        self.addresses = result.ips.iter().map(|ip| ip.address.ip()).collect();
+        let ours = |interface: &&Interface| interface.sandbox.is_empty() && interface.name.starts_with("veth");
+        self.veth = result.interfaces.iter().find(ours).map(|interface| interface.name.clone()).unwrap_or_default();
         Ok(self)
+    }
+
+    /// CHECK.
+    pub fn check(&self, host: &Room) -> Result<(), Error> {
+        self.as_runtime(host, |runtime| {
+            let outcome = runtime.check(&network(&self.files)?, &self.attachment(INTERFACE));
+            outcome.doing(format_args!("check {}", self.id))
+        })
     }
 
     /// Detaches it and removes its namespace.
     pub fn detach(self, host: &Room) -> Result<(), Error> {
-        self.run(host, "DEL", &network(&self.files), INTERFACE)?;
-        self.run(host, "DEL", &loopback(), "lo")?;
+        self.as_runtime(host, |runtime| {
+            let outcome = runtime.del(&network(&self.files)?, &self.attachment(INTERFACE));
+            outcome.doing(format_args!("detach {}", self.id))?;
+            runtime.del(&loopback()?, &self.attachment("lo")).doing(format_args!("detach {} from lo", self.id))
+        })?;
         self.room.remove()
     }
 
-    fn run(&self, host: &Room, command: &str, list: &Value, ifname: &str) -> Result<Value, Error> {
-        use std::io::Write;
-        let mut prev = Value::Null;
-        for plugin in list["plugins"].as_array().into_iter().flatten() {
-            let mut conf = plugin.clone();
-            conf["name"] = list["name"].clone();
-            conf["cniVersion"] = list["cniVersion"].clone();
-            if prev != Value::Null {
-                conf["prevResult"] = prev.clone();
-            }
-            let output = host
-                .enter(|| -> std::io::Result<std::process::Output> {
-                    let mut child = std::process::Command::new(
-                        self.runtime.bin_dir.join(plugin["type"].as_str().unwrap_or_default()),
-                    )
-                    .env("CNI_COMMAND", command)
-                    .env("CNI_CONTAINERID", &self.id)
-                    .env("CNI_NETNS", self.room.path())
-                    .env("CNI_IFNAME", ifname)
-                    .env("CNI_PATH", &self.runtime.bin_dir)
-                    .stdin(std::process::Stdio::piped())
-                    .stdout(std::process::Stdio::piped())
-                    .spawn()?;
-                    if let Some(mut stdin) = child.stdin.take() {
-                        stdin.write_all(conf.to_string().as_bytes())?;
-                    }
-                    child.wait_with_output()
-                })?
-                .doing("run")?;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            if !output.status.success() {
-                return Err(Error::Wrong(format!("{command} {} {}: {text}", self.id, plugin["type"])));
-            }
-            if command == "ADD" {
-                prev = serde_json::from_str(&text).doing("parse result")?;
-            }
+    /// Does what a runtime on `host` would do, in the host's namespace, which plugins inherit.
+    fn as_runtime<T>(&self, host: &Room, work: impl FnOnce(&CniRuntime<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let runtime = CniRuntime::new(self.runtime.bin_dir.to_string_lossy(), self.files.join("cni"));
+        host.enter(|| work(&runtime))?
+    }
+
+    fn attachment(&self, interface: &str) -> Attachment {
+        Attachment {
+            container_id: self.id.clone(),
+            netns: self.room.path().to_string_lossy().into_owned(),
+            ifname: interface.to_owned(),
+            ..Attachment::default()
         }
-        Ok(prev)
     }
 }
 
-fn loopback() -> Value {
-    json!({ "cniVersion": "1.0.0", "name": "cni-loopback", "plugins": [{ "type": "loopback" }] })
+fn loopback() -> Result<NetworkList, Error> {
+    list(&json!({ "cniVersion": "1.1.0", "name": "cni-loopback", "plugins": [{ "type": "loopback" }] }))
 }
 
 /// flannel → bridge → host-local, with every file in the host's own folder.
-fn network(files: &Path) -> Value {
+fn network(files: &Path) -> Result<NetworkList, Error> {
     let cni = files.join("cni");
-    json!({
-        "cniVersion": "1.0.0",
+    list(&json!({
+        "cniVersion": "1.1.0",
         "name": NETWORK,
         "plugins": [{
             "type": "flannel",
@@ -136,5 +125,9 @@ fn network(files: &Path) -> Value {
             // pods see each other's own addresses
             "delegate": { "hairpinMode": true, "isDefaultGateway": true, "ipMasq": false },
         }],
-    })
+    }))
+}
+
+fn list(json: &Value) -> Result<NetworkList, Error> {
+    NetworkList::parse(json.to_string().as_bytes()).doing("read the conflist")
 }

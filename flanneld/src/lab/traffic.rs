@@ -54,6 +54,7 @@ impl Traffic {
 
     /// Stops all and counts.
     pub fn stop(self) -> Result<Counts, Error> {
+        self.flows.iter().for_each(Flow::end);
         let counts: Result<Vec<_>, _> = self.flows.into_iter().map(Flow::stop).collect();
         Ok(counts?.iter().fold(Counts::default(), Counts::and))
     }

@@ -21,16 +21,19 @@ pub(super) struct Tour {
     modes: [Mode; 3],
     /// Only pairs that no router parts.
     one_segment: bool,
+    /// Follow a ping on each path that the first mode does not have.
+    ways: bool,
 }
 
 /// From `mode` to others and back.
 pub(super) fn tours(mode: Mode, topology: &Topology) -> Vec<Tour> {
-    let there_and_back = |other, one_segment| Tour { modes: [mode, other, mode], one_segment };
-    let routed = topology.segments.len() > 1;
+    let all = |other| Tour { modes: [mode, other, mode], one_segment: false, ways: true };
+    // it cuts off who is behind a router, and has no path that the first tour did not show
+    let near = Tour { modes: [mode, Mode::HostGw, mode], one_segment: topology.segments.len() > 1, ways: false };
     match mode {
-        Mode::Vxlan => vec![there_and_back(Mode::DirectRouting, false), there_and_back(Mode::HostGw, routed)],
-        Mode::DirectRouting => vec![there_and_back(Mode::Vxlan, false), there_and_back(Mode::HostGw, routed)],
-        Mode::HostGw => vec![there_and_back(Mode::Vxlan, false)],
+        Mode::Vxlan => vec![all(Mode::DirectRouting), near],
+        Mode::DirectRouting => vec![all(Mode::Vxlan), near],
+        Mode::HostGw => vec![all(Mode::Vxlan)],
     }
 }
 
@@ -49,7 +52,7 @@ pub(super) fn run(cluster: &Cluster, tour: &Tour, screen: &mut Screen) -> Result
         let took = change(cluster, to)?;
         rows.push([format!("{from} → {to}"), format!("{:.1} ms", took.as_secs_f64() * 1e3)]);
         traffic.pass(PER_MODE)?;
-        if to != first {
+        if tour.ways && to != first {
             way::show_news(cluster, first, to, screen)?;
         }
     }

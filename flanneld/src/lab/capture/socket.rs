@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 
 use rustix::net::netdevice::name_to_index;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 /// ETH_P_ALL (linux/if_ether.h), in network byte order as packet(7) wants it.
@@ -13,6 +14,11 @@ const FILTER_IFINDEX: u32 = (-0x1000_i32 + 8) as u32;
 const LOAD: u16 = 0x20;
 const EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
+
+/// An Ethernet frame of the usual MTU, and then some.
+const LONGEST: usize = 2048;
+/// Seconds of 10,000 frames each, with the kernel's book-keeping.
+const BUFFER: usize = 32 << 20;
 
 /// Hears all that comes and goes by one interface.
 #[derive(Debug)]
@@ -34,12 +40,14 @@ impl Tap {
             SockFilter::new(RETURN, 0, 0, u32::MAX),
             SockFilter::new(RETURN, 0, 0, 0),
         ])?;
+        // other traffic may be on the interface until somebody reads
+        set_socket_recv_buffer_size_force(&socket, BUFFER)?;
         Ok(Self { socket })
     }
 
-    /// The next frame, if one is there.
+    /// The next frame, if one is there; of a longer one its first [`LONGEST`] bytes.
     pub fn next(&self) -> io::Result<Option<Vec<u8>>> {
-        let mut buffer = vec![0; 65_536];
+        let mut buffer = vec![0; LONGEST];
         match (&self.socket).read(&mut buffer) {
             Ok(length) => {
                 buffer.truncate(length);
