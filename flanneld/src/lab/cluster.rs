@@ -223,7 +223,10 @@ impl Cluster {
                 for family in self.families().iter().filter(|_| want != Path::None) {
                     let have = self.path(from, to, *family).map_err(|error| error.to_string())?;
                     if have != want {
-                        return Err(format!("host{from} to host{to} {family:?}: {have}, not {want}"));
+                        let says = Self::status(from).and_then(|status| status.last_error).unwrap_or_default();
+                        return Err(format!(
+                            "host{from} to host{to} {family:?}: {have}, not {want}; flanneld says: {says:?}"
+                        ));
                     }
                 }
             }

@@ -3,27 +3,51 @@
 use std::io::{self, Read};
 
 use rustix::net::netdevice::name_to_index;
-use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 /// ETH_P_ALL (linux/if_ether.h), in network byte order as packet(7) wants it.
 const EVERYTHING: i32 = 0x0003_u16.to_be() as i32;
 /// SKF_AD_OFF + SKF_AD_IFINDEX (linux/filter.h): where a filter finds the number of the interface.
 const FILTER_IFINDEX: u32 = (-0x1000_i32 + 8) as u32;
-/// BPF_LD | BPF_W | BPF_ABS, BPF_JMP | BPF_JEQ | BPF_K, BPF_RET | BPF_K (linux/bpf_common.h)
-const LOAD: u16 = 0x20;
+/// BPF_LD | BPF_ABS with BPF_W, BPF_H and BPF_B; BPF_JMP | BPF_JEQ | BPF_K; BPF_RET | BPF_K (linux/bpf_common.h)
+const WORD: u16 = 0x20;
+const HALF: u16 = 0x28;
+const BYTE: u16 = 0x30;
 const EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
 /// An Ethernet frame of the usual MTU, and then some.
 const LONGEST: usize = 2048;
-/// Seconds of 10,000 frames each, with the kernel's book-keeping.
-const BUFFER: usize = 32 << 20;
 
-/// Hears all that comes and goes by one interface.
+/// Hears the ICMP that comes and goes by one interface, bare and in VXLAN of the same IP version.
 #[derive(Debug)]
 pub struct Tap {
     socket: Socket,
+}
+
+/// Lets through what a tap is for, so that other traffic does not fill the socket until somebody reads. A filter also
+/// chooses the interface: binding takes an address that only `unsafe` code can make. A jump skips so many instructions.
+fn filter(index: u32) -> [SockFilter; 15] {
+    [
+        SockFilter::new(WORD, 0, 0, FILTER_IFINDEX),
+        SockFilter::new(EQUAL, 0, 12, index),
+        // EtherType: IPv6 or IPv4
+        SockFilter::new(HALF, 0, 0, 12),
+        SockFilter::new(EQUAL, 5, 0, 0x86dd),
+        SockFilter::new(EQUAL, 0, 9, 0x0800),
+        // the protocol of IPv4, and that behind 14 + 20 + 8 + 8 bytes and an inner Ethernet header
+        SockFilter::new(BYTE, 0, 0, 14 + 9),
+        SockFilter::new(EQUAL, 6, 0, 1),
+        SockFilter::new(BYTE, 0, 0, 50 + 14 + 9),
+        SockFilter::new(EQUAL, 4, 5, 1),
+        // the next header of IPv6, and that behind 14 + 40 + 8 + 8 bytes and an inner Ethernet header
+        SockFilter::new(BYTE, 0, 0, 14 + 6),
+        SockFilter::new(EQUAL, 2, 0, 58),
+        SockFilter::new(BYTE, 0, 0, 70 + 14 + 6),
+        SockFilter::new(EQUAL, 0, 1, 58),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }
 
 impl Tap {
@@ -33,15 +57,7 @@ impl Tap {
         let index = name_to_index(&socket, interface)?;
         drop(socket);
         let socket = Socket::new(Domain::PACKET, Type::RAW.cloexec().nonblocking(), Some(Protocol::from(EVERYTHING)))?;
-        // a filter chooses the interface: binding takes an address that only `unsafe` code can make
-        socket.attach_filter(&[
-            SockFilter::new(LOAD, 0, 0, FILTER_IFINDEX),
-            SockFilter::new(EQUAL, 0, 1, index),
-            SockFilter::new(RETURN, 0, 0, u32::MAX),
-            SockFilter::new(RETURN, 0, 0, 0),
-        ])?;
-        // other traffic may be on the interface until somebody reads
-        set_socket_recv_buffer_size_force(&socket, BUFFER)?;
+        socket.attach_filter(&filter(index))?;
         Ok(Self { socket })
     }
 
