@@ -3,6 +3,7 @@
 pub mod bridge;
 pub mod flannel;
 pub mod host_local;
+pub mod loopback;
 pub mod pod;
 
 use cni::plugin::Plugin;
@@ -11,6 +12,7 @@ use cni::plugin::Plugin;
 pub static SUITE: &[&dyn Plugin] = &[
     &bridge::Bridge,
     &host_local::HostLocal,
+    &loopback::Loopback,
     &flannel::FLANNEL,
     &flannel::VXLAN,
     &flannel::DIRECT_ROUTING,
