@@ -393,6 +393,7 @@ proptest! {
     #[test]
     fn it_allocates_as_the_model_does(ops in prop::collection::vec(op(), 1..80)) {
         let world = World::new("10.1.2.0/27");
+        drop(world.open());
         let mut model = Model::default();
         let address = |host: u8| format!("10.1.2.{host}");
         for op in ops {
