@@ -133,6 +133,7 @@ fn allocate_all(
     wanted: &[Option<Key>],
     owner: Owner<'_>,
 ) -> Result<Vec<IpConfig>, Error> {
+    store.release_outlived(owner)?;
     let earlier = store.owned(owner)?;
     let mut got: Vec<(Key, IpConfig)> = Vec::with_capacity(sets.len());
     for (index, (set, wanted)) in sets.iter().zip(wanted).enumerate() {

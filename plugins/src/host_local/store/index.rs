@@ -7,6 +7,9 @@
 //! reads the directory again. So does the first caller after a boot, because a crash may have kept some blocks and lost
 //! others. All of this happens under upstream's lock.
 //!
+//! An index that fits the directory but is of another boot says more: every reservation outlived its container, as a
+//! network namespace does not survive a boot. Such reservations are remembered as long as nobody else writes.
+//!
 //! An owner found here is read on disk before anything is done to it, and an address free here is still taken by
 //! exclusive creation: a wrong index costs time, never an address.
 
@@ -19,7 +22,7 @@ use super::super::span::{Key, Span};
 use super::StoreError;
 use super::backing::Backing;
 use super::directory::{Content, Directory};
-use super::layout::{self, BUCKET, HEADER, Header, MAX_BUCKETS, MAX_RANGES, SLOT, SLOTS, hash};
+use super::layout::{BUCKET, HEADER, Header, MAX_BUCKETS, MAX_RANGES, SLOT, SLOTS, Slot, hash};
 use super::sys::{self, Stamp};
 
 /// Bits read at a time: a /16 whole.
@@ -55,10 +58,12 @@ impl Index {
             if let Some(backing) = backing.filter(|_| covers && header.stamp == stamp && header.boot == boot) {
                 return Ok(Self { header: header.clone(), backing, changed: false, doubted: false, fresh: false });
             }
-            return Self::read_directory(directory, with_older(wanted, &header.ranges), boot, stamp)
-                .map(|index| index.kept_in(path));
+            let outlived = header.stamp == stamp && header.boot != boot;
+            let blank = Self::blank(with_older(wanted, &header.ranges), boot, stamp);
+            return Ok(blank.read_directory(directory, outlived)?.kept_in(path));
         }
-        let index = Self::read_directory(directory, wanted.to_vec(), boot.unwrap_or([0; 36]), stamp)?;
+        let blank = Self::blank(wanted.to_vec(), boot.unwrap_or([0; 36]), stamp);
+        let index = blank.read_directory(directory, false)?;
         // without the boot's id the file could not be trusted later
         Ok(if boot.is_some() { index.kept_in(path) } else { index })
     }
@@ -66,15 +71,15 @@ impl Index {
     /// The same from the directory, in memory.
     pub(super) fn reread(&self, directory: &Directory, path: &Path) -> Result<Self, StoreError> {
         let Header { ranges, boot, stamp, .. } = self.header.clone();
-        Ok(Self::read_directory(directory, ranges, boot, stamp)?.kept_in(path))
+        Ok(Self::blank(ranges, boot, stamp).read_directory(directory, false)?.kept_in(path))
     }
 
-    fn read_directory(
-        directory: &Directory,
-        ranges: Vec<Span>,
-        boot: [u8; 36],
-        stamp: Stamp,
-    ) -> Result<Self, StoreError> {
+    fn blank(ranges: Vec<Span>, boot: [u8; 36], stamp: Stamp) -> Self {
+        let header = Header { boot, stamp, buckets: 1, legacy: 0, outlived: 0, ranges };
+        Self { header, backing: Backing::memory(0), changed: true, doubted: false, fresh: true }
+    }
+
+    fn read_directory(mut self, directory: &Directory, outlived: bool) -> Result<Self, StoreError> {
         let mut found = Vec::new();
         for name in directory.names()? {
             let Some(key) = Key::from_file_name(&name) else { continue };
@@ -85,22 +90,20 @@ impl Index {
             }
         }
         let buckets = u32::try_from(found.len() / (SLOTS / 2) + 1).unwrap_or(MAX_BUCKETS);
-        let buckets = buckets.next_power_of_two().min(MAX_BUCKETS);
-        let header = Header { boot, stamp, buckets, legacy: 0, ranges };
-        let backing = Backing::memory(header.file_length());
-        let mut index = Self { header, backing, changed: true, doubted: false, fresh: true };
+        self.header.buckets = buckets.next_power_of_two().min(MAX_BUCKETS);
+        self.backing = Backing::memory(self.header.file_length());
         for (key, owner) in found {
             // memory takes every write inside its length; what is beyond is a table that is too full
-            if index.fill(key, owner.as_deref()).is_err() {
-                index.doubted = true;
+            if self.fill(key, owner.as_deref(), outlived).is_err() {
+                self.doubted = true;
             }
         }
-        Ok(index)
+        Ok(self)
     }
 
-    fn fill(&mut self, key: Key, owner: Option<&str>) -> io::Result<()> {
+    fn fill(&mut self, key: Key, owner: Option<&str>, outlived: bool) -> io::Result<()> {
         self.set_bit(key, true)?;
-        owner.map_or(Ok(()), |owner| self.add_owner(owner, key))
+        owner.map_or(Ok(()), |owner| self.add_owner(owner, key, outlived))
     }
 
     /// Moves a fresh index into the file; where that cannot be (a full or read-only disk), it stays in memory.
@@ -112,11 +115,26 @@ impl Index {
         self
     }
 
-    /// Addresses whose reservation may hold this text.
-    pub(super) fn find(&self, owner: &str) -> io::Result<Vec<Key>> {
+    /// Reservations that may hold this text.
+    pub(super) fn find(&self, owner: &str) -> io::Result<Vec<Slot>> {
         let hash = hash(owner);
         let bucket = self.bucket(hash)?;
-        Ok(slots(&bucket).filter_map(|(_, slot)| slot).filter(|(h, _)| *h == hash).map(|(_, key)| key).collect())
+        Ok(slots(&bucket).filter_map(|(_, slot)| slot).filter(|slot| slot.hash == hash).collect())
+    }
+
+    /// Whether there are reservations that outlived their containers.
+    pub(super) fn has_outlived(&self) -> bool {
+        self.header.outlived > 0
+    }
+
+    /// All of these. Reads all owners.
+    pub(super) fn outlived(&self) -> io::Result<Vec<Slot>> {
+        if !self.has_outlived() {
+            return Ok(Vec::new());
+        }
+        let table = self.backing.read(self.header.buckets_at(), self.header.buckets as usize * BUCKET)?;
+        let all = table.chunks(BUCKET).flat_map(slots).filter_map(|(_, slot)| slot);
+        Ok(all.filter(|slot| slot.outlived).collect())
     }
 
     /// Whether a reservation may hold an id alone.
@@ -163,7 +181,7 @@ impl Index {
     /// Notes a reservation that has just been made.
     pub(super) fn insert(&mut self, key: Key, owner: &str) -> io::Result<()> {
         self.changed = true;
-        self.fill(key, Some(owner))
+        self.fill(key, Some(owner), false)
     }
 
     /// Notes one that has just been removed.
@@ -173,11 +191,14 @@ impl Index {
         let hash = hash(owner);
         let at = self.header.bucket_of(hash);
         let bucket = self.bucket(hash)?;
-        let slot = slots(&bucket).find(|(_, slot)| *slot == Some((hash, key)));
-        if let Some((offset, _)) = slot {
+        let slot = slots(&bucket).find(|(_, slot)| slot.is_some_and(|slot| (slot.hash, slot.key) == (hash, key)));
+        if let Some((offset, slot)) = slot {
             self.backing.write(at + offset, &[0; SLOT])?;
             if is_legacy(owner) {
                 self.header.legacy = self.header.legacy.saturating_sub(1);
+            }
+            if slot.is_some_and(|slot| slot.outlived) {
+                self.header.outlived = self.header.outlived.saturating_sub(1);
             }
         }
         Ok(())
@@ -222,15 +243,17 @@ impl Index {
         self.backing.read(self.header.bucket_of(hash), BUCKET)
     }
 
-    fn add_owner(&mut self, owner: &str, key: Key) -> io::Result<()> {
+    fn add_owner(&mut self, owner: &str, key: Key, outlived: bool) -> io::Result<()> {
         let hash = hash(owner);
         loop {
             let free = slots(&self.bucket(hash)?).find(|(_, slot)| slot.is_none()).map(|(offset, _)| offset);
             if let Some(offset) = free {
-                self.backing.write(self.header.bucket_of(hash) + offset, &layout::encode_slot(hash, key))?;
+                let slot = Slot { hash, key, outlived };
+                self.backing.write(self.header.bucket_of(hash) + offset, &slot.encode())?;
                 if is_legacy(owner) {
                     self.header.legacy += 1;
                 }
+                self.header.outlived += u32::from(outlived);
                 return Ok(());
             }
             self.grow()?;
@@ -247,10 +270,10 @@ impl Index {
         self.header.buckets *= 2;
         let mut new = vec![0; old.len() * 2];
         let mut used = vec![0_usize; self.header.buckets as usize];
-        for (hash, key) in old.chunks(BUCKET).flat_map(slots).filter_map(|(_, slot)| slot) {
-            let bucket = (self.header.bucket_of(hash) - at) as usize / BUCKET;
+        for slot in old.chunks(BUCKET).flat_map(slots).filter_map(|(_, slot)| slot) {
+            let bucket = (self.header.bucket_of(slot.hash) - at) as usize / BUCKET;
             let start = bucket * BUCKET + used[bucket] * SLOT;
-            new[start..start + SLOT].copy_from_slice(&layout::encode_slot(hash, key));
+            new[start..start + SLOT].copy_from_slice(&slot.encode());
             used[bucket] += 1;
         }
         self.backing.write(at, &new)
@@ -263,8 +286,8 @@ fn is_legacy(owner: &str) -> bool {
 }
 
 /// The slots of a bucket, each with its place in it.
-fn slots(bucket: &[u8]) -> impl Iterator<Item = (u64, Option<(u64, Key)>)> {
-    (0..).step_by(SLOT).zip(bucket.chunks_exact(SLOT)).map(|(offset, bytes)| (offset, layout::slot(bytes)))
+fn slots(bucket: &[u8]) -> impl Iterator<Item = (u64, Option<Slot>)> {
+    (0..).step_by(SLOT).zip(bucket.chunks_exact(SLOT)).map(|(offset, bytes)| (offset, Slot::decode(bytes)))
 }
 
 /// `wanted` and as many of the older ranges as fit: two configurations of one network take turns without rereading.

@@ -4,7 +4,8 @@
 //! 0        magic, boot id, directory stamp, counts      \ HEADER bytes
 //! 160      ranges: first, last (16 bytes each)          /
 //! 4096     one bit per address of each range, 1 is taken; each range starts at a multiple of 8
-//! …        buckets of 4096 bytes from a multiple of 4096: 170 slots of owner hash (8) and address (16); hash 0 is free
+//! …        buckets of 4096 bytes from a multiple of 4096: 170 slots of owner hash (8) and address (16); hash 0 is
+//!          free
 //! ```
 //! Numbers are little-endian: the file never leaves the machine, and never outlives its boot.
 
@@ -20,7 +21,7 @@ pub(super) const MAX_BUCKETS: u32 = 1 << 14;
 pub(super) const MAX_BITS: u128 = 1 << 20;
 pub(super) const MAX_RANGES: usize = 64;
 
-const MAGIC: &[u8; 8] = b"hl-idx\x01\n";
+const MAGIC: &[u8; 8] = b"hl-idx\x02\n";
 const RANGES_AT: usize = 160;
 
 /// The start of the file.
@@ -33,6 +34,8 @@ pub(super) struct Header {
     pub buckets: u32,
     /// Reservations that hold an id alone, as releases before 0.8 wrote them.
     pub legacy: u32,
+    /// Reservations made before this boot.
+    pub outlived: u32,
     pub ranges: Vec<Span>,
 }
 
@@ -53,7 +56,7 @@ impl Header {
             out.extend_from_slice(&number.to_le_bytes());
         }
         let count = u32::try_from(self.ranges.len()).unwrap_or(0);
-        for number in [self.stamp.nanoseconds, self.buckets, self.legacy, count] {
+        for number in [self.stamp.nanoseconds, self.buckets, self.legacy, self.outlived, count] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.resize(RANGES_AT, 0);
@@ -72,7 +75,8 @@ impl Header {
         }
         let boot = rest.take::<36>()?;
         let [device, inode, seconds] = [rest.u64()?, rest.u64()?, rest.u64()?];
-        let [nanoseconds, buckets, legacy, count] = [rest.u32()?, rest.u32()?, rest.u32()?, rest.u32()?];
+        let [nanoseconds, buckets, legacy] = [rest.u32()?, rest.u32()?, rest.u32()?];
+        let [outlived, count] = [rest.u32()?, rest.u32()?];
         let count = usize::try_from(count).ok().filter(|n| *n <= MAX_RANGES)?;
         if !buckets.is_power_of_two() || buckets > MAX_BUCKETS {
             return None;
@@ -84,7 +88,7 @@ impl Header {
             ranges.push((first <= last).then_some(Span { first, last })?);
         }
         let stamp = Stamp { device, inode, seconds: seconds.cast_signed(), nanoseconds };
-        Some(Self { boot, stamp, buckets, legacy, ranges })
+        Some(Self { boot, stamp, buckets, legacy, outlived, ranges })
     }
 
     pub(super) fn bits(&self) -> impl Iterator<Item = Bits> {
@@ -121,7 +125,8 @@ impl Bits {
     }
 }
 
-/// FNV-1a (64 bits, Fowler/Noll/Vo) with a final mix, because buckets are chosen by the low bits. Never 0.
+/// FNV-1a (64 bits, Fowler/Noll/Vo) with a final mix, because buckets are chosen by the low bits. Never 0, and
+/// without [`OUTLIVED`].
 pub(super) fn hash(owner: &str) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in owner.bytes() {
@@ -129,21 +134,36 @@ pub(super) fn hash(owner: &str) -> u64 {
     }
     hash ^= hash >> 29;
     hash = hash.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    (hash ^ (hash >> 32)).max(1)
+    ((hash ^ (hash >> 32)) & !OUTLIVED).max(1)
 }
 
-/// Owner hash and address of a slot; None when it is free.
-pub(super) fn slot(bytes: &[u8]) -> Option<(u64, Key)> {
-    let mut rest = Reader(bytes);
-    let hash = rest.u64().filter(|hash| *hash != 0)?;
-    Some((hash, rest.key()?))
+/// Beside a hash: the reservation was made before this boot.
+const OUTLIVED: u64 = 1 << 63;
+
+/// A reservation in the table of owners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub hash: u64,
+    pub key: Key,
+    /// Made before this boot, so that its container is gone.
+    pub outlived: bool,
 }
 
-pub(super) fn encode_slot(hash: u64, key: Key) -> [u8; SLOT] {
-    let mut out = [0; SLOT];
-    out[..8].copy_from_slice(&hash.to_le_bytes());
-    out[8..].copy_from_slice(&key.0.to_le_bytes());
-    out
+impl Slot {
+    /// None when the slot is free.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut rest = Reader(bytes);
+        let word = rest.u64().filter(|word| *word != 0)?;
+        Some(Self { hash: word & !OUTLIVED, key: rest.key()?, outlived: word & OUTLIVED != 0 })
+    }
+
+    pub(super) fn encode(self) -> [u8; SLOT] {
+        let mut out = [0; SLOT];
+        let word = if self.outlived { self.hash | OUTLIVED } else { self.hash };
+        out[..8].copy_from_slice(&word.to_le_bytes());
+        out[8..].copy_from_slice(&self.key.0.to_le_bytes());
+        out
+    }
 }
 
 struct Reader<'a>(&'a [u8]);

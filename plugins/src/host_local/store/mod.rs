@@ -23,6 +23,7 @@ use super::range::{Range, RangeSet};
 use super::span::{Key, Span};
 use directory::{Content, Directory};
 use index::Index;
+use layout::Slot;
 
 /// A disk that does not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -169,7 +170,8 @@ impl Store {
     }
 
     fn holding(&mut self, text: &str) -> Result<Vec<Key>, StoreError> {
-        let mut keys = self.index.ask(&self.directory, |index| index.find(text))?;
+        let slots = self.index.ask(&self.directory, |index| index.find(text))?;
+        let mut keys: Vec<Key> = slots.into_iter().map(|slot| slot.key).collect();
         keys.sort_unstable();
         keys.dedup();
         let mut held = Vec::with_capacity(keys.len());
@@ -179,6 +181,33 @@ impl Store {
             }
         }
         Ok(held)
+    }
+
+    /// Removes what the owner had before this boot: a container that is started again under its old id.
+    pub(super) fn release_outlived(&mut self, owner: Owner<'_>) -> Result<(), StoreError> {
+        if !self.index.index.has_outlived() {
+            return Ok(());
+        }
+        let content = owner.content();
+        let slots = self.index.ask(&self.directory, |index| index.find(&content))?;
+        self.reclaim(slots.into_iter().filter(|slot| slot.outlived)).map(drop)
+    }
+
+    /// Removes reservations, unless their files say something else by now. True when there was one.
+    fn reclaim(&mut self, slots: impl Iterator<Item = Slot>) -> Result<bool, StoreError> {
+        let mut any = false;
+        for Slot { hash, key, .. } in slots {
+            let file_name = name(key);
+            match self.directory.read(&file_name)? {
+                Content::Text(text) if layout::hash(&text) == hash => {
+                    self.directory.remove(&file_name)?;
+                    self.index.ask(&self.directory, |index| index.remove(key, &text))?;
+                    any = true;
+                }
+                _ => {}
+            }
+        }
+        Ok(any)
     }
 
     /// Reserves this address. False when it is taken.
@@ -191,8 +220,8 @@ impl Store {
         Ok(true)
     }
 
-    /// Reserves the next free address of the set after `last`, and gives it with its range. None when all are taken,
-    /// which is never said on the index's word.
+    /// Reserves the next free address of the set after `last`, and gives it with its range; when all are taken, one
+    /// whose reservation outlived its container. None is never said on the index's word.
     pub(super) fn reserve_next<'s>(
         &mut self,
         set: &'s RangeSet,
@@ -200,8 +229,15 @@ impl Store {
         owner: Owner<'_>,
     ) -> Result<Option<(Key, &'s Range)>, StoreError> {
         let found = self.search(set, last, &owner.content())?;
-        if found.is_some() || self.index.index.fresh {
+        if found.is_some() {
             return Ok(found);
+        }
+        let outlived = self.index.ask(&self.directory, |index| index.outlived())?;
+        if self.reclaim(outlived.into_iter().filter(|slot| set.range_of(slot.key).is_some()))? {
+            return self.search(set, last, &owner.content());
+        }
+        if self.index.index.fresh {
+            return Ok(None);
         }
         self.index.reread(&self.directory)?;
         self.search(set, last, &owner.content())
@@ -241,7 +277,8 @@ impl Store {
                 return Ok(true);
             }
         }
-        Ok(false)
+        let outlived = self.index.ask(&self.directory, |index| index.outlived())?;
+        Ok(outlived.iter().any(|slot| set.range_of(slot.key).is_some()))
     }
 
     /// What the set gave last; None when that is not known.
