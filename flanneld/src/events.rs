@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use ipnetwork::IpNetwork;
 use kernel::types::{IfIndex, IfName, RouteProtocol, TableId};
-use netlink_packet_core::NetlinkPayload;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
@@ -15,6 +15,8 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::MulticastGroup;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+
+use crate::backoff::Backoff;
 
 const GROUPS: &[MulticastGroup] = &[
     MulticastGroup::Link,
@@ -101,40 +103,44 @@ fn is_permanent(neighbour: &NeighbourMessage) -> bool {
 pub struct Events {
     interest: Arc<Mutex<Interest>>,
     news: Arc<Notify>,
-    tasks: [AbortHandle; 2],
+    task: AbortHandle,
 }
 
 impl Drop for Events {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+        self.task.abort();
     }
 }
 
 impl Events {
-    /// Listens in the network namespace of this thread. Needs a tokio runtime.
+    /// Listens in the network namespace of this thread; should the socket fail, on another one. Needs a tokio runtime.
     pub fn listen() -> io::Result<Self> {
-        let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(GROUPS)?;
-        let interest = Arc::new(Mutex::new(Interest::default()));
-        let news = Arc::new(Notify::new());
+        let mut next = Ok(rtnetlink::new_multicast_connection(GROUPS)?);
+        let (interest, news) = (Arc::new(Mutex::new(Interest::default())), Arc::new(Notify::new()));
         let (filter, waker) = (interest.clone(), news.clone());
         let follow = async move {
-            // the connection ends with its handle
-            let _handle = handle;
-            while let Some((message, _)) = messages.next().await {
-                let matters = match &message.payload {
-                    NetlinkPayload::InnerMessage(inner) => lock(&filter).concerns(inner),
-                    // some were lost: whatever they told, it is read again
-                    NetlinkPayload::Overrun(_) => true,
-                    _ => false,
-                };
-                if matters {
-                    tracing::trace!(?message, "the kernel tells");
-                    waker.notify_one();
+            let mut backoff = Backoff::default();
+            loop {
+                match next {
+                    Ok((connection, handle, messages)) => {
+                        tokio::select! {
+                            () = connection => {}
+                            () = hear(messages, &filter, &waker) => {}
+                        }
+                        // kept until here: the connection ends with it
+                        drop(handle);
+                        tracing::warn!("the kernel's announcements ended; listening anew");
+                    }
+                    Err(error) => tracing::warn!(%error, "the kernel's announcements cannot be heard"),
                 }
+                tokio::time::sleep(backoff.next()).await;
+                next = rtnetlink::new_multicast_connection(GROUPS);
+                // whatever was announced in between
+                waker.notify_one();
             }
         };
-        let tasks = [tokio::spawn(connection).abort_handle(), tokio::spawn(follow).abort_handle()];
-        Ok(Self { interest, news, tasks })
+        let task = tokio::spawn(follow).abort_handle();
+        Ok(Self { interest, news, task })
     }
 
     /// Replaces what is of interest.
@@ -145,6 +151,25 @@ impl Events {
     /// Waits for news since the last wait.
     pub async fn news(&self) {
         self.news.notified().await;
+    }
+}
+
+async fn hear<A>(
+    mut messages: impl Stream<Item = (NetlinkMessage<Message>, A)> + Unpin,
+    interest: &Mutex<Interest>,
+    news: &Notify,
+) {
+    while let Some((message, _)) = messages.next().await {
+        let matters = match &message.payload {
+            NetlinkPayload::InnerMessage(inner) => lock(interest).concerns(inner),
+            // some were lost: whatever they told, it is read again
+            NetlinkPayload::Overrun(_) => true,
+            _ => false,
+        };
+        if matters {
+            tracing::trace!(?message, "the kernel tells");
+            news.notify_one();
+        }
     }
 }
 

@@ -144,7 +144,9 @@ impl Survey {
         // checked when it was read
         let regex = regex_lite::Regex::new(given).ok()?;
         let why = || format!("--iface-regex {given}");
-        let by_address = self.links.iter().find_map(|link| {
+        // on a restart they are there, and their addresses are in the network that the pattern may mean
+        let others = || self.links.iter().filter(|link| !is_overlay(link));
+        let by_address = others().find_map(|link| {
             let matching = |family: &Family| {
                 let addresses = self.addresses_of(&link.name).map(|seen| seen.key.net.ip());
                 addresses.filter(|addr| Family::from(*addr) == *family).find(|addr| regex.is_match(&addr.to_string()))
@@ -152,7 +154,7 @@ impl Survey {
             let addresses: Option<Vec<_>> = families.iter().map(matching).collect();
             Some(Pick { link, addresses: addresses?, why: why() })
         });
-        let by_name = || self.links.iter().find(|link| regex.is_match(link.name.as_str()));
+        let by_name = || others().find(|link| regex.is_match(link.name.as_str()));
         by_address.or_else(|| by_name().map(|link| Pick { link, addresses: vec![], why: why() }))
     }
 
@@ -214,6 +216,10 @@ impl Survey {
         };
         self.routes.iter().filter(on_link).map(|(key, _)| key.dst).collect()
     }
+}
+
+fn is_overlay(link: &SeenLink) -> bool {
+    matches!(link.link.kind, LinkKind::Vxlan(_)) && link.name.as_str().starts_with("flannel")
 }
 
 fn is_link_local(addr: IpAddr) -> bool {

@@ -1,10 +1,18 @@
 //! The CNI plugins: one executable under many names.
 
 pub mod bridge;
+pub mod flannel;
 pub mod host_local;
 pub mod pod;
 
 use cni::plugin::Plugin;
 
 /// Every plugin of this executable.
-pub static SUITE: &[&dyn Plugin] = &[&bridge::Bridge, &host_local::HostLocal];
+pub static SUITE: &[&dyn Plugin] = &[
+    &bridge::Bridge,
+    &host_local::HostLocal,
+    &flannel::FLANNEL,
+    &flannel::VXLAN,
+    &flannel::DIRECT_ROUTING,
+    &flannel::HOST_GW,
+];

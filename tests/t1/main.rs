@@ -9,6 +9,7 @@ use call::Whose;
 
 mod bridge;
 mod call;
+mod input;
 mod kernel;
 
 /// A test function under its own name.
@@ -75,6 +76,13 @@ static TESTS: &[Test] = &[
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),
+    test!(input::what_is_no_configuration_is_refused),
+    test!(input::a_bad_environment_is_refused),
+    test!(input::a_wrong_type_is_refused),
+    test!(input::a_namespace_that_is_none_is_refused),
+    test!(input::a_hostile_delegate_runs_nothing),
+    test!(input::a_full_range_says_so),
+    test!(input::a_disk_that_takes_nothing_says_so),
 ];
 
 fn main() -> ExitCode {

@@ -106,6 +106,7 @@ impl Daemon {
         self.know_macs(&conf, &survey, &view, &underlay);
         let attrs = make::attributes(&conf, &underlay, &self.macs);
         report::base(&mut self.status, &conf, &underlay);
+        troubles.note(report::behind_nat(&conf, &underlay));
         match self.ensure_lease(&conf, &attrs, due).await {
             // a lease that cannot be renewed or written again now is no reason to let go of the kernel
             Err(NoLease::Later(why)) if self.own.is_some() => troubles.retry(why),
@@ -116,7 +117,7 @@ impl Daemon {
         let view = self.view.borrow_and_update().clone();
         let peers = self.judge(&conf, &survey, subnets, &view);
         let desired = self.desired(&conf, &survey, &underlay, &peers, view.complete);
-        report::peers(&mut self.status, &peers, &desired);
+        report::peers(&mut self.status, &peers, &desired, &view.ignored);
         self.warn(&peers);
         self.events.set_interest(make::interest(&conf, &desired.scope.links, Some(&underlay), &survey));
         let applied = self.apply(desired.state, desired.scope).await?;

@@ -69,8 +69,16 @@ pub(super) fn base(status: &mut Status, conf: &NetConf, underlay: &Underlay) {
     status.underlay = Some(status::Underlay { dev: underlay.dev.to_string(), mtu: underlay.mtu.0 });
 }
 
+/// Routes by an address that this host does not have lead nowhere.
+pub(super) fn behind_nat(conf: &NetConf, underlay: &Underlay) -> Option<&'static str> {
+    (conf.backend == Backend::HostGw && underlay.public != underlay.addresses).then_some(
+        "your PublicIP differs from interface IP, meaning that probably you're on a NAT, which is not supported by \
+         host-gw backend",
+    )
+}
+
 /// The part of the status that the leases make.
-pub(super) fn peers(status: &mut Status, peers: &Peers, desired: &Desired) {
+pub(super) fn peers(status: &mut Status, peers: &Peers, desired: &Desired, ignored: &BTreeMap<String, String>) {
     let by_key: BTreeMap<&str, _> = peers.good.iter().map(|peer| (peer.key.as_str(), peer)).collect();
     let paths = desired.paths.iter().filter_map(|path| {
         let half = by_key.get(path.peer.as_str())?.half(path.family)?;
@@ -93,12 +101,14 @@ pub(super) fn peers(status: &mut Status, peers: &Peers, desired: &Desired) {
         None => "",
     };
     let reason = |r: &overlay::peers::Rejected| format!("{}{}", family(r.family), r.reason);
-    status.rejected = peers.rejected.iter().map(|r| Rejected { key: r.key.clone(), reason: reason(r) }).collect();
+    let rejected = peers.rejected.iter().map(|r| Rejected { key: r.key.clone(), reason: reason(r) });
+    let ignored = ignored.iter().map(|(key, reason)| Rejected { key: key.clone(), reason: reason.clone() });
+    status.rejected = rejected.chain(ignored).collect();
 }
 
 /// What a person should know of the leases: each line once for as long as it is so.
 pub(super) fn warnings(status: &Status, peers: &Peers) -> Vec<String> {
-    let rejected = status.rejected.iter().map(|r| format!("the lease {} is ignored: {}", r.key, r.reason));
+    let rejected = status.rejected.iter().map(|r| format!("{} in the store is ignored: {}", r.key, r.reason));
     let unreachable = status.peers.iter().filter(|peer| peer.path == Reach::Unreachable);
     let unreachable =
         unreachable.map(|peer| format!("{} at {} cannot be reached: {}", peer.subnet, peer.public_ip, peer.reason));

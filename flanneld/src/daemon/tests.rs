@@ -195,7 +195,8 @@ fn peers_and_rejected_leases_are_told_once() {
     });
     let mut status = Status::default();
     report::base(&mut status, &conf, &underlay());
-    report::peers(&mut status, &judged, &desired);
+    let ignored = [("README".to_owned(), "its name is not a lease's key".to_owned())].into();
+    report::peers(&mut status, &judged, &desired, &ignored);
     let paths: Vec<_> = status.peers.iter().map(|p| (p.subnet.to_string(), p.path, p.vtep_mac.as_deref())).collect();
     assert_eq!(
         paths,
@@ -204,11 +205,19 @@ fn peers_and_rejected_leases_are_told_once() {
             ("10.5.3.0/24".to_owned(), Reach::Unreachable, None),
         ]
     );
-    assert_eq!(status.rejected.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["10.9.0.0-24", "junk"]);
+    assert_eq!(status.rejected.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["10.9.0.0-24", "junk", "README"]);
     let warnings = report::warnings(&status, &judged).join("\n");
     assert!(warnings.contains("10.5.3.0/24 at 198.51.100.3 cannot be reached: the peer has no VTEP"), "{warnings}");
-    assert!(warnings.contains("the lease junk is ignored"), "{warnings}");
+    assert!(warnings.contains("junk in the store is ignored"), "{warnings}");
     assert_eq!(status.backend, "vxlan");
+}
+
+#[test]
+fn host_gw_behind_nat_is_said() {
+    let nat = Underlay { public: vec!["203.0.113.1".parse().unwrap()], ..underlay() };
+    let host_gw = conf(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
+    assert!(report::behind_nat(&host_gw, &nat).is_some());
+    assert!(report::behind_nat(&vxlan_conf(), &nat).is_none() && report::behind_nat(&host_gw, &underlay()).is_none());
 }
 
 #[test]

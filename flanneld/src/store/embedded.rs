@@ -1,6 +1,5 @@
 //! The embedded store: files that several daemons of one machine share.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,7 +8,7 @@ use tokio::sync::watch as level;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::files::{Found, Layout};
+use super::files::Layout;
 use super::watch::Watch;
 use super::{Outcome, StoreError, View};
 use crate::backoff::Backoff;
@@ -36,13 +35,7 @@ impl Embedded {
     pub fn open(root: PathBuf) -> Self {
         let layout = Arc::new(Layout::new(root));
         let (sender, view) = level::channel(View::default());
-        let follower = Follower {
-            layout: layout.clone(),
-            view: sender,
-            warned: BTreeSet::new(),
-            unexpired: Backoff::default(),
-            retry: None,
-        };
+        let follower = Follower { layout: layout.clone(), view: sender, unexpired: Backoff::default(), retry: None };
         let follower = tokio::spawn(follower.run()).abort_handle();
         Self { layout, view, follower }
     }
@@ -86,8 +79,6 @@ async fn blocking<T: Send + 'static>(
 struct Follower {
     layout: Arc<Layout>,
     view: level::Sender<View>,
-    /// Garbage that was named in the log already.
-    warned: BTreeSet<String>,
     /// For leases that are over and cannot be removed …
     unexpired: Backoff,
     /// … and when that is tried again.
@@ -116,9 +107,9 @@ impl Follower {
         loop {
             // armed before it is read, so that nothing falls between
             watch.arm(&self.layout)?;
-            let found = blocking(&self.layout, |layout| Ok(layout.read()?)).await?;
-            let expiry = found.view.expires.values().min().copied();
-            self.publish(found);
+            let view = blocking(&self.layout, |layout| Ok(layout.read()?)).await?;
+            let expiry = view.expires.values().min().copied();
+            self.publish(view);
             backoff.reset();
             tokio::select! {
                 changed = watch.changed() => changed?,
@@ -128,15 +119,10 @@ impl Follower {
         }
     }
 
-    fn publish(&mut self, found: Found) {
-        for (name, reason) in found.garbage {
-            if self.warned.insert(name.clone()) {
-                tracing::warn!(key = %name, reason, "a file in the store is ignored");
-            }
-        }
+    fn publish(&self, new: View) {
         self.view.send_if_modified(|view| {
-            let news = !view.says_the_same(&found.view);
-            *view = found.view;
+            let news = !view.says_the_same(&new);
+            *view = new;
             news
         });
     }

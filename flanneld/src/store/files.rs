@@ -27,13 +27,7 @@ pub(super) struct Layout {
     root: PathBuf,
 }
 
-/// What a reading found.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) view: View,
-    /// Files that are no leases, with the reason.
-    pub(super) garbage: Vec<(String, String)>,
-}
+type Garbage = BTreeMap<String, String>;
 
 /// The characters of `10.5.1.0-24` and `10.5.1.0-24&fd05:0:0:1::-64`, and nothing that a path or a shell would read.
 fn is_key(name: &str) -> bool {
@@ -89,31 +83,32 @@ impl Layout {
     }
 
     /// Everything, at one moment.
-    pub(super) fn read(&self) -> Result<Found, FileError> {
+    pub(super) fn read(&self) -> Result<View, FileError> {
         let _lock = self.lock(FlockOperation::LockShared)?;
-        let mut found = Found::default();
+        let mut garbage = Garbage::new();
         let config = self.root.join("config");
-        match read_small(&config) {
-            Ok(content) => found.view.config = Some(content.into()),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+        let config = match read_small(&config) {
+            Ok(content) => Some(content.into()),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) if error.kind() == ErrorKind::InvalidData => {
-                found.garbage.push(("config".into(), error.to_string()));
+                garbage.insert("config".into(), error.to_string());
+                None
             }
             Err(error) => return Err(at("read", &config)(error)),
-        }
-        found.view.leases = Arc::new(self.read_leases(&mut found.garbage)?);
-        found.view.expires = Arc::new(self.read_ttls(&found.view.leases)?);
-        found.view.complete = true;
-        Ok(found)
+        };
+        let leases = self.read_leases(&mut garbage)?;
+        let expires = Arc::new(self.read_ttls(&leases)?);
+        let (leases, ignored) = (Arc::new(leases), Arc::new(garbage));
+        Ok(View { config, leases, expires, ignored, complete: true, error: None })
     }
 
-    fn read_leases(&self, garbage: &mut Vec<(String, String)>) -> Result<BTreeMap<String, Arc<[u8]>>, FileError> {
+    fn read_leases(&self, garbage: &mut Garbage) -> Result<BTreeMap<String, Arc<[u8]>>, FileError> {
         let dir = self.subnets();
         let mut leases = BTreeMap::new();
         for entry in std::fs::read_dir(&dir).map_err(at("list", &dir))? {
             let name = entry.map_err(at("list", &dir))?.file_name();
             let Some(key) = name.to_str().filter(|name| is_key(name)) else {
-                garbage.push((name.to_string_lossy().into_owned(), "its name is not a lease's key".into()));
+                garbage.insert(name.to_string_lossy().into_owned(), "its name is not a lease's key".into());
                 continue;
             };
             let path = dir.join(key);
@@ -123,7 +118,9 @@ impl Layout {
                 }
                 // removed by hand since it was listed
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) if error.kind() == ErrorKind::InvalidData => garbage.push((key.into(), error.to_string())),
+                Err(error) if error.kind() == ErrorKind::InvalidData => {
+                    garbage.insert(key.into(), error.to_string());
+                }
                 // a lease that cannot be read is not a lease that is gone
                 Err(error) => return Err(at("read", &path)(error)),
             }
@@ -199,7 +196,7 @@ impl Layout {
     /// Removes the leases whose time is over, and returns their keys.
     pub(super) fn expire(&self, now: SystemTime) -> Result<Vec<String>, FileError> {
         let _lock = self.exclusive()?;
-        let leases = self.read_leases(&mut Vec::new())?;
+        let leases = self.read_leases(&mut Garbage::new())?;
         let expires = self.read_ttls(&leases)?;
         let over: Vec<String> = expires.into_iter().filter(|(_, end)| *end <= now).map(|(key, _)| key).collect();
         for key in &over {

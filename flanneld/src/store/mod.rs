@@ -26,6 +26,8 @@ pub struct View {
     pub leases: Arc<BTreeMap<String, Arc<[u8]>>>,
     /// When leases end. A lease that is not in here is a reservation and does not end.
     pub expires: Arc<BTreeMap<String, SystemTime>>,
+    /// What else lies among the leases, and why it is none: nobody's to delete.
+    pub ignored: Arc<BTreeMap<String, String>>,
     /// `leases` is everything there is. While it is not, nobody may conclude that a lease is gone.
     pub complete: bool,
     /// Why the store cannot be read, when it cannot.
@@ -35,8 +37,7 @@ pub struct View {
 impl View {
     /// The same but for the times of expiry: a renewal is no news.
     fn says_the_same(&self, other: &Self) -> bool {
-        (&self.config, &self.leases, self.complete, &self.error)
-            == (&other.config, &other.leases, other.complete, &other.error)
+        *self == Self { expires: self.expires.clone(), ..other.clone() }
     }
 }
 

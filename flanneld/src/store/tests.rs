@@ -50,8 +50,8 @@ fn of_many_creators_one_wins() {
         assert_eq!(won, 1, "{key}");
     }
     let found = layout.read().unwrap();
-    assert_eq!(found.view.leases.len(), 50);
-    assert_eq!(found.view.expires.len(), 50);
+    assert_eq!(found.leases.len(), 50);
+    assert_eq!(found.expires.len(), 50);
     assert_eq!(std::fs::read_dir(dir.path().join("store/tmp")).unwrap().count(), 0);
 }
 
@@ -76,15 +76,15 @@ fn a_write_needs_what_it_was_made_from() {
     assert_eq!(layout.renew(KEY, &value(1), &value(1), DAY).unwrap(), Outcome::Conflict, "nothing there");
     assert_eq!(layout.create(KEY, &value(1), None).unwrap(), Outcome::Done);
     assert_eq!(layout.create(KEY, &value(2), DAY).unwrap(), Outcome::Conflict);
-    assert!(layout.read().unwrap().view.expires.is_empty(), "a lost race left its time of expiry");
+    assert!(layout.read().unwrap().expires.is_empty(), "a lost race left its time of expiry");
     assert_eq!(layout.renew(KEY, &value(2), &value(2), DAY).unwrap(), Outcome::Conflict);
     assert_eq!(layout.renew(KEY, &value(1), &value(3), None).unwrap(), Outcome::Done);
-    assert!(layout.read().unwrap().view.expires.is_empty(), "a reservation stays one");
+    assert!(layout.read().unwrap().expires.is_empty(), "a reservation stays one");
     assert_eq!(layout.renew(KEY, &value(3), &value(3), DAY).unwrap(), Outcome::Done);
-    assert_eq!(layout.read().unwrap().view.expires.len(), 1);
+    assert_eq!(layout.read().unwrap().expires.len(), 1);
     assert_eq!(layout.delete(KEY, &value(1)).unwrap(), Outcome::Conflict);
     assert_eq!(layout.delete(KEY, &value(3)).unwrap(), Outcome::Done);
-    let view = layout.read().unwrap().view;
+    let view = layout.read().unwrap();
     assert!(view.leases.is_empty() && view.expires.is_empty());
     assert_eq!(std::fs::read_dir(dir.path().join("ttl")).unwrap().count(), 0);
     for bad in ["../x", "", ".", "a/b", "10.5.1.0-24\n", "UPPER"] {
@@ -183,9 +183,9 @@ fn garbage_is_ignored_and_kept() {
     std::fs::write(dir.path().join("ttl/10.5.1.0-24"), "soon").unwrap();
 
     let found = layout.read().unwrap();
-    assert_eq!(found.view.leases.keys().collect::<Vec<_>>(), [KEY]);
-    assert!(found.view.expires.is_empty(), "a time that is none ends nothing");
-    assert_eq!(found.garbage.len(), 7, "{:?}", found.garbage);
+    assert_eq!(found.leases.keys().collect::<Vec<_>>(), [KEY]);
+    assert!(found.expires.is_empty(), "a time that is none ends nothing");
+    assert_eq!(found.ignored.len(), 7, "{:?}", found.ignored);
     assert!(layout.expire(SystemTime::now()).unwrap().is_empty());
     assert_eq!(std::fs::read_dir(&subnets).unwrap().count(), 8);
     // and a name that garbage takes is taken
@@ -259,10 +259,10 @@ fn a_killed_writer_leaves_whole_leases() {
         writer.kill().unwrap();
         writer.wait().unwrap();
         let found = layout.read().unwrap();
-        assert!(found.garbage.is_empty(), "{:?}", found.garbage);
-        for (key, content) in found.view.leases.iter() {
+        assert!(found.ignored.is_empty(), "{:?}", found.ignored);
+        for (key, content) in found.leases.iter() {
             assert_eq!(content[..], value(1), "{key}");
-            assert!(found.view.expires.contains_key(key), "{key} would never end");
+            assert!(found.expires.contains_key(key), "{key} would never end");
         }
         layout.expire(UNIX_EPOCH).unwrap();
         assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);

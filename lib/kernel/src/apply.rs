@@ -99,8 +99,8 @@ impl Kernel {
         let names = self.names();
         let message = match step {
             Step::CreateLink(name, created) => (link::create(name, created, names)?, ADD),
-            Step::ChangeLink(name, change) => (link::change(names.index(name)?, change, names)?, 0),
-            Step::SetPort(name, port) => (link::set_port(names.index(name)?, *port), 0),
+            Step::ChangeLink(name, change) => (link::change(name, change, names)?, 0),
+            Step::SetPort(name, port) => (link::set_port(name, *port, names), 0),
             Step::AddVlan(key, v) => (vlan::add(names.index(&key.dev)?, key.id, *v), 0),
             Step::DeleteVlan(key) => (vlan::delete(names.index(&key.dev)?, key.id), 0),
             Step::AddAddress(key, addr) => (address::add(names.index(&key.dev)?, key.net, addr), PUT),
@@ -129,23 +129,20 @@ fn refers_to(step: &Step) -> Vec<&IfName> {
             };
             (lower, link.master.as_ref())
         }
-        Step::ChangeLink(name, change) => {
+        // the link itself may be named
+        Step::ChangeLink(_, change) => {
             let lower = match &change.kind {
                 Some(LinkKind::Vxlan(vxlan)) => vxlan.lower.as_ref(),
                 _ => None,
             };
-            return [Some(name), change.master.as_ref().and_then(Option::as_ref), lower]
-                .into_iter()
-                .flatten()
-                .collect();
+            (change.master.as_ref().and_then(Option::as_ref), lower)
         }
-        Step::SetPort(name, _) => (Some(name), None),
         Step::AddVlan(key, _) | Step::DeleteVlan(key) => (Some(&key.dev), None),
         Step::AddAddress(key, _) | Step::DeleteAddress(key) => (Some(&key.dev), None),
         Step::PutNeighbour(key, _) | Step::DeleteNeighbour(key) => (Some(&key.dev), None),
         Step::PutFdb(key, _) | Step::DeleteFdb(key, _) => (Some(&key.dev), None),
         Step::PutRoute(_, route) | Step::DeleteRoute(_, route) => (route.dev.as_ref(), None),
-        Step::WriteSysctl(..) | Step::DeleteLink(_) => (None, None),
+        Step::SetPort(..) | Step::WriteSysctl(..) | Step::DeleteLink(_) => (None, None),
     };
     name.into_iter().chain(other).collect()
 }

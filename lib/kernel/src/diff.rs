@@ -1,6 +1,6 @@
 //! From what is there to what is wanted: an ordered list of steps. Pure.
 //!
-//! The order keeps traffic out of half states: links, their sysctls and settings, addresses, then up; neighbour before
+//! The order keeps traffic out of half states: links, their settings and sysctls, addresses, then up; neighbour before
 //! forwarding entry before route, and everything new before anything old goes.
 
 mod links;
@@ -69,9 +69,9 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     let observed = &links.surviving(observed);
     let desired = &links.possible(desired);
     let steps = &mut plan.steps;
-    objects::sysctls(desired, observed, steps);
     links::settings(desired, observed, steps);
     links::vlans(desired, observed, scope, steps);
+    objects::sysctls(desired, observed, steps);
     objects::add_addresses(desired, observed, steps);
     links::raise(desired, observed, steps);
     objects::put_neighbours(desired, observed, steps);

@@ -5,8 +5,8 @@ use std::os::fd::RawFd;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoVeth, InfoVxlan, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State as OperState,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan,
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State as OperState,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
@@ -169,9 +169,17 @@ fn macvlan_mode(mode: MacvlanMode) -> MacVlanMode {
     }
 }
 
+/// An existing link, by its index or else by its name: a link that was made in the same batch has no known index.
+fn existing(name: &IfName, names: &dyn Names) -> (u32, Vec<LinkAttribute>) {
+    match names.index(name) {
+        Some(index) => (index.0, Vec::new()),
+        None => (0, vec![LinkAttribute::IfName(name.as_str().to_owned())]),
+    }
+}
+
 /// `ip link set …`, every change in one message. `None` when a link that it refers to is not known.
-pub fn change(index: IfIndex, change: &LinkChange, names: &dyn Names) -> Option<Message> {
-    let mut attributes = Vec::new();
+pub fn change(name: &IfName, change: &LinkChange, names: &dyn Names) -> Option<Message> {
+    let (index, mut attributes) = existing(name, names);
     if let Some(Mtu(mtu)) = change.mtu {
         attributes.push(LinkAttribute::Mtu(mtu));
     }
@@ -198,7 +206,7 @@ pub fn change(index: IfIndex, change: &LinkChange, names: &dyn Names) -> Option<
             LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(*vlan_filtering)])),
         ]));
     }
-    let mut message = message(index.0, attributes);
+    let mut message = message(index, attributes);
     for (flag, wanted) in [(LinkFlags::Up, change.up), (LinkFlags::Promisc, change.promisc)] {
         if let Some(wanted) = wanted {
             message.header.change_mask |= flag;
@@ -209,15 +217,14 @@ pub fn change(index: IfIndex, change: &LinkChange, names: &dyn Names) -> Option<
 }
 
 /// `bridge link set dev NAME hairpin … isolated …`
-pub fn set_port(index: IfIndex, port: Port) -> Message {
+pub fn set_port(name: &IfName, port: Port, names: &dyn Names) -> Message {
+    let (index, mut attributes) = existing(name, names);
     let data = vec![InfoBridgePort::HairpinMode(port.hairpin), InfoBridgePort::Isolated(port.isolated)];
-    Message::NewLink(message(
-        index.0,
-        vec![LinkAttribute::LinkInfo(vec![
-            LinkInfo::PortKind(netlink_packet_route::link::InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(data)),
-        ])],
-    ))
+    attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(data)),
+    ]));
+    Message::NewLink(message(index, attributes))
 }
 
 /// `ip link set dev INDEX netns FD`: costs an RCU barrier of 15–20 ms. For physical links only.

@@ -1,0 +1,174 @@
+//! The configuration of the plugin that does the work: what the user wrote under `delegate` and `ipam`, and what
+//! flanneld decided. Pure.
+
+use cni::conf::Conf;
+use cni::json::Json;
+use cni::result::{AddResult, Route};
+use cni::version::Version;
+use overlay::subnet_env::SubnetEnv;
+
+/// What is wrong with the configuration, in upstream's words where it has some.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Mistake {
+    #[error("'{0}' must be an object")]
+    NoObject(&'static str),
+    #[error("'delegate' dictionary must not have '{0}' field, it'll be set by flannel")]
+    Reserved(&'static str),
+    #[error("'delegate' dictionary, if present, must have (string) 'type' field")]
+    Type,
+    #[error("'ipam' dictionary, if present, must have (string) 'type' field")]
+    IpamType,
+    #[error("ipam.{0}")]
+    Routes(String),
+}
+
+/// A plugin and its configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Delegate {
+    pub kind: String,
+    pub conf: Json,
+}
+
+impl Delegate {
+    /// From the user's configuration and subnet.env; and what is wrong with the former, without which the delegate is
+    /// still good enough to undo an ADD. Without subnet.env it has no ranges and no MTU: enough for that, too.
+    pub(super) fn build(conf: &Conf, env: Option<&SubnetEnv>) -> (Self, Vec<Mistake>) {
+        let mut mistakes = Vec::new();
+        let mut out = object(conf, "delegate", &mut mistakes);
+        for reserved in ["name", "ipam"] {
+            if out.has(reserved) {
+                mistakes.push(Mistake::Reserved(reserved));
+            }
+        }
+        let kind = kind(&out, "bridge").unwrap_or_else(|| {
+            mistakes.push(Mistake::Type);
+            "bridge".to_owned()
+        });
+        out.set("name", Json::from(conf.name.as_str()));
+        out.set("type", Json::from(kind.as_str()));
+        if kind == "bridge" {
+            default(&mut out, "isGateway", Json::from(true));
+        }
+        if let Some(env) = env {
+            default(&mut out, "ipMasq", Json::from(!env.ipmasq));
+            default(&mut out, "mtu", Json::from(env.mtu.0));
+        }
+        for copied in ["cniVersion", "runtimeConfig"] {
+            match conf.tree().get(copied) {
+                Some(value) if *value != Json::from("") => out.set(copied, value.clone()),
+                _ => {}
+            }
+        }
+        let (ipam, routes) = ipam(conf, env, &mut mistakes);
+        out.set("ipam", ipam);
+        let mut conf = out.sorted();
+        if let (Some(at), false) =
+            (member(&mut conf, "ipam").and_then(|ipam| member(ipam, "routes")), routes.is_empty())
+        {
+            *at = routes.iter().map(route_json).collect::<Vec<_>>().into();
+        }
+        (Self { kind, conf }, mistakes)
+    }
+
+    /// From what an ADD left. None when that is no such thing: it was cut off, or something else wrote it.
+    pub(super) fn from_state(bytes: &[u8]) -> Option<Self> {
+        let conf = Json::parse(bytes).ok()?;
+        let kind = conf.get("type")?.as_str().filter(|kind| !kind.is_empty())?.to_owned();
+        Some(Self { kind, conf })
+    }
+
+    /// The document for the delegate.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        self.conf.compact().into_bytes()
+    }
+
+    /// With members of the document that the runtime gave for this one call.
+    pub(super) fn with(mut self, conf: &Conf, keys: &[&str]) -> Self {
+        for key in keys {
+            if let Some(value) = conf.tree().get(key) {
+                self.conf.set(key, value.clone());
+            }
+        }
+        self
+    }
+
+    /// The network it belongs to.
+    pub(super) fn network(&self) -> Option<&str> {
+        self.conf.get("name").and_then(Json::as_str)
+    }
+}
+
+fn object(conf: &Conf, key: &'static str, mistakes: &mut Vec<Mistake>) -> Json {
+    match conf.tree().get(key) {
+        Some(object @ Json::Object(_)) => object.clone(),
+        None => Json::Object(Vec::new()),
+        Some(_) => {
+            mistakes.push(Mistake::NoObject(key));
+            Json::Object(Vec::new())
+        }
+    }
+}
+
+/// `type`, or the default when there is none; None when it is no string, or an empty one.
+fn kind(object: &Json, default: &str) -> Option<String> {
+    match object.get("type") {
+        None => Some(default.to_owned()),
+        Some(kind) => kind.as_str().filter(|kind| !kind.is_empty()).map(str::to_owned),
+    }
+}
+
+fn default(object: &mut Json, key: &str, value: Json) {
+    if !object.has(key) {
+        object.set(key, value);
+    }
+}
+
+/// The IPAM's part with a place for `routes`, and these.
+fn ipam(conf: &Conf, env: Option<&SubnetEnv>, mistakes: &mut Vec<Mistake>) -> (Json, Vec<Route>) {
+    let mut ipam = object(conf, "ipam", mistakes);
+    let mut routes = own_routes(&ipam, mistakes);
+    match kind(&ipam, "host-local") {
+        Some(kind) => ipam.set("type", kind.into()),
+        None => mistakes.push(Mistake::IpamType),
+    }
+    ipam.remove("ranges");
+    if let Some(env) = env {
+        let range = |subnet: ipnetwork::IpNetwork| {
+            Json::from(vec![Json::from_iter([("subnet", Json::from(subnet.to_string()))])])
+        };
+        ipam.set("ranges", env.subnets.iter().map(range).collect::<Vec<_>>().into());
+        routes.extend(env.networks.iter().map(|network| Route::to(*network)));
+    }
+    ipam.remove("routes");
+    if !routes.is_empty() {
+        ipam.set("routes", Json::Null);
+    }
+    (ipam, routes)
+}
+
+/// The user's routes, read and written again as upstream does: keys that no route has are lost.
+fn own_routes(ipam: &Json, mistakes: &mut Vec<Mistake>) -> Vec<Route> {
+    let Some(routes) = ipam.get("routes") else { return Vec::new() };
+    let result = AddResult::parse_prev(&Json::from_iter([("routes", routes.clone())]), Version::NEWEST);
+    result.map(|result| result.routes).unwrap_or_else(|cause| {
+        mistakes.push(Mistake::Routes(cause.to_string()));
+        Vec::new()
+    })
+}
+
+/// In the order of upstream's struct, the only object here whose keys are not sorted.
+fn route_json(route: &Route) -> Json {
+    let mut members = vec![("dst", Json::from(route.dst.to_string()))];
+    members.extend(route.gw.map(|gw| ("gw", Json::from(gw.to_string()))));
+    for (key, value) in [("mtu", route.mtu), ("advmss", route.advmss), ("priority", route.priority)] {
+        members.extend((value != 0).then(|| (key, Json::from(value))));
+    }
+    members.extend(route.table.map(|table| ("table", Json::from(table))));
+    members.extend(route.scope.map(|scope| ("scope", Json::from(u32::from(scope)))));
+    Json::from_iter(members)
+}
+
+fn member<'a>(object: &'a mut Json, key: &str) -> Option<&'a mut Json> {
+    let Json::Object(members) = object else { return None };
+    members.iter_mut().find(|(k, _)| k == key).map(|(_, value)| value)
+}

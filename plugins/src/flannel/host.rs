@@ -1,0 +1,108 @@
+//! What flanneld says on this host: subnet.env, and status.json beside it.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use cni::conf::Conf;
+use cni::error::{Error, code};
+use cni::json::{Json, quote};
+use overlay::subnet_env::{DEFAULT_PATH, SubnetEnv, load_error};
+use serde::Deserialize;
+
+/// Where flanneld writes on this host.
+pub(super) struct Host {
+    subnet_file: PathBuf,
+}
+
+/// As much of status.json as is needed here. Go's flanneld writes none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status {
+    backend: String,
+    direct_routing: bool,
+    last_error: Option<String>,
+}
+
+/// How packets go to other hosts, by the name of a plugin that insists on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DataPath {
+    Vxlan,
+    DirectRouting,
+    HostGw,
+}
+
+impl DataPath {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::DirectRouting => "direct-routing",
+            Self::HostGw => "host-gw",
+        }
+    }
+}
+
+impl Status {
+    /// The plugin that goes with what flanneld runs, or the backend's own name; None when it does not say.
+    fn data_path(&self) -> Option<&str> {
+        match (self.backend.as_str(), self.direct_routing) {
+            ("", _) => None,
+            ("vxlan", true) => Some(DataPath::DirectRouting.name()),
+            (backend, _) => Some(backend),
+        }
+    }
+}
+
+impl Host {
+    /// `subnetFile` of the configuration, or upstream's place.
+    pub(super) fn of(conf: &Conf) -> Self {
+        let given = conf.tree().get("subnetFile").and_then(Json::as_str).filter(|path| !path.is_empty());
+        Self { subnet_file: given.unwrap_or(DEFAULT_PATH).into() }
+    }
+
+    /// What flanneld leased. Code 11 when it has not yet written it.
+    pub(super) fn subnet_env(&self) -> Result<SubnetEnv, Error> {
+        let path = self.subnet_file.display().to_string();
+        let bytes = fs::read(&self.subnet_file).map_err(|cause| self.unreadable(&path, &cause))?;
+        SubnetEnv::parse(&path, &String::from_utf8_lossy(&bytes)).map_err(|cause| Error::internal(load_error(&cause)))
+    }
+
+    fn unreadable(&self, path: &str, cause: &io::Error) -> Error {
+        if cause.kind() != ErrorKind::NotFound {
+            return Error::new(code::IO, load_error(&format_args!("open {path}: {cause}")));
+        }
+        let msg = load_error(&format_args!("open {path}: no such file or directory"));
+        let details = match self.status().and_then(|status| status.last_error) {
+            Some(last) => {
+                format!("flanneld has not finished starting on this host; its last error was {}", quote(&last))
+            }
+            None => "flanneld has not finished starting on this host, or does not run".to_owned(),
+        };
+        Error::new(code::TRY_AGAIN, msg).with_details(details)
+    }
+
+    /// Code 11 when flanneld runs another data path. What it does not say is not contradicted.
+    pub(super) fn require(&self, wanted: DataPath) -> Result<(), Error> {
+        let Some(status) = self.status() else { return Ok(()) };
+        let wanted = wanted.name();
+        match status.data_path() {
+            Some(runs) if runs != wanted => Err(Error::new(
+                code::TRY_AGAIN,
+                format!(
+                    "{wanted}: the network asks for {wanted}, but flanneld on this host runs {runs}: make one follow the \
+                     other, or use \"type\": \"flannel\", which takes what the host runs"
+                ),
+            )
+            .with_details(format!("as {} says", self.status_file().display()))),
+            _ => Ok(()),
+        }
+    }
+
+    fn status_file(&self) -> PathBuf {
+        self.subnet_file.parent().unwrap_or(Path::new("/")).join("status.json")
+    }
+
+    fn status(&self) -> Option<Status> {
+        cni::json::decode(&fs::read(self.status_file()).ok()?).ok()
+    }
+}

@@ -1,0 +1,156 @@
+//! What ADD leaves for DEL: the delegate's configuration, in a file.
+//!
+//! `<dataDir>/<container id>@<interface>` is ours (an id has no `@`), so that two interfaces of a container do not
+//! overwrite each other. The same file is linked as `<dataDir>/<container id>`, upstream's only name: a Go plugin that
+//! takes over finds it, and what a Go plugin left is found there.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use cni::conf::Conf;
+use cni::env::Env;
+use cni::error::{Error, code};
+use cni::json::Json;
+
+const DEFAULT_DIR: &str = "/var/lib/cni/flannel";
+
+/// A state file that could not be dealt with.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {}: {cause}", path.display())]
+pub(super) struct StateError {
+    operation: &'static str,
+    path: PathBuf,
+    #[source]
+    cause: io::Error,
+}
+
+impl From<StateError> for Error {
+    fn from(error: StateError) -> Self {
+        Self::new(code::IO, format!("flannel: {error}"))
+    }
+}
+
+/// The directory of all of them.
+pub(super) struct States {
+    dir: PathBuf,
+}
+
+/// The files of one attachment.
+pub(super) struct State {
+    own: PathBuf,
+    upstream: PathBuf,
+    draft: PathBuf,
+}
+
+/// A file in the directory, and whose it is.
+pub(super) struct Found {
+    pub path: PathBuf,
+    pub id: String,
+    /// None in a file of upstream's name.
+    pub ifname: Option<String>,
+}
+
+impl States {
+    /// `dataDir` of the configuration, or upstream's place.
+    pub(super) fn of(conf: &Conf) -> Self {
+        let given = conf.tree().get("dataDir").and_then(Json::as_str).filter(|dir| !dir.is_empty());
+        Self { dir: given.unwrap_or(DEFAULT_DIR).into() }
+    }
+
+    pub(super) fn state(&self, env: &Env) -> State {
+        let name = format!("{}@{}", env.container_id, env.ifname);
+        State {
+            draft: self.dir.join(format!(".{name}")),
+            own: self.dir.join(name),
+            upstream: self.dir.join(&env.container_id),
+        }
+    }
+
+    /// All there are, without drafts.
+    pub(super) fn all(&self) -> Result<Vec<Found>, StateError> {
+        let failed = |cause| StateError { operation: "list", path: self.dir.clone(), cause };
+        let entries = match fs::read_dir(&self.dir) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.starts_with('.') || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                continue;
+            }
+            let (id, ifname) = match name.split_once('@') {
+                Some((id, ifname)) => (id.to_owned(), Some(ifname.to_owned())),
+                None => (name, None),
+            };
+            found.push(Found { path: entry.path(), id, ifname });
+        }
+        Ok(found)
+    }
+}
+
+impl State {
+    /// Leaves `bytes` under both names, each of which is complete or absent at any moment.
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<(), StateError> {
+        let outcome = self.write_all(bytes);
+        if outcome.is_err() {
+            // the cause matters, not whether the draft could be tidied up
+            let _ = fs::remove_file(&self.draft);
+        }
+        outcome.map_err(|cause| StateError { operation: "write", path: self.own.clone(), cause })
+    }
+
+    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        let create = || -> io::Result<File> {
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.draft)
+        };
+        let mut file = match create() {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => {
+                let dir = self.draft.parent().unwrap_or(Path::new("/"));
+                DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+                create()?
+            }
+            other => other?,
+        };
+        file.write_all(bytes)?;
+        fs::rename(&self.draft, &self.own)?;
+        fs::hard_link(&self.own, &self.draft)?;
+        fs::rename(&self.draft, &self.upstream)
+    }
+
+    /// What is under our name, or under upstream's.
+    pub(super) fn read(&self) -> Result<Option<Vec<u8>>, StateError> {
+        for path in [&self.own, &self.upstream] {
+            match fs::read(path) {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(cause) if cause.kind() == ErrorKind::NotFound => {}
+                Err(cause) => return Err(StateError { operation: "read", path: path.clone(), cause }),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes what [`State::read`] gave: our file and upstream's name for it, or upstream's file. Another interface's
+    /// file under upstream's name stays.
+    pub(super) fn remove(&self) -> Result<(), StateError> {
+        let inode = |path: &Path| fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()));
+        let (own, upstream) = (inode(&self.own), inode(&self.upstream));
+        if upstream.is_some() && (own.is_none() || own == upstream) {
+            remove(&self.upstream)?;
+        }
+        if own.is_some() { remove(&self.own) } else { Ok(()) }
+    }
+}
+
+/// Removes a file; fine when it is gone.
+pub(super) fn remove(path: &Path) -> Result<(), StateError> {
+    match fs::remove_file(path) {
+        Err(cause) if cause.kind() != ErrorKind::NotFound => {
+            Err(StateError { operation: "remove", path: path.to_owned(), cause })
+        }
+        _ => Ok(()),
+    }
+}
