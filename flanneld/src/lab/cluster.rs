@@ -13,7 +13,7 @@ use super::flow::{self, Flow};
 use super::mode::{Mode, Path};
 use super::ping::Pinger;
 use super::pods::{Pod, Runtime};
-use super::process::{Daemon, Launch};
+use super::process::{self, Daemon, Launch};
 use super::topology::Topology;
 use super::wait::eventually;
 use super::world::{World, families};
@@ -148,10 +148,10 @@ impl Cluster {
                     return Ok(Ok(()));
                 }
                 match daemon.ended() {
-                    Ok(None) => Err(last_words(*host, daemon)),
+                    Ok(None) => Err(words(*host)),
                     Ok(Some(status)) => Ok(Err(Error::Wrong(format!(
                         "flanneld on host{host} has ended, {status}; its last words: {}",
-                        daemon.last_words()
+                        words(*host)
                     )))),
                     Err(error) => Ok(Err(error)),
                 }
@@ -223,9 +223,9 @@ impl Cluster {
                 for family in self.families().iter().filter(|_| want != Path::None) {
                     let have = self.path(from, to, *family).map_err(|error| error.to_string())?;
                     if have != want {
-                        let says = Self::status(from).and_then(|status| status.last_error).unwrap_or_default();
                         return Err(format!(
-                            "host{from} to host{to} {family:?}: {have}, not {want}; flanneld says: {says:?}"
+                            "host{from} to host{to} {family:?}: {have}, not {want}; its flanneld's last words:\n{}",
+                            words(from)
                         ));
                     }
                 }
@@ -270,9 +270,9 @@ fn path_by(dev: Option<&str>) -> Path {
     }
 }
 
-/// Why a daemon is not ready, as far as it says.
-fn last_words(host: usize, daemon: &Daemon) -> String {
-    Cluster::status(host).and_then(|status| status.last_error).unwrap_or_else(|| daemon.last_words())
+/// The end of what a host's daemon has logged.
+fn words(host: usize) -> String {
+    process::last_lines(&log_file(host))
 }
 
 /// The folder of a host's files.

@@ -134,13 +134,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// The end of its log, for an error.
-    pub fn last_words(&self) -> String {
-        let text = std::fs::read_to_string(&self.launch.log).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(8)..].join("\n")
-    }
-
     fn signal(&self, signal: Signal) -> Result<(), Error> {
         let pid = self.as_pid()?;
         kill_process(pid, signal).doing(format_args!("signal process {}", self.pid()))
@@ -164,6 +157,13 @@ impl Drop for Daemon {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The end of a log, for an error.
+pub fn last_lines(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
 }
 
 /// Waits until a child has ended, without collecting it.
