@@ -1,0 +1,50 @@
+//! Our plugins as they are released: static, for musl.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flanneld::lab::{Doing, Error};
+
+/// What the executable is built for.
+const TARGET: &str =
+    if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-musl" } else { "x86_64-unknown-linux-musl" };
+
+/// The release executable and a word on it. `cargo` builds it; without, it must be there. `target` is cargo's folder.
+pub fn release(target: &Path, cargo: Option<&OsStr>) -> Result<(PathBuf, String), Error> {
+    let musl = has_target();
+    let mut path = target.to_owned();
+    path.extend(musl.then_some(TARGET));
+    path.extend(["release", "cni-plugins"]);
+    if let Some(cargo) = cargo {
+        build(cargo, target, musl)?;
+    }
+    if !path.is_file() {
+        let wanted = if musl { format!(" --target {TARGET}") } else { String::new() };
+        let path = path.display();
+        return Err(Error::Wrong(format!(
+            "{path} is not there: `cargo build --release --package plugins{wanted}` makes it"
+        )));
+    }
+    let word = if musl {
+        "static (musl)".to_owned()
+    } else {
+        format!("NOT the released one: linked to glibc, for want of `rustup target add {TARGET}`")
+    };
+    Ok((path, word))
+}
+
+fn has_target() -> bool {
+    let output = Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
+    output.is_ok_and(|o| o.status.success() && Path::new(String::from_utf8_lossy(&o.stdout).trim()).is_dir())
+}
+
+fn build(cargo: &OsStr, target: &Path, musl: bool) -> Result<(), Error> {
+    let mut command = Command::new(cargo);
+    command.args(["build", "--release", "--package", "plugins", "--target-dir"]).arg(target);
+    if musl {
+        command.args(["--target", TARGET]);
+    }
+    let status = command.status().doing("run cargo build")?;
+    if status.success() { Ok(()) } else { Err(Error::Wrong(format!("cargo build --release: {status}"))) }
+}
