@@ -51,7 +51,8 @@ pub trait Plugin: Sync {
     /// Says what differs from what ADD left.
     fn check(&self, request: &Request<'_>) -> Result<(), Error>;
 
-    /// Removes what belongs to none of [`Conf::valid_attachments`].
+    /// Removes what belongs to none of [`Conf::valid_attachments`]. Not called without such a list; an empty one says
+    /// that nothing is valid.
     fn gc(&self, _request: &Request<'_>) -> Result<(), Error> {
         Ok(())
     }
@@ -98,6 +99,11 @@ pub(crate) fn perform(
         Command::Add => plugin.add(request).map(Some),
         Command::Del => plugin.del(request).map(|()| None),
         Command::Check => plugin.check(request).map(|()| None),
+        Command::Gc if request.conf.valid_attachments.is_none() => {
+            // nothing is known about what is valid: to remove everything would take the network from running pods
+            request.warn(plugin.name(), "GC without cni.dev/valid-attachments removes nothing");
+            Ok(None)
+        }
         Command::Gc => plugin.gc(request).map(|()| None),
         Command::Status => plugin.status(request).map(|()| None),
         Command::Version => Ok(None),

@@ -95,13 +95,12 @@ pub fn differences(request: &Request, conf: &Conf, ends: &Ends, previous: &AddRe
     Ok(missing)
 }
 
-/// Drops the network's masquerade rules of attachments that are not valid any more. Without a list nothing is known
-/// about what is valid, and nothing goes.
+/// Drops the network's masquerade rules of attachments that are not valid any more.
 pub fn gc(request: &Request, conf: &Conf) -> Result<(), Error> {
     if !conf.masquerade {
         return Ok(());
     }
-    let Some(valid) = &request.conf.valid_attachments else { return Ok(()) };
+    let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
     let valid: Vec<_> = valid.iter().map(|a| masqueraded(&request.conf.name, &a.container_id, &a.ifname)).collect();
     let mut nft = Nft::open().map_err(failed("collect rules"))?;
     let network = hash(&request.conf.name);

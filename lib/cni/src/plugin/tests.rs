@@ -169,7 +169,7 @@ fn commands_need_their_version() {
         ("STATUS", "1.1.0", true),
         ("DEL", "", true),
     ] {
-        let stdin = format!(r#"{{"name":"n","cniVersion":"{version}"}}"#);
+        let stdin = format!(r#"{{"name":"n","cniVersion":"{version}","cni.dev/valid-attachments":[]}}"#);
         if allowed {
             assert_eq!(call(&fake, &with(command, &[]), &stdin), quiet(0), "{command} {version}");
         } else {
@@ -177,6 +177,11 @@ fn commands_need_their_version() {
             assert_eq!((code, msg), (1, format!("config version does not allow {command}")));
         }
     }
+    let unknown = call(&fake, &with("GC", &[]), r#"{"name":"n","cniVersion":"1.1.0"}"#);
+    assert_eq!(
+        (unknown.status, unknown.stderr),
+        (0, "fake: GC without cni.dev/valid-attachments removes nothing\n".into())
+    );
     assert_eq!(complaint(&fake, "CHECK", r#"{"name":"n","cniVersion":"abc"}"#).0, 6);
     assert_eq!(complaint(&fake, "CHECK", r#"{"name":"n","cniVersion":"9.9.9"}"#).0, 1);
     let old = Fake { versions: Some(&[Version::V040]), ..Fake::default() };
