@@ -9,6 +9,7 @@ use call::Whose;
 
 mod bridge;
 mod call;
+mod flannel;
 mod input;
 mod kernel;
 
@@ -76,6 +77,12 @@ static TESTS: &[Test] = &[
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),
+    test!(flannel::a_pod_gets_an_address_of_the_hosts_subnet),
+    test!(flannel::two_interfaces_of_a_container_do_not_mix),
+    test!(flannel::del_always_reaches_the_delegate),
+    test!(flannel::what_flanneld_said_last_is_in_the_error),
+    test!(flannel::a_named_data_path_is_insisted_on),
+    test!(flannel::a_bad_delegate_is_refused),
     test!(input::what_is_no_configuration_is_refused),
     test!(input::a_bad_environment_is_refused),
     test!(input::a_wrong_type_is_refused),
