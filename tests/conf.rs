@@ -1,0 +1,166 @@
+//! Every file of conf/ is read by the program that it is for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use cni::json::Json;
+use cni::runtime::{NetworkList, PluginConf, Runtime};
+use cni::version::Version;
+use flanneld::ctl::install::NAMES;
+use flanneld::flags::{self, Command, Options};
+use flanneld::status::{Status, Writer};
+use kernel::types::{Family, Mtu};
+use overlay::lease::Subnets;
+use overlay::netconf::{Backend, NetConf, VxlanConf};
+use overlay::subnet_env::SubnetEnv;
+use plugins::SUITE;
+
+fn path(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf").join(file)
+}
+
+fn read(file: &str) -> Vec<u8> {
+    fs::read(path(file)).unwrap_or_else(|error| panic!("conf/{file}: {error}"))
+}
+
+/// A host that has a subnet, and a CNI_PATH that leads to the plugins in this very executable.
+struct Host {
+    dir: tempfile::TempDir,
+}
+
+impl Host {
+    fn new(backend: &str, direct_routing: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // a name that this executable does not serve would run it, and so this test, again and again
+        for name in SUITE.iter().map(|plugin| plugin.name()) {
+            symlink(std::env::current_exe().unwrap(), dir.path().join(name)).unwrap();
+        }
+        let env = SubnetEnv {
+            networks: vec!["10.244.0.0/16".parse().unwrap()],
+            subnets: Subnets { v4: Some("10.244.3.0/24".parse().unwrap()), v6: None },
+            mtu: Mtu(1450),
+            ipmasq: false,
+        };
+        let host = Self { dir };
+        fs::write(host.subnet_file(), env.format()).unwrap();
+        let status = Status { backend: backend.into(), direct_routing, ..Status::default() };
+        Writer::new(&host.subnet_file()).write(&status, true).unwrap();
+        host
+    }
+
+    fn subnet_file(&self) -> PathBuf {
+        self.dir.path().join("subnet.env")
+    }
+
+    /// Every plugin of the list says STATUS: it has read its part whole, and could serve an ADD.
+    fn status(&self, file: &str) -> Result<NetworkList, String> {
+        let mut list = NetworkList::load(&path(file)).map_err(|error| error.to_string())?;
+        let read = list.clone();
+        // below 1.1.0 there is no STATUS
+        list.version = Version::V110;
+        list.plugins.iter_mut().for_each(|plugin| self.stay_here(plugin));
+        let mut runtime = Runtime::new(self.dir.path().to_str().unwrap(), self.dir.path().join("cache"));
+        runtime.suite = SUITE;
+        runtime.status(&list).map_err(|error| error.to_string())?;
+        Ok(read)
+    }
+
+    /// The same configuration with this host's files.
+    fn stay_here(&self, plugin: &mut PluginConf) {
+        let (data, subnet_file) = (self.dir.path().join("networks"), self.subnet_file());
+        plugin.conf.set("subnetFile", subnet_file.to_str().unwrap().into());
+        // what flannel gives to its delegate goes to IPAM, too
+        let mut ipam = plugin.conf.get("ipam").cloned().unwrap_or_else(|| Json::from_iter::<[(&str, Json); 0]>([]));
+        ipam.set("dataDir", data.to_str().unwrap().into());
+        plugin.conf.set("ipam", ipam);
+    }
+}
+
+#[test]
+fn networks_of_flannel_follow_the_host() {
+    let lists = [
+        ("cni/10-flannel.conflist", "flannel", ("vxlan", false)),
+        ("cni/10-vxlan.conflist", "vxlan", ("vxlan", false)),
+        ("cni/10-direct-routing.conflist", "direct-routing", ("vxlan", true)),
+        ("cni/10-host-gw.conflist", "host-gw", ("host-gw", false)),
+    ];
+    for (file, kind, (backend, direct)) in lists {
+        let list = Host::new(backend, direct).status(file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert_eq!((list.name.as_str(), list.plugins.len()), ("cbr0", 1), "{file}");
+        assert_eq!(list.plugins[0].kind, kind, "{file}");
+        // the one that insists on nothing goes with every host
+        let other = Host::new("alloc", false).status(file);
+        assert_eq!(other.is_ok(), kind == "flannel", "{file}: {other:?}");
+    }
+}
+
+#[test]
+fn networks_of_one_host_are_read_by_bridge_and_host_local() {
+    for (file, families) in [("cni/20-bridge.conflist", 1), ("cni/20-bridge-dual-stack.conflist", 2)] {
+        let host = Host::new("", false);
+        let list = host.status(file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert_eq!(list.version, Version::V110, "{file}");
+        let ipam = list.plugins[0].conf.get("ipam").unwrap();
+        let ranges = ipam.get("ranges").and_then(Json::as_array).map_or(1, <[Json]>::len);
+        assert_eq!(ranges, families, "{file}");
+    }
+}
+
+#[test]
+fn loopback_is_loaded() {
+    let list = NetworkList::load(&path("cni/99-loopback.conf")).unwrap();
+    assert_eq!((list.name.as_str(), list.plugins[0].kind.as_str()), ("lo", "loopback"));
+    Host::new("", false).status("cni/99-loopback.conf").unwrap();
+}
+
+#[test]
+fn every_plugin_is_installed_and_has_a_sample() {
+    let suite: BTreeSet<&str> = SUITE.iter().map(|plugin| plugin.name()).collect();
+    assert_eq!(suite, BTreeSet::from(NAMES));
+}
+
+fn net_conf(file: &str) -> NetConf {
+    let parsed = NetConf::parse(&read(file)).unwrap_or_else(|error| panic!("conf/{file}: {error}"));
+    assert!(parsed.warnings.is_empty(), "conf/{file}: {:?}", parsed.warnings);
+    parsed.conf
+}
+
+#[test]
+fn net_confs_say_what_their_names_say() {
+    let vxlan = VxlanConf::default();
+    assert_eq!(net_conf("net-conf/vxlan.json").backend, Backend::Vxlan(vxlan));
+    let direct = Backend::Vxlan(VxlanConf { direct_routing: true, ..vxlan });
+    assert_eq!(net_conf("net-conf/vxlan-direct-routing.json").backend, direct);
+    assert_eq!(net_conf("net-conf/host-gw.json").backend, Backend::HostGw);
+    assert_eq!(net_conf("net-conf/alloc.json").backend, Backend::Alloc);
+    let dual = net_conf("net-conf/dual-stack.json");
+    assert_eq!(dual.families().map(|(family, _)| family).collect::<Vec<_>>(), Family::ALL);
+
+    let tuned = net_conf("net-conf/vxlan-tuned.json");
+    let allocation = tuned.v4.unwrap().allocation;
+    assert_eq!((allocation.len, allocation.min.to_string()), (20, "10.10.0.0".to_owned()));
+    let Backend::Vxlan(conf) = tuned.backend else { panic!("{:?}", tuned.backend) };
+    assert_eq!((conf.vni.to_string(), conf.port, conf.mtu), ("42".to_owned(), Some(4789), Some(Mtu(9000))));
+}
+
+#[test]
+fn the_unit_starts_the_daemon_and_stops_nothing() {
+    let unit = String::from_utf8(read("systemd/flanneld.service")).unwrap();
+    let settings: BTreeMap<&str, &str> =
+        unit.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('=')).collect();
+    assert_eq!((settings["Type"], settings["Restart"]), ("notify", "always"));
+    assert!(!settings.keys().any(|key| key.starts_with("ExecStop")), "a stopped daemon leaves the network as it is");
+
+    let mut words = settings["ExecStart"].split(' ').map(str::to_owned);
+    assert!(words.next().unwrap().ends_with("/flanneld"));
+    let Ok(Command::Run(options)) = flags::parse(&words.collect::<Vec<_>>(), &BTreeMap::new()) else {
+        panic!("{}", settings["ExecStart"])
+    };
+    let Options { store_dir, subnet_file, warnings, .. } = *options;
+    assert_eq!(warnings, Vec::<String>::new());
+    // the directories that systemd makes
+    assert_eq!(store_dir, Path::new("/var/lib").join(settings["StateDirectory"]));
+    assert_eq!(subnet_file.parent().unwrap(), Path::new("/run").join(settings["RuntimeDirectory"]));
+}

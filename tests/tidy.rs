@@ -1,0 +1,172 @@
+//! The house rules that a compiler does not hold. A breach is shown as `file:line: what: reason`.
+
+use std::collections::BTreeSet;
+
+use packages::{Packages, heavy_plugins, permissive};
+use rules::{RULES, Rule, breaches};
+use sources::{File, files};
+
+#[path = "tidy/packages.rs"]
+mod packages;
+#[path = "tidy/rules.rs"]
+mod rules;
+#[path = "tidy/sources.rs"]
+mod sources;
+
+/// Longer than this, and nobody finds anything in a file.
+const LONGEST: usize = 600;
+
+#[track_caller]
+fn none(breaches: Vec<String>) {
+    assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
+}
+
+/// The line of each `part` in a file.
+fn lines_with<'a>(file: &'a File, part: &'a str) -> impl Iterator<Item = usize> + 'a {
+    file.text.lines().enumerate().filter(move |(_, line)| line.contains(part)).map(|(n, _)| n + 1)
+}
+
+#[test]
+fn crates_depend_as_designed() {
+    none(Packages::read().wrong_arrows());
+}
+
+#[test]
+fn plugins_are_light() {
+    none(heavy_plugins());
+}
+
+#[test]
+fn packages_are_permissive_and_from_the_registry() {
+    none(Packages::read().wrong_origins());
+}
+
+#[test]
+fn every_dependency_is_used() {
+    none(Packages::read().unused(&files()));
+}
+
+#[test]
+fn every_crate_has_the_lints() {
+    none(Packages::read().without_lints(&files()));
+    let manifest = files().into_iter().find(|file| file.path == "Cargo.toml").unwrap().text;
+    let denied = ["unsafe_code", "unwrap_used", "expect_used", "print_stdout", "print_stderr", "todo", "unimplemented"];
+    let more = ["dbg_macro", "allow_attributes_without_reason", "undocumented_unsafe_blocks", "too_many_arguments"];
+    let missing = denied.iter().chain(&more).filter(|lint| !manifest.contains(&format!("\n{lint} = \"deny\"\n")));
+    none(missing.map(|lint| format!("Cargo.toml:1: {lint} is to be denied")).collect());
+    assert!(manifest.contains("\nmissing_docs = \"warn\"\n"), "public items have documentation");
+}
+
+#[test]
+fn words_stand_where_they_may() {
+    let files = files();
+    none(RULES.iter().flat_map(|rule| breaches(rule, &files)).collect());
+}
+
+#[test]
+fn overlay_knows_only_the_kernels_vocabulary() {
+    let mut wrong = Vec::new();
+    for file in files().iter().filter(|file| file.is_rust() && file.path.starts_with("lib/overlay/")) {
+        for at in file.find("kernel::", false) {
+            let item = &file.code[at + "kernel::".len()..];
+            if !["state::", "types::"].iter().any(|module| item.starts_with(module)) {
+                let item: String = item.chars().take_while(|c| c.is_alphanumeric() || "_:{".contains(*c)).collect();
+                wrong.push(format!(
+                    "{}: kernel::{item}: overlay is pure: kernel::state and kernel::types only",
+                    file.place(at)
+                ));
+            }
+        }
+    }
+    none(wrong);
+}
+
+#[test]
+fn files_are_clean() {
+    let mut wrong = Vec::new();
+    for file in &files() {
+        let path = &file.path;
+        if !file.text.ends_with('\n') || file.text.ends_with("\n\n") {
+            wrong.push(format!("{path}:{}: a file ends with one newline", file.text.lines().count()));
+        }
+        for (n, line) in file.text.lines().enumerate() {
+            if line != line.trim_end() {
+                wrong.push(format!("{path}:{}: blanks at the end of a line", n + 1));
+            }
+            if line.contains('\t') && file.is_rust() {
+                wrong.push(format!("{path}:{}: a tab: rustfmt writes spaces", n + 1));
+            }
+        }
+        let lines = file.text.lines().count();
+        if file.is_rust() && lines > LONGEST {
+            wrong.push(format!("{path}:{LONGEST}: {lines} lines, and {LONGEST} are too many: split it"));
+        }
+    }
+    none(wrong);
+}
+
+#[test]
+fn nothing_speaks_of_the_machine_it_was_made_on() {
+    // put together, so that this file does not say them
+    let words =
+        [["/wo", "rk/"], ["/ro", "ot/"], ["/ho", "me/"], ["sess", "ion"], ["work", "tree"], ["index.cra", "tes.io"]];
+    let mut wrong = Vec::new();
+    for file in files().iter().filter(|file| file.path != "LICENSE") {
+        for word in words.map(|halves| halves.concat()) {
+            let lines =
+                lines_with(file, &word).map(|n| format!("{}:{n}: {word:?} says nothing to a reader", file.path));
+            wrong.extend(lines);
+        }
+    }
+    none(wrong);
+}
+
+#[test]
+fn samples_are_loaded_by_a_test() {
+    let files = files();
+    let test = files.iter().find(|file| file.path == "tests/conf.rs").unwrap();
+    let samples = files.iter().filter_map(|file| file.path.strip_prefix("conf/"));
+    let forgotten = samples.filter(|path| !test.text.contains(&format!("\"{path}\"")));
+    none(forgotten.map(|path| format!("conf/{path}:1: tests/conf.rs does not load it")).collect());
+}
+
+#[test]
+fn the_code_map_is_complete() {
+    let files = files();
+    let readme = files.iter().find(|file| file.path == "README.md").unwrap();
+    let map = readme.text.split("## Code map").nth(1).unwrap().split("\n## ").next().unwrap();
+    let named: BTreeSet<&str> =
+        map.lines().filter_map(|line| line.split(' ').next()).filter(|word| word.ends_with('/')).collect();
+    let shipped = files.iter().filter(|file| file.is_rust() && (!file.is_test() || file.path.starts_with("tests/")));
+    let folders: BTreeSet<&str> = shipped.map(|file| &file.path[..=file.path.rfind('/').unwrap()]).collect();
+    // `src` itself is its crate's line
+    let folders: BTreeSet<&str> = folders.into_iter().map(|f| f.strip_suffix("src/").unwrap_or(f)).collect();
+    let line = lines_with(readme, "## Code map").next().unwrap();
+    let missing = folders.difference(&named).map(|f| format!("README.md:{line}: the code map has no line for {f}"));
+    let exists = |folder: &&&str| files.iter().any(|file| file.path.starts_with(**folder));
+    let gone = named.iter().filter(|f| !exists(f)).map(|f| format!("README.md:{line}: {f} is not there"));
+    none(missing.chain(gone).collect());
+}
+
+#[test]
+fn the_rules_find_what_they_are_for() {
+    let rule = Rule { words: &["thread::sleep", "unsafe"], only_in: &[("a/", "x")], in_tests: false, reason: "r" };
+    let text = "// unsafe\nlet a = \"unsafe\"; let b = r#\"unsafe \"\"#; let c = '\"';\n/* unsafe /* */ */ let not_unsafe = 'a';\n\
+                fn f<'a>() { std::thread::sleep(x) }\n#[cfg(test)]\nmod tests { unsafe {} }\nunsafe fn g() {}\n";
+    let found =
+        breaches(&rule, &[File::new("b/c.rs", text), File::new("a/d.rs", "unsafe"), File::new("b/tests.rs", "unsafe")]);
+    let places: Vec<&str> = found.iter().map(|said| said.split(": ").next().unwrap()).collect();
+    assert_eq!(places, ["b/c.rs:4", "b/c.rs:7"]);
+    assert_eq!(found[1], "b/c.rs:7: unsafe: r; allowed only in a/ (x)");
+    assert_eq!(breaches(&rule, &[]).len(), 1, "a permission that nothing uses");
+}
+
+#[test]
+fn licences_are_read_as_spdx_does() {
+    for good in ["MIT OR Apache-2.0", "MIT/Apache-2.0", "(MIT OR GPL-3.0) AND Unicode-3.0", "ISC"] {
+        assert!(permissive(good), "{good}");
+    }
+    for bad in ["GPL-3.0", "MIT AND GPL-3.0", "", "MPL-2.0"] {
+        assert!(!permissive(bad), "{bad}");
+    }
+}
