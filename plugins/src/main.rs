@@ -4,7 +4,11 @@ use std::io::{self, Read, Write, stderr};
 use std::process::ExitCode;
 
 use cni::plugin::{find, serve};
+use kernel::arena::Arena;
 use plugins::SUITE;
+
+#[global_allocator]
+static ARENA: Arena = Arena::new();
 
 fn main() -> ExitCode {
     let mut args = std::env::args();

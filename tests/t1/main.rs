@@ -9,6 +9,7 @@ use call::Whose;
 
 mod bridge;
 mod call;
+mod counts;
 mod flannel;
 mod input;
 mod kernel;
@@ -90,6 +91,9 @@ static TESTS: &[Test] = &[
     test!(input::a_hostile_delegate_runs_nothing),
     test!(input::a_full_range_says_so),
     test!(input::a_disk_that_takes_nothing_says_so),
+    test!(counts::bridge_and_host_local_are_few_calls_of_one_program, Need::Program("strace")),
+    test!(counts::flannel_and_its_delegates_are_one_program, Need::Program("strace")),
+    test!(counts::a_nearly_full_range_costs_what_an_empty_one_does, Need::Program("strace")),
 ];
 
 fn main() -> ExitCode {

@@ -114,7 +114,8 @@ impl Daemon {
         }
         let subnets = self.own.as_ref().map(|own| own.subnets).unwrap_or_default();
         self.status.subnets = subnets.iter().collect();
-        let view = self.view.borrow_and_update().clone();
+        // not marked as seen: a configuration that came since the pass began is for the next one
+        let view = self.view.borrow().clone();
         let peers = self.judge(&conf, &survey, subnets, &view);
         let desired = self.desired(&conf, &survey, &underlay, &peers, view.complete);
         report::peers(&mut self.status, &peers, &desired, &view.ignored);

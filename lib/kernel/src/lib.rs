@@ -8,6 +8,7 @@
 //! Never here: JSON, CNI, leases, an environment variable, a program that is run.
 
 pub mod apply;
+pub mod arena;
 pub mod diff;
 pub mod kernel;
 pub mod message;

@@ -90,6 +90,13 @@ pub(super) fn write_at(file: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> io:
     Ok(())
 }
 
+/// In bytes.
+pub(super) fn length(file: &OwnedFd) -> io::Result<u64> {
+    calls::count("stat");
+    let stat = fs::fstat(file)?;
+    Ok(u64::try_from(stat.st_size).unwrap_or_default())
+}
+
 pub(super) fn truncate(file: &OwnedFd, length: u64) -> io::Result<()> {
     calls::count("truncate");
     retry(|| fs::ftruncate(file, length))

@@ -1,0 +1,134 @@
+//! What one attachment asks of the kernel: counted, so that it cannot grow unseen. Times are the benchmark's.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use flanneld::ctl::install::install;
+use flanneld::lab::netns::Room;
+use serde_json::{Value, json};
+use tests::harness::{Outcome, executables, figure};
+use tests::strace::{Counts, Traced};
+
+/// A /16 has this many addresses for pods: neither its own, nor the gateway's, nor the broadcast address.
+const PODS: u32 = 65_533;
+
+struct Counter {
+    files: tempfile::TempDir,
+    bin: PathBuf,
+}
+
+impl Counter {
+    fn new() -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let bin = files.path().join("bin");
+        install(&executables().unwrap().plugins, &bin).unwrap();
+        Self { files, bin }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.files.path().join(name)
+    }
+
+    /// Calls `conf.type` under strace; it must succeed.
+    fn count(&self, command: &str, room: &Room, conf: &Value) -> Counts {
+        let (netns, path) = (room.path().display().to_string(), self.bin.display().to_string());
+        let variables = [
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", netns.rsplit('/').next().unwrap()),
+            ("CNI_NETNS", &netns),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", &path),
+        ];
+        let program = self.bin.join(conf["type"].as_str().unwrap());
+        let stdin = conf.to_string();
+        let traced = Traced { program: &program, variables: &variables, stdin: stdin.as_bytes() };
+        let (output, counts) = traced.run(self.files.path()).unwrap();
+        assert!(output.status.success(), "{output:?}");
+        figure(format_args!("{} {command}: {counts:?}", conf["type"]));
+        counts
+    }
+
+    fn ipam(&self) -> Value {
+        json!({ "type": "host-local", "dataDir": self.path("networks"), "ranges": [[{ "subnet": "10.9.1.0/24" }]] })
+    }
+
+    fn bridge(&self) -> Value {
+        json!({
+            "cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "cni0", "isDefaultGateway": true,
+            "ipam": self.ipam(),
+        })
+    }
+
+    /// host-local alone, for a network of its own.
+    fn host_local(&self, network: &str, subnet: &str) -> Value {
+        let data = self.path("networks");
+        let ipam = json!({ "type": "host-local", "dataDir": data, "ranges": [[{ "subnet": subnet }]] });
+        json!({ "cniVersion": "1.0.0", "name": network, "type": "host-local", "ipam": ipam })
+    }
+}
+
+/// bridge → host-local: one program, few calls, on a bridge that is there and, with some more, on one that is not.
+pub fn bridge_and_host_local_are_few_calls_of_one_program() -> Outcome {
+    let counter = Counter::new();
+    let conf = counter.bridge();
+    let (first, second) = (Room::create("first")?, Room::create("second")?);
+    let new = counter.count("ADD", &first, &conf);
+    let add = counter.count("ADD", &second, &conf);
+    let del = counter.count("DEL", &second, &conf);
+    assert_eq!((new.execs, add.execs, del.execs), (1, 1, 1));
+    assert!(add.calls <= 200, "{add:?}");
+    assert!(add.sends <= 8 && new.sends <= 8, "{add:?} {new:?}");
+    Ok(())
+}
+
+/// flannel → bridge → host-local is one program, too.
+pub fn flannel_and_its_delegates_are_one_program() -> Outcome {
+    let counter = Counter::new();
+    let env = counter.path("subnet.env");
+    let text = "FLANNEL_NETWORK=10.9.0.0/16\nFLANNEL_SUBNET=10.9.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+    fs::write(&env, text)?;
+    let data = counter.path("networks");
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "flannel", "subnetFile": env, "dataDir": counter.path("flannel"),
+        "ipam": { "type": "host-local", "dataDir": data }, "delegate": { "isDefaultGateway": true, "ipMasq": false },
+    });
+    let room = Room::create("pod")?;
+    let (add, del) = (counter.count("ADD", &room, &conf), counter.count("DEL", &room, &conf));
+    assert_eq!((add.execs, del.execs), (1, 1));
+    assert!(add.sends <= 8, "{add:?}");
+    Ok(())
+}
+
+/// The cost of an address does not depend on how many are taken, nor on where the free ones are.
+pub fn a_nearly_full_range_costs_what_an_empty_one_does() -> Outcome {
+    let counter = Counter::new();
+    let taken = PODS / 10 * 9;
+    let empty = counter.host_local("empty", "10.9.1.0/24");
+    // what the network's first ADD does once is not compared
+    let costs = |conf: &Value| -> Result<Vec<Counts>, Box<dyn std::error::Error>> {
+        let mut costs = Vec::new();
+        for name in ["one", "two", "three"] {
+            costs.push(counter.count("ADD", &Room::create(&format!("{}-{name}", conf["name"]))?, conf));
+        }
+        Ok(costs.split_off(1))
+    };
+    let expected = costs(&empty)?;
+    for (network, last) in [("tail", taken), ("wrap", PODS - 1), ("middle", taken / 2)] {
+        let conf = counter.host_local(network, "10.8.0.0/16");
+        fill(&counter.path("networks").join(network), taken, last)?;
+        assert_eq!(costs(&conf)?, expected, "{network}");
+    }
+    Ok(())
+}
+
+/// Reservations of the first `taken` addresses of 10.8.0.0/16, in upstream's layout; `last` is the one given last.
+fn fill(dir: &Path, taken: u32, last: u32) -> std::io::Result<()> {
+    let address = |n: u32| std::net::Ipv4Addr::from(0x0a08_0002 + n).to_string();
+    fs::create_dir_all(dir)?;
+    for n in 0..taken {
+        fs::write(dir.join(address(n)), "other\r\neth0")?;
+    }
+    fs::write(dir.join("last_reserved_ip.0"), address(last))
+}
