@@ -1,5 +1,7 @@
 //! Every file of conf/ is read by the program that it is for.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,5 +1,7 @@
 //! The house rules that a compiler does not hold. A breach is shown as `file:line: what: reason`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 
 use packages::{Packages, heavy_plugins, permissive};
