@@ -61,7 +61,7 @@ impl Tap {
         Ok(Self { socket })
     }
 
-    /// The next frame, if one is there; of a longer one its first [`LONGEST`] bytes.
+    /// The next frame, if one is there; of a longer one its first 2 KiB.
     pub fn next(&self) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; LONGEST];
         match (&self.socket).read(&mut buffer) {

@@ -101,9 +101,16 @@ pub fn create(name: &IfName, link: &Link, names: &dyn Names) -> Option<Message> 
     if let LinkKind::Macvlan { lower, .. } = &link.kind {
         attributes.push(LinkAttribute::Link(names.index(lower)?.0));
     }
+    if matches!(link.kind, LinkKind::Veth { .. }) {
+        attributes.extend(ONE_QUEUE);
+    }
     attributes.push(LinkAttribute::LinkInfo(info(&link.kind, names)?));
     Some(Message::NewLink(message(0, attributes)))
 }
+
+/// A veth has a pair of queues for each possible CPU unless told otherwise, and each queue is an object of its own in
+/// sysfs, with its own event for udev. It never queues (noqueue, NETIF_F_LLTX): the rest is only registered and removed.
+const ONE_QUEUE: [LinkAttribute; 2] = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
 
 fn info(kind: &LinkKind, names: &dyn Names) -> Option<Vec<LinkInfo>> {
     let (kind, data) = match kind {
@@ -129,6 +136,7 @@ fn info(kind: &LinkKind, names: &dyn Names) -> Option<Vec<LinkInfo>> {
 fn veth_peer(peer: &VethPeer) -> LinkMessage {
     // no IFF_UP here: the kernel raises the peer before its other end exists and fails with ENOTCONN
     let mut attributes = vec![LinkAttribute::IfName(peer.name.as_str().to_owned())];
+    attributes.extend(ONE_QUEUE);
     if let Some(Mac(mac)) = peer.mac {
         attributes.push(LinkAttribute::Address(mac.to_vec()));
     }
