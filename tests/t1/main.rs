@@ -11,8 +11,10 @@ mod bridge;
 mod call;
 mod counts;
 mod flannel;
+mod host_local;
 mod input;
 mod kernel;
+mod loopback;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -91,6 +93,20 @@ static TESTS: &[Test] = &[
     test!(input::a_hostile_delegate_runs_nothing),
     test!(input::a_full_range_says_so),
     test!(input::a_disk_that_takes_nothing_says_so),
+    test!(host_local::go_and_we_take_turns_in_one_directory, Need::File(call::REFERENCE)),
+    test!(host_local::go_and_we_at_once_never_share_an_address, Need::File(call::REFERENCE)),
+    test!(host_local::killed_at_any_moment_it_loses_no_address),
+    test!(host_local::a_full_disk_is_named_and_keeps_nothing, Need::Program("unshare"), Need::Program("mount")),
+    test!(host_local::a_read_only_disk_is_named, Need::Program("unshare"), Need::Program("mount")),
+    test!(loopback::up_checked_and_down, Need::Program("unshare"), Need::Program("mount")),
+    test!(loopback::every_versions_result_has_its_own_shape, Need::Program("unshare"), Need::Program("mount")),
+    test!(
+        loopback::a_foreign_address_on_lo_is_an_error,
+        Need::Program("unshare"),
+        Need::Program("mount"),
+        Need::Program("ip")
+    ),
+    test!(loopback::the_hosts_own_lo_is_not_taken_down, Need::Program("unshare"), Need::Program("mount")),
     test!(counts::bridge_and_host_local_are_few_calls_of_one_program, Need::Program("strace")),
     test!(counts::flannel_and_its_delegates_are_one_program, Need::Program("strace")),
     test!(counts::a_nearly_full_range_costs_what_an_empty_one_does, Need::Program("strace")),
