@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use kernel::types::Family;
+use overlay::lease::{LeaseAttrs, Subnets};
 use rustix::fs::{FlockOperation, OFlags};
 
 use super::{Outcome, StoreError, View};
@@ -142,11 +144,12 @@ impl Layout {
         Ok(ttls)
     }
 
-    /// Writes a lease under a name that does not exist.
+    /// Writes a lease under a name that does not exist, and of which no other host holds a half: two hosts that chose at
+    /// once may agree in one family and not in the other, and so in no name.
     pub(super) fn create(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<Outcome, StoreError> {
         let path = self.lease(key)?;
         let _lock = self.exclusive()?;
-        if path.symlink_metadata().is_ok() {
+        if path.symlink_metadata().is_ok() || self.is_half_taken(key, value)? {
             return Ok(Outcome::Conflict);
         }
         // first the time of expiry: a lease that lost it would never end
@@ -159,6 +162,30 @@ impl Layout {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Outcome::Conflict),
             Err(error) => Err(at("create", &path)(error).into()),
         }
+    }
+
+    /// What is not a lease counts for nothing, and neither does a wider claim: those are refused when they are read.
+    fn is_half_taken(&self, key: &str, value: &[u8]) -> Result<bool, FileError> {
+        let (Ok(wanted), Ok(own)) = (key.parse::<Subnets>(), LeaseAttrs::parse(value)) else { return Ok(false) };
+        let publishes = |attrs: &LeaseAttrs, family| attrs.public(family).filter(|_| wanted.get(family).is_some());
+        let is_own = |theirs: &LeaseAttrs| {
+            Family::ALL
+                .into_iter()
+                .any(|f| publishes(theirs, f).is_some() && publishes(theirs, f) == publishes(&own, f))
+        };
+        let dir = self.subnets();
+        for entry in std::fs::read_dir(&dir).map_err(at("list", &dir))? {
+            let entry = entry.map_err(at("list", &dir))?;
+            let Some(there) = entry.file_name().to_str().and_then(|name| name.parse::<Subnets>().ok()) else {
+                continue;
+            };
+            let shares = Family::ALL.into_iter().any(|f| wanted.get(f).is_some() && wanted.get(f) == there.get(f));
+            let attrs = || std::fs::read(entry.path()).ok().and_then(|bytes| LeaseAttrs::parse(&bytes).ok());
+            if shares && attrs().is_some_and(|theirs| !is_own(&theirs)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Replaces the value `old` and its time of expiry.

@@ -70,6 +70,22 @@ fn the_files_are_what_etcd_would_hold() {
 }
 
 #[test]
+fn half_of_a_lease_is_not_given_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path().to_owned());
+    assert_eq!(layout.renew(KEY, &value(1), &value(1), DAY).unwrap(), Outcome::Conflict, "nothing there");
+    let of = |ip: &str| format!(r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"vxlan"}}"#).into_bytes();
+    assert_eq!(layout.create("10.5.7.0-24&fd05:0:0:1::-64", &of("192.0.2.1"), DAY).unwrap(), Outcome::Done);
+    // another host that chose the same IPv4 subnet, or the same IPv6 one
+    for key in ["10.5.7.0-24&fd05:0:0:2::-64", "10.5.8.0-24&fd05:0:0:1::-64", "10.5.7.0-24"] {
+        assert_eq!(layout.create(key, &of("192.0.2.2"), DAY).unwrap(), Outcome::Conflict, "{key}");
+    }
+    // the same host, which keeps its half under a new key; and another host with halves of its own
+    assert_eq!(layout.create("10.5.7.0-24", &of("192.0.2.1"), DAY).unwrap(), Outcome::Done);
+    assert_eq!(layout.create("10.5.9.0-24&fd05:0:0:3::-64", &of("192.0.2.2"), DAY).unwrap(), Outcome::Done);
+}
+
+#[test]
 fn a_write_needs_what_it_was_made_from() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::new(dir.path().to_owned());

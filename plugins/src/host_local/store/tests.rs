@@ -480,8 +480,12 @@ proptest! {
                 }
                 Op::Foreign(host) if !model.owners.contains_key(&host) => {
                     world.open();
-                    fs::write(world.dir().join(address(host)), format!("c{}\r\neth0", host % 24)).unwrap();
-                    model.owners.insert(host, format!("c{}", host % 24));
+                    // as Go's plugin does: exclusively, so that an empty file is nobody's for it
+                    let path = world.dir().join(address(host));
+                    if let Ok(mut file) = fs::File::create_new(path) {
+                        std::io::Write::write_all(&mut file, format!("c{}\r\neth0", host % 24).as_bytes()).unwrap();
+                        model.owners.insert(host, format!("c{}", host % 24));
+                    }
                 }
                 Op::Operator(host) if world.dir().join(address(host)).exists() => {
                     fs::remove_file(world.dir().join(address(host))).unwrap();
