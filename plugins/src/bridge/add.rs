@@ -140,17 +140,14 @@ impl Attachment<'_> {
         state
     }
 
-    /// The host's side as it is once the links are made.
-    fn connected_state(&mut self, ends: &Ends) -> Result<State, Error> {
+    /// The host's side as it is once the links are made, with those of `sysctls` that there are.
+    fn connected_state(&mut self, ends: &Ends, sysctls: Vec<String>) -> Result<State, Error> {
         let mut state = desired::links(self.conf, ends, None, true);
         if let Some(link) = &self.found {
             state.links.insert(self.conf.bridge.clone(), Link { up: true, ..link.clone() });
         }
-        if self.conf.gateway != Gateway::No {
-            let sysctls = desired::FORWARDING.iter().map(|key| (*key).to_owned()).collect();
-            let forwarding = self.host.observe(&Scope { sysctls, ..Scope::default() }).map_err(Error::internal)?;
-            state.sysctls.extend(forwarding.sysctls);
-        }
+        let present = self.host.observe(&Scope { sysctls, ..Scope::default() }).map_err(Error::internal)?;
+        state.sysctls.extend(present.sysctls);
         if self.conf.vlans.is_some() {
             let vlans = vec![ends.veth.clone()];
             state.vlans = self.host.observe(&Scope { vlans, ..Scope::default() }).map_err(Error::internal)?.vlans;
@@ -183,7 +180,8 @@ impl Attachment<'_> {
     /// The gateway's addresses, forwarding, and the host's end up: one batch. Returns the bridge's MAC.
     fn configure_host(&mut self, ends: &Ends, result: &AddResult, undo: &mut Undo) -> Result<Option<Mac>, Error> {
         let mut wanted = desired::host(self.conf, ends, result);
-        let mut observed = self.connected_state(ends)?;
+        let forwarding = wanted.sysctls.keys().filter(|key| desired::FORWARDING.contains(&key.as_str())).cloned();
+        let mut observed = self.connected_state(ends, forwarding.collect())?;
         let mut scope = Scope::default();
         if self.conf.vlans.as_ref().is_some_and(|vlans| !vlans.keep_default) {
             scope.vlans.push(ends.veth.clone());

@@ -5,6 +5,7 @@
 
 mod call;
 mod executable;
+mod floor;
 mod measure;
 mod report;
 mod side;
@@ -13,6 +14,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use flanneld::ctl::install::install;
 use flanneld::lab::netns::Room;
@@ -23,6 +25,7 @@ use tests::need::Need;
 use tests::strace::Counts;
 
 use call::{Call, peak};
+use floor::Floor;
 use measure::{Rates, Sample, Series};
 use report::Row;
 use side::{REFERENCE, Side};
@@ -56,6 +59,7 @@ struct Figures {
     at_once: [Rates; 2],
     in_a_row: [Rates; 2],
     nothing: Sample,
+    floor: Sample,
     start: [Sample; 2],
 }
 
@@ -166,6 +170,7 @@ fn measure(sides: &Sides, pods: &[Room], host: &mut Kernel, rounds: usize) -> Re
     let nothing = Path::new(ROOT).join("nothing");
     call::write_nothing(&nothing).doing("write the smallest program")?;
     let nothing = Call { program: nothing, variables: Vec::new(), stdin: String::new() };
+    let floor = Floor::new(host)?;
     let mut figures = Figures::default();
     for round in 0..rounds {
         let room = &pods[round % AT_ONCE];
@@ -174,6 +179,7 @@ fn measure(sides: &Sides, pods: &[Room], host: &mut Kernel, rounds: usize) -> Re
             figures.go.round(go, room, host)?;
         }
         figures.chain.round(&sides.chain, room, host)?;
+        figures.floor.times.push(floor.add(host, room)?);
         if cfg!(target_arch = "x86_64") {
             figures.nothing.take(&nothing)?;
         }
@@ -195,7 +201,7 @@ fn measure(sides: &Sides, pods: &[Room], host: &mut Kernel, rounds: usize) -> Re
 }
 
 fn rows(sides: &Sides, figures: &Figures) -> Vec<Row> {
-    let Figures { ours, chain, go, at_once, in_a_row, nothing, start } = figures;
+    let Figures { ours, chain, go, at_once, in_a_row, nothing, floor, start } = figures;
     let there = sides.go.is_some();
     let failed = |rates: &[Rates; 2]| format!("failed: {}, Go {}", rates[0].failures, rates[1].failures);
     vec![
@@ -212,7 +218,14 @@ fn rows(sides: &Sides, figures: &Figures) -> Vec<Row> {
         Row::numbers("page faults of an ADD", middle(&ours.add.faults), there.then(|| middle(&go.add.faults)), ""),
         Row::times("start and end (VERSION)", &start[0].times, &start[1].times, ""),
         Row::times("the same of a program that only exits", &nothing.times, &[], ""),
+        Row::times("the kernel's part of an ADD, in a process that runs", &floor.times, &[], ""),
+        Row::times("the least an ADD can take: those two", &sum(&nothing.times, &floor.times), &go.add.times, ""),
     ]
+}
+
+/// Of each round, both together.
+fn sum(one: &[Duration], other: &[Duration]) -> Vec<Duration> {
+    one.iter().zip(other).map(|(a, b)| *a + *b).collect()
 }
 
 fn middle(values: &[u64]) -> u64 {
