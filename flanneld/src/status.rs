@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
+use overlay::reach::Tunnel;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, FileError};
@@ -73,10 +74,27 @@ pub struct Peer {
 pub enum Reach {
     /// By a route over the underlay.
     Direct,
-    /// Through the tunnel.
+    /// In VXLAN packets.
     Vxlan,
+    /// In datagrams of the daemon's.
+    Udp,
+    /// In IPIP packets.
+    Ipip,
+    /// In WireGuard packets.
+    Wireguard,
     /// Not at all.
     Unreachable,
+}
+
+impl From<Tunnel> for Reach {
+    fn from(tunnel: Tunnel) -> Self {
+        match tunnel {
+            Tunnel::Vxlan => Self::Vxlan,
+            Tunnel::Udp => Self::Udp,
+            Tunnel::Ipip => Self::Ipip,
+            Tunnel::Wireguard => Self::Wireguard,
+        }
+    }
 }
 
 /// A lease or a key that is not followed.

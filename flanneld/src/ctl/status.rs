@@ -82,6 +82,9 @@ fn peers(status: &Status) -> Vec<[String; 5]> {
     let path = |reach| match reach {
         Reach::Direct => "direct",
         Reach::Vxlan => "VXLAN",
+        Reach::Udp => "UDP",
+        Reach::Ipip => "IPIP",
+        Reach::Wireguard => "WireGuard",
         Reach::Unreachable => "none",
     };
     let row = |peer: &crate::status::Peer| {

@@ -48,10 +48,10 @@ pub(super) fn vtep_mac(
 }
 
 fn is_ours(link: &&SeenLink) -> bool {
-    matches!(link.link.kind, LinkKind::Vxlan(_)) && link.link.alias.as_deref() == Some(ALIAS)
+    matches!(link.link.kind, LinkKind::Vxlan(_) | LinkKind::TunTap(_)) && link.link.alias.as_deref() == Some(ALIAS)
 }
 
-/// The VXLAN devices that carry our mark.
+/// The tunnel devices that carry our mark.
 pub(super) fn known_devices(survey: &Survey) -> Vec<IfName> {
     survey.links.iter().filter(is_ours).map(|link| link.name.clone()).collect()
 }

@@ -87,7 +87,7 @@ pub(super) fn peers(status: &mut Status, peers: &Peers, desired: &Desired, ignor
             public_ip: half.public,
             path: match path.reach {
                 reach::Reach::Direct => Reach::Direct,
-                reach::Reach::Vxlan => Reach::Vxlan,
+                reach::Reach::Through(tunnel) => tunnel.into(),
                 reach::Reach::Unreachable(_) => Reach::Unreachable,
             },
             reason: path.reason.to_string(),

@@ -9,9 +9,11 @@
 pub mod allocate;
 pub mod host;
 pub mod json;
+pub mod key;
 pub mod lease;
 pub mod net;
 pub mod netconf;
 pub mod peers;
 pub mod reach;
 pub mod subnet_env;
+pub mod words;

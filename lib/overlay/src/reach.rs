@@ -6,29 +6,43 @@ use std::fmt;
 use kernel::types::Vni;
 
 use crate::lease::VxlanData;
-use crate::netconf::{Backend, VxlanConf};
+use crate::netconf::{Backend, IpipConf, VxlanConf};
 
-/// When packets go to a peer without VXLAN.
+/// When packets go to a peer without a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Only when there is no other way: backend `vxlan`.
+    /// Only when there is no other way: backends `vxlan`, `ipip`, `udp`, `wireguard`.
     Never,
-    /// Where no router is between: `vxlan` with `DirectRouting`.
+    /// Where no router is between: `vxlan` and `ipip` with `DirectRouting`.
     WherePossible,
     /// On principle: `host-gw`.
     Always,
 }
 
 impl Mode {
-    /// The backend's mode; `None` for alloc, which moves no packets.
+    /// The backend's mode; `None` for those that leave routes to others: alloc and extension.
     pub fn of(backend: &Backend) -> Option<Self> {
         match backend {
-            Backend::Vxlan(VxlanConf { direct_routing: false, .. }) => Some(Self::Never),
-            Backend::Vxlan(_) => Some(Self::WherePossible),
+            Backend::Vxlan(VxlanConf { direct_routing: true, .. })
+            | Backend::Ipip(IpipConf { direct_routing: true }) => Some(Self::WherePossible),
+            Backend::Vxlan(_) | Backend::Ipip(_) | Backend::Udp(_) | Backend::Wireguard(_) => Some(Self::Never),
             Backend::HostGw => Some(Self::Always),
-            Backend::Alloc => None,
+            Backend::Alloc | Backend::Extension(_) => None,
         }
     }
+}
+
+/// What packets are packed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tunnel {
+    /// VXLAN, by the kernel.
+    Vxlan,
+    /// Datagrams, by this program.
+    Udp,
+    /// IP in IP, by the kernel.
+    Ipip,
+    /// WireGuard, by the kernel.
+    Wireguard,
 }
 
 /// The way to a peer.
@@ -36,19 +50,30 @@ impl Mode {
 pub enum Reach {
     /// A plain route by the peer's underlay address.
     Direct,
-    /// In VXLAN packets.
-    Vxlan,
+    /// Packed in something.
+    Through(Tunnel),
     /// There is none.
     Unreachable(Why),
 }
 
-impl fmt::Display for Reach {
+impl fmt::Display for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Direct => "direct",
             Self::Vxlan => "vxlan",
-            Self::Unreachable(_) => "unreachable",
+            Self::Udp => "udp",
+            Self::Ipip => "ipip",
+            Self::Wireguard => "wireguard",
         })
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct => f.write_str("direct"),
+            Self::Through(tunnel) => tunnel.fmt(f),
+            Self::Unreachable(_) => f.write_str("unreachable"),
+        }
     }
 }
 
@@ -58,12 +83,12 @@ pub enum Why {
     /// Direct: the mode allows it, and no router is between.
     #[error("on the same segment")]
     OnLink,
-    /// VXLAN: the mode would allow a direct route.
+    /// A tunnel: the mode would allow a direct route.
     #[error("a router is between")]
     Routed,
-    /// VXLAN: by configuration.
-    #[error("the backend is vxlan without DirectRouting")]
-    ByMode,
+    /// A tunnel: by configuration.
+    #[error("the backend is {0} without DirectRouting")]
+    ByMode(Tunnel),
     /// The peer published no VTEP: it runs another backend.
     #[error("the peer has no VTEP")]
     NoPeerVtep,
@@ -73,31 +98,39 @@ pub enum Why {
     /// This host has no VTEP of the family.
     #[error("this host has no VTEP")]
     NoOwnVtep,
+    /// The peer's lease is another backend's than this host's tunnel.
+    #[error("the peer runs another backend than {0}")]
+    NotIn(Tunnel),
+}
+
+/// Whether VXLAN reaches a peer. `peer`: its VTEP, if it published one. `own`: the VNI of this host's VTEP of the family,
+/// if it has one.
+///
+/// # Errors
+/// Why it does not.
+pub fn vxlan(peer: Option<VxlanData>, own: Option<Vni>) -> Result<Tunnel, Why> {
+    let peer = peer.ok_or(Why::NoPeerVtep)?;
+    let own = own.ok_or(Why::NoOwnVtep)?;
+    match peer.vni.filter(|_| !peer.speaks(own)) {
+        Some(other) => Err(Why::OtherVni(other)),
+        None => Ok(Tunnel::Vxlan),
+    }
 }
 
 /// The way to a peer, and why. `on_link`: the peer's address is in a prefix that the underlay link is connected to.
-/// `peer`: its VTEP, if it published one. `own`: the VNI of this host's VTEP of the family, if it has one.
+/// `tunnel`: what packets to the peer can be packed in, or why in nothing.
 ///
-/// A peer that VXLAN cannot reach is reached directly if it is on the link, even in mode [`Mode::Never`]: hosts that
+/// A peer that no tunnel reaches is reached directly if it is on the link, even in mode [`Mode::Never`]: hosts that
 /// disagree about the backend, as while it is being changed, must not be cut off from each other.
-pub fn decide(mode: Mode, on_link: bool, peer: Option<VxlanData>, own: Option<Vni>) -> (Reach, Why) {
-    if on_link && mode != Mode::Never {
-        return (Reach::Direct, Why::OnLink);
+pub fn decide(mode: Mode, on_link: bool, tunnel: Result<Tunnel, Why>) -> (Reach, Why) {
+    match (tunnel, on_link) {
+        (_, true) if mode != Mode::Never => (Reach::Direct, Why::OnLink),
+        (Ok(tunnel), _) => {
+            (Reach::Through(tunnel), if mode == Mode::Never { Why::ByMode(tunnel) } else { Why::Routed })
+        }
+        (Err(why), true) => (Reach::Direct, why),
+        (Err(why), false) => (Reach::Unreachable(why), why),
     }
-    let no_vxlan = match (peer, own) {
-        (None, _) => Why::NoPeerVtep,
-        (_, None) => Why::NoOwnVtep,
-        (Some(peer), Some(own)) => match peer.vni.filter(|_| !peer.speaks(own)) {
-            Some(other) => Why::OtherVni(other),
-            None => return (Reach::Vxlan, if mode == Mode::Never { Why::ByMode } else { Why::Routed }),
-        },
-    };
-    if on_link { (Reach::Direct, no_vxlan) } else { (Reach::Unreachable(no_vxlan), no_vxlan) }
-}
-
-/// The way to a peer: [`decide`] without the reason for the good ones.
-pub fn reach(mode: Mode, on_link: bool, peer: Option<VxlanData>, own: Option<Vni>) -> Reach {
-    decide(mode, on_link, peer, own).0
 }
 
 #[cfg(test)]
@@ -111,25 +144,27 @@ mod tests {
         let own = Some(vni(1));
         let lost = Reach::Unreachable;
         use Mode::{Always, Never, WherePossible};
-        use Reach::{Direct, Vxlan};
+        use Reach::Direct;
+        const VXLAN: Reach = Reach::Through(Tunnel::Vxlan);
+        let by_mode = Why::ByMode(Tunnel::Vxlan);
         for (mode, on_link, peer, own, way, why) in [
-            (Never, true, vtep(1), own, Vxlan, Why::ByMode),
-            (Never, false, vtep(1), own, Vxlan, Why::ByMode),
+            (Never, true, vtep(1), own, VXLAN, by_mode),
+            (Never, false, vtep(1), own, VXLAN, by_mode),
             (Never, true, None, own, Direct, Why::NoPeerVtep),
             (Never, true, vtep(2), own, Direct, Why::OtherVni(vni(2))),
             (Never, false, None, own, lost(Why::NoPeerVtep), Why::NoPeerVtep),
             (Never, false, vtep(1), None, lost(Why::NoOwnVtep), Why::NoOwnVtep),
             (Never, false, vtep(2), own, lost(Why::OtherVni(vni(2))), Why::OtherVni(vni(2))),
             (WherePossible, true, vtep(1), own, Direct, Why::OnLink),
-            (WherePossible, false, vtep(1), own, Vxlan, Why::Routed),
+            (WherePossible, false, vtep(1), own, VXLAN, Why::Routed),
             (WherePossible, false, None, own, lost(Why::NoPeerVtep), Why::NoPeerVtep),
             (Always, true, None, None, Direct, Why::OnLink),
             (Always, true, vtep(1), own, Direct, Why::OnLink),
-            (Always, false, vtep(1), own, Vxlan, Why::Routed),
+            (Always, false, vtep(1), own, VXLAN, Why::Routed),
             (Always, false, None, None, lost(Why::NoPeerVtep), Why::NoPeerVtep),
         ] {
-            assert_eq!(decide(mode, on_link, peer, own), (way, why), "{mode:?} {on_link} {peer:?} {own:?}");
-            assert_eq!(reach(mode, on_link, peer, own), way);
+            let tunnel = vxlan(peer, own);
+            assert_eq!(decide(mode, on_link, tunnel), (way, why), "{mode:?} {on_link} {peer:?} {own:?}");
         }
     }
 }

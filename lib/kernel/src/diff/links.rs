@@ -133,9 +133,13 @@ pub(super) fn settings(desired: &State, observed: &State, steps: &mut Vec<Step>)
         let mut change = match observed.links.get(name) {
             Some(have) => change(want, have),
             // the kernel takes all but these at creation (rtnl_create_link, net/core/rtnetlink.c)
-            None => {
-                LinkChange { promisc: want.promisc.filter(|p| *p), alias: want.alias.clone(), ..LinkChange::default() }
-            }
+            None => LinkChange {
+                promisc: want.promisc.filter(|p| *p),
+                alias: want.alias.clone(),
+                // a TUN is not made by a message, but by an ioctl that takes the name alone
+                mtu: want.mtu.filter(|_| matches!(want.kind, LinkKind::TunTap(_))),
+                ..LinkChange::default()
+            },
         };
         // a vxlan device refuses "mtu" beside attributes of its kind (vxlan_nl2conf, drivers/net/vxlan/vxlan_core.c)
         let kind = LinkChange { kind: change.kind.take(), ..LinkChange::default() };

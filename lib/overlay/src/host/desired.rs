@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use kernel::state::{FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, RouteScope, Scope, State, Vxlan};
+use kernel::state::{FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, RouteScope, Scope, State, TunTap, Vxlan};
 use kernel::types::{Family, IfName, Mac, Mtu, RouteProtocol, TableId, Vni, host_net};
 
 use super::{ALIAS, Desired, HostInputs, PeerPath, wanted_vtep};
 use crate::net::ByFamily;
 use crate::netconf::{Backend, VxlanConf, vxlan_device};
 use crate::peers::{Half, Peer};
-use crate::reach::{Mode, Reach, decide};
+use crate::reach::{Mode, Reach, Tunnel, decide, vxlan};
 
 /// What VXLAN adds to a packet, in bytes: outer IP, UDP, VXLAN and inner Ethernet headers, 20 or 40 + 8 + 8 + 14
 /// (VXLAN_HEADROOM and VXLAN6_HEADROOM, include/net/vxlan.h).
@@ -42,6 +42,9 @@ pub fn desired(inputs: &HostInputs<'_>) -> Desired {
         }
         *vteps.get_mut(family) = vtep;
     }
+    if let Backend::Udp(_) = inputs.conf.backend {
+        write_tun(&mut state, inputs);
+    }
     let mut paths = Vec::new();
     if let Some(mode) = Mode::of(&inputs.conf.backend) {
         for peer in inputs.peers {
@@ -60,7 +63,8 @@ pub fn desired(inputs: &HostInputs<'_>) -> Desired {
 fn pod_mtu(inputs: &HostInputs<'_>) -> Mtu {
     match inputs.conf.backend {
         Backend::Vxlan(conf) => device_mtu(inputs, conf, Family::V4),
-        Backend::HostGw | Backend::Alloc => inputs.underlay.mtu,
+        Backend::Udp(_) => udp_mtu(inputs),
+        _ => inputs.underlay.mtu,
     }
 }
 
@@ -68,6 +72,28 @@ fn pod_mtu(inputs: &HostInputs<'_>) -> Mtu {
 fn device_mtu(inputs: &HostInputs<'_>, conf: VxlanConf, family: Family) -> Mtu {
     let outer = conf.mtu.map_or(inputs.underlay.mtu, |mtu| mtu.min(inputs.underlay.mtu));
     Mtu(outer.0.saturating_sub(headroom(family)))
+}
+
+/// The udp backend's device, upstream's first `flannel%d`.
+pub const UDP_DEVICE: &str = "flannel0";
+
+/// An IPv4 and a UDP header.
+fn udp_mtu(inputs: &HostInputs<'_>) -> Mtu {
+    Mtu(inputs.underlay.mtu.0.saturating_sub(28))
+}
+
+/// udp's TUN, by which the whole network is reached: `10.5.0.0/16 dev flannel0`. It is IPv4's alone.
+fn write_tun(state: &mut State, inputs: &HostInputs<'_>) {
+    let conf = inputs.conf.family(Family::V4).zip(inputs.own.get(Family::V4)).zip(IfName::new(UDP_DEVICE).ok());
+    let Some(((conf, own), dev)) = conf else { return };
+    let link = Link {
+        mtu: Some(udp_mtu(inputs)),
+        alias: Some(ALIAS.to_owned()),
+        ..Link::up(LinkKind::TunTap(TunTap::default()))
+    };
+    state.links.insert(dev.clone(), link);
+    state.address(&dev, host_net(own.network()), true);
+    state.routes.insert(RouteKey::main(conf.network), flannel_route(&dev));
 }
 
 /// This host's VTEP of one family.
@@ -138,9 +164,14 @@ fn write_peer(
 ) -> PeerPath {
     let underlay = inputs.underlay;
     let on_link = underlay.connected.iter().any(|net| net.contains(half.public));
-    let (reach, reason) = decide(mode, on_link, half.vtep, vtep.as_ref().map(|vtep| vtep.vni));
+    let tunnel = match inputs.conf.backend {
+        // a lease of udp has no type, and Go's udp does not look at it
+        Backend::Udp(_) if peer.backend_type.is_empty() => Ok(Tunnel::Udp),
+        _ => vxlan(half.vtep, vtep.as_ref().map(|vtep| vtep.vni)),
+    };
+    let (reach, reason) = decide(mode, on_link, tunnel);
     match (reach, vtep, half.vtep) {
-        (Reach::Vxlan, Some(vtep), Some(theirs)) => vtep.write_peer(state, half, theirs.vtep_mac),
+        (Reach::Through(Tunnel::Vxlan), Some(vtep), Some(theirs)) => vtep.write_peer(state, half, theirs.vtep_mac),
         (Reach::Direct, ..) => {
             let route = Route { via: Some(half.public), ..flannel_route(&underlay.dev) };
             state.routes.insert(RouteKey::main(half.subnet), route);
@@ -153,10 +184,11 @@ fn write_peer(
 /// Our routes by their protocol, and what a Go flanneld left; our devices by their names and by their mark.
 fn scope(inputs: &HostInputs<'_>, vxlan: Option<VxlanConf>, state: &State) -> Scope {
     let named = vxlan.into_iter().flat_map(|conf| Family::ALL.map(|family| vxlan_device(family, conf.vni).ok()));
-    let devices: BTreeSet<IfName> = named.flatten().chain(inputs.known_devices.iter().cloned()).collect();
+    let made = state.links.keys().cloned();
+    let devices: BTreeSet<IfName> = named.flatten().chain(made).chain(inputs.known_devices.iter().cloned()).collect();
     let devices: Vec<IfName> = devices.into_iter().collect();
-    // with alloc somebody else routes inside the network, and may well use protocol boot
-    let adopt = if inputs.conf.backend == Backend::Alloc { Vec::new() } else { inputs.conf.networks() };
+    // with alloc and extension somebody else routes inside the network, and may well use protocol boot
+    let adopt = if Mode::of(&inputs.conf.backend).is_none() { Vec::new() } else { inputs.conf.networks() };
     Scope {
         links: devices.clone(),
         read_links: vec![inputs.underlay.dev.clone()],

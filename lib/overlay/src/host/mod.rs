@@ -21,8 +21,8 @@ use crate::netconf::{Backend, NetConf, VxlanConf};
 use crate::peers::Peer;
 use crate::reach::{Reach, Why};
 
-/// The alias of every link that flanneld made or took over (`ip link set … alias`): its owner mark. A VXLAN device that
-/// carries it is ours to change and to delete, whatever its VNI.
+/// The alias of every link that flanneld made or took over (`ip link set … alias`): its owner mark. A tunnel device that
+/// carries it is ours to change and to delete, whatever its name.
 pub const ALIAS: &str = "flannel";
 
 /// What the desired state is made from.
@@ -40,7 +40,7 @@ pub struct HostInputs<'a> {
     pub underlay: &'a Underlay,
     /// The vxlan configuration of the backend before, if it was vxlan: its devices stay while they may be sent to.
     pub keep_vtep: Option<VxlanConf>,
-    /// The VXLAN devices of this host that carry [`ALIAS`]. Those that are not wanted are deleted.
+    /// The tunnel devices of this host that carry [`ALIAS`]. Those that are not wanted are deleted.
     pub known_devices: &'a [IfName],
     /// `peers` are all there are. If not, nothing is deleted.
     pub complete: bool,
@@ -51,9 +51,7 @@ pub struct HostInputs<'a> {
 pub fn wanted_vtep(conf: &NetConf, keep: Option<VxlanConf>, peers: &[Peer], complete: bool) -> Option<VxlanConf> {
     match conf.backend {
         Backend::Vxlan(vxlan) => Some(vxlan),
-        Backend::HostGw | Backend::Alloc => {
-            keep.filter(|_| !complete || peers.iter().any(|peer| peer.backend_type == "vxlan"))
-        }
+        _ => keep.filter(|_| !complete || peers.iter().any(|peer| peer.backend_type == "vxlan")),
     }
 }
 

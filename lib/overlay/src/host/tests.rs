@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::lease::LeaseAttrs;
 use crate::peers::{self, Own};
+use crate::reach::Tunnel;
 use kernel::state::{LinkKind, Route};
 use kernel::types::{RouteProtocol, Vni};
 
@@ -277,10 +278,13 @@ fn routed_hosts_that_disagree_about_the_backend_reach_each_other() {
             let inputs = HostInputs { keep_vtep: keep, complete, ..build(ours, &peers, &underlay) };
             desired(&inputs).paths[0].reach
         };
-        assert_eq!(path(false), Reach::Vxlan, "{published}");
+        assert_eq!(path(false), Reach::Through(Tunnel::Vxlan), "{published}");
         // once both have changed, the configuration rules: host-gw does not cross routers
         let both_new = std::ptr::eq(ours, theirs);
-        assert_eq!(path(true), if both_new { Reach::Unreachable(Why::NoOwnVtep) } else { Reach::Vxlan });
+        assert_eq!(
+            path(true),
+            if both_new { Reach::Unreachable(Why::NoOwnVtep) } else { Reach::Through(Tunnel::Vxlan) }
+        );
     }
 }
 
@@ -329,4 +333,53 @@ proptest! {
         prop_assert!(state.links.keys().all(|dev| scope.links.contains(dev)));
         prop_assert_eq!(scope.keep, !complete);
     }
+}
+
+#[test]
+fn udp_has_a_tun_and_one_route_for_the_network() {
+    let text = br#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
+    let conf = NetConf::parse(text).unwrap().conf;
+    let leases = [
+        ("10.5.2.0-24", r#"{"PublicIP":"10.99.0.3","PublicIPv6":null}"#),
+        ("10.5.3.0-24", r#"{"PublicIP":"10.99.0.4","PublicIPv6":null,"BackendType":"host-gw"}"#),
+        ("10.5.4.0-24", r#"{"PublicIP":"10.98.0.5","PublicIPv6":null,"BackendType":"host-gw"}"#),
+    ];
+    let subnets = "10.5.1.0-24".parse().unwrap();
+    let own = Own { subnets, ..Own::default() };
+    let peers = peers::check(&conf, &own, leases);
+    let underlay = Underlay {
+        dev: IfName::new("eth0").unwrap(),
+        mtu: Mtu(1500),
+        addresses: ByFamily { v4: Some("10.99.0.2".parse().unwrap()), v6: None },
+        connected: vec!["10.99.0.0/24".parse().unwrap()],
+    };
+    let wanted = desired(&HostInputs {
+        conf: &conf,
+        own: subnets,
+        vtep_macs: ByFamily::default(),
+        peers: &peers.good,
+        underlay: &underlay,
+        keep_vtep: None,
+        known_devices: &[],
+        complete: true,
+    });
+    let ways: Vec<String> = wanted.paths.iter().map(|path| format!("{} {}", path.peer, path.reach)).collect();
+    assert_eq!(ways, ["10.5.2.0-24 udp", "10.5.3.0-24 direct", "10.5.4.0-24 unreachable"]);
+    assert_eq!(wanted.mtu, Mtu(1472));
+    let steps: Vec<String> = kernel::diff::diff(&wanted.state, &State::default(), &wanted.scope)
+        .steps
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        steps,
+        [
+            "ip link add flannel0 type tun",
+            "ip link set flannel0 mtu 1472 alias \"flannel\"",
+            "ip addr add 10.5.1.0/32 dev flannel0",
+            "ip link set flannel0 up",
+            "ip route replace 10.5.0.0/16 dev flannel0 proto 70",
+            "ip route replace 10.5.3.0/24 via 10.99.0.4 dev eth0 proto 70",
+        ]
+    );
 }

@@ -2,7 +2,9 @@
 
 use kernel::types::{Family, IfName, InvalidValue, Mtu, Vni};
 
-use super::{Mistake, Notes};
+use super::commands::{self, ExtensionConf};
+use super::wireguard::{self, WireguardConf};
+use super::{Mistake, Notes, Warning};
 use crate::json::{Json, Reader};
 
 /// How packets reach another host.
@@ -12,6 +14,14 @@ pub enum Backend {
     Vxlan(VxlanConf),
     /// By plain routes: all hosts are on one segment.
     HostGw,
+    /// In UDP datagrams that a program of ours packs. IPv4 only.
+    Udp(UdpConf),
+    /// In IPIP packets, or with `DirectRouting` without them where no router is between. IPv4 only.
+    Ipip(IpipConf),
+    /// In WireGuard packets, encrypted.
+    Wireguard(WireguardConf),
+    /// By commands of the operator's.
+    Extension(ExtensionConf),
     /// Not at all: subnets are leased, and something else moves the packets.
     Alloc,
 }
@@ -22,14 +32,40 @@ impl Backend {
         match self {
             Self::Vxlan(_) => "vxlan",
             Self::HostGw => "host-gw",
+            Self::Udp(_) => "udp",
+            Self::Ipip(_) => "ipip",
+            Self::Wireguard(_) => "wireguard",
+            Self::Extension(_) => "extension",
             Self::Alloc => "alloc",
         }
     }
 
-    /// The `BackendType` of its leases: its name, but empty for alloc, as upstream publishes it.
+    /// The `BackendType` of its leases: its name, but empty for alloc and udp, as upstream publishes it.
     pub fn lease_type(&self) -> &'static str {
-        if *self == Self::Alloc { "" } else { self.name() }
+        match self {
+            Self::Alloc | Self::Udp(_) => "",
+            other => other.name(),
+        }
     }
+
+    /// The backend moves IPv4 only.
+    fn is_v4_only(&self) -> bool {
+        matches!(self, Self::Udp(_) | Self::Ipip(_))
+    }
+}
+
+/// The udp backend's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpConf {
+    /// `Port`, default 8285: where this host listens and where it sends to. All hosts must agree.
+    pub port: u16,
+}
+
+/// The ipip backend's keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IpipConf {
+    /// `DirectRouting`, default false: plain routes to the hosts on the same segment.
+    pub direct_routing: bool,
 }
 
 /// The vxlan backend's keys.
@@ -69,23 +105,16 @@ pub fn vxlan_device(family: Family, vni: Vni) -> Result<IfName, InvalidValue> {
 }
 
 /// Upstream's backends that this program does not have, and what to say about each.
-const UNSUPPORTED: [(&str, &str); 6] = [
-    ("udp", "it copies every packet through user space and exists for debugging; vxlan does the same in the kernel"),
-    ("ipip", "it carries IPv4 only; vxlan with DirectRouting reaches the same hosts"),
-    ("wireguard", "this program sets up no encryption; vxlan would send the packets in clear"),
-    ("ipsec", "this program runs no IKE daemon; vxlan would send the packets in clear"),
-    ("extension", "this program runs no commands from the configuration"),
+const UNSUPPORTED: [(&str, &str); 2] = [
+    ("ipsec", "this program runs no IKE daemon; wireguard encrypts, vxlan would send the packets in clear"),
     ("tencent-vpc", "this program does not speak to cloud APIs; alloc leases subnets and leaves routes to others"),
 ];
-
-const ABSENT: &str = "the configuration has no Backend key, which means udp; udp copies every packet through user \
-                      space, and vxlan does the same in the kernel";
 
 /// Reads the value of `Backend`; `None` only together with a mistake in `notes`.
 pub(super) fn read(value: Option<&Json>, ipv6: bool, notes: &mut Notes) -> Option<Backend> {
     let Some(value) = value else {
-        notes.wrong(Mistake::UnsupportedBackend { name: "udp", why: ABSENT });
-        return None;
+        notes.warnings.push(Warning::NoBackend);
+        return check(Backend::Udp(UdpConf { port: UDP_PORT }), ipv6, notes);
     };
     let mut reader = Reader::new("Backend", value).map_err(|e| notes.wrong(e)).ok()?;
     let before = notes.mistakes.len();
@@ -93,6 +122,10 @@ pub(super) fn read(value: Option<&Json>, ipv6: bool, notes: &mut Notes) -> Optio
     let backend = match name.as_str() {
         "vxlan" => Backend::Vxlan(vxlan(&mut reader, ipv6, notes)),
         "host-gw" => Backend::HostGw,
+        "udp" => Backend::Udp(UdpConf { port: port(&mut reader, "Port", notes).unwrap_or(UDP_PORT) }),
+        "ipip" => Backend::Ipip(IpipConf { direct_routing: reader.take("DirectRouting").unwrap_or_default() }),
+        "wireguard" => Backend::Wireguard(wireguard::read(&mut reader, ipv6, notes)),
+        "extension" => Backend::Extension(commands::read(&mut reader, notes)),
         "alloc" => Backend::Alloc,
         _ => {
             // its other keys are none of ours, so they are not called unknown
@@ -106,7 +139,30 @@ pub(super) fn read(value: Option<&Json>, ipv6: bool, notes: &mut Notes) -> Optio
         }
     };
     notes.close(reader);
-    (notes.mistakes.len() == before).then_some(backend)
+    let backend = check(backend, ipv6, notes);
+    backend.filter(|_| notes.mistakes.len() == before)
+}
+
+fn check(backend: Backend, ipv6: bool, notes: &mut Notes) -> Option<Backend> {
+    if ipv6 && backend.is_v4_only() {
+        notes.wrong(Mistake::V4Only { name: backend.name() });
+        return None;
+    }
+    Some(backend)
+}
+
+/// Upstream's port of the udp backend.
+const UDP_PORT: u16 = 8285;
+
+/// `Backend.<key>` as a UDP port; 0 and absent are "not set".
+pub(super) fn port(reader: &mut Reader<'_>, key: &'static str, notes: &mut Notes) -> Option<u16> {
+    let path = match key {
+        "ListenPort" => "Backend.ListenPort",
+        "ListenPortV6" => "Backend.ListenPortV6",
+        _ => "Backend.Port",
+    };
+    number(reader.take(key), path, (1, 65535, "0 (the default) to 65535"), notes)
+        .and_then(|port| u16::try_from(port).ok())
 }
 
 fn refusal(name: String) -> Mistake {
@@ -157,7 +213,12 @@ fn mtu(value: Option<u64>, ipv6: bool, notes: &mut Notes) -> Option<Mtu> {
 }
 
 /// 0 is Go's "not set".
-fn number(value: Option<u64>, key: &'static str, range: (u64, u64, &'static str), notes: &mut Notes) -> Option<u64> {
+pub(super) fn number(
+    value: Option<u64>,
+    key: &'static str,
+    range: (u64, u64, &'static str),
+    notes: &mut Notes,
+) -> Option<u64> {
     let (low, high, wanted) = range;
     let value = value.filter(|value| *value != 0)?;
     if (low..=high).contains(&value) {

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use kernel::types::Family;
 
 use crate::json::{NotJson, WrongType};
+use crate::key::BadKey;
+use crate::words::WordsError;
 
 /// A configuration that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,6 +126,31 @@ pub enum Mistake {
         /// The reason, and what comes closest
         why: &'static str,
     },
+    /// A backend that moves IPv4 only, with IPv6 on.
+    #[error(
+        "backend type {name} moves IPv4 only: set EnableIPv6 to false, or Backend.Type to vxlan, host-gw or wireguard"
+    )]
+    V4Only {
+        /// Its name
+        name: &'static str,
+    },
+    /// wireguard's `PSK`.
+    #[error("Backend.PSK is {0}: wg genpsk makes one")]
+    Psk(BadKey),
+    /// wireguard's `Mode`.
+    #[error("no valid Mode configured: Backend.Mode {value:?} is none of separate, auto, ipv4, ipv6")]
+    WireguardMode {
+        /// What is there
+        value: String,
+    },
+    /// A command of extension's that cannot be split into words.
+    #[error("Backend.{key} cannot be split into words: {error}")]
+    Command {
+        /// `SubnetAddCommand`
+        key: &'static str,
+        /// Why
+        error: WordsError,
+    },
     /// A number that is too small or too large.
     #[error("{key} {value} is out of range: it must be {wanted}")]
     OutOfRange {
@@ -139,6 +166,11 @@ pub enum Mistake {
 /// Something that is no mistake, but that a person may want to look at.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
+    /// There is no `Backend`, which means udp.
+    #[error(
+        "the configuration has no Backend key, which means udp: vxlan does the same in the kernel, many times faster"
+    )]
+    NoBackend,
     /// Nobody reads this key. It may be misspelt.
     #[error("unknown key {key} is ignored")]
     UnknownKey {

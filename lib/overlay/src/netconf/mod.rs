@@ -4,17 +4,21 @@
 //! mistake by mistake; what is merely suspicious is a [`Warning`].
 
 mod backend;
+mod commands;
 mod error;
 mod family;
 #[cfg(test)]
 mod tests;
+mod wireguard;
 
 use ipnetwork::IpNetwork;
 use kernel::types::Family;
 
-pub use backend::{Backend, VxlanConf, vxlan_device};
+pub use backend::{Backend, IpipConf, UdpConf, VxlanConf, vxlan_device};
+pub use commands::{Command, ExtensionConf};
 pub use error::{ConfigError, Mistake, Warning};
 pub use family::{Allocation, FamilyConf};
+pub use wireguard::{WireguardConf, WireguardMode};
 
 use crate::json::{Json, Leftovers, Reader};
 

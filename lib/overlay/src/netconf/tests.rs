@@ -176,13 +176,67 @@ fn numbers_out_of_range_are_refused() {
 }
 
 #[test]
-fn other_backends_are_refused_by_name() {
-    for name in ["udp", "ipip", "wireguard", "ipsec", "extension", "tencent-vpc"] {
+fn the_other_backends_have_upstreams_keys_and_defaults() {
+    let of = |text: &str| conf(&backend(text)).backend;
+    assert_eq!(of(r#"{"Type":"udp"}"#), Backend::Udp(UdpConf { port: 8285 }));
+    assert_eq!(of(r#"{"Type":"UDP","port":7000}"#), Backend::Udp(UdpConf { port: 7000 }));
+    assert_eq!(of(r#"{"Type":"ipip","DirectRouting":true}"#), Backend::Ipip(IpipConf { direct_routing: true }));
+    assert_eq!(of(r#"{"Type":"wireguard"}"#), Backend::Wireguard(WireguardConf::default()));
+    let psk = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=";
+    let full = format!(
+        r#"{{"Type":"wireguard","ListenPort":1,"ListenPortV6":2,"MTU":1400,"PSK":"{psk}","PersistentKeepaliveInterval":25,"Mode":"auto"}}"#
+    );
+    let Backend::Wireguard(wg) = of(&full) else { panic!() };
+    assert_eq!((wg.listen_port, wg.listen_port_v6, wg.mtu, wg.keepalive), (1, 2, Some(Mtu(1400)), 25));
+    assert_eq!((wg.psk.unwrap().0.to_string(), wg.mode), (psk.to_owned(), WireguardMode::Auto));
+    assert!(!format!("{wg:?}").contains(&psk[..8]));
+    assert_eq!(of(r#"{"Type":"extension"}"#), Backend::Extension(ExtensionConf::default()));
+    let Backend::Extension(commands) =
+        of(r#"{"Type":"extension","SubnetAddCommand":"ip route add $SUBNET","PreStartupCommand":" "}"#)
+    else {
+        panic!()
+    };
+    assert_eq!(commands.subnet_add.unwrap().words.len(), 4);
+    assert!(commands.pre_startup.is_none());
+    let names = ["udp", "ipip", "wireguard", "extension"].map(|name| of(&format!(r#"{{"Type":"{name}"}}"#)));
+    assert_eq!(names.each_ref().map(Backend::lease_type), ["", "ipip", "wireguard", "extension"]);
+    assert_eq!(names.each_ref().map(Backend::name), ["udp", "ipip", "wireguard", "extension"]);
+}
+
+#[test]
+fn mistakes_of_the_other_backends_are_named() {
+    for (text, said) in [
+        (r#"{"Type":"udp","Port":65536}"#, "Backend.Port 65536 is out of range: it must be 0 (the default) to 65535"),
+        (
+            r#"{"Type":"wireguard","Mode":"both","ListenPort":70000}"#,
+            "Backend.ListenPort 70000 is out of range: it must be 0 (the default) to 65535; no valid Mode configured: \
+             Backend.Mode \"both\" is none of separate, auto, ipv4, ipv6",
+        ),
+        (
+            r#"{"Type":"wireguard","PSK":"c2VjcmV0"}"#,
+            "Backend.PSK is not a key of 32 bytes in base64 (44 characters, the last one =): wg genpsk makes one",
+        ),
+        (
+            r#"{"Type":"extension","SubnetAddCommand":"echo 'x"}"#,
+            "Backend.SubnetAddCommand cannot be split into words: a single quote is not closed",
+        ),
+    ] {
+        assert_eq!(error(&backend(text)), said);
+    }
+    let v6 = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/56","Backend":{"Type":"ipip"}}"#;
+    assert!(error(v6).starts_with("backend type ipip moves IPv4 only: set EnableIPv6 to false"));
+    assert!(error(&v6.replace(r#","Backend":{"Type":"ipip"}"#, "")).starts_with("backend type udp moves IPv4 only"));
+}
+
+#[test]
+fn backends_that_are_not_there_are_refused_by_name() {
+    for name in ["ipsec", "tencent-vpc"] {
         let said = error(&backend(&format!(r#"{{"Type":"{name}","Mode":"auto"}}"#)));
         assert!(said.starts_with(&format!("backend type {name} is not supported: ")), "{said}");
     }
-    let absent = error(r#"{"Network":"10.5.0.0/16"}"#);
-    assert!(absent.contains("no Backend key, which means udp"), "{absent}");
+    let absent = r#"{"Network":"10.5.0.0/16"}"#;
+    assert_eq!(conf(absent).backend, Backend::Udp(UdpConf { port: 8285 }));
+    assert!(warnings(absent)[0].contains("no Backend key, which means udp"));
     assert_eq!(error(&backend(r#"{"Type":"Foo"}"#)), "unknown backend type: foo");
     for text in ["{}", "null", r#"{"Type":null}"#] {
         assert_eq!(error(&backend(text)), "unknown backend type: ");
