@@ -29,7 +29,7 @@ pub struct WireguardPeer {
     pub keepalive: u16,
     /// What is sent to the peer, and what may come from it. One prefix has one peer: giving it to another takes it away.
     pub allowed_ips: BTreeSet<IpNetwork>,
-    /// A session lives: its handshake was less than three minutes ago (REJECT_AFTER_TIME, the WireGuard paper §6.1).
+    /// The two ends speak: their handshake was less than three minutes ago (REJECT_AFTER_TIME, the WireGuard paper §6.1).
     /// Observed only.
     pub live: bool,
 }
@@ -59,7 +59,7 @@ pub struct Secret(pub [u8; 32]);
 
 /// A text that is no key. The text is not repeated: it may be a secret with a typing mistake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a key: 32 bytes as 44 characters of base64 are wanted")]
+#[error("not a key of 32 bytes in base64 (44 characters, the last one =)")]
 pub struct NotAKey;
 
 impl fmt::Display for PublicKey {

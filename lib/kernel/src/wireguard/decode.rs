@@ -9,8 +9,8 @@ use super::encode::{LISTEN_PORT, PEERS, PRIVATE_KEY, allowed, peer};
 use crate::nft::wire::Attributes;
 use crate::state::{PublicKey, Secret, WireguardDevice, WireguardPeer};
 
-/// How long a session may be used after its handshake (REJECT_AFTER_TIME).
-const SESSION: Duration = Duration::from_secs(180);
+/// How long keys may be used after their handshake (REJECT_AFTER_TIME).
+const FRESH: Duration = Duration::from_secs(180);
 
 /// Adds one message of the dump to `device`. A device with many peers comes in several, and a peer with many prefixes is
 /// gone on with in the next. `now` is the time since 1970.
@@ -34,7 +34,7 @@ fn add_to_peer(to: &mut WireguardPeer, attributes: &Attributes<'_>, now: Duratio
             peer::PRESHARED_KEY => to.preshared_key = key(value).filter(|key| *key != [0; 32]).map(Secret),
             peer::ENDPOINT => to.endpoint = sockaddr(value),
             peer::KEEPALIVE => to.keepalive = half(value).unwrap_or_default(),
-            peer::LAST_HANDSHAKE => to.live = handshake(value).is_some_and(|at| now.saturating_sub(at) < SESSION),
+            peer::LAST_HANDSHAKE => to.live = handshake(value).is_some_and(|at| now.saturating_sub(at) < FRESH),
             peer::ALLOWED_IPS => {
                 to.allowed_ips.extend(Attributes::read(value).iter().filter_map(|(_, net)| prefix(net)));
             }
