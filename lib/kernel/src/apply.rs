@@ -90,7 +90,7 @@ impl Kernel {
     }
 
     /// Puts a step on the page, sending what is on it first when the step refers to a link made there.
-    fn stage(&mut self, step: &Step, page: &mut Page, report: &mut Report) {
+    fn stage<'a>(&mut self, step: &'a Step, page: &mut Page<'a>, report: &mut Report) {
         for name in refers_to(step) {
             if page.creates.contains(name) {
                 page.flush(self, report);
@@ -108,8 +108,11 @@ impl Kernel {
             Step::DeleteLink(name) => self.seen.remove(name),
             _ => {}
         }
-        page.requests.push(Request::new(message, flags, step.to_string()));
-        page.steps.push(step.clone());
+        page.requests.push(Request::new(message, flags, step));
+        page.steps.push(step);
+        if page.steps.len() == FULL {
+            page.flush(self, report);
+        }
     }
 
     /// The message for a step; every link that it names is known by now.
@@ -211,13 +214,16 @@ fn absent(step: &Step, error: &KernelError) -> KernelError {
 
 /// Steps on their way to the kernel in one go.
 #[derive(Default)]
-struct Page {
-    requests: Vec<Request>,
-    steps: Vec<Step>,
+struct Page<'a> {
+    requests: Vec<Request<'a>>,
+    steps: Vec<&'a Step>,
     creates: Vec<IfName>,
 }
 
-impl Page {
+/// As many as the socket sends at once; thousands of messages need not be there before the first is sent.
+const FULL: usize = 200;
+
+impl Page<'_> {
     fn flush(&mut self, kernel: &mut Kernel, report: &mut Report) {
         let outcomes = kernel.socket.transact(&self.requests);
         for (step, outcome) in self.steps.iter().zip(outcomes) {

@@ -38,6 +38,12 @@ impl Seen {
         self.indexes.insert(name, index);
     }
 
+    fn note(&mut self, message: &RouteNetlinkMessage) -> Option<SeenLink> {
+        let seen = link::decode(message)?;
+        self.add(seen.index, seen.name.clone());
+        Some(seen)
+    }
+
     pub(crate) fn remove(&mut self, name: &IfName) {
         if let Some(index) = self.indexes.remove(name) {
             self.names.remove(&index.0);
@@ -109,15 +115,13 @@ impl Kernel {
 
     /// All links.
     pub fn links(&mut self) -> Result<Vec<SeenLink>, KernelError> {
-        let messages = self.socket.dump(&Request::new(link::get_all(), 0, "ip link show"))?;
-        Ok(messages.iter().filter_map(|m| self.note(m)).collect())
+        let Self { socket, seen, .. } = self;
+        socket.dump(&Request::new(link::get_all(), 0, "ip link show"), |message| seen.note(message))
     }
 
     /// Reads a link message and remembers its name.
     pub(crate) fn note(&mut self, message: &RouteNetlinkMessage) -> Option<SeenLink> {
-        let seen = link::decode(message)?;
-        self.seen.add(seen.index, seen.name.clone());
-        Some(seen)
+        self.seen.note(message)
     }
 
     /// The index of `name`, asked for when it is not known.

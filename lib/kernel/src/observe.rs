@@ -1,10 +1,12 @@
 //! Reading the kernel: what of a [`Scope`] is there.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use crate::kernel::Kernel;
+use crate::message::Names;
 use crate::message::address::SeenAddress;
 use crate::message::link::{self, SeenLink};
 use crate::message::neighbour::{self, SeenNeighbour};
@@ -96,10 +98,10 @@ impl Kernel {
         for name in ports {
             self.known(name)?;
         }
-        for message in self.socket.dump(&Request::new(vlan::get(), 0, "bridge vlan show"))? {
-            let seen = vlan::decode(&message, &self.seen);
-            state.vlans.extend(seen.into_iter().filter(|(key, _)| ports.contains(&key.dev)));
-        }
+        let Self { socket, seen, .. } = self;
+        let request = Request::new(vlan::get(), 0, "bridge vlan show");
+        let vlans = socket.dump(&request, |message| Some(vlan::decode(message, seen)))?;
+        state.vlans.extend(vlans.into_iter().flatten().filter(|(key, _)| ports.contains(&key.dev)));
         Ok(())
     }
 
@@ -122,16 +124,18 @@ impl Kernel {
     /// The addresses of one link, both families.
     pub fn addresses_of(&mut self, index: IfIndex) -> Result<Vec<SeenAddress>, KernelError> {
         let what = format!("ip addr show, link index {index}");
-        let messages = self.socket.dump(&Request::new(address::get(index.0), 0, what))?;
+        let Self { socket, seen, .. } = self;
         // kernels without strict checking answer with all links'
-        let own = |m: &&Message| matches!(m, Message::NewAddress(a) if a.header.index == index.0);
-        Ok(messages.iter().filter(own).filter_map(|m| address::decode(m, &self.seen)).collect())
+        let own = |m: &Message| matches!(m, Message::NewAddress(a) if a.header.index == index.0);
+        socket.dump(&Request::new(address::get(index.0), 0, what), |message| {
+            own(message).then(|| address::decode(message, seen)).flatten()
+        })
     }
 
     /// All addresses of links that were seen.
     pub fn addresses(&mut self) -> Result<Vec<SeenAddress>, KernelError> {
-        let messages = self.socket.dump(&Request::new(address::get(0), 0, "ip addr show"))?;
-        Ok(messages.iter().filter_map(|m| address::decode(m, &self.seen)).collect())
+        let Self { socket, seen, .. } = self;
+        socket.dump(&Request::new(address::get(0), 0, "ip addr show"), |message| address::decode(message, seen))
     }
 
     fn observe_neighbours(&mut self, index: IfIndex, state: &mut State) -> Result<(), KernelError> {
@@ -140,18 +144,21 @@ impl Kernel {
                 Some(_) => format!("ip neigh show, link index {index}"),
                 None => format!("bridge fdb show, link index {index}"),
             };
-            let messages = match self.socket.dump(&Request::new(neighbour::get(index, family), 0, what)) {
-                Ok(messages) => messages,
+            let Self { socket, seen, .. } = self;
+            let own = |m: &Message| matches!(m, Message::NewNeighbour(n) if n.header.ifindex == index.0);
+            let entries = socket.dump(&Request::new(neighbour::get(index, family), 0, what), |message| {
+                own(message).then(|| neighbour::decode(message, seen)).flatten()
+            });
+            let entries = match entries {
+                Ok(entries) => entries,
                 // no such family, or the link has gone since it was asked for: nothing is there
                 Err(e) if e.is_absent() || (e.errno.0 == libc::EOPNOTSUPP && family == Some(Family::V6)) => continue,
                 Err(e) => return Err(e),
             };
-            let own = |m: &&Message| matches!(m, Message::NewNeighbour(n) if n.header.ifindex == index.0);
-            for message in messages.iter().filter(own) {
-                match neighbour::decode(message, &self.seen) {
-                    Some(SeenNeighbour::Neighbour(key, mac)) => drop(state.neighbours.insert(key, mac)),
-                    Some(SeenNeighbour::Fdb(key, dst)) => drop(state.fdb.insert(key, dst)),
-                    None => {}
+            for entry in entries {
+                match entry {
+                    SeenNeighbour::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
+                    SeenNeighbour::Fdb(key, dst) => drop(state.fdb.insert(key, dst)),
                 }
             }
         }
@@ -173,38 +180,44 @@ impl Kernel {
         for family in Family::ALL {
             let what = format!("ip route show table {}", table.0);
             let request = Request::new(route::get(family, table, protocol, dev), 0, what);
-            let messages = match self.socket.dump(&request) {
-                Ok(messages) => messages,
+            match self.read_routes(&request) {
+                Ok(read) => routes.extend(read),
                 // the table has no route yet (fib_dump), or there is no IPv6
-                Err(e) if e.is_absent() || e.errno.0 == libc::EOPNOTSUPP => continue,
+                Err(e) if e.is_absent() || e.errno.0 == libc::EOPNOTSUPP => {}
                 Err(e) => return Err(e),
-            };
-            for message in &messages {
-                let Message::NewRoute(route_message) = message else { continue };
-                for index in route_message.attributes.iter().filter_map(|a| match a {
-                    netlink_packet_route::route::RouteAttribute::Oif(index) => Some(*index),
-                    _ => None,
-                }) {
-                    self.name(index)?;
-                }
-                let wanted =
-                    |key: &RouteKey, route: &Route| key.table == table && protocol.is_none_or(|p| route.protocol == p);
-                routes.extend(route::decode(message, &self.seen).filter(|(k, r)| wanted(k, r)));
             }
         }
+        routes.retain(|(key, route)| key.table == table && protocol.is_none_or(|p| route.protocol == p));
         Ok(routes)
+    }
+
+    /// A dump of routes. Links that it names and that were not seen are looked up, and then it is read once more.
+    fn read_routes(&mut self, request: &Request<'_>) -> Result<Vec<(RouteKey, Route)>, KernelError> {
+        loop {
+            let mut strangers = BTreeSet::new();
+            let Self { socket, seen, .. } = self;
+            let routes = socket.dump(request, |message| {
+                let unseen = route::link(message).filter(|index| seen.name(*index).is_none());
+                strangers.extend(unseen);
+                unseen.is_none().then(|| route::decode(message, seen)).flatten()
+            })?;
+            let mut found = false;
+            for index in strangers {
+                // one that has gone took its routes with it
+                found |= self.name(index)?.is_some();
+            }
+            if !found {
+                return Ok(routes);
+            }
+        }
     }
 
     /// How the kernel itself would reach `addr`: `ip route get`.
     pub fn route_to(&mut self, addr: IpAddr) -> Result<Option<Route>, KernelError> {
         let message = self.socket.ask(Request::new(route::lookup(addr), 0, format!("ip route get {addr}")))?;
         let Some(message) = message else { return Ok(None) };
-        if let Message::NewRoute(inner) = &message {
-            for attribute in &inner.attributes {
-                if let netlink_packet_route::route::RouteAttribute::Oif(index) = attribute {
-                    self.name(*index)?;
-                }
-            }
+        if let Some(index) = route::link(&message) {
+            self.name(index)?;
         }
         Ok(route::decode_lookup(&message, &self.seen))
     }

@@ -1,5 +1,6 @@
 //! Links: which to create, change, make anew and delete.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::{Conflict, LinkChange, Plan, Step};
@@ -15,23 +16,24 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// `observed` without what goes when links are made anew, and without what must be left alone.
-    pub(super) fn surviving(&self, observed: &State) -> State {
+    pub(super) fn surviving<'a>(&self, observed: &'a State) -> Cow<'a, State> {
         without(observed, self.remade.union(&self.blocked))
     }
 
     /// `desired` without what would hang on links that are something else.
-    pub(super) fn possible(&self, desired: &State) -> State {
+    pub(super) fn possible<'a>(&self, desired: &'a State) -> Cow<'a, State> {
         without(desired, self.blocked.iter())
     }
 }
 
-fn without<'a>(state: &State, links: impl Iterator<Item = &'a IfName>) -> State {
-    let mut state = state.clone();
+fn without<'a, 'b>(state: &'a State, links: impl Iterator<Item = &'b IfName>) -> Cow<'a, State> {
     let gone: BTreeSet<&IfName> = links.collect();
-    if !gone.is_empty() {
-        drop_links(&mut state, &gone);
+    if gone.is_empty() {
+        return Cow::Borrowed(state);
     }
-    state
+    let mut state = state.clone();
+    drop_links(&mut state, &gone);
+    Cow::Owned(state)
 }
 
 fn drop_links(state: &mut State, gone: &BTreeSet<&IfName>) {

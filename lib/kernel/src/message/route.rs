@@ -103,6 +103,15 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
+/// The index of the link that a RTM_NEWROUTE leaves by, if it names one.
+pub fn link(message: &Message) -> Option<u32> {
+    let Message::NewRoute(message) = message else { return None };
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
 /// Reads a unicast or blackhole RTM_NEWROUTE with at most one next hop; others are nobody's here.
 pub fn decode(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)> {
     let Message::NewRoute(message) = message else { return None };

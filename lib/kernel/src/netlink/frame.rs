@@ -6,7 +6,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 use super::error::Errno;
 
-const HEADER: usize = 16;
+/// struct nlmsghdr
+pub(super) const HEADER: usize = 16;
 const NLMSG_NOOP: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;

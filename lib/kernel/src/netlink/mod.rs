@@ -5,4 +5,4 @@ mod frame;
 mod socket;
 
 pub use error::{Errno, KernelError};
-pub use socket::{Request, Socket};
+pub use socket::{Request, Socket, What};

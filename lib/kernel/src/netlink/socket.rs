@@ -3,12 +3,13 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkSerializable};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::error::{Errno, KernelError};
-use super::frame::{Frame, Meaning, frames};
+use super::frame::{Frame, HEADER, Meaning, frames};
+use crate::diff::Step;
 
 /// Requests in one `sendmsg`. Each refusal takes about 768 bytes of a receive buffer that is 212,992 by default, and
 /// all of a page may be refused before the first answer is read.
@@ -23,18 +24,54 @@ const DUMP_TRIES: usize = 10;
 
 /// One message to the kernel and how an error about it begins.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct Request<'a> {
     /// The message.
     pub message: RouteNetlinkMessage,
     /// NLM_F_* beyond REQUEST and ACK.
     pub flags: u16,
     /// The operation and its object, for errors.
-    pub what: String,
+    pub what: What<'a>,
 }
 
-impl Request {
+/// What an error says was being done. A step is made into text only when there is an error: there may be thousands.
+#[derive(Debug, Clone)]
+pub enum What<'a> {
+    /// A text.
+    Text(String),
+    /// A step, which prints as the command that does the same.
+    Step(&'a Step),
+}
+
+impl From<String> for What<'_> {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for What<'_> {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl<'a> From<&'a Step> for What<'a> {
+    fn from(step: &'a Step) -> Self {
+        Self::Step(step)
+    }
+}
+
+impl std::fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Step(step) => step.fmt(f),
+        }
+    }
+}
+
+impl<'a> Request<'a> {
     /// `message` with `flags`, described by `what`.
-    pub fn new(message: RouteNetlinkMessage, flags: u16, what: impl Into<String>) -> Self {
+    pub fn new(message: RouteNetlinkMessage, flags: u16, what: impl Into<What<'a>>) -> Self {
         Self { message, flags, what: what.into() }
     }
 }
@@ -61,16 +98,16 @@ impl Socket {
 
     /// Sends all `requests`, a page per `sendmsg`, and returns one outcome for each, in order. Objects that requests
     /// of type GET bring back are in the outcome.
-    pub fn transact(&mut self, requests: &[Request]) -> Vec<Result<Option<RouteNetlinkMessage>, KernelError>> {
+    pub fn transact(&mut self, requests: &[Request<'_>]) -> Vec<Result<Option<RouteNetlinkMessage>, KernelError>> {
         requests.chunks(PAGE).flat_map(|page| self.page(page)).collect()
     }
 
     /// Sends one request and returns the object it brings back, if any.
-    pub fn ask(&mut self, request: Request) -> Result<Option<RouteNetlinkMessage>, KernelError> {
+    pub fn ask(&mut self, request: Request<'_>) -> Result<Option<RouteNetlinkMessage>, KernelError> {
         self.transact(std::slice::from_ref(&request)).pop().unwrap_or(Ok(None))
     }
 
-    fn page(&mut self, page: &[Request]) -> Vec<Result<Option<RouteNetlinkMessage>, KernelError>> {
+    fn page(&mut self, page: &[Request<'_>]) -> Vec<Result<Option<RouteNetlinkMessage>, KernelError>> {
         let first = self.sequence.wrapping_add(1);
         self.out.clear();
         for (i, request) in page.iter().enumerate() {
@@ -82,7 +119,7 @@ impl Socket {
         if let Err(errno) = self.exchange(first, page, &mut outcomes) {
             for (request, outcome) in page.iter().zip(&mut outcomes) {
                 if outcome.is_ok() {
-                    *outcome = Err(KernelError::new(request.what.clone(), errno));
+                    *outcome = Err(KernelError::new(request.what.to_string(), errno));
                 }
             }
         }
@@ -92,7 +129,7 @@ impl Socket {
     fn exchange(
         &mut self,
         first: u32,
-        page: &[Request],
+        page: &[Request<'_>],
         outcomes: &mut [Result<Option<RouteNetlinkMessage>, KernelError>],
     ) -> Result<(), Errno> {
         self.send()?;
@@ -105,7 +142,7 @@ impl Socket {
                 match frame.meaning() {
                     Meaning::Ack if last => return Ok(()),
                     Meaning::Refused(errno, text) => {
-                        *outcome = Err(KernelError { what: request.what.clone(), errno, text });
+                        *outcome = Err(KernelError { what: request.what.to_string(), errno, text });
                         if last {
                             return Ok(());
                         }
@@ -117,16 +154,20 @@ impl Socket {
         }
     }
 
-    /// Reads all objects that `request` names. A dump that the kernel marks as interrupted is read anew; a refused one
-    /// is an error and never an empty answer.
-    pub fn dump(&mut self, request: &Request) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
-        let fail = |errno, text| KernelError { what: request.what.clone(), errno, text };
+    /// Reads all objects that `request` names, each by `read`, which passes over those that it has no use for. A dump that
+    /// the kernel marks as interrupted is read anew; a refused one is an error and never an empty answer.
+    pub fn dump<T>(
+        &mut self,
+        request: &Request<'_>,
+        mut read: impl FnMut(&RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, KernelError> {
+        let fail = |errno, text| KernelError { what: request.what.to_string(), errno, text };
         for _ in 0..DUMP_TRIES {
             self.out.clear();
             let sequence = self.encode(&request.message, request.flags | NLM_F_REQUEST | NLM_F_DUMP);
             self.send().map_err(|errno| fail(errno, None))?;
             let mut objects = Vec::new();
-            match self.collect(sequence, &mut objects) {
+            match self.collect(sequence, &mut |message| objects.extend(read(message))) {
                 Ok(true) => return Ok(objects),
                 Ok(false) => {}
                 Err((errno, text)) => return Err(fail(errno, text)),
@@ -139,7 +180,7 @@ impl Socket {
     fn collect(
         &mut self,
         sequence: u32,
-        objects: &mut Vec<RouteNetlinkMessage>,
+        take: &mut dyn FnMut(&RouteNetlinkMessage),
     ) -> Result<bool, (Errno, Option<String>)> {
         let mut consistent = true;
         loop {
@@ -147,7 +188,7 @@ impl Socket {
             for frame in frames(&self.buffer).filter(|f: &Frame| f.seq == sequence) {
                 consistent &= !frame.interrupted();
                 match frame.meaning() {
-                    Meaning::Object(object) => objects.push(*object),
+                    Meaning::Object(object) => take(&object),
                     Meaning::Done(Ok(())) => return Ok(consistent),
                     Meaning::Done(Err(refusal)) => return Err(refusal),
                     Meaning::Refused(errno, text) => return Err((errno, text)),
@@ -159,14 +200,16 @@ impl Socket {
 
     fn encode(&mut self, message: &RouteNetlinkMessage, flags: u16) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message.clone()));
-        message.finalize();
+        let length = HEADER + message.buffer_len();
         let start = self.out.len();
-        self.out.resize(start + message.buffer_len().next_multiple_of(4), 0);
-        message.serialize(&mut self.out[start..]);
+        self.out.resize(start + length.next_multiple_of(4), 0);
+        let (header, body) = self.out[start..start + length].split_at_mut(HEADER);
+        // struct nlmsghdr; the port stays 0, the kernel's own to fill in
+        header[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+        header[4..6].copy_from_slice(&message.message_type().to_ne_bytes());
+        header[6..8].copy_from_slice(&flags.to_ne_bytes());
+        header[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
+        message.serialize(body);
         self.sequence
     }
 

@@ -1,0 +1,169 @@
+//! A host with the daemon under measurement.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flanneld::lab::process::{Daemon, Launch, last_lines};
+use flanneld::lab::wait::eventually;
+use flanneld::lab::world::World;
+use flanneld::lab::{Doing, Error};
+use kernel::Kernel;
+use kernel::diff::Step;
+use kernel::message::route;
+use kernel::netlink::Socket;
+use kernel::state::{RouteScope, Scope};
+use kernel::types::{IfName, RouteProtocol, TableId};
+
+use crate::leases;
+
+/// Everything is below the sandbox's own /run, a tmpfs that goes with it.
+const ROOT: &str = "/run/scale";
+/// For what takes seconds when all is well.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// RTNLGRP_IPV4_ROUTE, linux/rtnetlink.h
+const IPV4_ROUTE: u32 = 7;
+/// How long nothing is watched.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Memory, in bytes.
+pub struct Memory {
+    pub now: u64,
+    pub peak: u64,
+}
+
+/// The host and its daemon.
+pub struct Host<'a> {
+    world: &'a World,
+    program: PathBuf,
+    store: PathBuf,
+    daemon: Option<Daemon>,
+}
+
+impl<'a> Host<'a> {
+    /// An empty store, and no daemon.
+    pub fn new(world: &'a World, program: &Path) -> Result<Self, Error> {
+        match fs::remove_dir_all(ROOT) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).doing("empty the store"),
+            _ => {}
+        }
+        let store = Path::new(ROOT).join("store/coreos.com/network");
+        fs::create_dir_all(&store).doing("make the store")?;
+        Ok(Self { world, program: program.to_owned(), store, daemon: None })
+    }
+
+    /// Where the leases are.
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    fn kernel(&self) -> Result<Kernel, Error> {
+        self.world.host(1)?.kernel()
+    }
+
+    /// Starts the daemon; how long it takes until it says that the host is ready.
+    pub fn start(&mut self) -> Result<Duration, Error> {
+        let root = Path::new(ROOT);
+        let (env, log) = (root.join("subnet.env"), root.join("log"));
+        let launch = Launch {
+            program: self.program.clone(),
+            args: vec![
+                format!("--store-dir={}", root.join("store").display()).into(),
+                "--iface=eth0".into(),
+                format!("--subnet-file={}", env.display()).into(),
+            ],
+            netns: self.world.host(1)?.path().to_owned(),
+            log: log.clone(),
+            outlive: false,
+        };
+        let started = Instant::now();
+        self.daemon = Some(launch.start()?);
+        eventually("the daemon is ready", PATIENCE, || if env.exists() { Ok(()) } else { Err(last_lines(&log)) })?;
+        Ok(started.elapsed())
+    }
+
+    /// How many entries of `peers` peers the kernel lacks: a route, a neighbour and a forwarding entry of each.
+    pub fn missing(&self, peers: usize) -> Result<usize, Error> {
+        let device = IfName::new("flannel.1").doing("name the device")?;
+        let routes =
+            RouteScope { table: TableId::MAIN, protocol: Some(RouteProtocol::FLANNEL), adopt: Vec::new(), dev: None };
+        let scope =
+            Scope { links: vec![device.clone()], neighbours: vec![device], routes: Some(routes), ..Scope::default() };
+        let state = self.kernel()?.observe(&scope).doing("read the host's state")?;
+        let have = [state.routes.len(), state.neighbours.len(), state.fdb.len()];
+        Ok(have.into_iter().map(|have| peers.saturating_sub(have)).sum())
+    }
+
+    /// What /proc says.
+    pub fn memory(&self) -> Result<Memory, Error> {
+        let text = fs::read_to_string(self.proc("status")?).doing("read the daemon's memory")?;
+        let of = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key));
+            line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+        };
+        Ok(Memory { now: of("VmRSS:"), peak: of("VmHWM:") })
+    }
+
+    fn proc(&self, file: &str) -> Result<PathBuf, Error> {
+        let daemon = self.daemon.as_ref().ok_or_else(|| Error::Wrong("no daemon runs".into()))?;
+        Ok(Path::new("/proc").join(daemon.pid().to_string()).join(file))
+    }
+
+    /// How often the daemon's threads were woken while nothing happened.
+    pub fn idle(&self) -> Result<u64, Error> {
+        let before = self.switches()?;
+        std::thread::sleep(IDLE);
+        Ok(self.switches()?.saturating_sub(before))
+    }
+
+    fn switches(&self) -> Result<u64, Error> {
+        let mut sum = 0;
+        for task in fs::read_dir(self.proc("task")?).doing("list the daemon's threads")? {
+            let status = task.doing("list the daemon's threads")?.path().join("status");
+            // a thread that has just ended switches no more
+            let text = fs::read_to_string(status).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            sum += line.and_then(|line| line.trim().parse::<u64>().ok()).unwrap_or(0);
+        }
+        Ok(sum)
+    }
+
+    /// Writes the lease of peer `n`, and how long it takes until the kernel announces its route.
+    pub fn event(&self, n: usize) -> Result<Duration, Error> {
+        let mut ear = self.listen()?;
+        let (mut kernel, wanted) = (self.kernel()?, leases::subnet(n));
+        // a route's link is named by its index
+        kernel.links().doing("list links")?;
+        let is_it = |message: &_| route::decode(message, kernel.names()).is_some_and(|(key, _)| key.dst == wanted);
+        let started = Instant::now();
+        leases::write(&self.store, n)?;
+        while !ear.announcements(is_it).doing("hear of a route")? {}
+        Ok(started.elapsed())
+    }
+
+    /// The same of `count` leases from `first` on, until the last one's route.
+    pub fn burst(&self, first: usize, count: usize) -> Result<Duration, Error> {
+        let started = Instant::now();
+        (first..first + count).try_for_each(|n| leases::write(&self.store, n))?;
+        eventually("the burst is in the kernel", PATIENCE, || {
+            let missing = self.missing(first + count).map_err(|error| error.to_string())?;
+            if missing == 0 { Ok(()) } else { Err(format!("{missing} entries are missing")) }
+        })?;
+        Ok(started.elapsed())
+    }
+
+    fn listen(&self) -> Result<Socket, Error> {
+        let mut socket = self.world.host(1)?.enter(Socket::open)?.doing("open netlink")?;
+        socket.join(IPV4_ROUTE).doing("listen to routes")?;
+        Ok(socket)
+    }
+
+    /// Stops the daemon and takes its device away.
+    pub fn end(&mut self) -> Result<(), Error> {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.stop(PATIENCE)?;
+        }
+        let device = IfName::new("flannel.1").doing("name the device")?;
+        self.kernel()?.apply(&[Step::DeleteLink(device)]).ok().doing("delete the device")
+    }
+}

@@ -1,0 +1,119 @@
+//! What many peers cost the daemon: the time from its start until the kernel has all of them, one lease's way from the
+//! store to the kernel, a burst of them, and what it takes when nothing happens.
+//!
+//! `cargo bench -p tests --bench scale [-- --flanneld FILE]`; needs no root. It judges no time; it fails when an entry is missing.
+
+mod daemon;
+mod leases;
+mod report;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use flanneld::lab::process::door;
+use flanneld::lab::sandbox::{self, Right};
+use flanneld::lab::topology::Topology;
+use flanneld::lab::world::World;
+use flanneld::lab::{Doing, Error};
+
+use daemon::Host;
+use report::Row;
+
+/// Peers at the start, and what Go's flanneld takes for as many (kernel-costs of the project's notes: etcd, VXLAN).
+const STARTS: [usize; 3] = [1_000, 4_000, 10_000];
+/// Peers while single events are measured.
+const WATCHED: [usize; 2] = [1_000, 4_000];
+/// How many of those.
+const EVENTS: usize = 300;
+/// A burst.
+const BURST: usize = 10_000;
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that shows its figures")]
+fn main() -> ExitCode {
+    if let Some(error) = door(std::env::args_os()) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    match run() {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn program(mut args: impl Iterator<Item = OsString>) -> Result<PathBuf, Error> {
+    let me = std::env::current_exe().doing("find this executable")?;
+    // target/PROFILE/deps/scale-…
+    let target = me.ancestors().nth(3).unwrap_or(Path::new("target"));
+    let mut path = target.join("x86_64-unknown-linux-musl/release/flanneld");
+    while let Some(arg) = args.next() {
+        match (arg.to_str(), arg == "--flanneld") {
+            (Some("--bench"), _) => {}
+            (_, true) => path = args.next().map(PathBuf::from).unwrap_or_default(),
+            _ => return Err(Error::Wrong("scale [--flanneld FILE]".into())),
+        }
+    }
+    if path.is_file() {
+        std::fs::canonicalize(&path).doing(format_args!("find {}", path.display()))
+    } else {
+        Err(Error::Wrong(format!("{} is not there: scripts/release makes it", path.display())))
+    }
+}
+
+fn run() -> Result<String, Error> {
+    let program = program(std::env::args_os().skip(1))?;
+    let right = sandbox::enter()?;
+    let world = World::build(Topology::flat(1))?;
+    let mut rows = Vec::new();
+    for peers in STARTS {
+        rows.extend(start(&world, &program, peers)?);
+    }
+    for peers in WATCHED {
+        rows.extend(events(&world, &program, peers)?);
+    }
+    let right = if right == Right::Root { "root" } else { "a user namespace" };
+    Ok(format!("{}\nEmbedded store on a tmpfs; as {right}.", report::table(&rows)))
+}
+
+fn start(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Error> {
+    let mut host = Host::new(world, program)?;
+    leases::write_all(host.store(), peers)?;
+    let took = host.start()?;
+    let (missing, memory) = (host.missing(peers)?, host.memory()?);
+    if missing > 0 {
+        return Err(Error::Wrong(format!("{missing} of {peers} peers' entries are missing")));
+    }
+    let idle = host.idle()?;
+    host.end()?;
+    let what = |text: &str| format!("{peers} leases, vxlan: {text}");
+    Ok(vec![
+        Row::time(&what("start until all is in the kernel"), &[took]),
+        Row::bytes(&what("memory peak"), memory.peak),
+        Row::bytes(&what("memory"), memory.now),
+        Row::text(&what("wake-ups in 10 s of nothing"), idle.to_string()),
+    ])
+}
+
+fn events(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Error> {
+    let mut host = Host::new(world, program)?;
+    leases::write_all(host.store(), peers)?;
+    host.start()?;
+    let mut times = Vec::with_capacity(EVENTS);
+    for n in 0..EVENTS {
+        times.push(host.event(peers + n)?);
+    }
+    let mut rows = vec![Row::time(&format!("one lease event with {peers} peers, store to kernel"), &times)];
+    if peers == WATCHED[0] {
+        let burst = host.burst(peers + EVENTS, BURST)?;
+        rows.push(Row::time(&format!("a burst of {BURST} leases, with {peers} peers"), &[burst]));
+        rows.push(Row::bytes("memory peak after it", host.memory()?.peak));
+    }
+    host.end()?;
+    Ok(rows)
+}
