@@ -18,7 +18,7 @@ pub struct Status {
     pub pid: u32,
     /// Upstream's name of the backend: `vxlan`, `host-gw`, `alloc`.
     pub backend: String,
-    /// vxlan only: peers on the same segment are reached directly.
+    /// vxlan and ipip only: peers on the same segment are reached directly.
     pub direct_routing: bool,
     /// The networks that subnets are leased from, IPv4 first.
     pub network: Vec<IpNetwork>,
@@ -82,6 +82,8 @@ pub enum Reach {
     Ipip,
     /// In WireGuard packets.
     Wireguard,
+    /// By the operator's commands.
+    Extension,
     /// Not at all.
     Unreachable,
 }
@@ -93,6 +95,7 @@ impl From<Tunnel> for Reach {
             Tunnel::Udp => Self::Udp,
             Tunnel::Ipip => Self::Ipip,
             Tunnel::Wireguard => Self::Wireguard,
+            Tunnel::Extension => Self::Extension,
         }
     }
 }

@@ -219,7 +219,9 @@ impl Survey {
 }
 
 fn is_overlay(link: &SeenLink) -> bool {
-    matches!(link.link.kind, LinkKind::Vxlan(_)) && link.name.as_str().starts_with("flannel")
+    let tunnel =
+        matches!(link.link.kind, LinkKind::Vxlan(_) | LinkKind::TunTap(_) | LinkKind::Ipip(_) | LinkKind::Wireguard);
+    tunnel && link.name.as_str().starts_with("flannel")
 }
 
 fn is_link_local(addr: IpAddr) -> bool {

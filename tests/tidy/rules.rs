@@ -72,6 +72,7 @@ pub const RULES: &[Rule] = &[
         only_in: &[
             ("lib/kernel/src/netlink/", "one client for rtnetlink"),
             ("lib/kernel/src/nft/socket.rs", "and one for nf_tables"),
+            ("lib/kernel/src/wireguard/socket.rs", "and one for generic netlink"),
         ],
         in_tests: true,
         reason: "a dump may be interrupted or refused, and only these modules notice",

@@ -85,6 +85,7 @@ fn peers(status: &Status) -> Vec<[String; 5]> {
         Reach::Udp => "UDP",
         Reach::Ipip => "IPIP",
         Reach::Wireguard => "WireGuard",
+        Reach::Extension => "extension",
         Reach::Unreachable => "none",
     };
     let row = |peer: &crate::status::Peer| {

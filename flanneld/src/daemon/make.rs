@@ -48,7 +48,9 @@ pub(super) fn vtep_mac(
 }
 
 fn is_ours(link: &&SeenLink) -> bool {
-    matches!(link.link.kind, LinkKind::Vxlan(_) | LinkKind::TunTap(_)) && link.link.alias.as_deref() == Some(ALIAS)
+    let tunnel =
+        matches!(link.link.kind, LinkKind::Vxlan(_) | LinkKind::TunTap(_) | LinkKind::Ipip(_) | LinkKind::Wireguard);
+    tunnel && link.link.alias.as_deref() == Some(ALIAS)
 }
 
 /// The tunnel devices that carry our mark.

@@ -9,12 +9,16 @@ mod pass;
 mod report;
 #[cfg(test)]
 mod tests;
+mod tunnels;
+mod wireguard_key;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
-use kernel::types::Mac;
+use kernel::state::WireguardDevice;
+use kernel::types::{IfName, Mac};
+use overlay::host::WireguardKeys;
 use overlay::net::ByFamily;
 use overlay::netconf::VxlanConf;
 use tokio::sync::watch;
@@ -28,6 +32,8 @@ use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::status::{self, Status};
 use crate::store::{Store, View};
 use crate::underlay::{Underlay, UnderlayError};
+
+pub use wireguard_key::DEFAULT as KEY_FILE;
 
 /// Nothing should change unnoticed; this is how long it lasts if something does.
 const AUDIT: Duration = Duration::from_secs(600);
@@ -90,6 +96,10 @@ pub struct Daemon {
     macs: ByFamily<Option<Mac>>,
     /// The backend that was, while others may still send to its devices.
     vxlan: Option<VxlanConf>,
+    /// This host's WireGuard keys, once they are needed.
+    wireguard_keys: Option<WireguardKeys>,
+    /// What was wanted last of the WireGuard devices.
+    wireguard: BTreeMap<IfName, WireguardDevice>,
     /// The content of subnet.env, once it is written.
     subnet_env: Option<String>,
     /// The status could not be written, and that was said.
@@ -138,6 +148,8 @@ impl Daemon {
             underlay: None,
             macs: ByFamily::default(),
             vxlan: None,
+            wireguard_keys: None,
+            wireguard: BTreeMap::new(),
             subnet_env: None,
             unwritten: false,
             warned: BTreeSet::new(),

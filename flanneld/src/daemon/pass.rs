@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::message::address::SeenAddress;
-use kernel::state::{Scope, State};
-use kernel::types::{Family, Mac, TableId};
+use kernel::state::{Scope, State, WireguardDevice};
+use kernel::types::{Family, IfName, Mac, TableId};
 use kernel::{Kernel, KernelError};
 use overlay::host::{self, Desired, HostInputs};
 use overlay::lease::{LeaseAttrs, Subnets};
@@ -104,7 +104,8 @@ impl Daemon {
         let survey = self.survey().await?;
         let underlay = self.find_underlay(&conf, &survey)?;
         self.know_macs(&conf, &survey, &view, &underlay);
-        let attrs = make::attributes(&conf, &underlay, &self.macs);
+        let mut attrs = make::attributes(&conf, &underlay, &self.macs);
+        self.know_keys(&conf, &mut attrs).map_err(Halt::Retry)?;
         report::base(&mut self.status, &conf, &underlay);
         troubles.note(report::behind_nat(&conf, &underlay));
         match self.ensure_lease(&conf, &attrs, due).await {
@@ -198,6 +199,7 @@ impl Daemon {
             subnets,
             addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect(),
             macs: Family::ALL.into_iter().filter_map(|family| *self.macs.get(family)).collect(),
+            key: self.wireguard_keys.map(|keys| keys.public),
         };
         peers::check(conf, &own, view.leases.iter())
     }
@@ -207,6 +209,7 @@ impl Daemon {
             conf,
             own: self.own.as_ref().map(|own| own.subnets).unwrap_or_default(),
             vtep_macs: self.macs,
+            wireguard_keys: self.wireguard_keys,
             peers: &peers.good,
             underlay: &make::underlay_facts(underlay, survey),
             keep_vtep: self.vxlan,
@@ -222,8 +225,9 @@ impl Daemon {
         self.warned = now;
     }
 
-    async fn apply(&self, desired: State, scope: Scope) -> Result<Applied, Halt> {
-        let done = self.kernel.call(move |kernel| apply(kernel, &desired, &scope)).await;
+    async fn apply(&mut self, desired: State, scope: Scope) -> Result<Applied, Halt> {
+        let before = std::mem::replace(&mut self.wireguard, desired.wireguard.clone());
+        let done = self.kernel.call(move |kernel| apply(kernel, desired, &scope, &before)).await;
         done.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))
     }
 
@@ -263,9 +267,15 @@ fn survey(kernel: &mut Kernel, can_reach: Option<IpAddr>) -> Result<Survey, Kern
 }
 
 /// Reads what is there, and makes it what is wanted.
-fn apply(kernel: &mut Kernel, desired: &State, scope: &Scope) -> Result<Applied, KernelError> {
+fn apply(
+    kernel: &mut Kernel,
+    mut desired: State,
+    scope: &Scope,
+    before: &BTreeMap<IfName, WireguardDevice>,
+) -> Result<Applied, KernelError> {
     let observed = kernel.observe(scope)?;
-    let plan = kernel::diff::diff(desired, &observed, scope);
+    host::wireguard::follow_roaming(&mut desired, &observed, before);
+    let plan = kernel::diff::diff(&desired, &observed, scope);
     let mut steps = BTreeMap::new();
     for step in &plan.steps {
         tracing::debug!(%step, "step");

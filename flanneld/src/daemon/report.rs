@@ -9,7 +9,7 @@ use kernel::types::Family;
 use overlay::host::Desired;
 use overlay::netconf::{Backend, NetConf};
 use overlay::peers::Peers;
-use overlay::reach;
+use overlay::reach::{self, Mode};
 
 use crate::status::{self, Reach, Rejected, Status};
 use crate::underlay::Underlay;
@@ -26,7 +26,7 @@ pub(super) struct Applied {
 impl Applied {
     /// Peers may send here as the wish says: the devices are there and have their addresses.
     pub(super) fn ready(&self) -> bool {
-        let carries = |object: &str| matches!(object, "link" | "address");
+        let carries = |object: &str| matches!(object, "link" | "address" | "wireguard");
         self.conflicts.is_empty()
             && !self.report.failed.iter().any(|(step, _)| carries(step.object()) && !step.is_delete())
     }
@@ -63,7 +63,7 @@ impl Applied {
 /// The part of the status that the configuration and the underlay make.
 pub(super) fn base(status: &mut Status, conf: &NetConf, underlay: &Underlay) {
     status.backend = conf.backend.name().to_owned();
-    status.direct_routing = matches!(&conf.backend, Backend::Vxlan(vxlan) if vxlan.direct_routing);
+    status.direct_routing = Mode::of(&conf.backend) == Some(Mode::WherePossible);
     status.network = conf.networks();
     status.public_ips = underlay.public.clone();
     status.underlay = Some(status::Underlay { dev: underlay.dev.to_string(), mtu: underlay.mtu.0 });

@@ -187,6 +187,7 @@ fn peers_and_rejected_leases_are_told_once() {
         conf: &conf,
         own: KEY.parse().unwrap(),
         vtep_macs: ByFamily { v4: MAC.parse().ok(), v6: None },
+        wireguard_keys: None,
         peers: &judged.good,
         underlay: &facts,
         keep_vtep: None,

@@ -26,8 +26,22 @@ pub struct Options {
     pub renew_margin: Duration,
     /// klog's verbosity.
     pub verbosity: i32,
+    /// Where the wireguard backend keeps this host's key (WIREGUARD_KEY_FILE).
+    pub wireguard_key_file: PathBuf,
+    /// The environment, for the extension backend's commands.
+    pub environment: Environment,
     /// What was read but means nothing: for a warning each.
     pub warnings: Vec<String>,
+}
+
+/// Variables by name. Their values may be secrets, and are not shown.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Environment(pub BTreeMap<String, String>);
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// The options that choose the underlay's interface and the published addresses.
@@ -136,7 +150,12 @@ pub fn parse(args: &[String], env: &BTreeMap<String, String>) -> Result<Command,
             Err(help) if help.kind() == ErrorKind::DisplayHelp => return Ok(Command::Print(help.to_string())),
             Err(error) => return Err(FlagError::Usage(error.to_string())),
         };
-    options(raw, line.warnings).map(|options| Command::Run(Box::new(options)))
+    let mut options = options(raw, line.warnings)?;
+    if let Some(path) = env.get("WIREGUARD_KEY_FILE").filter(|path| !path.is_empty()) {
+        options.wireguard_key_file = path.into();
+    }
+    options.environment = Environment(env.clone());
+    Ok(Command::Run(Box::new(options)))
 }
 
 fn options(raw: Raw, warnings: Vec<String>) -> Result<Options, FlagError> {
@@ -157,6 +176,8 @@ fn options(raw: Raw, warnings: Vec<String>) -> Result<Options, FlagError> {
         subnet_file: raw.subnet_file,
         renew_margin: Duration::from_secs(raw.subnet_lease_renew_margin * 60),
         verbosity: raw.v,
+        wireguard_key_file: crate::daemon::KEY_FILE.into(),
+        environment: Environment::default(),
         warnings,
     })
 }

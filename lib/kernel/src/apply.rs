@@ -6,8 +6,10 @@ use crate::diff::Step;
 use crate::kernel::Kernel;
 use crate::message::{ADD, APPEND, PUT, address, link, neighbour, route, vlan};
 use crate::netlink::{Errno, KernelError, Request};
+use crate::nft::wire::Writer;
 use crate::state::LinkKind;
 use crate::types::IfName;
+use crate::wireguard::{Wish, remove_peer, set_device, set_peer};
 use crate::{sysctl, tuntap};
 
 /// What became of a list of steps.
@@ -34,6 +36,12 @@ impl Kernel {
         let mut page = Page::default();
         for (i, step) in steps.iter().enumerate() {
             match step {
+                _ if is_wireguard(step) => {
+                    if i == 0 || !is_wireguard(&steps[i - 1]) {
+                        page.flush(self, &mut report);
+                        self.write_wireguard(&steps[i..], &mut report);
+                    }
+                }
                 Step::WriteSysctl(..) if i > 0 && matches!(steps[i - 1], Step::WriteSysctl(..)) => {}
                 Step::WriteSysctl(..) => {
                     page.flush(self, &mut report);
@@ -68,6 +76,16 @@ impl Kernel {
         match written {
             Ok(outcomes) => run.zip(outcomes).for_each(|(step, outcome)| report.count(step, outcome)),
             Err(error) => run.for_each(|step| report.count(step, Err(error.clone()))),
+        }
+    }
+
+    fn write_wireguard(&mut self, steps: &[Step], report: &mut Report) {
+        let run = steps.iter().take_while(|step| is_wireguard(step));
+        let wish = |step: &Step| Wish { what: step.to_string(), body: wireguard_body(step) };
+        let wishes = run.clone().map(wish).collect();
+        match self.generic() {
+            Ok(generic) => run.zip(generic.set(wishes)).for_each(|(step, outcome)| report.count(step, outcome)),
+            Err(error) => run.for_each(|step| report.count(step, Err(absent(step, &error)))),
         }
     }
 
@@ -115,7 +133,10 @@ impl Kernel {
             Step::DeleteFdb(key, dst) => (neighbour::delete_fdb(names.index(&key.dev)?, key.mac, *dst), 0),
             Step::DeleteAddress(key) => (address::delete(names.index(&key.dev)?, key.net), 0),
             Step::DeleteLink(name) => (link::delete(name), 0),
-            Step::WriteSysctl(..) => return None,
+            Step::WriteSysctl(..)
+            | Step::SetWireguard(..)
+            | Step::PutWireguardPeer(..)
+            | Step::DeleteWireguardPeer(..) => return None,
         };
         Some(message)
     }
@@ -145,9 +166,46 @@ fn refers_to(step: &Step) -> Vec<&IfName> {
         Step::PutNeighbour(key, _) | Step::DeleteNeighbour(key) => (Some(&key.dev), None),
         Step::PutFdb(key, _) | Step::DeleteFdb(key, _) => (Some(&key.dev), None),
         Step::PutRoute(_, route) | Step::DeleteRoute(_, route) => (route.dev.as_ref(), None),
-        Step::SetPort(..) | Step::WriteSysctl(..) | Step::DeleteLink(_) => (None, None),
+        Step::SetPort(..)
+        | Step::WriteSysctl(..)
+        | Step::SetWireguard(..)
+        | Step::PutWireguardPeer(..)
+        | Step::DeleteWireguardPeer(..)
+        | Step::DeleteLink(_) => (None, None),
     };
     name.into_iter().chain(other).collect()
+}
+
+fn is_wireguard(step: &Step) -> bool {
+    matches!(step, Step::SetWireguard(..) | Step::PutWireguardPeer(..) | Step::DeleteWireguardPeer(..))
+}
+
+fn wireguard_body(step: &Step) -> Writer {
+    let mut writer = Writer::default();
+    match step {
+        Step::SetWireguard(name, key, port) => set_device(&mut writer, name, *key, *port),
+        Step::PutWireguardPeer(name, key, change) => set_peer(&mut writer, name, *key, change),
+        Step::DeleteWireguardPeer(name, key) => remove_peer(&mut writer, name, *key),
+        _ => {}
+    }
+    writer
+}
+
+/// What to do about a kernel that lacks something.
+pub(crate) fn no_module(name: &str) -> String {
+    format!("this kernel has no {name}: `modprobe {name}` as root, or boot a kernel that has it")
+}
+
+/// rtnl_newlink: EOPNOTSUPP when no module answers to the kind's name.
+fn explain(step: &Step, error: KernelError) -> KernelError {
+    match step {
+        Step::CreateLink(_, link)
+            if error.errno.0 == libc::EOPNOTSUPP && matches!(link.kind, LinkKind::Ipip(_) | LinkKind::Wireguard) =>
+        {
+            KernelError { text: Some(no_module(crate::diff::word(&link.kind))), ..error }
+        }
+        _ => error,
+    }
 }
 
 fn absent(step: &Step, error: &KernelError) -> KernelError {
@@ -169,7 +227,7 @@ impl Page<'_> {
     fn flush(&mut self, kernel: &mut Kernel, report: &mut Report) {
         let outcomes = kernel.socket.transact(&self.requests);
         for (step, outcome) in self.steps.iter().zip(outcomes) {
-            report.count(step, outcome.map(drop));
+            report.count(step, outcome.map(drop).map_err(|error| explain(step, error)));
         }
         *self = Self::default();
     }

@@ -6,6 +6,7 @@
 mod links;
 mod objects;
 mod step;
+mod wireguard;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,8 @@ pub fn word(kind: &LinkKind) -> &str {
         LinkKind::Bridge { .. } => "bridge",
         LinkKind::Veth { .. } => "veth",
         LinkKind::Vxlan(_) => "vxlan",
+        LinkKind::Ipip(_) => "ipip",
+        LinkKind::Wireguard => "wireguard",
         LinkKind::Macvlan { .. } => "macvlan",
         LinkKind::TunTap(_) => "tun",
         LinkKind::Loopback => "loopback",
@@ -72,6 +75,7 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     links::settings(desired, observed, steps);
     links::vlans(desired, observed, scope, steps);
     objects::sysctls(desired, observed, steps);
+    wireguard::put(desired, observed, steps);
     objects::add_addresses(desired, observed, steps);
     links::raise(desired, observed, steps);
     objects::put_neighbours(desired, observed, steps);
@@ -79,6 +83,7 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     if !scope.keep {
         objects::delete_routes(desired, observed, scope, steps);
         objects::delete_neighbours(desired, observed, scope, steps);
+        wireguard::delete(desired, observed, scope, steps);
         objects::delete_addresses(desired, observed, scope, steps);
         links::delete(desired, observed, scope, steps);
     }

@@ -9,11 +9,14 @@ use crate::message::{Names, link};
 use crate::netlink::{Errno, KernelError, Request, Socket};
 use crate::netns::Netns;
 use crate::types::{IfIndex, IfName};
+use crate::wireguard::Generic;
 
 /// A socket in one network namespace, with the names and indexes seen there.
 pub struct Kernel {
     pub(crate) socket: Socket,
     pub(crate) seen: Seen,
+    /// Opened when WireGuard is first asked for.
+    pub(crate) generic: Option<Generic>,
     /// Where sysctls are, when that is not the thread's own namespace.
     pub(crate) netns: Option<Netns>,
 }
@@ -61,13 +64,13 @@ impl Names for Seen {
 impl Kernel {
     /// The thread's own namespace.
     pub fn open() -> Result<Self, KernelError> {
-        Ok(Self { socket: Socket::open()?, seen: Seen::default(), netns: None })
+        Ok(Self { socket: Socket::open()?, seen: Seen::default(), generic: None, netns: None })
     }
 
     /// Another namespace: the socket is opened inside and serves it for ever; sysctls are written by entering it.
     pub fn open_in(netns: Netns) -> Result<Self, KernelError> {
         let socket = netns.enter(Socket::open)??;
-        Ok(Self { socket, seen: Seen::default(), netns: Some(netns) })
+        Ok(Self { socket, seen: Seen::default(), generic: None, netns: Some(netns) })
     }
 
     /// The namespace this was opened in, when it is not the thread's own.
@@ -78,6 +81,15 @@ impl Kernel {
     /// The socket, for requests that are not state.
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket
+    }
+
+    /// The connection to WireGuard in this namespace.
+    pub(crate) fn generic(&mut self) -> Result<&mut Generic, KernelError> {
+        let generic = match self.generic.take() {
+            Some(generic) => generic,
+            None => self.inside(Generic::open)??,
+        };
+        Ok(self.generic.insert(generic))
     }
 
     /// Runs `work` where this namespace's /proc/sys/net is.

@@ -22,6 +22,7 @@ pub mod sysctl;
 pub mod tuntap;
 pub mod types;
 pub mod wait;
+mod wireguard;
 
 pub use apply::Report;
 pub use kernel::Kernel;

@@ -12,7 +12,7 @@ use crate::message::link::{self, SeenLink};
 use crate::message::neighbour::{self, SeenNeighbour};
 use crate::message::{address, route, vlan};
 use crate::netlink::{KernelError, Request};
-use crate::state::{Route, RouteKey, Scope, State};
+use crate::state::{LinkKind, Route, RouteKey, Scope, State};
 use crate::sysctl;
 use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
 
@@ -37,6 +37,7 @@ impl Kernel {
                 self.observe_neighbours(index, &mut state)?;
             }
         }
+        self.observe_wireguard(&scope.wireguard, &mut state)?;
         if let Some(routes) = &scope.routes {
             let dev = match &routes.dev {
                 Some(name) => match self.known(name)? {
@@ -101,6 +102,22 @@ impl Kernel {
         let request = Request::new(vlan::get(), 0, "bridge vlan show");
         let vlans = socket.dump(&request, |message| Some(vlan::decode(message, seen)))?;
         state.vlans.extend(vlans.into_iter().flatten().filter(|(key, _)| ports.contains(&key.dev)));
+        Ok(())
+    }
+
+    /// Of the links in `names` that are WireGuard devices, what they hold.
+    fn observe_wireguard(&mut self, names: &[IfName], state: &mut State) -> Result<(), KernelError> {
+        for name in names {
+            if self.link(name)?.is_none_or(|seen| seen.link.kind != LinkKind::Wireguard) {
+                continue;
+            }
+            match self.generic()?.device(name) {
+                Ok(device) => drop(state.wireguard.insert(name.clone(), device)),
+                // it has gone since it was asked for
+                Err(e) if e.is_absent() => {}
+                Err(e) => return Err(e),
+            }
+        }
         Ok(())
     }
 

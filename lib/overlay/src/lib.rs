@@ -9,7 +9,6 @@
 pub mod allocate;
 pub mod host;
 pub mod json;
-pub mod key;
 pub mod lease;
 pub mod net;
 pub mod netconf;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use kernel::types::Vni;
+use kernel::types::{Family, Vni};
 
 use crate::lease::VxlanData;
 use crate::netconf::{Backend, IpipConf, VxlanConf};
@@ -11,8 +11,10 @@ use crate::netconf::{Backend, IpipConf, VxlanConf};
 /// When packets go to a peer without a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Only when there is no other way: backends `vxlan`, `ipip`, `udp`, `wireguard`.
+    /// Only when there is no other way: backends `vxlan`, `ipip`, `udp`.
     Never,
+    /// Not even then: `wireguard`, whose packets do not go in clear because a peer runs something else.
+    Encrypted,
     /// Where no router is between: `vxlan` and `ipip` with `DirectRouting`.
     WherePossible,
     /// On principle: `host-gw`.
@@ -25,7 +27,8 @@ impl Mode {
         match backend {
             Backend::Vxlan(VxlanConf { direct_routing: true, .. })
             | Backend::Ipip(IpipConf { direct_routing: true }) => Some(Self::WherePossible),
-            Backend::Vxlan(_) | Backend::Ipip(_) | Backend::Udp(_) | Backend::Wireguard(_) => Some(Self::Never),
+            Backend::Vxlan(_) | Backend::Ipip(_) | Backend::Udp(_) => Some(Self::Never),
+            Backend::Wireguard(_) => Some(Self::Encrypted),
             Backend::HostGw => Some(Self::Always),
             Backend::Alloc | Backend::Extension(_) => None,
         }
@@ -43,6 +46,8 @@ pub enum Tunnel {
     Ipip,
     /// WireGuard, by the kernel.
     Wireguard,
+    /// What the operator's commands make of it.
+    Extension,
 }
 
 /// The way to a peer.
@@ -63,6 +68,7 @@ impl fmt::Display for Tunnel {
             Self::Udp => "udp",
             Self::Ipip => "ipip",
             Self::Wireguard => "wireguard",
+            Self::Extension => "extension",
         })
     }
 }
@@ -87,7 +93,7 @@ pub enum Why {
     #[error("a router is between")]
     Routed,
     /// A tunnel: by configuration.
-    #[error("the backend is {0} without DirectRouting")]
+    #[error("the backend is {0}{without}", without = if matches!(.0, Tunnel::Vxlan | Tunnel::Ipip) { " without DirectRouting" } else { "" })]
     ByMode(Tunnel),
     /// The peer published no VTEP: it runs another backend.
     #[error("the peer has no VTEP")]
@@ -101,6 +107,9 @@ pub enum Why {
     /// The peer's lease is another backend's than this host's tunnel.
     #[error("the peer runs another backend than {0}")]
     NotIn(Tunnel),
+    /// WireGuard: the family of the underlay that `Mode` asks for.
+    #[error("the peer publishes no {} address, over which Mode sends", if *.0 == Family::V4 { "IPv4" } else { "IPv6" })]
+    NoEndpoint(Family),
 }
 
 /// Whether VXLAN reaches a peer. `peer`: its VTEP, if it published one. `own`: the VNI of this host's VTEP of the family,
@@ -121,15 +130,17 @@ pub fn vxlan(peer: Option<VxlanData>, own: Option<Vni>) -> Result<Tunnel, Why> {
 /// `tunnel`: what packets to the peer can be packed in, or why in nothing.
 ///
 /// A peer that no tunnel reaches is reached directly if it is on the link, even in mode [`Mode::Never`]: hosts that
-/// disagree about the backend, as while it is being changed, must not be cut off from each other.
+/// disagree about the backend, as while it is being changed, must not be cut off from each other. Only
+/// [`Mode::Encrypted`] would rather lose packets than show them.
 pub fn decide(mode: Mode, on_link: bool, tunnel: Result<Tunnel, Why>) -> (Reach, Why) {
     match (tunnel, on_link) {
-        (_, true) if mode != Mode::Never => (Reach::Direct, Why::OnLink),
-        (Ok(tunnel), _) => {
-            (Reach::Through(tunnel), if mode == Mode::Never { Why::ByMode(tunnel) } else { Why::Routed })
+        (_, true) if matches!(mode, Mode::WherePossible | Mode::Always) => (Reach::Direct, Why::OnLink),
+        (Ok(tunnel), _) if matches!(mode, Mode::Never | Mode::Encrypted) => {
+            (Reach::Through(tunnel), Why::ByMode(tunnel))
         }
-        (Err(why), true) => (Reach::Direct, why),
-        (Err(why), false) => (Reach::Unreachable(why), why),
+        (Ok(tunnel), _) => (Reach::Through(tunnel), Why::Routed),
+        (Err(why), true) if mode != Mode::Encrypted => (Reach::Direct, why),
+        (Err(why), _) => (Reach::Unreachable(why), why),
     }
 }
 
@@ -143,7 +154,7 @@ mod tests {
         let vtep = |n| Some(VxlanData { vni: Some(vni(n)), vtep_mac: "02:00:00:00:00:01".parse().unwrap() });
         let own = Some(vni(1));
         let lost = Reach::Unreachable;
-        use Mode::{Always, Never, WherePossible};
+        use Mode::{Always, Encrypted, Never, WherePossible};
         use Reach::Direct;
         const VXLAN: Reach = Reach::Through(Tunnel::Vxlan);
         let by_mode = Why::ByMode(Tunnel::Vxlan);
@@ -155,6 +166,9 @@ mod tests {
             (Never, false, None, own, lost(Why::NoPeerVtep), Why::NoPeerVtep),
             (Never, false, vtep(1), None, lost(Why::NoOwnVtep), Why::NoOwnVtep),
             (Never, false, vtep(2), own, lost(Why::OtherVni(vni(2))), Why::OtherVni(vni(2))),
+            (Encrypted, true, vtep(1), own, VXLAN, by_mode),
+            (Encrypted, true, None, own, lost(Why::NoPeerVtep), Why::NoPeerVtep),
+            (Encrypted, false, None, own, lost(Why::NoPeerVtep), Why::NoPeerVtep),
             (WherePossible, true, vtep(1), own, Direct, Why::OnLink),
             (WherePossible, false, vtep(1), own, VXLAN, Why::Routed),
             (WherePossible, false, None, own, lost(Why::NoPeerVtep), Why::NoPeerVtep),

@@ -43,6 +43,7 @@ fn drop_links(state: &mut State, gone: &BTreeSet<&IfName>) {
     state.addresses.retain(|key, _| !gone.contains(&key.dev));
     state.neighbours.retain(|key, _| !gone.contains(&key.dev));
     state.fdb.retain(|key, _| !gone.contains(&key.dev));
+    state.wireguard.retain(|name, _| !gone.contains(name));
     state.routes.retain(|_, route| route.dev.as_ref().is_none_or(|dev| !gone.contains(dev)));
     state.sysctls.retain(|path, _| path.split('/').nth(3).is_none_or(|dev| !gone.iter().any(|g| g.as_str() == dev)));
 }
@@ -90,6 +91,8 @@ fn changeable(want: &LinkKind, have: &LinkKind) -> bool {
                 && want.gbp == have.gbp
                 && (want.local.is_none() || family(want) == family(have))
         }
+        // a tunnel to one host cannot become one to many (ip_tunnel_changelink, net/ipv4/ip_tunnel.c)
+        (LinkKind::Ipip(want), LinkKind::Ipip(have)) => want.remote == have.remote,
         (LinkKind::Macvlan { lower, mode }, LinkKind::Macvlan { lower: have_lower, mode: have_mode }) => {
             lower == have_lower && mode == have_mode
         }
@@ -120,6 +123,7 @@ fn kind_change(want: &LinkKind, have: &LinkKind) -> Option<LinkKind> {
             let local = w.local.is_some() && w.local != h.local;
             (moved(&w.lower, &h.lower) || local || w.learning != h.learning).then(|| want.clone())
         }
+        (LinkKind::Ipip(w), LinkKind::Ipip(h)) => (w.local.is_some() && w != h).then(|| want.clone()),
         (LinkKind::Bridge { vlan_filtering: true }, LinkKind::Bridge { vlan_filtering: false }) => Some(want.clone()),
         _ => None,
     }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::state::{
-    Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, Route, RouteKey, RouteKind, Vlan, VlanKey,
+    Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind, Secret,
+    Vlan, VlanKey, WireguardPeerChange,
 };
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
 
@@ -23,6 +24,12 @@ pub enum Step {
     DeleteVlan(VlanKey),
     /// Write a sysctl: path below /proc/sys, value.
     WriteSysctl(String, String),
+    /// Set a WireGuard device's private key, its port, or both.
+    SetWireguard(IfName, Option<Secret>, Option<u16>),
+    /// Add a peer to a WireGuard device, or change it.
+    PutWireguardPeer(IfName, PublicKey, WireguardPeerChange),
+    /// Take a peer off a WireGuard device.
+    DeleteWireguardPeer(IfName, PublicKey),
     /// Add an address.
     AddAddress(AddressKey, Address),
     /// Add or replace a permanent neighbour.
@@ -70,13 +77,16 @@ impl LinkChange {
 }
 
 impl Step {
-    /// The kind of object, for metrics: `link`, `port`, `vlan`, `sysctl`, `address`, `neighbour`, `fdb` or `route`.
+    /// The kind of object, for metrics: `link`, `port`, `vlan`, `sysctl`, `wireguard`,
+    /// `wireguard-peer`, `address`, `neighbour`, `fdb` or `route`.
     pub fn object(&self) -> &'static str {
         match self {
             Self::CreateLink(..) | Self::ChangeLink(..) | Self::DeleteLink(_) => "link",
             Self::SetPort(..) => "port",
             Self::AddVlan(..) | Self::DeleteVlan(_) => "vlan",
             Self::WriteSysctl(..) => "sysctl",
+            Self::SetWireguard(..) => "wireguard",
+            Self::PutWireguardPeer(..) | Self::DeleteWireguardPeer(..) => "wireguard-peer",
             Self::AddAddress(..) | Self::DeleteAddress(_) => "address",
             Self::PutNeighbour(..) | Self::DeleteNeighbour(_) => "neighbour",
             Self::PutFdb(..) | Self::DeleteFdb(..) => "fdb",
@@ -90,6 +100,7 @@ impl Step {
             self,
             Self::DeleteRoute(..)
                 | Self::DeleteVlan(_)
+                | Self::DeleteWireguardPeer(..)
                 | Self::DeleteNeighbour(_)
                 | Self::DeleteFdb(..)
                 | Self::DeleteAddress(_)
@@ -114,6 +125,12 @@ impl fmt::Display for Step {
             }
             Self::DeleteVlan(key) => write!(f, "bridge vlan del dev {} vid {}", key.dev, key.id),
             Self::WriteSysctl(path, value) => write!(f, "sysctl -w {}={value}", path.replace('/', ".")),
+            Self::SetWireguard(name, key, port) => {
+                write!(f, "wg set {name}{}", key.map_or("", |_| " private-key (secret)"))?;
+                port.map_or(Ok(()), |port| write!(f, " listen-port {port}"))
+            }
+            Self::PutWireguardPeer(name, key, change) => write!(f, "wg set {name} peer {key}{change}"),
+            Self::DeleteWireguardPeer(name, key) => write!(f, "wg set {name} peer {key} remove"),
             Self::AddAddress(key, address) => {
                 let nodad = if address.nodad && key.net.is_ipv6() { " nodad" } else { "" };
                 write!(f, "ip addr add {} dev {}{nodad}", key.net, key.dev)
@@ -161,6 +178,25 @@ impl fmt::Display for LinkChange {
             Some(false) => write!(f, " down"),
             None => Ok(()),
         }
+    }
+}
+
+impl fmt::Display for WireguardPeerChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(endpoint) = self.endpoint {
+            write!(f, " endpoint {endpoint}")?;
+        }
+        if let Some(seconds) = self.keepalive {
+            write!(f, " persistent-keepalive {seconds}")?;
+        }
+        if self.preshared_key.is_some() {
+            write!(f, " preshared-key (secret)")?;
+        }
+        if self.replace || !self.allowed_ips.is_empty() {
+            let all: Vec<String> = self.allowed_ips.iter().map(ToString::to_string).collect();
+            write!(f, " allowed-ips {}{}", if self.replace { "" } else { "+" }, all.join(",+"))?;
+        }
+        Ok(())
     }
 }
 

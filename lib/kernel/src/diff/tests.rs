@@ -6,7 +6,10 @@ use ipnetwork::IpNetwork;
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::{Address, AddressKey, FdbKey, Link, NeighbourKey, Port, Route, RouteKey, RouteScope, Vxlan};
+use crate::state::{
+    Address, AddressKey, FdbKey, Ipip, Link, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteScope, Secret, Vxlan,
+    WireguardDevice, WireguardPeer, WireguardPeerChange,
+};
 use crate::types::{Mac, Mtu, RouteProtocol, TableId, Vni};
 
 fn name(text: &str) -> IfName {
@@ -33,6 +36,15 @@ fn take(state: &mut State, step: &Step) {
         Step::AddVlan(key, vlan) => drop(state.vlans.insert(key, vlan)),
         Step::DeleteVlan(key) => drop(state.vlans.remove(&key)),
         Step::WriteSysctl(path, value) => drop(state.sysctls.insert(path, value)),
+        Step::SetWireguard(name, key, port) => {
+            let device = state.wireguard.entry(name).or_default();
+            device.private_key = key.or(device.private_key);
+            device.listen_port = port.or(device.listen_port);
+        }
+        Step::PutWireguardPeer(name, key, change) => put_peer(state.wireguard.entry(name).or_default(), key, change),
+        Step::DeleteWireguardPeer(name, key) => {
+            assert!(state.wireguard.get_mut(&name).is_some_and(|device| device.peers.remove(&key).is_some()));
+        }
         Step::AddAddress(key, address) => {
             assert!(state.links.contains_key(&key.dev), "an address needs its link");
             state.addresses.insert(key, address);
@@ -56,8 +68,22 @@ fn take(state: &mut State, step: &Step) {
             state.fdb.retain(|key, _| key.dev != name);
             state.routes.retain(|_, route| route.dev.as_ref() != Some(&name));
             state.ports.remove(&name);
+            state.wireguard.remove(&name);
         }
     }
+}
+
+/// A prefix has one peer.
+fn put_peer(device: &mut WireguardDevice, key: PublicKey, change: WireguardPeerChange) {
+    device.peers.values_mut().for_each(|peer| peer.allowed_ips.retain(|net| !change.allowed_ips.contains(net)));
+    let peer = device.peers.entry(key).or_default();
+    peer.endpoint = change.endpoint.or(peer.endpoint);
+    peer.preshared_key = change.preshared_key.unwrap_or(peer.preshared_key);
+    peer.keepalive = change.keepalive.unwrap_or(peer.keepalive);
+    if change.replace {
+        peer.allowed_ips.clear();
+    }
+    peer.allowed_ips.extend(change.allowed_ips);
 }
 
 const DEVICES: [&str; 2] = ["flannel.1", "flannel.2"];
@@ -271,4 +297,128 @@ fn a_gateways_own_route_comes_before_the_route_by_it() {
     let order: Vec<_> =
         steps.iter().filter_map(|s| if let Step::PutRoute(key, _) = s { Some(key) } else { None }).collect();
     assert_eq!(order, [&own, &subnet]);
+}
+
+fn tunnel() -> IfName {
+    name("flannel-wg")
+}
+
+prop_compose! {
+    fn peer()(port in 1..3u16, psk in prop::option::of(1..3u8), keepalive in 0..2u16, follow: bool) -> WireguardPeer {
+        let endpoint = (!follow).then(|| ([192, 0, 2, 1], port).into());
+        let preshared_key = psk.map(|n| Secret([n; 32]));
+        WireguardPeer { endpoint, preshared_key, keepalive, ..WireguardPeer::default() }
+    }
+}
+
+/// A WireGuard device with peers that share eight subnets, each of one peer at the most.
+fn wireguard(observed: bool) -> impl Strategy<Value = State> {
+    let owners = prop::collection::vec(prop::option::of(0..4u8), 8);
+    let peers = prop::collection::btree_map((0..4u8).prop_map(|n| PublicKey([n; 32])), peer(), 0..4);
+    (owners, peers, 1..3u8, 1..3u16).prop_map(move |(owners, peers, key, port)| {
+        let mut device = WireguardDevice { private_key: Some(Secret([key; 32])), listen_port: Some(port), peers };
+        for (n, owner) in owners.into_iter().enumerate() {
+            if let Some(peer) = owner.and_then(|owner| device.peers.get_mut(&PublicKey([owner; 32]))) {
+                peer.allowed_ips.insert(format!("10.5.{n}.0/24").parse().unwrap());
+            }
+        }
+        if observed {
+            device
+                .peers
+                .values_mut()
+                .for_each(|peer| peer.endpoint = peer.endpoint.or(Some(([192, 0, 2, 9], 9).into())));
+        }
+        let mut state = State::default();
+        state.links.insert(tunnel(), Link::up(LinkKind::Wireguard));
+        state.wireguard.insert(tunnel(), device);
+        state
+    })
+}
+
+fn tunnels() -> Scope {
+    Scope { links: vec![tunnel()], wireguard: vec![tunnel()], ..Scope::default() }
+}
+
+proptest! {
+    #[test]
+    fn peers_become_what_is_wanted(desired in wireguard(false), observed in wireguard(true), keep: bool) {
+        let scope = Scope { keep, ..tunnels() };
+        let plan = diff(&desired, &observed, &scope);
+        prop_assert!(!plan.steps.iter().any(|step| keep && step.is_delete()));
+        let mut model = observed.clone();
+        plan.steps.iter().for_each(|step| take(&mut model, step));
+        let again = diff(&desired, &model, &scope);
+        prop_assert!(again.is_empty(), "{again:#?}");
+    }
+}
+
+/// The next hop is known by its subnets: who comes with a new key takes them over at once, and the old one goes.
+#[test]
+fn a_peer_with_a_new_key_replaces_the_old_one() {
+    let with = |key: u8| {
+        let peer = WireguardPeer {
+            endpoint: Some(([192, 0, 2, 1], 51820).into()),
+            allowed_ips: ["10.5.1.0/24".parse().unwrap()].into(),
+            ..WireguardPeer::default()
+        };
+        let device = WireguardDevice { peers: [(PublicKey([key; 32]), peer)].into(), ..WireguardDevice::default() };
+        let mut state = State::default();
+        state.links.insert(tunnel(), Link::up(LinkKind::Wireguard));
+        state.wireguard.insert(tunnel(), device);
+        state
+    };
+    let texts: Vec<String> = diff(&with(2), &with(1), &tunnels()).steps.iter().map(ToString::to_string).collect();
+    let (one, two) = (PublicKey([1; 32]), PublicKey([2; 32]));
+    assert_eq!(
+        texts,
+        [
+            format!("wg set flannel-wg peer {two} endpoint 192.0.2.1:51820 allowed-ips +10.5.1.0/24"),
+            format!("wg set flannel-wg peer {one} remove"),
+        ]
+    );
+}
+
+#[test]
+fn secrets_are_in_no_step() {
+    let mut desired = State::default();
+    let peer = WireguardPeer { preshared_key: Some(Secret([66; 32])), keepalive: 25, ..WireguardPeer::default() };
+    let device = WireguardDevice {
+        private_key: Some(Secret([65; 32])),
+        listen_port: Some(51820),
+        peers: [(PublicKey([1; 32]), peer)].into(),
+    };
+    desired.links.insert(tunnel(), Link::up(LinkKind::Wireguard));
+    desired.wireguard.insert(tunnel(), device);
+    let plan = diff(&desired, &State::default(), &tunnels());
+    let texts: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "ip link add flannel-wg type wireguard".to_owned(),
+            "wg set flannel-wg private-key (secret) listen-port 51820".to_owned(),
+            format!("wg set flannel-wg peer {} persistent-keepalive 25 preshared-key (secret)", PublicKey([1; 32])),
+            "ip link set flannel-wg up".to_owned(),
+        ]
+    );
+    let shown = format!("{plan:?}");
+    assert!(!shown.contains("65, 65") && !shown.contains("66, 66"), "{shown}");
+}
+
+#[test]
+fn an_ipip_device_moves_with_the_underlay() {
+    let with = |local: &str, remote: Option<&str>| {
+        let ipip = Ipip { local: local.parse().ok(), remote: remote.and_then(|r| r.parse().ok()) };
+        let mut state = State::default();
+        state.links.insert(name("flannel.ipip"), Link::up(LinkKind::Ipip(ipip)));
+        state
+    };
+    let scope = Scope { links: vec![name("flannel.ipip")], ..Scope::default() };
+    let steps = |observed: &State| {
+        let plan = diff(&with("192.0.2.1", None), observed, &scope);
+        plan.steps.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(steps(&with("192.0.2.1", None)), Vec::<String>::new());
+    assert_eq!(steps(&with("192.0.2.9", None)), ["ip link set flannel.ipip type ipip"]);
+    let remade = ["ip link del flannel.ipip", "ip link add flannel.ipip type ipip", "ip link set flannel.ipip up"];
+    assert_eq!(steps(&with("192.0.2.1", Some("192.0.2.2"))), remade);
 }

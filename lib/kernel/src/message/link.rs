@@ -1,18 +1,18 @@
 //! Links: RTM_NEWLINK, RTM_SETLINK, RTM_DELLINK (Documentation/netlink/specs/rt-link.yaml).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan,
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State as OperState,
+    InfoBridge, InfoBridgePort, InfoData, InfoIpTunnel, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth,
+    InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State as OperState,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::Names;
 use crate::diff::LinkChange;
-use crate::state::{Link, LinkKind, MacvlanMode, Port, VethPeer, Vxlan};
+use crate::state::{Ipip, Link, LinkKind, MacvlanMode, Port, VethPeer, Vxlan};
 use crate::types::{IfIndex, IfName, Mac, Mtu, Vni};
 
 /// The port the kernel takes when a VXLAN device names none (`vxlan_port`, drivers/net/vxlan/vxlan_core.c). IANA's
@@ -122,6 +122,8 @@ fn info(kind: &LinkKind, names: &dyn Names) -> Option<Vec<LinkInfo>> {
             (InfoKind::Veth, peer.as_ref().map(|p| InfoData::Veth(InfoVeth::Peer(veth_peer(p)))))
         }
         LinkKind::Vxlan(vxlan) => (InfoKind::Vxlan, Some(InfoData::Vxlan(vxlan_attributes(vxlan, names, true)?))),
+        LinkKind::Ipip(ipip) => (InfoKind::IpIp, Some(InfoData::IpTunnel(ipip_attributes(ipip)))),
+        LinkKind::Wireguard => (InfoKind::Wireguard, None),
         LinkKind::Macvlan { mode, .. } => {
             (InfoKind::MacVlan, Some(InfoData::MacVlan(vec![InfoMacVlan::Mode(macvlan_mode(*mode))])))
         }
@@ -168,6 +170,16 @@ fn vxlan_attributes(vxlan: &Vxlan, names: &dyn Names, creating: bool) -> Option<
     Some(attributes)
 }
 
+/// The outer packet has DF as the inner one has, as Go flannel's device does: `ip link add type ipip nopmtudisc`.
+fn ipip_attributes(ipip: &Ipip) -> Vec<InfoIpTunnel> {
+    let address = |addr: Option<Ipv4Addr>| IpAddr::V4(addr.unwrap_or(Ipv4Addr::UNSPECIFIED));
+    vec![
+        InfoIpTunnel::Local(address(ipip.local)),
+        InfoIpTunnel::Remote(address(ipip.remote)),
+        InfoIpTunnel::PMtuDisc(false),
+    ]
+}
+
 fn macvlan_mode(mode: MacvlanMode) -> MacVlanMode {
     match mode {
         MacvlanMode::Bridge => MacVlanMode::Bridge,
@@ -206,6 +218,12 @@ pub fn change(name: &IfName, change: &LinkChange, names: &dyn Names) -> Option<M
         attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Vxlan),
             LinkInfo::Data(InfoData::Vxlan(data)),
+        ]));
+    }
+    if let Some(LinkKind::Ipip(ipip)) = &change.kind {
+        attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::IpIp),
+            LinkInfo::Data(InfoData::IpTunnel(ipip_attributes(ipip))),
         ]));
     }
     if let Some(LinkKind::Bridge { vlan_filtering }) = &change.kind {
@@ -300,6 +318,7 @@ fn decode_info(info: &[LinkInfo], seen: &mut SeenLink) {
                 seen.link.kind = LinkKind::Bridge { vlan_filtering };
             }
             LinkInfo::Data(InfoData::Vxlan(data)) => decode_vxlan(data, seen),
+            LinkInfo::Data(InfoData::IpTunnel(data)) => decode_ipip(data, seen),
             LinkInfo::Data(InfoData::MacVlan(data)) => {
                 let mode = data.iter().find_map(|a| match a {
                     InfoMacVlan::Mode(MacVlanMode::Private) => Some(MacvlanMode::Private),
@@ -326,8 +345,29 @@ fn bare_kind(kind: &InfoKind) -> LinkKind {
     match kind {
         InfoKind::Bridge => LinkKind::Bridge { vlan_filtering: false },
         InfoKind::Veth => LinkKind::Veth { peer: None },
+        InfoKind::Wireguard => LinkKind::Wireguard,
         other => LinkKind::Other(other.to_string()),
     }
+}
+
+/// Other kinds have the same attributes: sit, ip6tnl.
+fn decode_ipip(data: &[InfoIpTunnel], seen: &mut SeenLink) {
+    if seen.link.kind != LinkKind::Other(InfoKind::IpIp.to_string()) {
+        return;
+    }
+    let set = |addr: &IpAddr| match addr {
+        IpAddr::V4(v4) => Some(*v4).filter(|v4| !v4.is_unspecified()),
+        IpAddr::V6(_) => None,
+    };
+    let mut ipip = Ipip::default();
+    for attribute in data {
+        match attribute {
+            InfoIpTunnel::Local(addr) => ipip.local = set(addr),
+            InfoIpTunnel::Remote(addr) => ipip.remote = set(addr),
+            _ => {}
+        }
+    }
+    seen.link.kind = LinkKind::Ipip(ipip);
 }
 
 fn decode_vxlan(data: &[InfoVxlan], seen: &mut SeenLink) {

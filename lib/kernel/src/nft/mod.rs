@@ -30,7 +30,7 @@ mod tests;
 mod types;
 mod userdata;
 mod value;
-mod wire;
+pub(crate) mod wire;
 
 pub use batch::Batch;
 pub use builder::{Field, MapData, RuleBuilder, Side, ct};

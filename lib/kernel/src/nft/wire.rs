@@ -14,11 +14,11 @@ const KIND: u16 = !(0b11 << 14);
 const SEQUENCE: std::ops::Range<usize> = 8..12;
 
 /// The nfnetlink family of nf_tables (NFNL_SUBSYS_NFTABLES), the high byte of its message types.
-pub(super) const SUBSYSTEM: u16 = 10;
+pub(crate) const SUBSYSTEM: u16 = 10;
 
 /// Writes the attributes of one message.
 #[derive(Debug, Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     bytes: Vec<u8>,
     /// An attribute was longer than its 16-bit length can say, or a text has a zero inside, where the kernel would end
     /// it: the bytes must not be sent.
@@ -27,24 +27,24 @@ pub(super) struct Writer {
 
 impl Writer {
     /// One attribute, padded to four bytes.
-    pub(super) fn attr(&mut self, kind: u16, value: &[u8]) {
+    pub(crate) fn attr(&mut self, kind: u16, value: &[u8]) {
         let start = self.open(kind);
         self.bytes.extend_from_slice(value);
         self.close(start);
     }
 
     /// A number in network order, as nearly all of nf_tables' are.
-    pub(super) fn be32(&mut self, kind: u16, value: u32) {
+    pub(crate) fn be32(&mut self, kind: u16, value: u32) {
         self.attr(kind, &value.to_be_bytes());
     }
 
     /// A 64-bit number in network order.
-    pub(super) fn be64(&mut self, kind: u16, value: u64) {
+    pub(crate) fn be64(&mut self, kind: u16, value: u64) {
         self.attr(kind, &value.to_be_bytes());
     }
 
     /// A text with its terminating zero.
-    pub(super) fn text(&mut self, kind: u16, value: &str) {
+    pub(crate) fn text(&mut self, kind: u16, value: &str) {
         self.unfit |= value.contains('\0');
         let start = self.open(kind);
         self.bytes.extend_from_slice(value.as_bytes());
@@ -53,19 +53,19 @@ impl Writer {
     }
 
     /// An attribute that holds what `body` writes.
-    pub(super) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
+    pub(crate) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
         let start = self.open(kind | NESTED);
         body(self);
         self.close(start);
     }
 
     /// Attributes already written elsewhere.
-    pub(super) fn raw(&mut self, attributes: &[u8]) {
+    pub(crate) fn raw(&mut self, attributes: &[u8]) {
         self.bytes.extend_from_slice(attributes);
     }
 
     /// The attributes, or nothing when one did not fit.
-    pub(super) fn finish(self) -> Option<Vec<u8>> {
+    pub(crate) fn finish(self) -> Option<Vec<u8>> {
         (!self.unfit).then_some(self.bytes)
     }
 
@@ -87,20 +87,25 @@ impl Writer {
 
 /// One whole message with sequence number 0, or nothing when an attribute did not fit. `kind` includes the subsystem;
 /// `resource` is `nfgenmsg.res_id`.
-pub(super) fn message(
+pub(crate) fn message(
     kind: u16,
     flags: u16,
     family: u8,
     resource: u16,
     body: impl FnOnce(&mut Writer),
 ) -> Option<Vec<u8>> {
+    let [high, low] = resource.to_be_bytes();
+    framed(kind, flags, [family, 0, high, low], body)
+}
+
+/// The same with any four bytes behind the header, as generic netlink's, too, has (`struct genlmsghdr`).
+pub(crate) fn framed(kind: u16, flags: u16, behind: [u8; GENERIC], body: impl FnOnce(&mut Writer)) -> Option<Vec<u8>> {
     let mut writer = Writer::default();
     writer.bytes.extend_from_slice(&[0; 4]);
     writer.bytes.extend_from_slice(&kind.to_ne_bytes());
     writer.bytes.extend_from_slice(&(flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
     writer.bytes.extend_from_slice(&[0; 8]);
-    writer.bytes.extend_from_slice(&[family, 0]);
-    writer.bytes.extend_from_slice(&resource.to_be_bytes());
+    writer.bytes.extend_from_slice(&behind);
     body(&mut writer);
     let mut bytes = writer.finish()?;
     let len = u32::try_from(bytes.len()).ok()?;
@@ -109,7 +114,7 @@ pub(super) fn message(
 }
 
 /// Puts the sequence number and more flags into a message made by [`message`].
-pub(super) fn stamp(message: &mut [u8], sequence: u32, more_flags: u16) {
+pub(crate) fn stamp(message: &mut [u8], sequence: u32, more_flags: u16) {
     message[SEQUENCE].copy_from_slice(&sequence.to_ne_bytes());
     let flags = u16::from_ne_bytes([message[6], message[7]]) | more_flags;
     message[6..8].copy_from_slice(&flags.to_ne_bytes());
@@ -117,17 +122,17 @@ pub(super) fn stamp(message: &mut [u8], sequence: u32, more_flags: u16) {
 
 /// A received message.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Incoming<'a> {
-    pub(super) kind: u16,
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
+pub(crate) struct Incoming<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
     /// What follows the header.
-    pub(super) body: &'a [u8],
+    pub(crate) body: &'a [u8],
 }
 
 impl<'a> Incoming<'a> {
     /// The messages of one datagram. Ends at the first that is not whole.
-    pub(super) fn all(datagram: &'a [u8]) -> impl Iterator<Item = Self> {
+    pub(crate) fn all(datagram: &'a [u8]) -> impl Iterator<Item = Self> {
         let mut rest = datagram;
         std::iter::from_fn(move || {
             let header = rest.get(..HEADER)?;
@@ -142,17 +147,17 @@ impl<'a> Incoming<'a> {
     }
 
     /// The nf_tables family (`nfgenmsg.nfgen_family`).
-    pub(super) fn family(&self) -> u8 {
+    pub(crate) fn family(&self) -> u8 {
         self.body.first().copied().unwrap_or_default()
     }
 
-    /// The attributes of an nf_tables message.
-    pub(super) fn attributes(&self) -> Attributes<'a> {
+    /// The attributes behind the four bytes of an nf_tables or a generic message.
+    pub(crate) fn attributes(&self) -> Attributes<'a> {
         Attributes::read(self.body.get(GENERIC..).unwrap_or_default())
     }
 
     /// The errno of NLMSG_ERROR or NLMSG_DONE (0: success), with the kernel's sentence when it gave one.
-    pub(super) fn verdict(&self) -> (i32, Option<String>) {
+    pub(crate) fn verdict(&self) -> (i32, Option<String>) {
         let errno = word(self.body, 0).map_or(libc::EPROTO, |n| (n as i32).wrapping_neg());
         let tlvs = if self.flags & libc::NLM_F_ACK_TLVS as u16 == 0 {
             None
@@ -171,15 +176,15 @@ impl<'a> Incoming<'a> {
 
 /// The attributes at one level, looked up where they are: a reader of many rules allocates nothing for them.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Attributes<'a>(&'a [u8]);
+pub(crate) struct Attributes<'a>(&'a [u8]);
 
 impl<'a> Attributes<'a> {
-    pub(super) fn read(bytes: &'a [u8]) -> Self {
+    pub(crate) fn read(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
     /// Each type with its value, until the first that is not whole.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let [l0, l1, k0, k1] = *rest.first_chunk::<4>()?;
@@ -190,34 +195,34 @@ impl<'a> Attributes<'a> {
         })
     }
 
-    pub(super) fn get(&self, kind: u16) -> Option<&'a [u8]> {
+    pub(crate) fn get(&self, kind: u16) -> Option<&'a [u8]> {
         self.iter().find(|(k, _)| *k == kind).map(|(_, value)| value)
     }
 
-    pub(super) fn nested(&self, kind: u16) -> Option<Attributes<'a>> {
+    pub(crate) fn nested(&self, kind: u16) -> Option<Attributes<'a>> {
         self.get(kind).map(Attributes::read)
     }
 
-    pub(super) fn be32(&self, kind: u16) -> Option<u32> {
+    pub(crate) fn be32(&self, kind: u16) -> Option<u32> {
         self.get(kind)?.try_into().ok().map(u32::from_be_bytes)
     }
 
-    pub(super) fn be64(&self, kind: u16) -> Option<u64> {
+    pub(crate) fn be64(&self, kind: u16) -> Option<u64> {
         self.get(kind)?.try_into().ok().map(u64::from_be_bytes)
     }
 
-    pub(super) fn text(&self, kind: u16) -> Option<String> {
+    pub(crate) fn text(&self, kind: u16) -> Option<String> {
         self.get(kind).map(text)
     }
 
     /// True when the attribute is this text.
-    pub(super) fn is_text(&self, kind: u16, wanted: &str) -> bool {
+    pub(crate) fn is_text(&self, kind: u16, wanted: &str) -> bool {
         self.get(kind).and_then(|value| value.strip_suffix(&[0])) == Some(wanted.as_bytes())
     }
 }
 
 /// A zero-terminated text; bytes that are not UTF-8 are replaced.
-pub(super) fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
@@ -227,6 +232,6 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 /// Rounded up to a multiple of four (NLMSG_ALIGN, NLA_ALIGN).
-pub(super) fn align(len: usize) -> usize {
+pub(crate) fn align(len: usize) -> usize {
     len.next_multiple_of(4)
 }

@@ -1,6 +1,6 @@
 //! Links: what they are made of and how they are set.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 
 use crate::types::{IfName, Mac, Mtu, Vni};
@@ -47,6 +47,10 @@ pub enum LinkKind {
     },
     /// `ip link add type vxlan`
     Vxlan(Vxlan),
+    /// `ip link add type ipip`
+    Ipip(Ipip),
+    /// `ip link add type wireguard`; what it holds is [`State::wireguard`](super::State::wireguard).
+    Wireguard,
     /// `ip link add link LOWER type macvlan`
     Macvlan {
         /// The link below.
@@ -91,6 +95,15 @@ pub struct Vxlan {
     pub learning: bool,
     /// Group policy extension.
     pub gbp: bool,
+}
+
+/// An IPv4-in-IPv4 device (RFC 2003). A packet's outer destination is its route's gateway when there is no remote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ipip {
+    /// The outer source address; `None` is the kernel's choice per packet.
+    pub local: Option<Ipv4Addr>,
+    /// The outer destination of every packet; `None` for many.
+    pub remote: Option<Ipv4Addr>,
 }
 
 /// How the ports of one macvlan parent see each other (`ip link … type macvlan mode`).

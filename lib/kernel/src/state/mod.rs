@@ -5,14 +5,16 @@
 
 mod link;
 mod scope;
+mod wireguard;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-pub use link::{Link, LinkKind, MacvlanMode, Port, TunTap, VethPeer, Vxlan};
+pub use link::{Ipip, Link, LinkKind, MacvlanMode, Port, TunTap, VethPeer, Vxlan};
 pub use scope::{RouteScope, Scope};
+pub use wireguard::{NotAKey, PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
 
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId, VlanId};
 
@@ -33,6 +35,8 @@ pub struct State {
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// A VXLAN device's own forwarding entries (`bridge fdb … self`): a MAC and the underlay address behind it.
     pub fdb: BTreeMap<FdbKey, IpAddr>,
+    /// What WireGuard devices hold (`wg show`).
+    pub wireguard: BTreeMap<IfName, WireguardDevice>,
     /// Routes (`ip route`).
     pub routes: BTreeMap<RouteKey, Route>,
 }

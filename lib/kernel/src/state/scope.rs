@@ -15,6 +15,8 @@ pub struct Scope {
     pub addresses: Vec<IfName>,
     /// Links whose permanent neighbours and own forwarding entries are all ours.
     pub neighbours: Vec<IfName>,
+    /// WireGuard devices whose peers are all ours.
+    pub wireguard: Vec<IfName>,
     /// Bridge ports whose VLANs are all ours.
     pub vlans: Vec<IfName>,
     /// Routes.

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use kernel::state::{FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, RouteScope, Scope, State, TunTap, Vxlan};
 use kernel::types::{Family, IfName, Mac, Mtu, RouteProtocol, TableId, Vni, host_net};
 
-use super::{ALIAS, Desired, HostInputs, PeerPath, wanted_vtep};
+use super::{ALIAS, Desired, HostInputs, PeerPath, ipip, wanted_vtep, wireguard};
 use crate::net::ByFamily;
 use crate::netconf::{Backend, VxlanConf, vxlan_device};
 use crate::peers::{Half, Peer};
-use crate::reach::{Mode, Reach, Tunnel, decide, vxlan};
+use crate::reach::{Mode, Reach, Tunnel, Why, decide, vxlan};
 
 /// What VXLAN adds to a packet, in bytes: outer IP, UDP, VXLAN and inner Ethernet headers, 20 or 40 + 8 + 8 + 14
 /// (VXLAN_HEADROOM and VXLAN6_HEADROOM, include/net/vxlan.h).
@@ -30,27 +30,36 @@ fn headroom(family: Family) -> u32 {
 /// 4a:ed:0f:9b:24:90 dev flannel.1 dst 10.99.0.3 self permanent
 /// 10.5.53.0/24 via 10.5.53.0 dev flannel.1 onlink
 /// ```
-/// Peers that are reached directly have only a route: `10.5.53.0/24 via 10.99.0.3 dev eth0`. alloc: nothing.
+/// Peers that are reached directly have only a route: `10.5.53.0/24 via 10.99.0.3 dev eth0`. ipip: one device, and per
+/// peer a route by its address; wireguard: a device or two with peers, and a route for the network; extension and alloc:
+/// nothing.
 pub fn desired(inputs: &HostInputs<'_>) -> Desired {
     let vxlan = wanted_vtep(inputs.conf, inputs.keep_vtep, inputs.peers, inputs.complete);
     let mut state = State::default();
-    let mut vteps = ByFamily::default();
+    let mut own = Devices { ipip: ipip::Tunnel::new(inputs), ..Devices::default() };
     for family in Family::ALL {
         let vtep = vxlan.and_then(|conf| Vtep::new(inputs, conf, family));
         if let Some(vtep) = &vtep {
             vtep.write(&mut state);
         }
-        *vteps.get_mut(family) = vtep;
+        *own.vteps.get_mut(family) = vtep;
     }
     if let Backend::Udp(_) = inputs.conf.backend {
         write_tun(&mut state, inputs);
     }
+    if let Some(ipip) = &own.ipip {
+        ipip.write(&mut state, ipip::mtu(inputs));
+    }
+    if let Backend::Wireguard(conf) = &inputs.conf.backend {
+        wireguard::write(&mut state, inputs, conf);
+    }
     let mut paths = Vec::new();
-    if let Some(mode) = Mode::of(&inputs.conf.backend) {
-        for peer in inputs.peers {
-            for (family, _) in inputs.conf.families() {
-                let half = peer.half(family);
-                paths.extend(half.map(|half| write_peer(&mut state, inputs, mode, vteps.get(family), peer, half)));
+    for peer in inputs.peers {
+        for half in inputs.conf.families().filter_map(|(family, _)| peer.half(family)) {
+            match (&inputs.conf.backend, Mode::of(&inputs.conf.backend)) {
+                (_, Some(mode)) => paths.push(write_peer(&mut state, inputs, mode, &own, peer, half)),
+                (Backend::Extension(_), None) => paths.push(by_commands(peer, half)),
+                (_, None) => {}
             }
         }
     }
@@ -61,9 +70,11 @@ pub fn desired(inputs: &HostInputs<'_>) -> Desired {
 /// One number for both families, as upstream has it: what fits into VXLAN over IPv4. Over IPv6 the 20 bytes less are the
 /// device's MTU, and the host tells the pods by ICMPv6.
 fn pod_mtu(inputs: &HostInputs<'_>) -> Mtu {
-    match inputs.conf.backend {
-        Backend::Vxlan(conf) => device_mtu(inputs, conf, Family::V4),
+    match &inputs.conf.backend {
+        Backend::Vxlan(conf) => device_mtu(inputs, *conf, Family::V4),
         Backend::Udp(_) => udp_mtu(inputs),
+        Backend::Ipip(_) => ipip::mtu(inputs),
+        Backend::Wireguard(conf) => wireguard::mtu(inputs, conf),
         _ => inputs.underlay.mtu,
     }
 }
@@ -94,6 +105,13 @@ fn write_tun(state: &mut State, inputs: &HostInputs<'_>) {
     state.links.insert(dev.clone(), link);
     state.address(&dev, host_net(own.network()), true);
     state.routes.insert(RouteKey::main(conf.network), flannel_route(&dev));
+}
+
+/// This host's ends of tunnels.
+#[derive(Default)]
+struct Devices {
+    vteps: ByFamily<Option<Vtep>>,
+    ipip: Option<ipip::Tunnel>,
 }
 
 /// This host's VTEP of one family.
@@ -150,7 +168,7 @@ impl Vtep {
     }
 }
 
-fn flannel_route(dev: &IfName) -> Route {
+pub(super) fn flannel_route(dev: &IfName) -> Route {
     Route { protocol: RouteProtocol::FLANNEL, ..Route::by(dev) }
 }
 
@@ -158,16 +176,25 @@ fn write_peer(
     state: &mut State,
     inputs: &HostInputs<'_>,
     mode: Mode,
-    vtep: &Option<Vtep>,
+    own: &Devices,
     peer: &Peer,
     half: &Half,
 ) -> PeerPath {
     let underlay = inputs.underlay;
     let on_link = underlay.connected.iter().any(|net| net.contains(half.public));
-    let tunnel = match inputs.conf.backend {
+    let vtep = own.vteps.get(half.subnet.into());
+    let in_vxlan = vxlan(half.vtep, vtep.as_ref().map(|vtep| vtep.vni));
+    let mut endpoint = None;
+    let tunnel = match &inputs.conf.backend {
         // a lease of udp has no type, and Go's udp does not look at it
         Backend::Udp(_) if peer.backend_type.is_empty() => Ok(Tunnel::Udp),
-        _ => vxlan(half.vtep, vtep.as_ref().map(|vtep| vtep.vni)),
+        Backend::Ipip(_) if peer.backend_type == "ipip" && own.ipip.is_some() => Ok(Tunnel::Ipip),
+        Backend::Ipip(_) => in_vxlan.map_err(|_| Why::NotIn(Tunnel::Ipip)),
+        Backend::Wireguard(conf) => wireguard::endpoint(inputs, conf, peer, half).map(|at| {
+            endpoint = Some((conf, at));
+            Tunnel::Wireguard
+        }),
+        _ => in_vxlan,
     };
     let (reach, reason) = decide(mode, on_link, tunnel);
     match (reach, vtep, half.vtep) {
@@ -176,16 +203,43 @@ fn write_peer(
             let route = Route { via: Some(half.public), ..flannel_route(&underlay.dev) };
             state.routes.insert(RouteKey::main(half.subnet), route);
         }
+        (Reach::Through(Tunnel::Ipip), ..) => {
+            own.ipip.iter().for_each(|ipip| ipip.write_peer(state, half));
+        }
+        (Reach::Through(Tunnel::Wireguard), ..) => {
+            endpoint.into_iter().for_each(|(conf, at)| wireguard::write_peer(state, conf, half, at));
+        }
         _ => {}
     }
     PeerPath { peer: peer.key.clone(), family: half.subnet.into(), reach, reason }
+}
+
+/// The operator's commands are told of peers that run them, too; routes are theirs.
+fn by_commands(peer: &Peer, half: &Half) -> PeerPath {
+    let (reach, reason) = match peer.backend_type.as_str() {
+        "extension" => (Reach::Through(Tunnel::Extension), Why::ByMode(Tunnel::Extension)),
+        _ => (Reach::Unreachable(Why::NotIn(Tunnel::Extension)), Why::NotIn(Tunnel::Extension)),
+    };
+    PeerPath { peer: peer.key.clone(), family: half.subnet.into(), reach, reason }
+}
+
+/// A tunnel of the backend before, to which peers may still send: it stays as it is, but for its routes.
+fn may_be_sent_to(inputs: &HostInputs<'_>, device: &IfName) -> bool {
+    let backend = match device.as_str() {
+        ipip::DEVICE => "ipip",
+        name if wireguard::DEVICES.contains(&name) => "wireguard",
+        _ => return false,
+    };
+    backend != inputs.conf.backend.name()
+        && (!inputs.complete || inputs.peers.iter().any(|peer| peer.backend_type == backend))
 }
 
 /// Our routes by their protocol, and what a Go flanneld left; our devices by their names and by their mark.
 fn scope(inputs: &HostInputs<'_>, vxlan: Option<VxlanConf>, state: &State) -> Scope {
     let named = vxlan.into_iter().flat_map(|conf| Family::ALL.map(|family| vxlan_device(family, conf.vni).ok()));
     let made = state.links.keys().cloned();
-    let devices: BTreeSet<IfName> = named.flatten().chain(made).chain(inputs.known_devices.iter().cloned()).collect();
+    let known = inputs.known_devices.iter().filter(|device| !may_be_sent_to(inputs, device)).cloned();
+    let devices: BTreeSet<IfName> = named.flatten().chain(made).chain(known).collect();
     let devices: Vec<IfName> = devices.into_iter().collect();
     // with alloc and extension somebody else routes inside the network, and may well use protocol boot
     let adopt = if Mode::of(&inputs.conf.backend).is_none() { Vec::new() } else { inputs.conf.networks() };
@@ -195,6 +249,7 @@ fn scope(inputs: &HostInputs<'_>, vxlan: Option<VxlanConf>, state: &State) -> Sc
         addresses: devices.clone(),
         neighbours: devices,
         routes: Some(RouteScope { table: TableId::MAIN, protocol: Some(RouteProtocol::FLANNEL), adopt, dev: None }),
+        wireguard: state.wireguard.keys().cloned().collect(),
         sysctls: state.sysctls.keys().cloned().collect(),
         keep: !inputs.complete,
         ..Scope::default()

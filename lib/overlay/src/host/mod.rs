@@ -4,8 +4,12 @@
 //! the kernel (`kernel::state`).
 
 mod desired;
+pub mod ipip;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tunnel_tests;
+pub mod wireguard;
 
 use std::net::IpAddr;
 
@@ -14,6 +18,7 @@ use kernel::state::{Scope, State};
 use kernel::types::{Family, IfName, Mac, Mtu};
 
 pub use desired::desired;
+pub use wireguard::WireguardKeys;
 
 use crate::lease::{LeaseAttrs, Subnets, VxlanData};
 use crate::net::ByFamily;
@@ -34,6 +39,8 @@ pub struct HostInputs<'a> {
     pub own: Subnets,
     /// The MAC addresses that this host's VTEPs have published; `None` takes what the kernel gives.
     pub vtep_macs: ByFamily<Option<Mac>>,
+    /// This host's WireGuard keys; needed by that backend.
+    pub wireguard_keys: Option<WireguardKeys>,
     /// The leases that are believed.
     pub peers: &'a [Peer],
     /// The way out of this host.

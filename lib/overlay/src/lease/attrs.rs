@@ -45,6 +45,15 @@ pub enum AttrsError {
     /// `VtepMAC` is missing or no Ethernet address.
     #[error("VtepMAC {0:?} is not a MAC address")]
     Mac(String),
+    /// `PublicKey` is missing, or no key that a peer can have.
+    #[error("PublicKey {0:?} is not a WireGuard key")]
+    PublicKey(String),
+    /// `Port` has more than 16 bits.
+    #[error("Port {0} is not a port")]
+    Port(u64),
+    /// The extension backend's data is a text.
+    #[error("BackendData {0} is not a string")]
+    NotText(String),
     /// `VNI` has more than 24 bits.
     #[error("VNI {0} is not a VNI")]
     Vni(u64),

@@ -4,9 +4,11 @@
 
 mod attrs;
 mod key;
+mod wireguard;
 
 pub use attrs::{AttrsError, LeaseAttrs, VxlanData};
 pub use key::{KeyError, Subnets};
+pub use wireguard::WireguardData;
 
 /// A host's claim to its subnets.
 #[derive(Debug, Clone, PartialEq)]

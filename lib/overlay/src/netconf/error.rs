@@ -3,10 +3,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use kernel::state::NotAKey;
 use kernel::types::Family;
 
 use crate::json::{NotJson, WrongType};
-use crate::key::BadKey;
 use crate::words::WordsError;
 
 /// A configuration that cannot be used.
@@ -136,7 +136,7 @@ pub enum Mistake {
     },
     /// wireguard's `PSK`.
     #[error("Backend.PSK is {0}: wg genpsk makes one")]
-    Psk(BadKey),
+    Psk(NotAKey),
     /// wireguard's `Mode`.
     #[error("no valid Mode configured: Backend.Mode {value:?} is none of separate, auto, ipv4, ipv6")]
     WireguardMode {

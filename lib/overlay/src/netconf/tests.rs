@@ -188,7 +188,7 @@ fn the_other_backends_have_upstreams_keys_and_defaults() {
     );
     let Backend::Wireguard(wg) = of(&full) else { panic!() };
     assert_eq!((wg.listen_port, wg.listen_port_v6, wg.mtu, wg.keepalive), (1, 2, Some(Mtu(1400)), 25));
-    assert_eq!((wg.psk.unwrap().0.to_string(), wg.mode), (psk.to_owned(), WireguardMode::Auto));
+    assert_eq!((wg.psk.unwrap().reveal(), wg.mode), (psk.to_owned(), WireguardMode::Auto));
     assert!(!format!("{wg:?}").contains(&psk[..8]));
     assert_eq!(of(r#"{"Type":"extension"}"#), Backend::Extension(ExtensionConf::default()));
     let Backend::Extension(commands) =

@@ -1,11 +1,11 @@
 //! The wireguard backend's keys.
 
+use kernel::state::Secret;
 use kernel::types::Mtu;
 
 use super::backend::{number, port};
 use super::{Mistake, Notes};
 use crate::json::Reader;
-use crate::key::{Key, Secret};
 
 /// Which device carries which family.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,9 +75,8 @@ fn mtu(value: Option<u64>, ipv6: bool, notes: &mut Notes) -> Option<Mtu> {
 
 fn psk(value: Option<String>, notes: &mut Notes) -> Option<Secret> {
     let text = value.filter(|text| !text.is_empty())?;
-    let key = text.parse::<Key>();
     // not what is there: it is half a secret
-    key.map(Secret).map_err(|error| notes.wrong(Mistake::Psk(error))).ok()
+    text.parse().map_err(|error| notes.wrong(Mistake::Psk(error))).ok()
 }
 
 fn keepalive(value: Option<u64>, notes: &mut Notes) -> u16 {

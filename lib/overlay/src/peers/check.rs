@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use kernel::state::PublicKey;
 use kernel::types::{Family, Mac};
 
 use super::leases::{Entry, Leases};
 use super::{Half, Own, Peer, Peers, Reason, Rejected, Shared};
 use crate::json::Json;
-use crate::lease::{LeaseAttrs, Subnets, VxlanData};
+use crate::lease::{AttrsError, LeaseAttrs, Subnets, VxlanData, WireguardData};
 use crate::net::{ByFamily, bounds, number, overlap, within};
-use crate::netconf::{FamilyConf, NetConf};
+use crate::netconf::{Backend, FamilyConf, NetConf};
 
 /// Judges every lease of the store: [`judge`] of leases that are read for it.
 pub fn check<K, V>(conf: &NetConf, own: &Own, leases: impl IntoIterator<Item = (K, V)>) -> Peers
@@ -37,6 +38,8 @@ pub fn judge(conf: &NetConf, own: &Own, leases: &Leases) -> Peers {
     }
     let mut peers = Peers::default();
     let mut halves: Vec<ByFamily<Option<Half>>> = vec![ByFamily::default(); candidates.len()];
+    let mut keys = Keys::new();
+    let encrypted = matches!(conf.backend, Backend::Wireguard(_));
     let addresses: HashSet<IpAddr> = own.addresses.iter().copied().collect();
     for (family, conf) in conf.families() {
         let mut table = Table {
@@ -46,6 +49,7 @@ pub fn judge(conf: &NetConf, own: &Own, leases: &Leases) -> Peers {
             addresses: &addresses,
             candidates: &candidates,
             rejected: &mut rejected,
+            keys: encrypted.then_some(&mut keys),
             shared: vec![],
         };
         for (index, half) in table.judge() {
@@ -55,8 +59,9 @@ pub fn judge(conf: &NetConf, own: &Own, leases: &Leases) -> Peers {
     }
     for (candidate, halves) in candidates.into_iter().zip(halves) {
         if halves != ByFamily::default() {
-            let (key, backend_type) = (candidate.key.to_owned(), candidate.attrs.backend_type.clone());
-            peers.good.push(Peer { key, backend_type, halves });
+            let Candidate { key, extension, attrs, .. } = candidate;
+            let (key, backend_type) = (key.to_owned(), attrs.backend_type.clone());
+            peers.good.push(Peer { key, backend_type, halves, extension });
         }
     }
     rejected.sort_by(|a, b| (&a.key, a.family).cmp(&(&b.key, b.family)));
@@ -85,6 +90,7 @@ struct Candidate<'a> {
     key: &'a str,
     subnets: Subnets,
     attrs: &'a LeaseAttrs,
+    extension: Option<String>,
 }
 
 /// `None` for this host's own lease.
@@ -96,7 +102,22 @@ fn read<'a>(conf: &NetConf, own: &Own, key: &'a str, entry: &'a Entry) -> Result
     if !subnets.iter().any(|net| conf.family(net.into()).is_some()) {
         return Err(Reason::FamilyOff);
     }
-    Ok(Some(Candidate { key, subnets, attrs: entry.attrs()? }))
+    let attrs = entry.attrs()?;
+    let extension = match conf.backend {
+        Backend::Extension(_) => extension(attrs).map_err(Reason::Extension)?,
+        _ => None,
+    };
+    Ok(Some(Candidate { key, subnets, attrs, extension }))
+}
+
+/// No data is an empty text: the peer has no first command.
+fn extension(attrs: &LeaseAttrs) -> Result<Option<String>, AttrsError> {
+    match (attrs.backend_type.as_str(), &attrs.backend_data) {
+        ("extension", Some(Json::String(text))) => Ok(Some(text.clone())),
+        ("extension", Some(other)) => Err(AttrsError::NotText(other.to_string())),
+        ("extension", None) => Ok(Some(String::new())),
+        _ => Ok(None),
+    }
 }
 
 /// One family of all leases.
@@ -108,11 +129,16 @@ struct Table<'a> {
     addresses: &'a HashSet<IpAddr>,
     candidates: &'a [Candidate<'a>],
     rejected: &'a mut Vec<Rejected>,
+    /// With backend wireguard. To others a peer's key means nothing, and one that is no good no harm.
+    keys: Option<&'a mut Keys>,
     shared: Vec<Shared>,
 }
 
 /// The believed subnets by their first address, with the last one and whose they are.
 type Claims = BTreeMap<u128, (u128, usize)>;
+
+/// The WireGuard keys of both families, each with the lease that has it and its addresses.
+type Keys = HashMap<PublicKey, (ByFamily<Option<IpAddr>>, usize)>;
 
 impl Table<'_> {
     /// The halves that are believed, by the index of their candidates.
@@ -177,7 +203,18 @@ impl Table<'_> {
         if let Some(subnet) = [Some(subnet), own_subnet].into_iter().flatten().find(|net| net.contains(public)) {
             return Err(Some(Reason::AddressInSubnet { address: public, subnet }));
         }
-        Ok(Half { subnet, public, vtep: self.vtep(attrs)? })
+        Ok(Half { subnet, public, vtep: self.vtep(attrs)?, wireguard: self.wireguard(attrs)? })
+    }
+
+    fn wireguard(&self, attrs: &LeaseAttrs) -> Result<Option<WireguardData>, Reason> {
+        if attrs.backend_type != "wireguard" || self.keys.is_none() {
+            return Ok(None);
+        }
+        let data = WireguardData::parse(attrs.data(self.family).ok_or(Reason::NoKey)?).map_err(Reason::Wireguard)?;
+        match data.public_key {
+            key if self.own.key == Some(key) => Err(Reason::OwnKey(key)),
+            _ => Ok(Some(data)),
+        }
     }
 
     /// A host that has left vxlan may still publish its VTEP while it keeps it. There it is an offer, and one that is
@@ -205,7 +242,7 @@ impl Table<'_> {
 
     /// Gives the half its place beside those that came before.
     fn place(
-        &self,
+        &mut self,
         half: Half,
         index: usize,
         claims: &mut Claims,
@@ -225,8 +262,23 @@ impl Table<'_> {
                 return Err(Some(Reason::SameMac { mac, winner }));
             }
         }
+        if let Some(data) = half.wireguard {
+            self.take_key(data.public_key, half.public, index)?;
+        }
         claims.insert(first, (last, index));
         Ok(half)
+    }
+
+    /// One key is one host: another lease has it only if it is that host's left-over.
+    fn take_key(&mut self, key: PublicKey, public: IpAddr, index: usize) -> Result<(), Reason> {
+        let Some(keys) = &mut self.keys else { return Ok(()) };
+        let (addresses, winner) = keys.entry(key).or_insert((ByFamily::default(), index));
+        let known = addresses.get_mut(self.family);
+        if *winner != index && *known != Some(public) {
+            return Err(Reason::SameKey { key, winner: self.candidates[*winner].key.to_owned() });
+        }
+        *known = Some(public);
+        Ok(())
     }
 
     /// A peer whose address is among the pods: packets to it would go to whoever claims these.

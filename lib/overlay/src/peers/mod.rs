@@ -13,13 +13,14 @@ mod tests;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use kernel::state::PublicKey;
 use kernel::types::{Family, Mac};
 
 pub use check::{check, judge, shape};
 pub use leases::Leases;
 pub use reason::Reason;
 
-use crate::lease::{Subnets, VxlanData};
+use crate::lease::{Subnets, VxlanData, WireguardData};
 use crate::net::ByFamily;
 
 /// What is this host's own and nobody else's.
@@ -31,6 +32,8 @@ pub struct Own {
     pub addresses: Vec<IpAddr>,
     /// The MAC addresses of its VTEPs.
     pub macs: Vec<Mac>,
+    /// Its WireGuard key.
+    pub key: Option<PublicKey>,
 }
 
 /// The verdict on all leases.
@@ -53,6 +56,8 @@ pub struct Peer {
     pub backend_type: String,
     /// What is believed, per family.
     pub halves: ByFamily<Option<Half>>,
+    /// Where this host, too, runs extension: what the peer's first command printed. For commands of this host's, and nothing else.
+    pub extension: Option<String>,
 }
 
 impl Peer {
@@ -71,6 +76,8 @@ pub struct Half {
     pub public: IpAddr,
     /// Its VTEP; always present when its backend is vxlan.
     pub vtep: Option<VxlanData>,
+    /// Its key and port; always present when its backend and this host's are wireguard, and never otherwise.
+    pub wireguard: Option<WireguardData>,
 }
 
 /// A lease, or one family of it, that is not believed.

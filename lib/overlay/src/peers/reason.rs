@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use kernel::state::PublicKey;
 use kernel::types::Mac;
 
 use crate::lease::{AttrsError, KeyError};
@@ -82,6 +83,27 @@ pub enum Reason {
     /// The type is vxlan, and there is no data.
     #[error("its type is vxlan, but it publishes no VTEP for this family")]
     NoVtep,
+    /// The type is wireguard, and there is no data.
+    #[error("its type is wireguard, but it publishes no key for this family")]
+    NoKey,
+    /// The data cannot be read.
+    #[error("its WireGuard data cannot be read: {0}")]
+    Wireguard(#[source] AttrsError),
+    /// The key is this host's.
+    #[error("its WireGuard key {0} is this host's own (a copied key file? delete one, and restart flanneld there)")]
+    OwnKey(PublicKey),
+    /// A lease of another address has the key. That one has the configured length and this one not, or else the
+    /// smaller key in the store.
+    #[error("its WireGuard key {key} is that of the lease {winner}, which comes first")]
+    SameKey {
+        /// What it publishes
+        key: PublicKey,
+        /// The store's key of the lease that keeps it
+        winner: String,
+    },
+    /// The extension backend's data cannot be read.
+    #[error("its extension data cannot be read: {0}")]
+    Extension(#[source] AttrsError),
     /// The data cannot be read.
     #[error("its VTEP cannot be read: {0}")]
     Vtep(#[source] AttrsError),

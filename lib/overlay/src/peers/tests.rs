@@ -14,6 +14,7 @@ fn own() -> Own {
         subnets: "10.5.1.0-24&fd05:0:0:1::-64".parse().unwrap(),
         addresses: vec!["10.99.0.1".parse().unwrap(), "fd99::1".parse().unwrap(), "10.5.200.7".parse().unwrap()],
         macs: vec!["02:00:00:00:00:01".parse().unwrap()],
+        key: None,
     }
 }
 
@@ -261,4 +262,53 @@ proptest! {
         let peers = check(&conf(), &own(), leases.clone());
         prop_assert!(peers.good.is_empty() || !leases.is_empty());
     }
+}
+
+#[test]
+fn a_key_is_one_hosts() {
+    const KEY: &str = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=";
+    const OWN: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let text =
+        br#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/56","Backend":{"Type":"wireguard"}}"#;
+    let conf = NetConf::parse(text).unwrap().conf;
+    let v4 = |public: &str, data: &str| {
+        format!(r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"wireguard","BackendData":{data}}}"#)
+    };
+    let key = |key: &str| format!(r#"{{"PublicKey":"{key}","Port":51820}}"#);
+    let v6 = format!(
+        r#"{{"PublicIP":"0.0.0.0","PublicIPv6":"fd99::9","BackendType":"wireguard","BackendV6Data":{}}}"#,
+        key(KEY)
+    );
+    let bare = r#"{"PublicIP":"10.99.0.8","PublicIPv6":null,"BackendType":"wireguard"}"#.to_owned();
+    let leases = [
+        ("10.5.2.0-24", v4("10.99.0.3", &key(KEY))),
+        ("10.5.3.0-24", v4("10.99.0.3", &key(KEY))),
+        ("10.5.4.0-24", v4("10.99.0.4", &key(KEY))),
+        ("10.5.5.0-24", v4("10.99.0.5", &key(OWN))),
+        ("10.5.6.0-24", v4("10.99.0.6", r#"{"PublicKey":"no key"}"#)),
+        ("10.5.7.0-24", v4("10.99.0.7", &key(KEY).replace("51820", "70000"))),
+        ("10.5.8.0-24", bare),
+        ("0.0.0.0-0&fd05:0:0:9::-64", v6),
+    ];
+    let own = Own { key: OWN.parse().ok(), ..Own::default() };
+    let peers = check(&conf, &own, leases.iter().map(|(k, v)| (k, v)));
+    let good: Vec<&str> = peers.good.iter().map(|peer| peer.key.as_str()).collect();
+    assert_eq!(good, ["10.5.2.0-24", "10.5.3.0-24"], "one host, and what it left behind");
+    let mut said: Vec<String> = peers.rejected.iter().map(|r| r.reason.to_string()).collect();
+    // in the order of the keys, IPv6's alone comes first
+    said.rotate_left(1);
+    let others = format!("its WireGuard key {KEY} is that of the lease 10.5.2.0-24, which comes first");
+    assert_eq!(
+        said,
+        [
+            others.clone(),
+            format!(
+                "its WireGuard key {OWN} is this host's own (a copied key file? delete one, and restart flanneld there)"
+            ),
+            "its WireGuard data cannot be read: PublicKey \"no key\" is not a WireGuard key".to_owned(),
+            "its WireGuard data cannot be read: Port 70000 is not a port".to_owned(),
+            "its type is wireguard, but it publishes no key for this family".to_owned(),
+            others,
+        ]
+    );
 }

@@ -1,0 +1,135 @@
+//! This host's WireGuard keys: upstream's file, made when there is none. It is kept for as long as the file is, so that
+//! a restart is nothing to the peers.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use kernel::state::{NotAKey, PublicKey, Secret};
+use overlay::host::WireguardKeys;
+use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
+
+use crate::files::{FileError, at};
+
+/// Where upstream keeps it; WIREGUARD_KEY_FILE names another.
+pub const DEFAULT: &str = "/run/flannel/wgkey";
+
+/// There is no key to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// A file operation.
+    #[error("wireguard key: {0}")]
+    File(#[from] FileError),
+    /// What is there is no key; it is not repeated.
+    #[error("wireguard key: {}: {source}; delete it to have a new one made", path.display())]
+    NotAKey {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: NotAKey,
+    },
+    /// No randomness.
+    #[error("wireguard key: the kernel gives no random bytes: {0}")]
+    Random(#[source] io::Error),
+}
+
+/// The keys in the file at `path`, which is made if it is not there.
+pub fn load(path: &Path) -> Result<WireguardKeys, KeyFileError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
+        Err(error) => return Err(at("read", path)(error).into()),
+    };
+    let secret: Secret =
+        text.trim().parse().map_err(|source| KeyFileError::NotAKey { path: path.to_owned(), source })?;
+    let private = clamped(secret.0);
+    Ok(WireguardKeys { private: Secret(private), public: PublicKey(x25519(private, X25519_BASEPOINT_BYTES)) })
+}
+
+/// What the kernel keeps of 32 bytes (`curve25519_clamp_secret`, include/crypto/curve25519.h; RFC 7748 §5).
+fn clamped(mut bytes: [u8; 32]) -> [u8; 32] {
+    bytes[0] &= 0b1111_1000;
+    bytes[31] = bytes[31] & 0b0111_1111 | 0b0100_0000;
+    bytes
+}
+
+/// A new key, whole before its name is there. When another daemon was faster, its.
+fn make(path: &Path) -> Result<String, KeyFileError> {
+    let mut bytes = [0; 32];
+    random(&mut bytes).map_err(KeyFileError::Random)?;
+    let text = Secret(clamped(bytes)).reveal();
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(dir).map_err(at("create", dir))?;
+    let temp = dir.join(format!(".wgkey.{}", std::process::id()));
+    let written = write(&temp, &text).and_then(|()| match fs::hard_link(&temp, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::read_to_string(path).map_err(at("read", path))
+        }
+        linked => linked.map(|()| text).map_err(at("create", path)),
+    });
+    let _ = fs::remove_file(&temp);
+    Ok(written?)
+}
+
+fn write(temp: &Path, text: &str) -> Result<(), FileError> {
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o400).open(temp);
+    let mut file = opened.map_err(at("create", temp))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(at("write", temp))
+}
+
+fn random(bytes: &mut [u8; 32]) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// RFC 7748 §6.1: Alice's pair.
+    const ALICE: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
+    const ALICE_PUBLIC: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+
+    #[test]
+    fn the_public_key_is_the_curves() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wgkey");
+        for text in [ALICE.to_owned(), format!("{ALICE}\n")] {
+            fs::write(&path, text).unwrap();
+            let keys = load(&path).unwrap();
+            assert_eq!(keys.public.to_string(), ALICE_PUBLIC);
+            assert_eq!((keys.private.0[0] & 7, keys.private.0[31] >> 6), (0, 1), "as the kernel keeps it");
+        }
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("flannel/wgkey");
+        let first = load(&path).unwrap();
+        assert_eq!(load(&path).unwrap(), first);
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!((text.len(), text.parse::<Secret>().unwrap()), (44, first.private));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert_ne!(load(&dir.path().join("other")).unwrap().public, first.public);
+        assert!(!format!("{first:?}").contains(&text));
+    }
+
+    #[test]
+    fn what_is_no_key_is_said_and_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wgkey");
+        fs::write(&path, "half-a-secret").unwrap();
+        let error = load(&path).unwrap_err().to_string();
+        assert!(error.contains("wgkey: not a key") && error.contains("delete it"), "{error}");
+        assert!(!error.contains("half-a-secret"), "{error}");
+        let error = load(&dir.path().join("wgkey/below")).unwrap_err().to_string();
+        assert!(error.contains("cannot read"), "{error}");
+    }
+}

@@ -1,0 +1,50 @@
+//! WireGuard devices: their keys, and their peers.
+
+use super::Step;
+use crate::state::{Scope, State, WireguardDevice, WireguardPeer, WireguardPeerChange};
+use crate::types::IfName;
+
+/// The device before its peers. A prefix that moves to another peer is taken from the one before in the same stroke.
+pub(super) fn put(desired: &State, observed: &State, steps: &mut Vec<Step>) {
+    for (name, want) in &desired.wireguard {
+        let nothing = WireguardDevice::default();
+        let have = observed.wireguard.get(name).unwrap_or(&nothing);
+        let key = want.private_key.filter(|key| Some(*key) != have.private_key);
+        let port = want.listen_port.filter(|port| Some(*port) != have.listen_port);
+        if key.is_some() || port.is_some() {
+            steps.push(Step::SetWireguard(name.clone(), key, port));
+        }
+        for (public, peer) in &want.peers {
+            if let Some(change) = change(peer, have.peers.get(public)) {
+                steps.push(Step::PutWireguardPeer(name.clone(), *public, change));
+            }
+        }
+    }
+}
+
+fn change(want: &WireguardPeer, have: Option<&WireguardPeer>) -> Option<WireguardPeerChange> {
+    let new = WireguardPeer::default();
+    let old = have.unwrap_or(&new);
+    let replace = old.allowed_ips.difference(&want.allowed_ips).next().is_some();
+    let change = WireguardPeerChange {
+        endpoint: want.endpoint.filter(|endpoint| Some(*endpoint) != old.endpoint),
+        preshared_key: (want.preshared_key != old.preshared_key).then_some(want.preshared_key),
+        keepalive: (want.keepalive != old.keepalive).then_some(want.keepalive),
+        allowed_ips: match replace {
+            true => want.allowed_ips.clone(),
+            false => want.allowed_ips.difference(&old.allowed_ips).copied().collect(),
+        },
+        replace,
+    };
+    (have.is_none() || change != WireguardPeerChange::default()).then_some(change)
+}
+
+/// Peers that nobody wants, of devices that stay.
+pub(super) fn delete(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
+    let stays = |dev: &IfName| desired.links.contains_key(dev) || !scope.links.contains(dev);
+    for (name, have) in observed.wireguard.iter().filter(|(name, _)| scope.wireguard.contains(name) && stays(name)) {
+        let wanted = desired.wireguard.get(name).map(|device| &device.peers);
+        let unwanted = have.peers.keys().filter(|key| wanted.is_none_or(|peers| !peers.contains_key(key)));
+        steps.extend(unwanted.map(|key| Step::DeleteWireguardPeer(name.clone(), *key)));
+    }
+}

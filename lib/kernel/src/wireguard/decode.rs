@@ -1,0 +1,82 @@
+//! What a dump of WG_CMD_GET_DEVICE says. Pure.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+
+use super::encode::{LISTEN_PORT, PEERS, PRIVATE_KEY, allowed, peer};
+use crate::nft::wire::Attributes;
+use crate::state::{PublicKey, Secret, WireguardDevice, WireguardPeer};
+
+/// How long keys may be used after their handshake (REJECT_AFTER_TIME).
+const FRESH: Duration = Duration::from_secs(180);
+
+/// Adds one message of the dump to `device`. A device with many peers comes in several, and a peer with many prefixes is
+/// gone on with in the next. `now` is the time since 1970.
+pub(super) fn add(device: &mut WireguardDevice, message: &Attributes<'_>, now: Duration) {
+    if let Some(key) = message.get(PRIVATE_KEY).and_then(key) {
+        device.private_key = Some(Secret(key));
+    }
+    if let Some(port) = message.get(LISTEN_PORT).and_then(half) {
+        device.listen_port = Some(port);
+    }
+    for (_, bytes) in message.nested(PEERS).into_iter().flat_map(|peers| peers.iter()) {
+        let attributes = Attributes::read(bytes);
+        let Some(public) = attributes.get(peer::PUBLIC_KEY).and_then(key) else { continue };
+        add_to_peer(device.peers.entry(PublicKey(public)).or_default(), &attributes, now);
+    }
+}
+
+fn add_to_peer(to: &mut WireguardPeer, attributes: &Attributes<'_>, now: Duration) {
+    for (kind, value) in attributes.iter() {
+        match kind {
+            peer::PRESHARED_KEY => to.preshared_key = key(value).filter(|key| *key != [0; 32]).map(Secret),
+            peer::ENDPOINT => to.endpoint = sockaddr(value),
+            peer::KEEPALIVE => to.keepalive = half(value).unwrap_or_default(),
+            peer::LAST_HANDSHAKE => to.live = handshake(value).is_some_and(|at| now.saturating_sub(at) < FRESH),
+            peer::ALLOWED_IPS => {
+                to.allowed_ips.extend(Attributes::read(value).iter().filter_map(|(_, net)| prefix(net)));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn key(bytes: &[u8]) -> Option<[u8; 32]> {
+    bytes.try_into().ok()
+}
+
+fn half(bytes: &[u8]) -> Option<u16> {
+    bytes.try_into().ok().map(u16::from_ne_bytes)
+}
+
+/// `struct __kernel_timespec`; zero is never.
+fn handshake(bytes: &[u8]) -> Option<Duration> {
+    let seconds = i64::from_ne_bytes(*bytes.first_chunk()?);
+    u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+}
+
+fn sockaddr(bytes: &[u8]) -> Option<SocketAddr> {
+    let [f0, f1, p0, p1, rest @ ..] = bytes else { return None };
+    let port = u16::from_be_bytes([*p0, *p1]);
+    match i32::from(u16::from_ne_bytes([*f0, *f1])) {
+        libc::AF_INET => Some(SocketAddr::from((*rest.first_chunk::<4>()?, port))),
+        libc::AF_INET6 => {
+            let address = Ipv6Addr::from(*rest.get(4..)?.first_chunk::<16>()?);
+            let scope = rest.get(20..)?.first_chunk().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+            Some(SocketAddrV6::new(address, port, 0, scope).into())
+        }
+        _ => None,
+    }
+}
+
+fn prefix(bytes: &[u8]) -> Option<IpNetwork> {
+    let attributes = Attributes::read(bytes);
+    let address = attributes.get(allowed::ADDRESS)?;
+    let address: IpAddr = match address.len() {
+        4 => (*address.first_chunk::<4>()?).into(),
+        _ => (*address.first_chunk::<16>()?).into(),
+    };
+    IpNetwork::new(address, *attributes.get(allowed::PREFIX)?.first()?).ok()
+}
