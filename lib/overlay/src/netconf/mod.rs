@@ -12,7 +12,7 @@ mod tests;
 use ipnetwork::IpNetwork;
 use kernel::types::Family;
 
-pub use backend::{Backend, VxlanConf, vxlan_device};
+pub use backend::{Backend, VxlanConf, mtu_in_range, port_in_range, vni_in_range, vxlan_device};
 pub use error::{ConfigError, Mistake, Warning};
 pub use family::{Allocation, FamilyConf};
 
