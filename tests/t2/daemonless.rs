@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
@@ -93,7 +94,11 @@ impl Lab {
     }
 
     fn attach(&self, name: &str, host: usize, conf: &Value) -> Result<Pod, Failure> {
-        let mut pod = Pod { room: Room::create(name)?, host, addresses: Vec::new() };
+        self.add(Pod { room: Room::create(name)?, host, addresses: Vec::new() }, conf)
+    }
+
+    fn add(&self, mut pod: Pod, conf: &Value) -> Result<Pod, Failure> {
+        let host = pod.host;
         let result = call(self.world.host(host)?, &self.bin, &pod, conf, |runtime, list, attachment| {
             runtime.add_or_undo(list, attachment).map_err(|error| error.to_string())
         })?;
@@ -273,12 +278,17 @@ pub fn check_names_what_is_missing() -> Outcome {
 pub fn pods_that_come_at_once_are_all_served() -> Outcome {
     let lab = Lab::new(Topology::flat(2), true)?;
     let conf = lab.conf("vxlan", 1, &[1, 2]);
+    let rooms: Vec<Room> = (0..12).map(|n| Room::create(&format!("at-once{n}"))).collect::<Result<_, _>>()?;
+    let start = Barrier::new(rooms.len());
     let added: Vec<Result<Pod, String>> = thread::scope(|scope| {
-        let add = |n: usize| {
-            let (lab, conf) = (&lab, &conf);
-            scope.spawn(move || lab.attach(&format!("at-once{n}"), 1, conf).map_err(|error| error.to_string()))
+        let add = |room: Room| {
+            let (lab, conf, start) = (&lab, &conf, &start);
+            scope.spawn(move || {
+                start.wait();
+                lab.add(Pod { room, host: 1, addresses: Vec::new() }, conf).map_err(|error| error.to_string())
+            })
         };
-        let all: Vec<_> = (0..12).map(add).collect();
+        let all: Vec<_> = rooms.into_iter().map(add).collect();
         all.into_iter().map(|one| one.join().unwrap_or_else(|_| Err("panicked".into()))).collect()
     });
     let pods = added.into_iter().collect::<Result<Vec<_>, _>>()?;
