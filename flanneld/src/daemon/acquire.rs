@@ -58,10 +58,10 @@ pub(super) fn standing(own: &Own, view: &View) -> Standing {
     }
 }
 
-/// When the lease must be renewed; `None` for a reservation.
+/// When the lease must be renewed; `None` for a reservation. One whose end is not known is renewed at once, and then it is.
 pub(super) fn renewal(own: &Own, view: &View, margin: Duration) -> Option<SystemTime> {
     let end = view.expires.get(&own.key).filter(|_| !own.reservation)?;
-    end.checked_sub(margin)
+    end.map_or(Some(SystemTime::UNIX_EPOCH), |end| end.checked_sub(margin))
 }
 
 /// True when `subnets` have exactly the families that the configuration has, and lie where it leases.
