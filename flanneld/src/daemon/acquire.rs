@@ -180,6 +180,8 @@ impl Daemon {
             self.contest.reset();
         }
         let (Some(own), margin) = (&mut self.own, self.options.renew_margin) else { return Ok(()) };
+        // somebody may have made one of it since, or a lease of a reservation
+        own.reservation = !view.expires.contains_key(&own.key);
         let Some(time) = renewal(own, view, margin) else { return Ok(()) };
         match time.duration_since(SystemTime::now()) {
             Ok(left) if !left.is_zero() => due.by(Instant::now() + left),

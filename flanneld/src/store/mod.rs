@@ -44,9 +44,9 @@ pub struct View {
 }
 
 impl View {
-    /// The same but for the times of expiry: a renewal is no news.
+    /// The same but for the times of expiry: a renewal is no news; that a lease has become a reservation is.
     fn says_the_same(&self, other: &Self) -> bool {
-        *self == Self { expires: self.expires.clone(), ..other.clone() }
+        self.expires.keys().eq(other.expires.keys()) && *self == Self { expires: self.expires.clone(), ..other.clone() }
     }
 }
 

@@ -76,7 +76,7 @@ impl Client {
     pub async fn keep_alive(&self, id: i64) -> Result<i64, EtcdError> {
         let ask = pb::LeaseKeepAliveRequest { id };
         let call = move |link: Link| async move { link.first::<_, pb::LeaseKeepAliveResponse>(KEEP_ALIVE, ask).await };
-        Ok(self.tries(KEEP_ALIVE, self.options.endpoints.len(), call).await?.ttl)
+        Ok(self.tries(KEEP_ALIVE, self.options.endpoints.len() + 1, call).await?.ttl)
     }
 
     /// Begins a watch. It is over when the stream ends, or when [`Link::left`] says so.
@@ -100,13 +100,14 @@ impl Client {
         self.ask(method, 1, ask).await
     }
 
-    /// A call that may be made twice: of every member before it has failed.
+    /// A call that may be made twice: of every member before it has failed, and of the first once more, because what
+    /// failed may be a connection from before it was restarted.
     async fn repeat<Q, A>(&self, method: Method, ask: Q) -> Result<A, EtcdError>
     where
         Q: prost::Message + Clone + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
-        self.ask(method, self.options.endpoints.len(), ask).await
+        self.ask(method, self.options.endpoints.len() + 1, ask).await
     }
 
     async fn ask<Q, A>(&self, method: Method, tries: usize, ask: Q) -> Result<A, EtcdError>

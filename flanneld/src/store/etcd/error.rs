@@ -14,7 +14,7 @@ pub enum EtcdError {
     #[error("etcd: {}", list(.0))]
     Unreachable(Vec<(String, LinkError)>),
     /// A call was refused, or not answered.
-    #[error("etcd {endpoint}: {op}: {}{}", said(status), hint(status))]
+    #[error("etcd {endpoint}: {op}: {}{}{}", said(status), hint(status), certificate_hint(endpoint, status))]
     Call {
         /// Of whom it was asked.
         endpoint: String,
@@ -141,6 +141,17 @@ fn hint(status: &Status) -> &'static str {
             " (etcd takes no writes: compact, defragment and disarm its alarm)"
         }
         _ => "",
+    }
+}
+
+/// With TLS 1.3 a server refuses a client's certificate after the client has begun, by closing the connection.
+fn certificate_hint(endpoint: &str, status: &Status) -> &'static str {
+    let text = chain(status);
+    let refused = ["connection closed", "broken pipe", "fatal alert"].iter().any(|words| text.contains(words));
+    if endpoint.starts_with("https") && refused {
+        " (if it goes on: etcd may want a client's certificate, or another one: --etcd-certfile and --etcd-keyfile)"
+    } else {
+        ""
     }
 }
 
