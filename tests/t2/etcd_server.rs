@@ -73,7 +73,7 @@ impl Member {
         ];
         args.extend(start.more.iter().cloned());
         let launch = Launch {
-            program: PathBuf::from("/usr/bin/etcd"),
+            program: PathBuf::from("etcd"),
             args: args.into_iter().map(Into::into).collect(),
             netns: world.host(host)?.path().to_owned(),
             log: dir().join(format!("m{host}.log")),

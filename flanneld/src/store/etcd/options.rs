@@ -84,7 +84,7 @@ pub struct Login {
 pub struct Timing {
     /// For a connection to one member.
     pub connect: Duration,
-    /// For the answer to a call. etcd itself gives up after 7 s (its `ReqTimeout` with the default election timeout).
+    /// For the answer to a call. etcd itself gives up later (7 s, its `ReqTimeout`), and so would hold us longer.
     pub call: Duration,
     /// Between two questions whether a silent member is still there …
     pub keep_alive: Duration,

@@ -56,7 +56,7 @@ impl Etcd {
         }
         let put = pb::PutRequest { key: key.clone(), value: new.into(), lease };
         let same = compare(&key, CompareTarget::Value, CompareWith::Value(old.into()));
-        let answer = self.txn(same, [Request::Put(put)], lease).await?;
+        let answer = self.txn(same, [Request::Put(put)], lease).await.inspect_err(|_| self.ends.doubt(now.lease))?;
         // what is not attached any more, or never was
         let idle = if answer.succeeded { now.lease } else { lease };
         if lease != now.lease {
