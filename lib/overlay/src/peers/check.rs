@@ -1,6 +1,6 @@
 //! The check of all leases: one sort, then a look-up in ordered maps per lease.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -9,7 +9,7 @@ use kernel::types::{Family, Mac};
 use super::{Half, Own, Peer, Peers, Reason, Rejected, Shared};
 use crate::json::Json;
 use crate::lease::{LeaseAttrs, Subnets, VxlanData};
-use crate::net::{ByFamily, bounds, number, overlap, within};
+use crate::net::{ByFamily, address, bounds, number, overlap, within};
 use crate::netconf::{FamilyConf, NetConf};
 
 /// Judges every lease of the store. The verdict does not depend on the order of `leases`.
@@ -34,7 +34,10 @@ where
     let mut peers = Peers::default();
     let mut halves: Vec<ByFamily<Option<Half>>> = vec![ByFamily::default(); candidates.len()];
     for (family, conf) in conf.families() {
-        let mut table = Table { family, conf, own, candidates: &candidates, rejected: &mut rejected, shared: vec![] };
+        let of_family = own.addresses.iter().filter(|addr| Family::from(**addr) == family);
+        let addresses = of_family.map(|addr| number(*addr)).collect();
+        let (candidates, rejected) = (&candidates, &mut rejected);
+        let mut table = Table { family, conf, own, addresses, candidates, rejected, shared: vec![] };
         for (index, half) in table.judge() {
             *halves[index].get_mut(family) = Some(half);
         }
@@ -91,6 +94,8 @@ struct Table<'a> {
     family: Family,
     conf: &'a FamilyConf,
     own: &'a Own,
+    /// This host's; there may be thousands, as where a proxy binds every service's (kube-ipvs0).
+    addresses: BTreeSet<u128>,
     candidates: &'a [Candidate],
     rejected: &'a mut Vec<Rejected>,
     shared: Vec<Shared>,
@@ -142,21 +147,23 @@ impl Table<'_> {
         let subnet = subnets.get(self.family).ok_or(None)?;
         let public = attrs.public(self.family);
         let own_subnet = self.own.subnets.get(self.family);
-        if own_subnet == Some(subnet) && public.is_some_and(|addr| self.own.addresses.contains(&addr)) {
+        if own_subnet == Some(subnet) && public.is_some_and(|addr| self.addresses.contains(&number(addr))) {
             return Err(None);
         }
         shape(subnet, self.conf.network)?;
         if let Some(own) = own_subnet.filter(|own| overlap(*own, subnet)) {
             return Err(Some(Reason::OverlapsOwn { subnet, own }));
         }
-        if let Some(address) = self.own.addresses.iter().copied().find(|addr| subnet.contains(*addr)) {
+        let (first, last) = bounds(subnet);
+        if let Some(inside) = self.addresses.range(first..=last).next() {
+            let address = address(self.family, *inside);
             return Err(Some(Reason::ContainsOwn { subnet, address }));
         }
         let public = public.ok_or(Reason::NoAddress)?;
         if let Some(what) = not_a_hosts(public) {
             return Err(Some(Reason::Address { address: public, what }));
         }
-        if self.own.addresses.contains(&public) {
+        if self.addresses.contains(&number(public)) {
             return Err(Some(Reason::OwnAddress(public)));
         }
         if let Some(subnet) = [Some(subnet), own_subnet].into_iter().flatten().find(|net| net.contains(public)) {
