@@ -158,6 +158,13 @@ impl Flannel {
     }
 }
 
+/// The delegate's type and document in a state file of ADD's, Go flannel's too; `None` when it is no such thing.
+pub fn read_state(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
+    let delegate = Delegate::from_state(bytes)?;
+    let document = delegate.bytes();
+    Some((delegate.kind, document))
+}
+
 fn of_network(request: &Request<'_>, env: &SubnetEnv) -> Delegate {
     Delegate::build(&request.conf, Some(env)).0
 }
