@@ -1,8 +1,6 @@
 //! Every target of tests/fuzz, for a few seconds and on a stable toolchain: random bytes, and good inputs with mistakes
 //! in them.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

@@ -107,7 +107,7 @@ fn call(command: &str, id: &str, conf: &str) -> (u8, String) {
 }
 
 pub fn reservations_seeds() -> Vec<Vec<u8>> {
-    owned(&["c1\r\neth0\010.1.0.3", "c1", "", " \n\0garbage", "container0\r\neth0\0::1"])
+    owned(&["c1\r\neth0\x0010.1.0.3", "c1", "", " \n\x00garbage", "container0\r\neth0\x00::1"])
 }
 
 /// A header that is read is written as the same bytes, as far as they say something.
