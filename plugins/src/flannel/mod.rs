@@ -1,6 +1,6 @@
 //! `flannel`: attaches a pod to the subnet that flanneld leased for this host, by a delegate whose configuration it
 //! makes; and `vxlan`, `direct-routing`, `host-gw`: the same for a network that insists on one data path, or that has no
-//! flanneld and carries its hosts in the configuration ([`inline`]).
+//! flanneld and carries its hosts in the configuration.
 
 mod delegate;
 mod host;
