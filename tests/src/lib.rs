@@ -3,3 +3,4 @@
 pub mod harness;
 pub mod need;
 pub mod strace;
+pub mod targets;
