@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod events;
 pub mod files;
 pub mod flags;
+pub mod health;
 pub mod kernel_thread;
 pub mod lab;
 pub mod logging;
@@ -27,6 +28,9 @@ use crate::flags::{Command, Options};
 
 /// A flag that cannot be followed. Upstream exits with 0, and a supervisor takes that for success.
 const USAGE: u8 = 2;
+
+/// The health server's address cannot be had: upstream panics, which is this.
+const NO_HEALTH: u8 = 2;
 
 /// flanneld with these arguments (without the program's name) and this environment. Returns when it is stopped by
 /// SIGINT or SIGTERM (success), or must not go on (failure); the network stays as it is.
@@ -52,7 +56,7 @@ pub fn run(args: &[String], env: &BTreeMap<String, String>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
-            ExitCode::FAILURE
+            if matches!(error, DaemonError::Health { .. }) { ExitCode::from(NO_HEALTH) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kernel::message::link::SeenLink;
-use kernel::state::{LinkKind, State};
-use kernel::types::{Family, IfName, Mac};
+use kernel::state::{LinkKind, Route, RouteKey, RouteKind, State};
+use kernel::types::{Family, IfName, Mac, RouteProtocol};
 use overlay::allocate::Stored;
 use overlay::host::{self, ALIAS};
-use overlay::lease::{Lease, LeaseAttrs, VxlanData};
+use overlay::lease::{Lease, LeaseAttrs, Subnets, VxlanData};
 use overlay::net::ByFamily;
 use overlay::netconf::{Backend, NetConf, VxlanConf, vxlan_device};
 
@@ -87,6 +87,30 @@ pub(super) fn underlay_facts(underlay: &Underlay, survey: &Survey) -> host::Unde
         mtu: underlay.mtu,
         addresses,
         connected: survey.connected(&underlay.dev),
+    }
+}
+
+/// Behind every other route to this host's subnets: the bridge's own, and a pod's, have a lower metric. Upstream's has
+/// none, and cannot be added beside the bridge's.
+const LAST: u32 = 1 << 30;
+
+/// `ip route add blackhole SUBNET`: what no pod has is not sent on by the default route.
+pub(super) fn add_blackholes(state: &mut State, subnets: Subnets) {
+    for dst in subnets.iter() {
+        let key = RouteKey { metric: Some(LAST), ..RouteKey::main(dst) };
+        let route = Route {
+            kind: RouteKind::Blackhole,
+            dev: None,
+            via: None,
+            onlink: false,
+            // universe, as iproute2 has it
+            scope: dst.is_ipv4().then_some(0),
+            src: None,
+            protocol: RouteProtocol::FLANNEL,
+            mtu: None,
+            advmss: None,
+        };
+        state.routes.insert(key, route);
     }
 }
 

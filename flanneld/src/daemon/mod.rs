@@ -17,6 +17,7 @@ mod wireguard_key;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::events::Events;
 use crate::flags::Options;
+use crate::health::{Health, Ready};
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::status::{self, Status};
@@ -74,6 +76,14 @@ pub enum DaemonError {
          pods must then be made anew)"
     )]
     Revoked(String),
+    /// The health server's address cannot be had.
+    #[error("serve health on {address}: {source}; free the port, or name another with --healthz-port")]
+    Health {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
     /// The program's own machinery.
     #[error("start the runtime: {0}")]
     Runtime(#[source] io::Error),
@@ -120,6 +130,9 @@ pub struct Daemon {
     picture: Picture,
     telling: Telling,
     metrics: Metrics,
+    ready: watch::Sender<Ready>,
+    /// Kept: it serves while it is there.
+    _health: Option<Health>,
     /// What was warned of and still is so.
     warned: BTreeSet<String>,
     status: Status,
@@ -147,7 +160,10 @@ impl Daemon {
     pub fn new(options: Options, notify_socket: Option<String>) -> Result<Self, DaemonError> {
         let mut writer = status::Writer::new(&options.subnet_file);
         let mut status = Status { pid: std::process::id(), ..Status::default() };
-        let (events, kernel) = Self::open().inspect_err(|error| {
+        let (metrics, (ready, answers)) = (Metrics::default(), watch::channel(Ready::default()));
+        let served = Self::serve(options.health, answers, metrics.clone());
+        let opened = served.and_then(|health| Ok((health, Self::open()?)));
+        let (health, (events, kernel)) = opened.inspect_err(|error| {
             status.last_error = Some(error.to_string());
             // the error itself is on its way to the log
             let _ = writer.write(&status, true);
@@ -172,7 +188,9 @@ impl Daemon {
             wanted: None,
             picture: Picture::default(),
             telling: Telling::default(),
-            metrics: Metrics::default(),
+            metrics,
+            ready,
+            _health: health,
             warned: BTreeSet::new(),
             status,
             writer,
@@ -181,6 +199,16 @@ impl Daemon {
             publish_after: None,
             options,
         })
+    }
+
+    fn serve(
+        address: Option<SocketAddr>,
+        ready: watch::Receiver<Ready>,
+        metrics: Metrics,
+    ) -> Result<Option<Health>, DaemonError> {
+        let serve =
+            |address| Health::serve(address, ready, metrics).map_err(|source| DaemonError::Health { address, source });
+        address.map(serve).transpose()
     }
 
     fn open() -> Result<(Events, KernelThread), DaemonError> {

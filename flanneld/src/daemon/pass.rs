@@ -87,6 +87,7 @@ impl Daemon {
     async fn reconcile(&mut self, due: &mut Due, troubles: &mut Troubles) -> Result<bool, Halt> {
         let view = self.view.borrow_and_update().clone();
         report::store(&mut self.status, &view);
+        self.metrics.store(view.stale_since);
         troubles.note(view.error.as_deref());
         let conf = self.configuration(&view, troubles)?;
         let survey = match &self.trust {
@@ -111,6 +112,9 @@ impl Daemon {
         let peers = self.judge(&conf, &survey, subnets, &view);
         let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, view.complete);
         limits::raise(&mut state, &survey.limits);
+        if self.options.blackhole_route {
+            make::add_blackholes(&mut state, subnets);
+        }
         let wanted = Arc::new(state);
         self.warn(&peers, &paths, &view.ignored);
         self.picture = Picture { peers, paths, ignored: view.ignored.clone() };
@@ -120,6 +124,7 @@ impl Daemon {
         if let Some(trouble) = applied.trouble() {
             troubles.retry(trouble);
         }
+        self.say_ready(applied.ready() && view.complete, &view);
         if applied.ready() {
             if let Err(why) = self.publish(&attrs, due).await {
                 troubles.retry(why);

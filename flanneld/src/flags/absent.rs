@@ -35,11 +35,6 @@ const TABLE: &[Absent] = &[
     switch("ip-masq-fully-random-disable", MASQ),
     value("iptables-resync", RULES),
     switch("iptables-forward-rules", RULES),
-    switch("ip-blackhole-route", "the blackhole route is"),
-    value("healthz-ip", "the health server is"),
-    Absent { name: "healthz-port", off: Some("0"), boolean: false, missing: "the health server is" },
-    value("vmodule", "verbosity per file is"),
-    value("log_backtrace_at", "a backtrace per log line is"),
 ];
 
 fn find(name: &str) -> Option<&'static Absent> {
@@ -56,8 +51,9 @@ pub(super) fn boolean(name: &str) -> Option<bool> {
     find(name).map(|flag| flag.boolean)
 }
 
-/// The flags that are none of these; an error for one of these that asks for something.
+/// The flags that are none of these; an error that names every one of these that asks for something.
 pub(super) fn refuse(flags: Vec<Flag>) -> Result<Vec<Flag>, FlagError> {
+    let mut mistakes = Vec::new();
     let mut kept = Vec::with_capacity(flags.len());
     for flag in flags {
         let Some(absent) = find(&flag.name) else {
@@ -66,8 +62,8 @@ pub(super) fn refuse(flags: Vec<Flag>) -> Result<Vec<Flag>, FlagError> {
         };
         let value = if absent.boolean { go::truth(&flag.value).map(|t| t.to_string()) } else { None };
         if absent.off != Some(value.as_deref().unwrap_or(&flag.value)) {
-            return Err(FlagError::Absent { flag: flag.name, missing: absent.missing });
+            mistakes.push(format!("--{}: {} not in this version; leave the flag out", flag.name, absent.missing));
         }
     }
-    Ok(kept)
+    if mistakes.is_empty() { Ok(kept) } else { Err(FlagError::Mistakes(mistakes)) }
 }

@@ -5,7 +5,7 @@ mod etcd;
 mod go;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +25,10 @@ pub struct Options {
     pub subnet_file: PathBuf,
     /// How long before its expiry a lease is renewed.
     pub renew_margin: Duration,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served; `None`: nowhere.
+    pub health: Option<SocketAddr>,
+    /// Packets to addresses of this host's subnet that no pod has are dropped here.
+    pub blackhole_route: bool,
     /// klog's verbosity.
     pub verbosity: i32,
     /// Where the wireguard backend keeps this host's key (WIREGUARD_KEY_FILE).
@@ -84,15 +88,8 @@ pub enum FlagError {
     /// Said by the parser, with usage.
     #[error("{0}")]
     Usage(String),
-    /// A flag of upstream's whose part does not exist here.
-    #[error("flanneld: --{flag}: {missing} not in this version; leave the flag out")]
-    Absent {
-        /// Without dashes.
-        flag: String,
-        /// Subject and verb.
-        missing: &'static str,
-    },
-    /// Flags that contradict each other, and values that mean nothing: every one of them.
+    /// Flags of upstream's whose part does not exist here, flags that contradict each other, and values that mean nothing:
+    /// every one of them.
     #[error("{}", .0.iter().map(|mistake| format!("flanneld: {mistake}")).collect::<Vec<_>>().join("\n"))]
     Mistakes(Vec<String>),
 }
@@ -131,6 +128,21 @@ struct Raw {
     /// Renew the lease so many minutes before it expires (1 to 1439)
     #[arg(long, default_value_t = 60, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=1439))]
     subnet_lease_renew_margin: u64,
+    /// Where /healthz, /readyz and /metrics are served (0.0.0.0 serves everyone)
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::from(Ipv4Addr::LOCALHOST))]
+    healthz_ip: IpAddr,
+    /// The port for them; 0 is off
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    healthz_port: u16,
+    /// Drop packets to addresses of this host's subnet that no pod has (blackhole route)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
+    ip_blackhole_route: bool,
+    /// Accepted for upstream's unit files, without effect
+    #[arg(long, hide = true)]
+    vmodule: Option<String>,
+    /// Accepted for upstream's unit files, without effect
+    #[arg(long = "log_backtrace_at", hide = true)]
+    log_backtrace_at: Option<String>,
     /// Print the version
     #[arg(long)]
     version: bool,
@@ -174,6 +186,9 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
     if let StoreOptions::Etcd(etcd) = &store {
         warnings.extend(etcd.warnings.iter().cloned());
     }
+    for (name, value) in [("vmodule", &raw.vmodule), ("log_backtrace_at", &raw.log_backtrace_at)] {
+        warnings.extend(value.as_ref().map(|_| format!("--{name} has no effect here; see --v")));
+    }
     Ok(Options {
         store,
         etcd_prefix,
@@ -186,6 +201,8 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
         },
         subnet_file: raw.subnet_file,
         renew_margin: Duration::from_secs(raw.subnet_lease_renew_margin * 60),
+        health: (raw.healthz_port > 0).then(|| SocketAddr::new(raw.healthz_ip, raw.healthz_port)),
+        blackhole_route: raw.ip_blackhole_route,
         verbosity: raw.v,
         wireguard_key_file: crate::daemon::KEY_FILE.into(),
         environment: Environment::default(),
@@ -210,7 +227,10 @@ fn boolean(known: &clap::Command, name: &str) -> Option<bool> {
         return Some(true);
     }
     let ours = known.get_arguments().find(|arg| arg.get_long() == Some(name));
-    ours.map(|arg| !arg.get_action().takes_values()).or_else(|| absent::boolean(name))
+    let switch = |arg: &clap::Arg| {
+        !arg.get_action().takes_values() || arg.get_num_args().is_some_and(|number| number.min_values() == 0)
+    };
+    ours.map(switch).or_else(|| absent::boolean(name))
 }
 
 /// Adds `FLANNELD_<FLAG>` for every flag that the command line does not set. As upstream, a variable that does not

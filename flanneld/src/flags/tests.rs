@@ -167,16 +167,27 @@ fn a_password_in_the_wrong_place_is_not_repeated() {
 
 #[test]
 fn parts_that_are_absent_are_named() {
-    for (args, flag) in [
-        (&["--ip-masq", "--kube-subnet-mgr"][..], "ip-masq"),
-        (&["-kube-subnet-mgr=t"], "kube-subnet-mgr"),
-        (&["-healthz-port", "8080"], "healthz-port"),
-    ] {
+    for (args, flag) in
+        [(&["--ip-masq", "--kube-subnet-mgr"][..], "ip-masq"), (&["-kube-subnet-mgr=t"], "kube-subnet-mgr")]
+    {
         let error = parse_with(&[&["-store-dir=/a"], args].concat(), &[]).unwrap_err();
-        assert!(matches!(&error, FlagError::Absent { flag: f, .. } if f == flag), "{args:?}: {error}");
-        assert!(!error.to_string().contains('\n'));
+        assert!(error.to_string().starts_with(&format!("flanneld: --{flag}: ")), "{args:?}: {error}");
+        assert_eq!(error.to_string().lines().count(), args.len(), "each is named");
     }
     let error = parse_with(&["-store-dir=/a"], &[("FLANNELD_IP_MASQ", "true")]).unwrap_err();
     assert_eq!(error.to_string(), "flanneld: --ip-masq: masquerade rules are not in this version; leave the flag out");
     run(&["-store-dir=/a", "--ip-masq=false", "-iptables-forward-rules=F", "-healthz-port=0"], &[]);
+}
+
+#[test]
+fn health_is_on_loopback_unless_told_otherwise() {
+    let options = |args: &[&str]| run(&[&["-store-dir=/a"], args].concat(), &[]);
+    assert_eq!(options(&[]).health, None);
+    assert_eq!(options(&["-healthz-port", "8471"]).health, "127.0.0.1:8471".parse().ok());
+    assert_eq!(options(&["--healthz-port=8471", "-healthz-ip=0.0.0.0"]).health, "0.0.0.0:8471".parse().ok());
+    assert_eq!(options(&["-healthz-ip=::", "-healthz-port=0"]).health, None);
+    assert!(options(&["-ip-blackhole-route"]).blackhole_route && options(&["-ip-blackhole-route=t"]).blackhole_route);
+    assert!(!options(&["-ip-blackhole-route=false", "-v", "0"]).blackhole_route && !options(&[]).blackhole_route);
+    let told = options(&["-vmodule=vxlan=4", "-log_backtrace_at", "a.go:1"]).warnings.join("; ");
+    assert!(told.contains("--vmodule has no effect") && told.contains("--log_backtrace_at has no effect"), "{told}");
 }
