@@ -2,4 +2,5 @@
 
 pub mod harness;
 pub mod need;
+pub mod plain;
 pub mod strace;
