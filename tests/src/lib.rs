@@ -4,3 +4,4 @@ pub mod harness;
 pub mod need;
 pub mod plain;
 pub mod strace;
+pub mod targets;
