@@ -16,7 +16,7 @@ use flanneld::flags::{self, Command, Options, StoreOptions};
 use flanneld::status::{Status, Writer};
 use kernel::types::{Family, Mtu};
 use overlay::lease::Subnets;
-use overlay::netconf::{Backend, NetConf, VxlanConf};
+use overlay::netconf::{Backend, NetConf, UdpConf, VxlanConf};
 use overlay::subnet_env::SubnetEnv;
 use plugins::{SUITE, flannel};
 
@@ -157,6 +157,7 @@ fn net_confs_say_what_their_names_say() {
     assert_eq!(net_conf("net-conf/vxlan-direct-routing.json").backend, direct);
     assert_eq!(net_conf("net-conf/host-gw.json").backend, Backend::HostGw);
     assert_eq!(net_conf("net-conf/alloc.json").backend, Backend::Alloc);
+    assert_eq!(net_conf("net-conf/udp.json").backend, Backend::Udp(UdpConf { port: 8285 }));
     let dual = net_conf("net-conf/dual-stack.json");
     assert_eq!(dual.families().map(|(family, _)| family).collect::<Vec<_>>(), Family::ALL);
 

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod status;
 pub mod store;
 pub mod systemd;
+pub mod udp;
 pub mod underlay;
 
 use std::collections::BTreeMap;

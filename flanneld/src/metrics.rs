@@ -13,6 +13,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::status::Reach;
+use crate::udp::counters::Counters;
+use crate::udp::metrics::Crossed;
 
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -59,6 +61,8 @@ pub struct Metrics {
     last_clean: Gauge<f64, AtomicU64>,
     store_restarts: Counter,
     store_stale: Gauge<f64, AtomicU64>,
+    /// What the udp backend's workers count.
+    pub udp: Arc<Counters>,
 }
 
 impl Default for Metrics {
@@ -75,6 +79,7 @@ impl Default for Metrics {
             last_clean: Gauge::default(),
             store_restarts: Counter::default(),
             store_stale: Gauge::default(),
+            udp: Arc::default(),
         };
         new.registry = Arc::new(new.register());
         new
@@ -97,6 +102,7 @@ impl Metrics {
         all.register("store_watch_restarts", text, self.store_restarts.clone());
         let text = "Since when the store cannot be followed (Unix time); 0 while it is";
         all.register_with_unit("store_stale_since_timestamp", text, seconds(), stale);
+        all.register_collector(Box::new(Crossed(self.udp.clone())));
         all
     }
 
@@ -174,6 +180,8 @@ mod tests {
         metrics.count([Reach::Direct, Reach::Vxlan, Reach::Vxlan].into_iter(), 4);
         metrics.store(Some(UNIX_EPOCH + std::time::Duration::from_secs(7)));
         metrics.store(None);
+        metrics.udp.sent(3, 400);
+        metrics.udp.dropped(crate::udp::counters::Loss::UnknownSender, 2);
         metrics.clean();
         let text = metrics.text();
         for line in [
@@ -187,6 +195,9 @@ mod tests {
             "flanneld_leases_rejected 4",
             "flanneld_store_watch_restarts_total 1",
             "flanneld_store_stale_since_timestamp_seconds 0.0",
+            r#"flanneld_udp_packets_total{direction="sent"} 3"#,
+            r#"flanneld_udp_bytes_total{direction="sent"} 400"#,
+            r#"flanneld_udp_packets_dropped_total{reason="unknown-sender"} 2"#,
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");

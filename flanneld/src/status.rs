@@ -1,5 +1,6 @@
 //! What the daemon says of itself: `status.json` beside subnet.env, for flannelctl, for the CNI plugin and for people.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,6 +10,7 @@ use overlay::reach::{self, Tunnel};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, FileError};
+use crate::udp::counters::Snapshot;
 
 /// The daemon's state after its last pass. Fields that are not known yet are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,12 +41,43 @@ pub struct Status {
     pub mtu: u32,
     /// The other hosts, one entry per subnet.
     pub peers: Vec<Peer>,
+    /// udp only: what has crossed so far. A change of this alone is not written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub udp: Option<Udp>,
     /// What the store holds that is not followed.
     pub rejected: Vec<Rejected>,
     /// What is wrong now; `null` when nothing is.
     pub last_error: Option<String>,
     /// When the last pass ended (RFC 3339, UTC).
     pub last_reconcile: Option<String>,
+}
+
+/// What the udp backend has moved since the daemon's start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Udp {
+    /// Datagrams sent.
+    pub sent_packets: u64,
+    /// The bytes in them.
+    pub sent_bytes: u64,
+    /// Datagrams received and handed to the kernel.
+    pub received_packets: u64,
+    /// The bytes in them.
+    pub received_bytes: u64,
+    /// Packets that were dropped, by reason; reasons without any are not there.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+impl From<Snapshot> for Udp {
+    fn from(snapshot: Snapshot) -> Self {
+        Self {
+            sent_packets: snapshot.sent_packets,
+            sent_bytes: snapshot.sent_bytes,
+            received_packets: snapshot.received_packets,
+            received_bytes: snapshot.received_bytes,
+            dropped: snapshot.drops().map(|(why, count)| (why.to_string(), count)).collect(),
+        }
+    }
 }
 
 /// The link below the overlay.
@@ -162,12 +195,12 @@ impl Writer {
         Self { path: path_beside(subnet_file), last: None }
     }
 
-    /// Writes `status` unless it differs from the last one by its time only; `fresh` writes it then too.
+    /// Writes `status` unless it differs from the last one by its time and counters only; `fresh` writes it then too.
     pub fn write(&mut self, status: &Status, fresh: bool) -> Result<(), FileError> {
-        let same = self
-            .last
-            .as_ref()
-            .is_some_and(|last| *status == Status { last_reconcile: status.last_reconcile.clone(), ..last.clone() });
+        let same = self.last.as_ref().is_some_and(|last| {
+            let (last_reconcile, udp) = (status.last_reconcile.clone(), status.udp.clone());
+            *status == Status { last_reconcile, udp, ..last.clone() }
+        });
         if same && !fresh {
             return Ok(());
         }
@@ -228,6 +261,7 @@ mod tests {
                 reason: "on the same segment".into(),
                 vtep_mac: None,
             }],
+            udp: None,
             rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
             last_error: None,
             last_reconcile: Some("2026-01-02T03:04:05Z".into()),

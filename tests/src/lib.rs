@@ -2,5 +2,6 @@
 
 pub mod harness;
 pub mod need;
+pub mod plain;
 pub mod strace;
 pub mod targets;

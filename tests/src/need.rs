@@ -11,6 +11,8 @@ pub enum Need {
     Root,
     /// A program on the usual paths, such as `nft`.
     Program(&'static str),
+    /// /dev/net/tun, and leave to open it.
+    Tun,
     /// A file or directory, such as the reference plugins in `/usr/lib/cni`.
     File(&'static str),
 }
@@ -25,6 +27,7 @@ impl Need {
             Self::Root => Some("needs root".into()),
             Self::Program(name) if PATHS.iter().any(|dir| Path::new(dir).join(name).exists()) => None,
             Self::Program(name) => Some(format!("needs the program {name}")),
+            Self::Tun => kernel::tuntap::lack().map(|lack| format!("needs TUN devices: {lack}")),
             Self::File(path) if Path::new(path).exists() => None,
             Self::File(path) => Some(format!("needs {path}")),
         }

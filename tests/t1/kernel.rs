@@ -207,13 +207,16 @@ pub fn other_links_are_made() -> Outcome {
     Ok(())
 }
 
-/// A TAP device, which is made by ioctl.
+/// TAP and TUN devices, which are made by ioctl.
 pub fn a_tap_device_is_made() -> Outcome {
     let mut kernel = Kernel::open()?;
     let tap = Link::up(LinkKind::TunTap(TunTap { tap: true, owner: Some(0), ..TunTap::default() }));
-    kernel.apply(&[Step::CreateLink(name("tap0"), tap)]).ok()?;
-    let seen = kernel.link(&name("tap0"))?.expect("tap0");
-    assert_eq!(seen.link.kind, LinkKind::Other("tun".into()));
+    let tun = Link::up(LinkKind::TunTap(TunTap { multi_queue: true, ..TunTap::default() }));
+    for (device, wanted) in [("tap0", tap), ("tun0", tun)] {
+        kernel.apply(&[Step::CreateLink(name(device), wanted.clone())]).ok()?;
+        let seen = kernel.link(&name(device))?.expect("the device");
+        assert_eq!(seen.link.kind, wanted.kind);
+    }
     Ok(())
 }
 

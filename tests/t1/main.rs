@@ -46,7 +46,7 @@ static TESTS: &[Test] = &[
     test!(kernel::a_pair_is_born_in_two_namespaces),
     test!(kernel::a_vxlan_device_is_changed_in_place_where_that_is_possible),
     test!(kernel::other_links_are_made),
-    test!(kernel::a_tap_device_is_made, Need::Root, Need::File("/dev/net/tun")),
+    test!(kernel::a_tap_device_is_made, Need::Tun),
     test!(kernel::a_refusal_is_in_the_kernels_words),
     test!(kernel::a_page_of_refusals_overruns_nothing),
     test!(kernel::a_refused_dump_is_not_an_empty_one),

@@ -19,6 +19,7 @@ mod heal;
 mod live;
 mod paths;
 mod store;
+mod udp;
 mod underlay;
 
 /// A test function under its own name.
@@ -69,6 +70,16 @@ static TESTS: &[Test] = &[
     test!(daemonless::a_vxlan_flanneld_is_not_fought_with),
     test!(daemonless::a_host_gw_flanneld_is_not_fought_with),
     test!(daemonless::status_looks_at_the_underlay),
+    test!(udp::every_pod_reaches_every_pod, Need::Tun),
+    test!(udp::a_stream_arrives_whole, Need::Tun),
+    test!(udp::datagrams_of_every_size_arrive, Need::Tun),
+    test!(udp::a_plain_host_is_served, Need::Tun),
+    test!(udp::strangers_and_liars_are_not_heard, Need::Tun),
+    test!(udp::a_destination_without_a_host_is_unreachable, Need::Tun),
+    test!(udp::vxlan_and_back_under_traffic, Need::Tun),
+    test!(udp::a_restarted_daemon_goes_on_with_the_same_device, Need::Tun),
+    test!(udp::a_deleted_device_is_back, Need::Tun),
+    test!(udp::a_port_that_is_taken_is_said_and_waited_for, Need::Tun),
     test!(etcd_daemon::a_lease_is_upstreams_and_so_are_its_peers, ETCD, ETCDCTL),
     test!(etcd_daemon::hosts_without_ipv4_get_different_subnets, ETCD, ETCDCTL),
     test!(etcd_daemon::daemons_that_race_share_no_half, ETCD, ETCDCTL),

@@ -5,6 +5,7 @@
 
 mod acquire;
 mod apply;
+mod drain;
 mod limits;
 mod make;
 mod pass;
@@ -13,6 +14,7 @@ mod tell;
 #[cfg(test)]
 mod tests;
 mod tunnels;
+mod udp;
 mod wireguard_key;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -119,6 +121,10 @@ pub struct Daemon {
     wireguard_keys: Option<WireguardKeys>,
     /// What was wanted last of the WireGuard devices.
     wireguard: BTreeMap<IfName, WireguardDevice>,
+    /// The devices of the backend before.
+    drain: drain::Drain,
+    /// The udp backend's data path.
+    udp: udp::Udp,
     /// The content of subnet.env, once it is written.
     subnet_env: Option<String>,
     /// All leases, taken apart.
@@ -182,6 +188,8 @@ impl Daemon {
             vxlan: None,
             wireguard_keys: None,
             wireguard: BTreeMap::new(),
+            drain: drain::Drain::default(),
+            udp: udp::Udp::new(metrics.udp.clone()),
             subnet_env: None,
             leases: Leases::default(),
             trust: None,

@@ -110,6 +110,8 @@ impl Daemon {
         // not marked as seen: a configuration that came since the pass began is for the next one
         let view = self.view.borrow().clone();
         let peers = self.judge(&conf, &survey, subnets, &view);
+        self.udp.follow(&conf);
+        self.drain.follow(&conf, Instant::now(), due);
         let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, view.complete);
         limits::raise(&mut state, &survey.limits);
         if self.options.blackhole_route {
@@ -117,14 +119,23 @@ impl Daemon {
         }
         let wanted = Arc::new(state);
         self.warn(&peers, &paths, &view.ignored);
-        self.picture = Picture { peers, paths, ignored: view.ignored.clone() };
         self.events.set_interest(make::interest(&conf, &scope.links, Some(&underlay), &survey, wanted.clone()));
+        let udp_ends = self.udp.ends(&conf, &scope);
+        if !udp_ends {
+            // before its routes: what they send to the device is moved from the first packet on
+            self.carry_udp(&conf, &wanted, &underlay, &peers, view.complete).await.map_err(Halt::Retry)?;
+        }
+        self.picture = Picture { peers, paths, ignored: view.ignored.clone() };
         let applied = self.apply(wanted, scope, survey).await?;
         applied.log();
         if let Some(trouble) = applied.trouble() {
             troubles.retry(trouble);
         }
         self.say_ready(applied.ready() && view.complete, &view);
+        if udp_ends && applied.ready() {
+            self.udp.end();
+        }
+        self.status.udp = self.udp.counters().map(Into::into);
         if applied.ready() {
             if let Err(why) = self.publish(&attrs, due).await {
                 troubles.retry(why);
@@ -217,7 +228,7 @@ impl Daemon {
             peers: &peers.good,
             underlay: &make::underlay_facts(underlay, survey),
             keep_vtep: self.vxlan,
-            known_devices: &make::known_devices(survey),
+            known_devices: &self.drain.deletable(make::known_devices(survey)),
             complete,
         })
     }

@@ -7,6 +7,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use kernel::types::Family;
+use overlay::host::UDP_DEVICE;
 
 use super::executables::Executables;
 use super::flow::{self, Flow};
@@ -162,11 +163,14 @@ impl Cluster {
 
     /// Attaches a pod on every host.
     pub fn attach_pods(&mut self) -> Result<(), Error> {
+        self.spec.topology.hosts().into_iter().try_for_each(|host| self.attach_pod(host))
+    }
+
+    /// Attaches a pod on one host.
+    pub fn attach_pod(&mut self, host: usize) -> Result<(), Error> {
         let runtime = Runtime::install(&self.executables.plugins, FilePath::new(ROOT))?;
-        for host in self.spec.topology.hosts() {
-            let pod = runtime.attach(self.world.host(host)?, &host_dir(host), &format!("pod{host}"))?;
-            self.pods.insert(host, pod);
-        }
+        let pod = runtime.attach(self.world.host(host)?, &host_dir(host), &format!("pod{host}"))?;
+        self.pods.insert(host, pod);
         Ok(())
     }
 
@@ -264,6 +268,7 @@ impl Cluster {
 
 fn path_by(dev: Option<&str>) -> Path {
     match dev {
+        Some(UDP_DEVICE) => Path::Udp,
         Some(dev) if dev.starts_with("flannel") => Path::Vxlan,
         Some(_) => Path::Direct,
         None => Path::None,

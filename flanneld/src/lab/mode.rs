@@ -1,4 +1,4 @@
-//! The three ways to reach a peer, as a network configuration and as what must come of it. Pure.
+//! The ways to reach a peer, as a network configuration and as what must come of it. Pure.
 
 use std::fmt;
 
@@ -18,6 +18,8 @@ pub enum Mode {
     DirectRouting,
     /// A peer on the same segment directly, the others not at all.
     HostGw,
+    /// Every peer in datagrams of the daemon's. IPv4 only.
+    Udp,
 }
 
 /// How packets travel from host to host.
@@ -25,6 +27,8 @@ pub enum Mode {
 pub enum Path {
     /// In VXLAN, by this device.
     Vxlan,
+    /// In datagrams, by the TUN device.
+    Udp,
     /// Bare, by the underlay.
     Direct,
     /// Not.
@@ -48,6 +52,7 @@ impl Mode {
             (Self::Vxlan, _) | (Self::DirectRouting, false) => Path::Vxlan,
             (Self::DirectRouting | Self::HostGw, true) => Path::Direct,
             (Self::HostGw, false) => Path::None,
+            (Self::Udp, _) => Path::Udp,
         }
     }
 
@@ -56,6 +61,7 @@ impl Mode {
             Self::Vxlan => json!({ "Type": "vxlan" }),
             Self::DirectRouting => json!({ "Type": "vxlan", "DirectRouting": true }),
             Self::HostGw => json!({ "Type": "host-gw" }),
+            Self::Udp => json!({ "Type": "udp" }),
         }
     }
 }
@@ -66,6 +72,7 @@ impl fmt::Display for Mode {
             Self::Vxlan => "vxlan",
             Self::DirectRouting => "vxlan with DirectRouting",
             Self::HostGw => "host-gw",
+            Self::Udp => "udp",
         })
     }
 }
@@ -74,6 +81,7 @@ impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Vxlan => "VXLAN",
+            Self::Udp => "UDP",
             Self::Direct => "direct",
             Self::None => "none",
         })
@@ -99,5 +107,6 @@ mod tests {
         assert_eq!(paths(Mode::Vxlan), [Path::Vxlan, Path::Vxlan]);
         assert_eq!(paths(Mode::DirectRouting), [Path::Direct, Path::Vxlan]);
         assert_eq!(paths(Mode::HostGw), [Path::Direct, Path::None]);
+        assert_eq!(paths(Mode::Udp), [Path::Udp, Path::Udp]);
     }
 }

@@ -22,6 +22,7 @@ pub mod survey;
 pub mod sysctl;
 pub mod tuntap;
 pub mod types;
+pub mod udp_socket;
 pub mod wait;
 mod wireguard;
 

@@ -33,7 +33,7 @@ pub(super) fn tours(mode: Mode, topology: &Topology) -> Vec<Tour> {
     match mode {
         Mode::Vxlan => vec![all(Mode::DirectRouting), near],
         Mode::DirectRouting => vec![all(Mode::Vxlan), near],
-        Mode::HostGw => vec![all(Mode::Vxlan)],
+        Mode::HostGw | Mode::Udp => vec![all(Mode::Vxlan)],
     }
 }
 

@@ -96,6 +96,10 @@ fn changeable(want: &LinkKind, have: &LinkKind) -> bool {
         (LinkKind::Macvlan { lower, mode }, LinkKind::Macvlan { lower: have_lower, mode: have_mode }) => {
             lower == have_lower && mode == have_mode
         }
+        // a program attaches to a device of one queue in another way than to one of several
+        (LinkKind::TunTap(want), LinkKind::TunTap(have)) => {
+            want.tap == have.tap && want.multi_queue == have.multi_queue
+        }
         _ => same_kind(want, have),
     }
 }

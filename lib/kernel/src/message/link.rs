@@ -3,16 +3,18 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::RawFd;
 
+use netlink_packet_core::Nla;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridge, InfoBridgePort, InfoData, InfoIpTunnel, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoVeth,
-    InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode, State as OperState,
+    InfoBridge, InfoBridgePort, InfoData, InfoIpTunnel, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoTun,
+    InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    State as OperState,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::Names;
 use crate::diff::LinkChange;
-use crate::state::{Ipip, Link, LinkKind, MacvlanMode, Port, VethPeer, Vxlan};
+use crate::state::{Ipip, Link, LinkKind, MacvlanMode, Port, TunTap, VethPeer, Vxlan};
 use crate::types::{IfIndex, IfName, Mac, Mtu, Vni};
 
 /// The port the kernel takes when a VXLAN device names none (`vxlan_port`, drivers/net/vxlan/vxlan_core.c). IANA's
@@ -318,6 +320,7 @@ fn decode_info(info: &[LinkInfo], seen: &mut SeenLink) {
                 seen.link.kind = LinkKind::Bridge { vlan_filtering };
             }
             LinkInfo::Data(InfoData::Vxlan(data)) => decode_vxlan(data, seen),
+            LinkInfo::Data(InfoData::Tun(data)) => seen.link.kind = LinkKind::TunTap(decode_tun(data)),
             LinkInfo::Data(InfoData::IpTunnel(data)) => decode_ipip(data, seen),
             LinkInfo::Data(InfoData::MacVlan(data)) => {
                 let mode = data.iter().find_map(|a| match a {
@@ -385,4 +388,23 @@ fn decode_vxlan(data: &[InfoVxlan], seen: &mut SeenLink) {
         }
     }
     seen.link.kind = LinkKind::Vxlan(vxlan);
+}
+
+/// IFLA_TUN_* (linux/if_link.h); the type is IFF_TUN or IFF_TAP.
+fn decode_tun(data: &[InfoTun]) -> TunTap {
+    let mut tun = TunTap::default();
+    for attribute in data {
+        let mut value = [0; 4];
+        if attribute.value_len() <= value.len() {
+            attribute.emit_value(&mut value[..attribute.value_len()]);
+        }
+        match attribute.kind() {
+            1 => tun.owner = Some(u32::from_ne_bytes(value)),
+            2 => tun.group = Some(u32::from_ne_bytes(value)),
+            3 => tun.tap = i32::from(value[0]) == libc::IFF_TAP,
+            7 => tun.multi_queue = value[0] != 0,
+            _ => {}
+        }
+    }
+    tun
 }

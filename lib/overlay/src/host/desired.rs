@@ -104,7 +104,7 @@ fn write_tun(state: &mut State, inputs: &HostInputs<'_>) {
     let link = Link {
         mtu: Some(udp_mtu(inputs)),
         alias: Some(ALIAS.to_owned()),
-        ..Link::up(LinkKind::TunTap(TunTap::default()))
+        ..Link::up(LinkKind::TunTap(TunTap { multi_queue: true, ..TunTap::default() }))
     };
     state.links.insert(dev.clone(), link);
     state.address(&dev, host_net(own.network()), true);
@@ -210,8 +210,10 @@ fn write_peer(
     let in_vxlan = vxlan(half.vtep, vtep.as_ref().map(|vtep| vtep.vni));
     let mut endpoint = None;
     let tunnel = match &inputs.conf.backend {
-        // a lease of udp has no type, and Go's udp does not look at it
+        // a lease of udp has no type, and Go's udp does not look at it: it sends to every host. One that has another type
+        // is on its way to udp or from it, and there is a better way to it until it is there
         Backend::Udp(_) if peer.backend_type.is_empty() => Ok(Tunnel::Udp),
+        Backend::Udp(_) => in_vxlan.or_else(|why| if on_link { Err(why) } else { Ok(Tunnel::Udp) }),
         Backend::Ipip(_) if peer.backend_type == "ipip" && own.ipip.is_some() => Ok(Tunnel::Ipip),
         Backend::Ipip(_) => in_vxlan.map_err(|_| Why::NotIn(Tunnel::Ipip)),
         Backend::Wireguard(conf) => wireguard::endpoint(inputs, conf, peer, half).map(|at| {
@@ -249,13 +251,15 @@ fn by_commands(peer: &Peer, half: &Half) -> PeerPath {
 
 /// A tunnel of the backend before, to which peers may still send: it stays as it is, but for its routes.
 fn may_be_sent_to(inputs: &HostInputs<'_>, device: &IfName) -> bool {
-    let backend = match device.as_str() {
-        ipip::DEVICE => "ipip",
-        name if wireguard::DEVICES.contains(&name) => "wireguard",
+    let (backend, lease_type) = match device.as_str() {
+        ipip::DEVICE => ("ipip", "ipip"),
+        // alloc's leases have no type either: there the one is not told from the other
+        UDP_DEVICE if inputs.conf.backend != Backend::Alloc => ("udp", ""),
+        name if wireguard::DEVICES.contains(&name) => ("wireguard", "wireguard"),
         _ => return false,
     };
     backend != inputs.conf.backend.name()
-        && (!inputs.complete || inputs.peers.iter().any(|peer| peer.backend_type == backend))
+        && (!inputs.complete || inputs.peers.iter().any(|peer| peer.backend_type == lease_type))
 }
 
 /// Our routes by their protocol, and what a Go flanneld left; our devices by their names and by their mark.

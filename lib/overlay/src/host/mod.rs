@@ -17,7 +17,7 @@ use ipnetwork::IpNetwork;
 use kernel::state::{Scope, State};
 use kernel::types::{Family, IfName, Mac, Mtu};
 
-pub use desired::desired;
+pub use desired::{UDP_DEVICE, desired};
 pub use wireguard::WireguardKeys;
 
 use crate::lease::{LeaseAttrs, Subnets, VxlanData};

@@ -366,7 +366,7 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
         complete: true,
     });
     let ways: Vec<String> = wanted.paths.iter().map(|path| format!("{} {}", path.peer, path.reach)).collect();
-    assert_eq!(ways, ["10.5.2.0-24 udp", "10.5.3.0-24 direct", "10.5.4.0-24 unreachable"]);
+    assert_eq!(ways, ["10.5.2.0-24 udp", "10.5.3.0-24 direct", "10.5.4.0-24 udp"]);
     assert_eq!(wanted.mtu, Mtu(1472));
     let steps: Vec<String> = kernel::diff::diff(&wanted.state, &State::default(), &wanted.scope)
         .steps
@@ -384,6 +384,26 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
             "ip route replace 10.5.3.0/24 via 10.99.0.4 dev eth0 proto 70",
         ]
     );
+}
+
+#[test]
+fn a_tun_stays_while_it_may_be_sent_to() {
+    let tun = [IfName::new(UDP_DEVICE).unwrap()];
+    let plain = ("10.5.54.0-24", r#"{"PublicIP":"10.98.0.4","PublicIPv6":null}"#);
+    for (backend, lease, complete, deleted) in [
+        ("vxlan", plain, true, false),
+        ("vxlan", FAR, true, true),
+        ("vxlan", FAR, false, false),
+        ("host-gw", plain, true, false),
+        ("alloc", plain, true, true),
+    ] {
+        let conf = conf(&format!(r#"{{"Type":"{backend}"}}"#));
+        let peers = peers(&conf, &[lease]);
+        let underlay = underlay();
+        let wanted = desired(&HostInputs { known_devices: &tun, complete, ..build(&conf, &peers, &underlay) });
+        assert!(!wanted.state.links.contains_key(&tun[0]));
+        assert_eq!(wanted.scope.links.contains(&tun[0]), deleted, "{backend} {complete}");
+    }
 }
 
 #[test]

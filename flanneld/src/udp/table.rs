@@ -1,0 +1,136 @@
+//! Who has which subnet: where packets go, and what may come from whom.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+
+use ipnetwork::Ipv4Network;
+
+use super::counters::Loss;
+
+/// The peers as the data path needs them. It is made anew for every change and then never changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    network: Option<Ipv4Network>,
+    own: Option<Ipv4Network>,
+    /// The subnets by their first address, longest prefixes first: one look per length, and all are of one as a rule.
+    lengths: Vec<(u8, HashMap<u32, Ipv4Addr>)>,
+    members: HashSet<Ipv4Addr>,
+}
+
+impl Table {
+    /// `network`: the whole network; `own`: this host's subnet; `routes`: the others' subnets with their addresses.
+    pub fn new(
+        network: Ipv4Network,
+        own: Ipv4Network,
+        routes: impl IntoIterator<Item = (Ipv4Network, Ipv4Addr)>,
+    ) -> Self {
+        let mut table = Self { network: Some(network), own: Some(own), ..Self::default() };
+        for (subnet, host) in routes {
+            table.members.insert(host);
+            let at = table.lengths.partition_point(|(length, _)| *length > subnet.prefix());
+            if table.lengths.get(at).is_none_or(|(length, _)| *length != subnet.prefix()) {
+                table.lengths.insert(at, (subnet.prefix(), HashMap::new()));
+            }
+            table.lengths[at].1.insert(subnet.network().into(), host);
+        }
+        table
+    }
+
+    /// The address of this host's device, and the source of its ICMP.
+    pub fn device(&self) -> Option<Ipv4Addr> {
+        self.own.map(|own| own.network())
+    }
+
+    /// The host that has leased `addr`.
+    pub fn host_of(&self, addr: Ipv4Addr) -> Option<Ipv4Addr> {
+        let addr = u32::from(addr);
+        self.lengths.iter().find_map(|(length, subnets)| subnets.get(&(addr & mask(*length))).copied())
+    }
+
+    /// True for a host of the network: only its datagrams are opened.
+    pub fn is_member(&self, sender: Ipv4Addr) -> bool {
+        self.members.contains(&sender)
+    }
+
+    /// Whether a packet may come from `sender`, who is a member.
+    ///
+    /// A source in the network must be the sender's own: nobody speaks for another's pods. A source outside of it is let
+    /// through, because it is the sender host's own traffic: Go's hosts send with their device's address, which is in
+    /// their subnet, but a program that is bound to the host's own address, or a service whose clients' addresses are
+    /// kept, sends with that. The destination must be in this host's subnet: nothing else is ever sent here on purpose,
+    /// and nobody uses this host as a way to somewhere else. Upstream checks none of this.
+    pub fn admits(&self, sender: Ipv4Addr, source: Ipv4Addr, destination: Ipv4Addr) -> Result<(), Loss> {
+        let within = |net: Option<Ipv4Network>, addr| net.is_some_and(|net| net.contains(addr));
+        if !within(self.own, destination) {
+            Err(Loss::ForeignDestination)
+        } else if within(self.network, source) && self.host_of(source) != Some(sender) {
+            Err(Loss::ForeignSource)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn mask(length: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(routes: &[(&str, &str)]) -> Table {
+        let routes = routes.iter().map(|(subnet, host)| (subnet.parse().unwrap(), host.parse().unwrap()));
+        Table::new("10.5.0.0/16".parse().unwrap(), "10.5.1.0/24".parse().unwrap(), routes)
+    }
+
+    fn ip(text: &str) -> Ipv4Addr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let table =
+            table(&[("10.5.2.0/24", "192.0.2.2"), ("10.5.2.128/25", "192.0.2.3"), ("10.5.4.7/32", "192.0.2.4")]);
+        for (addr, host) in [
+            ("10.5.2.1", Some("192.0.2.2")),
+            ("10.5.2.129", Some("192.0.2.3")),
+            ("10.5.4.7", Some("192.0.2.4")),
+            ("10.5.4.8", None),
+            ("10.5.1.1", None),
+            ("8.8.8.8", None),
+        ] {
+            assert_eq!(table.host_of(ip(addr)), host.map(ip), "{addr}");
+        }
+        assert_eq!(mask(0), 0);
+        assert_eq!(table.device(), Some(ip("10.5.1.0")));
+    }
+
+    #[test]
+    fn a_peer_speaks_for_itself_only() {
+        let table = table(&[("10.5.2.0/24", "192.0.2.2"), ("10.5.3.0/24", "192.0.2.3")]);
+        let (peer, here) = (ip("192.0.2.2"), ip("10.5.1.9"));
+        assert!(table.is_member(peer) && !table.is_member(ip("192.0.2.9")));
+        for (source, destination, verdict) in [
+            (ip("10.5.2.9"), here, Ok(())),
+            // the host itself, by its device and by its own address
+            (ip("10.5.2.0"), here, Ok(())),
+            (peer, here, Ok(())),
+            (ip("203.0.113.1"), here, Ok(())),
+            (ip("10.5.3.9"), here, Err(Loss::ForeignSource)),
+            (here, here, Err(Loss::ForeignSource)),
+            (ip("10.5.77.1"), here, Err(Loss::ForeignSource)),
+            (ip("10.5.2.9"), ip("10.5.3.9"), Err(Loss::ForeignDestination)),
+            (ip("10.5.2.9"), ip("192.0.2.1"), Err(Loss::ForeignDestination)),
+        ] {
+            assert_eq!(table.admits(peer, source, destination), verdict, "{source} {destination}");
+        }
+        assert!(!Table::default().is_member(peer));
+    }
+
+    #[test]
+    fn a_host_with_two_leases_has_both() {
+        let table = table(&[("10.5.2.0/24", "192.0.2.2"), ("10.5.3.0/24", "192.0.2.2")]);
+        assert_eq!(table.admits(ip("192.0.2.2"), ip("10.5.3.1"), ip("10.5.1.1")), Ok(()));
+    }
+}
