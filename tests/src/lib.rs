@@ -1,5 +1,7 @@
 //! Test support: a runner that gives each test a process and a sandbox of its own.
 
+mod cpio;
 pub mod harness;
 pub mod need;
 pub mod strace;
+pub mod vm;
