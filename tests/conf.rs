@@ -8,6 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use cni::json::Json;
+use cni::plugin::Plugin;
 use cni::runtime::{NetworkList, PluginConf, Runtime};
 use cni::version::Version;
 use flanneld::ctl::install::NAMES;
@@ -17,7 +18,7 @@ use kernel::types::{Family, Mtu};
 use overlay::lease::Subnets;
 use overlay::netconf::{Backend, NetConf, VxlanConf};
 use overlay::subnet_env::SubnetEnv;
-use plugins::SUITE;
+use plugins::{SUITE, flannel};
 
 fn path(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf").join(file)
@@ -108,6 +109,25 @@ fn networks_of_one_host_are_read_by_bridge_and_host_local() {
         let ranges = ipam.get("ranges").and_then(Json::as_array).map_or(1, <[Json]>::len);
         assert_eq!(ranges, families, "{file}");
     }
+}
+
+/// STATUS would look at the machine's own links; what can be wrong without them is asked for.
+#[test]
+fn networks_without_flanneld_carry_their_hosts() {
+    let conf = |file: &str| {
+        let list = NetworkList::load(&path(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let plugin = &list.plugins[0];
+        let one =
+            [flannel::VXLAN, flannel::DIRECT_ROUTING, flannel::HOST_GW].into_iter().find(|p| p.name() == plugin.kind);
+        assert_eq!(one.unwrap().mistakes(&plugin.conf), Some(vec![]), "{file}");
+        assert_eq!(flannel::FLANNEL.mistakes(&plugin.conf), None);
+        plugin.conf.clone()
+    };
+    let [one, two] = ["cni/30-vxlan-host1.conflist", "cni/30-vxlan-host2.conflist"].map(conf);
+    assert_eq!((one.get("network"), one.get("peers")), (two.get("network"), two.get("peers")), "one list serves both");
+    assert_ne!(one.get("subnet"), two.get("subnet"));
+    conf("cni/30-host-gw-host1.conflist");
+    conf("cni/30-direct-routing-dual-stack.conflist");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 use kernel::message::address::SeenAddress;
 use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, Route, RouteKey};
+use kernel::survey::{self, DefaultRoute};
 use kernel::types::{Family, IfIndex, IfName, Mtu};
 
 use crate::flags::Select;
@@ -85,7 +86,7 @@ pub fn choose(select: &Select, families: &[Family], survey: &Survey) -> Result<U
     let mut addresses = Vec::new();
     for family in families {
         let named = pick.addresses.iter().copied().find(|addr| Family::from(*addr) == *family);
-        let address = named.or_else(|| survey.preferred(&dev, *family));
+        let address = named.or_else(|| survey::preferred_address(&survey.addresses, &dev, *family));
         addresses.push(address.ok_or_else(|| UnderlayError::NoAddress { dev: dev.clone(), family: *family })?);
     }
     let public = addresses.iter().map(|addr| select.published(Family::from(*addr)).unwrap_or(*addr)).collect();
@@ -167,33 +168,12 @@ impl Survey {
 
     /// The link of the default route that the kernel prefers; of several, the first listed.
     fn default(&self, family: Family) -> Option<Pick<'_>> {
-        let any = family.default_net();
-        let mut defaults: Vec<(u32, &IfName)> = Vec::new();
-        for (key, route) in self.routes.iter().filter(|(key, _)| key.dst == any) {
-            let usual = if family == Family::V6 { 1024 } else { 0 };
-            defaults.extend(route.dev.as_ref().map(|dev| (key.metric.unwrap_or(usual), dev)));
-        }
-        let (metric, dev) = defaults.iter().min_by_key(|(metric, _)| *metric).copied()?;
-        let why = match defaults.iter().any(|(_, other)| *other != dev) {
+        let DefaultRoute { dev, metric, several } = survey::default_route(&self.routes, family)?;
+        let why = match several {
             true => format!("of several default routes the one with the lowest metric ({metric}) leaves by it"),
             false => "the default route leaves by it".to_owned(),
         };
         self.link(dev.as_str()).map(|link| Pick { link, addresses: vec![], why })
-    }
-
-    /// The address that a link is best known by: global before link-local, then one that stays, then one that is no
-    /// privacy address, then the kernel's order. A deprecated one never.
-    fn preferred(&self, dev: &IfName, family: Family) -> Option<IpAddr> {
-        let usable = |seen: &&SeenAddress| {
-            Family::from(seen.key.net) == family
-                && !seen.deprecated
-                && !seen.tentative
-                && !seen.dad_failed
-                && !seen.key.net.ip().is_loopback()
-                && !seen.key.net.ip().is_multicast()
-        };
-        let rank = |seen: &&SeenAddress| (is_link_local(seen.key.net.ip()), !seen.permanent, seen.secondary);
-        self.addresses_of(dev).filter(usable).min_by_key(rank).map(|seen| seen.key.net.ip())
     }
 
     fn describe(&self) -> Vec<String> {
@@ -211,10 +191,7 @@ impl Survey {
 
     /// The prefixes that hosts on the same segment as `dev` are in: what the main table reaches by it without a router.
     pub fn connected(&self, dev: &IfName) -> Vec<IpNetwork> {
-        let on_link = |(key, route): &&(RouteKey, Route)| {
-            route.dev.as_ref() == Some(dev) && route.via.is_none() && !is_link_local(key.dst.ip())
-        };
-        self.routes.iter().filter(on_link).map(|(key, _)| key.dst).collect()
+        survey::connected(&self.routes, dev)
     }
 }
 
@@ -222,13 +199,6 @@ fn is_overlay(link: &SeenLink) -> bool {
     let tunnel =
         matches!(link.link.kind, LinkKind::Vxlan(_) | LinkKind::TunTap(_) | LinkKind::Ipip(_) | LinkKind::Wireguard);
     tunnel && link.name.as_str().starts_with("flannel")
-}
-
-fn is_link_local(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@ use std::process::{Command, Stdio};
 
 use flanneld::ctl::install::install;
 use flanneld::lab::netns::Room;
+use kernel::diff::diff;
+use kernel::state::{Link, LinkKind, Scope, State, VethPeer};
+use kernel::types::IfName;
 use serde_json::{Value, json};
 use tests::harness::{Outcome, executables, figure};
 use tests::strace::{Counts, Traced};
@@ -117,6 +120,37 @@ pub fn flannel_and_its_delegates_are_one_program() -> Outcome {
     let (add, del) = (counter.count("ADD", &second, &conf), counter.count("DEL", &second, &conf));
     assert_eq!((add.execs, del.execs), (1, 1));
     assert!(add.sends <= 8, "{add:?}");
+    Ok(())
+}
+
+/// A network that the configuration carries costs what it takes to see that the host is as it should be.
+pub fn a_network_without_flanneld_is_a_few_dumps_more() -> Outcome {
+    let counter = Counter::new();
+    let host = Room::create("host")?;
+    let mut kernel = host.kernel()?;
+    let eth0 = IfName::new("eth0")?;
+    let peer = VethPeer { name: IfName::new("wire")?, mac: None, mtu: None, netns: None };
+    let mut state = State::default();
+    state.links.insert(eth0.clone(), Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) }));
+    state.address(&eth0, "192.0.2.1/24".parse()?, true);
+    let scope = Scope { keep: true, ..Scope::default() };
+    kernel.apply(&diff(&state, &State::default(), &scope).steps).ok()?;
+    let peers: Vec<Value> =
+        (2..52).map(|n| json!({ "subnet": format!("10.9.{n}.0/24"), "publicIP": format!("192.0.2.{n}") })).collect();
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "vxlan", "dataDir": counter.path("flannel"), "iface": "eth0",
+        "network": "10.9.0.0/16", "subnet": "10.9.1.0/24", "peers": peers,
+        "ipam": { "type": "host-local", "dataDir": counter.path("networks") },
+        "delegate": { "isDefaultGateway": true, "ipMasq": false },
+    });
+    let (first, second) = (Room::create("first")?, Room::create("second")?);
+    host.enter(|| counter.count("ADD", &first, &conf))?;
+    let (add, del) = host.enter(|| (counter.count("ADD", &second, &conf), counter.count("DEL", &second, &conf)))?;
+    assert_eq!((add.execs, del.execs), (1, 1));
+    // of the bridge's 8 and what flannel with subnet.env needs; the host's state is 11 questions
+    assert!(add.sends <= 8 + 11 && add.calls <= 300, "{add:?}");
+    // DEL does not look at the host's state
+    assert!(del.sends <= 8, "{del:?}");
     Ok(())
 }
 

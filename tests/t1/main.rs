@@ -109,6 +109,7 @@ static TESTS: &[Test] = &[
     test!(loopback::the_hosts_own_lo_is_not_taken_down, Need::Program("unshare"), Need::Program("mount")),
     test!(counts::bridge_and_host_local_are_few_calls_of_one_program, Need::Program("strace")),
     test!(counts::flannel_and_its_delegates_are_one_program, Need::Program("strace")),
+    test!(counts::a_network_without_flanneld_is_a_few_dumps_more, Need::Program("strace")),
     test!(counts::a_nearly_full_range_costs_what_an_empty_one_does, Need::Program("strace")),
 ];
 

@@ -8,6 +8,7 @@ use flanneld::lab::mode::{Mode, Path};
 use flanneld::lab::topology::Topology;
 use tests::harness::{self, Environment, Outcome, Test};
 
+mod daemonless;
 mod heal;
 mod live;
 mod paths;
@@ -45,6 +46,19 @@ static TESTS: &[Test] = &[
     test!(store::daemons_that_race_get_different_subnets),
     test!(store::garbage_disturbs_nobody),
     test!(store::hostile_leases_disturb_nobody),
+    test!(daemonless::vxlan),
+    test!(daemonless::direct_routing),
+    test!(daemonless::host_gw),
+    test!(daemonless::vxlan_dual_stack),
+    test!(daemonless::direct_routing_dual_stack),
+    test!(daemonless::host_gw_dual_stack),
+    test!(daemonless::peers_come_and_go),
+    test!(daemonless::check_names_what_is_missing),
+    test!(daemonless::pods_that_come_at_once_are_all_served),
+    test!(daemonless::the_host_is_cleared_when_nobody_is_left),
+    test!(daemonless::a_vxlan_flanneld_is_not_fought_with),
+    test!(daemonless::a_host_gw_flanneld_is_not_fought_with),
+    test!(daemonless::status_looks_at_the_underlay),
 ];
 
 /// What a helper of a test fails with.

@@ -18,6 +18,7 @@ pub mod nft;
 pub mod observe;
 pub mod removal;
 pub mod state;
+pub mod survey;
 pub mod sysctl;
 pub mod tuntap;
 pub mod types;

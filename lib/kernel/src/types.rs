@@ -208,6 +208,8 @@ impl RouteProtocol {
     pub const BOOT: Self = Self(3);
     /// flanneld's own routes. 70 ('F') is unassigned in iproute2's rt_protos and in FRR, bird and systemd.
     pub const FLANNEL: Self = Self(70);
+    /// Routes of a network that the CNI plugins keep without a daemon; unassigned there as well.
+    pub const FLANNEL_CNI: Self = Self(71);
 }
 
 /// An IP version, for the code that serves both.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use cni::conf::Conf;
 use cni::error::{Error, code};
 use cni::json::{Json, quote};
+use ipnetwork::IpNetwork;
 use overlay::subnet_env::{DEFAULT_PATH, SubnetEnv, load_error};
 use serde::Deserialize;
 
@@ -19,9 +20,19 @@ pub(super) struct Host {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Status {
+    pid: u32,
+    network: Vec<String>,
     backend: String,
     direct_routing: bool,
     last_error: Option<String>,
+}
+
+/// A flanneld that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Daemon {
+    pub(super) pid: u32,
+    /// Empty when it has not said any.
+    pub(super) network: Vec<IpNetwork>,
 }
 
 /// How packets go to other hosts, by the name of a plugin that insists on it.
@@ -96,6 +107,15 @@ impl Host {
             .with_details(format!("as {} says", self.status_file().display()))),
             _ => Ok(()),
         }
+    }
+
+    /// The flanneld that wrote status.json, when it still runs. One in a process namespace of its own is not seen; its
+    /// marks in the kernel are.
+    pub(super) fn daemon(&self) -> Option<Daemon> {
+        let status = self.status().filter(|status| status.pid != 0)?;
+        let comm = fs::read_to_string(format!("/proc/{}/comm", status.pid)).ok()?;
+        let network = status.network.iter().filter_map(|text| cni::json::parse_cidr(text)).collect();
+        (comm.trim_end() == "flanneld").then_some(Daemon { pid: status.pid, network })
     }
 
     fn status_file(&self) -> PathBuf {

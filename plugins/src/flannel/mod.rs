@@ -1,18 +1,23 @@
 //! `flannel`: attaches a pod to the subnet that flanneld leased for this host, by a delegate whose configuration it
-//! makes; and `vxlan`, `direct-routing`, `host-gw`: the same for a network that insists on one data path.
+//! makes; and `vxlan`, `direct-routing`, `host-gw`: the same for a network that insists on one data path, or that has no
+//! flanneld and carries its hosts in the configuration ([`inline`]).
 
 mod delegate;
 mod host;
+mod inline;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use cni::error::{Error, code};
+use cni::json::Json;
 use cni::plugin::{Plugin, Request};
 use cni::result::AddResult;
 
 use delegate::{Delegate, Mistake};
 use host::{DataPath, Host};
+use inline::Network;
+use overlay::subnet_env::SubnetEnv;
 use state::{Found, States};
 
 /// The plugin, under one of its names.
@@ -22,11 +27,11 @@ pub struct Flannel {
 
 /// Takes the data path that flanneld runs.
 pub const FLANNEL: Flannel = Flannel { wanted: None };
-/// VXLAN for every peer.
+/// VXLAN for every peer, with or without flanneld.
 pub const VXLAN: Flannel = Flannel { wanted: Some(DataPath::Vxlan) };
-/// VXLAN, but direct routes to peers on the same segment.
+/// VXLAN, but direct routes to peers on the same segment; with or without flanneld.
 pub const DIRECT_ROUTING: Flannel = Flannel { wanted: Some(DataPath::DirectRouting) };
-/// Direct routes only.
+/// Direct routes only, with or without flanneld.
 pub const HOST_GW: Flannel = Flannel { wanted: Some(DataPath::HostGw) };
 
 /// What a runtime adds to the document for GC.
@@ -38,7 +43,10 @@ impl Plugin for Flannel {
     }
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {
-        let delegate = self.ready(request)?;
+        let delegate = match self.network(request)? {
+            Some(network) => of_network(request, &inline::establish(request, &network)?),
+            None => self.ready(request)?,
+        };
         let bytes = delegate.bytes();
         // before the delegate has done anything that DEL would have to undo
         States::of(&request.conf).state(request.env).write(&bytes)?;
@@ -57,7 +65,7 @@ impl Plugin for Flannel {
                 if damaged.is_some() {
                     request.warn(self.name(), "the state that ADD left is damaged: DEL goes by the configuration");
                 }
-                rebuilt(request)
+                self.rebuilt(request)
             }
         };
         let keys = prev_result(request, &delegate);
@@ -67,37 +75,101 @@ impl Plugin for Flannel {
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), Error> {
+        let network = self.network(request)?;
+        let host = network.as_ref().map_or(Ok(()), |network| inline::check(request, network));
         let left = States::of(&request.conf).state(request.env).read()?;
         let delegate = match left.as_deref().and_then(Delegate::from_state) {
             Some(delegate) => delegate,
+            None if network.is_some() => self.rebuilt(request),
             None => checked(request, &Host::of(&request.conf))?,
         };
         let delegate = delegate.with(&request.conf, &["cniVersion", "prevResult"]);
-        request.delegates.check(&delegate.kind, &delegate.bytes(), request.env)
+        both(host, request.delegates.check(&delegate.kind, &delegate.bytes(), request.env))
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), Error> {
-        let delegate = rebuilt(request).with(&request.conf, ATTACHMENTS);
+        let delegate = self.rebuilt(request).with(&request.conf, ATTACHMENTS);
         request.delegates.gc(&delegate.kind, &delegate.bytes(), request.env)?;
-        remove_stale(request)
+        remove_stale(request)?;
+        let unused = request.conf.valid_attachments.as_ref().is_some_and(Vec::is_empty);
+        if unused && self.carries_network(request) { inline::remove(request) } else { Ok(()) }
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), Error> {
-        let delegate = self.ready(request).map_err(|error| match error.code {
+        let (delegate, limits) = self.could_serve(request).map_err(|error| match error.code {
             code::DECODE | code::INVALID_CONFIG => error,
             _ => Error { code: code::NOT_AVAILABLE, ..error },
         })?;
-        request.delegates.status(&delegate.kind, &delegate.bytes(), request.env)
+        request.delegates.status(&delegate.kind, &delegate.bytes(), request.env)?;
+        if limits.is_empty() { Ok(()) } else { Err(Error::new(code::LIMITED_CONNECTIVITY, limits.join("; "))) }
     }
 }
 
 impl Flannel {
+    /// What is wrong with the network that a configuration carries for this plugin, as far as it can be told without
+    /// the host; `None` when it carries none.
+    pub fn mistakes(&self, conf: &Json) -> Option<Vec<String>> {
+        let path = self.wanted.filter(|_| inline::given(conf))?;
+        Some(Network::read(path, conf).err().unwrap_or_default())
+    }
+
     /// The delegate for an ADD, when the host can serve one.
     fn ready(&self, request: &Request<'_>) -> Result<Delegate, Error> {
         let host = Host::of(&request.conf);
         let delegate = checked(request, &host)?;
         self.wanted.map_or(Ok(()), |wanted| host.require(wanted))?;
         Ok(delegate)
+    }
+
+    /// The delegate, and what would keep some of a pod's traffic from flowing.
+    fn could_serve(&self, request: &Request<'_>) -> Result<(Delegate, Vec<String>), Error> {
+        let Some(network) = self.network(request)? else { return Ok((self.ready(request)?, Vec::new())) };
+        let (env, limits) = inline::status(request, &network)?;
+        Ok((of_network(request, &env), limits))
+    }
+
+    /// The configuration carries the network itself, which wins over any subnet.env. `flannel` follows a flanneld always.
+    fn carries_network(&self, request: &Request<'_>) -> bool {
+        self.wanted.is_some() && inline::given(request.conf.tree())
+    }
+
+    /// The network that the configuration carries. Its mistakes, and those of the rest, come at once.
+    fn network(&self, request: &Request<'_>) -> Result<Option<Network>, Error> {
+        let Some(path) = self.wanted.filter(|_| self.carries_network(request)) else { return Ok(None) };
+        let read = Network::read(path, request.conf.tree());
+        let (_, others) = Delegate::build(&request.conf, None);
+        let others: Vec<String> = others.iter().map(Mistake::to_string).collect();
+        match read {
+            Ok(network) if others.is_empty() => Ok(Some(network)),
+            read => {
+                let mistakes = [read.err().unwrap_or_default(), others].concat();
+                Err(Error::config(format!("{}: {}", path.name(), mistakes.join("; "))))
+            }
+        }
+    }
+
+    /// The best delegate there is to undo things with: mistakes do not matter, and subnet.env may be gone.
+    fn rebuilt(&self, request: &Request<'_>) -> Delegate {
+        let env = match self.wanted.filter(|_| self.carries_network(request)) {
+            Some(path) => Network::read(path, request.conf.tree()).ok().map(|network| network.env_for_del()),
+            None => Host::of(&request.conf).subnet_env().ok(),
+        };
+        Delegate::build(&request.conf, env.as_ref()).0
+    }
+}
+
+fn of_network(request: &Request<'_>, env: &SubnetEnv) -> Delegate {
+    Delegate::build(&request.conf, Some(env)).0
+}
+
+/// Both failures in one.
+fn both(host: Result<(), Error>, delegate: Result<(), Error>) -> Result<(), Error> {
+    match (host, delegate) {
+        (Err(host), Err(delegate)) => {
+            let details = format!("{}; and {delegate}", host.details);
+            Err(host.with_details(details.trim_start_matches("; ")))
+        }
+        (host, delegate) => host.and(delegate),
     }
 }
 
@@ -109,12 +181,6 @@ fn checked(request: &Request<'_>, host: &Host) -> Result<Delegate, Error> {
     }
     let env = host.subnet_env()?;
     Ok(Delegate::build(&request.conf, Some(&env)).0)
-}
-
-/// The best delegate there is to undo things with: mistakes do not matter, and subnet.env may be gone.
-fn rebuilt(request: &Request<'_>) -> Delegate {
-    let env = Host::of(&request.conf).subnet_env().ok();
-    Delegate::build(&request.conf, env.as_ref()).0
 }
 
 /// `prevResult` for the delegate, unless it is bad or of another version than what ADD left: a DEL must not fail for it.

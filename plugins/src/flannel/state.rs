@@ -26,6 +26,12 @@ pub(super) struct StateError {
     cause: io::Error,
 }
 
+impl StateError {
+    pub(super) fn new(operation: &'static str, path: &Path, cause: io::Error) -> Self {
+        Self { operation, path: path.to_owned(), cause }
+    }
+}
+
 impl From<StateError> for Error {
     fn from(error: StateError) -> Self {
         Self::new(code::IO, format!("flannel: {error}"))
@@ -57,6 +63,10 @@ impl States {
     pub(super) fn of(conf: &Conf) -> Self {
         let given = conf.tree().get("dataDir").and_then(Json::as_str).filter(|dir| !dir.is_empty());
         Self { dir: given.unwrap_or(DEFAULT_DIR).into() }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(super) fn state(&self, env: &Env) -> State {

@@ -174,42 +174,35 @@ fn refusal(name: String) -> Mistake {
 
 fn vxlan(reader: &mut Reader<'_>, ipv6: bool, notes: &mut Notes) -> VxlanConf {
     let default = VxlanConf::default();
+    let mut number = |key, value: Option<u64>, check: &dyn Fn(u64) -> Result<u32, &'static str>| {
+        let value = value?;
+        check(value).map_err(|wanted| notes.wrong(Mistake::OutOfRange { key, value, wanted })).ok()
+    };
+    let vni = number("Backend.VNI", reader.take("VNI"), &|value| vni_in_range(value, ipv6).map(Vni::get));
+    let port = number("Backend.Port", reader.take("Port"), &|value| port_in_range(value).map(u32::from));
+    let mtu = number("Backend.MTU", reader.take("MTU"), &|value| mtu_in_range(value, ipv6).map(|mtu| mtu.0));
     VxlanConf {
-        vni: vni(reader.take("VNI"), ipv6, notes).unwrap_or(default.vni),
-        port: number(reader.take("Port"), "Backend.Port", (1, 65535, "0 (the kernel's 8472) to 65535"), notes)
-            .and_then(|port| u16::try_from(port).ok()),
-        mtu: mtu(reader.take("MTU"), ipv6, notes),
+        vni: vni.and_then(|vni| Vni::new(vni).ok()).unwrap_or(default.vni),
+        port: port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
+        mtu: mtu.filter(|mtu| *mtu != 0).map(Mtu),
         gbp: reader.take("GBP").unwrap_or(default.gbp),
         learning: reader.take("Learning").unwrap_or(default.learning),
         direct_routing: reader.take("DirectRouting").unwrap_or(default.direct_routing),
     }
 }
 
-/// VXLAN's 24 bits, less what the device names have no room for.
-fn vni(value: Option<u64>, ipv6: bool, notes: &mut Notes) -> Option<Vni> {
-    let value = value?;
+/// A VNI: VXLAN's 24 bits, less what the device names have no room for.
+///
+/// # Errors
+/// What it must be.
+pub fn vni_in_range(value: u64, ipv6: bool) -> Result<Vni, &'static str> {
     let vni = u32::try_from(value).ok().and_then(|vni| Vni::new(vni).ok());
-    let named =
-        vni.filter(|vni| vxlan_device(Family::V4, *vni).is_ok() && (!ipv6 || vxlan_device(Family::V6, *vni).is_ok()));
-    if named.is_none() {
-        let wanted = if ipv6 {
-            "0 to 9999, because it is part of the device name flannel-v6.VNI and a name has at most 15 bytes"
-        } else {
-            "0 to 9999999, because it is part of the device name flannel.VNI and a name has at most 15 bytes"
-        };
-        notes.wrong(Mistake::OutOfRange { key: "Backend.VNI", value, wanted });
-    }
-    named
-}
-
-/// An IPv4 link carries at least 68 bytes (RFC 791 §3.2), an IPv6 link 1280 (RFC 8200 §5); VXLAN takes 50 and 70.
-fn mtu(value: Option<u64>, ipv6: bool, notes: &mut Notes) -> Option<Mtu> {
-    let range = if ipv6 {
-        (1350, 65535, "1350 to 65535: it is the underlay's MTU, and IPv6 needs 1280 bytes inside VXLAN's 70")
+    let named = |vni: &Vni| vxlan_device(Family::V4, *vni).is_ok() && (!ipv6 || vxlan_device(Family::V6, *vni).is_ok());
+    vni.filter(named).ok_or(if ipv6 {
+        "0 to 9999, because it is part of the device name flannel-v6.VNI and a name has at most 15 bytes"
     } else {
-        (118, 65535, "118 to 65535: it is the underlay's MTU, and IPv4 needs 68 bytes inside VXLAN's 50")
-    };
-    number(value, "Backend.MTU", range, notes).and_then(|mtu| u32::try_from(mtu).ok()).map(Mtu)
+        "0 to 9999999, because it is part of the device name flannel.VNI and a name has at most 15 bytes"
+    })
 }
 
 /// 0 is Go's "not set".
@@ -226,4 +219,27 @@ pub(super) fn number(
     }
     notes.wrong(Mistake::OutOfRange { key, value, wanted });
     None
+}
+
+/// A UDP port; 0 is Go's "not set".
+///
+/// # Errors
+/// What it must be.
+pub fn port_in_range(value: u64) -> Result<u16, &'static str> {
+    u16::try_from(value).map_err(|_| "0 (the kernel's 8472) to 65535")
+}
+
+/// The MTU of an underlay, bytes; 0 is Go's "not set". An IPv4 link carries at least 68 bytes (RFC 791 §3.2), an IPv6
+/// link 1280 (RFC 8200 §5); VXLAN takes 50 and 70.
+///
+/// # Errors
+/// What it must be.
+pub fn mtu_in_range(value: u64, ipv6: bool) -> Result<Mtu, &'static str> {
+    let least = if ipv6 { 1350 } else { 118 };
+    let mtu = u32::try_from(value).ok().filter(|mtu| *mtu == 0 || (least..=65535).contains(mtu));
+    mtu.map(Mtu).ok_or(if ipv6 {
+        "1350 to 65535: it is the underlay's MTU, and IPv6 needs 1280 bytes inside VXLAN's 70"
+    } else {
+        "118 to 65535: it is the underlay's MTU, and IPv4 needs 68 bytes inside VXLAN's 50"
+    })
 }

@@ -14,7 +14,7 @@ mod wireguard;
 use ipnetwork::IpNetwork;
 use kernel::types::Family;
 
-pub use backend::{Backend, IpipConf, UdpConf, VxlanConf, vxlan_device};
+pub use backend::{Backend, IpipConf, UdpConf, VxlanConf, mtu_in_range, port_in_range, vni_in_range, vxlan_device};
 pub use commands::{Command, ExtensionConf};
 pub use error::{ConfigError, Mistake, Warning};
 pub use family::{Allocation, FamilyConf};

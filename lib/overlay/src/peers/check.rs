@@ -1,45 +1,57 @@
 //! The check of all leases: one sort, then a look-up in ordered maps per lease.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use kernel::state::PublicKey;
 use kernel::types::{Family, Mac};
 
+use super::leases::{Entry, Leases};
 use super::{Half, Own, Peer, Peers, Reason, Rejected, Shared};
 use crate::json::Json;
 use crate::lease::{AttrsError, LeaseAttrs, Subnets, VxlanData, WireguardData};
 use crate::net::{ByFamily, bounds, number, overlap, within};
 use crate::netconf::{Backend, FamilyConf, NetConf};
 
-/// Judges every lease of the store. The verdict does not depend on the order of `leases`.
-///
-/// Where leases contradict each other one wins: a subnet of the configured length before others, so that no claim to
-/// half the network displaces the hosts in it; then the smaller key.
+/// Judges every lease of the store: [`judge`] of leases that are read for it.
 pub fn check<K, V>(conf: &NetConf, own: &Own, leases: impl IntoIterator<Item = (K, V)>) -> Peers
 where
     K: AsRef<str>,
     V: AsRef<[u8]>,
 {
+    judge(conf, own, &leases.into_iter().collect())
+}
+
+/// Judges every lease of the store.
+///
+/// Where leases contradict each other one wins: a subnet of the configured length before others, so that no claim to
+/// half the network displaces the hosts in it; then the smaller key.
+pub fn judge(conf: &NetConf, own: &Own, leases: &Leases) -> Peers {
     let mut rejected = Vec::new();
     let mut candidates = Vec::new();
-    for (key, value) in leases {
-        let key = key.as_ref();
-        match read(conf, own, key, value.as_ref()) {
+    for (key, entry) in leases.iter() {
+        match read(conf, own, key, entry) {
             Ok(candidate) => candidates.extend(candidate),
             Err(reason) => rejected.push(Rejected { key: key.to_owned(), family: None, reason }),
         }
     }
-    candidates.sort_by(|a, b| a.key.cmp(&b.key));
     let mut peers = Peers::default();
     let mut halves: Vec<ByFamily<Option<Half>>> = vec![ByFamily::default(); candidates.len()];
     let mut keys = Keys::new();
     let encrypted = matches!(conf.backend, Backend::Wireguard(_));
+    let addresses: HashSet<IpAddr> = own.addresses.iter().copied().collect();
     for (family, conf) in conf.families() {
-        let (candidates, rejected) = (&candidates, &mut rejected);
-        let keys = encrypted.then_some(&mut keys);
-        let mut table = Table { family, conf, own, candidates, rejected, keys, shared: vec![] };
+        let mut table = Table {
+            family,
+            conf,
+            own,
+            addresses: &addresses,
+            candidates: &candidates,
+            rejected: &mut rejected,
+            keys: encrypted.then_some(&mut keys),
+            shared: vec![],
+        };
         for (index, half) in table.judge() {
             *halves[index].get_mut(family) = Some(half);
         }
@@ -48,7 +60,8 @@ where
     for (candidate, halves) in candidates.into_iter().zip(halves) {
         if halves != ByFamily::default() {
             let Candidate { key, extension, attrs, .. } = candidate;
-            peers.good.push(Peer { key, backend_type: attrs.backend_type, halves, extension });
+            let (key, backend_type) = (key.to_owned(), attrs.backend_type.clone());
+            peers.good.push(Peer { key, backend_type, halves, extension });
         }
     }
     rejected.sort_by(|a, b| (&a.key, a.family).cmp(&(&b.key, b.family)));
@@ -73,28 +86,28 @@ pub fn shape(subnet: IpNetwork, network: IpNetwork) -> Result<(), Reason> {
 }
 
 /// A lease that could be read.
-struct Candidate {
-    key: String,
+struct Candidate<'a> {
+    key: &'a str,
     subnets: Subnets,
-    attrs: LeaseAttrs,
+    attrs: &'a LeaseAttrs,
     extension: Option<String>,
 }
 
 /// `None` for this host's own lease.
-fn read(conf: &NetConf, own: &Own, key: &str, value: &[u8]) -> Result<Option<Candidate>, Reason> {
-    let subnets: Subnets = key.parse()?;
+fn read<'a>(conf: &NetConf, own: &Own, key: &'a str, entry: &'a Entry) -> Result<Option<Candidate<'a>>, Reason> {
+    let subnets = entry.subnets()?;
     if subnets == own.subnets {
         return Ok(None);
     }
     if !subnets.iter().any(|net| conf.family(net.into()).is_some()) {
         return Err(Reason::FamilyOff);
     }
-    let attrs = LeaseAttrs::parse(value)?;
+    let attrs = entry.attrs()?;
     let extension = match conf.backend {
-        Backend::Extension(_) => extension(&attrs).map_err(Reason::Extension)?,
+        Backend::Extension(_) => extension(attrs).map_err(Reason::Extension)?,
         _ => None,
     };
-    Ok(Some(Candidate { key: key.to_owned(), subnets, attrs, extension }))
+    Ok(Some(Candidate { key, subnets, attrs, extension }))
 }
 
 /// No data is an empty text: the peer has no first command.
@@ -112,7 +125,9 @@ struct Table<'a> {
     family: Family,
     conf: &'a FamilyConf,
     own: &'a Own,
-    candidates: &'a [Candidate],
+    /// All of `own`'s: there may be hundreds.
+    addresses: &'a HashSet<IpAddr>,
+    candidates: &'a [Candidate<'a>],
     rejected: &'a mut Vec<Rejected>,
     /// With backend wireguard. To others a peer's key means nothing, and one that is no good no harm.
     keys: Option<&'a mut Keys>,
@@ -149,7 +164,7 @@ impl Table<'_> {
     }
 
     fn reject(&mut self, index: usize, reason: Reason) {
-        let key = self.candidates[index].key.clone();
+        let key = self.candidates[index].key.to_owned();
         self.rejected.push(Rejected { key, family: Some(self.family), reason });
     }
 
@@ -168,7 +183,7 @@ impl Table<'_> {
         let subnet = subnets.get(self.family).ok_or(None)?;
         let public = attrs.public(self.family);
         let own_subnet = self.own.subnets.get(self.family);
-        if own_subnet == Some(subnet) && public.is_some_and(|addr| self.own.addresses.contains(&addr)) {
+        if own_subnet == Some(subnet) && public.is_some_and(|addr| self.addresses.contains(&addr)) {
             return Err(None);
         }
         shape(subnet, self.conf.network)?;
@@ -182,7 +197,7 @@ impl Table<'_> {
         if let Some(what) = not_a_hosts(public) {
             return Err(Some(Reason::Address { address: public, what }));
         }
-        if self.own.addresses.contains(&public) {
+        if self.addresses.contains(&public) {
             return Err(Some(Reason::OwnAddress(public)));
         }
         if let Some(subnet) = [Some(subnet), own_subnet].into_iter().flatten().find(|net| net.contains(public)) {
@@ -236,14 +251,14 @@ impl Table<'_> {
         let (first, last) = bounds(half.subnet);
         // claims do not overlap each other, so only the last one that starts before our end can overlap us
         if let Some((_, (_, winner))) = claims.range(..=last).next_back().filter(|(_, (end, _))| *end >= first) {
-            let winner = self.candidates[*winner].key.clone();
+            let winner = self.candidates[*winner].key.to_owned();
             return Err(Some(Reason::Overlaps { subnet: half.subnet, winner }));
         }
         if let Some(VxlanData { vtep_mac: mac, .. }) = half.vtep {
             let (public, winner) = macs.entry(mac).or_insert((half.public, index));
             // one MAC behind one address is one host with a left-over lease: its entries do not contradict each other
             if *public != half.public {
-                let winner = self.candidates[*winner].key.clone();
+                let winner = self.candidates[*winner].key.to_owned();
                 return Err(Some(Reason::SameMac { mac, winner }));
             }
         }
@@ -260,7 +275,7 @@ impl Table<'_> {
         let (addresses, winner) = keys.entry(key).or_insert((ByFamily::default(), index));
         let known = addresses.get_mut(self.family);
         if *winner != index && *known != Some(public) {
-            return Err(Reason::SameKey { key, winner: self.candidates[*winner].key.clone() });
+            return Err(Reason::SameKey { key, winner: self.candidates[*winner].key.to_owned() });
         }
         *known = Some(public);
         Ok(())
@@ -279,7 +294,7 @@ impl Table<'_> {
         for (index, Half { public, .. }) in good {
             let holder = *first.entry(*public).or_insert(*index);
             if holder != *index {
-                let [key, with] = [*index, holder].map(|i| self.candidates[i].key.clone());
+                let [key, with] = [*index, holder].map(|i| self.candidates[i].key.to_owned());
                 self.shared.push(Shared { key, with, public: *public });
             }
         }

@@ -5,6 +5,7 @@
 //! family of a lease is judged by itself.
 
 mod check;
+mod leases;
 mod reason;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,8 @@ use ipnetwork::IpNetwork;
 use kernel::state::PublicKey;
 use kernel::types::{Family, Mac};
 
-pub use check::{check, shape};
+pub use check::{check, judge, shape};
+pub use leases::Leases;
 pub use reason::Reason;
 
 use crate::lease::{Subnets, VxlanData, WireguardData};

@@ -1,0 +1,87 @@
+//! What a host's addresses and main table say about the way out of it. Pure, but for [`Kernel::survey`].
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::kernel::Kernel;
+use crate::message::address::SeenAddress;
+use crate::message::link::SeenLink;
+use crate::netlink::KernelError;
+use crate::state::{Route, RouteKey};
+use crate::types::{Family, IfName, TableId};
+
+/// A namespace's links, addresses and main table, each in the kernel's order.
+#[derive(Debug, Clone, Default)]
+pub struct Survey {
+    /// All links.
+    pub links: Vec<SeenLink>,
+    /// All their addresses.
+    pub addresses: Vec<SeenAddress>,
+    /// The main table, both families.
+    pub routes: Vec<(RouteKey, Route)>,
+}
+
+impl Kernel {
+    /// Reads all of it: four dumps.
+    pub fn survey(&mut self) -> Result<Survey, KernelError> {
+        // links first: an address of a link whose name is not known is left out
+        let links = self.links()?;
+        let addresses = self.addresses()?;
+        let routes = self.routes(TableId::MAIN)?;
+        Ok(Survey { links, addresses, routes })
+    }
+}
+
+/// A default route, as far as the choice of a link needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DefaultRoute<'a> {
+    /// Where it leaves.
+    pub dev: &'a IfName,
+    /// Its metric, the family's usual one when it names none.
+    pub metric: u32,
+    /// There are others, by other links.
+    pub several: bool,
+}
+
+/// The default route that the kernel prefers: the lowest metric; of several, the first listed.
+pub fn default_route(routes: &[(RouteKey, Route)], family: Family) -> Option<DefaultRoute<'_>> {
+    let any = family.default_net();
+    // IP6_RT_PRIO_USER, include/net/ip6_route.h
+    let usual = if family == Family::V6 { 1024 } else { 0 };
+    let defaults: Vec<(u32, &IfName)> = routes
+        .iter()
+        .filter(|(key, _)| key.dst == any)
+        .filter_map(|(key, route)| Some((key.metric.unwrap_or(usual), route.dev.as_ref()?)))
+        .collect();
+    let (metric, dev) = defaults.iter().min_by_key(|(metric, _)| *metric).copied()?;
+    Some(DefaultRoute { dev, metric, several: defaults.iter().any(|(_, other)| *other != dev) })
+}
+
+/// The address that a link is best known by: global before link-local, then one that stays, then one that is no privacy
+/// address, then the kernel's order. A deprecated one never, nor one that is not usable yet.
+pub fn preferred_address(addresses: &[SeenAddress], dev: &IfName, family: Family) -> Option<IpAddr> {
+    let usable = |seen: &&SeenAddress| {
+        let ip = seen.key.net.ip();
+        let settled = !seen.deprecated && !seen.tentative && !seen.dad_failed;
+        seen.key.dev == *dev && Family::from(ip) == family && settled && !ip.is_loopback() && !ip.is_multicast()
+    };
+    let rank = |seen: &&SeenAddress| (is_link_local(seen.key.net.ip()), !seen.permanent, seen.secondary);
+    addresses.iter().filter(usable).min_by_key(rank).map(|seen| seen.key.net.ip())
+}
+
+/// The prefixes that hosts on the same segment as `dev` are in: what the table reaches by it without a router.
+pub fn connected(routes: &[(RouteKey, Route)], dev: &IfName) -> Vec<IpNetwork> {
+    let on_link = |(key, route): &&(RouteKey, Route)| {
+        route.dev.as_ref() == Some(dev) && route.via.is_none() && !is_link_local(key.dst.ip())
+    };
+    routes.iter().filter(on_link).map(|(key, _)| key.dst).collect()
+}
+
+/// 169.254.0.0/16 or fe80::/10.
+pub fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}

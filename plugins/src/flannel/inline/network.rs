@@ -1,0 +1,336 @@
+//! The network as a configuration carries it: read and checked whole, before anything is asked of the host. Pure.
+
+use std::net::IpAddr;
+
+use cni::json::Json;
+use ipnetwork::IpNetwork;
+use kernel::types::{Family, Mac, Mtu, Vni};
+use overlay::lease::{LeaseAttrs, Subnets, VxlanData};
+use overlay::net::ByFamily;
+use overlay::netconf::{
+    Allocation, Backend, FamilyConf, NetConf, VxlanConf, mtu_in_range, port_in_range, vni_in_range,
+};
+use overlay::peers::{self, Own, Peer, Peers};
+use overlay::subnet_env::SubnetEnv;
+
+use super::super::host::DataPath;
+use super::fields::Fields;
+use super::mac;
+
+/// Names of a family's keys.
+struct Keys {
+    network: &'static str,
+    subnet: &'static str,
+    public: &'static str,
+    mac: &'static str,
+}
+
+impl Keys {
+    fn of(family: Family) -> Self {
+        match family {
+            Family::V4 => Self { network: "network", subnet: "subnet", public: "publicIP", mac: "vtepMAC" },
+            Family::V6 => Self { network: "ipv6Network", subnet: "ipv6Subnet", public: "publicIPv6", mac: "vtepMACv6" },
+        }
+    }
+}
+
+/// One host, as its own file or a list of peers describes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Host {
+    pub subnets: Subnets,
+    pub public: ByFamily<Option<IpAddr>>,
+    pub macs: ByFamily<Option<Mac>>,
+}
+
+/// A network without a daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::flannel) struct Network {
+    pub(super) conf: NetConf,
+    pub(super) own: Host,
+    pub(super) peers: Vec<Host>,
+    pub(super) iface: Option<String>,
+}
+
+/// True when a configuration carries a network, or a part of one.
+pub(in crate::flannel) fn given(tree: &Json) -> bool {
+    ["network", "subnet", "ipv6Network", "ipv6Subnet", "peers"].iter().any(|key| tree.get(key).is_some())
+}
+
+impl Network {
+    /// # Errors
+    /// Everything that is wrong, as far as it can be known without looking at the host.
+    pub(in crate::flannel) fn read(path: DataPath, tree: &Json) -> Result<Self, Vec<String>> {
+        let mut fields = Fields::of(tree, "");
+        let [v4, v6] = Family::ALL.map(|family| read_family(&mut fields, family));
+        if v4.is_none() && v6.is_none() && !fields.has("network") && !fields.has("ipv6Network") {
+            fields.wrong("network", "is missing: this configuration carries a network, so it needs network and subnet, or ipv6Network and ipv6Subnet");
+        }
+        let backend = read_backend(path, &mut fields, v6.is_some());
+        let mut own = Host::default();
+        for (family, read) in [(Family::V4, &v4), (Family::V6, &v6)] {
+            read_host(&mut fields, &mut own, family, read.map(|(_, subnet)| subnet));
+        }
+        let iface = fields.text("iface");
+        let conf = NetConf {
+            v4: v4.map(|(network, subnet)| family_conf(network, subnet)),
+            v6: v6.map(|(network, subnet)| family_conf(network, subnet)),
+            enable_nftables: false,
+            backend,
+        };
+        let (peers, mut wrong) = read_peers(&mut fields, tree);
+        let mut mistakes = fields.mistakes();
+        mistakes.append(&mut wrong);
+        let network = Self { conf, own, peers, iface };
+        // of a half-read network everything would be said to be outside
+        if network.conf.families().next().is_some() {
+            let published = network.own.public;
+            mistakes.extend(network.judge(&network.own_by(&published), &published).err().unwrap_or_default());
+        }
+        if mistakes.is_empty() { Ok(network) } else { Err(mistakes) }
+    }
+
+    /// What a delegate is told when the host is not asked any more: enough to undo an ADD.
+    pub(in crate::flannel) fn env_for_del(&self) -> SubnetEnv {
+        SubnetEnv { networks: self.conf.networks(), subnets: self.own.subnets, mtu: Mtu(0), ipmasq: false }
+    }
+
+    pub(super) fn vni(&self) -> Option<Vni> {
+        if let Backend::Vxlan(vxlan) = self.conf.backend { Some(vxlan.vni) } else { None }
+    }
+
+    /// The MACs of this host's VTEPs, when peers send to `public`.
+    pub(super) fn own_macs(&self, public: &ByFamily<Option<IpAddr>>) -> ByFamily<Option<Mac>> {
+        let mut macs = ByFamily::default();
+        for family in Family::ALL {
+            let derived = || Some(mac::derived(self.vni()?, (*public.get(family))?));
+            *macs.get_mut(family) = self.own.macs.get(family).or_else(derived);
+        }
+        macs
+    }
+
+    fn own_by(&self, public: &ByFamily<Option<IpAddr>>) -> Own {
+        let both = |of: &ByFamily<Option<IpAddr>>| Family::ALL.into_iter().filter_map(|f| *of.get(f)).collect();
+        let macs = self.own_macs(public);
+        let macs = Family::ALL.into_iter().filter_map(|family| *macs.get(family)).collect();
+        Own { subnets: self.own.subnets, addresses: both(public), macs, key: None }
+    }
+
+    /// The same with all addresses that this host has.
+    pub(super) fn own_at(&self, public: &ByFamily<Option<IpAddr>>, addresses: impl Iterator<Item = IpAddr>) -> Own {
+        let mut own = self.own_by(public);
+        own.addresses.extend(addresses);
+        own
+    }
+
+    /// The peers that are believed; a file with one that is not is wrong. `public` is what this host's peers send to, as
+    /// far as it is known.
+    ///
+    /// The list may name this host too, so that one list serves all files.
+    pub(super) fn judge(&self, own: &Own, public: &ByFamily<Option<IpAddr>>) -> Result<Vec<Peer>, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let mut leases = Vec::new();
+        // one that could not be read has been complained of
+        for (index, peer) in self.peers.iter().enumerate().filter(|(_, peer)| !peer.subnets.is_empty()) {
+            match self.is_self(peer) {
+                true => mistakes.extend(self.wrong_self(index, peer, own, public)),
+                false => leases.push((index, peer.subnets.to_string(), self.attributes(peer).to_json())),
+            }
+        }
+        let Peers { good, rejected, .. } =
+            peers::check(&self.conf, own, leases.iter().map(|(_, key, value)| (key, value)));
+        for rejected in rejected {
+            // the last of equal ones is the one that comes second
+            let index = leases.iter().rev().find(|(_, key, _)| *key == rejected.key).map_or(0, |(index, ..)| *index);
+            let reason = rejected.reason.to_string();
+            mistakes.push(format!("peers[{index}]: {}", reason.replace("the lease ", "the peer ")));
+        }
+        if mistakes.is_empty() { Ok(good) } else { Err(mistakes) }
+    }
+
+    fn is_self(&self, peer: &Host) -> bool {
+        peer.subnets.iter().any(|subnet| self.own.subnets.get(subnet.into()) == Some(subnet))
+    }
+
+    /// What an entry for this host itself says that is not so.
+    fn wrong_self(&self, index: usize, peer: &Host, own: &Own, public: &ByFamily<Option<IpAddr>>) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let macs = self.own_macs(public);
+        for family in Family::ALL {
+            let keys = Keys::of(family);
+            let (theirs, ours) = (*peer.public.get(family), *public.get(family));
+            if let (Some(theirs), Some(ours)) = (theirs, ours)
+                && theirs != ours
+                && !own.addresses.contains(&theirs)
+            {
+                wrong.push(format!(
+                    "peers[{index}].{} {theirs} is not this host's, which is {ours}, but the subnet is this host's own: two hosts cannot have one",
+                    keys.public
+                ));
+            }
+            if let (Some(theirs), Some(ours), Some(_)) = (*peer.macs.get(family), *macs.get(family), self.vni())
+                && theirs != ours
+            {
+                wrong.push(format!("peers[{index}].{} {theirs} is this host's, which has {ours}", keys.mac));
+            }
+        }
+        wrong
+    }
+
+    /// What the peer would publish, had it a daemon.
+    fn attributes(&self, peer: &Host) -> LeaseAttrs {
+        let mut attrs = LeaseAttrs { backend_type: self.conf.backend.lease_type().to_owned(), ..LeaseAttrs::default() };
+        for family in Family::ALL {
+            let public = *peer.public.get(family);
+            match public {
+                Some(IpAddr::V4(addr)) => attrs.public_ip = Some(addr),
+                Some(IpAddr::V6(addr)) => attrs.public_ipv6 = Some(addr),
+                None => {}
+            }
+            if let Some(vni) = self.vni()
+                && let Some(vtep_mac) = peer.macs.get(family).or_else(|| Some(mac::derived(vni, public?)))
+            {
+                attrs.set_data(family, VxlanData { vni: Some(vni), vtep_mac }.to_json());
+            }
+        }
+        attrs
+    }
+}
+
+/// A family's network and this host's part of it; `None` when the family is off, or wrong.
+fn read_family(fields: &mut Fields<'_>, family: Family) -> Option<(IpNetwork, IpNetwork)> {
+    let keys = Keys::of(family);
+    let pair = (fields.has(keys.network), fields.has(keys.subnet));
+    let (network, subnet) = (fields.prefix(keys.network, family), fields.prefix(keys.subnet, family));
+    match pair {
+        (true, false) => fields.wrong(keys.subnet, format_args!("is missing: this host's part of {}", keys.network)),
+        // without any network that is said once, for both families
+        (false, true) if family == Family::V6 || fields.has("ipv6Network") => {
+            fields.wrong(keys.network, format_args!("is missing: what {} is a part of", keys.subnet));
+        }
+        _ => {}
+    }
+    let (network, subnet) = (network?, subnet?);
+    let small = check_size(fields, keys.subnet, subnet);
+    if let Err(reason) = peers::shape(subnet, network) {
+        fields.wrong(keys.subnet, reason.to_string().trim_start_matches("its subnet "));
+        return None;
+    }
+    small.then_some((network, subnet))
+}
+
+/// A bridge and a pod need addresses of their own.
+fn check_size(fields: &mut Fields<'_>, key: &str, subnet: IpNetwork) -> bool {
+    let longest = Family::from(subnet).bits() - 2;
+    let room = subnet.prefix() <= longest;
+    if !room {
+        fields.wrong(key, format_args!("{subnet} has no room for pods: the longest is /{longest}"));
+    }
+    room
+}
+
+fn family_conf(network: IpNetwork, subnet: IpNetwork) -> FamilyConf {
+    let end = |number| overlay::net::address(Family::from(network), number);
+    let (first, last) = overlay::net::bounds(network);
+    FamilyConf { network, allocation: Allocation { len: subnet.prefix(), min: end(first), max: end(last) } }
+}
+
+fn read_backend(path: DataPath, fields: &mut Fields<'_>, ipv6: bool) -> Backend {
+    let default = VxlanConf::default();
+    let conf = VxlanConf {
+        vni: fields.number("vni", |n| vni_in_range(n, ipv6)).unwrap_or(default.vni),
+        port: fields.number("port", port_in_range).filter(|port| *port != 0),
+        mtu: fields.number("mtu", |n| mtu_in_range(n, ipv6)).filter(|mtu| *mtu != Mtu(0)),
+        gbp: fields.flag("gbp").unwrap_or(default.gbp),
+        learning: fields.flag("learning").unwrap_or(default.learning),
+        direct_routing: path == DataPath::DirectRouting,
+    };
+    if path != DataPath::HostGw {
+        return Backend::Vxlan(conf);
+    }
+    for key in ["vni", "port", "gbp", "learning"] {
+        if fields.has(key) {
+            fields.wrong(key, "is VXLAN's, and host-gw has none: leave it out, or take the type vxlan");
+        }
+    }
+    if fields.has("mtu") {
+        fields.wrong("mtu", "is VXLAN's: host-gw takes the underlay's, and delegate.mtu sets a smaller one for pods");
+    }
+    Backend::HostGw
+}
+
+/// A family's part of a host; `subnet` is what was read of it.
+fn read_host(fields: &mut Fields<'_>, host: &mut Host, family: Family, subnet: Option<IpNetwork>) {
+    let keys = Keys::of(family);
+    *host.public.get_mut(family) = fields.address(keys.public, family);
+    *host.macs.get_mut(family) = fields.mac(keys.mac);
+    if let Some(subnet) = subnet {
+        host.subnets.set(subnet);
+    }
+}
+
+/// The peers that can be read, and what is wrong with the others.
+fn read_peers(fields: &mut Fields<'_>, tree: &Json) -> (Vec<Host>, Vec<String>) {
+    let entries = match tree.get("peers") {
+        Some(Json::Array(entries)) => entries.as_slice(),
+        Some(other) => {
+            fields.wrong("peers", format_args!("must be a list of hosts, not {}", other.compact()));
+            &[]
+        }
+        None => {
+            fields.wrong("peers", "is missing: a list of the other hosts, [] when there is none yet");
+            &[]
+        }
+    };
+    // as meant: what is wrong with this host's own part is said elsewhere
+    let mut on = ByFamily::default();
+    for family in Family::ALL {
+        let keys = Keys::of(family);
+        *on.get_mut(family) = fields.has(keys.network) || fields.has(keys.subnet);
+    }
+    let (mut peers, mut mistakes) = (Vec::new(), Vec::new());
+    for (index, entry) in entries.iter().enumerate() {
+        match read_peer(index, entry, &on) {
+            Ok(peer) => peers.push(peer),
+            // the places of the others stay
+            Err(mut wrong) => {
+                mistakes.append(&mut wrong);
+                peers.push(Host::default());
+            }
+        }
+    }
+    (peers, mistakes)
+}
+
+fn read_peer(index: usize, entry: &Json, on: &ByFamily<bool>) -> Result<Host, Vec<String>> {
+    if entry.as_object().is_none() {
+        return Err(vec![format!(
+            "peers[{index}] must be an object like {{\"subnet\": \"10.244.2.0/24\", \"publicIP\": \"192.0.2.2\"}}, not {}",
+            entry.compact()
+        )]);
+    }
+    let mut fields = Fields::of(entry, format!("peers[{index}]."));
+    fields.unknown(&["subnet", "publicIP", "vtepMAC", "ipv6Subnet", "publicIPv6", "vtepMACv6"]);
+    let mut peer = Host::default();
+    for family in Family::ALL {
+        let keys = Keys::of(family);
+        let subnet = fields.prefix(keys.subnet, family);
+        let roomy = subnet.filter(|subnet| check_size(&mut fields, keys.subnet, *subnet));
+        read_host(&mut fields, &mut peer, family, roomy);
+        match (fields.has(keys.subnet), fields.has(keys.public)) {
+            (true, _) if !*on.get(family) => {
+                let why = format!("has no place: this host has no {} and {}", keys.network, keys.subnet);
+                fields.wrong(keys.subnet, why);
+            }
+            (true, false) => fields.wrong(keys.public, format_args!("is missing: where {} is", keys.subnet)),
+            (false, true) if *on.get(family) => {
+                fields.wrong(keys.subnet, format_args!("is missing: what is behind {}", keys.public));
+            }
+            _ => {}
+        }
+    }
+    if !fields.has("subnet") && !fields.has("ipv6Subnet") && !fields.has("publicIP") && !fields.has("publicIPv6") {
+        fields.wrong("subnet", "is missing");
+    }
+    let mistakes = fields.mistakes();
+    if mistakes.is_empty() { Ok(peer) } else { Err(mistakes) }
+}

@@ -1,0 +1,180 @@
+//! What the network wants of this host's kernel. Pure.
+
+use std::net::IpAddr;
+
+use kernel::message::link::SeenLink;
+use kernel::state::{LinkKind, RouteScope, Scope, State};
+use kernel::survey::{Survey, connected, default_route, preferred_address};
+use kernel::types::{Family, IfName, RouteProtocol, TableId};
+use overlay::host::{self, HostInputs, Underlay};
+use overlay::net::{ByFamily, within};
+use overlay::reach::Reach;
+use overlay::subnet_env::SubnetEnv;
+
+use super::network::Network;
+
+/// The alias of a network's VXLAN devices, its owner mark: flanneld's own and other networks' are left alone.
+pub(super) fn mark(name: &str) -> String {
+    let mut mark = format!("flannel-cni/{name}");
+    // IFALIASZ, linux/if.h; a name is ASCII
+    mark.truncate(255);
+    mark
+}
+
+/// What is wanted, and what is to be known about it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Plan {
+    pub(super) desired: State,
+    pub(super) scope: Scope,
+    /// What flanneld would write.
+    pub(super) env: SubnetEnv,
+    /// What keeps some traffic from flowing.
+    pub(super) limits: Vec<String>,
+}
+
+/// Why this host cannot have the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// The link below is not there, or not ready.
+    Underlay(String),
+    /// The configuration says what is not so here.
+    Mistakes(Vec<String>),
+}
+
+/// The plan of the network called `name`.
+pub(super) fn plan(network: &Network, name: &str, survey: &Survey) -> Result<Plan, Obstacle> {
+    let link = underlay_link(network, survey).map_err(Obstacle::Underlay)?;
+    let underlay = underlay(network, survey, link).map_err(Obstacle::Underlay)?;
+    let mut public = network.own.public;
+    for (family, _) in network.conf.families() {
+        let address = *underlay.addresses.get(family);
+        let public = public.get_mut(family);
+        *public = public.or(address);
+    }
+    let own = network.own_at(&public, survey.addresses.iter().map(|seen| seen.key.net.ip()));
+    let peers = network.judge(&own, &public).map_err(Obstacle::Mistakes)?;
+    let wanted = host::desired(&HostInputs {
+        conf: &network.conf,
+        own: network.own.subnets,
+        vtep_macs: network.own_macs(&public),
+        wireguard_keys: None,
+        peers: &peers,
+        underlay: &underlay,
+        keep_vtep: None,
+        known_devices: &marked(name, survey),
+        complete: true,
+    });
+    let mut limits = Vec::new();
+    if !link.running {
+        limits.push(format!("{} has no carrier ({})", link.name, link.operstate));
+    }
+    for path in &wanted.paths {
+        if let Reach::Unreachable(why) = path.reach {
+            limits.push(format!("the peer {} cannot be reached: {}", path.peer, unreachable(network, why)));
+        }
+    }
+    let (networks, subnets) = (network.conf.networks(), network.own.subnets);
+    let env = SubnetEnv { networks, subnets, mtu: wanted.mtu, ipmasq: false };
+    let (desired, scope) = marked_as(name, wanted.state, wanted.scope);
+    Ok(Plan { desired, scope, env, limits })
+}
+
+fn unreachable(network: &Network, why: overlay::reach::Why) -> String {
+    match network.vni() {
+        None => "host-gw needs every peer on this host's own segment; vxlan and direct-routing do not".to_owned(),
+        Some(_) => why.to_string(),
+    }
+}
+
+/// What removes the network called `name`, which used `networks`, from the host.
+pub(super) fn removal(name: &str, survey: &Survey) -> (State, Scope) {
+    let devices = marked(name, survey);
+    let scope = Scope { links: devices.clone(), addresses: devices.clone(), neighbours: devices, ..Scope::default() };
+    marked_as(name, State::default(), scope)
+}
+
+/// The same with this plugin's marks in place of the daemon's.
+fn marked_as(name: &str, mut state: State, mut scope: Scope) -> (State, Scope) {
+    for link in state.links.values_mut().filter(|link| link.alias.is_some()) {
+        link.alias = Some(mark(name));
+    }
+    for route in state.routes.values_mut() {
+        route.protocol = RouteProtocol::FLANNEL_CNI;
+    }
+    let protocol = Some(RouteProtocol::FLANNEL_CNI);
+    scope.routes = Some(RouteScope { table: TableId::MAIN, protocol, adopt: Vec::new(), dev: None });
+    (state, scope)
+}
+
+/// The devices that carry the network's mark.
+fn marked(name: &str, survey: &Survey) -> Vec<IfName> {
+    let mark = mark(name);
+    let ours = |link: &&SeenLink| {
+        matches!(link.link.kind, LinkKind::Vxlan(_)) && link.link.alias.as_deref() == Some(mark.as_str())
+    };
+    survey.links.iter().filter(ours).map(|link| link.name.clone()).collect()
+}
+
+impl Plan {
+    /// Leaves out of the scope what is neither wanted nor this network's: its name alone does not make it ours.
+    pub(super) fn narrow(&mut self, name: &str, survey: &Survey) {
+        let marked = marked(name, survey);
+        let keep = |dev: &IfName| self.desired.links.contains_key(dev) || marked.contains(dev);
+        let Scope { links, addresses, neighbours, .. } = &mut self.scope;
+        for devices in [links, addresses, neighbours] {
+            devices.retain(keep);
+        }
+    }
+}
+
+/// Of routes with the mark of all such networks, those of one: to its `networks`, or by its devices.
+pub(super) fn keep_own_routes(observed: &mut State, networks: &[ipnetwork::IpNetwork], devices: &[IfName]) {
+    observed.routes.retain(|key, route| {
+        networks.iter().any(|network| within(key.dst, *network))
+            || route.dev.as_ref().is_some_and(|dev| devices.contains(dev))
+    });
+}
+
+/// `iface`, or where the preferred default route leaves.
+fn underlay_link<'a>(network: &Network, survey: &'a Survey) -> Result<&'a SeenLink, String> {
+    let link = |name: &str| survey.links.iter().find(|link| link.name.as_str() == name);
+    let Some(iface) = &network.iface else {
+        let family = network.conf.families().next().map_or(Family::V4, |(family, _)| family);
+        let route = default_route(&survey.routes, family);
+        return route.and_then(|route| link(route.dev.as_str())).ok_or_else(|| {
+            let v6 = if family == Family::V6 { " IPv6" } else { "" };
+            format!("this host has no default{v6} route to find its interface by: add one, or name the interface with \"iface\"")
+        });
+    };
+    let found = match iface.parse::<IpAddr>() {
+        Ok(addr) => {
+            let seen = survey.addresses.iter().find(|seen| seen.key.net.ip() == addr);
+            seen.and_then(|seen| link(seen.key.dev.as_str()))
+        }
+        Err(_) => link(iface),
+    };
+    found.ok_or_else(|| {
+        let names: Vec<&str> = survey.links.iter().map(|link| link.name.as_str()).collect();
+        format!("iface {iface} is no interface of this host and no address of one; there are {}", names.join(", "))
+    })
+}
+
+fn underlay(network: &Network, survey: &Survey, link: &SeenLink) -> Result<Underlay, String> {
+    let dev = &link.name;
+    if !link.link.up {
+        return Err(format!("{dev} is down (ip link set {dev} up)"));
+    }
+    let named = network.iface.as_deref().and_then(|iface| iface.parse::<IpAddr>().ok());
+    let mut addresses = ByFamily::default();
+    for (family, _) in network.conf.families() {
+        let named = named.filter(|addr| Family::from(*addr) == family);
+        let address = named.or_else(|| preferred_address(&survey.addresses, dev, family));
+        let missing = || {
+            let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
+            format!("{dev} has no usable {version} address; name another interface with \"iface\"")
+        };
+        *addresses.get_mut(family) = Some(address.ok_or_else(missing)?);
+    }
+    let mtu = link.link.mtu.filter(|mtu| mtu.0 > 0).ok_or_else(|| format!("{dev} has no MTU"))?;
+    Ok(Underlay { dev: dev.clone(), mtu, addresses, connected: connected(&survey.routes, dev) })
+}
