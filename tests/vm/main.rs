@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tests::harness::{self, Environment, Test};
 
+mod cluster;
 mod links;
 
 #[path = "../t1/bridge.rs"]
@@ -24,6 +25,14 @@ static TESTS: &[Test] = &[
     test!(links::an_ipip_device_is_made_and_moved),
     test!(links::what_a_wireguard_device_holds_is_read_back),
     test!(links::a_thousand_peers_come_and_go),
+    test!(cluster::ipip),
+    test!(cluster::ipip_with_direct_routing_and_back),
+    test!(cluster::wireguard_dual_stack),
+    test!(cluster::wireguard_restarts_without_a_gap),
+    test!(cluster::one_wireguard_device_for_both_families),
+    test!(cluster::a_host_with_a_new_key_replaces_itself),
+    test!(cluster::backends_change_live),
+    test!(cluster::hostile_wireguard_leases_disturb_nobody),
 ];
 
 fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! The three ways to reach a peer, as a network configuration and as what must come of it. Pure.
+//! The ways to reach a peer, as a network configuration and as what must come of it. Pure.
 
 use std::fmt;
 
@@ -8,6 +8,8 @@ use serde_json::json;
 pub const NETWORK: &str = "10.244.0.0/16";
 /// The same for IPv6: a /64 per host.
 pub const NETWORK_V6: &str = "fd10:244::/48";
+/// A preshared key; nothing in a lab is a secret.
+const PSK: &str = "bGFiIGxhYiBsYWIgbGFiIGxhYiBsYWIgbGFiIGxhYiA=";
 
 /// A backend, with its one option that changes paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +20,14 @@ pub enum Mode {
     DirectRouting,
     /// A peer on the same segment directly, the others not at all.
     HostGw,
+    /// Every peer in IPIP packets. IPv4 only; needs the module ipip.
+    Ipip,
+    /// A peer on the same segment directly, the others in IPIP packets.
+    IpipDirect,
+    /// Every peer in WireGuard packets, by a device per family; needs the module wireguard.
+    Wireguard,
+    /// Every peer in WireGuard packets, by one device.
+    WireguardAuto,
 }
 
 /// How packets travel from host to host.
@@ -25,6 +35,10 @@ pub enum Mode {
 pub enum Path {
     /// In VXLAN, by this device.
     Vxlan,
+    /// In IPIP, by flannel.ipip.
+    Ipip,
+    /// In WireGuard, by flannel-wg or flannel-wg-v6.
+    Wireguard,
     /// Bare, by the underlay.
     Direct,
     /// Not.
@@ -46,7 +60,9 @@ impl Mode {
     pub fn path(self, on_one_segment: bool) -> Path {
         match (self, on_one_segment) {
             (Self::Vxlan, _) | (Self::DirectRouting, false) => Path::Vxlan,
-            (Self::DirectRouting | Self::HostGw, true) => Path::Direct,
+            (Self::Ipip, _) | (Self::IpipDirect, false) => Path::Ipip,
+            (Self::Wireguard | Self::WireguardAuto, _) => Path::Wireguard,
+            (Self::DirectRouting | Self::IpipDirect | Self::HostGw, true) => Path::Direct,
             (Self::HostGw, false) => Path::None,
         }
     }
@@ -56,6 +72,10 @@ impl Mode {
             Self::Vxlan => json!({ "Type": "vxlan" }),
             Self::DirectRouting => json!({ "Type": "vxlan", "DirectRouting": true }),
             Self::HostGw => json!({ "Type": "host-gw" }),
+            Self::Ipip => json!({ "Type": "ipip" }),
+            Self::IpipDirect => json!({ "Type": "ipip", "DirectRouting": true }),
+            Self::Wireguard => json!({ "Type": "wireguard" }),
+            Self::WireguardAuto => json!({ "Type": "wireguard", "Mode": "auto", "PSK": PSK }),
         }
     }
 }
@@ -66,6 +86,10 @@ impl fmt::Display for Mode {
             Self::Vxlan => "vxlan",
             Self::DirectRouting => "vxlan with DirectRouting",
             Self::HostGw => "host-gw",
+            Self::Ipip => "ipip",
+            Self::IpipDirect => "ipip with DirectRouting",
+            Self::Wireguard => "wireguard",
+            Self::WireguardAuto => "wireguard with one device",
         })
     }
 }
@@ -74,6 +98,8 @@ impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Vxlan => "VXLAN",
+            Self::Ipip => "IPIP",
+            Self::Wireguard => "WireGuard",
             Self::Direct => "direct",
             Self::None => "none",
         })
@@ -99,5 +125,7 @@ mod tests {
         assert_eq!(paths(Mode::Vxlan), [Path::Vxlan, Path::Vxlan]);
         assert_eq!(paths(Mode::DirectRouting), [Path::Direct, Path::Vxlan]);
         assert_eq!(paths(Mode::HostGw), [Path::Direct, Path::None]);
+        assert_eq!(paths(Mode::IpipDirect), [Path::Direct, Path::Ipip]);
+        assert_eq!(paths(Mode::Wireguard), [Path::Wireguard, Path::Wireguard]);
     }
 }
