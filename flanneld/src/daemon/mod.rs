@@ -4,6 +4,7 @@
 //! what failed or is due is due, and ten minutes have passed. Whatever the reason, the same pass is made.
 
 mod acquire;
+mod extension;
 mod make;
 mod pass;
 mod report;
@@ -100,6 +101,7 @@ pub struct Daemon {
     wireguard_keys: Option<WireguardKeys>,
     /// What was wanted last of the WireGuard devices.
     wireguard: BTreeMap<IfName, WireguardDevice>,
+    extension: extension::Extension,
     /// The content of subnet.env, once it is written.
     subnet_env: Option<String>,
     /// The status could not be written, and that was said.
@@ -149,6 +151,7 @@ impl Daemon {
             macs: ByFamily::default(),
             vxlan: None,
             wireguard_keys: None,
+            extension: extension::Extension::new(options.environment.clone()),
             wireguard: BTreeMap::new(),
             subnet_env: None,
             unwritten: false,
@@ -193,6 +196,7 @@ impl Daemon {
                     tokio::time::sleep_until(ended + QUIET).await;
                     "the kernel changed"
                 }
+                () = self.extension.news() => "commands have run",
                 () = tokio::time::sleep_until(due) => "due",
             };
             tracing::debug!(why, "looking");

@@ -106,6 +106,9 @@ impl Daemon {
         self.know_macs(&conf, &survey, &view, &underlay);
         let mut attrs = make::attributes(&conf, &underlay, &self.macs);
         self.know_keys(&conf, &mut attrs).map_err(Halt::Retry)?;
+        if let Err(why) = self.extension.prepare(&conf, &mut attrs).await {
+            self.retry_once_started(why, troubles)?;
+        }
         report::base(&mut self.status, &conf, &underlay);
         troubles.note(report::behind_nat(&conf, &underlay));
         match self.ensure_lease(&conf, &attrs, due).await {
@@ -115,6 +118,9 @@ impl Daemon {
         }
         let subnets = self.own.as_ref().map(|own| own.subnets).unwrap_or_default();
         self.status.subnets = subnets.iter().collect();
+        if let Err(why) = self.extension.announce(&conf, &subnets, &attrs).await {
+            self.retry_once_started(why, troubles)?;
+        }
         // not marked as seen: a configuration that came since the pass began is for the next one
         let view = self.view.borrow().clone();
         let peers = self.judge(&conf, &survey, subnets, &view);
@@ -124,6 +130,7 @@ impl Daemon {
         self.events.set_interest(make::interest(&conf, &desired.scope.links, Some(&underlay), &survey));
         let applied = self.apply(desired.state, desired.scope).await?;
         applied.log();
+        troubles.all.extend(self.extension.tell(&conf, &peers.good, view.complete, due));
         if let Some(trouble) = applied.trouble() {
             troubles.retry(trouble);
         }
@@ -136,6 +143,15 @@ impl Daemon {
             self.tell_plugin(env, troubles);
         }
         Ok(applied.report.done > 0)
+    }
+
+    /// At the start there is nothing to go on with; later a lease is to be kept, and a host's peers followed.
+    fn retry_once_started(&self, why: String, troubles: &mut Troubles) -> Result<(), Halt> {
+        if !self.started() {
+            return Err(Halt::Retry(why));
+        }
+        troubles.retry(why);
+        Ok(())
     }
 
     fn configuration(&mut self, view: &View, troubles: &mut Troubles) -> Result<Arc<NetConf>, Halt> {

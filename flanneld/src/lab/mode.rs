@@ -28,6 +28,8 @@ pub enum Mode {
     Wireguard,
     /// Every peer in WireGuard packets, by one device.
     WireguardAuto,
+    /// By commands: `ip route`, so a peer on the same segment directly, the others not at all.
+    Extension,
 }
 
 /// How packets travel from host to host.
@@ -62,8 +64,8 @@ impl Mode {
             (Self::Vxlan, _) | (Self::DirectRouting, false) => Path::Vxlan,
             (Self::Ipip, _) | (Self::IpipDirect, false) => Path::Ipip,
             (Self::Wireguard | Self::WireguardAuto, _) => Path::Wireguard,
-            (Self::DirectRouting | Self::IpipDirect | Self::HostGw, true) => Path::Direct,
-            (Self::HostGw, false) => Path::None,
+            (Self::DirectRouting | Self::IpipDirect | Self::HostGw | Self::Extension, true) => Path::Direct,
+            (Self::HostGw | Self::Extension, false) => Path::None,
         }
     }
 
@@ -75,6 +77,12 @@ impl Mode {
             Self::Ipip => json!({ "Type": "ipip" }),
             Self::IpipDirect => json!({ "Type": "ipip", "DirectRouting": true }),
             Self::Wireguard => json!({ "Type": "wireguard" }),
+            Self::Extension => json!({
+                "Type": "extension",
+                "PreStartupCommand": "echo 'data of a host'",
+                "SubnetAddCommand": "ip route replace $SUBNET via ${PUBLIC_IP}",
+                "SubnetRemoveCommand": "ip route delete $SUBNET via $PUBLIC_IP",
+            }),
             Self::WireguardAuto => json!({ "Type": "wireguard", "Mode": "auto", "PSK": PSK }),
         }
     }
@@ -90,6 +98,7 @@ impl fmt::Display for Mode {
             Self::IpipDirect => "ipip with DirectRouting",
             Self::Wireguard => "wireguard",
             Self::WireguardAuto => "wireguard with one device",
+            Self::Extension => "extension",
         })
     }
 }
