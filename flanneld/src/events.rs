@@ -1,11 +1,15 @@
 //! Notice that something of ours changed in the kernel. Only that: what it was is read again by whoever is woken.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{Stream, StreamExt};
 use ipnetwork::IpNetwork;
+use kernel::message::Names;
+use kernel::message::neighbour::{self, GoneNeighbour, SeenNeighbour};
+use kernel::message::route;
+use kernel::state::State;
 use kernel::types::{IfIndex, IfName, RouteProtocol, TableId};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage as Message;
@@ -38,11 +42,53 @@ pub struct Interest {
     pub underlay: Option<IfIndex>,
     /// The networks that peers' subnets are in.
     pub networks: Vec<IpNetwork>,
+    /// What is wanted of the kernel. An announcement that agrees with it is no news: most are of what we wrote.
+    pub wanted: Arc<State>,
+    /// The names of links, for reading announcements.
+    pub links: BTreeMap<u32, IfName>,
+}
+
+impl Names for Interest {
+    fn name(&self, index: u32) -> Option<IfName> {
+        self.links.get(&index).cloned()
+    }
+
+    fn index(&self, name: &IfName) -> Option<IfIndex> {
+        self.links.iter().find(|(_, link)| *link == name).map(|(index, _)| IfIndex(*index))
+    }
 }
 
 impl Interest {
-    /// True when `message` tells of something that is ours or that we depend on.
+    /// True when `message` tells of something that is ours or that we depend on, and that is not as it is wanted.
     pub fn concerns(&self, message: &Message) -> bool {
+        self.touches(message) && !self.agrees(message)
+    }
+
+    /// The kernel has become what is wanted.
+    fn agrees(&self, message: &Message) -> bool {
+        let wanted = &self.wanted;
+        match message {
+            Message::NewRoute(_) => route::decode(message, self).is_some_and(|(key, have)| {
+                wanted.routes.get(&key).is_some_and(|want| kernel::diff::satisfies(want, &have))
+            }),
+            Message::DelRoute(_) => {
+                route::decode_gone(message, self).is_some_and(|(key, _)| !wanted.routes.contains_key(&key))
+            }
+            Message::NewNeighbour(_) => match neighbour::decode(message, self) {
+                Some(SeenNeighbour::Neighbour(key, mac)) => wanted.neighbours.get(&key) == Some(&mac),
+                Some(SeenNeighbour::Fdb(key, dst)) => wanted.fdb.get(&key) == Some(&dst),
+                None => false,
+            },
+            Message::DelNeighbour(_) => match neighbour::decode_gone(message, self) {
+                Some(GoneNeighbour::Neighbour(key)) => !wanted.neighbours.contains_key(&key),
+                Some(GoneNeighbour::Fdb(key)) => !wanted.fdb.contains_key(&key),
+                None => false,
+            },
+            _ => false,
+        }
+    }
+
+    fn touches(&self, message: &Message) -> bool {
         match message {
             Message::NewLink(link) | Message::DelLink(link) => self.link(link),
             Message::NewAddress(address) | Message::DelAddress(address) => self.watches(address.header.index),

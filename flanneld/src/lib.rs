@@ -11,6 +11,7 @@ pub mod flags;
 pub mod kernel_thread;
 pub mod lab;
 pub mod logging;
+pub mod metrics;
 pub mod status;
 pub mod store;
 pub mod systemd;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
-use overlay::reach::Tunnel;
+use overlay::reach::{self, Tunnel};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, FileError};
@@ -86,6 +86,35 @@ pub enum Reach {
     Extension,
     /// Not at all.
     Unreachable,
+}
+
+impl Reach {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Direct, Self::Vxlan, Self::Udp, Self::Ipip, Self::Wireguard, Self::Extension, Self::Unreachable];
+
+    /// Its name in the status.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Vxlan => "vxlan",
+            Self::Udp => "udp",
+            Self::Ipip => "ipip",
+            Self::Wireguard => "wireguard",
+            Self::Extension => "extension",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+impl From<reach::Reach> for Reach {
+    fn from(reach: reach::Reach) -> Self {
+        match reach {
+            reach::Reach::Direct => Self::Direct,
+            reach::Reach::Through(tunnel) => tunnel.into(),
+            reach::Reach::Unreachable(_) => Self::Unreachable,
+        }
+    }
 }
 
 impl From<Tunnel> for Reach {

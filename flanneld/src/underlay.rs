@@ -11,6 +11,7 @@ use kernel::state::{LinkKind, Route, RouteKey};
 use kernel::survey::{self, DefaultRoute};
 use kernel::types::{Family, IfIndex, IfName, Mtu};
 
+use crate::daemon::Limits;
 use crate::flags::Select;
 
 /// What is there to choose from.
@@ -20,10 +21,12 @@ pub struct Survey {
     pub links: Vec<SeenLink>,
     /// All their addresses, in the kernel's order.
     pub addresses: Vec<SeenAddress>,
-    /// The main table, in the kernel's order.
+    /// The main table without flannel's own routes, in the kernel's order.
     pub routes: Vec<(RouteKey, Route)>,
     /// The route to `--iface-can-reach`.
     pub reach: Option<Route>,
+    /// How many neighbours the kernel may have.
+    pub limits: Limits,
 }
 
 /// The link below the overlay.

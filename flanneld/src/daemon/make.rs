@@ -1,7 +1,10 @@
 //! What this host says of itself, made from what is known. Pure.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use kernel::message::link::SeenLink;
-use kernel::state::LinkKind;
+use kernel::state::{LinkKind, State};
 use kernel::types::{Family, IfName, Mac};
 use overlay::allocate::Stored;
 use overlay::host::{self, ALIAS};
@@ -89,20 +92,29 @@ pub(super) fn underlay_facts(underlay: &Underlay, survey: &Survey) -> host::Unde
 
 /// The leases that can be read.
 pub(super) fn stored(view: &View) -> Vec<Stored> {
-    let read = |(key, value): (&String, &std::sync::Arc<[u8]>)| {
+    let read = |(key, value): (&String, &Arc<[u8]>)| {
         let lease = Lease { subnets: key.parse().ok()?, attrs: LeaseAttrs::parse(value).ok()? };
         Some(Stored { key: key.clone(), lease })
     };
     view.leases.iter().filter_map(read).collect()
 }
 
-/// What of the kernel's news is ours, when `devices` are.
-pub(super) fn interest(conf: &NetConf, devices: &[IfName], underlay: Option<&Underlay>, survey: &Survey) -> Interest {
-    let index = |name: &IfName| survey.links.iter().find(|link| link.name == *name).map(|link| link.index);
+/// What of the kernel's news is ours, when `devices` are and the kernel is to be as `wanted`.
+pub(super) fn interest(
+    conf: &NetConf,
+    devices: &[IfName],
+    underlay: Option<&Underlay>,
+    survey: &Survey,
+    wanted: Arc<State>,
+) -> Interest {
+    let names: BTreeSet<IfName> = devices.iter().chain(underlay.map(|u| &u.dev)).cloned().collect();
+    let seen = |name: &IfName| survey.links.iter().find(|link| link.name == *name).map(|link| link.index);
     Interest {
-        names: devices.iter().chain(underlay.map(|u| &u.dev)).cloned().collect(),
-        ours: devices.iter().filter_map(index).collect(),
+        ours: devices.iter().filter_map(seen).collect(),
         underlay: underlay.map(|u| u.index),
         networks: conf.networks(),
+        links: names.iter().filter_map(|name| Some((seen(name)?.0, name.clone()))).collect(),
+        names,
+        wanted,
     }
 }

@@ -4,10 +4,13 @@
 //! what failed or is due is due, and ten minutes have passed. Whatever the reason, the same pass is made.
 
 mod acquire;
+mod apply;
 mod extension;
+mod limits;
 mod make;
 mod pass;
 mod report;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod tunnels;
@@ -15,25 +18,31 @@ mod wireguard_key;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use kernel::state::WireguardDevice;
+use kernel::state::{State, WireguardDevice};
 use kernel::types::{IfName, Mac};
 use overlay::host::WireguardKeys;
 use overlay::net::ByFamily;
 use overlay::netconf::VxlanConf;
+use overlay::peers::Leases;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::apply::Trust;
+use self::tell::{Picture, Telling};
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::events::Events;
 use crate::flags::Options;
 use crate::kernel_thread::{KernelThread, ThreadError};
+use crate::metrics::Metrics;
 use crate::status::{self, Status};
 use crate::store::{Store, View};
 use crate::underlay::{Underlay, UnderlayError};
 
+pub use limits::Limits;
 pub use wireguard_key::DEFAULT as KEY_FILE;
 
 /// Nothing should change unnoticed; this is how long it lasts if something does.
@@ -104,8 +113,15 @@ pub struct Daemon {
     extension: extension::Extension,
     /// The content of subnet.env, once it is written.
     subnet_env: Option<String>,
-    /// The status could not be written, and that was said.
-    unwritten: bool,
+    /// All leases, taken apart.
+    leases: Leases,
+    /// The kernel as it was left.
+    trust: Option<Trust>,
+    /// What was wanted of it last.
+    wanted: Option<Arc<State>>,
+    picture: Picture,
+    telling: Telling,
+    metrics: Metrics,
     /// What was warned of and still is so.
     warned: BTreeSet<String>,
     status: Status,
@@ -154,7 +170,12 @@ impl Daemon {
             extension: extension::Extension::new(options.environment.clone()),
             wireguard: BTreeMap::new(),
             subnet_env: None,
-            unwritten: false,
+            leases: Leases::default(),
+            trust: None,
+            wanted: None,
+            picture: Picture::default(),
+            telling: Telling::default(),
+            metrics: Metrics::default(),
             warned: BTreeSet::new(),
             status,
             writer,
@@ -180,40 +201,47 @@ impl Daemon {
                 Ok(due) => due,
                 Err(error) => {
                     self.status.last_error = Some(error.to_string());
-                    self.write_status(true);
+                    self.write_status();
                     return error;
                 }
             };
-            let ended = Instant::now();
-            let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
-            let why = tokio::select! {
+            let why = self.wait(due).await;
+            tracing::debug!(why, "looking");
+        }
+    }
+
+    /// Waits for a reason to look, and says which it is.
+    async fn wait(&mut self, due: Due) -> &'static str {
+        let ended = Instant::now();
+        let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
+        loop {
+            let status = self.telling.due();
+            tokio::select! {
                 changed = self.view.changed() => match changed {
-                    Ok(()) => "the store changed",
+                    Ok(()) => return "the store changed",
                     // its follower has panicked; the next pass reads what is left
-                    Err(_) => { tokio::time::sleep_until(due).await; "due" }
+                    Err(_) => tokio::time::sleep_until(due).await,
                 },
                 () = self.events.news() => {
                     tokio::time::sleep_until(ended + QUIET).await;
-                    "the kernel changed"
+                    self.trust = None;
+                    return "the kernel changed";
                 }
-                () = self.extension.news() => "commands have run",
-                () = tokio::time::sleep_until(due) => "due",
-            };
-            tracing::debug!(why, "looking");
+                () = self.extension.news() => return "commands have run",
+                () = tokio::time::sleep_until(due) => {}
+                () = tokio::time::sleep_until(status.unwrap_or(due)), if status.is_some() => {
+                    self.write_status();
+                    continue;
+                }
+            }
+            self.trust = None;
+            return "due";
         }
     }
 
     /// True once the host was as wanted: from then on what goes wrong is waited for.
     fn started(&self) -> bool {
         self.subnet_env.is_some()
-    }
-
-    fn write_status(&mut self, fresh: bool) {
-        let written = self.writer.write(&self.status, fresh);
-        if let (Err(error), false) = (&written, self.unwritten) {
-            tracing::warn!(%error, "the status cannot be written");
-        }
-        self.unwritten = written.is_err();
     }
 
     /// The subnets that the last run told the CNI plugin.

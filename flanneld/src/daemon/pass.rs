@@ -1,13 +1,9 @@
 //! One pass: from the store's view and the kernel's state to a host that is as the leases say.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use kernel::message::address::SeenAddress;
-use kernel::state::{Scope, State, WireguardDevice};
-use kernel::types::{Family, IfName, Mac, TableId};
+use kernel::types::{Family, Mac, RouteProtocol, TableId};
 use kernel::{Kernel, KernelError};
 use overlay::host::{self, Desired, HostInputs};
 use overlay::lease::{LeaseAttrs, Subnets};
@@ -17,15 +13,13 @@ use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
 
 use super::acquire::{NoLease, random};
-use super::report::{self, Applied};
-use super::{Daemon, DaemonError, Due, make};
-use crate::files;
+use super::tell::Picture;
+use super::{Daemon, DaemonError, Due, limits, make, report};
 use crate::store::View;
-use crate::systemd;
 use crate::underlay::{self, Survey, Underlay};
 
 /// Why a pass ended before it made the host right.
-enum Halt {
+pub(super) enum Halt {
     /// The daemon must not go on.
     Stop(DaemonError),
     /// To be tried again …
@@ -45,20 +39,20 @@ impl From<NoLease> for Halt {
 
 /// What went wrong in a pass without ending it.
 #[derive(Default)]
-struct Troubles {
+pub(super) struct Troubles {
     all: Vec<String>,
     retry: bool,
 }
 
 impl Troubles {
     /// Something to try again.
-    fn retry(&mut self, what: impl Into<String>) {
+    pub(super) fn retry(&mut self, what: impl Into<String>) {
         self.all.push(what.into());
         self.retry = true;
     }
 
     /// Something that waiting helps, or a person.
-    fn note(&mut self, what: Option<impl Into<String>>) {
+    pub(super) fn note(&mut self, what: Option<impl Into<String>>) {
         self.all.extend(what.map(Into::into));
     }
 }
@@ -85,14 +79,7 @@ impl Daemon {
             self.retry.reset();
         }
         let error = (!troubles.all.is_empty()).then(|| troubles.all.join("; "));
-        if let Some(text) = &error
-            && self.status.last_error != error
-        {
-            tracing::warn!(error = text, "not all is well");
-        }
-        self.status.last_error = error;
-        self.status.last_reconcile = Some(report::now());
-        self.write_status(fresh);
+        self.tell(error, fresh);
         Ok(due)
     }
 
@@ -101,7 +88,10 @@ impl Daemon {
         let view = self.view.borrow_and_update().clone();
         troubles.note(view.error.as_deref());
         let conf = self.configuration(&view, troubles)?;
-        let survey = self.survey().await?;
+        let survey = match &self.trust {
+            Some(trust) => trust.survey.clone(),
+            None => Arc::new(self.survey().await?),
+        };
         let underlay = self.find_underlay(&conf, &survey)?;
         self.know_macs(&conf, &survey, &view, &underlay);
         let mut attrs = make::attributes(&conf, &underlay, &self.macs);
@@ -124,13 +114,15 @@ impl Daemon {
         // not marked as seen: a configuration that came since the pass began is for the next one
         let view = self.view.borrow().clone();
         let peers = self.judge(&conf, &survey, subnets, &view);
-        let desired = self.desired(&conf, &survey, &underlay, &peers, view.complete);
-        report::peers(&mut self.status, &peers, &desired, &view.ignored);
-        self.warn(&peers);
-        self.events.set_interest(make::interest(&conf, &desired.scope.links, Some(&underlay), &survey));
-        let applied = self.apply(desired.state, desired.scope).await?;
+        let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, view.complete);
+        limits::raise(&mut state, &survey.limits);
+        let wanted = Arc::new(state);
+        self.warn(&peers, &paths, &view.ignored);
+        self.picture = Picture { peers, paths, ignored: view.ignored.clone() };
+        self.events.set_interest(make::interest(&conf, &scope.links, Some(&underlay), &survey, wanted.clone()));
+        let applied = self.apply(wanted, scope, survey).await?;
         applied.log();
-        troubles.all.extend(self.extension.tell(&conf, &peers.good, view.complete, due));
+        troubles.all.extend(self.extension.tell(&conf, &self.picture.peers.good, view.complete, due));
         if let Some(trouble) = applied.trouble() {
             troubles.retry(trouble);
         }
@@ -138,8 +130,8 @@ impl Daemon {
             if let Err(why) = self.publish(&attrs, due).await {
                 troubles.retry(why);
             }
-            self.status.mtu = desired.mtu.0;
-            let env = SubnetEnv { networks: conf.networks(), subnets, mtu: desired.mtu, ipmasq: false };
+            self.status.mtu = mtu.0;
+            let env = SubnetEnv { networks: conf.networks(), subnets, mtu, ipmasq: false };
             self.tell_plugin(env, troubles);
         }
         Ok(applied.report.done > 0)
@@ -155,8 +147,9 @@ impl Daemon {
     }
 
     fn configuration(&mut self, view: &View, troubles: &mut Troubles) -> Result<Arc<NetConf>, Halt> {
-        if view.complete {
-            self.config.take(view.config.as_ref());
+        if view.complete && self.config.take(view.config.as_ref()) {
+            // another backend has other devices
+            self.trust = None;
         }
         match self.config.good() {
             Some(conf) => {
@@ -186,7 +179,8 @@ impl Daemon {
             }
             Err(error) if !self.started() => Err(Halt::Stop(error.into())),
             Err(error) => {
-                self.events.set_interest(make::interest(conf, &make::known_devices(survey), None, survey));
+                let devices = make::known_devices(survey);
+                self.events.set_interest(make::interest(conf, &devices, None, survey, Arc::default()));
                 Err(Halt::Wait(error.to_string()))
             }
         }
@@ -199,6 +193,9 @@ impl Daemon {
             return;
         };
         self.vxlan = Some(*vxlan);
+        if conf.families().all(|(family, _)| self.macs.get(family).is_some()) {
+            return;
+        }
         let leases = make::stored(view);
         let own = leases.iter().map(|stored| &stored.lease.attrs).find(|attrs| publishes(attrs, underlay));
         for (family, _) in conf.families() {
@@ -210,14 +207,15 @@ impl Daemon {
         }
     }
 
-    fn judge(&self, conf: &NetConf, survey: &Survey, subnets: Subnets, view: &View) -> Peers {
+    fn judge(&mut self, conf: &NetConf, survey: &Survey, subnets: Subnets, view: &View) -> Peers {
         let own = peers::Own {
             subnets,
             addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect(),
             macs: Family::ALL.into_iter().filter_map(|family| *self.macs.get(family)).collect(),
             key: self.wireguard_keys.map(|keys| keys.public),
         };
-        peers::check(conf, &own, view.leases.iter())
+        self.leases.update(&view.leases);
+        peers::judge(conf, &own, &self.leases)
     }
 
     fn desired(&self, conf: &NetConf, survey: &Survey, underlay: &Underlay, peers: &Peers, complete: bool) -> Desired {
@@ -233,37 +231,6 @@ impl Daemon {
             complete,
         })
     }
-
-    /// Says each thing once for as long as it is so.
-    fn warn(&mut self, peers: &Peers) {
-        let now: BTreeSet<String> = report::warnings(&self.status, peers).into_iter().collect();
-        now.difference(&self.warned).for_each(|text| tracing::warn!("{text}"));
-        self.warned = now;
-    }
-
-    async fn apply(&mut self, desired: State, scope: Scope) -> Result<Applied, Halt> {
-        let before = std::mem::replace(&mut self.wireguard, desired.wireguard.clone());
-        let done = self.kernel.call(move |kernel| apply(kernel, desired, &scope, &before)).await;
-        done.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))
-    }
-
-    /// Writes subnet.env when it says something new, and tells the service manager the first time.
-    fn tell_plugin(&mut self, env: SubnetEnv, troubles: &mut Troubles) {
-        let text = env.format();
-        if self.subnet_env.as_ref() == Some(&text) {
-            return;
-        }
-        if let Err(error) = files::replace(&self.options.subnet_file, text.as_bytes()) {
-            return troubles.retry(error.to_string());
-        }
-        let first = self.subnet_env.replace(text).is_none();
-        tracing::info!(file = %self.options.subnet_file.display(), mtu = env.mtu.0, "subnet file written");
-        if let (true, Some(socket)) = (first, &self.notify_socket)
-            && let Err(error) = systemd::ready(socket)
-        {
-            tracing::warn!(%error, socket, "the service manager cannot be told");
-        }
-    }
 }
 
 /// True when the lease is this host's by its addresses.
@@ -274,32 +241,12 @@ fn publishes(attrs: &LeaseAttrs, underlay: &Underlay) -> bool {
 
 /// Reads what the underlay is chosen from.
 fn survey(kernel: &mut Kernel, can_reach: Option<IpAddr>) -> Result<Survey, KernelError> {
+    // links first: an address of a link whose name is not known is left out
     let links = kernel.links()?;
-    let addresses: Vec<SeenAddress> = kernel.addresses()?;
-    let routes = kernel.routes(TableId::MAIN)?;
+    let addresses = kernel.addresses()?;
+    // there may be thousands of our own, and none of them is a way out
+    let routes = kernel.routes_but(TableId::MAIN, RouteProtocol::FLANNEL)?;
     // no route is an answer
     let reach = can_reach.and_then(|addr| kernel.route_to(addr).ok().flatten());
-    Ok(Survey { links, addresses, routes, reach })
-}
-
-/// Reads what is there, and makes it what is wanted.
-fn apply(
-    kernel: &mut Kernel,
-    mut desired: State,
-    scope: &Scope,
-    before: &BTreeMap<IfName, WireguardDevice>,
-) -> Result<Applied, KernelError> {
-    let observed = kernel.observe(scope)?;
-    host::wireguard::follow_roaming(&mut desired, &observed, before);
-    let plan = kernel::diff::diff(&desired, &observed, scope);
-    let mut steps = BTreeMap::new();
-    for step in &plan.steps {
-        tracing::debug!(%step, "step");
-        *steps.entry(step.object()).or_default() += 1;
-    }
-    let started = std::time::Instant::now();
-    let report = kernel.apply(&plan.steps);
-    let took: Duration = started.elapsed();
-    tracing::debug!(steps = plan.steps.len(), took_us = took.as_micros() as u64, "applied");
-    Ok(Applied { report, steps, conflicts: plan.conflicts })
+    Ok(Survey { links, addresses, routes, reach, limits: limits::read() })
 }

@@ -1,26 +1,45 @@
 //! What is told to people: the status, and a line of the log when something changed.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kernel::Report;
-use kernel::diff::Conflict;
+use kernel::diff::{Conflict, Step};
 use kernel::types::Family;
-use overlay::host::Desired;
+use overlay::host::PeerPath;
 use overlay::netconf::{Backend, NetConf};
 use overlay::peers::Peers;
 use overlay::reach::{self, Mode};
 
-use crate::status::{self, Reach, Rejected, Status};
+use super::tell::Picture;
+use crate::metrics::StepCount;
+use crate::status::{self, Rejected, Status};
 use crate::underlay::Underlay;
 
 /// What became of the wish.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
     pub(super) report: Report,
-    /// How many steps there were, by kind of object.
-    pub(super) steps: BTreeMap<&'static str, usize>,
+    /// How many steps there were, by kind of object and operation.
+    pub(super) steps: Vec<StepCount>,
     pub(super) conflicts: Vec<Conflict>,
+    /// From the first look at the kernel to the last change.
+    pub(super) took: Duration,
+}
+
+/// Counts `steps` and those of them that failed.
+pub(super) fn count(steps: &[Step], report: &Report) -> Vec<StepCount> {
+    let key = |step: &Step| (step.object(), if step.is_delete() { "delete" } else { "put" });
+    let mut counts: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+    steps.iter().for_each(|step| counts.entry(key(step)).or_default().0 += 1);
+    report.failed.iter().for_each(|(step, _)| counts.entry(key(step)).or_default().1 += 1);
+    let count = |((kind, op), (all, failed)): ((_, _), (u64, u64))| StepCount {
+        kind,
+        op,
+        done: all.saturating_sub(failed),
+        failed,
+    };
+    counts.into_iter().map(count).collect()
 }
 
 impl Applied {
@@ -49,7 +68,8 @@ impl Applied {
             tracing::debug!(%step, %error, "a step failed and is tried again");
         }
         if self.report.done > 0 {
-            let steps: Vec<String> = self.steps.iter().map(|(object, count)| format!("{object}={count}")).collect();
+            let count = |s: &StepCount| format!("{}{}={}", s.kind, if s.op == "delete" { "-" } else { "" }, s.done);
+            let steps: Vec<String> = self.steps.iter().filter(|s| s.done > 0).map(count).collect();
             tracing::info!(
                 done = self.report.done,
                 failed = self.report.failed.len(),
@@ -78,40 +98,43 @@ pub(super) fn behind_nat(conf: &NetConf, underlay: &Underlay) -> Option<&'static
 }
 
 /// The part of the status that the leases make.
-pub(super) fn peers(status: &mut Status, peers: &Peers, desired: &Desired, ignored: &BTreeMap<String, String>) {
+pub(super) fn peers(status: &mut Status, picture: &Picture) {
+    let Picture { peers, paths, ignored } = picture;
     let by_key: BTreeMap<&str, _> = peers.good.iter().map(|peer| (peer.key.as_str(), peer)).collect();
-    let paths = desired.paths.iter().filter_map(|path| {
+    let paths = paths.iter().filter_map(|path| {
         let half = by_key.get(path.peer.as_str())?.half(path.family)?;
         Some(status::Peer {
             subnet: half.subnet,
             public_ip: half.public,
-            path: match path.reach {
-                reach::Reach::Direct => Reach::Direct,
-                reach::Reach::Through(tunnel) => tunnel.into(),
-                reach::Reach::Unreachable(_) => Reach::Unreachable,
-            },
+            path: path.reach.into(),
             reason: path.reason.to_string(),
             vtep_mac: half.vtep.map(|vtep| vtep.vtep_mac.to_string()),
         })
     });
     status.peers = paths.collect();
+    status.rejected = rejected(peers, ignored).collect();
+}
+
+/// What the store holds that is not followed, leases first.
+fn rejected(peers: &Peers, ignored: &BTreeMap<String, String>) -> impl Iterator<Item = Rejected> {
     let family = |family: Option<Family>| match family {
         Some(Family::V4) => "IPv4: ",
         Some(Family::V6) => "IPv6: ",
         None => "",
     };
-    let reason = |r: &overlay::peers::Rejected| format!("{}{}", family(r.family), r.reason);
-    let rejected = peers.rejected.iter().map(|r| Rejected { key: r.key.clone(), reason: reason(r) });
-    let ignored = ignored.iter().map(|(key, reason)| Rejected { key: key.clone(), reason: reason.clone() });
-    status.rejected = rejected.chain(ignored).collect();
+    let reason = move |r: &overlay::peers::Rejected| format!("{}{}", family(r.family), r.reason);
+    let rejected = peers.rejected.iter().map(move |r| Rejected { key: r.key.clone(), reason: reason(r) });
+    rejected.chain(ignored.iter().map(|(key, reason)| Rejected { key: key.clone(), reason: reason.clone() }))
 }
 
 /// What a person should know of the leases: each line once for as long as it is so.
-pub(super) fn warnings(status: &Status, peers: &Peers) -> Vec<String> {
-    let rejected = status.rejected.iter().map(|r| format!("{} in the store is ignored: {}", r.key, r.reason));
-    let unreachable = status.peers.iter().filter(|peer| peer.path == Reach::Unreachable);
-    let unreachable =
-        unreachable.map(|peer| format!("{} at {} cannot be reached: {}", peer.subnet, peer.public_ip, peer.reason));
+pub(super) fn warnings(peers: &Peers, paths: &[PeerPath], ignored: &BTreeMap<String, String>) -> Vec<String> {
+    let rejected = rejected(peers, ignored).map(|r| format!("{} in the store is ignored: {}", r.key, r.reason));
+    let unreachable = paths.iter().filter(|path| matches!(path.reach, reach::Reach::Unreachable(_)));
+    let unreachable = unreachable.filter_map(|path| {
+        let peer = peers.good.iter().find(|peer| peer.key == path.peer)?.half(path.family)?;
+        Some(format!("{} at {} cannot be reached: {}", peer.subnet, peer.public, path.reason))
+    });
     let shared = peers.shared.iter();
     let shared = shared.map(|s| format!("the leases {} and {} publish the same address {}", s.key, s.with, s.public));
     rejected.chain(unreachable).chain(shared).collect()

@@ -158,7 +158,8 @@ fn only_devices_with_our_mark_are_known() {
     assert_eq!(make::known_devices(&survey), [IfName::new("flannel.1").unwrap()]);
     let left = make::vxlan_left(&survey).unwrap();
     assert_eq!((left.vni.get(), left.port, left.gbp), (1, None, true));
-    let interest = make::interest(&vxlan_conf(), &make::known_devices(&survey), Some(&underlay()), &survey);
+    let devices = make::known_devices(&survey);
+    let interest = make::interest(&vxlan_conf(), &devices, Some(&underlay()), &survey, Arc::default());
     assert_eq!(interest.ours, [IfIndex(7)].into());
     assert_eq!(interest.underlay, Some(IfIndex(2)));
     assert_eq!(interest.names.len(), 2);
@@ -197,7 +198,8 @@ fn peers_and_rejected_leases_are_told_once() {
     let mut status = Status::default();
     report::base(&mut status, &conf, &underlay());
     let ignored = [("README".to_owned(), "its name is not a lease's key".to_owned())].into();
-    report::peers(&mut status, &judged, &desired, &ignored);
+    let picture = tell::Picture { peers: judged, paths: desired.paths, ignored: Arc::new(ignored) };
+    report::peers(&mut status, &picture);
     let paths: Vec<_> = status.peers.iter().map(|p| (p.subnet.to_string(), p.path, p.vtep_mac.as_deref())).collect();
     assert_eq!(
         paths,
@@ -207,7 +209,7 @@ fn peers_and_rejected_leases_are_told_once() {
         ]
     );
     assert_eq!(status.rejected.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["10.9.0.0-24", "junk", "README"]);
-    let warnings = report::warnings(&status, &judged).join("\n");
+    let warnings = report::warnings(&picture.peers, &picture.paths, &picture.ignored).join("\n");
     assert!(warnings.contains("10.5.3.0/24 at 198.51.100.3 cannot be reached: the peer has no VTEP"), "{warnings}");
     assert!(warnings.contains("junk in the store is ignored"), "{warnings}");
     assert_eq!(status.backend, "vxlan");

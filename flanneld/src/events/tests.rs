@@ -1,6 +1,7 @@
 use kernel::message::{Names, address, link, neighbour, route};
-use kernel::state::{Address, Link, LinkKind, Route, RouteKey};
+use kernel::state::{Address, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey};
 use kernel::types::Mac;
+use std::net::IpAddr;
 
 use super::*;
 
@@ -29,6 +30,8 @@ fn interest() -> Interest {
         ours: [FLANNEL].into(),
         underlay: Some(ETH0),
         networks: vec!["10.5.0.0/16".parse().unwrap()],
+        wanted: Arc::default(),
+        links: [(7, "flannel.1"), (2, "eth0")].map(|(index, name)| (index, IfName::new(name).unwrap())).into(),
     }
 }
 
@@ -74,10 +77,14 @@ fn ours_wakes_and_pods_do_not() {
         (route_to("10.9.0.0/16", "cni0", boot), false, "a route that is nobody of ours"),
         (route_to("0.0.0.0/0", "wlan0", boot), true, "a default route"),
         (neighbour::put_neighbour(FLANNEL, "10.5.2.0".parse().unwrap(), mac), true, "our neighbour"),
-        (neighbour::delete_neighbour(FLANNEL, "10.5.2.0".parse().unwrap()), true, "our neighbour goes"),
+        (
+            neighbour::delete_neighbour(FLANNEL, "10.5.2.0".parse().unwrap()),
+            false,
+            "a neighbour goes that nobody wants",
+        ),
         (learned, false, "a neighbour that the kernel found itself"),
         (neighbour::put_fdb(FLANNEL, mac, "192.0.2.1".parse().unwrap()), true, "our forwarding entry"),
-        (neighbour::delete_fdb(FLANNEL, mac, "192.0.2.1".parse().unwrap()), true, "our forwarding entry goes"),
+        (neighbour::delete_fdb(FLANNEL, mac, "192.0.2.1".parse().unwrap()), false, "an entry goes that nobody wants"),
         (neighbour::put_neighbour(ETH0, "192.0.2.1".parse().unwrap(), mac), false, "ARP on the underlay"),
         (neighbour::put_fdb(POD, mac, "192.0.2.1".parse().unwrap()), false, "the bridge learns"),
     ] {
@@ -90,4 +97,40 @@ fn without_an_underlay_everything_may_be_it() {
     let none = Interest { underlay: None, ..interest() };
     assert!(none.concerns(&new_link("eth5")));
     assert!(none.concerns(&address::add(POD, "192.0.2.9/24".parse().unwrap(), &Address::default())));
+}
+
+/// The announcement that the object of `message` is gone.
+fn gone(message: Message) -> Message {
+    match message {
+        Message::NewRoute(inner) => Message::DelRoute(inner),
+        Message::NewNeighbour(inner) => Message::DelNeighbour(inner),
+        other => other,
+    }
+}
+
+#[test]
+fn what_is_as_wanted_is_no_news() {
+    let (dev, mac, addr) = (IfName::new("flannel.1").unwrap(), Mac::local([1; 6]), "10.5.2.0".parse().unwrap());
+    let dst: IpAddr = "192.0.2.2".parse().unwrap();
+    let by = Route { protocol: RouteProtocol::FLANNEL, ..Route::by(&dev) };
+    let key = RouteKey::main("10.5.2.0/24".parse().unwrap());
+    let mut wanted = State::default();
+    wanted.routes.insert(key.clone(), by.clone());
+    wanted.neighbours.insert(NeighbourKey { dev: dev.clone(), addr }, mac);
+    wanted.fdb.insert(FdbKey { dev, mac }, dst);
+    let interest = Interest { wanted: Arc::new(wanted), ..interest() };
+    let put = |route: &Route| route::put(&key, route, &Links).unwrap();
+    let neighbour = |mac| neighbour::put_neighbour(FLANNEL, addr, mac);
+    let fdb = |dst: IpAddr| neighbour::put_fdb(FLANNEL, mac, dst);
+    let other = Route { via: "10.5.2.0".parse().ok(), onlink: true, ..by.clone() };
+    for (ours, somebodys) in [
+        (put(&by), put(&other)),
+        (neighbour(mac), neighbour(Mac::local([2; 6]))),
+        (fdb(dst), fdb("192.0.2.3".parse().unwrap())),
+    ] {
+        assert!(!interest.concerns(&ours), "{ours:?}");
+        assert!(interest.concerns(&somebodys), "{somebodys:?}");
+        assert!(interest.concerns(&gone(ours.clone())), "{ours:?} is gone");
+        assert!(!Interest { wanted: Arc::default(), ..interest.clone() }.concerns(&gone(ours)), "and not wanted");
+    }
 }

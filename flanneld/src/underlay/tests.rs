@@ -77,6 +77,7 @@ fn survey() -> Survey {
             route("::/0", "eth1", Some("fe80::99"), None),
         ],
         reach: None,
+        limits: Limits::default(),
     }
 }
 

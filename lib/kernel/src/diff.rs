@@ -11,6 +11,7 @@ mod wireguard;
 #[cfg(test)]
 mod tests;
 
+pub use objects::satisfies;
 pub use step::{LinkChange, Step};
 
 use crate::state::{LinkKind, Scope, State};

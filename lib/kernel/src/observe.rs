@@ -170,17 +170,36 @@ impl Kernel {
         self.dump_routes(table, None, None)
     }
 
+    /// The routes of one table that are not of `protocol`, which are not even taken apart.
+    pub fn routes_but(
+        &mut self,
+        table: TableId,
+        protocol: RouteProtocol,
+    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
+        self.read_tables(table, None, None, &|message| route::protocol(message) != Some(protocol))
+    }
+
     fn dump_routes(
         &mut self,
         table: TableId,
         protocol: Option<RouteProtocol>,
         dev: Option<u32>,
     ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
+        self.read_tables(table, protocol, dev, &|_| true)
+    }
+
+    fn read_tables(
+        &mut self,
+        table: TableId,
+        protocol: Option<RouteProtocol>,
+        dev: Option<u32>,
+        worth: &dyn Fn(&Message) -> bool,
+    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
         let mut routes = Vec::new();
         for family in Family::ALL {
             let what = format!("ip route show table {}", table.0);
             let request = Request::new(route::get(family, table, protocol, dev), 0, what);
-            match self.read_routes(&request) {
+            match self.read_routes(&request, worth) {
                 Ok(read) => routes.extend(read),
                 // the table has no route yet (fib_dump), or there is no IPv6
                 Err(e) if e.is_absent() || e.errno.0 == libc::EOPNOTSUPP => {}
@@ -192,11 +211,18 @@ impl Kernel {
     }
 
     /// A dump of routes. Links that it names and that were not seen are looked up, and then it is read once more.
-    fn read_routes(&mut self, request: &Request<'_>) -> Result<Vec<(RouteKey, Route)>, KernelError> {
+    fn read_routes(
+        &mut self,
+        request: &Request<'_>,
+        worth: &dyn Fn(&Message) -> bool,
+    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
         loop {
             let mut strangers = BTreeSet::new();
             let Self { socket, seen, .. } = self;
             let routes = socket.dump(request, |message| {
+                if !worth(message) {
+                    return None;
+                }
                 let unseen = route::link(message).filter(|index| seen.name(*index).is_none());
                 strangers.extend(unseen);
                 unseen.is_none().then(|| route::decode(message, seen)).flatten()

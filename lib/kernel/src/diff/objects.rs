@@ -40,7 +40,7 @@ pub(super) fn put_neighbours(desired: &State, observed: &State, steps: &mut Vec<
 }
 
 /// `have` does what `want` says; what `want` leaves to the kernel is not looked at.
-fn satisfies(want: &Route, have: &Route) -> bool {
+pub fn satisfies(want: &Route, have: &Route) -> bool {
     want.kind == have.kind
         && (want.dev.is_none() || want.dev == have.dev)
         && want.via == have.via

@@ -76,12 +76,42 @@ pub enum SeenNeighbour {
     Fdb(FdbKey, IpAddr),
 }
 
+/// The entry that a RTM_DELNEIGH tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GoneNeighbour {
+    /// A neighbour.
+    Neighbour(NeighbourKey),
+    /// A forwarding entry.
+    Fdb(FdbKey),
+}
+
 /// Reads a permanent entry of a link whose name is known; others are not configuration.
 pub fn decode(message: &Message, names: &dyn Names) -> Option<SeenNeighbour> {
     let Message::NewNeighbour(message) = message else { return None };
     if message.header.state != NeighbourState::Permanent {
         return None;
     }
+    let (addr, mac) = subject(message);
+    let (addr, mac) = (addr?, mac?);
+    let dev = names.name(message.header.ifindex)?;
+    if message.header.family != AddressFamily::Bridge {
+        return Some(SeenNeighbour::Neighbour(NeighbourKey { dev, addr }, mac));
+    }
+    message.header.flags.contains(NeighbourFlags::Own).then_some(SeenNeighbour::Fdb(FdbKey { dev, mac }, addr))
+}
+
+/// Reads which entry is gone from a link whose name is known.
+pub fn decode_gone(message: &Message, names: &dyn Names) -> Option<GoneNeighbour> {
+    let Message::DelNeighbour(message) = message else { return None };
+    let (addr, mac) = subject(message);
+    let dev = names.name(message.header.ifindex)?;
+    if message.header.family == AddressFamily::Bridge {
+        return Some(GoneNeighbour::Fdb(FdbKey { dev, mac: mac? }));
+    }
+    Some(GoneNeighbour::Neighbour(NeighbourKey { dev, addr: addr? }))
+}
+
+fn subject(message: &NeighbourMessage) -> (Option<IpAddr>, Option<Mac>) {
     let mut addr = None;
     let mut mac = None;
     for attribute in &message.attributes {
@@ -94,12 +124,7 @@ pub fn decode(message: &Message, names: &dyn Names) -> Option<SeenNeighbour> {
             _ => {}
         }
     }
-    let (addr, mac) = (addr?, mac?);
-    let dev = names.name(message.header.ifindex)?;
-    if message.header.family != AddressFamily::Bridge {
-        return Some(SeenNeighbour::Neighbour(NeighbourKey { dev, addr }, mac));
-    }
-    message.header.flags.contains(NeighbourFlags::Own).then_some(SeenNeighbour::Fdb(FdbKey { dev, mac }, addr))
+    (addr, mac)
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {

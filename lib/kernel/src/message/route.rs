@@ -112,6 +112,12 @@ pub fn link(message: &Message) -> Option<u32> {
     })
 }
 
+/// Who installed the route of a RTM_NEWROUTE.
+pub fn protocol(message: &Message) -> Option<RouteProtocol> {
+    let Message::NewRoute(message) = message else { return None };
+    Some(RouteProtocol(message.header.protocol.into()))
+}
+
 /// Reads a unicast or blackhole RTM_NEWROUTE with at most one next hop; others are nobody's here.
 pub fn decode(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)> {
     let Message::NewRoute(message) = message else { return None };
@@ -125,6 +131,12 @@ pub fn decode(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)>
         return None;
     }
     decode_route(message, kind, names)
+}
+
+/// Reads which route a RTM_DELROUTE tells of, as [`decode`] does a new one.
+pub fn decode_gone(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)> {
+    let Message::DelRoute(gone) = message else { return None };
+    decode(&Message::NewRoute(gone.clone()), names)
 }
 
 /// Reads the answer to [`lookup`], which the kernel marks as a clone.

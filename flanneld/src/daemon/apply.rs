@@ -1,0 +1,74 @@
+//! The wish made so, and how much of the kernel has to be read for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kernel::state::{Scope, State, WireguardDevice};
+use kernel::types::IfName;
+use kernel::{Kernel, KernelError};
+use overlay::host;
+
+use super::Daemon;
+use super::pass::Halt;
+use super::report::{self, Applied};
+use crate::underlay::Survey;
+
+/// The kernel as it was left, for as long as it announces nothing else: it need not be read again because a lease has
+/// come. Whatever else a pass is made for, the kernel is read.
+pub(super) struct Trust {
+    pub(super) survey: Arc<Survey>,
+    state: Arc<State>,
+    /// The links that were looked at: of others nothing is known.
+    links: Vec<IfName>,
+}
+
+impl Daemon {
+    /// Makes the kernel as `wanted`. `survey` is what that was made from.
+    pub(super) async fn apply(
+        &mut self,
+        wanted: Arc<State>,
+        scope: Scope,
+        survey: Arc<Survey>,
+    ) -> Result<Applied, Halt> {
+        let believed = self.trust.take().filter(|trust| trust.links == scope.links).map(|trust| trust.state);
+        let links = scope.links.clone();
+        let before = std::mem::replace(&mut self.wireguard, wanted.wireguard.clone());
+        // a WireGuard peer's address is where it was last heard from, which the kernel does not announce
+        let readable = !scope.keep && wanted.wireguard.is_empty();
+        let state = wanted.clone();
+        let done = self.kernel.call(move |kernel| apply(kernel, state, &scope, &before, believed)).await;
+        let applied =
+            done.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
+        let whole = applied.report.failed.is_empty() && applied.conflicts.is_empty();
+        self.trust = (readable && whole).then(|| Trust { survey, state: wanted.clone(), links });
+        let drift = self.wanted.as_ref() == Some(&wanted);
+        self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, drift);
+        self.wanted = Some(wanted);
+        Ok(applied)
+    }
+}
+
+/// Makes the kernel what is wanted: from what is `believed` of it, or else from what is there.
+fn apply(
+    kernel: &mut Kernel,
+    mut wanted: Arc<State>,
+    scope: &Scope,
+    before: &BTreeMap<IfName, WireguardDevice>,
+    believed: Option<Arc<State>>,
+) -> Result<Applied, KernelError> {
+    let started = std::time::Instant::now();
+    let observed = match believed {
+        Some(state) => state,
+        None => Arc::new(kernel.observe(scope)?),
+    };
+    if !wanted.wireguard.is_empty() {
+        host::wireguard::follow_roaming(Arc::make_mut(&mut wanted), &observed, before);
+    }
+    let plan = kernel::diff::diff(&wanted, &observed, scope);
+    plan.steps.iter().for_each(|step| tracing::debug!(%step, "step"));
+    let report = kernel.apply(&plan.steps);
+    let steps = report::count(&plan.steps, &report);
+    let took = started.elapsed();
+    tracing::debug!(steps = plan.steps.len(), took_us = took.as_micros() as u64, "applied");
+    Ok(Applied { report, steps, conflicts: plan.conflicts, took })
+}
