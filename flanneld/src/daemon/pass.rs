@@ -1,8 +1,10 @@
 //! One pass: from the store's view and the kernel's state to a host that is as the leases say.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use kernel::state::PublicKey;
 use kernel::types::{Family, Mac, RouteProtocol, TableId};
 use kernel::{Kernel, KernelError};
 use overlay::host::{self, Desired, HostInputs};
@@ -14,7 +16,7 @@ use tokio::time::Instant;
 
 use super::acquire::{NoLease, random};
 use super::tell::Picture;
-use super::{Daemon, DaemonError, Due, limits, make, report};
+use super::{Daemon, DaemonError, Due, limits, make, report, tunnels};
 use crate::store::View;
 use crate::underlay::{self, Survey, Underlay};
 
@@ -113,7 +115,11 @@ impl Daemon {
         }
         // not marked as seen: a configuration that came since the pass began is for the next one
         let view = self.view.borrow().clone();
-        let peers = self.judge(&conf, &survey, subnets, &view);
+        let mut peers = self.judge(&conf, &survey, subnets, &view, BTreeMap::new());
+        if tunnels::is_contested(&peers) {
+            let heard = self.heard(due).await?;
+            peers = self.judge(&conf, &survey, subnets, &view, heard);
+        }
         let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, view.complete);
         limits::raise(&mut state, &survey.limits);
         let wanted = Arc::new(state);
@@ -207,12 +213,20 @@ impl Daemon {
         }
     }
 
-    fn judge(&mut self, conf: &NetConf, survey: &Survey, subnets: Subnets, view: &View) -> Peers {
+    fn judge(
+        &mut self,
+        conf: &NetConf,
+        survey: &Survey,
+        subnets: Subnets,
+        view: &View,
+        heard: BTreeMap<PublicKey, Vec<IpAddr>>,
+    ) -> Peers {
         let own = peers::Own {
             subnets,
             addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect(),
             macs: Family::ALL.into_iter().filter_map(|family| *self.macs.get(family)).collect(),
             key: self.wireguard_keys.map(|keys| keys.public),
+            heard,
         };
         self.leases.update(&view.leases);
         peers::judge(conf, &own, &self.leases)
