@@ -12,7 +12,7 @@ use cni::plugin::Plugin;
 use cni::runtime::{NetworkList, PluginConf, Runtime};
 use cni::version::Version;
 use flanneld::ctl::install::NAMES;
-use flanneld::flags::{self, Command, Options};
+use flanneld::flags::{self, Command, Options, StoreOptions};
 use flanneld::status::{Status, Writer};
 use kernel::types::{Family, Mtu};
 use overlay::lease::Subnets;
@@ -180,9 +180,9 @@ fn the_unit_starts_the_daemon_and_stops_nothing() {
     let Ok(Command::Run(options)) = flags::parse(&words.collect::<Vec<_>>(), &BTreeMap::new()) else {
         panic!("{}", settings["ExecStart"])
     };
-    let Options { store_dir, subnet_file, warnings, .. } = *options;
+    let Options { store, subnet_file, warnings, .. } = *options;
     assert_eq!(warnings, Vec::<String>::new());
     // the directories that systemd makes
-    assert_eq!(store_dir, Path::new("/var/lib").join(settings["StateDirectory"]));
+    assert_eq!(store, StoreOptions::Embedded(Path::new("/var/lib").join(settings["StateDirectory"])));
     assert_eq!(subnet_file.parent().unwrap(), Path::new("/run").join(settings["RuntimeDirectory"]));
 }

@@ -5,14 +5,20 @@ use std::sync::Arc;
 use overlay::netconf::NetConf;
 
 /// The configuration in force.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Config {
+    absent: &'static str,
     seen: Option<Option<Arc<[u8]>>>,
     good: Option<Arc<NetConf>>,
     error: Option<String>,
 }
 
 impl Config {
+    /// Nothing is known yet. `absent` is said when the store has none.
+    pub fn new(absent: &'static str) -> Self {
+        Self { absent, seen: None, good: None, error: None }
+    }
+
     /// Takes what the store says; true when that changed what is in force. A configuration that is gone or cannot be
     /// used changes nothing: a typing mistake must not take a network down.
     pub fn take(&mut self, text: Option<&Arc<[u8]>>) -> bool {
@@ -21,9 +27,7 @@ impl Config {
         }
         self.seen = Some(text.cloned());
         let new = match text.map(|text| NetConf::parse(text)) {
-            None => {
-                Err("flannel config not found in the store: write it to <store-dir>/<etcd-prefix>/config".to_owned())
-            }
+            None => Err(self.absent.to_owned()),
             Some(Err(error)) => Err(error.to_string()),
             Some(Ok(parsed)) => {
                 parsed.warnings.iter().for_each(|warning| tracing::warn!(%warning, "network config"));
@@ -66,7 +70,7 @@ mod tests {
 
     #[test]
     fn the_last_good_one_stays() {
-        let mut config = Config::default();
+        let mut config = Config::new("not found");
         assert!(!config.take(None));
         assert!(config.good().is_none() && config.error().unwrap().contains("not found"));
         let vxlan = text(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);

@@ -16,6 +16,12 @@ use crate::files::{self, FileError};
 pub struct Status {
     /// The daemon's process.
     pub pid: u32,
+    /// Where the leases are kept: `etcd http://192.0.2.1:2379`, `embedded /var/lib/flannel/network`.
+    pub store: String,
+    /// Since when the store is not followed and what is shown may be old (RFC 3339, UTC); `null` while it is.
+    pub store_stale_since: Option<String>,
+    /// Why it is not followed.
+    pub store_error: Option<String>,
     /// Upstream's name of the backend: `vxlan`, `host-gw`, `alloc`.
     pub backend: String,
     /// vxlan and ipip only: peers on the same segment are reached directly.
@@ -205,6 +211,9 @@ mod tests {
     fn sample() -> Status {
         Status {
             pid: 7,
+            store: "etcd http://192.0.2.9:2379".into(),
+            store_stale_since: None,
+            store_error: None,
             backend: "vxlan".into(),
             direct_routing: true,
             network: vec!["10.5.0.0/16".parse().unwrap()],
@@ -231,7 +240,7 @@ mod tests {
         assert_eq!(
             text,
             concat!(
-                r#"{"pid":7,"backend":"vxlan","directRouting":true,"network":["10.5.0.0/16"],"subnets":["10.5.1.0/24"],"#,
+                r#"{"pid":7,"store":"etcd http://192.0.2.9:2379","storeStaleSince":null,"storeError":null,"backend":"vxlan","directRouting":true,"network":["10.5.0.0/16"],"subnets":["10.5.1.0/24"],"#,
                 r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
                 r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null}],"#,
                 r#""rejected":[{"key":"x","reason":"not a subnet"}],"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,

@@ -10,6 +10,11 @@ use tests::harness::{self, Environment, Outcome, Test};
 use tests::need::Need;
 
 mod daemonless;
+mod etcd_daemon;
+mod etcd_server;
+mod etcd_store;
+mod etcd_trust;
+mod etcd_writes;
 mod heal;
 mod live;
 mod paths;
@@ -23,6 +28,10 @@ macro_rules! test {
         Test { name: concat!(stringify!($module), "::", stringify!($name)), needs: &[$($need),*], run: $module::$name }
     };
 }
+
+/// Debian's etcd-server and etcd-client.
+const ETCD: Need = Need::Program("etcd");
+const ETCDCTL: Need = Need::Program("etcdctl");
 
 static TESTS: &[Test] = &[
     test!(underlay::every_host_reaches_every_host),
@@ -65,6 +74,19 @@ static TESTS: &[Test] = &[
     test!(daemonless::a_vxlan_flanneld_is_not_fought_with),
     test!(daemonless::a_host_gw_flanneld_is_not_fought_with),
     test!(daemonless::status_looks_at_the_underlay),
+    test!(etcd_daemon::a_lease_is_upstreams_and_so_are_its_peers, ETCD, ETCDCTL),
+    test!(etcd_daemon::hosts_without_ipv4_get_different_subnets, ETCD, ETCDCTL),
+    test!(etcd_daemon::daemons_that_race_share_no_half, ETCD, ETCDCTL),
+    test!(etcd_daemon::a_reservation_stays_one, ETCD, ETCDCTL),
+    test!(etcd_daemon::it_waits_for_etcd_and_outlives_it, ETCD, ETCDCTL),
+    test!(etcd_writes::a_lease_is_written_renewed_and_deleted_by_compare, ETCD, ETCDCTL),
+    test!(etcd_writes::etcd_leases_are_not_left_behind, ETCD, ETCDCTL),
+    test!(etcd_writes::of_many_creators_one_wins, ETCD, ETCDCTL),
+    test!(etcd_store::a_member_that_is_dead_or_paused_is_left, ETCD, ETCDCTL),
+    test!(etcd_store::what_was_missed_is_seen_after_compaction_and_restore, ETCD, ETCDCTL, Need::Program("ip")),
+    test!(etcd_store::a_burst_is_few_changes, ETCD, ETCDCTL),
+    test!(etcd_trust::certificates_are_read_anew, ETCD, ETCDCTL, Need::Program("openssl")),
+    test!(etcd_trust::a_token_is_renewed, ETCD, ETCDCTL),
 ];
 
 /// What a helper of a test fails with.

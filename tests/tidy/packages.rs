@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What a plugin, which starts in a tenth of a millisecond, has no use for.
-const NOT_IN_PLUGINS: &[&str] = &["tokio", "rtnetlink", "tracing", "clap"];
+const NOT_IN_PLUGINS: &[&str] = &["tokio", "rtnetlink", "tracing", "clap", "tonic", "rustls", "ring"];
 
 /// One of these has to be among a package's choices, for each part of its licence. The same list is in deny.toml.
 const LICENCES: &[&str] = &[

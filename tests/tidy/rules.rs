@@ -30,6 +30,7 @@ pub const RULES: &[Rule] = &[
             ("flanneld/src/lab/wait.rs", "bounded waiting on a condition"),
             ("lib/cni/src/delegate", "back-off while an executable is being written"),
             ("flanneld/src/store/embedded.rs", "back-off after the store could not be read"),
+            ("flanneld/src/store/etcd/follow.rs", "back-off after etcd could not be followed"),
             ("flanneld/src/events.rs", "back-off after the kernel's announcements ended"),
         ],
         in_tests: true,
@@ -40,6 +41,7 @@ pub const RULES: &[Rule] = &[
         only_in: &[
             ("flanneld/src/daemon/mod.rs", "the loop's timers"),
             ("flanneld/src/store/embedded.rs", "the next expiry of a lease"),
+            ("flanneld/src/store/etcd/follow.rs", "what comes in a burst is told at once"),
         ],
         in_tests: true,
         reason: "a timer belongs to a loop: pass the time in as an argument",

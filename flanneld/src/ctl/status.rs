@@ -68,6 +68,7 @@ fn host(status: &Status) -> Vec<[String; 2]> {
     let row = |name: &str, value: String| [name.to_owned(), if value.is_empty() { "-".into() } else { value }];
     vec![
         row("daemon", format!("process {}{}", status.pid, if running { "" } else { ", not running" })),
+        row("store", store(status)),
         row("backend", backend.to_owned()),
         row("network", joined(&status.network)),
         row("lease", joined(&status.subnets)),
@@ -76,6 +77,13 @@ fn host(status: &Status) -> Vec<[String; 2]> {
         row("pods' MTU", status.mtu.to_string()),
         row("last pass", status.last_reconcile.clone().unwrap_or_default()),
     ]
+}
+
+fn store(status: &Status) -> String {
+    match &status.store_stale_since {
+        None => status.store.clone(),
+        Some(since) => format!("{}, not followed since {since}", status.store),
+    }
 }
 
 fn peers(status: &Status) -> Vec<[String; 5]> {
@@ -123,6 +131,16 @@ mod tests {
         let out = dir.path().join("out");
         show(&status, &mut Screen::new(Box::new(fs::File::create(&out).unwrap()), false)).unwrap();
         Ok(fs::read_to_string(out).unwrap())
+    }
+
+    #[test]
+    fn a_store_that_is_not_followed_is_said_to_be_old() {
+        let old = STATUS.replace(
+            r#""pid":0,"#,
+            r#""pid":0,"store":"etcd http://192.0.2.9:2379","storeStaleSince":"2026-01-02T03:04:05Z","storeError":"x","#,
+        );
+        let text = shown(&old).unwrap();
+        assert!(text.contains("etcd http://192.0.2.9:2379, not followed since 2026-01-02T03:04:05Z"), "{text}");
     }
 
     #[test]

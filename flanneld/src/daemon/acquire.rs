@@ -58,10 +58,10 @@ pub(super) fn standing(own: &Own, view: &View) -> Standing {
     }
 }
 
-/// When the lease must be renewed; `None` for a reservation.
+/// When the lease must be renewed; `None` for a reservation. One whose end is not known is renewed at once, and then it is.
 pub(super) fn renewal(own: &Own, view: &View, margin: Duration) -> Option<SystemTime> {
     let end = view.expires.get(&own.key).filter(|_| !own.reservation)?;
-    end.checked_sub(margin)
+    end.map_or(Some(SystemTime::UNIX_EPOCH), |end| end.checked_sub(margin))
 }
 
 /// True when `subnets` have exactly the families that the configuration has, and lie where it leases.
@@ -180,6 +180,8 @@ impl Daemon {
             self.contest.reset();
         }
         let (Some(own), margin) = (&mut self.own, self.options.renew_margin) else { return Ok(()) };
+        // somebody may have made one of it since, or a lease of a reservation
+        own.reservation = !view.expires.contains_key(&own.key);
         let Some(time) = renewal(own, view, margin) else { return Ok(()) };
         match time.duration_since(SystemTime::now()) {
             Ok(left) if !left.is_zero() => due.by(Instant::now() + left),

@@ -154,14 +154,14 @@ impl Daemon {
             // the error itself is on its way to the log
             let _ = writer.write(&status, true);
         })?;
-        let store = Store::embedded(&options.store_dir, &options.etcd_prefix);
+        let store = Store::open(&options.store, &options.etcd_prefix);
         Ok(Self {
             notify_socket,
             view: store.view(),
+            config: Config::new(store.no_config()),
             store,
             kernel,
             events,
-            config: Config::default(),
             own: None,
             underlay: None,
             macs: ByFamily::default(),

@@ -88,6 +88,7 @@ impl Daemon {
     /// True when something was changed.
     async fn reconcile(&mut self, due: &mut Due, troubles: &mut Troubles) -> Result<bool, Halt> {
         let view = self.view.borrow_and_update().clone();
+        report::store(&mut self.status, &view);
         troubles.note(view.error.as_deref());
         let conf = self.configuration(&view, troubles)?;
         let survey = match &self.trust {

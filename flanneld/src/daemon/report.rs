@@ -14,6 +14,7 @@ use overlay::reach::{self, Mode};
 use super::tell::Picture;
 use crate::metrics::StepCount;
 use crate::status::{self, Rejected, Status};
+use crate::store::View;
 use crate::underlay::Underlay;
 
 /// What became of the wish.
@@ -78,6 +79,13 @@ impl Applied {
             );
         }
     }
+}
+
+/// The part of the status that the store makes.
+pub(super) fn store(status: &mut Status, view: &View) {
+    status.store = view.name.to_string();
+    status.store_stale_since = view.stale_since.map(status::rfc3339);
+    status.store_error = view.error.as_deref().map(str::to_owned);
 }
 
 /// The part of the status that the configuration and the underlay make.

@@ -91,9 +91,11 @@ fn renewal_is_a_margin_before_the_end_and_never_for_a_reservation() {
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(100_000);
     let mut seen = view(&[(KEY, "a")]);
     assert_eq!(renewal(&own("a"), &seen, Duration::from_secs(3600)), None, "a reservation does not end");
-    seen.expires = Arc::new([(KEY.to_owned(), end)].into());
+    seen.expires = Arc::new([(KEY.to_owned(), Some(end))].into());
     let due = SystemTime::UNIX_EPOCH + Duration::from_secs(96_400);
     assert_eq!(renewal(&own("a"), &seen, Duration::from_secs(3600)), Some(due));
+    let unknown = View { expires: Arc::new([(KEY.to_owned(), None)].into()), ..seen.clone() };
+    assert_eq!(renewal(&own("a"), &unknown, Duration::from_secs(3600)), Some(SystemTime::UNIX_EPOCH), "at once");
     assert_eq!(renewal(&Own { reservation: true, ..own("a") }, &seen, Duration::from_secs(3600)), None);
 }
 
@@ -258,7 +260,13 @@ fn run(args: &[&str]) -> String {
 #[test]
 fn exit_codes_that_need_no_kernel() {
     use std::process::ExitCode;
-    for (args, code) in [(&["--bogus"][..], 2), (&[], 2), (&["--ip-masq"], 2), (&["-h"], 0), (&["--version"], 0)] {
+    for (args, code) in [
+        (&["--bogus"][..], 2),
+        (&["--store-dir=/a", "--etcd-cafile=/b"], 2),
+        (&["--ip-masq"], 2),
+        (&["-h"], 0),
+        (&["--version"], 0),
+    ] {
         assert_eq!(run(args), format!("{:?}", ExitCode::from(code)), "{args:?}");
     }
 }

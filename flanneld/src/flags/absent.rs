@@ -12,7 +12,6 @@ struct Absent {
     missing: &'static str,
 }
 
-const ETCD: &str = "the etcd store is";
 const KUBE: &str = "the Kubernetes store is";
 const MASQ: &str = "masquerade rules are";
 const RULES: &str = "packet rules are";
@@ -26,12 +25,6 @@ const fn switch(name: &'static str, missing: &'static str) -> Absent {
 }
 
 const TABLE: &[Absent] = &[
-    value("etcd-endpoints", ETCD),
-    value("etcd-keyfile", ETCD),
-    value("etcd-certfile", ETCD),
-    value("etcd-cafile", ETCD),
-    value("etcd-username", ETCD),
-    value("etcd-password", ETCD),
     switch("kube-subnet-mgr", KUBE),
     value("kube-api-url", KUBE),
     value("kube-annotation-prefix", KUBE),

@@ -38,8 +38,10 @@ pub(super) fn read(args: &[String], boolean: impl Fn(&str) -> Option<bool>) -> L
         let Some(body) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')).filter(|b| !b.is_empty()) else {
             let left: Vec<_> = std::iter::once(arg).filter(|a| *a != "--").chain(rest).map(String::as_str).collect();
             if !left.is_empty() {
-                line.warnings
-                    .push(format!("ignored, because no flag comes after a word that is none: {}", left.join(" ")));
+                line.warnings.push(format!(
+                    "ignored, because no flag comes after a word that is none: {}",
+                    without_secret(&left)
+                ));
             }
             break;
         };
@@ -50,6 +52,14 @@ pub(super) fn read(args: &[String], boolean: impl Fn(&str) -> Option<bool>) -> L
         line.flags.push(flag(name, given, boolean(name), &mut rest));
     }
     line
+}
+
+/// A password is not repeated into a log, and neither is what follows one.
+fn without_secret(words: &[&str]) -> String {
+    match words.iter().position(|word| word.contains("password")) {
+        Some(at) => format!("{} …", words[..at].join(" ")),
+        None => words.join(" "),
+    }
 }
 
 fn flag(name: &str, given: Option<String>, boolean: Option<bool>, rest: &mut std::slice::Iter<'_, String>) -> Flag {

@@ -1,6 +1,7 @@
 //! The command line and the `FLANNELD_*` variables: upstream's names and Go's rules for reading them.
 
 mod absent;
+mod etcd;
 mod go;
 
 use std::collections::BTreeMap;
@@ -14,9 +15,9 @@ use clap::{CommandFactory, Parser};
 /// What the daemon was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// The embedded store's directory.
-    pub store_dir: PathBuf,
-    /// The layout below it.
+    /// Where the leases are kept.
+    pub store: StoreOptions,
+    /// The layout there, without a `/` at its end.
     pub etcd_prefix: String,
     /// How the underlay's interface is found.
     pub select: Select,
@@ -42,6 +43,15 @@ impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
+}
+
+/// The store that was named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreOptions {
+    /// Files in this directory.
+    Embedded(PathBuf),
+    /// An etcd cluster.
+    Etcd(Box<crate::store::etcd::Options>),
 }
 
 /// The options that choose the underlay's interface and the published addresses.
@@ -82,26 +92,24 @@ pub enum FlagError {
         /// Subject and verb.
         missing: &'static str,
     },
-    /// No store was named.
-    #[error(
-        "flanneld: --store-dir DIR is needed: leases are kept there (the etcd and Kubernetes stores are not in this version)"
-    )]
-    NoStore,
-    /// `--etcd-prefix` leaves the store's directory.
-    #[error("flanneld: --etcd-prefix {0:?}: a prefix has one or more parts, none of them . or ..")]
-    Prefix(String),
+    /// Flags that contradict each other, and values that mean nothing: every one of them.
+    #[error("{}", .0.iter().map(|mistake| format!("flanneld: {mistake}")).collect::<Vec<_>>().join("\n"))]
+    Mistakes(Vec<String>),
 }
 
 /// Keeps this host's overlay network equal to the leases in the store.
 #[derive(Parser)]
 #[command(name = "flanneld", args_override_self = true, disable_help_subcommand = true, max_term_width = 110)]
 struct Raw {
-    /// Directory of the embedded store: DIR/PREFIX/config and DIR/PREFIX/subnets; several daemons may share it
+    /// Directory of the embedded store, used in place of etcd: DIR/PREFIX/config and DIR/PREFIX/subnets; several daemons may
+    /// share it
     #[arg(long, value_name = "DIR")]
     store_dir: Option<PathBuf>,
-    /// The layout below the store's directory
+    /// The layout in etcd, or below the store's directory
     #[arg(long, default_value = "/coreos.com/network")]
     etcd_prefix: String,
+    #[command(flatten)]
+    etcd: etcd::EtcdFlags,
     /// Interface (name or address) for the traffic between hosts; may be given several times, the first that matches is used
     #[arg(long)]
     iface: Vec<String>,
@@ -158,14 +166,17 @@ pub fn parse(args: &[String], env: &BTreeMap<String, String>) -> Result<Command,
     Ok(Command::Run(Box::new(options)))
 }
 
-fn options(raw: Raw, warnings: Vec<String>) -> Result<Options, FlagError> {
-    let parts: Vec<_> = raw.etcd_prefix.split('/').filter(|p| !p.is_empty()).collect();
-    if parts.is_empty() || parts.iter().any(|p| matches!(*p, "." | "..")) {
-        return Err(FlagError::Prefix(raw.etcd_prefix));
+fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
+    let mut mistakes = Vec::new();
+    let etcd_prefix = prefix(&raw.etcd_prefix).map_err(|mistake| mistakes.push(mistake));
+    let store = etcd::store(raw.store_dir, raw.etcd).map_err(|more| mistakes.extend(more));
+    let (Ok(etcd_prefix), Ok(store)) = (etcd_prefix, store) else { return Err(FlagError::Mistakes(mistakes)) };
+    if let StoreOptions::Etcd(etcd) = &store {
+        warnings.extend(etcd.warnings.iter().cloned());
     }
     Ok(Options {
-        store_dir: raw.store_dir.ok_or(FlagError::NoStore)?,
-        etcd_prefix: parts.join("/"),
+        store,
+        etcd_prefix,
         select: Select {
             iface: raw.iface,
             iface_regex: raw.iface_regex,
@@ -180,6 +191,17 @@ fn options(raw: Raw, warnings: Vec<String>) -> Result<Options, FlagError> {
         environment: Environment::default(),
         warnings,
     })
+}
+
+/// A prefix as Go's `path.Join` makes keys of it: one `/` between parts and none at the end. A `/` at the beginning is part
+/// of every key in etcd.
+fn prefix(text: &str) -> Result<String, String> {
+    let parts: Vec<_> = text.split('/').filter(|p| !p.is_empty()).collect();
+    if parts.is_empty() || parts.iter().any(|p| matches!(*p, "." | "..")) {
+        return Err(format!("--etcd-prefix {text:?}: a prefix has one or more parts, none of them . or .."));
+    }
+    let root = if text.starts_with('/') { "/" } else { "" };
+    Ok(format!("{root}{}", parts.join("/")))
 }
 
 /// `Some(true)` for a flag that takes no separate value, `None` for one nobody knows.

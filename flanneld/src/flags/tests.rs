@@ -6,6 +6,10 @@ fn parse_with(args: &[&str], env: &[(&str, &str)]) -> Result<Command, FlagError>
     parse(&args, &env)
 }
 
+fn embedded(dir: &str) -> StoreOptions {
+    StoreOptions::Embedded(dir.into())
+}
+
 #[track_caller]
 fn run(args: &[&str], env: &[(&str, &str)]) -> Options {
     match parse_with(args, env) {
@@ -18,17 +22,17 @@ fn run(args: &[&str], env: &[(&str, &str)]) -> Options {
 fn one_dash_two_dashes_and_both_ways_to_give_a_value() {
     let args = ["-store-dir", "/s", "--iface=eth0", "-iface", "eth1", "-v=4", "--subnet-lease-renew-margin", "5"];
     let options = run(&args, &[]);
-    assert_eq!(options.store_dir, PathBuf::from("/s"));
+    assert_eq!(options.store, embedded("/s"));
     assert_eq!(options.select.iface, ["eth0", "eth1"]);
     assert_eq!(options.verbosity, 4);
     assert_eq!(options.renew_margin, Duration::from_secs(300));
-    assert_eq!(options.etcd_prefix, "coreos.com/network");
+    assert_eq!(options.etcd_prefix, "/coreos.com/network");
     assert_eq!(options.subnet_file, PathBuf::from("/run/flannel/subnet.env"));
 }
 
 #[test]
 fn a_value_may_begin_with_a_dash_and_the_last_one_counts() {
-    assert_eq!(run(&["-store-dir", "-odd", "-v", "1", "-v", "2"], &[]).store_dir, PathBuf::from("-odd"));
+    assert_eq!(run(&["-store-dir", "-odd", "-v", "1", "-v", "2"], &[]).store, embedded("-odd"));
     assert_eq!(run(&["-store-dir=/a", "-store-dir=/b", "-v", "1", "-v", "2"], &[]).verbosity, 2);
 }
 
@@ -50,7 +54,7 @@ fn variables_fill_what_the_line_leaves_open() {
         ("FLANNELD_VERSION", "true"),
     ];
     let options = run(&["-v=1"], &env);
-    assert_eq!(options.store_dir, PathBuf::from("/env"));
+    assert_eq!(options.store, embedded("/env"));
     assert_eq!(options.verbosity, 1);
     assert_eq!(options.select.iface, ["a,b"], "no comma list, as upstream");
     assert!(options.warnings.is_empty(), "{:?}", options.warnings);
@@ -90,9 +94,75 @@ fn errors() {
             assert!(matches!(result, Err(FlagError::Usage(_))), "{args:?}: {result:?}");
         }
     }
-    assert_eq!(parse_with(&[], &[]), Err(FlagError::NoStore));
-    assert!(matches!(parse_with(&["-store-dir=/a", "-etcd-prefix=/../x"], &[]), Err(FlagError::Prefix(_))));
-    assert!(matches!(parse_with(&["-store-dir=/a", "-etcd-prefix=/"], &[]), Err(FlagError::Prefix(_))));
+    for prefix in ["/../x", "/", "a/./b"] {
+        let result = parse_with(&["-store-dir=/a", "-etcd-prefix", prefix], &[]);
+        assert!(matches!(&result, Err(FlagError::Mistakes(one)) if one.len() == 1), "{result:?}");
+    }
+}
+
+#[test]
+fn a_prefix_is_as_go_joins_it() {
+    for (given, expected) in [("/a//b/", "/a/b"), ("a/b", "a/b"), ("//a", "/a")] {
+        assert_eq!(run(&["-store-dir=/a", "-etcd-prefix", given], &[]).etcd_prefix, expected);
+    }
+}
+
+#[track_caller]
+fn etcd(args: &[&str], env: &[(&str, &str)]) -> crate::store::etcd::Options {
+    match run(args, env).store {
+        StoreOptions::Etcd(options) => *options,
+        other => panic!("{args:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_store_is_etcd_unless_a_directory_is_named() {
+    let members = |options: crate::store::etcd::Options| -> Vec<String> {
+        options.endpoints.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(members(etcd(&[], &[])), ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    let env = [("FLANNELD_ETCD_ENDPOINTS", "https://a:1,https://b:2"), ("FLANNELD_ETCD_CAFILE", "/ca")];
+    assert_eq!(members(etcd(&[], &env)), ["https://a:1", "https://b:2"]);
+    assert_eq!(members(etcd(&["-etcd-endpoints=https://c:3"], &env)), ["https://c:3"]);
+    let names = [("FLANNELD_ETCD_USERNAME", "me"), ("FLANNELD_ETCD_PASSWORD", "hunter2")];
+    let options = run(&["--etcd-endpoints=http://a:1"], &names);
+    assert!(options.warnings.iter().any(|warning| warning.contains("unencrypted")), "{:?}", options.warnings);
+    assert!(!format!("{options:?}").contains("hunter2"));
+    assert_eq!(run(&["-store-dir=/a", "-etcd-cafile=", "-etcd-endpoints", ""], &[]).store, embedded("/a"));
+}
+
+#[test]
+fn mistakes_are_said_at_once_and_say_no_secret() {
+    let args = [
+        "-store-dir=/a",
+        "-etcd-prefix=/..",
+        "-etcd-endpoints=ftp://a:1",
+        "-etcd-keyfile=/k",
+        "-etcd-password=hunter2",
+    ];
+    let text = parse_with(&args, &[]).unwrap_err().to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 5, "{text}");
+    assert!(lines.iter().all(|line| line.starts_with("flanneld: --")), "{text}");
+    assert!(text.contains("--store-dir and --etcd-endpoints, --etcd-keyfile, --etcd-password:"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn a_password_in_the_wrong_place_is_not_repeated() {
+    for args in [
+        &["-etcd-pasword=hunter2"][..],
+        &["-etcd-password", "hunter2", "-bad"],
+        &["word", "-etcd-password=hunter2"],
+        &["word", "-etcd-password", "hunter2"],
+    ] {
+        let text = match parse_with(args, &[]) {
+            Ok(Command::Run(options)) => options.warnings.join(" "),
+            Ok(Command::Print(text)) => text,
+            Err(error) => error.to_string(),
+        };
+        assert!(!text.contains("hunter2") && !text.is_empty(), "{args:?}: {text}");
+    }
 }
 
 #[test]
@@ -100,7 +170,6 @@ fn parts_that_are_absent_are_named() {
     for (args, flag) in [
         (&["--ip-masq", "--kube-subnet-mgr"][..], "ip-masq"),
         (&["-kube-subnet-mgr=t"], "kube-subnet-mgr"),
-        (&["-etcd-endpoints", "http://127.0.0.1:2379"], "etcd-endpoints"),
         (&["-healthz-port", "8080"], "healthz-port"),
     ] {
         let error = parse_with(&[&["-store-dir=/a"], args].concat(), &[]).unwrap_err();

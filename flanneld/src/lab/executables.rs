@@ -38,6 +38,20 @@ impl Executables {
     }
 }
 
+/// What cargo tells of the package whose program it runs. ring's build script takes another value for a reason to begin
+/// anew, so that a test run and the build that it starts would each undo the other's work.
+const OF_THE_CALLER: [&str; 9] = [
+    "CARGO_MANIFEST_DIR",
+    "CARGO_MANIFEST_PATH",
+    "CARGO_MANIFEST_LINKS",
+    "CARGO_PKG_NAME",
+    "CARGO_PKG_VERSION_MAJOR",
+    "CARGO_PKG_VERSION_MINOR",
+    "CARGO_PKG_VERSION_PATCH",
+    "CARGO_PKG_VERSION_PRE",
+    "OUT_DIR",
+];
+
 /// Builds both programs in the profile whose folder `dir` is.
 fn build(cargo: &OsStr, dir: &Path) -> Result<(), Error> {
     let profile = match dir.file_name().and_then(OsStr::to_str) {
@@ -45,6 +59,10 @@ fn build(cargo: &OsStr, dir: &Path) -> Result<(), Error> {
         Some(folder) => folder,
     };
     let args = ["build", "--package", "flanneld", "--package", "plugins", "--bins", "--profile", profile];
-    let status = Command::new(cargo).args(args).status().doing("run cargo build")?;
+    let mut command = Command::new(cargo);
+    for name in OF_THE_CALLER {
+        command.env_remove(name);
+    }
+    let status = command.args(args).status().doing("run cargo build")?;
     if status.success() { Ok(()) } else { Err(Error::Wrong(format!("cargo build --profile {profile}: {status}"))) }
 }

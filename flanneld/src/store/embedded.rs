@@ -33,9 +33,11 @@ impl Drop for Embedded {
 impl Embedded {
     /// Opens, or makes, the store in `root`. Needs a tokio runtime.
     pub fn open(root: PathBuf) -> Self {
+        let name: Arc<str> = format!("embedded {}", root.display()).into();
         let layout = Arc::new(Layout::new(root));
-        let (sender, view) = level::channel(View::default());
-        let follower = Follower { layout: layout.clone(), view: sender, unexpired: Backoff::default(), retry: None };
+        let (sender, view) = level::channel(View { name: name.clone(), ..View::default() });
+        let follower =
+            Follower { name, layout: layout.clone(), view: sender, unexpired: Backoff::default(), retry: None };
         let follower = tokio::spawn(follower.run()).abort_handle();
         Self { layout, view, follower }
     }
@@ -77,6 +79,8 @@ async fn blocking<T: Send + 'static>(
 
 /// Keeps the view equal to the files.
 struct Follower {
+    /// The store's, for people.
+    name: Arc<str>,
     layout: Arc<Layout>,
     view: level::Sender<View>,
     /// For leases that are over and cannot be removed …
@@ -95,6 +99,7 @@ impl Follower {
             self.view.send_modify(|view| {
                 view.complete = false;
                 view.error = Some(error.to_string().into());
+                view.stale_since.get_or_insert_with(SystemTime::now);
             });
             tokio::time::sleep(wait).await;
         }
@@ -108,8 +113,8 @@ impl Follower {
             // armed before it is read, so that nothing falls between
             watch.arm(&self.layout)?;
             let view = blocking(&self.layout, |layout| Ok(layout.read()?)).await?;
-            let expiry = view.expires.values().min().copied();
-            self.publish(view);
+            let expiry = view.expires.values().flatten().min().copied();
+            self.publish(View { name: self.name.clone(), ..view });
             backoff.reset();
             tokio::select! {
                 changed = watch.changed() => changed?,

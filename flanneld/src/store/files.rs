@@ -13,10 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kernel::types::Family;
-use overlay::lease::{LeaseAttrs, Subnets};
 use rustix::fs::{FlockOperation, OFlags};
 
+use super::halves::is_half_of_another;
 use super::{Outcome, StoreError, View};
 use crate::files::{FileError, at, temporary};
 
@@ -32,7 +31,7 @@ pub(super) struct Layout {
 type Garbage = BTreeMap<String, String>;
 
 /// The characters of `10.5.1.0-24` and `10.5.1.0-24&fd05:0:0:1::-64`, and nothing that a path or a shell would read.
-fn is_key(name: &str) -> bool {
+pub(super) fn is_key(name: &str) -> bool {
     (1..=128).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || b".-&:".contains(&b))
@@ -101,7 +100,7 @@ impl Layout {
         let leases = self.read_leases(&mut garbage)?;
         let expires = Arc::new(self.read_ttls(&leases)?);
         let (leases, ignored) = (Arc::new(leases), Arc::new(garbage));
-        Ok(View { config, leases, expires, ignored, complete: true, error: None })
+        Ok(View { config, leases, expires, ignored, complete: true, ..View::default() })
     }
 
     fn read_leases(&self, garbage: &mut Garbage) -> Result<BTreeMap<String, Arc<[u8]>>, FileError> {
@@ -130,13 +129,16 @@ impl Layout {
         Ok(leases)
     }
 
-    fn read_ttls(&self, leases: &BTreeMap<String, Arc<[u8]>>) -> Result<BTreeMap<String, SystemTime>, FileError> {
+    fn read_ttls(
+        &self,
+        leases: &BTreeMap<String, Arc<[u8]>>,
+    ) -> Result<BTreeMap<String, Option<SystemTime>>, FileError> {
         let mut ttls = BTreeMap::new();
         for key in leases.keys() {
             let path = self.ttls().join(key);
             match read_small(&path) {
                 // a file that does not read as a time was not written by a daemon: the lease stays
-                Ok(text) => ttls.extend(parse_expiry(&text).map(|time| (key.clone(), time))),
+                Ok(text) => ttls.extend(parse_expiry(&text).map(|time| (key.clone(), Some(time)))),
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {}
                 Err(error) => return Err(at("read", &path)(error)),
             }
@@ -164,24 +166,13 @@ impl Layout {
         }
     }
 
-    /// What is not a lease counts for nothing, and neither does a wider claim: those are refused when they are read.
     fn is_half_taken(&self, key: &str, value: &[u8]) -> Result<bool, FileError> {
-        let (Ok(wanted), Ok(own)) = (key.parse::<Subnets>(), LeaseAttrs::parse(value)) else { return Ok(false) };
-        let publishes = |attrs: &LeaseAttrs, family| attrs.public(family).filter(|_| wanted.get(family).is_some());
-        let is_own = |theirs: &LeaseAttrs| {
-            Family::ALL
-                .into_iter()
-                .any(|f| publishes(theirs, f).is_some() && publishes(theirs, f) == publishes(&own, f))
-        };
         let dir = self.subnets();
         for entry in std::fs::read_dir(&dir).map_err(at("list", &dir))? {
             let entry = entry.map_err(at("list", &dir))?;
-            let Some(there) = entry.file_name().to_str().and_then(|name| name.parse::<Subnets>().ok()) else {
-                continue;
-            };
-            let shares = Family::ALL.into_iter().any(|f| wanted.get(f).is_some() && wanted.get(f) == there.get(f));
-            let attrs = || std::fs::read(entry.path()).ok().and_then(|bytes| LeaseAttrs::parse(&bytes).ok());
-            if shares && attrs().is_some_and(|theirs| !is_own(&theirs)) {
+            let Some(theirs) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let their_value = || std::fs::read(entry.path()).unwrap_or_default();
+            if is_key(&theirs) && is_half_of_another(key, value, &theirs, their_value) {
                 return Ok(true);
             }
         }
@@ -225,7 +216,8 @@ impl Layout {
         let _lock = self.exclusive()?;
         let leases = self.read_leases(&mut Garbage::new())?;
         let expires = self.read_ttls(&leases)?;
-        let over: Vec<String> = expires.into_iter().filter(|(_, end)| *end <= now).map(|(key, _)| key).collect();
+        let over: Vec<String> =
+            expires.into_iter().filter(|(_, end)| end.is_some_and(|end| end <= now)).map(|(key, _)| key).collect();
         for key in &over {
             self.remove(key)?;
         }

@@ -3,7 +3,9 @@
 //! A store is level triggered: [`View`] is all that it says now, and a change of it is only a reason to look again.
 
 mod embedded;
+pub mod etcd;
 mod files;
+mod halves;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -14,30 +16,37 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch as level;
 
 pub use embedded::Embedded;
+pub use etcd::Etcd;
 
 use crate::files::FileError;
+use crate::flags::StoreOptions;
 
 /// All that a store says at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
+    /// Which store this is, for people: `embedded /var/lib/flannel/network`, `etcd http://192.0.2.1:2379`.
+    pub name: Arc<str>,
     /// The network's configuration, as JSON; `None` when there is none.
     pub config: Option<Arc<[u8]>>,
     /// Every lease's key and value, unchecked.
     pub leases: Arc<BTreeMap<String, Arc<[u8]>>>,
-    /// When leases end. A lease that is not in here is a reservation and does not end.
-    pub expires: Arc<BTreeMap<String, SystemTime>>,
+    /// When leases end; `None` when it is not known, as of etcd's but this host's own. A lease that is not in here is a
+    /// reservation and does not end.
+    pub expires: Arc<BTreeMap<String, Option<SystemTime>>>,
     /// What else lies among the leases, and why it is none: nobody's to delete.
     pub ignored: Arc<BTreeMap<String, String>>,
     /// `leases` is everything there is. While it is not, nobody may conclude that a lease is gone.
     pub complete: bool,
     /// Why the store cannot be read, when it cannot.
     pub error: Option<Arc<str>>,
+    /// Since when changes of the store are not seen; `None` while they are.
+    pub stale_since: Option<SystemTime>,
 }
 
 impl View {
-    /// The same but for the times of expiry: a renewal is no news.
+    /// The same but for the times of expiry: a renewal is no news; that a lease has become a reservation is.
     fn says_the_same(&self, other: &Self) -> bool {
-        *self == Self { expires: self.expires.clone(), ..other.clone() }
+        self.expires.keys().eq(other.expires.keys()) && *self == Self { expires: self.expires.clone(), ..other.clone() }
     }
 }
 
@@ -56,6 +65,9 @@ pub enum StoreError {
     /// A file of the embedded store.
     #[error("store: {0}")]
     File(#[from] FileError),
+    /// A call to etcd.
+    #[error("store: {0}")]
+    Etcd(#[from] etcd::EtcdError),
     /// The key is no name for a lease, so nothing was written.
     #[error("store: {0:?} is not a lease's key")]
     Key(String),
@@ -77,6 +89,8 @@ pub enum StoreError {
 pub enum Store {
     /// Files of this machine.
     Embedded(Embedded),
+    /// An etcd cluster.
+    Etcd(Etcd),
 }
 
 /// Where the embedded store below `dir` has its configuration.
@@ -85,6 +99,24 @@ pub fn config_path(dir: &Path, prefix: &str) -> PathBuf {
 }
 
 impl Store {
+    /// Opens the store that the flags name. Needs a tokio runtime. Never fails: what is wrong is in the view, and tried
+    /// again.
+    pub fn open(options: &StoreOptions, prefix: &str) -> Self {
+        match options {
+            StoreOptions::Embedded(dir) => Self::embedded(dir, prefix),
+            StoreOptions::Etcd(options) => Self::Etcd(Etcd::open((**options).clone(), prefix)),
+        }
+    }
+
+    /// What to say when there is no network configuration.
+    pub fn no_config(&self) -> &'static str {
+        match self {
+            Self::Embedded(_) => "flannel config not found in the store: write it to <store-dir>/<etcd-prefix>/config",
+            // upstream's words, for which people search
+            Self::Etcd(_) => "flannel config not found in etcd store. Did you create your config using etcdv3 API?",
+        }
+    }
+
     /// The embedded store below `dir`, with etcd's layout below `prefix`. Never fails: what is wrong is in the view, and
     /// tried again.
     pub fn embedded(dir: &Path, prefix: &str) -> Self {
@@ -95,6 +127,7 @@ impl Store {
     pub fn view(&self) -> level::Receiver<View> {
         match self {
             Self::Embedded(store) => store.view(),
+            Self::Etcd(store) => store.view(),
         }
     }
 
@@ -102,6 +135,7 @@ impl Store {
     pub async fn create(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<Outcome, StoreError> {
         match self {
             Self::Embedded(store) => store.create(key, value, ttl).await,
+            Self::Etcd(store) => store.create(key, value, ttl).await,
         }
     }
 
@@ -109,6 +143,7 @@ impl Store {
     pub async fn renew(&self, key: &str, old: &[u8], new: &[u8], ttl: Option<Duration>) -> Result<Outcome, StoreError> {
         match self {
             Self::Embedded(store) => store.renew(key, old, new, ttl).await,
+            Self::Etcd(store) => store.renew(key, old, new, ttl).await,
         }
     }
 
@@ -116,6 +151,7 @@ impl Store {
     pub async fn delete(&self, key: &str, old: &[u8]) -> Result<Outcome, StoreError> {
         match self {
             Self::Embedded(store) => store.delete(key, old).await,
+            Self::Etcd(store) => store.delete(key, old).await,
         }
     }
 }

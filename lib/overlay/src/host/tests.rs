@@ -385,3 +385,45 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
         ]
     );
 }
+
+#[test]
+fn with_many_peers_routes_are_spread_over_scopes() {
+    let conf = NetConf::parse(br#"{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}"#).unwrap().conf;
+    let lease = |n: u32| {
+        let base = std::net::Ipv4Addr::from((10 << 24) | ((n + 512) << 8));
+        let public = std::net::Ipv4Addr::from((172 << 24) | (16 << 16) | (n + 1));
+        let [_, b, c, d] = n.to_be_bytes();
+        let mac = format!("02:00:00:{b:02x}:{c:02x}:{d:02x}");
+        let data =
+            format!(r#"{{"PublicIP":"{public}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#);
+        (format!("{base}-24"), data)
+    };
+    let scopes = |count: u32| -> Vec<Option<u8>> {
+        let peers = peers::check(&conf, &Own::default(), (0..count).map(lease)).good;
+        let underlay = Underlay {
+            dev: IfName::new("eth0").unwrap(),
+            mtu: Mtu(1500),
+            addresses: ByFamily { v4: Some("192.0.2.1".parse().unwrap()), v6: None },
+            connected: Vec::new(),
+        };
+        let inputs = HostInputs {
+            conf: &conf,
+            own: "10.1.1.0-24".parse().unwrap(),
+            vtep_macs: ByFamily::default(),
+            wireguard_keys: None,
+            peers: &peers,
+            underlay: &underlay,
+            keep_vtep: None,
+            known_devices: &[],
+            complete: true,
+        };
+        let state = desired(&inputs).state;
+        assert_eq!(state.routes.len(), count as usize);
+        state.routes.values().map(|route| route.scope).collect()
+    };
+    assert!(scopes(1000).iter().all(Option::is_none), "as upstream's");
+    let many = scopes(2000);
+    let most = many.iter().map(|scope| many.iter().filter(|other| *other == scope).count()).max();
+    assert_eq!(most, Some(10));
+    assert!(many.iter().flatten().all(|scope| *scope < 200));
+}

@@ -1,0 +1,67 @@
+//! The flags of the etcd store. With none of a store's flags it is etcd on this host, as upstream.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::StoreOptions;
+use crate::store::etcd::{Asked, DEFAULT_ENDPOINTS, Options, Secret};
+
+/// As they are given.
+#[derive(Args)]
+pub(super) struct EtcdFlags {
+    #[arg(long, value_name = "URLS", help = format!("etcd's members, URLs with commas between them [default: {DEFAULT_ENDPOINTS}]"))]
+    etcd_endpoints: Option<String>,
+    /// The key of --etcd-certfile
+    #[arg(long, value_name = "FILE")]
+    etcd_keyfile: Option<String>,
+    /// Certificate to show to etcd; a file that is replaced is used from the next connection on
+    #[arg(long, value_name = "FILE")]
+    etcd_certfile: Option<String>,
+    /// Certificates of those who may sign etcd's; without it the system's
+    #[arg(long, value_name = "FILE")]
+    etcd_cafile: Option<String>,
+    /// User of etcd
+    #[arg(long, value_name = "USER")]
+    etcd_username: Option<String>,
+    /// Its password; FLANNELD_ETCD_PASSWORD hides it from the list of processes
+    #[arg(long, value_name = "PASSWORD")]
+    etcd_password: Option<String>,
+}
+
+impl EtcdFlags {
+    /// The flags that say something.
+    fn given(&self) -> Vec<&'static str> {
+        let text = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        let all = [
+            ("--etcd-endpoints", text(&self.etcd_endpoints)),
+            ("--etcd-keyfile", text(&self.etcd_keyfile)),
+            ("--etcd-certfile", text(&self.etcd_certfile)),
+            ("--etcd-cafile", text(&self.etcd_cafile)),
+            ("--etcd-username", text(&self.etcd_username)),
+            ("--etcd-password", text(&self.etcd_password)),
+        ];
+        all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+}
+
+/// The store that the flags name.
+pub(super) fn store(dir: Option<PathBuf>, raw: EtcdFlags) -> Result<StoreOptions, Vec<String>> {
+    let given = raw.given();
+    let checked = Options::check(Asked {
+        endpoints: raw.etcd_endpoints,
+        key_file: raw.etcd_keyfile.map(PathBuf::from),
+        cert_file: raw.etcd_certfile.map(PathBuf::from),
+        ca_file: raw.etcd_cafile.map(PathBuf::from),
+        username: raw.etcd_username,
+        password: raw.etcd_password.map(Secret::new),
+    });
+    match dir.filter(|dir| !dir.as_os_str().is_empty()) {
+        None => Ok(StoreOptions::Etcd(Box::new(checked?))),
+        Some(dir) if given.is_empty() => Ok(StoreOptions::Embedded(dir)),
+        Some(_) => {
+            let both = format!("--store-dir and {}: leases are kept in a directory or in etcd", given.join(", "));
+            Err(std::iter::once(both).chain(checked.err().into_iter().flatten()).collect())
+        }
+    }
+}

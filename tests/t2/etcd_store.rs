@@ -1,0 +1,216 @@
+//! etcd is away, silent, older than it was, or says much at once.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use flanneld::lab::topology::{Node, Topology};
+use flanneld::lab::world::World;
+use flanneld::store::etcd::Client;
+use flanneld::store::etcd::pb;
+use flanneld::store::{Outcome as Written, Store, View};
+use tests::harness::figure;
+
+use crate::etcd_server::{Lab, Member, PREFIX, Start, ctl, options, until, until_within, value, with_store};
+use crate::{Failure, Outcome};
+
+const DAY: Option<Duration> = Some(Duration::from_secs(86_400));
+const KEY: &str = "10.5.1.0-24";
+
+/// Three members; the one that is followed is killed, and the next one paused.
+pub fn a_member_that_is_dead_or_paused_is_left() -> Outcome {
+    let world = World::build(Topology::flat(4))?;
+    let start = Start { hosts: vec![2, 3, 4], ..Start::default() };
+    let mut members =
+        [2, 3, 4].map(|host| Member::new(&world, host, &start)).into_iter().collect::<Result<Vec<_>, _>>()?;
+    members.iter_mut().try_for_each(Member::launch)?;
+    members.iter().try_for_each(|member| member.wait(&world))?;
+    let urls = members.iter().map(Member::url).collect::<Vec<_>>().join(",");
+    let put = |member: &Member, name: &str| {
+        ctl(&world, 1, &member.url(), &["put", &format!("{PREFIX}/subnets/{name}"), &value(9)])
+    };
+    with_store(&world, options(&urls)?, async |store| {
+        let view = until(store, "a member", |view| view.complete).await?;
+        let first = followed(&members, &view)?;
+        assert_eq!(store.create(KEY, value(1).as_bytes(), DAY).await?, Written::Done);
+        until(store, "the lease", |view| view.leases.contains_key(KEY)).await?;
+
+        let begun = Instant::now();
+        members[first].kill()?;
+        // either of the others: the next one may find first that the cluster has no leader
+        let dead = members[first].url();
+        let view = until(store, "another member", |view| view.complete && !view.name.contains(&dead)).await?;
+        figure(format_args!("a killed member: the next is followed after {:?}", begun.elapsed()));
+        put(&members[followed(&members, &view)?], "10.5.2.0-24")?;
+        until(store, "news by it", |view| view.leases.contains_key("10.5.2.0-24")).await?;
+        members[first].start(&world)?;
+
+        // nothing is asked, so only its silence tells: 0.5 s until it is asked, 0.5 s for the answer
+        let silent = followed(&members, &view)?;
+        let begun = Instant::now();
+        members[silent].pause()?;
+        let url = members[silent].url();
+        let other = |view: &View| view.complete && !view.name.contains(&url);
+        let view = until_within(Duration::from_secs(8), store, "another member", other).await?;
+        figure(format_args!("a paused member: the next is followed after {:?}", begun.elapsed()));
+        assert_eq!(view.leases.len(), 2, "{view:?}");
+        let now = followed(&members, &view)?;
+        put(&members[now], "10.5.3.0-24")?;
+        until(store, "news by it", |view| view.leases.contains_key("10.5.3.0-24")).await?;
+        members[silent].resume()?;
+
+        members[now].pause()?;
+        // a call that is not answered tells sooner, and what goes round to the next is a read
+        let begun = Instant::now();
+        let mut tries = 0;
+        while let Err(error) = store.renew(KEY, value(1).as_bytes(), value(2).as_bytes(), DAY).await {
+            tries += 1;
+            assert!(tries < 8, "{error}");
+        }
+        until(store, "the write", |view| view.leases.get(KEY).is_some_and(|v| v[..] == *value(2).as_bytes())).await?;
+        figure(format_args!("a paused member that is asked: written and seen after {:?}", begun.elapsed()));
+        members[now].resume()
+    })
+}
+
+/// Which of the members the view is of.
+fn followed(members: &[Member], view: &View) -> Result<usize, Failure> {
+    let at = members.iter().position(|member| view.name.contains(&member.url()));
+    at.ok_or_else(|| format!("{} is none of the members", view.name).into())
+}
+
+/// Cuts host 1 off, or plugs it in again.
+fn cable(world: &World, up: bool) -> Outcome {
+    let mut command = Command::new("ip");
+    command.args(["link", "set", "host1", if up { "up" } else { "down" }]);
+    let status = world.room(Node::Switch(1))?.enter(|| command.status())??;
+    if status.success() { Ok(()) } else { Err("ip link set".into()) }
+}
+
+pub fn what_was_missed_is_seen_after_compaction_and_restore() -> Outcome {
+    let mut lab = Lab::up(1)?;
+    for name in ["10.5.1.0-24", "10.5.2.0-24"] {
+        lab.put(&format!("subnets/{name}"), &value(1))?;
+    }
+    let backup = lab.etcd.data_dir().with_file_name("backup");
+    let backup = backup.to_str().ok_or("a path that is not text")?.to_owned();
+    let world_url = lab.etcd.url();
+    let Lab { world, etcd } = &mut lab;
+    let ctl = |args: &[&str]| ctl(world, 2, &world_url, args);
+    let put = |name: &str| ctl(&["put", &format!("{PREFIX}/subnets/{name}"), &value(2)]);
+    let names = |view: &View| view.leases.keys().cloned().collect::<Vec<_>>();
+    with_store(world, options(&world_url)?, async |store: &Store| {
+        until(store, "two leases", |view| view.complete && view.leases.len() == 2).await?;
+        // short of what was: a watch is begun from where the last one was left
+        cut(world, store).await?;
+        put("10.5.3.0-24")?;
+        cable(world, true)?;
+        until(store, "the third", |view| view.complete && view.leases.len() == 3).await?;
+
+        ctl(&["snapshot", "save", &backup])?;
+        let view = cut(world, store).await?;
+        assert_eq!((view.leases.len(), view.error.is_some()), (3, true), "what was seen last stays");
+        ctl(&["del", &format!("{PREFIX}/subnets/10.5.1.0-24")])?;
+        put("10.5.4.0-24")?;
+        ctl(&["compact", &revision(&ctl(&["get", "x", "-w", "fields"])?)?])?;
+        cable(world, true)?;
+        let view = until(store, "the list after the compaction", |view| view.complete).await?;
+        assert_eq!(names(&view), ["10.5.2.0-24", "10.5.3.0-24", "10.5.4.0-24"]);
+
+        // an older state, and then ahead of where the watch was
+        cut(world, store).await?;
+        etcd.kill()?;
+        etcd.wipe()?;
+        let data = etcd.data_dir();
+        let data = data.to_str().ok_or("a path that is not text")?;
+        let peer = etcd.url().replace("2379", "2380");
+        let cluster = format!("m2={peer}");
+        ctl(&[
+            "snapshot",
+            "restore",
+            &backup,
+            "--name",
+            "m2",
+            "--data-dir",
+            data,
+            "--initial-cluster",
+            &cluster,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ])?;
+        etcd.start(world)?;
+        for _ in 0..6 {
+            put("10.5.9.0-24")?;
+        }
+        cable(world, true)?;
+        let view = until(store, "the restored store", |view| view.complete).await?;
+        assert_eq!(names(&view), ["10.5.1.0-24", "10.5.2.0-24", "10.5.3.0-24", "10.5.9.0-24"]);
+        put("10.5.5.0-24")?;
+        until(store, "news of it", |view| view.leases.contains_key("10.5.5.0-24")).await?;
+
+        // nothing is left of it
+        etcd.kill()?;
+        until(store, "its end", |view| !view.complete).await?;
+        etcd.wipe()?;
+        etcd.start(world)?;
+        let view = until(store, "the new store", |view| view.complete).await?;
+        assert!(view.leases.is_empty(), "{view:?}");
+        put("10.5.6.0-24")?;
+        until(store, "news of it", |view| view.leases.contains_key("10.5.6.0-24")).await?;
+        Ok(())
+    })
+}
+
+/// Cuts the store off and waits until it says so.
+async fn cut(world: &World, store: &Store) -> Result<View, Failure> {
+    cable(world, false)?;
+    until(store, "the cut", |view| !view.complete && view.stale_since.is_some()).await
+}
+
+fn revision(fields: &str) -> Result<String, Failure> {
+    let line = fields.lines().find_map(|line| line.strip_prefix("\"Revision\" : "));
+    Ok(line.ok_or_else(|| format!("no revision in {fields}"))?.to_owned())
+}
+
+pub fn a_burst_is_few_changes() -> Outcome {
+    const KEYS: usize = 10_000;
+    let lab = Lab::up(1)?;
+    let client = Client::new(options(&lab.etcd.url())?);
+    let name = |n: usize| format!("10.{}.{}.0-24", 100 + n / 250, n % 250);
+    lab.with_store(async |store| {
+        until(store, "an empty store", |view| view.complete).await?;
+        let mut view = store.view();
+        view.mark_unchanged();
+        let counted = tokio::spawn(async move {
+            let mut changes = 0;
+            while view.borrow_and_update().leases.len() < KEYS {
+                if view.changed().await.is_err() {
+                    break;
+                }
+                changes += 1;
+            }
+            changes
+        });
+        let begun = Instant::now();
+        for first in (0..KEYS).step_by(100) {
+            let put = |n: usize| pb::PutRequest {
+                key: format!("{PREFIX}/subnets/{}", name(n)).into_bytes(),
+                value: value(n % 250).into_bytes(),
+                lease: 0,
+            };
+            let steps = (first..first + 100).map(put).map(pb::Request::Put);
+            let success = steps.map(|request| pb::RequestOp { request: Some(request) }).collect();
+            client.txn(pb::TxnRequest { success, ..pb::TxnRequest::default() }).await?;
+        }
+        let written = begun.elapsed();
+        let changes = tokio::time::timeout(Duration::from_secs(20), counted).await??;
+        let seen = begun.elapsed();
+        figure(format_args!("{KEYS} puts written in {written:?}, all seen after {seen:?}, as {changes} changes"));
+        assert!(changes <= 1 + seen.as_millis() as usize / 50, "{changes} changes in {seen:?}");
+        // and a list of as many
+        let begun = Instant::now();
+        let again = Store::Etcd(flanneld::store::Etcd::open(options(&lab.etcd.url())?, PREFIX));
+        until(&again, "all of them", |view| view.leases.len() == KEYS).await?;
+        figure(format_args!("{KEYS} leases listed in {:?}", begun.elapsed()));
+        Ok(())
+    })
+}
