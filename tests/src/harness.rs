@@ -114,7 +114,7 @@ fn outside_vm(tests: &'static [Test], environment: &Environment) -> Result<ExitC
         Some(_) => Trial::test(*name, || Ok(())).with_ignored_flag(true),
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    if let (Some(absent), false) = (absent, arguments.list) {
+    if let (Some(absent), false) = (absent, arguments.list || environment.require_all) {
         name_ignored(&names.iter().map(|name| (*name, absent.clone())).collect::<Vec<_>>());
     }
     Ok(conclusion.exit_code())
