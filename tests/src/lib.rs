@@ -4,4 +4,5 @@ mod cpio;
 pub mod harness;
 pub mod need;
 pub mod strace;
+pub mod targets;
 pub mod vm;

@@ -1,6 +1,6 @@
 //! `flannel`: attaches a pod to the subnet that flanneld leased for this host, by a delegate whose configuration it
 //! makes; and `vxlan`, `direct-routing`, `host-gw`: the same for a network that insists on one data path, or that has no
-//! flanneld and carries its hosts in the configuration ([`inline`]).
+//! flanneld and carries its hosts in the configuration.
 
 mod delegate;
 mod host;
@@ -156,6 +156,13 @@ impl Flannel {
         };
         Delegate::build(&request.conf, env.as_ref()).0
     }
+}
+
+/// The delegate's type and document in a state file of ADD's, Go flannel's too; `None` when it is no such thing.
+pub fn read_state(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
+    let delegate = Delegate::from_state(bytes)?;
+    let document = delegate.bytes();
+    Some((delegate.kind, document))
 }
 
 fn of_network(request: &Request<'_>, env: &SubnetEnv) -> Delegate {

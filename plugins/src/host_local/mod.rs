@@ -23,6 +23,11 @@ use store::{Owner, Store, StoreError};
 /// The plugin.
 pub struct HostLocal;
 
+/// An index file's header, read and written again; `None` when it is none of ours. The index is rebuilt then.
+pub fn recode_index(bytes: &[u8]) -> Option<Vec<u8>> {
+    store::recode_index(bytes)
+}
+
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         Self::new(code::IO, format!("host-local: {error}"))

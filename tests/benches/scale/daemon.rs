@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use flanneld::lab::process::{Daemon, Launch, last_lines};
+use flanneld::lab::process::{Daemon, Launch, ends_within, last_lines};
 use flanneld::lab::wait::eventually;
 use flanneld::lab::world::World;
 use flanneld::lab::{Doing, Error};
@@ -14,6 +14,8 @@ use kernel::message::route;
 use kernel::netlink::Socket;
 use kernel::state::{RouteScope, Scope};
 use kernel::types::{IfName, RouteProtocol, TableId};
+
+use rustix::process::Pid;
 
 use crate::leases;
 
@@ -113,7 +115,11 @@ impl<'a> Host<'a> {
     /// How often the daemon's threads were woken while nothing happened.
     pub fn idle(&self) -> Result<u64, Error> {
         let before = self.switches()?;
-        std::thread::sleep(IDLE);
+        let daemon = self.daemon.as_ref().and_then(|daemon| Pid::from_raw(i32::try_from(daemon.pid()).ok()?));
+        let ended = daemon.map(|pid| ends_within(pid, IDLE)).transpose().doing("watch the daemon")?;
+        if ended != Some(false) {
+            return Err(Error::Wrong("the daemon has ended".into()));
+        }
         Ok(self.switches()?.saturating_sub(before))
     }
 

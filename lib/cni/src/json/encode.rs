@@ -52,7 +52,8 @@ impl Serialize for Json {
             Self::Bool(b) => serializer.serialize_bool(*b),
             Self::Number(text) => match (text.parse::<u64>(), text.parse::<i64>(), text.parse::<f64>()) {
                 (Ok(n), ..) => serializer.serialize_u64(n),
-                (_, Ok(n), _) => serializer.serialize_i64(n),
+                // -0 is a float's only
+                (_, Ok(n), _) if n != 0 => serializer.serialize_i64(n),
                 (.., Ok(n)) => serializer.serialize_f64(n),
                 _ => serializer.serialize_unit(),
             },

@@ -136,7 +136,12 @@ impl Parser<'_> {
             }
             self.digits("in exponent of numeric literal")?;
         }
-        Ok(Json::Number(String::from_utf8_lossy(&self.text[start..self.at]).into_owned()))
+        let text = String::from_utf8_lossy(&self.text[start..self.at]);
+        // as Go does for a value of any type: handed on to a delegate it would be null
+        if text.parse::<f64>().is_ok_and(f64::is_finite) {
+            return Ok(Json::Number(text.into_owned()));
+        }
+        Err(JsonError::Shape { path: String::new(), message: format!("number {text} is out of range") })
     }
 
     /// At least one.

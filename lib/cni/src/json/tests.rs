@@ -137,6 +137,14 @@ fn trees_keep_order_and_print_like_go() {
 }
 
 #[test]
+fn numbers_keep_their_value() {
+    assert_eq!(Json::parse(b"[-0,-0.0,0,1e-400]").unwrap().compact(), "[-0,-0,0,0]");
+    for huge in ["1e999", "-1e999", &format!("1{}", "0".repeat(400))] {
+        assert_eq!(Json::parse(huge.as_bytes()).unwrap_err().to_string(), format!("number {huge} is out of range"));
+    }
+}
+
+#[test]
 fn sub_trees_are_fields() {
     let sample = read(r#"{"ipam": {"type": "x", "Type": "y", "n": 1500.0}}"#);
     assert_eq!(sample.ipam.get("TYPE").and_then(Json::as_str), Some("y"));

@@ -4,7 +4,7 @@
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::error::Errno;
+use super::error::{Errno, KernelError};
 
 /// struct nlmsghdr
 pub(super) const HEADER: usize = 16;
@@ -51,11 +51,11 @@ impl Frame<'_> {
             NLMSG_ERROR => match self.code() {
                 0 => Meaning::Ack,
                 // the kernel echoes the request's header, 16 bytes with NETLINK_CAP_ACK
-                code => Meaning::Refused(Errno(-code), self.text(4 + HEADER)),
+                code => Meaning::Refused(Errno(code.wrapping_neg()), self.text(4 + HEADER)),
             },
             NLMSG_DONE => match self.code() {
                 0.. => Meaning::Done(Ok(())),
-                code => Meaning::Done(Err((Errno(-code), self.text(4)))),
+                code => Meaning::Done(Err((Errno(code.wrapping_neg()), self.text(4)))),
             },
             kind => self.object(kind),
         }
@@ -98,6 +98,22 @@ pub(super) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = Frame<'_>> {
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(frame)
     })
+}
+
+/// What a datagram of the kernel says, for those who have one without a socket: its objects, and its refusals with the
+/// kernel's sentence. A malformed rest is dropped.
+pub fn read_datagram(bytes: &[u8]) -> (Vec<RouteNetlinkMessage>, Vec<KernelError>) {
+    let (mut objects, mut refusals) = (Vec::new(), Vec::new());
+    for frame in frames(bytes) {
+        match frame.meaning() {
+            Meaning::Object(object) => objects.push(*object),
+            Meaning::Refused(errno, text) | Meaning::Done(Err((errno, text))) => {
+                refusals.push(KernelError { what: format!("request {}", frame.seq), errno, text });
+            }
+            Meaning::Ack | Meaning::Done(Ok(())) | Meaning::Other => {}
+        }
+    }
+    (objects, refusals)
 }
 
 fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
@@ -143,6 +159,17 @@ mod tests {
                 assert_eq!((errno.0, text.as_str()), (libc::ENETUNREACH, "Nexthop has invalid gateway"));
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_code_that_has_no_opposite_is_read() {
+        for kind in [NLMSG_ERROR, NLMSG_DONE] {
+            let mut bytes = refused();
+            bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+            bytes[HEADER..HEADER + 4].copy_from_slice(&i32::MIN.to_ne_bytes());
+            let (objects, refusals) = read_datagram(&bytes);
+            assert_eq!((objects.len(), refusals.len(), refusals[0].errno), (0, 1, Errno(i32::MIN)));
         }
     }
 

@@ -5,4 +5,5 @@ mod frame;
 mod socket;
 
 pub use error::{Errno, KernelError};
+pub use frame::read_datagram;
 pub use socket::{Request, Socket, What};

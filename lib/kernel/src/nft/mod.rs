@@ -36,7 +36,7 @@ pub use batch::Batch;
 pub use builder::{Field, MapData, RuleBuilder, Side, ct};
 pub use error::{NftError, Refusal};
 pub use expr::{Expr, Is, MetaKey, NatKind, PayloadBase, Reg, Verdict};
-pub use read::TableView;
+pub use read::{TableView, read_datagram};
 pub use socket::Nft;
 pub use types::{
     Base, Chain, ChainKind, Data, DataType, Element, Hook, ListedRule, NftFamily, Policy, Rule, Set, Table, TableKey,

@@ -12,7 +12,7 @@ use super::types::{
 };
 use super::userdata;
 use super::value::Type;
-use super::wire::Attributes;
+use super::wire::{Attributes, Incoming};
 use crate::types::IfName;
 
 /// How often a reading or an update is begun anew because others changed the rule set. Of those who compete one wins each
@@ -172,6 +172,29 @@ impl Nft {
         }
         Err(NftError::Busy { what: format!("update table {table}"), tries: TRIES })
     }
+}
+
+/// What a datagram of the kernel says of one table, for those who have one without a socket: elements belong to the set
+/// before them, and what cannot be read is left out.
+pub fn read_datagram(datagram: &[u8], key: &TableKey) -> TableView {
+    let mut view = TableView::default();
+    for message in Incoming::all(datagram) {
+        let answer = Answer { bytes: message.body.to_vec(), kind: message.kind, flags: message.flags };
+        match message.kind & 0xff {
+            msg::NEWTABLE => view.table = read_table(&answer).or(view.table),
+            msg::NEWCHAIN => view.chains.extend(read_chain(key, &answer)),
+            msg::NEWRULE => view.rules.extend(read_rule(&answer)),
+            msg::NEWSET => view.sets.extend(read_set(&answer).map(|set| (set, Vec::new()))),
+            msg::NEWSETELEM => {
+                let list = message.attributes().get(attr::ELEMENTS_LIST).map(<[u8]>::to_vec);
+                if let (Some((set, elements)), Some(list)) = (view.sets.last_mut(), list) {
+                    elements.extend(element::decode(set, &[list]).unwrap_or_default());
+                }
+            }
+            _ => {}
+        }
+    }
+    view
 }
 
 /// A reading that another's change made impossible: a dump was interrupted each time, or the table went away between two.

@@ -1,6 +1,6 @@
 //! The check of all leases: one sort, then a look-up in ordered maps per lease.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -11,7 +11,7 @@ use super::leases::{Entry, Leases};
 use super::{Half, Own, Peer, Peers, Reason, Rejected, Shared};
 use crate::json::Json;
 use crate::lease::{AttrsError, LeaseAttrs, Subnets, VxlanData, WireguardData};
-use crate::net::{ByFamily, bounds, number, overlap, within};
+use crate::net::{ByFamily, address, bounds, number, overlap, within};
 use crate::netconf::{Backend, FamilyConf, NetConf};
 
 /// Judges every lease of the store: [`judge`] of leases that are read for it.
@@ -41,13 +41,13 @@ pub fn judge(conf: &NetConf, own: &Own, leases: &Leases) -> Peers {
     let mut halves: Vec<ByFamily<Option<Half>>> = vec![ByFamily::default(); candidates.len()];
     let mut keys = Keys::new();
     let encrypted = matches!(conf.backend, Backend::Wireguard(_));
-    let addresses: HashSet<IpAddr> = own.addresses.iter().copied().collect();
     for (family, conf) in conf.families() {
+        let of_family = own.addresses.iter().filter(|addr| Family::from(**addr) == family);
         let mut table = Table {
             family,
             conf,
             own,
-            addresses: &addresses,
+            addresses: of_family.map(|addr| number(*addr)).collect(),
             candidates: &candidates,
             rejected: &mut rejected,
             keys: encrypted.then_some(&mut keys),
@@ -126,8 +126,8 @@ struct Table<'a> {
     family: Family,
     conf: &'a FamilyConf,
     own: &'a Own,
-    /// All of `own`'s: there may be hundreds.
-    addresses: &'a HashSet<IpAddr>,
+    /// This host's; there may be thousands, as where a proxy binds every service's (kube-ipvs0).
+    addresses: BTreeSet<u128>,
     candidates: &'a [Candidate<'a>],
     rejected: &'a mut Vec<Rejected>,
     /// With backend wireguard. To others a peer's key means nothing, and one that is no good no harm.
@@ -188,21 +188,23 @@ impl Table<'_> {
         let subnet = subnets.get(self.family).ok_or(None)?;
         let public = attrs.public(self.family);
         let own_subnet = self.own.subnets.get(self.family);
-        if own_subnet == Some(subnet) && public.is_some_and(|addr| self.addresses.contains(&addr)) {
+        if own_subnet == Some(subnet) && public.is_some_and(|addr| self.addresses.contains(&number(addr))) {
             return Err(None);
         }
         shape(subnet, self.conf.network)?;
         if let Some(own) = own_subnet.filter(|own| overlap(*own, subnet)) {
             return Err(Some(Reason::OverlapsOwn { subnet, own }));
         }
-        if let Some(address) = self.own.addresses.iter().copied().find(|addr| subnet.contains(*addr)) {
+        let (first, last) = bounds(subnet);
+        if let Some(inside) = self.addresses.range(first..=last).next() {
+            let address = address(self.family, *inside);
             return Err(Some(Reason::ContainsOwn { subnet, address }));
         }
         let public = public.ok_or(Reason::NoAddress)?;
         if let Some(what) = not_a_hosts(public) {
             return Err(Some(Reason::Address { address: public, what }));
         }
-        if self.addresses.contains(&public) {
+        if self.addresses.contains(&number(public)) {
             return Err(Some(Reason::OwnAddress(public)));
         }
         if let Some(subnet) = [Some(subnet), own_subnet].into_iter().flatten().find(|net| net.contains(public)) {

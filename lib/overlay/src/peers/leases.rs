@@ -19,6 +19,11 @@ impl Entry {
         Self { value: value.clone(), subnets: key.parse(), attrs: LeaseAttrs::parse(value) }
     }
 
+    /// Most are the very same bytes.
+    fn holds(&self, value: &Arc<[u8]>) -> bool {
+        Arc::ptr_eq(&self.value, value) || self.value == *value
+    }
+
     pub(super) fn subnets(&self) -> Result<Subnets, Reason> {
         Ok(self.subnets.clone()?)
     }
@@ -28,26 +33,23 @@ impl Entry {
     }
 }
 
-/// All leases of a store, by their keys as they are spelt there.
+/// All leases of a store, in the order of their keys as they are spelt there.
 #[derive(Debug, Clone, Default)]
 pub struct Leases {
-    entries: BTreeMap<String, Entry>,
+    /// A store has each key once. A list that somebody wrote may have one twice, and then the two contradict each other.
+    entries: Vec<(String, Entry)>,
 }
 
 impl Leases {
     /// Takes over what the store says now. What is the same is not read again.
     pub fn update(&mut self, values: &BTreeMap<String, Arc<[u8]>>) {
-        if values.len() < self.entries.len() || self.entries.keys().any(|key| !values.contains_key(key)) {
-            self.entries.retain(|key, _| values.contains_key(key));
-        }
+        let mut old = std::mem::take(&mut self.entries).into_iter().peekable();
+        self.entries.reserve(values.len());
         for (key, value) in values {
-            match self.entries.get_mut(key) {
-                // most are the very same bytes
-                Some(entry) if Arc::ptr_eq(&entry.value, value) => {}
-                Some(entry) if entry.value == *value => entry.value = value.clone(),
-                Some(entry) => *entry = Entry::read(key, value),
-                None => drop(self.entries.insert(key.clone(), Entry::read(key, value))),
-            }
+            while old.next_if(|(before, _)| before < key).is_some() {}
+            let same = |(before, entry): &(String, Entry)| before == key && entry.holds(value);
+            let entry = old.next_if(same).unwrap_or_else(|| (key.clone(), Entry::read(key, value)));
+            self.entries.push(entry);
         }
     }
 
@@ -62,6 +64,33 @@ impl<K: AsRef<str>, V: AsRef<[u8]>> FromIterator<(K, V)> for Leases {
             let (key, value) = (key.as_ref(), Arc::from(value.as_ref()));
             (key.to_owned(), Entry::read(key, &value))
         };
-        Self { entries: leases.into_iter().map(read).collect() }
+        let mut entries: Vec<_> = leases.into_iter().map(read).collect();
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Self { entries }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_is_read() {
+        let values = |all: &[(&str, &str)]| -> BTreeMap<String, Arc<[u8]>> {
+            all.iter().map(|(key, value)| ((*key).to_owned(), Arc::from(value.as_bytes()))).collect()
+        };
+        let mut leases = Leases::default();
+        leases.update(&values(&[("10.5.1.0-24", "{}"), ("10.5.3.0-24", "{}"), ("junk", "x")]));
+        let before = leases.entries.clone();
+        let now =
+            values(&[("10.5.1.0-24", "{}"), ("10.5.2.0-24", "{}"), ("10.5.3.0-24", r#"{"PublicIP":"192.0.2.1"}"#)]);
+        leases.update(&now);
+        let keys: Vec<&str> = leases.iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["10.5.1.0-24", "10.5.2.0-24", "10.5.3.0-24"]);
+        assert!(Arc::ptr_eq(&leases.entries[0].1.value, &before[0].1.value), "the first is the one that was read");
+        let third = leases.entries[2].1.attrs().unwrap();
+        assert_eq!(third.public_ip, "192.0.2.1".parse().ok());
+        leases.update(&BTreeMap::new());
+        assert_eq!(leases.iter().count(), 0);
     }
 }

@@ -5,6 +5,8 @@
 //! family of a lease is judged by itself.
 
 mod check;
+#[cfg(test)]
+mod hostile_tests;
 mod leases;
 mod reason;
 #[cfg(test)]

@@ -346,6 +346,11 @@ fn take(directory: &Directory, key: Key, draft: &mut directory::Draft<'_>) -> Re
     draft.publish(&name)
 }
 
+/// An index file's header, read and written again.
+pub(super) fn recode_index(bytes: &[u8]) -> Option<Vec<u8>> {
+    layout::Header::decode(bytes).map(|header| header.encode())
+}
+
 fn last_reserved_name(set: usize) -> String {
     format!("last_reserved_ip.{set}")
 }

@@ -1,0 +1,52 @@
+//! What is done with foreign bytes to find out whether a parser can be harmed: by libFuzzer (tests/fuzz) for as long as
+//! one likes, and by a test (tests/parsers.rs) with random and mutated bytes, so that the targets cannot rot.
+//!
+//! A target panics when the parser does, or when what it read does not hold: what is written and read again is the same,
+//! and what is checked is believed only as far as it may be.
+
+mod domain;
+mod host;
+mod protocol;
+mod wire;
+
+/// One parser, or a few that read the same thing.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Its name: that of the fuzz target, too.
+    pub name: &'static str,
+    /// Panics when something is wrong.
+    pub run: fn(&[u8]),
+    /// Inputs that are good, to begin with.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All of them.
+pub static TARGETS: &[Target] = &[
+    Target { name: "net_conf", run: domain::net_conf, seeds: domain::net_conf_seeds },
+    Target { name: "lease_key", run: domain::lease_key, seeds: domain::lease_key_seeds },
+    Target { name: "lease_value", run: domain::lease_value, seeds: domain::lease_value_seeds },
+    Target { name: "leases", run: domain::leases, seeds: domain::leases_seeds },
+    Target { name: "subnet_env", run: domain::subnet_env, seeds: domain::subnet_env_seeds },
+    Target { name: "status", run: host::status, seeds: host::status_seeds },
+    Target { name: "flags", run: host::flags, seeds: host::flags_seeds },
+    Target { name: "reservations", run: host::reservations, seeds: host::reservations_seeds },
+    Target { name: "reservation_index", run: host::reservation_index, seeds: host::reservation_index_seeds },
+    Target { name: "flannel_state", run: host::flannel_state, seeds: host::flannel_state_seeds },
+    Target { name: "cni_conf", run: protocol::conf, seeds: protocol::conf_seeds },
+    Target { name: "cni_list", run: protocol::list, seeds: protocol::list_seeds },
+    Target { name: "cni_network", run: protocol::network, seeds: protocol::network_seeds },
+    Target { name: "cni_args", run: protocol::args, seeds: protocol::args_seeds },
+    Target { name: "cni_result", run: protocol::result, seeds: protocol::result_seeds },
+    Target { name: "rtnetlink", run: wire::rtnetlink, seeds: wire::rtnetlink_seeds },
+    Target { name: "nftables", run: wire::nftables, seeds: wire::nftables_seeds },
+    Target { name: "packet", run: wire::packet, seeds: wire::packet_seeds },
+];
+
+/// The target of this name.
+pub fn find(name: &str) -> Option<&'static Target> {
+    TARGETS.iter().find(|target| target.name == name)
+}
+
+fn owned(texts: &[&str]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
