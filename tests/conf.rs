@@ -16,7 +16,7 @@ use flanneld::flags::{self, Command, Options, StoreOptions};
 use flanneld::status::{Status, Writer};
 use kernel::types::{Family, Mtu};
 use overlay::lease::Subnets;
-use overlay::netconf::{Backend, NetConf, UdpConf, VxlanConf};
+use overlay::netconf::{Backend, IpipConf, NetConf, UdpConf, VxlanConf, WireguardConf};
 use overlay::subnet_env::SubnetEnv;
 use plugins::{SUITE, flannel};
 
@@ -158,6 +158,11 @@ fn net_confs_say_what_their_names_say() {
     assert_eq!(net_conf("net-conf/host-gw.json").backend, Backend::HostGw);
     assert_eq!(net_conf("net-conf/alloc.json").backend, Backend::Alloc);
     assert_eq!(net_conf("net-conf/udp.json").backend, Backend::Udp(UdpConf { port: 8285 }));
+    assert_eq!(net_conf("net-conf/ipip.json").backend, Backend::Ipip(IpipConf { direct_routing: true }));
+    let wireguard = Backend::Wireguard(WireguardConf { keepalive: 25, ..WireguardConf::default() });
+    assert_eq!(net_conf("net-conf/wireguard.json").backend, wireguard);
+    let Backend::Extension(extension) = net_conf("net-conf/extension.json").backend else { panic!("no extension") };
+    assert!(extension.subnet_add.is_some_and(|command| command.words.len() == 6));
     let dual = net_conf("net-conf/dual-stack.json");
     assert_eq!(dual.families().map(|(family, _)| family).collect::<Vec<_>>(), Family::ALL);
 

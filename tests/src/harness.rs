@@ -16,11 +16,14 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::Pid;
 
 use crate::need::Need;
+use crate::vm;
 
 /// The first argument of a trial's own process …
 const TRIAL: &str = "--trial";
 /// … and of the one that finds out whether a sandbox can be had.
 const PROBE: &str = "--probe";
+/// Inside a virtual machine: run what it was booted for.
+pub(crate) const GUEST: &str = "--guest";
 /// How a line with a figure begins.
 const FIGURE: &str = "figure: ";
 /// Longer than any test may take.
@@ -54,16 +57,73 @@ pub fn main(tests: &'static [Test], environment: &Environment) -> ExitCode {
     if let Some(error) = door(std::env::args_os()) {
         return complain(&error);
     }
-    let mut args = std::env::args().skip(1);
-    match (args.next().as_deref(), args.next()) {
-        (Some(TRIAL), Some(name)) => return inside(tests, &name),
-        (Some(PROBE), None) => return probe(),
-        _ => {}
+    if let Some(code) = special(tests) {
+        return code;
     }
     match outside(tests, environment) {
         Ok(code) => code,
         Err(error) => complain(&*error),
     }
+}
+
+/// The same for tests that need another kernel: they are run in a virtual machine, all that are asked for in one.
+pub fn main_in_vm(tests: &'static [Test], environment: &Environment) -> ExitCode {
+    if let Some(error) = door(std::env::args_os()) {
+        return complain(&error);
+    }
+    if let Some(code) = special(tests) {
+        return code;
+    }
+    match outside_vm(tests, environment) {
+        Ok(code) => code,
+        Err(error) => complain(&*error),
+    }
+}
+
+/// What this executable calls itself for.
+fn special(tests: &[Test]) -> Option<ExitCode> {
+    let mut args = std::env::args().skip(1);
+    match (args.next().as_deref(), args.next()) {
+        (Some(TRIAL), Some(name)) => Some(inside(tests, &name)),
+        (Some(PROBE), None) => Some(probe()),
+        (Some(GUEST), None) => Some(match vm::inside(run_trial) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error),
+        }),
+        _ => None,
+    }
+}
+
+fn outside_vm(tests: &'static [Test], environment: &Environment) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let arguments = Arguments::from_args();
+    let absent = vm::absent();
+    if !arguments.list && absent.is_none() {
+        Executables::beside(&std::env::current_exe()?, environment.cargo.as_deref())?;
+    }
+    let names: Vec<&'static str> =
+        tests.iter().map(|test| test.name).filter(|name| is_asked(&arguments, name)).collect();
+    let trials = names.iter().map(|name| match &absent {
+        None => {
+            let (name, names) = (*name, names.clone());
+            Trial::test(name, move || shown(true, vm::verdict(name, &names)?))
+        }
+        Some(absent) if environment.require_all => {
+            let absent = absent.clone();
+            Trial::test(*name, move || Err(absent.into()))
+        }
+        Some(_) => Trial::test(*name, || Ok(())).with_ignored_flag(true),
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if let (Some(absent), false) = (absent, arguments.list || environment.require_all) {
+        name_ignored(&names.iter().map(|name| (*name, absent.clone())).collect::<Vec<_>>());
+    }
+    Ok(conclusion.exit_code())
+}
+
+/// As libtest has it.
+fn is_asked(arguments: &Arguments, name: &str) -> bool {
+    let matches = |filter: &String| if arguments.exact { name == filter } else { name.contains(filter.as_str()) };
+    arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
 }
 
 fn outside(tests: &'static [Test], environment: &Environment) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -122,14 +182,27 @@ fn probe() -> ExitCode {
 
 /// Runs one test in a process of its own and gives its output when it fails.
 fn trial(name: &str) -> Result<(), Failed> {
-    let me = std::env::current_exe()?;
     // two worlds at once would share the cores and spoil each other's figures, whichever runner starts them
-    let turn = File::open(&me)?;
+    let turn = File::open(std::env::current_exe()?)?;
     flock(&turn, FlockOperation::LockExclusive)?;
+    shown(false, run_trial(name)?)
+}
+
+/// The verdict as the runner wants it, and the figures.
+fn shown(in_vm: bool, (good, text): (bool, String)) -> Result<(), Failed> {
+    show_figures(&text);
+    let place = if in_vm { "in the virtual machine: " } else { "" };
+    if good { Ok(()) } else { Err(format!("{place}{text}").into()) }
+}
+
+/// True and what the test said, or false and that.
+fn run_trial(name: &str) -> std::io::Result<(bool, String)> {
+    let me = std::env::current_exe()?;
     let mut output = tempfile::tempfile()?;
     let (stdout, stderr) = (output.try_clone()?, output.try_clone()?);
     let mut child = Command::new(me).args([TRIAL, name]).stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn()?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("no process number")?;
+    let pid =
+        i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(std::io::Error::other("no process number"))?;
     let ended = ends_within(pid, LIMIT)?;
     if !ended {
         child.kill()?;
@@ -138,14 +211,11 @@ fn trial(name: &str) -> Result<(), Failed> {
     let mut text = String::new();
     output.rewind()?;
     output.read_to_string(&mut text)?;
-    match (ended, status.success()) {
-        (true, true) => {
-            show_figures(&text);
-            Ok(())
-        }
-        (true, false) => Err(format!("{status}\n{text}").into()),
-        (false, _) => Err(format!("killed: not done within {} s\n{text}", LIMIT.as_secs()).into()),
-    }
+    Ok(match (ended, status.success()) {
+        (true, true) => (true, text),
+        (true, false) => (false, format!("{status}\n{text}")),
+        (false, _) => (false, format!("killed: not done within {} s\n{text}", LIMIT.as_secs())),
+    })
 }
 
 /// A number that was measured: the runner shows it.

@@ -1,7 +1,9 @@
 //! Test support: a runner that gives each test a process and a sandbox of its own.
 
+mod cpio;
 pub mod harness;
 pub mod need;
 pub mod plain;
 pub mod strace;
 pub mod targets;
+pub mod vm;

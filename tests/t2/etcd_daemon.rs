@@ -51,6 +51,7 @@ impl Fleet {
         let launch = Launch {
             program: harness::executables()?.flanneld,
             args: args.map(Into::into).to_vec(),
+            env: Vec::new(),
             netns: self.lab.world.host(host)?.path().to_owned(),
             log: log_file(host),
             outlive: false,

@@ -75,6 +75,7 @@ impl Member {
         let launch = Launch {
             program: PathBuf::from("etcd"),
             args: args.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
             netns: world.host(host)?.path().to_owned(),
             log: dir().join(format!("m{host}.log")),
             outlive: false,

@@ -19,6 +19,7 @@ mod heal;
 mod live;
 mod paths;
 mod store;
+mod tunnels;
 mod udp;
 mod underlay;
 
@@ -54,6 +55,10 @@ static TESTS: &[Test] = &[
     test!(heal::ipv4),
     test!(heal::dual_stack),
     test!(heal::host_gw),
+    test!(tunnels::extension_routes_by_commands, Need::Program("ip")),
+    test!(tunnels::a_command_that_fails_is_shown_and_told_again, Need::Program("ip")),
+    test!(tunnels::wireguard_works_or_names_its_module),
+    test!(tunnels::ipip_works_or_names_its_module),
     test!(store::daemons_that_race_get_different_subnets),
     test!(store::garbage_disturbs_nobody),
     test!(store::hostile_leases_disturb_nobody),

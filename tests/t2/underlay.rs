@@ -37,6 +37,7 @@ fn sleeper(world: &World, outlive: bool) -> Result<Launch, Box<dyn std::error::E
     Ok(Launch {
         program: PathBuf::from("/bin/sleep"),
         args: vec!["1000".into()],
+        env: Vec::new(),
         netns: world.host(1)?.path().to_owned(),
         log: PathBuf::from("/run/sleep.log"),
         outlive,

@@ -64,7 +64,7 @@ fn spec(options: &Options) -> Spec {
     let topology = match options.backend {
         // a host behind a router would be cut off
         Mode::HostGw => Topology::flat(options.hosts),
-        Mode::Vxlan | Mode::DirectRouting | Mode::Udp => Topology::every_third_routed(options.hosts),
+        _ => Topology::every_third_routed(options.hosts),
     };
     Spec { topology, mode: options.backend, dual_stack: options.dual_stack, outlive: options.keep }
 }

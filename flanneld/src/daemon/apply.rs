@@ -18,6 +18,8 @@ use crate::underlay::Survey;
 pub(super) struct Trust {
     pub(super) survey: Arc<Survey>,
     state: Arc<State>,
+    /// The links that were looked at: of others nothing is known.
+    links: Vec<IfName>,
 }
 
 impl Daemon {
@@ -28,7 +30,8 @@ impl Daemon {
         scope: Scope,
         survey: Arc<Survey>,
     ) -> Result<Applied, Halt> {
-        let believed = self.trust.take().map(|trust| trust.state);
+        let believed = self.trust.take().filter(|trust| trust.links == scope.links).map(|trust| trust.state);
+        let links = scope.links.clone();
         let before = std::mem::replace(&mut self.wireguard, wanted.wireguard.clone());
         // a WireGuard peer's address is where it was last heard from, which the kernel does not announce
         let readable = !scope.keep && wanted.wireguard.is_empty();
@@ -37,7 +40,7 @@ impl Daemon {
         let applied =
             done.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
         let whole = applied.report.failed.is_empty() && applied.conflicts.is_empty();
-        self.trust = (readable && whole).then(|| Trust { survey, state: wanted.clone() });
+        self.trust = (readable && whole).then(|| Trust { survey, state: wanted.clone(), links });
         let drift = self.wanted.as_ref() == Some(&wanted);
         self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, drift);
         self.wanted = Some(wanted);

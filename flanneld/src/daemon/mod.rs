@@ -6,6 +6,7 @@
 mod acquire;
 mod apply;
 mod drain;
+mod extension;
 mod limits;
 mod make;
 mod pass;
@@ -125,6 +126,7 @@ pub struct Daemon {
     drain: drain::Drain,
     /// The udp backend's data path.
     udp: udp::Udp,
+    extension: extension::Extension,
     /// The content of subnet.env, once it is written.
     subnet_env: Option<String>,
     /// All leases, taken apart.
@@ -187,6 +189,7 @@ impl Daemon {
             macs: ByFamily::default(),
             vxlan: None,
             wireguard_keys: None,
+            extension: extension::Extension::new(options.environment.clone()),
             wireguard: BTreeMap::new(),
             drain: drain::Drain::default(),
             udp: udp::Udp::new(metrics.udp.clone()),
@@ -260,6 +263,7 @@ impl Daemon {
                     self.trust = None;
                     return "the kernel changed";
                 }
+                () = self.extension.news() => return "commands have run",
                 () = tokio::time::sleep_until(due) => {}
                 () = tokio::time::sleep_until(status.unwrap_or(due)), if status.is_some() => {
                     self.write_status();

@@ -1,8 +1,10 @@
 //! One pass: from the store's view and the kernel's state to a host that is as the leases say.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use kernel::state::PublicKey;
 use kernel::types::{Family, Mac, RouteProtocol, TableId};
 use kernel::{Kernel, KernelError};
 use overlay::host::{self, Desired, HostInputs};
@@ -14,7 +16,7 @@ use tokio::time::Instant;
 
 use super::acquire::{NoLease, random};
 use super::tell::Picture;
-use super::{Daemon, DaemonError, Due, limits, make, report};
+use super::{Daemon, DaemonError, Due, limits, make, report, tunnels};
 use crate::store::View;
 use crate::underlay::{self, Survey, Underlay};
 
@@ -98,6 +100,9 @@ impl Daemon {
         self.know_macs(&conf, &survey, &view, &underlay);
         let mut attrs = make::attributes(&conf, &underlay, &self.macs);
         self.know_keys(&conf, &mut attrs).map_err(Halt::Retry)?;
+        if let Err(why) = self.extension.prepare(&conf, &mut attrs).await {
+            self.retry_once_started(why, troubles)?;
+        }
         report::base(&mut self.status, &conf, &underlay);
         troubles.note(report::behind_nat(&conf, &underlay));
         match self.ensure_lease(&conf, &attrs, due).await {
@@ -107,9 +112,16 @@ impl Daemon {
         }
         let subnets = self.own.as_ref().map(|own| own.subnets).unwrap_or_default();
         self.status.subnets = subnets.iter().collect();
+        if let Err(why) = self.extension.announce(&conf, &subnets, &attrs).await {
+            self.retry_once_started(why, troubles)?;
+        }
         // not marked as seen: a configuration that came since the pass began is for the next one
         let view = self.view.borrow().clone();
-        let peers = self.judge(&conf, &survey, subnets, &view);
+        let mut peers = self.judge(&conf, &survey, subnets, &view, BTreeMap::new());
+        if tunnels::is_contested(&peers) {
+            let heard = self.heard(due).await?;
+            peers = self.judge(&conf, &survey, subnets, &view, heard);
+        }
         self.udp.follow(&conf);
         self.drain.follow(&conf, Instant::now(), due);
         let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, view.complete);
@@ -128,6 +140,7 @@ impl Daemon {
         self.picture = Picture { peers, paths, ignored: view.ignored.clone() };
         let applied = self.apply(wanted, scope, survey).await?;
         applied.log();
+        troubles.all.extend(self.extension.tell(&conf, &self.picture.peers.good, view.complete, due));
         if let Some(trouble) = applied.trouble() {
             troubles.retry(trouble);
         }
@@ -145,6 +158,15 @@ impl Daemon {
             self.tell_plugin(env, troubles);
         }
         Ok(applied.report.done > 0)
+    }
+
+    /// At the start there is nothing to go on with; later a lease is to be kept, and a host's peers followed.
+    fn retry_once_started(&self, why: String, troubles: &mut Troubles) -> Result<(), Halt> {
+        if !self.started() {
+            return Err(Halt::Retry(why));
+        }
+        troubles.retry(why);
+        Ok(())
     }
 
     fn configuration(&mut self, view: &View, troubles: &mut Troubles) -> Result<Arc<NetConf>, Halt> {
@@ -208,12 +230,20 @@ impl Daemon {
         }
     }
 
-    fn judge(&mut self, conf: &NetConf, survey: &Survey, subnets: Subnets, view: &View) -> Peers {
+    fn judge(
+        &mut self,
+        conf: &NetConf,
+        survey: &Survey,
+        subnets: Subnets,
+        view: &View,
+        heard: BTreeMap<PublicKey, Vec<IpAddr>>,
+    ) -> Peers {
         let own = peers::Own {
             subnets,
             addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect(),
             macs: Family::ALL.into_iter().filter_map(|family| *self.macs.get(family)).collect(),
             key: self.wireguard_keys.map(|keys| keys.public),
+            heard,
         };
         self.leases.update(&view.leases);
         peers::judge(conf, &own, &self.leases)

@@ -1,11 +1,28 @@
 //! What the backends wireguard and extension need beside desired state.
 
-use kernel::types::Family;
-use overlay::host::wireguard::wireguard_data;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use kernel::state::{PublicKey, Scope};
+use kernel::types::{Family, IfName};
+use overlay::host::wireguard::{DEVICES, wireguard_data};
 use overlay::lease::LeaseAttrs;
 use overlay::netconf::{Backend, NetConf};
 
-use super::{Daemon, wireguard_key};
+use overlay::peers::{Peers, Reason};
+use tokio::time::Instant;
+
+use super::pass::Halt;
+use super::{Daemon, Due, wireguard_key};
+
+/// While two leases have one key: the kernel does not announce who of them speaks.
+const LISTEN: Duration = Duration::from_secs(5);
+
+/// Two leases have one WireGuard key.
+pub(super) fn is_contested(peers: &Peers) -> bool {
+    peers.rejected.iter().any(|rejected| matches!(rejected.reason, Reason::SameKey { .. }))
+}
 
 impl Daemon {
     /// With backend wireguard: this host's keys, found once and then kept, and what the peers are told of them.
@@ -25,5 +42,20 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    /// From where the owners of WireGuard keys spoke of late.
+    pub(super) async fn heard(&self, due: &mut Due) -> Result<BTreeMap<PublicKey, Vec<IpAddr>>, Halt> {
+        due.by(Instant::now() + LISTEN);
+        let devices: Vec<IfName> = DEVICES.iter().filter_map(|name| IfName::new(name).ok()).collect();
+        let scope = Scope { wireguard: devices, ..Scope::default() };
+        let seen = self.kernel.call(move |kernel| kernel.observe(&scope)).await;
+        let seen = seen.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
+        let mut heard: BTreeMap<PublicKey, Vec<IpAddr>> = BTreeMap::new();
+        for (key, peer) in seen.wireguard.into_values().flat_map(|device| device.peers) {
+            let from = peer.endpoint.filter(|_| peer.live).map(|endpoint| endpoint.ip());
+            heard.entry(key).or_default().extend(from);
+        }
+        Ok(heard)
     }
 }

@@ -117,6 +117,7 @@ impl Cluster {
             ]
             .map(Into::into)
             .to_vec(),
+            env: vec![("WIREGUARD_KEY_FILE".into(), key_file(host).into())],
             netns: self.world.host(host)?.path().to_owned(),
             log: log_file(host),
             outlive: self.spec.outlive,
@@ -269,6 +270,8 @@ impl Cluster {
 fn path_by(dev: Option<&str>) -> Path {
     match dev {
         Some(UDP_DEVICE) => Path::Udp,
+        Some("flannel.ipip") => Path::Ipip,
+        Some(dev) if dev.starts_with("flannel-wg") => Path::Wireguard,
         Some(dev) if dev.starts_with("flannel") => Path::Vxlan,
         Some(_) => Path::Direct,
         None => Path::None,
@@ -288,6 +291,11 @@ pub fn host_dir(host: usize) -> PathBuf {
 /// A host's subnet.env.
 pub fn subnet_file(host: usize) -> PathBuf {
     host_dir(host).join("subnet.env")
+}
+
+/// A host's WireGuard key.
+pub fn key_file(host: usize) -> PathBuf {
+    host_dir(host).join("wgkey")
 }
 
 /// What a host's daemon says.

@@ -8,6 +8,8 @@ use serde_json::json;
 pub const NETWORK: &str = "10.244.0.0/16";
 /// The same for IPv6: a /64 per host.
 pub const NETWORK_V6: &str = "fd10:244::/48";
+/// A preshared key; nothing in a lab is a secret.
+const PSK: &str = "bGFiIGxhYiBsYWIgbGFiIGxhYiBsYWIgbGFiIGxhYiA=";
 
 /// A backend, with its one option that changes paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +22,16 @@ pub enum Mode {
     HostGw,
     /// Every peer in datagrams of the daemon's. IPv4 only.
     Udp,
+    /// Every peer in IPIP packets. IPv4 only; needs the module ipip.
+    Ipip,
+    /// A peer on the same segment directly, the others in IPIP packets.
+    IpipDirect,
+    /// Every peer in WireGuard packets, by a device per family; needs the module wireguard.
+    Wireguard,
+    /// Every peer in WireGuard packets, by one device.
+    WireguardAuto,
+    /// By commands: `ip route`, so a peer on the same segment directly, the others not at all.
+    Extension,
 }
 
 /// How packets travel from host to host.
@@ -29,6 +41,10 @@ pub enum Path {
     Vxlan,
     /// In datagrams, by the TUN device.
     Udp,
+    /// In IPIP, by flannel.ipip.
+    Ipip,
+    /// In WireGuard, by flannel-wg or flannel-wg-v6.
+    Wireguard,
     /// Bare, by the underlay.
     Direct,
     /// Not.
@@ -50,8 +66,10 @@ impl Mode {
     pub fn path(self, on_one_segment: bool) -> Path {
         match (self, on_one_segment) {
             (Self::Vxlan, _) | (Self::DirectRouting, false) => Path::Vxlan,
-            (Self::DirectRouting | Self::HostGw, true) => Path::Direct,
-            (Self::HostGw, false) => Path::None,
+            (Self::Ipip, _) | (Self::IpipDirect, false) => Path::Ipip,
+            (Self::Wireguard | Self::WireguardAuto, _) => Path::Wireguard,
+            (Self::DirectRouting | Self::IpipDirect | Self::HostGw | Self::Extension, true) => Path::Direct,
+            (Self::HostGw | Self::Extension, false) => Path::None,
             (Self::Udp, _) => Path::Udp,
         }
     }
@@ -62,6 +80,16 @@ impl Mode {
             Self::DirectRouting => json!({ "Type": "vxlan", "DirectRouting": true }),
             Self::HostGw => json!({ "Type": "host-gw" }),
             Self::Udp => json!({ "Type": "udp" }),
+            Self::Ipip => json!({ "Type": "ipip" }),
+            Self::IpipDirect => json!({ "Type": "ipip", "DirectRouting": true }),
+            Self::Wireguard => json!({ "Type": "wireguard" }),
+            Self::Extension => json!({
+                "Type": "extension",
+                "PreStartupCommand": "echo 'data of a host'",
+                "SubnetAddCommand": "ip route replace $SUBNET via ${PUBLIC_IP}",
+                "SubnetRemoveCommand": "ip route delete $SUBNET via $PUBLIC_IP",
+            }),
+            Self::WireguardAuto => json!({ "Type": "wireguard", "Mode": "auto", "PSK": PSK }),
         }
     }
 }
@@ -73,6 +101,11 @@ impl fmt::Display for Mode {
             Self::DirectRouting => "vxlan with DirectRouting",
             Self::HostGw => "host-gw",
             Self::Udp => "udp",
+            Self::Ipip => "ipip",
+            Self::IpipDirect => "ipip with DirectRouting",
+            Self::Wireguard => "wireguard",
+            Self::WireguardAuto => "wireguard with one device",
+            Self::Extension => "extension",
         })
     }
 }
@@ -82,6 +115,8 @@ impl fmt::Display for Path {
         f.write_str(match self {
             Self::Vxlan => "VXLAN",
             Self::Udp => "UDP",
+            Self::Ipip => "IPIP",
+            Self::Wireguard => "WireGuard",
             Self::Direct => "direct",
             Self::None => "none",
         })
@@ -108,5 +143,7 @@ mod tests {
         assert_eq!(paths(Mode::DirectRouting), [Path::Direct, Path::Vxlan]);
         assert_eq!(paths(Mode::HostGw), [Path::Direct, Path::None]);
         assert_eq!(paths(Mode::Udp), [Path::Udp, Path::Udp]);
+        assert_eq!(paths(Mode::IpipDirect), [Path::Direct, Path::Ipip]);
+        assert_eq!(paths(Mode::Wireguard), [Path::Wireguard, Path::Wireguard]);
     }
 }

@@ -30,6 +30,8 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
+    /// Variables that it gets beside this process's own.
+    pub env: Vec<(OsString, OsString)>,
     /// The network namespace, as a path.
     pub netns: PathBuf,
     /// Where its output is appended.
@@ -89,6 +91,7 @@ impl Launch {
         let mut command = Command::new("/proc/self/exe");
         command.arg(DOOR).arg(if self.outlive { FREE } else { BOUND }).arg(std::process::id().to_string());
         command.arg(&self.netns).arg(&self.program).args(&self.args);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         if self.outlive {
             command.process_group(0);

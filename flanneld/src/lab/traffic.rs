@@ -23,12 +23,17 @@ pub struct Traffic {
 impl Traffic {
     /// Starts a stream for each pair and family, up to eight, [`RATE`] together.
     pub fn start(cluster: &Cluster, pairs: &[(usize, usize)]) -> Result<Self, Error> {
+        Self::at(cluster, pairs, RATE)
+    }
+
+    /// The same with another rate, datagrams a second together.
+    pub fn at(cluster: &Cluster, pairs: &[(usize, usize)], rate: u64) -> Result<Self, Error> {
         let of = |(from, to): &(usize, usize)| {
             let (from, to) = (*from, *to);
             cluster.families().iter().map(move |family| (from, to, *family))
         };
         let ends: Vec<_> = pairs.iter().flat_map(of).take(STREAMS).collect();
-        let rate = RATE / ends.len().max(1) as u64;
+        let rate = rate / ends.len().max(1) as u64;
         let flows = ends.into_iter().map(|(from, to, family)| cluster.flow(from, to, family, rate));
         Ok(Self { flows: flows.collect::<Result<_, _>>()? })
     }

@@ -74,6 +74,7 @@ impl<'a> Host<'a> {
                 "--iface=eth0".into(),
                 format!("--subnet-file={}", env.display()).into(),
             ],
+            env: Vec::new(),
             netns: self.world.host(1)?.path().to_owned(),
             log: log.clone(),
             outlive: false,

@@ -87,6 +87,7 @@ pub fn leases(bytes: &[u8]) {
         addresses: vec![[192, 0, 2, 1].into(), [10, 5, 1, 1].into()],
         macs: vec![mac],
         key: None,
+        heard: Default::default(),
     };
     let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok()?.split_once(' '));
     let peers = check(&conf, &own, lines);

@@ -33,7 +33,8 @@ pub(super) fn tours(mode: Mode, topology: &Topology) -> Vec<Tour> {
     match mode {
         Mode::Vxlan => vec![all(Mode::DirectRouting), near],
         Mode::DirectRouting => vec![all(Mode::Vxlan), near],
-        Mode::HostGw | Mode::Udp => vec![all(Mode::Vxlan)],
+        // the demo is of modes that every kernel has
+        _ => vec![all(Mode::Vxlan)],
     }
 }
 

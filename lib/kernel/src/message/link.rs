@@ -295,7 +295,8 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
             LinkAttribute::Mtu(mtu) => seen.link.mtu = Some(Mtu(*mtu)),
             LinkAttribute::Address(bytes) => seen.link.mac = bytes.first_chunk::<6>().map(|mac| Mac(*mac)),
             LinkAttribute::Controller(index) => seen.master = Some(*index).filter(|i| *i != 0),
-            LinkAttribute::Link(index) => seen.lower = Some(*index),
+            // a tunnel that is bound to no link says 0
+            LinkAttribute::Link(index) => seen.lower = Some(*index).filter(|i| *i != 0),
             LinkAttribute::IfAlias(alias) => seen.link.alias = Some(alias.clone()),
             LinkAttribute::OperState(state) => {
                 seen.running = matches!(state, OperState::Up | OperState::Unknown);

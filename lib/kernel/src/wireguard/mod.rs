@@ -5,6 +5,8 @@
 mod decode;
 mod encode;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use encode::{remove_peer, set_device, set_peer};
 pub(crate) use socket::{Generic, Wish};

@@ -26,7 +26,8 @@ where
 /// Judges every lease of the store.
 ///
 /// Where leases contradict each other one wins: a subnet of the configured length before others, so that no claim to
-/// half the network displaces the hosts in it; then the smaller key.
+/// half the network displaces the hosts in it; then the smaller key. A WireGuard key is its whose host speaks with it,
+/// where that is known ([`Own::heard`]).
 pub fn judge(conf: &NetConf, own: &Own, leases: &Leases) -> Peers {
     let mut rejected = Vec::new();
     let mut candidates = Vec::new();
@@ -147,7 +148,11 @@ impl Table<'_> {
         let mut macs: HashMap<Mac, (IpAddr, usize)> = HashMap::new();
         let mut good = BTreeMap::new();
         for index in self.order() {
-            match self.half(index).and_then(|half| self.place(half, index, &mut claims, &mut macs)) {
+            let half = self.half(index);
+            if let Some(loser) = half.as_ref().ok().and_then(|half| self.unproven_holder(half, index)) {
+                self.evict(loser, index, &mut good, &mut claims);
+            }
+            match half.and_then(|half| self.place(half, index, &mut claims, &mut macs)) {
                 Ok(half) => drop(good.insert(index, half)),
                 Err(Some(reason)) => self.reject(index, reason),
                 Err(None) => {}
@@ -281,6 +286,27 @@ impl Table<'_> {
         }
         *known = Some(public);
         Ok(())
+    }
+
+    /// Who has the key of `half` by coming first, when it is this lease's host that spoke with it.
+    fn unproven_holder(&self, half: &Half, index: usize) -> Option<usize> {
+        let key = half.wireguard?.public_key;
+        let (_, holder) = self.keys.as_ref()?.get(&key)?;
+        let proven = |index: usize| {
+            let addresses = Family::ALL.into_iter().filter_map(|family| self.candidates[index].attrs.public(family));
+            self.own.heard.get(&key).is_some_and(|heard| addresses.into_iter().any(|addr| heard.contains(&addr)))
+        };
+        (*holder != index && proven(index) && !proven(*holder)).then_some(*holder)
+    }
+
+    fn evict(&mut self, loser: usize, winner: usize, good: &mut BTreeMap<usize, Half>, claims: &mut Claims) {
+        let Some(half) = good.remove(&loser) else { return };
+        claims.remove(&bounds(half.subnet).0);
+        let Some(key) = half.wireguard.map(|data| data.public_key) else { return };
+        if let Some(keys) = &mut self.keys {
+            keys.remove(&key);
+        }
+        self.reject(loser, Reason::SameKey { key, winner: self.candidates[winner].key.to_owned() });
     }
 
     /// A peer whose address is among the pods: packets to it would go to whoever claims these.

@@ -24,6 +24,7 @@ fn own(addresses: u32) -> Own {
             .collect(),
         macs: vec![OUR_MAC],
         key: None,
+        heard: Default::default(),
     }
 }
 

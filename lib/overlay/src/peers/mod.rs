@@ -12,6 +12,7 @@ mod reason;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -36,6 +37,8 @@ pub struct Own {
     pub macs: Vec<Mac>,
     /// Its WireGuard key.
     pub key: Option<PublicKey>,
+    /// From which addresses somebody spoke of late who has the private half of a key. Nobody else can.
+    pub heard: BTreeMap<PublicKey, Vec<IpAddr>>,
 }
 
 /// The verdict on all leases.

@@ -92,9 +92,9 @@ pub enum Reason {
     /// The key is this host's.
     #[error("its WireGuard key {0} is this host's own (a copied key file? delete one, and restart flanneld there)")]
     OwnKey(PublicKey),
-    /// A lease of another address has the key. That one has the configured length and this one not, or else the
-    /// smaller key in the store.
-    #[error("its WireGuard key {key} is that of the lease {winner}, which comes first")]
+    /// A lease of another address has the key. It is the one whose host speaks with it; while that is not known, the one
+    /// with the configured length, or else the smaller key in the store.
+    #[error("its WireGuard key {key} is that of the lease {winner}, which is its host's or comes first")]
     SameKey {
         /// What it publishes
         key: PublicKey,

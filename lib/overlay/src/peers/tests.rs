@@ -15,6 +15,7 @@ fn own() -> Own {
         addresses: vec!["10.99.0.1".parse().unwrap(), "fd99::1".parse().unwrap(), "10.5.200.7".parse().unwrap()],
         macs: vec!["02:00:00:00:00:01".parse().unwrap()],
         key: None,
+        heard: Default::default(),
     }
 }
 
@@ -297,7 +298,8 @@ fn a_key_is_one_hosts() {
     let mut said: Vec<String> = peers.rejected.iter().map(|r| r.reason.to_string()).collect();
     // in the order of the keys, IPv6's alone comes first
     said.rotate_left(1);
-    let others = format!("its WireGuard key {KEY} is that of the lease 10.5.2.0-24, which comes first");
+    let others =
+        format!("its WireGuard key {KEY} is that of the lease 10.5.2.0-24, which is its host's or comes first");
     assert_eq!(
         said,
         [
@@ -311,4 +313,30 @@ fn a_key_is_one_hosts() {
             others,
         ]
     );
+}
+
+/// A thief can copy a public key, and come first; but it cannot speak with it.
+#[test]
+fn a_key_is_whose_host_speaks_with_it() {
+    const KEY: &str = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=";
+    let text = br#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#;
+    let conf = NetConf::parse(text).unwrap().conf;
+    let lease = |public: &str| {
+        format!(
+            r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"wireguard","BackendData":{{"PublicKey":"{KEY}"}}}}"#
+        )
+    };
+    let leases = [("10.5.0.0-24", lease("10.99.0.66")), ("10.5.2.0-24", lease("10.99.0.3"))];
+    let good = |heard: &[&str]| {
+        let heard = heard.iter().map(|addr| addr.parse().unwrap()).collect();
+        let own = Own { heard: [(KEY.parse().unwrap(), heard)].into(), ..Own::default() };
+        let peers = check(&conf, &own, leases.iter().map(|(k, v)| (k, v)));
+        assert_eq!((peers.good.len(), peers.rejected.len()), (1, 1));
+        assert!(matches!(peers.rejected[0].reason, Reason::SameKey { .. }));
+        peers.good[0].key.clone()
+    };
+    assert_eq!(good(&[]), "10.5.0.0-24", "who comes first, while nobody has spoken");
+    assert_eq!(good(&["10.99.0.3"]), "10.5.2.0-24");
+    assert_eq!(good(&["10.99.0.66"]), "10.5.0.0-24");
+    assert_eq!(good(&["10.99.0.77"]), "10.5.0.0-24", "neither");
 }

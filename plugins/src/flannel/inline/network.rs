@@ -112,7 +112,7 @@ impl Network {
         let both = |of: &ByFamily<Option<IpAddr>>| Family::ALL.into_iter().filter_map(|f| *of.get(f)).collect();
         let macs = self.own_macs(public);
         let macs = Family::ALL.into_iter().filter_map(|family| *macs.get(family)).collect();
-        Own { subnets: self.own.subnets, addresses: both(public), macs, key: None }
+        Own { subnets: self.own.subnets, addresses: both(public), macs, ..Own::default() }
     }
 
     /// The same with all addresses that this host has.

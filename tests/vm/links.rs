@@ -1,0 +1,105 @@
+//! The kernel library's links of kinds that most test machines lack.
+
+use std::collections::BTreeMap;
+
+use kernel::diff::{Step, diff};
+use kernel::state::{Ipip, Link, LinkKind, PublicKey, Scope, Secret, State, WireguardDevice, WireguardPeer};
+use kernel::types::{IfName, Mtu};
+use kernel::{Kernel, KernelError};
+use tests::harness::Outcome;
+
+/// Makes it so, and sees that nothing is left to do.
+fn establish(kernel: &mut Kernel, desired: &State, scope: &Scope) -> Result<usize, KernelError> {
+    let plan = diff(desired, &kernel.observe(scope)?, scope);
+    kernel.apply(&plan.steps).ok()?;
+    let again = diff(desired, &kernel.observe(scope)?, scope);
+    assert!(again.is_empty(), "{again:#?}");
+    Ok(plan.steps.len())
+}
+
+/// t1's test, where it cannot end with a refusal.
+pub fn vlans_of_a_bridge_work() -> Outcome {
+    let probe = IfName::new("probe")?;
+    let filtering = Link::up(LinkKind::Bridge { vlan_filtering: true });
+    Kernel::open()?.apply(&[Step::CreateLink(probe.clone(), filtering), Step::DeleteLink(probe)]).ok()?;
+    crate::bridge::vlans_work_or_are_refused_cleanly()
+}
+
+pub fn an_ipip_device_is_made_and_moved() -> Outcome {
+    let mut kernel = Kernel::open()?;
+    let name = IfName::new("flannel.ipip")?;
+    let scope = Scope { links: vec![name.clone()], ..Scope::default() };
+    let mut with = |local: &str| -> Result<(usize, u32), Box<dyn std::error::Error>> {
+        let kind = LinkKind::Ipip(Ipip { local: Some(local.parse()?), remote: None });
+        let link = Link { mtu: Some(Mtu(1480)), alias: Some("flannel".into()), ..Link::up(kind) };
+        let mut desired = State::default();
+        desired.links.insert(name.clone(), link);
+        let steps = establish(&mut kernel, &desired, &scope)?;
+        Ok((steps, kernel.index(&name)?.0))
+    };
+    let (steps, index) = with("192.0.2.1")?;
+    assert_eq!(steps, 3, "create, alias, up");
+    assert_eq!(with("192.0.2.2")?, (1, index), "the same device moves");
+    assert_eq!(with("192.0.2.2")?, (0, index));
+    Ok(())
+}
+
+fn wireguard(peers: BTreeMap<PublicKey, WireguardPeer>) -> (State, Scope) {
+    let name = IfName::new("flannel-wg").unwrap_or_else(|_| unreachable!("a constant"));
+    let mut desired = State::default();
+    // clamped, as the kernel keeps it
+    let private_key = Some(Secret([64; 32]));
+    desired.links.insert(name.clone(), Link { mtu: Some(Mtu(1420)), ..Link::up(LinkKind::Wireguard) });
+    desired.wireguard.insert(name.clone(), WireguardDevice { private_key, listen_port: Some(51820), peers });
+    (desired, Scope { links: vec![name.clone()], wireguard: vec![name], ..Scope::default() })
+}
+
+pub fn what_a_wireguard_device_holds_is_read_back() -> Outcome {
+    let mut kernel = Kernel::open()?;
+    let rich = WireguardPeer {
+        endpoint: Some("192.0.2.1:4000".parse()?),
+        preshared_key: Some(Secret([7; 32])),
+        keepalive: 25,
+        allowed_ips: ["10.5.2.0/24".parse()?, "fd05:0:0:2::/64".parse()?].into(),
+        live: false,
+    };
+    let plain = WireguardPeer {
+        endpoint: Some("[2001:db8::1]:4001".parse()?),
+        allowed_ips: ["10.5.3.0/24".parse()?].into(),
+        ..WireguardPeer::default()
+    };
+    let (one, two, three) = (PublicKey([1; 32]), PublicKey([2; 32]), PublicKey([3; 32]));
+    let (desired, scope) = wireguard([(one, rich.clone()), (two, plain.clone())].into());
+    establish(&mut kernel, &desired, &scope)?;
+    assert_eq!(kernel.observe(&scope)?.wireguard, desired.wireguard);
+    let index = kernel.index(&scope.links[0])?;
+    // one loses its second key and a subnet; two comes again with a new key
+    let poor = WireguardPeer { preshared_key: None, allowed_ips: ["10.5.2.0/24".parse()?].into(), ..rich };
+    let (desired, scope) = wireguard([(one, poor), (three, plain)].into());
+    assert_eq!(establish(&mut kernel, &desired, &scope)?, 3, "two peers put, one deleted");
+    assert_eq!(kernel.observe(&scope)?.wireguard, desired.wireguard);
+    assert_eq!(kernel.index(&scope.links[0])?, index, "the device stays");
+    Ok(())
+}
+
+/// More than one page of requests, and a device that is told of in several messages.
+pub fn a_thousand_peers_come_and_go() -> Outcome {
+    let mut kernel = Kernel::open()?;
+    let peer = |n: u16| -> Result<(PublicKey, WireguardPeer), Box<dyn std::error::Error>> {
+        let [high, low] = n.to_be_bytes();
+        let mut key = [9; 32];
+        [key[0], key[1]] = [high, low];
+        let peer = WireguardPeer {
+            endpoint: Some(format!("192.0.{high}.{low}:51820").parse()?),
+            allowed_ips: [format!("10.{high}.{low}.0/24").parse()?].into(),
+            ..WireguardPeer::default()
+        };
+        Ok((PublicKey(key), peer))
+    };
+    let (desired, scope) = wireguard((0..1000).map(peer).collect::<Result<_, _>>()?);
+    establish(&mut kernel, &desired, &scope)?;
+    assert_eq!(kernel.observe(&scope)?.wireguard, desired.wireguard);
+    let (desired, scope) = wireguard((990..1000).map(peer).collect::<Result<_, _>>()?);
+    assert_eq!(establish(&mut kernel, &desired, &scope)?, 990);
+    Ok(())
+}
