@@ -1,5 +1,6 @@
 //! What the daemon counts, in the names and units of Prometheus.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,6 +16,9 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::status::Reach;
 use crate::udp::counters::Counters;
 use crate::udp::metrics::Crossed;
+
+/// What can drift, by `Step::object`.
+const KINDS: [&str; 8] = ["link", "sysctl", "address", "wireguard", "wireguard-peer", "neighbour", "fdb", "route"];
 
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -148,10 +152,10 @@ impl Metrics {
         }
     }
 
-    /// How much drift was repaired, by kind of object.
-    pub fn drift(&self, kinds: &[&'static str]) -> Vec<(&'static str, u64)> {
-        let of = |kind: &&'static str| (*kind, self.drift.get_or_create(&KindLabel { kind }).get());
-        kinds.iter().map(of).filter(|(_, count)| *count > 0).collect()
+    /// How much drift was repaired, by kind of object; kinds without any are left out.
+    pub fn drifts(&self) -> BTreeMap<String, u64> {
+        let of = |kind: &'static str| self.drift.get_or_create(&KindLabel { kind }).get();
+        KINDS.into_iter().map(|kind| (kind.to_owned(), of(kind))).filter(|(_, count)| *count > 0).collect()
     }
 
     /// All of it, as OpenMetrics text.
@@ -203,6 +207,6 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
         assert!(text.contains("flanneld_last_clean_reconcile_timestamp_seconds 1"), "{text}");
-        assert_eq!(metrics.drift(&["link", "route"]), [("route", 2)]);
+        assert_eq!(metrics.drifts(), [("route".to_owned(), 2)].into());
     }
 }

@@ -1,6 +1,6 @@
 //! What the daemon says of itself: `status.json` beside subnet.env, for flannelctl, for the CNI plugin and for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -44,6 +44,9 @@ pub struct Status {
     /// udp only: what has crossed so far. A change of this alone is not written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<Udp>,
+    /// How often something of ours was repaired that somebody else had changed, since the daemon's start, by kind of
+    /// object.
+    pub drift: BTreeMap<String, u64>,
     /// What the store holds that is not followed.
     pub rejected: Vec<Rejected>,
     /// What is wrong now; `null` when nothing is.
@@ -105,6 +108,25 @@ pub struct Peer {
     /// Its VTEP's address, when it has one.
     #[serde(rename = "vtepMAC")]
     pub vtep_mac: Option<String>,
+    /// When any of this changed last, or was first seen by this daemon (RFC 3339, UTC).
+    #[serde(default)]
+    pub since: String,
+}
+
+impl Peer {
+    fn is_as(&self, other: &Self) -> bool {
+        (self.public_ip, self.path, &self.reason, &self.vtep_mac)
+            == (other.public_ip, other.path, &other.reason, &other.vtep_mac)
+    }
+}
+
+/// Dates `peers`: who is as among `before` has been so since then, others are new.
+pub fn date(peers: &mut [Peer], before: &[Peer], now: &str) {
+    let known: HashMap<IpNetwork, &Peer> = before.iter().map(|peer| (peer.subnet, peer)).collect();
+    for peer in peers {
+        let same = known.get(&peer.subnet).filter(|before| before.is_as(peer));
+        peer.since = same.map_or(now, |before| before.since.as_str()).to_owned();
+    }
 }
 
 /// How a peer is reached.
@@ -260,7 +282,9 @@ mod tests {
                 path: Reach::Direct,
                 reason: "on the same segment".into(),
                 vtep_mac: None,
+                since: "2026-01-02T03:00:00Z".into(),
             }],
+            drift: [("route".to_owned(), 2)].into(),
             udp: None,
             rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
             last_error: None,
@@ -276,11 +300,23 @@ mod tests {
             concat!(
                 r#"{"pid":7,"store":"etcd http://192.0.2.9:2379","storeStaleSince":null,"storeError":null,"backend":"vxlan","directRouting":true,"network":["10.5.0.0/16"],"subnets":["10.5.1.0/24"],"#,
                 r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
-                r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null}],"#,
+                r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null,"since":"2026-01-02T03:00:00Z"}],"#,
+                r#""drift":{"route":2},"#,
                 r#""rejected":[{"key":"x","reason":"not a subnet"}],"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), sample());
+    }
+
+    #[test]
+    fn a_peer_is_as_old_as_its_last_change() {
+        let before = sample().peers;
+        let mut now = vec![before[0].clone(), Peer { subnet: "10.5.3.0/24".parse().unwrap(), ..before[0].clone() }];
+        date(&mut now, &before, "later");
+        assert_eq!([now[0].since.as_str(), now[1].since.as_str()], ["2026-01-02T03:00:00Z", "later"]);
+        now[0].path = Reach::Vxlan;
+        date(&mut now, &before, "later");
+        assert_eq!(now[0].since, "later");
     }
 
     #[test]

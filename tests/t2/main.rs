@@ -16,6 +16,7 @@ mod etcd_store;
 mod etcd_trust;
 mod etcd_writes;
 mod heal;
+mod health;
 mod live;
 mod paths;
 mod store;
@@ -90,6 +91,8 @@ static TESTS: &[Test] = &[
     test!(etcd_daemon::daemons_that_race_share_no_half, ETCD, ETCDCTL),
     test!(etcd_daemon::a_reservation_stays_one, ETCD, ETCDCTL),
     test!(etcd_daemon::it_waits_for_etcd_and_outlives_it, ETCD, ETCDCTL),
+    test!(health::ready_is_the_host_whose_data_path_is_up, ETCD, ETCDCTL),
+    test!(health::a_busy_port_ends_the_start),
     test!(etcd_writes::a_lease_is_written_renewed_and_deleted_by_compare, ETCD, ETCDCTL),
     test!(etcd_writes::etcd_leases_are_not_left_behind, ETCD, ETCDCTL),
     test!(etcd_writes::of_many_creators_one_wins, ETCD, ETCDCTL),

@@ -52,7 +52,7 @@ pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
         screen.verdict(false, format_args!("\n  error: {error}"))?;
     }
     screen.title(format_args!("Peers ({})", status.peers.len()))?;
-    screen.table(["subnet", "underlay", "VTEP", "path", "reason"], &peers(status))?;
+    screen.table(["subnet", "underlay", "VTEP", "path", "reason", "since"], &peers(status))?;
     if !status.rejected.is_empty() {
         screen.title("Ignored in the store")?;
         let rows: Vec<_> = status.rejected.iter().map(|r| [r.key.clone(), r.reason.clone()]).collect();
@@ -62,19 +62,21 @@ pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
 }
 
 fn host(status: &Status) -> Vec<[String; 2]> {
-    let backend = if status.direct_routing { "vxlan with DirectRouting" } else { &*status.backend };
+    let direct = if status.direct_routing { " with DirectRouting" } else { "" };
+    let drift: Vec<String> = status.drift.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     let underlay = status.underlay.as_ref().map(|underlay| format!("{}, MTU {}", underlay.dev, underlay.mtu));
     let running = Path::new("/proc").join(status.pid.to_string()).exists();
     let row = |name: &str, value: String| [name.to_owned(), if value.is_empty() { "-".into() } else { value }];
     vec![
         row("daemon", format!("process {}{}", status.pid, if running { "" } else { ", not running" })),
         row("store", store(status)),
-        row("backend", backend.to_owned()),
+        row("backend", format!("{}{direct}", status.backend)),
         row("network", joined(&status.network)),
         row("lease", joined(&status.subnets)),
         row("address", joined(&status.public_ips)),
         row("underlay", underlay.unwrap_or_default()),
         row("pods' MTU", status.mtu.to_string()),
+        row("drift repaired", drift.join(", ")),
         row("last pass", status.last_reconcile.clone().unwrap_or_default()),
     ]
 }
@@ -86,7 +88,7 @@ fn store(status: &Status) -> String {
     }
 }
 
-fn peers(status: &Status) -> Vec<[String; 5]> {
+fn peers(status: &Status) -> Vec<[String; 6]> {
     let path = |reach| match reach {
         Reach::Direct => "direct",
         Reach::Vxlan => "VXLAN",
@@ -103,6 +105,7 @@ fn peers(status: &Status) -> Vec<[String; 5]> {
             peer.vtep_mac.clone().unwrap_or_else(|| "-".into()),
             path(peer.path).to_owned(),
             peer.reason.clone(),
+            peer.since.clone(),
         ]
     };
     status.peers.iter().map(row).collect()

@@ -117,9 +117,12 @@ pub(super) fn peers(status: &mut Status, picture: &Picture) {
             path: path.reach.into(),
             reason: path.reason.to_string(),
             vtep_mac: half.vtep.map(|vtep| vtep.vtep_mac.to_string()),
+            since: String::new(),
         })
     });
-    status.peers = paths.collect();
+    let mut peers_now: Vec<_> = paths.collect();
+    status::date(&mut peers_now, &status.peers, &now());
+    status.peers = peers_now;
     status.rejected = rejected(peers, ignored).collect();
 }
 
@@ -140,7 +143,9 @@ pub(super) fn warnings(peers: &Peers, paths: &[PeerPath], ignored: &BTreeMap<Str
     let rejected = rejected(peers, ignored).map(|r| format!("{} in the store is ignored: {}", r.key, r.reason));
     let unreachable = paths.iter().filter(|path| matches!(path.reach, reach::Reach::Unreachable(_)));
     let unreachable = unreachable.filter_map(|path| {
-        let peer = peers.good.iter().find(|peer| peer.key == path.peer)?.half(path.family)?;
+        // they are in the order of their keys
+        let at = peers.good.binary_search_by(|peer| peer.key.as_str().cmp(&path.peer)).ok()?;
+        let peer = peers.good.get(at)?.half(path.family)?;
         Some(format!("{} at {} cannot be reached: {}", peer.subnet, peer.public, path.reason))
     });
     let shared = peers.shared.iter();

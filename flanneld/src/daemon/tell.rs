@@ -82,6 +82,7 @@ impl Daemon {
         report::peers(&mut self.status, &self.picture);
         let Picture { peers, paths, ignored } = &self.picture;
         self.metrics.count(paths.iter().map(|path| path.reach.into()), peers.rejected.len() + ignored.len());
+        self.status.drift = self.metrics.drifts();
         let written = self.writer.write(&self.status, fresh);
         if let (Err(error), false) = (&written, self.telling.failed) {
             tracing::warn!(%error, "the status cannot be written");
