@@ -17,6 +17,7 @@ use kernel::types::{IfName, RouteProtocol, TableId};
 
 use rustix::process::Pid;
 
+use crate::etcd::Etcd;
 use crate::leases;
 
 /// Everything is below the sandbox's own /run, a tmpfs that goes with it.
@@ -38,25 +39,24 @@ pub struct Memory {
 pub struct Host<'a> {
     world: &'a World,
     program: PathBuf,
-    store: PathBuf,
+    etcd: Etcd<'a>,
     daemon: Option<Daemon>,
 }
 
 impl<'a> Host<'a> {
-    /// An empty store, and no daemon.
+    /// An empty etcd, and no daemon.
     pub fn new(world: &'a World, program: &Path) -> Result<Self, Error> {
         match fs::remove_dir_all(ROOT) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).doing("empty the store"),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).doing("empty the folder"),
             _ => {}
         }
-        let store = Path::new(ROOT).join("store/coreos.com/network");
-        fs::create_dir_all(&store).doing("make the store")?;
-        Ok(Self { world, program: program.to_owned(), store, daemon: None })
+        let etcd = Etcd::start(world, &Path::new(ROOT).join("etcd"))?;
+        Ok(Self { world, program: program.to_owned(), etcd, daemon: None })
     }
 
     /// Where the leases are.
-    pub fn store(&self) -> &Path {
-        &self.store
+    pub fn etcd(&self) -> &Etcd<'a> {
+        &self.etcd
     }
 
     fn kernel(&self) -> Result<Kernel, Error> {
@@ -70,7 +70,7 @@ impl<'a> Host<'a> {
         let launch = Launch {
             program: self.program.clone(),
             args: vec![
-                format!("--store-dir={}", root.join("store").display()).into(),
+                format!("--etcd-endpoints={}", self.etcd.url()).into(),
                 "--iface=eth0".into(),
                 format!("--subnet-file={}", env.display()).into(),
             ],
@@ -135,23 +135,24 @@ impl<'a> Host<'a> {
         Ok(sum)
     }
 
-    /// Writes the lease of peer `n`, and how long it takes until the kernel announces its route.
-    pub fn event(&self, n: usize) -> Result<Duration, Error> {
+    /// Writes the lease of peer `n`; how long it takes until the kernel announces its route, and until etcd has answered.
+    pub fn event(&self, n: usize) -> Result<(Duration, Duration), Error> {
         let mut ear = self.listen()?;
         let (mut kernel, wanted) = (self.kernel()?, leases::subnet(n));
         // a route's link is named by its index
         kernel.links().doing("list links")?;
         let is_it = |message: &_| route::decode(message, kernel.names()).is_some_and(|(key, _)| key.dst == wanted);
         let started = Instant::now();
-        leases::write(&self.store, n)?;
+        self.etcd.put(n..n + 1)?;
+        let put = started.elapsed();
         while !ear.announcements(is_it).doing("hear of a route")? {}
-        Ok(started.elapsed())
+        Ok((started.elapsed(), put))
     }
 
     /// The same of `count` leases from `first` on, until the last one's route.
     pub fn burst(&self, first: usize, count: usize) -> Result<Duration, Error> {
         let started = Instant::now();
-        (first..first + count).try_for_each(|n| leases::write(&self.store, n))?;
+        self.etcd.put(first..first + count)?;
         eventually("the burst is in the kernel", PATIENCE, || {
             let missing = self.missing(first + count).map_err(|error| error.to_string())?;
             if missing == 0 { Ok(()) } else { Err(format!("{missing} entries are missing")) }

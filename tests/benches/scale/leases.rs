@@ -1,10 +1,7 @@
 //! Leases of hosts that are not there.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
 
-use flanneld::files;
-use flanneld::lab::{Doing, Error};
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 /// The network's configuration: room for 65,000 hosts.
@@ -29,25 +26,4 @@ pub fn value(n: usize) -> String {
     format!(
         r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:{b:02x}:{c:02x}:{d:02x}"}}}}"#
     )
-}
-
-/// The configuration and the leases of `peers` hosts.
-pub fn write_all(store: &Path, peers: usize) -> Result<(), Error> {
-    let what = || format!("write {}", store.display());
-    files::replace(&store.join("config"), CONFIG.as_bytes()).doing(what())?;
-    for dir in ["subnets", "ttl"] {
-        std::fs::create_dir_all(store.join(dir)).doing(what())?;
-    }
-    (0..peers).try_for_each(|n| write(store, n))
-}
-
-/// One lease, which ends in a day.
-pub fn write(store: &Path, n: usize) -> Result<(), Error> {
-    let key = key(n);
-    let what = || format!("write the lease {key}");
-    std::fs::write(store.join("ttl").join(&key), "4102444800\n").doing(what())?;
-    // whole before it has its name
-    let temp = store.join(format!(".{n}"));
-    std::fs::write(&temp, value(n)).doing(what())?;
-    std::fs::rename(&temp, store.join("subnets").join(&key)).doing(what())
 }

@@ -4,6 +4,7 @@
 //! `cargo bench -p tests --bench scale [-- --flanneld FILE]`; needs no root. It judges no time; it fails when an entry is missing.
 
 mod daemon;
+mod etcd;
 mod leases;
 mod report;
 
@@ -19,11 +20,12 @@ use flanneld::lab::{Doing, Error};
 
 use daemon::Host;
 use report::Row;
+use tests::need::Need;
 
 /// Peers at the start, and what Go's flanneld takes for as many (kernel-costs of the project's notes: etcd, VXLAN).
 const STARTS: [usize; 3] = [1_000, 4_000, 10_000];
 /// Peers while single events are measured.
-const WATCHED: [usize; 2] = [1_000, 4_000];
+const WATCHED: [usize; 3] = [100, 1_000, 4_000];
 /// How many of those.
 const EVENTS: usize = 300;
 /// A burst.
@@ -68,8 +70,11 @@ fn program(mut args: impl Iterator<Item = OsString>) -> Result<PathBuf, Error> {
 
 fn run() -> Result<String, Error> {
     let program = program(std::env::args_os().skip(1))?;
+    if let Some(absent) = Need::Program("etcd").absent() {
+        return Err(Error::Wrong(format!("{absent} (apt-get install etcd-server)")));
+    }
     let right = sandbox::enter()?;
-    let world = World::build(Topology::flat(1))?;
+    let world = World::build(Topology::flat(2))?;
     let mut rows = Vec::new();
     for peers in STARTS {
         rows.extend(start(&world, &program, peers)?);
@@ -78,12 +83,12 @@ fn run() -> Result<String, Error> {
         rows.extend(events(&world, &program, peers)?);
     }
     let right = if right == Right::Root { "root" } else { "a user namespace" };
-    Ok(format!("{}\nEmbedded store on a tmpfs; as {right}.", report::table(&rows)))
+    Ok(format!("{}\netcd on a tmpfs, one member; as {right}.", report::table(&rows)))
 }
 
 fn start(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Error> {
     let mut host = Host::new(world, program)?;
-    leases::write_all(host.store(), peers)?;
+    host.etcd().put(0..peers)?;
     let took = host.start()?;
     let (missing, memory) = (host.missing(peers)?, host.memory()?);
     if missing > 0 {
@@ -102,14 +107,15 @@ fn start(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Error>
 
 fn events(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Error> {
     let mut host = Host::new(world, program)?;
-    leases::write_all(host.store(), peers)?;
+    host.etcd().put(0..peers)?;
     host.start()?;
-    let mut times = Vec::with_capacity(EVENTS);
-    for n in 0..EVENTS {
-        times.push(host.event(peers + n)?);
-    }
-    let mut rows = vec![Row::time(&format!("one lease event with {peers} peers, store to kernel"), &times)];
-    if peers == WATCHED[0] {
+    let events: Vec<_> = (0..EVENTS).map(|n| host.event(peers + n)).collect::<Result<_, _>>()?;
+    let (times, puts): (Vec<_>, Vec<_>) = events.into_iter().unzip();
+    let mut rows = vec![
+        Row::time(&format!("one lease with {peers} peers, from before its put until its route is announced"), &times),
+        Row::time("the put alone, until etcd has answered", &puts),
+    ];
+    if peers == WATCHED[1] {
         let burst = host.burst(peers + EVENTS, BURST)?;
         rows.push(Row::time(&format!("a burst of {BURST} leases, with {peers} peers"), &[burst]));
         rows.push(Row::bytes("memory peak after it", host.memory()?.peak));

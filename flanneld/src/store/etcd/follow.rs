@@ -17,8 +17,12 @@ use super::pb;
 use super::working::Working;
 use crate::backoff::Backoff;
 
-/// Between two changes of the view: what comes in a burst is one change. The first is told at once.
-const GATHER: Duration = Duration::from_millis(50);
+/// Between two changes of the view pass so many times what the change took to make: what comes in a burst is one change,
+/// and a lease that comes alone is told at once.
+const GATHER: u32 = 10;
+
+/// The pause is never longer than this.
+const LONGEST_GATHER: Duration = Duration::from_millis(50);
 
 /// A watch that lived as long was a good one: its end is no reason to wait.
 const SOUND: Duration = Duration::from_secs(5);
@@ -116,11 +120,10 @@ impl Follower {
 
     async fn follow(&mut self, mut watch: Watch) -> End {
         let began = Instant::now();
-        let (mut told, mut live) = (None::<Instant>, false);
+        let (mut tell_at, mut live) = (began, false);
         // what came while nothing was told
         let mut news = false;
         loop {
-            let tell_at = told.map_or(began, |told| told + GATHER);
             tokio::select! {
                 biased;
                 () = self.view.closed() => return End::Unheard,
@@ -128,8 +131,7 @@ impl Follower {
                     return self.broken(&watch, began, WatchEnd::Left).await;
                 }
                 () = tokio::time::sleep_until(tell_at), if news => {
-                    self.tell(&watch.link);
-                    (told, news) = (Some(Instant::now()), false);
+                    (tell_at, news) = (self.tell(&watch.link), false);
                 }
                 answer = watch.answers.message() => match answer {
                     Ok(Some(answer)) => match self.take(answer) {
@@ -137,8 +139,7 @@ impl Follower {
                             news |= whole;
                             if !live {
                                 live = true;
-                                self.tell(&watch.link);
-                                (told, news) = (Some(Instant::now()), false);
+                                (tell_at, news) = (self.tell(&watch.link), false);
                             }
                         }
                         Err(why) => return self.broken(&watch, began, why).await,
@@ -188,7 +189,9 @@ impl Follower {
         End::Broken(began.elapsed(), error)
     }
 
-    fn tell(&mut self, link: &Link) {
+    /// Publishes what there is; when it may be done again.
+    fn tell(&mut self, link: &Link) -> Instant {
+        let began = Instant::now();
         let new = self.working.view(format!("etcd {}", link.endpoint).into());
         if self.lost.take().is_some() || !self.view.borrow().complete {
             tracing::info!(store = &*new.name, leases = new.leases.len(), "the store is followed");
@@ -198,6 +201,8 @@ impl Follower {
             *view = new;
             news
         });
+        let now = Instant::now();
+        now + ((now - began) * GATHER).min(LONGEST_GATHER)
     }
 
     fn say_lost(&mut self, error: &EtcdError, wait: Duration) {

@@ -91,6 +91,7 @@ struct Candidate<'a> {
     key: &'a str,
     subnets: Subnets,
     attrs: &'a LeaseAttrs,
+    entry: &'a Entry,
     extension: Option<String>,
 }
 
@@ -108,7 +109,7 @@ fn read<'a>(conf: &NetConf, own: &Own, key: &'a str, entry: &'a Entry) -> Result
         Backend::Extension(_) => extension(attrs).map_err(Reason::Extension)?,
         _ => None,
     };
-    Ok(Some(Candidate { key, subnets, attrs, extension }))
+    Ok(Some(Candidate { key, subnets, attrs, entry, extension }))
 }
 
 /// No data is an empty text: the peer has no first command.
@@ -184,7 +185,7 @@ impl Table<'_> {
 
     /// What a candidate says of the family, if it makes sense by itself. `Err(None)` is a former lease of this host.
     fn half(&self, index: usize) -> Result<Half, Option<Reason>> {
-        let Candidate { subnets, attrs, .. } = &self.candidates[index];
+        let Candidate { subnets, attrs, entry, .. } = &self.candidates[index];
         let subnet = subnets.get(self.family).ok_or(None)?;
         let public = attrs.public(self.family);
         let own_subnet = self.own.subnets.get(self.family);
@@ -210,7 +211,7 @@ impl Table<'_> {
         if let Some(subnet) = [Some(subnet), own_subnet].into_iter().flatten().find(|net| net.contains(public)) {
             return Err(Some(Reason::AddressInSubnet { address: public, subnet }));
         }
-        Ok(Half { subnet, public, vtep: self.vtep(attrs)?, wireguard: self.wireguard(attrs)? })
+        Ok(Half { subnet, public, vtep: self.vtep(attrs, entry)?, wireguard: self.wireguard(attrs)? })
     }
 
     fn wireguard(&self, attrs: &LeaseAttrs) -> Result<Option<WireguardData>, Reason> {
@@ -226,17 +227,17 @@ impl Table<'_> {
 
     /// A host that has left vxlan may still publish its VTEP while it keeps it. There it is an offer, and one that is
     /// no good is no VTEP; for vxlan itself it is a must.
-    fn vtep(&self, attrs: &LeaseAttrs) -> Result<Option<VxlanData>, Reason> {
-        match (attrs.backend_type.as_str(), attrs.data(self.family)) {
+    fn vtep(&self, attrs: &LeaseAttrs, entry: &Entry) -> Result<Option<VxlanData>, Reason> {
+        match (attrs.backend_type.as_str(), entry.vtep(self.family)) {
             ("vxlan", None) => Err(Reason::NoVtep),
-            ("vxlan", Some(data)) => self.read_vtep(data).map(Some),
-            ("host-gw", Some(data)) => Ok(self.read_vtep(data).ok()),
+            ("vxlan", Some(data)) => self.check_vtep(data).map(Some),
+            ("host-gw", Some(data)) => Ok(self.check_vtep(data).ok()),
             _ => Ok(None),
         }
     }
 
-    fn read_vtep(&self, data: &Json) -> Result<VxlanData, Reason> {
-        let vtep = VxlanData::parse(data).map_err(Reason::Vtep)?;
+    fn check_vtep(&self, data: &Result<VxlanData, AttrsError>) -> Result<VxlanData, Reason> {
+        let vtep = *data.as_ref().map_err(|error| Reason::Vtep(error.clone()))?;
         let mac = vtep.vtep_mac;
         if !mac.is_unicast() {
             Err(Reason::MacNotUnicast(mac))

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kernel::types::Family;
+
 use super::Reason;
-use crate::lease::{AttrsError, KeyError, LeaseAttrs, Subnets};
+use crate::lease::{AttrsError, KeyError, LeaseAttrs, Subnets, VxlanData};
+use crate::net::ByFamily;
 
 /// A lease, taken apart and not judged.
 #[derive(Debug, Clone)]
@@ -12,11 +15,21 @@ pub(super) struct Entry {
     value: Arc<[u8]>,
     subnets: Result<Subnets, KeyError>,
     attrs: Result<LeaseAttrs, AttrsError>,
+    /// What the attributes say of VTEPs, where they say anything.
+    vteps: ByFamily<Option<Result<VxlanData, AttrsError>>>,
 }
 
 impl Entry {
     fn read(key: &str, value: &Arc<[u8]>) -> Self {
-        Self { value: value.clone(), subnets: key.parse(), attrs: LeaseAttrs::parse(value) }
+        let attrs = LeaseAttrs::parse(value);
+        let mut vteps = ByFamily::default();
+        // others' data is not VXLAN's
+        for attrs in attrs.iter().filter(|attrs| matches!(attrs.backend_type.as_str(), "vxlan" | "host-gw")) {
+            for family in Family::ALL {
+                *vteps.get_mut(family) = attrs.data(family).map(VxlanData::parse);
+            }
+        }
+        Self { value: value.clone(), subnets: key.parse(), attrs, vteps }
     }
 
     /// Most are the very same bytes.
@@ -26,6 +39,11 @@ impl Entry {
 
     pub(super) fn subnets(&self) -> Result<Subnets, Reason> {
         Ok(self.subnets.clone()?)
+    }
+
+    /// The VTEP of a family; `None` when there is no data of one.
+    pub(super) fn vtep(&self, family: Family) -> Option<&Result<VxlanData, AttrsError>> {
+        self.vteps.get(family).as_ref()
     }
 
     pub(super) fn attrs(&self) -> Result<&LeaseAttrs, Reason> {
