@@ -19,6 +19,7 @@ mod heal;
 mod live;
 mod paths;
 mod store;
+mod takeover;
 mod underlay;
 
 /// A test function under its own name.
@@ -56,6 +57,11 @@ static TESTS: &[Test] = &[
     test!(store::daemons_that_race_get_different_subnets),
     test!(store::garbage_disturbs_nobody),
     test!(store::hostile_leases_disturb_nobody),
+    test!(takeover::vxlan),
+    test!(takeover::vxlan_dual_stack),
+    test!(takeover::host_gw),
+    test!(takeover::nothing_is_removed_before_the_store_is_read),
+    test!(takeover::hosts_with_different_backends_reach_each_other),
     test!(daemonless::vxlan),
     test!(daemonless::direct_routing),
     test!(daemonless::host_gw),
