@@ -104,11 +104,13 @@ impl Daemon {
             Err(NoLease::Later(why)) if self.own.is_some() => troubles.retry(why),
             other => other?,
         }
+        troubles.note(self.contest_note());
         let subnets = self.own.as_ref().map(|own| own.subnets).unwrap_or_default();
         self.status.subnets = subnets.iter().collect();
         // not marked as seen: a configuration that came since the pass began is for the next one
         let view = self.view.borrow().clone();
         let peers = self.judge(&conf, &survey, subnets, &view);
+        troubles.note(report::same_address(&conf, &underlay, &peers));
         let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, view.complete);
         limits::raise(&mut state, &survey.limits);
         let wanted = Arc::new(state);
@@ -182,7 +184,10 @@ impl Daemon {
             return;
         }
         let leases = make::stored(view);
-        let own = leases.iter().map(|stored| &stored.lease.attrs).find(|attrs| publishes(attrs, underlay));
+        // a MAC is taken from the lease of the last run alone: the host that another lease is of may be alive
+        let previous = self.previous();
+        let own = leases.iter().filter(|stored| stored.lease.subnets == previous);
+        let own = own.map(|stored| &stored.lease.attrs).find(|attrs| publishes(attrs, underlay));
         for (family, _) in conf.families() {
             let known = self.macs.get_mut(family);
             if known.is_none() {
