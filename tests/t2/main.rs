@@ -67,6 +67,7 @@ static TESTS: &[Test] = &[
     test!(underlay_changes::the_mtu_changes),
     test!(underlay_changes::the_link_goes_down_and_up),
     test!(underlay_changes::the_link_below_vxlan_goes_down_and_up),
+    test!(underlay_changes::one_family_is_missing),
     test!(underlay_changes::the_interface_is_made_anew),
     test!(underlay_changes::the_interface_below_vxlan_is_made_anew),
     test!(underlay_changes::the_default_route_is_followed),

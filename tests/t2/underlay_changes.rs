@@ -202,6 +202,37 @@ fn down_and_up(mode: Mode) -> Outcome {
     all_pairs_answer(&cluster, mode)
 }
 
+/// Nobody gives the address back: the other family must not wait for it, and a link-local one is not published for it.
+pub fn one_family_is_missing() -> Outcome {
+    let cluster = up(Topology::flat(2), Mode::HostGw, true)?;
+    let subnets = Cluster::status(1).unwrap_or_default().subnets;
+    let attrs = lease(&cluster, &subnets)?;
+    let started = Instant::now();
+    on_host_1(&cluster, &[set("eth0", is_up(false))?, set("eth0", is_up(true))?])?;
+    let mut pinger = cluster.pinger(1, 2, Family::V4)?;
+    eventually("IPv4 is back", SOON, || {
+        let echo = pinger.echo(Duration::from_millis(50));
+        echo.map_err(|error| format!("{error}; {:?}\n{}", Cluster::status(1), last_lines(&log_file(1))))
+    })?;
+    figure(format_args!("eth0 loses IPv6: IPv4 is back after {:.0} ms", started.elapsed().as_secs_f64() * 1e3));
+    eventually("the status names what is missing", PATIENCE, || match Cluster::status(1).and_then(|s| s.last_error) {
+        Some(error) if error.contains("no usable IPv6 address") => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    // as long as the link-local address that the kernel makes at "up" is there to be chosen
+    let mut kernel = cluster.world.host(1)?.kernel()?;
+    let index = kernel.index(&dev("eth0")?)?;
+    eventually("eth0 has a link-local address", PATIENCE, || {
+        let addresses = kernel.addresses_of(index).map_err(|error| error.to_string())?;
+        if addresses.iter().any(|seen| seen.key.net.is_ipv6()) { Ok(()) } else { Err("none".to_owned()) }
+    })?;
+    assert_eq!(lease(&cluster, &subnets)?, attrs);
+    let started = Instant::now();
+    on_host_1(&cluster, &[add("eth0", "fd00:1::b/64")?])?;
+    pods_answer(&cluster, started, "IPv6 is back")?;
+    all_pairs_answer(&cluster, Mode::HostGw)
+}
+
 pub fn the_link_goes_down_and_up() -> Outcome {
     down_and_up(Mode::HostGw)
 }

@@ -93,7 +93,7 @@ impl Daemon {
             Some(trust) => trust.survey.clone(),
             None => Arc::new(self.survey().await?),
         };
-        let underlay = self.find_underlay(&conf, &survey)?;
+        let underlay = self.find_underlay(&conf, &survey, troubles)?;
         self.know_macs(&conf, &survey, &view, &underlay);
         let mut attrs = make::attributes(&conf, &underlay, &self.macs);
         self.know_keys(&conf, &mut attrs).map_err(Halt::Retry)?;
@@ -153,10 +153,11 @@ impl Daemon {
         survey.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))
     }
 
-    fn find_underlay(&mut self, conf: &NetConf, survey: &Survey) -> Result<Underlay, Halt> {
+    fn find_underlay(&mut self, conf: &NetConf, survey: &Survey, troubles: &mut Troubles) -> Result<Underlay, Halt> {
         let families: Vec<Family> = conf.families().map(|(family, _)| family).collect();
-        match underlay::choose(&self.options.select, &families, survey) {
-            Ok(found) => {
+        match underlay::follow(&self.options.select, &families, survey, self.underlay.as_ref()) {
+            Ok((found, missing)) => {
+                missing.iter().for_each(|missing| troubles.note(Some(missing.to_string())));
                 if self.underlay.as_ref() != Some(&found) {
                     let Underlay { dev, mtu, public, why, .. } = &found;
                     tracing::info!(%dev, %mtu, ?public, why, "underlay");
