@@ -60,6 +60,7 @@ static TESTS: &[Test] = &[
     test!(store::hostile_leases_disturb_nobody),
     test!(takeover::vxlan),
     test!(takeover::vxlan_dual_stack),
+    test!(takeover::direct_routing),
     test!(takeover::host_gw),
     test!(takeover::nothing_is_removed_before_the_store_is_read),
     test!(takeover::hosts_with_different_backends_reach_each_other),

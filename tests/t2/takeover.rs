@@ -17,7 +17,7 @@ use kernel::KernelError;
 use kernel::message::link;
 use kernel::netlink::Request;
 use kernel::state::{FdbKey, NeighbourKey, Route, RouteKey, RouteKind, Scope, State};
-use kernel::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
+use kernel::types::{Family, IfIndex, IfName, Mac, RouteProtocol, TableId};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoVxlan, LinkAttribute, LinkInfo};
 use tests::harness::{self, figure};
@@ -36,6 +36,10 @@ pub fn vxlan() -> Outcome {
 
 pub fn vxlan_dual_stack() -> Outcome {
     there_and_back(&GoCluster::up(Topology::flat(2), Mode::Vxlan, true)?)
+}
+
+pub fn direct_routing() -> Outcome {
+    there_and_back(&GoCluster::up(Topology::every_third_routed(3), Mode::DirectRouting, false)?)
 }
 
 pub fn host_gw() -> Outcome {
@@ -66,10 +70,10 @@ impl GoCluster {
             cluster.start_daemon(host)?;
         }
         cluster.wait_ready()?;
-        let peers = go::peers(&lease.0)?;
+        let peers = go::peers(&cluster, &lease.0)?;
         go::write_subnet_env(&cluster)?;
         go::run(&cluster, &peers)?;
-        let (stale, foreign) = (stale(&cluster, &peers)?, foreign(dual_stack)?);
+        let (stale, foreign) = (stale(&cluster, &peers)?, foreign(&peers, dual_stack)?);
         for more in [&stale, &foreign] {
             establish(cluster.world.host(HOST)?, more)?;
         }
@@ -117,29 +121,41 @@ impl Look {
     }
 }
 
+/// Subnets that no host has.
+fn unleased(peers: &[Peer]) -> [String; 4] {
+    let free = |net: &String| peers.iter().all(|peer| peer.subnet.to_string() != *net);
+    let mut nets = (210..).map(|n| format!("10.244.{n}.0/24")).filter(free);
+    std::array::from_fn(|_| nets.next().unwrap_or_default())
+}
+
 /// Left from hosts that are gone and from a peer's former device, as old as may be.
 fn stale(cluster: &Cluster, peers: &[Peer]) -> Result<State, Failure> {
     let mut state = State::default();
+    let [first, second, ..] = unleased(peers);
     let vxlan = cluster.spec.mode != Mode::HostGw;
     let gone = |subnet: &str, public: &str| -> Result<Peer, Failure> {
         let mac = vxlan.then(|| "0e:00:00:00:00:77".parse()).transpose()?;
         Ok(Peer { subnet: subnet.parse()?, public: public.parse()?, mac })
     };
-    go::add_peer(&mut state, &gone("10.244.210.0/24", "192.168.1.77")?)?;
+    go::add_peer(&mut state, &gone(&first, "192.168.1.77")?)?;
     // by DirectRouting
-    go::add_peer(&mut state, &Peer { mac: None, ..gone("10.244.211.0/24", "192.168.1.78")? })?;
+    go::add_peer(&mut state, &Peer { mac: None, ..gone(&second, "192.168.1.78")? })?;
     if cluster.spec.dual_stack {
         go::add_peer(&mut state, &gone("fd10:244:0:210::/64", "fd00:1::77")?)?;
     }
-    for peer in peers.iter().filter(|_| vxlan) {
-        let dev = go::device(Family::from(peer.subnet))?;
-        state.fdb.insert(FdbKey { dev, mac: "0e:00:00:00:00:78".parse()? }, peer.public);
+    for (peer, n) in peers.iter().filter(|_| vxlan).zip(0..) {
+        let (dev, mac) = (go::device(Family::from(peer.subnet))?, Mac([0x0e, 0, 0, 0, 0, n]));
+        state.fdb.insert(FdbKey { dev: dev.clone(), mac }, peer.public);
+        // what is left when DirectRouting comes
+        let left = NeighbourKey { dev, addr: peer.subnet.network() };
+        state.neighbours.extend(peer.mac.is_none().then_some((left, mac)));
     }
     Ok(state)
 }
 
 /// Somebody else's: in the network but nothing that Go makes, or Go's shape but outside of it, or on another link.
-fn foreign(dual_stack: bool) -> Result<State, Failure> {
+fn foreign(peers: &[Peer], dual_stack: bool) -> Result<State, Failure> {
+    let [_, _, fixed_net, hole, ..] = unleased(peers);
     let mut state = State::default();
     let eth0 = IfName::new("eth0")?;
     let by = |via: &str| -> Result<Route, Failure> { Ok(Route { via: Some(via.parse()?), ..Route::by(&eth0) }) };
@@ -149,8 +165,8 @@ fn foreign(dual_stack: bool) -> Result<State, Failure> {
         state.routes.insert(RouteKey::main(dst.parse()?), route);
         Ok(())
     };
-    put("10.244.220.0/24", fixed("192.168.1.12")?)?;
-    put("10.244.221.0/24", Route { via: None, ..blackhole.clone() })?;
+    put(&fixed_net, fixed("192.168.1.12")?)?;
+    put(&hole, Route { via: None, ..blackhole.clone() })?;
     put("10.244.0.0/16", Route { via: None, ..blackhole })?;
     put("10.99.0.0/24", by("192.168.1.12")?)?;
     if dual_stack {
@@ -232,6 +248,7 @@ fn is_taken_over(host: &GoCluster, before: &Look, after: &Look) -> Outcome {
     neighbours.extend(host.foreign.neighbours.clone());
     assert_eq!((&after.state.neighbours, &after.state.fdb), (&neighbours, &wanted.fdb));
     assert!(host.stale.fdb.keys().all(|key| before.state.fdb.contains_key(key)));
+    assert!(host.stale.neighbours.keys().all(|key| before.state.neighbours.contains_key(key)));
     Ok(())
 }
 

@@ -158,6 +158,7 @@ pub fn an_address_changes() -> Outcome {
     follows(&cluster, "192.168.1.11", "no address, and then one", &[add("eth0", old)?])?;
     // IPv6 follows by itself
     let (old, new) = ("fd00:1::b/64", "fd00:1::111");
+    let started = Instant::now();
     on_host_1(&cluster, &[add("eth0", &format!("{new}/64"))?, delete("eth0", old)?])?;
     let subnets = Cluster::status(1).unwrap_or_default().subnets;
     eventually("IPv6's address is published", PATIENCE, || {
@@ -165,6 +166,7 @@ pub fn an_address_changes() -> Outcome {
         if public == new.parse().ok() { Ok(()) } else { Err(format!("{public:?}")) }
     })?;
     assert_eq!(local(&device(&cluster, 1, Family::V6)?), new.parse().ok());
+    pods_answer(&cluster, started, "another IPv6 address")?;
     all_pairs_answer(&cluster, Mode::Vxlan)
 }
 

@@ -94,10 +94,11 @@ impl Daemon {
         if !view.complete {
             return if self.own.is_some() { Ok(()) } else { Err(NoLease::Later("the store cannot be read".into())) };
         }
+        let usurped = self.is_usurped(&view).await;
         let (identity, previous) = match &self.own {
             Some(own) => match standing(own, &view) {
                 Standing::Held if fits(conf, &own.subnets) => return self.keep(&view, due).await,
-                Standing::Altered if self.unproven.is_some_and(|since| since.elapsed() < PROOF) => {
+                Standing::Altered if usurped => {
                     tracing::warn!(
                         key = own.key,
                         public = ?attrs.public_ip.map(IpAddr::V4).or(attrs.public_ipv6.map(IpAddr::V6)),
@@ -125,6 +126,15 @@ impl Daemon {
         self.carry_out(choice, &view, attrs).await
     }
 
+    /// True when the lease was taken for its address alone, and the host that it is of wrote it again. The view may be
+    /// behind; the store is not.
+    async fn is_usurped(&self, view: &View) -> bool {
+        let recent = self.unproven.is_some_and(|since| since.elapsed() < PROOF);
+        let altered = self.own.as_ref().filter(|own| recent && standing(own, view) == Standing::Altered);
+        let Some(own) = altered else { return false };
+        matches!(self.store.renew(&own.key, &own.value, &own.value, own.ttl()).await, Ok(Outcome::Conflict))
+    }
+
     /// The subnet that pods here have addresses of must not silently become another.
     fn check_revoked(&self, conf: &NetConf, choice: &Choice) -> Result<(), NoLease> {
         match &self.own {
@@ -145,8 +155,9 @@ impl Daemon {
                 if self.own.is_some() {
                     self.contested(&own);
                 } else {
-                    // a host that has just started, and of which nothing says that it was the one before
-                    self.unproven = (self.previous() != subnets).then(Instant::now);
+                    // a host that has just started, and of which neither subnet.env nor a device says that it was here
+                    let known = self.previous() == subnets || own.value == attrs.to_json().into_bytes();
+                    self.unproven = (!known).then(Instant::now);
                 }
                 // its value stays until the kernel is ready for another
                 written(self.store.renew(&own.key, &own.value, &own.value, own.ttl()).await)?;

@@ -6,8 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use flanneld::files;
-use flanneld::lab::cluster::{Cluster, host_dir, log_file, subnet_file};
-use flanneld::lab::mode::Mode;
+use flanneld::lab::cluster::{Cluster, Spec, host_dir, log_file, subnet_file};
+use flanneld::lab::mode::{Mode, Path};
 use flanneld::lab::process::{Daemon, Launch};
 use flanneld::lab::world::establish;
 use flanneld::store;
@@ -47,12 +47,12 @@ pub fn mac(family: Family) -> Result<Mac, Failure> {
 pub struct Peer {
     pub subnet: IpNetwork,
     pub public: IpAddr,
-    /// None for host-gw.
+    /// None for a peer that is reached directly.
     pub mac: Option<Mac>,
 }
 
 /// The others, from their leases.
-pub fn peers(own: &str) -> Result<Vec<Peer>, Failure> {
+pub fn peers(cluster: &Cluster, own: &str) -> Result<Vec<Peer>, Failure> {
     let mut peers = Vec::new();
     for entry in fs::read_dir(Cluster::leases_dir())? {
         let (path, key) = {
@@ -66,10 +66,20 @@ pub fn peers(own: &str) -> Result<Vec<Peer>, Failure> {
         for subnet in key.parse::<Subnets>()?.iter() {
             let family = Family::from(subnet);
             let mac = attrs.data(family).map(VxlanData::parse).transpose()?.map(|data| data.vtep_mac);
-            peers.push(Peer { subnet, public: attrs.public(family).ok_or("no address")?, mac });
+            let public = attrs.public(family).ok_or("no address")?;
+            let mac = mac.filter(|_| !is_direct(cluster, public));
+            peers.push(Peer { subnet, public, mac });
         }
     }
     Ok(peers)
+}
+
+/// Whether Go takes a direct route to this address.
+fn is_direct(cluster: &Cluster, public: IpAddr) -> bool {
+    let Spec { topology, mode, .. } = &cluster.spec;
+    let is_it = |host: &usize| topology.underlay(*host, Family::from(public)) == Some(public);
+    let host = topology.hosts().into_iter().find(is_it);
+    mode.path(host.is_some_and(|host| topology.on_one_segment(HOST, host))) == Path::Direct
 }
 
 /// The lease's key and its value, as Go writes them.
