@@ -62,6 +62,7 @@ static TESTS: &[Test] = &[
     test!(takeover::vxlan_dual_stack),
     test!(takeover::direct_routing),
     test!(takeover::host_gw),
+    test!(takeover::routes_of_any_scope_are_replaced),
     test!(takeover::nothing_is_removed_before_the_store_is_read),
     test!(takeover::hosts_with_different_backends_reach_each_other),
     test!(underlay_changes::an_address_changes),

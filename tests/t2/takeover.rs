@@ -10,10 +10,11 @@ use flanneld::lab::process::{Daemon, last_lines};
 use flanneld::lab::topology::Topology;
 use flanneld::lab::traffic::Traffic;
 use flanneld::lab::wait::eventually;
-use flanneld::lab::world::establish;
+use flanneld::lab::world::{World, establish};
 use flanneld::status::{Reach, Status};
 use ipnetwork::IpNetwork;
 use kernel::KernelError;
+use kernel::diff::Step;
 use kernel::message::link;
 use kernel::netlink::Request;
 use kernel::state::{FdbKey, NeighbourKey, Route, RouteKey, RouteKind, Scope, State};
@@ -317,6 +318,22 @@ pub fn nothing_is_removed_before_the_store_is_read() -> Outcome {
     go::symlink_anew(&Cluster::leases_dir(), &leases)?;
     is_at_work(&daemon, host.peers.len())?;
     is_taken_over(&host, &before, &host.look()?)
+}
+
+/// With thousands of peers our routes have different scopes. Go's "replace" must not leave them beside its own.
+pub fn routes_of_any_scope_are_replaced() -> Outcome {
+    let world = World::build(Topology::flat(1))?;
+    let mut kernel = world.host(HOST)?.kernel()?;
+    let key = RouteKey::main("10.244.9.0/24".parse()?);
+    let gos = Route { via: Some("192.168.1.12".parse()?), ..Route::by(&IfName::new("eth0")?) };
+    let ours = Route { scope: Some(9), protocol: RouteProtocol::FLANNEL, ..gos.clone() };
+    for route in [&ours, &gos, &ours] {
+        kernel.apply(&[Step::PutRoute(key.clone(), route.clone())]).ok()?;
+        let routes = kernel.routes(TableId::MAIN)?;
+        let have: Vec<_> = routes.into_iter().filter(|(have, _)| have.dst == key.dst).map(|(_, route)| route).collect();
+        assert_eq!(have, std::slice::from_ref(route));
+    }
+    Ok(())
 }
 
 fn is_ready(host: usize) -> Outcome {
