@@ -71,9 +71,11 @@ impl Interest {
             Message::NewRoute(_) => route::decode(message, self).is_some_and(|(key, have)| {
                 wanted.routes.get(&key).is_some_and(|want| kernel::diff::satisfies(want, &have))
             }),
-            Message::DelRoute(_) => {
-                route::decode_gone(message, self).is_some_and(|(key, _)| !wanted.routes.contains_key(&key))
-            }
+            // a route that is not for us to want may be one that the underlay is chosen by
+            Message::DelRoute(_) => route::decode_gone(message, self).is_some_and(|(key, route)| {
+                (route.protocol == RouteProtocol::FLANNEL || self.is_in_networks(key.dst.ip()))
+                    && !wanted.routes.contains_key(&key)
+            }),
             Message::NewNeighbour(_) => match neighbour::decode(message, self) {
                 Some(SeenNeighbour::Neighbour(key, mac)) => wanted.neighbours.get(&key) == Some(&mac),
                 Some(SeenNeighbour::Fdb(key, dst)) => wanted.fdb.get(&key) == Some(&dst),
@@ -98,6 +100,10 @@ impl Interest {
             Message::DelNeighbour(neighbour) => self.owns(neighbour.header.ifindex),
             _ => false,
         }
+    }
+
+    fn is_in_networks(&self, dst: std::net::IpAddr) -> bool {
+        self.networks.iter().any(|net| net.contains(dst))
     }
 
     fn owns(&self, index: u32) -> bool {
@@ -130,7 +136,7 @@ impl Interest {
             }
         }
         let protocol = RouteProtocol(route.header.protocol.into());
-        let in_networks = dst.is_some_and(|dst: std::net::IpAddr| self.networks.iter().any(|net| net.contains(dst)));
+        let in_networks = dst.is_some_and(|dst| self.is_in_networks(dst));
         table == TableId::MAIN.0
             && (by.is_some_and(|index| self.watches(index))
                 || route.header.destination_prefix_length == 0

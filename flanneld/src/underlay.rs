@@ -83,17 +83,52 @@ struct Pick<'a> {
 
 /// Chooses the link for an overlay of `families` (at least one).
 pub fn choose(select: &Select, families: &[Family], survey: &Survey) -> Result<Underlay, UnderlayError> {
+    follow(select, families, survey, None).map(|(found, _)| found)
+}
+
+/// Chooses anew, after `before`. An IPv6 address goes when its link goes down for a moment, and comes back when somebody
+/// gives it back: until then the family keeps its address, and is named, while another one goes on.
+pub fn follow(
+    select: &Select,
+    families: &[Family],
+    survey: &Survey,
+    before: Option<&Underlay>,
+) -> Result<(Underlay, Vec<UnderlayError>), UnderlayError> {
     let pick = pick(select, families, survey)?;
     let dev = pick.link.name.clone();
     let mtu = pick.link.link.mtu.filter(|mtu| mtu.0 > 0).ok_or_else(|| UnderlayError::NoMtu(dev.clone()))?;
+    let mut missing = Vec::new();
     let mut addresses = Vec::new();
     for family in families {
         let named = pick.addresses.iter().copied().find(|addr| Family::from(*addr) == *family);
         let address = named.or_else(|| survey::preferred_address(&survey.addresses, &dev, *family));
-        addresses.push(address.ok_or_else(|| UnderlayError::NoAddress { dev: dev.clone(), family: *family })?);
+        let none = UnderlayError::NoAddress { dev: dev.clone(), family: *family };
+        let kept = before.filter(|before| before.dev == dev).and_then(|before| before.routable(*family));
+        addresses.push(match (address, kept) {
+            (Some(address), None) => address,
+            (Some(address), Some(_)) if !survey::is_link_local(address) => address,
+            (_, Some(kept)) => {
+                missing.push(none);
+                kept
+            }
+            (None, None) => return Err(none),
+        });
+    }
+    if missing.len() == families.len()
+        && let Some(none) = missing.pop()
+    {
+        return Err(none);
     }
     let public = addresses.iter().map(|addr| select.published(Family::from(*addr)).unwrap_or(*addr)).collect();
-    Ok(Underlay { dev, index: pick.link.index, mtu, addresses, public, why: pick.why })
+    Ok((Underlay { dev, index: pick.link.index, mtu, addresses, public, why: pick.why }, missing))
+}
+
+impl Underlay {
+    /// Its address of the family, unless that is link-local.
+    fn routable(&self, family: Family) -> Option<IpAddr> {
+        let of_family = |addr: &IpAddr| Family::from(*addr) == family && !survey::is_link_local(*addr);
+        self.addresses.iter().copied().find(of_family)
+    }
 }
 
 fn pick<'a>(select: &Select, families: &[Family], survey: &'a Survey) -> Result<Pick<'a>, UnderlayError> {

@@ -20,9 +20,11 @@ mod health;
 mod live;
 mod paths;
 mod store;
+mod takeover;
 mod tunnels;
 mod udp;
 mod underlay;
+mod underlay_changes;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -63,6 +65,24 @@ static TESTS: &[Test] = &[
     test!(store::daemons_that_race_get_different_subnets),
     test!(store::garbage_disturbs_nobody),
     test!(store::hostile_leases_disturb_nobody),
+    test!(takeover::vxlan),
+    test!(takeover::vxlan_dual_stack),
+    test!(takeover::direct_routing),
+    test!(takeover::host_gw),
+    test!(takeover::routes_of_any_scope_are_replaced),
+    test!(takeover::nothing_is_removed_before_the_store_is_read),
+    test!(takeover::hosts_with_different_backends_reach_each_other),
+    test!(underlay_changes::an_address_changes),
+    test!(underlay_changes::the_mtu_changes),
+    test!(underlay_changes::the_link_goes_down_and_up),
+    test!(underlay_changes::the_link_below_vxlan_goes_down_and_up),
+    test!(underlay_changes::one_family_is_missing),
+    test!(underlay_changes::the_interface_is_made_anew),
+    test!(underlay_changes::the_interface_below_vxlan_is_made_anew),
+    test!(underlay_changes::the_default_route_is_followed),
+    test!(underlay_changes::behind_nat),
+    test!(underlay_changes::an_address_that_another_host_has),
+    test!(underlay_changes::a_public_ip_that_another_host_has),
     test!(daemonless::vxlan),
     test!(daemonless::direct_routing),
     test!(daemonless::host_gw),

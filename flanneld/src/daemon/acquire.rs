@@ -3,8 +3,10 @@
 //! Upstream stops with success when its lease is gone, and waits for a supervisor that restarts it even so. Here a lease
 //! that is gone is taken again; only when another host has the subnet by now the daemon stops, with an error.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use kernel::types::Family;
 use overlay::allocate::{self, Choice};
 use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::NetConf;
@@ -24,6 +26,10 @@ const RENEWALS: Duration = Duration::from_secs(5);
 
 /// After this long without another's write of our lease it was no contest.
 const PEACE: Duration = Duration::from_secs(120);
+
+/// How long a lease that was taken for its address alone may turn out to be another host's: that one writes it again at
+/// once.
+const PROOF: Duration = Duration::from_secs(10);
 
 /// Why there is no lease yet.
 pub(super) enum NoLease {
@@ -88,9 +94,19 @@ impl Daemon {
         if !view.complete {
             return if self.own.is_some() { Ok(()) } else { Err(NoLease::Later("the store cannot be read".into())) };
         }
+        let usurped = self.is_usurped(&view).await;
         let (identity, previous) = match &self.own {
             Some(own) => match standing(own, &view) {
                 Standing::Held if fits(conf, &own.subnets) => return self.keep(&view, due).await,
+                Standing::Altered if usurped => {
+                    tracing::warn!(
+                        key = own.key,
+                        public = ?attrs.public_ip.map(IpAddr::V4).or(attrs.public_ipv6.map(IpAddr::V6)),
+                        "another host that publishes this host's address holds this lease; taking another subnet"
+                    );
+                    self.own = None;
+                    (LeaseAttrs::default(), Subnets::default())
+                }
                 standing => {
                     tracing::warn!(key = own.key, ?standing, "the lease is not as it was written, or does not fit");
                     // the addresses may have changed since: the lease is known by those that were published
@@ -108,6 +124,15 @@ impl Daemon {
         };
         self.check_revoked(conf, &choice)?;
         self.carry_out(choice, &view, attrs).await
+    }
+
+    /// True when the lease was taken for its address alone, and the host that it is of wrote it again. The view may be
+    /// behind; the store is not.
+    async fn is_usurped(&self, view: &View) -> bool {
+        let recent = self.unproven.is_some_and(|since| since.elapsed() < PROOF);
+        let altered = self.own.as_ref().filter(|own| recent && standing(own, view) == Standing::Altered);
+        let Some(own) = altered else { return false };
+        matches!(self.store.renew(&own.key, &own.value, &own.value, own.ttl()).await, Ok(Outcome::Conflict))
     }
 
     /// The subnet that pods here have addresses of must not silently become another.
@@ -129,6 +154,10 @@ impl Daemon {
                     Own { reservation: !view.expires.contains_key(&key), key, subnets, value, renewed: Instant::now() };
                 if self.own.is_some() {
                     self.contested(&own);
+                } else {
+                    // a host that has just started, and of which neither subnet.env nor a device says that it was here
+                    let known = self.previous() == subnets || own.value == attrs.to_json().into_bytes();
+                    self.unproven = (!known).then(Instant::now);
                 }
                 // its value stays until the kernel is ready for another
                 written(self.store.renew(&own.key, &own.value, &own.value, own.ttl()).await)?;
@@ -172,6 +201,18 @@ impl Daemon {
             "somebody else writes this host's lease: does another host publish the same address?"
         );
         self.publish_after = Some(Instant::now() + wait);
+    }
+
+    /// What a person should know of that for as long as it may go on.
+    pub(super) fn contest_note(&self) -> Option<String> {
+        let own = self.own.as_ref().filter(|_| self.publish_after.is_some())?;
+        let public = LeaseAttrs::parse(&own.value).ok()?;
+        let public: Vec<_> = Family::ALL.iter().filter_map(|family| public.public(*family)).collect();
+        Some(format!(
+            "somebody else writes this host's lease {}: does another host publish the same address ({})?",
+            own.key,
+            public.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
+        ))
     }
 
     /// Renews the lease when it is time to.

@@ -114,6 +114,8 @@ pub struct Daemon {
     events: Events,
     config: Config,
     own: Option<Own>,
+    /// When the lease was taken for its address alone.
+    unproven: Option<Instant>,
     underlay: Option<Underlay>,
     macs: ByFamily<Option<Mac>>,
     /// The backend that was, while others may still send to its devices.
@@ -185,6 +187,7 @@ impl Daemon {
             kernel,
             events,
             own: None,
+            unproven: None,
             underlay: None,
             macs: ByFamily::default(),
             vxlan: None,

@@ -96,7 +96,7 @@ impl Daemon {
             Some(trust) => trust.survey.clone(),
             None => Arc::new(self.survey().await?),
         };
-        let underlay = self.find_underlay(&conf, &survey)?;
+        let underlay = self.find_underlay(&conf, &survey, troubles)?;
         self.know_macs(&conf, &survey, &view, &underlay);
         let mut attrs = make::attributes(&conf, &underlay, &self.macs);
         self.know_keys(&conf, &mut attrs).map_err(Halt::Retry)?;
@@ -110,6 +110,7 @@ impl Daemon {
             Err(NoLease::Later(why)) if self.own.is_some() => troubles.retry(why),
             other => other?,
         }
+        troubles.note(self.contest_note());
         let subnets = self.own.as_ref().map(|own| own.subnets).unwrap_or_default();
         self.status.subnets = subnets.iter().collect();
         if let Err(why) = self.extension.announce(&conf, &subnets, &attrs).await {
@@ -124,6 +125,7 @@ impl Daemon {
         }
         self.udp.follow(&conf);
         self.drain.follow(&conf, Instant::now(), due);
+        troubles.note(report::same_address(&conf, &underlay, &peers));
         let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, view.complete);
         limits::raise(&mut state, &survey.limits);
         if self.options.blackhole_route {
@@ -189,10 +191,11 @@ impl Daemon {
         survey.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))
     }
 
-    fn find_underlay(&mut self, conf: &NetConf, survey: &Survey) -> Result<Underlay, Halt> {
+    fn find_underlay(&mut self, conf: &NetConf, survey: &Survey, troubles: &mut Troubles) -> Result<Underlay, Halt> {
         let families: Vec<Family> = conf.families().map(|(family, _)| family).collect();
-        match underlay::choose(&self.options.select, &families, survey) {
-            Ok(found) => {
+        match underlay::follow(&self.options.select, &families, survey, self.underlay.as_ref()) {
+            Ok((found, missing)) => {
+                missing.iter().for_each(|missing| troubles.note(Some(missing.to_string())));
                 if self.underlay.as_ref() != Some(&found) {
                     let Underlay { dev, mtu, public, why, .. } = &found;
                     tracing::info!(%dev, %mtu, ?public, why, "underlay");
@@ -220,7 +223,10 @@ impl Daemon {
             return;
         }
         let leases = make::stored(view);
-        let own = leases.iter().map(|stored| &stored.lease.attrs).find(|attrs| publishes(attrs, underlay));
+        // a MAC is taken from the lease of the last run alone: the host that another lease is of may be alive
+        let previous = self.previous();
+        let own = leases.iter().filter(|stored| stored.lease.subnets == previous);
+        let own = own.map(|stored| &stored.lease.attrs).find(|attrs| publishes(attrs, underlay));
         for (family, _) in conf.families() {
             let known = self.macs.get_mut(family);
             if known.is_none() {

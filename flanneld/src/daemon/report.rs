@@ -8,7 +8,7 @@ use kernel::diff::{Conflict, Step};
 use kernel::types::Family;
 use overlay::host::PeerPath;
 use overlay::netconf::{Backend, NetConf};
-use overlay::peers::Peers;
+use overlay::peers::{Peer, Peers};
 use overlay::reach::{self, Mode};
 
 use super::tell::Picture;
@@ -103,6 +103,24 @@ pub(super) fn behind_nat(conf: &NetConf, underlay: &Underlay) -> Option<&'static
         "your PublicIP differs from interface IP, meaning that probably you're on a NAT, which is not supported by \
          host-gw backend",
     )
+}
+
+/// A peer that publishes this host's address. Where the host itself has it the lease is rejected; where it is a
+/// router's the peer is believed, but only of wireguard both can be behind it, by their ports.
+pub(super) fn same_address(conf: &NetConf, underlay: &Underlay, peers: &Peers) -> Option<String> {
+    if matches!(conf.backend, Backend::Wireguard(_)) {
+        return None;
+    }
+    let halves = |peer| Family::ALL.into_iter().filter_map(move |family| Peer::half(peer, family));
+    let (peer, public) = peers.good.iter().find_map(|peer| {
+        let public = halves(peer).map(|half| half.public).find(|public| underlay.public.contains(public));
+        Some((peer, public?))
+    })?;
+    Some(format!(
+        "the lease {} publishes this host's public address {public}, too: one of the two hosts cannot be reached; give \
+         it another --public-ip",
+        peer.key
+    ))
 }
 
 /// The part of the status that the leases make.

@@ -226,6 +226,20 @@ fn host_gw_behind_nat_is_said() {
 }
 
 #[test]
+fn a_peer_with_this_hosts_public_address_is_named() {
+    let nat = Underlay { public: vec!["203.0.113.1".parse().unwrap()], ..underlay() };
+    let wireguard = conf(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#);
+    for (public, named) in [("203.0.113.1", true), ("203.0.113.2", false)] {
+        let lease = format!(r#"{{"PublicIP":"{public}","BackendType":"host-gw"}}"#);
+        let peers = peers::check(&vxlan_conf(), &peers::Own::default(), [("10.5.2.0-24", lease)]);
+        assert_eq!(peers.good.len(), 1);
+        let text = report::same_address(&vxlan_conf(), &nat, &peers);
+        assert_eq!(text.is_some_and(|text| text.contains("10.5.2.0-24") && text.contains(public)), named, "{public}");
+        assert_eq!(report::same_address(&wireguard, &nat, &peers), None, "there both are told apart by their ports");
+    }
+}
+
+#[test]
 fn peers_are_invited_only_to_devices_that_are_there() {
     let dev = IfName::new("flannel.1").unwrap();
     let error = KernelError::new("x", Errno(1));

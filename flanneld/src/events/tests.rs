@@ -76,6 +76,10 @@ fn ours_wakes_and_pods_do_not() {
         (route_to("10.5.1.0/24", "cni0", kernel), false, "the bridge's own route"),
         (route_to("10.9.0.0/16", "cni0", boot), false, "a route that is nobody of ours"),
         (route_to("0.0.0.0/0", "wlan0", boot), true, "a default route"),
+        (gone(route_to("0.0.0.0/0", "wlan0", boot)), true, "a default route goes"),
+        (gone(route_to("192.0.2.0/24", "eth0", kernel)), true, "the underlay's segment goes"),
+        (gone(route_to("10.5.2.0/24", "veth0", boot)), false, "a route goes in our network that nobody wants"),
+        (gone(route_to("10.9.0.0/16", "cni0", boot)), false, "a route goes that is nobody of ours"),
         (neighbour::put_neighbour(FLANNEL, "10.5.2.0".parse().unwrap(), mac), true, "our neighbour"),
         (
             neighbour::delete_neighbour(FLANNEL, "10.5.2.0".parse().unwrap()),

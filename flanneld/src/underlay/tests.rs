@@ -188,3 +188,33 @@ fn link_local_is_better_than_nothing_and_connected_is_what_no_router_is_between(
     let connected: Vec<_> = survey().connected(&IfName::new("eth1").unwrap()).iter().map(|n| n.to_string()).collect();
     assert_eq!(connected, ["198.51.100.0/24", "2001:db8::/64"]);
 }
+
+#[test]
+fn a_family_that_is_missing_keeps_its_address() {
+    let whole = survey();
+    let before = choose(&iface(&["eth1"]), DUAL, &whole).unwrap();
+    let without = |gone: &dyn Fn(IpAddr) -> bool| {
+        let mut survey = whole.clone();
+        survey.addresses.retain(|seen| !gone(seen.key.net.ip()));
+        survey
+    };
+    let global_v6 = |ip: IpAddr| ip.is_ipv6() && !survey::is_link_local(ip);
+    let none = |family| UnderlayError::NoAddress { dev: IfName::new("eth1").unwrap(), family };
+    for (gone, what) in
+        [(without(&|ip| ip.is_ipv6()), "no IPv6 address"), (without(&global_v6), "a link-local one is no other")]
+    {
+        let (kept, missing) = follow(&iface(&["eth1"]), DUAL, &gone, Some(&before)).unwrap();
+        assert_eq!((&kept, missing), (&before, vec![none(Family::V6)]), "{what}");
+        assert_eq!(follow(&iface(&["eth1"]), V6, &gone, Some(&before)), Err(none(Family::V6)), "{what}, and no other");
+    }
+    let renumbered = without(&|ip| ip.to_string() == "198.51.100.20");
+    let (found, missing) = follow(&iface(&["eth1"]), DUAL, &renumbered, Some(&before)).unwrap();
+    assert_eq!((found.addresses[0].to_string().as_str(), missing), ("198.51.100.21", vec![]));
+    // at the start, and on another link, nothing is kept
+    let first = choose(&iface(&["eth1"]), DUAL, &without(&global_v6)).unwrap();
+    assert_eq!(first.addresses[1].to_string(), "fe80::1");
+    assert_eq!(choose(&iface(&["eth1"]), DUAL, &without(&|ip| ip.is_ipv6())), Err(none(Family::V6)));
+    let elsewhere = Underlay { dev: IfName::new("eth0").unwrap(), ..before };
+    let moved = follow(&iface(&["eth1"]), DUAL, &without(&|ip| ip.is_ipv6()), Some(&elsewhere));
+    assert_eq!(moved, Err(none(Family::V6)));
+}
