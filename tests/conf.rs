@@ -173,22 +173,39 @@ fn net_confs_say_what_their_names_say() {
     assert_eq!((conf.vni.to_string(), conf.port, conf.mtu), ("42".to_owned(), Some(4789), Some(Mtu(9000))));
 }
 
-#[test]
-fn the_unit_starts_the_daemon_and_stops_nothing() {
-    let unit = String::from_utf8(read("systemd/flanneld.service")).unwrap();
-    let settings: BTreeMap<&str, &str> =
-        unit.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('=')).collect();
-    assert_eq!((settings["Type"], settings["Restart"]), ("notify", "always"));
+/// The settings of a unit, and the options that it starts the daemon with under `env`.
+fn unit(path: &str, env: &BTreeMap<String, String>) -> (BTreeMap<String, String>, Options) {
+    let unit = String::from_utf8(read(path)).unwrap();
+    let settings: BTreeMap<String, String> = unit
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once('='))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+    assert_eq!((settings["Type"].as_str(), settings["Restart"].as_str()), ("notify", "always"));
     assert!(!settings.keys().any(|key| key.starts_with("ExecStop")), "a stopped daemon leaves the network as it is");
-
     let mut words = settings["ExecStart"].split(' ').map(str::to_owned);
     assert!(words.next().unwrap().ends_with("/flanneld"));
-    let Ok(Command::Run(options)) = flags::parse(&words.collect::<Vec<_>>(), &BTreeMap::new()) else {
+    let Ok(Command::Run(options)) = flags::parse(&words.collect::<Vec<_>>(), env) else {
         panic!("{}", settings["ExecStart"])
     };
-    let Options { store, subnet_file, warnings, .. } = *options;
-    assert_eq!(warnings, Vec::<String>::new());
-    // the directories that systemd makes
-    assert_eq!(store, StoreOptions::Embedded(Path::new("/var/lib").join(settings["StateDirectory"])));
-    assert_eq!(subnet_file.parent().unwrap(), Path::new("/run").join(settings["RuntimeDirectory"]));
+    assert_eq!(options.warnings, Vec::<String>::new());
+    // the directory that systemd makes
+    assert_eq!(options.subnet_file.parent().unwrap(), Path::new("/run").join(&settings["RuntimeDirectory"]));
+    (settings, *options)
+}
+
+#[test]
+fn the_units_start_the_daemon_and_stop_nothing() {
+    let (settings, options) = unit("systemd/flanneld.service", &BTreeMap::new());
+    assert_eq!(options.store, StoreOptions::Embedded(Path::new("/var/lib").join(&settings["StateDirectory"])));
+
+    // what the unit's own words say of its environment
+    let text = String::from_utf8(read("systemd/flanneld-etcd.service")).unwrap();
+    let variables = text.lines().filter_map(|line| line.strip_prefix("#   ")?.split_once('='));
+    let env: BTreeMap<String, String> = variables.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let (_, options) = unit("systemd/flanneld-etcd.service", &env);
+    let StoreOptions::Etcd(etcd) = options.store else { panic!("{:?}", options.store) };
+    assert_eq!(etcd.endpoints.len(), 2);
+    assert_eq!(options.health, "127.0.0.1:8471".parse().ok());
 }

@@ -6,7 +6,7 @@
 //! pod ← flannel0 ← receiver: join what is of one stream, one write per train       ← socket
 //! ```
 //! On the wire nothing tells this program from Go's; it is faster because a system call moves a train of up to 64 packets.
-//! What decides ([`gso`], [`gro`], [`packet`], [`table`], [`unreachable`], [`runs`]) is pure; [`sender`] and [`receiver`]
+//! What decides (`gso`, `gro`, `packet`, `table`, `unreachable`, `runs`) is pure; `sender` and `receiver`
 //! only move bytes. Neither copies payload.
 
 mod checksum;
