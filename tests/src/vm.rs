@@ -52,8 +52,8 @@ pub fn absent() -> Option<String> {
 /// The target folder's `vm/linux`, where tests/run puts the package.
 fn linux() -> io::Result<Linux> {
     let me = std::env::current_exe()?;
-    let target = me.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists());
-    let root = target.ok_or(io::Error::other("no target folder"))?.join("vm/linux");
+    let root = me.ancestors().map(|dir| dir.join("vm/linux")).find(|dir| dir.is_dir());
+    let root = root.ok_or(io::Error::other("no folder vm/linux in the target folder"))?;
     let modules = root.join("lib/modules");
     let version = fs::read_dir(&modules)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", modules.display())))?

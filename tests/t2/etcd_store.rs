@@ -173,6 +173,7 @@ fn revision(fields: &str) -> Result<String, Failure> {
 
 pub fn a_burst_is_few_changes() -> Outcome {
     const KEYS: usize = 10_000;
+    const PAGE: usize = 100;
     let lab = Lab::up(1)?;
     let client = Client::new(options(&lab.etcd.url())?);
     let name = |n: usize| format!("10.{}.{}.0-24", 100 + n / 250, n % 250);
@@ -191,13 +192,13 @@ pub fn a_burst_is_few_changes() -> Outcome {
             changes
         });
         let begun = Instant::now();
-        for first in (0..KEYS).step_by(100) {
+        for first in (0..KEYS).step_by(PAGE) {
             let put = |n: usize| pb::PutRequest {
                 key: format!("{PREFIX}/subnets/{}", name(n)).into_bytes(),
                 value: value(n % 250).into_bytes(),
                 lease: 0,
             };
-            let steps = (first..first + 100).map(put).map(pb::Request::Put);
+            let steps = (first..first + PAGE).map(put).map(pb::Request::Put);
             let success = steps.map(|request| pb::RequestOp { request: Some(request) }).collect();
             client.txn(pb::TxnRequest { success, ..pb::TxnRequest::default() }).await?;
         }
@@ -205,7 +206,7 @@ pub fn a_burst_is_few_changes() -> Outcome {
         let changes = tokio::time::timeout(Duration::from_secs(20), counted).await??;
         let seen = begun.elapsed();
         figure(format_args!("{KEYS} puts written in {written:?}, all seen after {seen:?}, as {changes} changes"));
-        assert!(changes <= 1 + seen.as_millis() as usize / 50, "{changes} changes in {seen:?}");
+        assert!(changes < KEYS / PAGE, "{changes} changes: as many as there were writes, and nothing was gathered");
         // and a list of as many
         let begun = Instant::now();
         let again = Store::Etcd(flanneld::store::Etcd::open(options(&lab.etcd.url())?, PREFIX));

@@ -103,8 +103,7 @@ pub(super) fn add_blackholes(state: &mut State, subnets: Subnets) {
             dev: None,
             via: None,
             onlink: false,
-            // universe, as iproute2 has it
-            scope: dst.is_ipv4().then_some(0),
+            scope: None,
             src: None,
             protocol: RouteProtocol::FLANNEL,
             mtu: None,

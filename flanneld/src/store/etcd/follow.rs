@@ -202,7 +202,7 @@ impl Follower {
             news
         });
         let now = Instant::now();
-        now + ((now - began) * GATHER).min(LONGEST_GATHER)
+        now + pause(now - began)
     }
 
     fn say_lost(&mut self, error: &EtcdError, wait: Duration) {
@@ -221,6 +221,11 @@ impl Follower {
     }
 }
 
+/// How long is gathered after a change of the view that took `took` to make.
+fn pause(took: Duration) -> Duration {
+    (took * GATHER).min(LONGEST_GATHER)
+}
+
 /// Half of `wait` to all of it: the daemons of a cluster lose their etcd at one moment.
 fn jittered(wait: Duration, random: u64) -> Duration {
     let wait = wait.min(LONGEST);
@@ -237,6 +242,13 @@ fn random() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_than_a_tenth_of_the_time_is_spent_on_views() {
+        assert_eq!(pause(Duration::from_micros(50)), Duration::from_micros(500));
+        assert_eq!(pause(Duration::from_millis(2)), Duration::from_millis(20));
+        assert_eq!(pause(Duration::from_secs(1)), LONGEST_GATHER);
+    }
 
     #[test]
     fn waits_grow_to_a_limit_and_differ() {
