@@ -3,6 +3,7 @@
 mod error;
 mod frame;
 mod socket;
+pub(crate) mod transfer;
 
 pub use error::{Errno, KernelError};
 pub use frame::read_datagram;

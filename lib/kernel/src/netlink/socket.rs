@@ -9,6 +9,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::error::{Errno, KernelError};
 use super::frame::{Frame, HEADER, Meaning, frames};
+use super::transfer;
 use crate::diff::Step;
 
 /// Requests in one `sendmsg`. Each refusal takes about 768 bytes of a receive buffer that is 212,992 by default, and
@@ -214,24 +215,11 @@ impl Socket {
     }
 
     fn send(&self) -> Result<(), Errno> {
-        loop {
-            match self.inner.send(&self.out, 0) {
-                Ok(_) => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Errno::of(&e)),
-            }
-        }
+        transfer::send(&self.inner, &self.out)
     }
 
     fn receive(&mut self) -> Result<(), Errno> {
-        loop {
-            self.buffer.clear();
-            match self.inner.recv(&mut self.buffer, 0) {
-                Ok(_) => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Errno::of(&e)),
-            }
-        }
+        transfer::receive(&self.inner, &mut self.buffer)
     }
 
     /// Joins a multicast group (RTNLGRP_*, linux/rtnetlink.h).

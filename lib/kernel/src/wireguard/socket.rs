@@ -8,7 +8,7 @@ use netlink_sys::protocols::NETLINK_GENERIC;
 
 use super::decode;
 use super::encode::IFNAME;
-use crate::netlink::{Errno, KernelError};
+use crate::netlink::{Errno, KernelError, transfer};
 use crate::nft::wire::{Incoming, Writer, framed, stamp};
 use crate::state::WireguardDevice;
 use crate::types::IfName;
@@ -126,9 +126,9 @@ impl Generic {
 
     fn collect(&mut self, out: &[u8], first: u32, outcomes: &mut [Result<(), KernelError>]) -> Result<(), Errno> {
         let mut open = Incoming::all(out).count();
-        self.send(out)?;
+        transfer::send(&self.socket, out)?;
         while open > 0 {
-            self.receive()?;
+            transfer::receive(&self.socket, &mut self.buffer)?;
             for answer in Incoming::all(&self.buffer).filter(|a| i32::from(a.kind) == libc::NLMSG_ERROR) {
                 let Some(outcome) = outcomes.get_mut(answer.sequence.wrapping_sub(first) as usize) else { continue };
                 open -= 1;
@@ -156,10 +156,10 @@ impl Generic {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
         stamp(&mut request, sequence, flags as u16);
-        self.send(&request).map_err(fail)?;
+        transfer::send(&self.socket, &request).map_err(fail)?;
         let mut consistent = true;
         loop {
-            self.receive().map_err(fail)?;
+            transfer::receive(&self.socket, &mut self.buffer).map_err(fail)?;
             for answer in Incoming::all(&self.buffer).filter(|a| a.sequence == sequence) {
                 consistent &= i32::from(answer.flags) & libc::NLM_F_DUMP_INTR == 0;
                 match i32::from(answer.kind) {
@@ -169,27 +169,6 @@ impl Generic {
                     },
                     _ => see(&answer),
                 }
-            }
-        }
-    }
-
-    fn send(&self, out: &[u8]) -> Result<(), Errno> {
-        loop {
-            match self.socket.send(out, 0) {
-                Ok(_) => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Errno::of(&e)),
-            }
-        }
-    }
-
-    fn receive(&mut self) -> Result<(), Errno> {
-        loop {
-            self.buffer.clear();
-            match self.socket.recv(&mut self.buffer, 0) {
-                Ok(_) => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Errno::of(&e)),
             }
         }
     }
