@@ -13,11 +13,10 @@ use super::pass::Halt;
 use super::report::{self, Applied};
 use crate::underlay::Survey;
 
-/// The kernel as it was left, for as long as it announces nothing else: it need not be read again because a lease has
-/// come. Whatever else a pass is made for, the kernel is read.
+/// While it is there, the kernel is as it was wanted last, because it has announced nothing else: it need not be read again
+/// because a lease has come. Whatever else a pass is made for, the kernel is read.
 pub(super) struct Trust {
     pub(super) survey: Arc<Survey>,
-    state: Arc<State>,
     /// The links that were looked at: of others nothing is known.
     links: Vec<IfName>,
 }
@@ -30,7 +29,8 @@ impl Daemon {
         scope: Scope,
         survey: Arc<Survey>,
     ) -> Result<Applied, Halt> {
-        let believed = self.trust.take().filter(|trust| trust.links == scope.links).map(|trust| trust.state);
+        let trusted = self.trust.take().is_some_and(|trust| trust.links == scope.links);
+        let believed = self.wanted.clone().filter(|_| trusted);
         let links = scope.links.clone();
         let before = std::mem::replace(&mut self.wireguard, wanted.wireguard.clone());
         // a WireGuard peer's address is where it was last heard from, which the kernel does not announce
@@ -40,7 +40,7 @@ impl Daemon {
         let applied =
             done.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
         let whole = applied.report.failed.is_empty() && applied.conflicts.is_empty();
-        self.trust = (readable && whole).then(|| Trust { survey, state: wanted.clone(), links });
+        self.trust = (readable && whole).then_some(Trust { survey, links });
         let drift = self.wanted.as_ref() == Some(&wanted);
         self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, drift);
         self.wanted = Some(wanted);

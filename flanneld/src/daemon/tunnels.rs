@@ -9,7 +9,6 @@ use kernel::types::{Family, IfName};
 use overlay::host::wireguard::{DEVICES, wireguard_data};
 use overlay::lease::LeaseAttrs;
 use overlay::netconf::{Backend, NetConf};
-
 use overlay::peers::{Peers, Reason};
 use tokio::time::Instant;
 
