@@ -15,6 +15,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Pid;
 
+use crate::known::{self, Fault};
 use crate::need::Need;
 use crate::vm;
 
@@ -46,6 +47,8 @@ pub struct Test {
 /// What the environment says, read by `main`.
 #[derive(Debug, Default)]
 pub struct Environment {
+    /// The test binary: `t1`, `t2`, `vm`.
+    pub tier: &'static str,
     /// REQUIRE_ALL=1: an absent need is a failure.
     pub require_all: bool,
     /// CARGO: builds the executables that the tests run.
@@ -100,12 +103,13 @@ fn outside_vm(tests: &'static [Test], environment: &Environment) -> Result<ExitC
     if !arguments.list && absent.is_none() {
         Executables::beside(&std::env::current_exe()?, environment.cargo.as_deref())?;
     }
+    let faults = faults(tests, environment)?;
     let names: Vec<&'static str> =
         tests.iter().map(|test| test.name).filter(|name| is_asked(&arguments, name)).collect();
     let trials = names.iter().map(|name| match &absent {
         None => {
-            let (name, names) = (*name, names.clone());
-            Trial::test(name, move || shown(true, vm::verdict(name, &names)?))
+            let (name, names, fault) = (*name, names.clone(), fault_of(&faults, name));
+            Trial::test(name, move || shown(true, fault, vm::verdict(name, &names)?))
         }
         Some(absent) if environment.require_all => {
             let absent = absent.clone();
@@ -118,6 +122,15 @@ fn outside_vm(tests: &'static [Test], environment: &Environment) -> Result<ExitC
         name_ignored(&names.iter().map(|name| (*name, absent.clone())).collect::<Vec<_>>());
     }
     Ok(conclusion.exit_code())
+}
+
+/// The tests of this binary that are expected to fail.
+fn faults(tests: &[Test], environment: &Environment) -> Result<Vec<Fault>, String> {
+    known::of(environment.tier, &tests.iter().map(|test| test.name).collect::<Vec<_>>())
+}
+
+fn fault_of(faults: &[Fault], name: &str) -> Option<Fault> {
+    faults.iter().find(|fault| fault.test == name).copied()
 }
 
 /// As libtest has it.
@@ -133,12 +146,14 @@ fn outside(tests: &'static [Test], environment: &Environment) -> Result<ExitCode
     if !arguments.list && sandbox.is_none() {
         Executables::beside(&std::env::current_exe()?, environment.cargo.as_deref())?;
     }
+    let faults = faults(tests, environment)?;
     let mut ignored = Vec::new();
     let mut trials = Vec::new();
     for test in tests {
         let absent = sandbox.clone().or_else(|| test.needs.iter().find_map(|need| need.absent()));
+        let fault = fault_of(&faults, test.name);
         trials.push(match absent {
-            None => Trial::test(test.name, || trial(test.name)),
+            None => Trial::test(test.name, move || trial(test.name, fault)),
             Some(absent) if environment.require_all => Trial::test(test.name, || Err(absent.into())),
             Some(absent) => {
                 ignored.push((test.name, absent));
@@ -181,18 +196,23 @@ fn probe() -> ExitCode {
 }
 
 /// Runs one test in a process of its own and gives its output when it fails.
-fn trial(name: &str) -> Result<(), Failed> {
+fn trial(name: &str, fault: Option<Fault>) -> Result<(), Failed> {
     // two worlds at once would share the cores and spoil each other's figures, whichever runner starts them
     let turn = File::open(std::env::current_exe()?)?;
     flock(&turn, FlockOperation::LockExclusive)?;
-    shown(false, run_trial(name)?)
+    shown(false, fault, run_trial(name)?)
 }
 
-/// The verdict as the runner wants it, and the figures.
-fn shown(in_vm: bool, (good, text): (bool, String)) -> Result<(), Failed> {
+/// The verdict as the runner wants it, and the figures. A test that shows a known fault must fail.
+fn shown(in_vm: bool, fault: Option<Fault>, (good, text): (bool, String)) -> Result<(), Failed> {
     show_figures(&text);
     let place = if in_vm { "in the virtual machine: " } else { "" };
-    if good { Ok(()) } else { Err(format!("{place}{text}").into()) }
+    let verdict = match fault {
+        Some(fault) => fault.judge(good, &text),
+        None if good => Ok(()),
+        None => Err(text),
+    };
+    verdict.map_err(|text| format!("{place}{text}").into())
 }
 
 /// True and what the test said, or false and that.

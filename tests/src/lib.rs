@@ -2,6 +2,7 @@
 
 mod cpio;
 pub mod harness;
+pub mod known;
 pub mod need;
 pub mod plain;
 pub mod strace;

@@ -115,6 +115,7 @@ static TESTS: &[Test] = &[
 
 fn main() -> ExitCode {
     let environment = Environment {
+        tier: "t1",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO"),
     };

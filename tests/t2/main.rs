@@ -149,6 +149,7 @@ fn all_pairs_answer(cluster: &Cluster, mode: Mode) -> Outcome {
 
 fn main() -> ExitCode {
     let environment = Environment {
+        tier: "t2",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO"),
     };

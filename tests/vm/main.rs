@@ -37,6 +37,7 @@ static TESTS: &[Test] = &[
 
 fn main() -> ExitCode {
     let environment = Environment {
+        tier: "vm",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO"),
     };
