@@ -1,12 +1,22 @@
-//! What a program asks of the kernel, counted by strace(1).
+//! What a program asks of the kernel, counted by strace(1); and the program stopped, killed or refused at one call.
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use flanneld::lab::wait::eventually;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Where strace writes, in the caller's folder.
 const LOG: &str = "strace.log";
+/// What strace writes when a signal has stopped the program.
+const STOPPED: &str = "--- stopped by SIGSTOP ---";
+/// What strace writes behind a call that it changed.
+const INJECTED: &str = "(INJECTED)";
+/// Longer than a plugin may take to its next call.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// System calls of a program and of all that it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,13 +40,67 @@ pub struct Traced<'a> {
     pub stdin: &'a [u8],
 }
 
+/// A program that is stopped behind one of its calls. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Stopped {
+    strace: Option<Child>,
+    program: Pid,
+}
+
 impl Traced<'_> {
     /// Runs it under strace; the log is kept in `dir`.
     pub fn run(&self, dir: &Path) -> io::Result<(Output, Counts)> {
+        let (strace, log) = self.start(dir, &[])?;
+        let output = strace.wait_with_output()?;
+        Ok((output, Counts::of(&fs::read_to_string(log)?)))
+    }
+
+    /// Runs it, and says which of its calls of `call`, counted from 1, is the first whose line has all of `parts`.
+    pub fn find(&self, dir: &Path, call: &str, parts: &[&str]) -> io::Result<(Output, Option<usize>)> {
+        let (strace, log) = self.start(dir, &["-e", &format!("trace={call}")])?;
+        let output = strace.wait_with_output()?;
+        Ok((output, nth(&fs::read_to_string(log)?, call, parts)))
+    }
+
+    /// Runs it with `change` at its `nth` call of `call`: `signal=KILL` before it is made, `error=ENOSPC` in its place.
+    /// `None` when there were not as many calls.
+    pub fn disturbed(&self, dir: &Path, call: &str, change: &str, nth: usize) -> io::Result<Option<Output>> {
+        let (strace, log) = self.start(dir, &["-e", &format!("trace={call}"), "-e", &inject(call, change, nth)])?;
+        let output = strace.wait_with_output()?;
+        let log = fs::read_to_string(log)?;
+        Ok((log.contains(INJECTED) || log.contains("killed by SIGKILL")).then_some(output))
+    }
+
+    /// Starts it, and stops it behind its `nth` call of `call`. `None` when it ended before.
+    pub fn stop_behind(&self, dir: &Path, call: &str, nth: usize) -> io::Result<Option<Stopped>> {
+        let options = ["-e", &format!("trace={call}"), "-e", &inject(call, "signal=STOP", nth)];
+        let (mut strace, log) = self.start(dir, &options)?;
+        let looked = eventually(format_args!("stopped at call {nth} of {call}, or ended"), PATIENCE, || {
+            let text = fs::read_to_string(&log).unwrap_or_default();
+            match (stopped(&text), strace.try_wait()) {
+                (Some(program), _) => Ok(Some(program)),
+                (None, Ok(None)) => Err(text),
+                (None, _) => Ok(None),
+            }
+        });
+        match looked {
+            Ok(program) => Ok(program.map(|program| Stopped { strace: Some(strace), program })),
+            Err(error) => {
+                strace.kill()?;
+                strace.wait()?;
+                Err(io::Error::other(error))
+            }
+        }
+    }
+
+    fn start(&self, dir: &Path, options: &[&str]) -> io::Result<(Child, PathBuf)> {
         let log = dir.join(LOG);
-        let mut child = Command::new("strace")
+        // that of the run before would be taken for this one's
+        let _ = fs::remove_file(&log);
+        let mut strace = Command::new("strace")
             .args(["-f", "-qq", "-o"])
             .arg(&log)
+            .args(options)
             .arg("--")
             .arg(self.program)
             .env_clear()
@@ -45,13 +109,49 @@ impl Traced<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
+        if let Some(mut stdin) = strace.stdin.take() {
             // a program that refuses early does not read its input
             let _ = stdin.write_all(self.stdin);
         }
-        let output = child.wait_with_output()?;
-        Ok((output, Counts::of(&fs::read_to_string(log)?)))
+        Ok((strace, log))
     }
+}
+
+impl Stopped {
+    /// Lets it go on to its end.
+    pub fn go_on(mut self) -> io::Result<Output> {
+        kill_process(self.program, Signal::CONT)?;
+        match self.strace.take() {
+            Some(strace) => strace.wait_with_output(),
+            None => Err(io::Error::other("it has gone on already")),
+        }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if let Some(mut strace) = self.strace.take() {
+            // strace ends with the program
+            let _ = kill_process(self.program, Signal::KILL);
+            let _ = strace.wait();
+        }
+    }
+}
+
+fn inject(call: &str, change: &str, nth: usize) -> String {
+    format!("inject={call}:{change}:when={nth}")
+}
+
+/// The process that a signal has stopped.
+fn stopped(log: &str) -> Option<Pid> {
+    let line = log.lines().find(|line| line.ends_with(STOPPED))?;
+    line.split(' ').next()?.parse().ok().and_then(Pid::from_raw)
+}
+
+/// Which of the calls of `name` has all of `parts` in its line.
+fn nth(log: &str, name: &str, parts: &[&str]) -> Option<usize> {
+    let calls = log.lines().filter_map(call).filter(|call| call.split('(').next() == Some(name));
+    calls.zip(1..).find(|(call, _)| parts.iter().all(|part| call.contains(part))).map(|(_, number)| number)
 }
 
 impl Counts {
@@ -100,5 +200,16 @@ mod tests {
 7 --- SIGCHLD {si_signo=SIGCHLD} ---
 "#;
         assert_eq!(Counts::of(log), Counts { execs: 2, calls: 8, sends: 2 });
+    }
+
+    #[test]
+    fn a_call_is_found_and_a_stop_is_seen() {
+        let log = "7 sendto(3, [{nlmsg_type=RTM_GETLINK}]) = 40\n7 sendmsg(3, RTM_NEWLINK) = 1\n\
+             7 sendto(3, [{nlmsg_type=RTM_NEWLINK}, \"cni0.7\"]) = 40\n7 --- SIGSTOP {si_signo=SIGSTOP} ---\n\
+             7 --- stopped by SIGSTOP ---\n";
+        assert_eq!(nth(log, "sendto", &["RTM_NEWLINK", "cni0.7"]), Some(2));
+        assert_eq!(nth(log, "sendto", &["RTM_DELLINK"]), None);
+        assert_eq!(stopped(log), Pid::from_raw(7));
+        assert_eq!(stopped("7 --- SIGSTOP {si_signo=SIGSTOP} ---\n"), None);
     }
 }
