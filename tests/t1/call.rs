@@ -4,15 +4,18 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use flanneld::ctl::install::install;
 use flanneld::lab::netns::Room;
 use serde_json::Value;
 use tests::harness::executables;
+use tests::strace::Traced;
 
 /// Where Debian's `containernetworking-plugins` are.
 pub const REFERENCE: &str = "/usr/lib/cni";
+/// Where a plugin finds programs.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Whose plugins are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,15 +72,29 @@ impl Caller {
     /// Calls `conf.type` for the container `pod`.
     pub fn call(&self, command: &str, pod: &Pod, conf: &Value) -> Answer {
         let netns = pod.netns.display().to_string();
-        let variables = [
+        let variables = self.variables(command, pod, &netns);
+        self.raw(conf["type"].as_str().unwrap(), &variables, conf.to_string().as_bytes())
+    }
+
+    /// The same, left to `run`, which has it traced.
+    pub fn traced<T>(&self, command: &str, pod: &Pod, conf: &Value, run: impl FnOnce(&Traced<'_>) -> T) -> T {
+        let (netns, stdin) = (pod.netns.display().to_string(), conf.to_string());
+        let (program, variables) =
+            (self.bin.join(conf["type"].as_str().unwrap()), self.variables(command, pod, &netns));
+        run(&Traced { program: &program, variables: &variables, stdin: stdin.as_bytes() })
+    }
+
+    fn variables<'a>(&'a self, command: &'a str, pod: &Pod, netns: &'a str) -> [(&'a str, &'a str); 7] {
+        [
             ("CNI_COMMAND", command),
             ("CNI_CONTAINERID", pod.id),
-            ("CNI_NETNS", &netns),
+            ("CNI_NETNS", netns),
             ("CNI_IFNAME", pod.ifname),
             ("CNI_ARGS", pod.args),
             ("CNI_PATH", self.bin.to_str().unwrap()),
-        ];
-        self.raw(conf["type"].as_str().unwrap(), &variables, conf.to_string().as_bytes())
+            // the reference runs iptables
+            ("PATH", PATH),
+        ]
     }
 
     /// Calls `plugin` with exactly these variables and this input.
@@ -92,8 +109,13 @@ impl Caller {
             .unwrap();
         // a plugin that refuses early does not read its input
         let _ = child.stdin.take().unwrap().write_all(stdin);
-        let output = child.wait_with_output().unwrap();
-        Answer {
+        child.wait_with_output().unwrap().into()
+    }
+}
+
+impl From<Output> for Answer {
+    fn from(output: Output) -> Self {
+        Self {
             status: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),

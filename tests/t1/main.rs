@@ -10,11 +10,16 @@ use call::Whose;
 mod bridge;
 mod call;
 mod counts;
+mod defaults;
 mod flannel;
+mod from_go;
 mod host_local;
 mod input;
 mod kernel;
 mod loopback;
+mod record;
+mod shared;
+mod undecodable;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -25,21 +30,27 @@ macro_rules! test {
 
 /// One that ours and the reference plugins must pass alike, under two names.
 macro_rules! alike {
-    ($module:ident :: $name:ident, ours) => {
+    ($module:ident :: $name:ident, ours $(, $need:expr)*) => {
         Test {
             name: concat!(stringify!($module), "::", stringify!($name)),
-            needs: &[],
+            needs: &[$($need),*],
             run: || $module::$name(Whose::Ours),
         }
     };
-    ($module:ident :: $name:ident, reference) => {
+    ($module:ident :: $name:ident, reference $(, $need:expr)*) => {
         Test {
             name: concat!("reference::", stringify!($module), "::", stringify!($name)),
-            needs: &[Need::File(call::REFERENCE)],
+            needs: &[Need::File(call::REFERENCE) $(, $need)*],
             run: || $module::$name(Whose::Reference),
         }
     };
 }
+
+/// iproute2's, for what the kernel library cannot make or leaves out.
+const IP: Need = Need::Program("ip");
+const STRACE: Need = Need::Program("strace");
+/// The Go plugins masquerade by it.
+const IPTABLES: Need = Need::Program("iptables");
 
 static TESTS: &[Test] = &[
     test!(kernel::what_is_written_is_read_back),
@@ -80,6 +91,52 @@ static TESTS: &[Test] = &[
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),
+    test!(shared::a_failed_add_harms_no_other_pod_of_a_new_bridge, STRACE),
+    test!(shared::a_failed_add_harms_no_other_pod_of_a_bridge_without_addresses, STRACE),
+    test!(shared::of_eight_at_once_those_that_succeed_keep_what_they_need),
+    test!(shared::a_failed_add_leaves_an_idle_bridge_its_addresses),
+    alike!(shared::another_programs_idle_bridge_is_refused, ours),
+    alike!(shared::another_programs_idle_bridge_is_refused, reference),
+    alike!(shared::another_programs_idle_ipv6_bridge_is_refused, ours),
+    alike!(shared::another_programs_idle_ipv6_bridge_is_refused, reference),
+    test!(shared::a_failed_add_with_force_address_leaves_the_old_address),
+    test!(shared::a_failed_add_with_force_address_leaves_the_old_ipv6_address),
+    test!(shared::a_failed_add_leaves_an_idle_bridge_of_another_subnet_its_address),
+    alike!(defaults::a_second_default_route_leaves_the_first_ipv4, ours, IP),
+    alike!(defaults::a_second_default_route_leaves_the_first_ipv4, reference, IP),
+    alike!(defaults::a_second_default_route_leaves_the_first_ipv6, ours, IP),
+    alike!(defaults::a_second_default_route_leaves_the_first_ipv6, reference, IP),
+    alike!(defaults::a_route_that_both_attachments_have_is_there_twice, ours, IP),
+    alike!(defaults::a_route_that_both_attachments_have_is_there_twice, reference, IP),
+    alike!(defaults::del_of_the_second_leaves_the_firsts_default_route, ours, IP),
+    alike!(defaults::del_of_the_second_leaves_the_firsts_default_route, reference, IP),
+    alike!(defaults::check_of_the_first_is_content_beside_a_second, ours, IP),
+    alike!(defaults::check_of_the_first_is_content_beside_a_second, reference, IP),
+    alike!(defaults::a_failed_add_of_the_second_leaves_the_firsts_default_route, ours, IP),
+    alike!(defaults::a_failed_add_of_the_second_leaves_the_firsts_default_route, reference, IP),
+    alike!(defaults::a_default_route_of_the_pods_own_stays_ipv4, ours, IP),
+    alike!(defaults::a_default_route_of_the_pods_own_stays_ipv4, reference, IP),
+    alike!(defaults::a_default_route_of_the_pods_own_stays_ipv6, ours, IP),
+    alike!(defaults::a_default_route_of_the_pods_own_stays_ipv6, reference, IP),
+    alike!(defaults::a_route_to_the_own_subnet_leaves_the_connected_one, ours, IP),
+    alike!(defaults::a_route_to_the_own_subnet_leaves_the_connected_one, reference, IP),
+    alike!(defaults::a_route_to_the_own_subnet_alone_leaves_the_connected_one, ours, IP),
+    alike!(defaults::a_route_to_the_own_subnet_alone_leaves_the_connected_one, reference, IP),
+    test!(defaults::a_network_that_is_the_hosts_subnet_is_attached_to, IP),
+    test!(from_go::our_del_removes_gos_masquerade_ipv4, Need::File(call::REFERENCE), IPTABLES),
+    test!(from_go::our_del_removes_gos_masquerade_ipv6, Need::File(call::REFERENCE), IPTABLES),
+    test!(from_go::our_del_removes_gos_masquerade_without_the_namespace, Need::File(call::REFERENCE), IPTABLES),
+    test!(from_go::our_del_takes_a_configuration_that_names_iptables, Need::File(call::REFERENCE), IPTABLES),
+    test!(record::host_gw_killed_at_any_write_leaves_no_route_behind_gc, STRACE),
+    test!(record::host_gw_on_a_full_disk_leaves_no_route_behind_gc, STRACE),
+    test!(record::direct_routing_killed_at_any_write_leaves_no_route_behind_gc, STRACE),
+    test!(undecodable::a_link_with_an_alias_in_latin_1_is_not_absent, IP),
+    test!(undecodable::a_link_with_an_alias_in_latin_1_is_listed_or_an_error, IP),
+    test!(undecodable::an_address_with_a_label_in_latin_1_is_listed_or_an_error, IP),
+    test!(undecodable::a_pod_on_a_bridge_with_an_alias_in_latin_1_is_told_no_untruth, IP),
+    test!(undecodable::a_route_with_a_short_attribute_is_an_error),
+    test!(undecodable::a_link_with_a_short_attribute_is_an_error),
+    test!(undecodable::a_neighbour_that_is_cut_off_is_an_error),
     test!(flannel::a_pod_gets_an_address_of_the_hosts_subnet),
     test!(flannel::two_interfaces_of_a_container_do_not_mix),
     test!(flannel::del_always_reaches_the_delegate),
