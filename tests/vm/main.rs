@@ -6,6 +6,7 @@ use tests::harness::{self, Environment, Test};
 
 mod cluster;
 mod links;
+mod vlans;
 
 #[path = "../t1/bridge.rs"]
 #[expect(dead_code, reason = "t1 runs the other tests")]
@@ -22,6 +23,12 @@ macro_rules! test {
 
 static TESTS: &[Test] = &[
     test!(links::vlans_of_a_bridge_work),
+    test!(vlans::the_gateways_port_leaves_the_default_vlan),
+    test!(vlans::the_gateways_port_of_a_trunk_leaves_the_default_vlan),
+    test!(vlans::the_gateways_port_keeps_the_default_vlan_when_told_to),
+    test!(vlans::the_loser_of_a_race_for_the_gateway_link_deletes_nothing),
+    test!(vlans::the_loser_of_a_race_for_the_gateway_link_is_attached),
+    test!(vlans::a_failed_add_leaves_the_gateway_link_to_others),
     test!(links::an_ipip_device_is_made_and_moved),
     test!(links::what_a_wireguard_device_holds_is_read_back),
     test!(links::a_thousand_peers_come_and_go),
