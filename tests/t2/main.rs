@@ -19,6 +19,7 @@ mod heal;
 mod health;
 mod live;
 mod paths;
+mod samples;
 mod store;
 mod takeover;
 mod tunnels;
@@ -83,6 +84,12 @@ static TESTS: &[Test] = &[
     test!(underlay_changes::behind_nat),
     test!(underlay_changes::an_address_that_another_host_has),
     test!(underlay_changes::a_public_ip_that_another_host_has),
+    test!(samples::flannel),
+    test!(samples::vxlan),
+    test!(samples::host_gw),
+    test!(samples::direct_routing),
+    test!(samples::vxlan_without_flanneld),
+    test!(samples::host_gw_without_flanneld),
     test!(daemonless::vxlan),
     test!(daemonless::direct_routing),
     test!(daemonless::host_gw),

@@ -1,0 +1,152 @@
+//! The conflists of conf/cni as they are shipped, on two hosts: a pod sees the other pod's own address.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cni::runtime::{Attachment, NetworkList, Runtime};
+use flanneld::ctl::install::install;
+use flanneld::lab::cluster::{Cluster, Spec, subnet_file};
+use flanneld::lab::mode::Mode;
+use flanneld::lab::netns::Room;
+use flanneld::lab::topology::Topology;
+use flanneld::lab::wait::eventually;
+use flanneld::lab::world::World;
+use kernel::types::Family;
+use serde_json::{Value, json};
+use tests::harness;
+
+use crate::{Failure, Outcome};
+
+const FILES: &str = "/run/samples";
+/// A first packet may be lost while neighbours are looked up.
+const PATIENCE: Duration = Duration::from_secs(10);
+const A_REPLY: Duration = Duration::from_millis(200);
+
+struct Pod {
+    room: Room,
+    address: IpAddr,
+}
+
+fn sample(file: &str) -> Result<Value, Failure> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/cni").join(file);
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+/// The plugin's part of a sample, with the files of this one of the lab's hosts, which share a disk.
+fn here(list: &mut Value, host: usize, subnet_file: &Path) -> Result<(), Failure> {
+    let files = files(host);
+    let plugin = list["plugins"].get_mut(0).ok_or("a sample without a plugin")?;
+    plugin["subnetFile"] = json!(subnet_file);
+    plugin["dataDir"] = json!(files.join("flannel"));
+    plugin["ipam"] = json!({ "dataDir": files.join("networks") });
+    Ok(())
+}
+
+fn files(host: usize) -> PathBuf {
+    PathBuf::from(FILES).join(format!("host{host}"))
+}
+
+/// Attaches a pod to `host` as a runtime does.
+fn attach(host: &Room, number: usize, list: &Value) -> Result<Pod, Failure> {
+    let bin = PathBuf::from(FILES).join("bin");
+    install(&harness::executables()?.plugins, &bin)?;
+    let name = format!("sample{number}");
+    let room = Room::create(&name)?;
+    let list = NetworkList::parse(list.to_string().as_bytes())?;
+    let attachment = Attachment {
+        container_id: name,
+        netns: room.path().to_string_lossy().into_owned(),
+        ifname: "eth0".into(),
+        ..Attachment::default()
+    };
+    let runtime = Runtime::new(bin.to_string_lossy(), files(number).join("cache"));
+    let result = host.enter(|| runtime.add_or_undo(&list, &attachment))??;
+    let address = result.ips.first().ok_or("no address")?.address.ip();
+    Ok(Pod { room, address })
+}
+
+/// What a datagram of `from` has as its source when it comes to `to`.
+fn seen_source(from: &Pod, to: &Pod) -> Result<IpAddr, Failure> {
+    let receiver = to.room.enter(|| UdpSocket::bind(SocketAddr::new(to.address, 0)))??;
+    let sender = from.room.enter(|| UdpSocket::bind(SocketAddr::new(from.address, 0)))??;
+    receiver.set_read_timeout(Some(A_REPLY))?;
+    let (target, mut buffer) = (receiver.local_addr()?, [0; 16]);
+    Ok(eventually(format_args!("{} reaches {}", from.address, to.address), PATIENCE, || {
+        sender.send_to(b"hello", target).map_err(|error| error.to_string())?;
+        receiver.recv_from(&mut buffer).map(|(_, source)| source.ip()).map_err(|error| error.to_string())
+    })?)
+}
+
+fn sources_stay(pods: &[Pod; 2]) -> Outcome {
+    let [one, two] = pods;
+    for (from, to) in [(one, two), (two, one)] {
+        let seen = seen_source(from, to)?;
+        assert_eq!(seen, from.address, "a pod's packet comes to another host's pod with another source");
+    }
+    Ok(())
+}
+
+/// Beside a flanneld that was started without `--ip-masq`, as conf/systemd's is.
+fn beside_flanneld(mode: Mode, topology: Topology, file: &str) -> Outcome {
+    let spec = Spec { topology, mode, dual_stack: false, outlive: false };
+    let mut cluster = Cluster::prepare(spec, &harness::executables()?)?;
+    cluster.start_daemons()?;
+    cluster.wait_ready()?;
+    let attach = |host: usize| {
+        let mut list = sample(file)?;
+        here(&mut list, host, &subnet_file(host))?;
+        attach(cluster.world.host(host)?, host, &list)
+    };
+    sources_stay(&[attach(1)?, attach(2)?])
+}
+
+pub fn flannel() -> Outcome {
+    beside_flanneld(Mode::Vxlan, Topology::flat(2), "10-flannel.conflist")
+}
+
+pub fn vxlan() -> Outcome {
+    beside_flanneld(Mode::Vxlan, Topology::flat(2), "10-vxlan.conflist")
+}
+
+pub fn host_gw() -> Outcome {
+    beside_flanneld(Mode::HostGw, Topology::flat(2), "10-host-gw.conflist")
+}
+
+pub fn direct_routing() -> Outcome {
+    beside_flanneld(Mode::DirectRouting, Topology::flat(2), "10-direct-routing.conflist")
+}
+
+/// Without a flanneld, by the samples for two hosts.
+fn alone(samples: [&str; 2]) -> Outcome {
+    let world = World::build(Topology::flat(2))?;
+    let attach = |host: usize| {
+        let mut list = sample(samples[host - 1])?;
+        here(&mut list, host, &files(host).join("subnet.env"))?;
+        of_host(&mut list["plugins"][0], &world, host)?;
+        attach(world.host(host)?, host, &list)
+    };
+    sources_stay(&[attach(1)?, attach(2)?])
+}
+
+/// The addresses of the lab's hosts in place of the sample's, and the host's own subnet.
+fn of_host(plugin: &mut Value, world: &World, host: usize) -> Outcome {
+    // a flat world has no default route to find it by
+    plugin["iface"] = json!("eth0");
+    plugin["subnet"] = json!(format!("10.244.{host}.0/24"));
+    for (peer, number) in plugin["peers"].as_array_mut().ok_or("a sample without peers")?.iter_mut().zip(1..) {
+        assert_eq!(peer["subnet"], format!("10.244.{number}.0/24"), "the sample's hosts are in order");
+        peer["publicIP"] = json!(world.topology.underlay(number, Family::V4));
+    }
+    Ok(())
+}
+
+pub fn vxlan_without_flanneld() -> Outcome {
+    alone(["30-vxlan-host1.conflist", "30-vxlan-host2.conflist"])
+}
+
+/// Its second host's file is the first one's with another subnet.
+pub fn host_gw_without_flanneld() -> Outcome {
+    alone(["30-host-gw-host1.conflist"; 2])
+}
