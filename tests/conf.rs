@@ -136,7 +136,12 @@ fn every_list_is_taken_by_runtimes_of_cni_1_0() {
     for entry in fs::read_dir(path("cni")).unwrap() {
         let file = entry.unwrap().path();
         let list = NetworkList::load(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        assert!(list.version <= Version::V100, "{}: cniVersion is {}: take 1.0.0", file.display(), list.version.as_str());
+        assert!(
+            list.version <= Version::V100,
+            "{}: cniVersion is {}: take 1.0.0",
+            file.display(),
+            list.version.as_str()
+        );
         seen += 1;
     }
     assert!(seen > 0, "conf/cni has no sample");
