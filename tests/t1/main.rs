@@ -10,6 +10,7 @@ use call::Whose;
 mod bridge;
 mod call;
 mod counts;
+mod del;
 mod flannel;
 mod host_local;
 mod input;
@@ -80,6 +81,9 @@ static TESTS: &[Test] = &[
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),
+    test!(del::the_namespaces_file_is_free_after_del, Need::Program("unshare")),
+    test!(del::no_process_is_left_to_a_pid_1_that_does_not_reap, Need::Program("unshare")),
+    test!(del::without_another_process_del_takes_longer, Need::Program("strace")),
     test!(flannel::a_pod_gets_an_address_of_the_hosts_subnet),
     test!(flannel::two_interfaces_of_a_container_do_not_mix),
     test!(flannel::del_always_reaches_the_delegate),
