@@ -8,6 +8,8 @@ use std::process::Command;
 
 use flanneld::lab::netns::Room;
 use kernel::Kernel;
+use kernel::diff::Step;
+use kernel::state::{Link, LinkKind, VethPeer};
 use kernel::types::IfName;
 use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
@@ -37,6 +39,67 @@ fn with(conf: &Value, result: &Value) -> Value {
     let mut conf = conf.clone();
     conf["prevResult"] = result.clone();
     conf
+}
+
+fn links(kernel: &mut Kernel) -> Vec<String> {
+    kernel.links().unwrap().iter().map(|seen| seen.name.to_string()).collect()
+}
+
+fn mac(host: &mut Kernel, dev: &str) -> String {
+    host.link(&name(dev)).unwrap().unwrap().link.mac.unwrap().to_string()
+}
+
+/// A pair whose one end, `dev`, is a port of `master`.
+fn pair(host: &mut Kernel, dev: &str, master: Option<&str>) {
+    let peer = VethPeer { name: name(&format!("{dev}-x")), mac: None, mtu: None, netns: None };
+    let link = Link { master: master.map(name), ..Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) }) };
+    host.apply(&[Step::CreateLink(name(dev), link)]).ok().unwrap();
+}
+
+/// The namespace is gone and prevResult names a link: only this attachment's own end of the pair is deleted.
+pub fn a_name_in_prev_result_deletes_nothing_of_others() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let (mine, other) = (Room::create("mine")?, Room::create("other")?);
+    let conf = conf(&caller);
+    let result = caller.call("ADD", &Pod::of(&mine, "mine"), &conf).ok();
+    let theirs = caller.call("ADD", &Pod::of(&other, "other"), &conf).ok();
+    let mut host = Kernel::open()?;
+    host.apply(&[Step::CreateLink(name("br9"), Link::up(LinkKind::Bridge { vlan_filtering: false }))]).ok()?;
+    pair(&mut host, "uplink9", None);
+    pair(&mut host, "eth0", Some("br9"));
+    pair(&mut host, "veth9", Some("cni0"));
+    host.apply(&[Step::CreateLink(
+        name("br8"),
+        Link { master: None, ..Link::up(LinkKind::Bridge { vlan_filtering: false }) },
+    )])
+    .ok()?;
+    let before = links(&mut host);
+    let gone = Pod::new("mine", Path::new("/run/netns/gone"));
+    let bridge = result["interfaces"][0].clone();
+    let own_mac = result["interfaces"][1]["mac"].as_str().unwrap().to_owned();
+    let their_end = theirs["interfaces"][1]["name"].as_str().unwrap().to_owned();
+    let named = |dev: &str, mac: &str| json!({ "name": dev, "mac": mac, "sandbox": "" });
+    let mut cases = Vec::new();
+    for dev in ["cni0", "uplink9", "eth0", "veth9", "br8", "lo", "no-such-link", their_end.as_str()] {
+        // the MAC of this attachment, and that of the link: for a port of this bridge the former alone is wrong
+        cases.push(named(dev, &own_mac));
+        if !["veth9", their_end.as_str(), "lo", "no-such-link"].contains(&dev) {
+            cases.push(named(dev, &mac(&mut host, dev)));
+        }
+        cases.push(json!({ "name": dev }));
+    }
+    for case in cases {
+        for interfaces in [json!([bridge, case]), json!([case]), json!([bridge, case, result["interfaces"][2]])] {
+            let prev = json!({ "cniVersion": "1.0.0", "interfaces": interfaces, "ips": result["ips"] });
+            caller.call("DEL", &gone, &with(&conf, &prev)).ok();
+            assert_eq!(links(&mut host), before, "DEL deletes a link of others for prevResult {prev}");
+        }
+    }
+    let own = result["interfaces"][1]["name"].as_str().unwrap();
+    caller.call("DEL", &gone, &with(&conf, &result)).ok();
+    assert!(host.link(&name(own))?.is_none(), "its own end stays");
+    assert!(host.link(&name(&their_end))?.is_some());
+    Ok(())
 }
 
 /// A namespace whose file nobody but the kernel holds open, as a runtime has it.

@@ -81,6 +81,7 @@ static TESTS: &[Test] = &[
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),
+    test!(del::a_name_in_prev_result_deletes_nothing_of_others),
     test!(del::the_namespaces_file_is_free_after_del, Need::Program("unshare")),
     test!(del::no_process_is_left_to_a_pid_1_that_does_not_reap, Need::Program("unshare")),
     test!(del::without_another_process_del_takes_longer, Need::Program("strace")),
