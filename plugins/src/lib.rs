@@ -4,6 +4,7 @@ pub mod bridge;
 pub mod flannel;
 pub mod host_local;
 pub mod loopback;
+pub mod netns;
 pub mod pod;
 
 use cni::plugin::Plugin;

@@ -16,6 +16,7 @@ mod host_local;
 mod input;
 mod kernel;
 mod loopback;
+mod netns;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -81,6 +82,10 @@ static TESTS: &[Test] = &[
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),
+    test!(netns::the_hosts_own_namespace_is_refused_by_any_path),
+    test!(netns::what_is_no_namespace_holds_nobody_up),
+    test!(netns::the_path_is_used_once, Need::Program("strace")),
+    test!(netns::the_hosts_own_namespace_can_be_meant),
     test!(del::a_name_in_prev_result_deletes_nothing_of_others),
     test!(del::the_namespaces_file_is_free_after_del, Need::Program("unshare")),
     test!(del::no_process_is_left_to_a_pid_1_that_does_not_reap, Need::Program("unshare")),

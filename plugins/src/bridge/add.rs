@@ -3,13 +3,12 @@
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use cni::error::{Error, code};
+use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::AddResult;
 use kernel::Kernel;
 use kernel::diff::{Step, diff};
 use kernel::message::link::SeenLink;
-use kernel::netns::Netns;
 use kernel::state::{AddressKey, Link, LinkKind, Scope, State};
 use kernel::types::{IfName, Mac};
 
@@ -17,6 +16,7 @@ use super::conf::{Conf, Gateway};
 use super::desired::{self, Ends};
 use super::rules;
 use super::undo::Undo;
+use crate::netns;
 use crate::pod::Dad;
 
 /// Upstream looks at the port after 0, 50, 500, 1000 and 1000 ms; the kernel's announcement ends the wait here.
@@ -41,9 +41,9 @@ struct Attachment<'a> {
 /// Attaches the pod; whatever was done is undone when a step fails.
 pub fn add(request: &Request, conf: &Conf) -> Result<AddResult, Error> {
     let ifname = IfName::new(&request.env.ifname).map_err(Error::internal)?;
-    let netns = Netns::open(&request.env.netns).map_err(|e| Error::new(code::INVALID_NETNS, e.to_string()))?;
+    let netns = netns::open(request).map_err(|e| netns::refused(&e))?;
     let mut host = Kernel::open().map_err(Error::internal)?;
-    let pod = Kernel::open_in(netns).map_err(Error::internal)?;
+    let pod = netns::kernel(request, netns)?;
     let found = find_bridge(&mut host, conf)?;
     let mut attachment = Attachment { request, conf, host, pod, found };
     let mut undo = Undo::new(request, conf);

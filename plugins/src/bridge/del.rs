@@ -1,10 +1,9 @@
 //! DEL: the desire for nothing. Works without a namespace, without prevResult, any number of times.
 
-use cni::error::{Error, code};
+use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::Interface;
 use kernel::message::link::SeenLink;
-use kernel::netns::{Netns, NetnsError};
 use kernel::removal::{delete_link, delete_seen};
 use kernel::state::LinkKind;
 use kernel::types::{IfName, Mac};
@@ -12,6 +11,7 @@ use kernel::{Kernel, KernelError};
 
 use super::conf::Conf;
 use super::rules;
+use crate::netns;
 
 /// Detaches the pod. The address is only released when no link uses it any more.
 pub fn del(request: &Request, conf: &Conf) -> Result<(), Error> {
@@ -28,15 +28,15 @@ pub fn del(request: &Request, conf: &Conf) -> Result<(), Error> {
 fn remove_link(request: &Request, conf: &Conf) -> Result<(), Error> {
     let netns = match request.env.netns.as_str() {
         "" => None,
-        path => match Netns::open(path) {
+        _ => match netns::open(request) {
             Ok(netns) => Some(netns),
-            Err(NetnsError::Absent { .. }) => None,
-            Err(error) => return Err(Error::new(code::INVALID_NETNS, error.to_string())),
+            Err(gone) if gone.is_absent() => None,
+            Err(error) => return Err(netns::refused(&error)),
         },
     };
     match netns {
         Some(netns) => {
-            let mut pod = Kernel::open_in(netns).map_err(Error::internal)?;
+            let mut pod = netns::kernel(request, netns)?;
             let ifname = IfName::new(&request.env.ifname).map_err(Error::internal)?;
             delete_link(&mut pod, &ifname).map(drop).map_err(Error::internal)
         }
