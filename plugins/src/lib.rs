@@ -6,6 +6,7 @@ pub mod host_local;
 pub mod loopback;
 pub mod netns;
 pub mod pod;
+pub mod read_only;
 
 use cni::plugin::Plugin;
 

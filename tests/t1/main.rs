@@ -17,6 +17,7 @@ mod input;
 mod kernel;
 mod loopback;
 mod netns;
+mod router;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -82,6 +83,11 @@ static TESTS: &[Test] = &[
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),
+    test!(router::an_advertisement_is_taken_where_it_may_be),
+    test!(router::a_bridge_of_somebody_else_takes_no_router_from_a_pod),
+    test!(router::a_bridge_of_a_killed_add_takes_no_router_from_a_pod, Need::Program("strace")),
+    test!(router::parameters_that_are_right_need_not_be_written),
+    test!(router::a_parameter_that_is_wrong_and_cannot_be_written_is_named),
     test!(netns::the_hosts_own_namespace_is_refused_by_any_path),
     test!(netns::what_is_no_namespace_holds_nobody_up),
     test!(netns::the_path_is_used_once, Need::Program("strace")),

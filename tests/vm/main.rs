@@ -6,6 +6,7 @@ use tests::harness::{self, Environment, Test};
 
 mod cluster;
 mod links;
+mod vlan;
 
 #[path = "../t1/bridge.rs"]
 #[expect(dead_code, reason = "t1 runs the other tests")]
@@ -23,6 +24,8 @@ macro_rules! test {
 
 static TESTS: &[Test] = &[
     test!(links::vlans_of_a_bridge_work),
+    test!(vlan::a_half_made_gateway_is_finished),
+    test!(vlan::a_gateway_link_of_somebody_else_takes_no_router),
     test!(links::an_ipip_device_is_made_and_moved),
     test!(links::what_a_wireguard_device_holds_is_read_back),
     test!(links::a_thousand_peers_come_and_go),

@@ -12,12 +12,12 @@ use kernel::message::link::SeenLink;
 use kernel::state::{AddressKey, Link, LinkKind, Scope, State};
 use kernel::types::{IfName, Mac};
 
-use super::conf::{Conf, Gateway};
+use super::conf::Conf;
 use super::desired::{self, Ends};
-use super::rules;
 use super::undo::Undo;
-use crate::netns;
+use super::{gateway, rules};
 use crate::pod::Dad;
+use crate::{netns, read_only};
 
 /// Upstream looks at the port after 0, 50, 500, 1000 and 1000 ms; the kernel's announcement ends the wait here.
 const PORT_PATIENCE: Duration = Duration::from_millis(2550);
@@ -35,7 +35,7 @@ struct Attachment<'a> {
     host: Kernel,
     pod: Kernel,
     /// The bridge as found; `None`: made by this ADD.
-    found: Option<Link>,
+    found: Option<SeenLink>,
 }
 
 /// Attaches the pod; whatever was done is undone when a step fails.
@@ -57,14 +57,14 @@ pub fn add(request: &Request, conf: &Conf) -> Result<AddResult, Error> {
 }
 
 /// The bridge as it is, if it is one.
-fn find_bridge(host: &mut Kernel, conf: &Conf) -> Result<Option<Link>, Error> {
+fn find_bridge(host: &mut Kernel, conf: &Conf) -> Result<Option<SeenLink>, Error> {
     let Some(seen) = host.link(&conf.bridge).map_err(Error::internal)? else { return Ok(None) };
-    match seen.link.kind {
-        LinkKind::Bridge { .. } => Ok(Some(seen.link)),
+    match &seen.link.kind {
+        LinkKind::Bridge { .. } => Ok(Some(seen)),
         other => Err(Error::internal(format!("{:?} already exists but is not a bridge", conf.bridge.as_str())).with_details(
             format!(
                 "it is a link of kind {}: name another \"bridge\" in the configuration, or delete that link: ip link del {}",
-                kernel::diff::word(&other),
+                kernel::diff::word(other),
                 conf.bridge
             ),
         )),
@@ -83,7 +83,7 @@ impl Attachment<'_> {
             None => AddResult::default(),
         };
         let result = desired::complete(self.conf, ipam)?;
-        let vlan_gateway = self.ensure_vlan_gateway(&ends, undo)?;
+        let vlan_gateway = gateway::ensure(&mut self.host, self.conf, &ends, undo)?;
         let bridge_mac = self.configure_host(&ends, &result, undo)?;
         self.configure_pod(&ends, &result)?;
         if self.conf.masquerade || self.conf.spoof_check {
@@ -114,7 +114,8 @@ impl Attachment<'_> {
                     Step::CreateLink(..) if error.is_already() => taken = true,
                     // the pair is not there, and that has been said
                     _ if taken => {}
-                    _ => return Err(Error::internal(error)),
+                    step if read_only::passes(&mut self.host, &step, &error).map_err(Error::internal)? => {}
+                    step => return Err(Error::internal(read_only::explained(&step, error))),
                 }
             }
             if !taken {
@@ -134,8 +135,9 @@ impl Attachment<'_> {
 
     fn bridge_state(&self) -> State {
         let mut state = State::default();
-        if let Some(link) = &self.found {
-            state.links.insert(self.conf.bridge.clone(), link.clone());
+        if let Some(seen) = &self.found {
+            state.links.insert(self.conf.bridge.clone(), seen.link.clone());
+            state.sysctls.extend([desired::seen_accept_ra(seen)]);
         }
         state
     }
@@ -143,8 +145,8 @@ impl Attachment<'_> {
     /// The host's side as it is once the links are made, with those of `sysctls` that there are.
     fn connected_state(&mut self, ends: &Ends, sysctls: Vec<String>) -> Result<State, Error> {
         let mut state = desired::links(self.conf, ends, None, true);
-        if let Some(link) = &self.found {
-            state.links.insert(self.conf.bridge.clone(), Link { up: true, ..link.clone() });
+        if let Some(seen) = &self.found {
+            state.links.insert(self.conf.bridge.clone(), Link { up: true, ..seen.link.clone() });
         }
         let present = self.host.observe(&Scope { sysctls, ..Scope::default() }).map_err(Error::internal)?;
         state.sysctls.extend(present.sysctls);
@@ -153,28 +155,6 @@ impl Attachment<'_> {
             state.vlans = self.host.observe(&Scope { vlans, ..Scope::default() }).map_err(Error::internal)?.vlans;
         }
         Ok(state)
-    }
-
-    /// The gateway link of the pods' VLAN is made when it is not there yet.
-    fn ensure_vlan_gateway(&mut self, ends: &Ends, undo: &mut Undo) -> Result<Option<SeenLink>, Error> {
-        let link = self.conf.gateway_link();
-        if link == self.conf.bridge || self.conf.gateway == Gateway::No {
-            return Ok(None);
-        }
-        if self.host.link(&link).map_err(Error::internal)?.is_none() {
-            undo.vlan_link = Some(link.clone());
-            let mut observed = desired::vlan_gateway(self.conf, ends);
-            self.host
-                .apply(&diff(&observed, &State::default(), &Scope::default()).steps)
-                .ok()
-                .map_err(Error::internal)?;
-            observed
-                .links
-                .insert(ends.vlan_port.clone(), Link { up: false, ..Link::up(LinkKind::Veth { peer: None }) });
-            let plan = diff(&desired::vlan_port(self.conf, ends), &observed, &Scope::default());
-            self.host.apply(&plan.steps).ok().map_err(Error::internal)?;
-        }
-        self.host.link(&link).map_err(Error::internal)
     }
 
     /// The gateway's addresses, forwarding, and the host's end up: one batch. Returns the bridge's MAC.
@@ -200,7 +180,8 @@ impl Attachment<'_> {
                 wanted.addresses.keys().filter(|key| !observed.addresses.contains_key(*key)).cloned().collect();
         }
         let mac = self.pin_bridge_mac(ends, !undo.addresses.is_empty(), &mut wanted, &mut observed);
-        self.host.apply(&diff(&wanted, &observed, &scope).steps).ok().map_err(Error::internal)?;
+        let report = self.host.apply(&diff(&wanted, &observed, &scope).steps);
+        read_only::settled(&mut self.host, report).map_err(Error::internal)?;
         Ok(mac)
     }
 
@@ -208,7 +189,7 @@ impl Attachment<'_> {
     /// makes it stay (`br_stp_recalculate_bridge_id`, net/bridge/br_stp_if.c).
     fn pin_bridge_mac(&self, ends: &Ends, pin: bool, wanted: &mut State, observed: &mut State) -> Option<Mac> {
         let Some(found) = &self.found else { return Some(ends.bridge_mac) };
-        let mac = found.mac.filter(|mac| mac.is_unicast()).unwrap_or(ends.bridge_mac);
+        let mac = found.link.mac.filter(|mac| mac.is_unicast()).unwrap_or(ends.bridge_mac);
         if pin {
             if let Some(link) = wanted.links.get_mut(&self.conf.bridge) {
                 link.mac = Some(mac);
@@ -237,7 +218,8 @@ impl Attachment<'_> {
         for (name, link) in &wanted.links {
             born.links.insert(name.clone(), Link { up: false, ..link.clone() });
         }
-        self.pod.apply(&diff(&wanted, &born, &Scope::default()).steps).ok().map_err(Error::internal)?;
+        let report = self.pod.apply(&diff(&wanted, &born, &Scope::default()).steps);
+        read_only::settled(&mut self.pod, report).map_err(Error::internal)?;
         if self.conf.dad == Dad::On && result.ips.iter().any(|ip| ip.address.is_ipv6()) {
             self.pod.wait_addresses(&ends.ifname, DAD_PATIENCE).map_err(Error::internal)?;
         }

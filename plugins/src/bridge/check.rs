@@ -11,7 +11,7 @@ use kernel::types::{IfName, Mac};
 use super::conf::Conf;
 use super::desired::{self, Ends};
 use super::rules;
-use crate::{netns, pod};
+use crate::{netns, pod, read_only};
 
 /// Fails with the list of what ADD would change.
 pub fn check(request: &Request, conf: &Conf) -> Result<(), Error> {
@@ -67,6 +67,9 @@ fn host_differences(conf: &Conf, ends: &Ends, previous: &AddResult) -> Result<Ve
         bridge.mac = Some(ends.bridge_mac);
         bridge.promisc = Some(conf.promisc);
     }
+    // a port's frames are the bridge's: its own value says nothing while it is one
+    wanted.sysctls.remove(&desired::accept_ra(&ends.veth));
+    read_only::leave_out(&mut wanted);
     let scope = Scope {
         read_links: vec![conf.bridge.clone(), ends.veth.clone()],
         addresses: vec![conf.gateway_link()],
@@ -81,7 +84,8 @@ fn host_differences(conf: &Conf, ends: &Ends, previous: &AddResult) -> Result<Ve
 }
 
 fn pod_differences(mut pod: Kernel, conf: &Conf, ends: &Ends, previous: &AddResult) -> Result<Vec<String>, Error> {
-    let wanted = desired::pod(conf, ends, previous)?;
+    let mut wanted = desired::pod(conf, ends, previous)?;
+    read_only::leave_out(&mut wanted);
     let mut observed = State::default();
     let mut scope = Scope::default();
     for table in pod::tables(&wanted) {

@@ -5,6 +5,7 @@ mod check;
 mod conf;
 mod del;
 mod desired;
+mod gateway;
 mod rules;
 mod undo;
 
