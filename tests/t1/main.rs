@@ -80,6 +80,7 @@ static TESTS: &[Test] = &[
     test!(bridge::a_failed_add_leaves_nothing),
     test!(bridge::rules_come_and_go_with_the_pod),
     test!(bridge::gc_removes_what_nobody_owns),
+    test!(bridge::a_full_bridge_says_so),
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),

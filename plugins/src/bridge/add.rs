@@ -6,11 +6,11 @@ use std::time::Duration;
 use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::AddResult;
-use kernel::Kernel;
 use kernel::diff::{Step, diff};
 use kernel::message::link::SeenLink;
 use kernel::state::{AddressKey, Link, LinkKind, Scope, State};
 use kernel::types::{IfName, Mac};
+use kernel::{Kernel, KernelError};
 
 use super::conf::Conf;
 use super::desired::{self, Ends};
@@ -27,6 +27,9 @@ const DAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A clash of the host end's random name is tried again this often, as upstream.
 const NAME_TRIES: usize = 10;
+
+/// The ports of a bridge: BR_MAX_PORTS (net/bridge/br_private.h) without number 0, which is reserved.
+const PORTS: u32 = 1023;
 
 /// Both sides of the attachment and what is being made.
 struct Attachment<'a> {
@@ -115,7 +118,7 @@ impl Attachment<'_> {
                     // the pair is not there, and that has been said
                     _ if taken => {}
                     step if read_only::passes(&mut self.host, &step, &error).map_err(Error::internal)? => {}
-                    step => return Err(Error::internal(read_only::explained(&step, error))),
+                    step => return Err(refused(self.conf, read_only::explained(&step, error))),
                 }
             }
             if !taken {
@@ -234,6 +237,18 @@ impl Attachment<'_> {
             None => Err(Error::internal(format!("{veth} was deleted by somebody while it was being attached"))),
         }
     }
+}
+
+/// With what to do when the bridge takes no more ports.
+pub(super) fn refused(conf: &Conf, error: KernelError) -> Error {
+    if !error.is_full_bridge() {
+        return Error::internal(error);
+    }
+    let bridge = &conf.bridge;
+    let text = Some(format!("the bridge {bridge} has no free port: it takes {PORTS}"));
+    Error::internal(KernelError { text, ..error }).with_details(format!(
+        "detach pods that are not needed (ip link show master {bridge}), or name another \"bridge\" in the configuration"
+    ))
 }
 
 /// A name for the host's end and MACs for what is made.

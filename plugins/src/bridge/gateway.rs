@@ -7,6 +7,7 @@ use kernel::message::link::SeenLink;
 use kernel::state::{Link, LinkKind, Scope, State};
 use kernel::{Kernel, KernelError};
 
+use super::add::refused;
 use super::conf::{Conf, Gateway};
 use super::desired::{self, Ends};
 use super::undo::Undo;
@@ -39,7 +40,7 @@ fn make(host: &mut Kernel, conf: &Conf, ends: &Ends) -> Result<(), Error> {
 /// Makes the far end a port in the VLAN, and raises both.
 fn attach(host: &mut Kernel, conf: &Conf, ends: &Ends, observed: &State) -> Result<(), Error> {
     let report = host.apply(&diff(&desired::vlan_port(conf, ends), observed, &Scope::default()).steps);
-    read_only::settled(host, report).map_err(Error::internal)
+    read_only::settled(host, report).map_err(|error| refused(conf, error))
 }
 
 /// An ADD that was killed may have left the pair without its place in the bridge, or a link that takes routers.
@@ -48,7 +49,7 @@ fn finish(host: &mut Kernel, conf: &Conf, ends: &Ends, seen: SeenLink) -> Result
     let port = far_end(host, &seen).map_err(Error::internal)?;
     // a port of another bridge is where somebody wants it
     let Some(port) = port.filter(|port| port.master.is_none_or(|master| master == bridge.0)) else {
-        return guard(host, seen);
+        return guard(host, conf, seen);
     };
     let mut observed = State::default();
     for link in [&seen, &port] {
@@ -62,7 +63,7 @@ fn finish(host: &mut Kernel, conf: &Conf, ends: &Ends, seen: SeenLink) -> Result
         wanted.vlans.clear();
     }
     let report = host.apply(&diff(&wanted, &observed, &Scope::default()).steps);
-    read_only::settled(host, report).map_err(Error::internal)?;
+    read_only::settled(host, report).map_err(|error| refused(conf, error))?;
     Ok(seen)
 }
 
@@ -76,12 +77,12 @@ fn far_end(host: &mut Kernel, seen: &SeenLink) -> Result<Option<SeenLink>, Kerne
 }
 
 /// A link of another kind, which somebody made to be the gateway: it takes no routers from pods.
-fn guard(host: &mut Kernel, seen: SeenLink) -> Result<SeenLink, Error> {
+fn guard(host: &mut Kernel, conf: &Conf, seen: SeenLink) -> Result<SeenLink, Error> {
     let (key, value) = desired::seen_accept_ra(&seen);
     let (mut wanted, mut observed) = (State::default(), State::default());
     wanted.sysctls.insert(key.clone(), "0".to_owned());
     observed.sysctls.insert(key, value);
     let report = host.apply(&diff(&wanted, &observed, &Scope::default()).steps);
-    read_only::settled(host, report).map_err(Error::internal)?;
+    read_only::settled(host, report).map_err(|error| refused(conf, error))?;
     Ok(seen)
 }
