@@ -1,5 +1,6 @@
 //! The rtnetlink client: one blocking socket, whole batches, errors in the kernel's own words.
 
+mod errnos;
 mod error;
 mod frame;
 mod socket;

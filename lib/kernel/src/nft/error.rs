@@ -3,17 +3,19 @@
 use std::fmt;
 use std::io;
 
+use crate::netlink::Errno;
+
 /// A failure to read or change nf_tables.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     /// No netlink socket to nf_tables.
-    #[error("nf_tables: open netlink socket: {source}{}", hint(.source))]
+    #[error("nf_tables: open netlink socket: {}{}", Errno::of(.source), hint(.source))]
     Open {
         /// Why.
         source: io::Error,
     },
     /// A request did not leave, or its answer did not come.
-    #[error("nf_tables: {what}: {source}{}", hint(.source))]
+    #[error("nf_tables: {what}: {}{}", words(.source), hint(.source))]
     Exchange {
         /// What was asked.
         what: String,
@@ -71,7 +73,7 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.operation, self.errno)?;
+        write!(f, "{}: {}", self.operation, Errno::of(&self.errno))?;
         if let Some(text) = &self.text {
             write!(f, ": {text}")?;
         }
@@ -126,6 +128,11 @@ fn hint(cause: &io::Error) -> &'static str {
     }
 }
 
+/// The kernel's error, or that of a short write, which has no number.
+fn words(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |errno| Errno(errno).to_string())
+}
+
 fn list(refusals: &[Refusal]) -> String {
     const SHOWN: usize = 5;
     let mut text = refusals.iter().take(SHOWN).map(Refusal::to_string).collect::<Vec<_>>().join("; ");
@@ -159,8 +166,8 @@ mod tests {
         let error = NftError::Refused(vec![Refusal::new("add rule inet t c", libc::EPERM, Some("no".into()))]);
         assert_eq!(
             error.to_string(),
-            "nf_tables: transaction refused, nothing was changed: add rule inet t c: Operation not permitted \
-             (os error 1): no (needs CAP_NET_ADMIN in this network namespace)"
+            "nf_tables: transaction refused, nothing was changed: add rule inet t c: EPERM: Operation not permitted: \
+             no (needs CAP_NET_ADMIN in this network namespace)"
         );
         assert!(refused(&[libc::ENOENT; 7]).to_string().ends_with("; and 2 more"));
     }
