@@ -11,6 +11,8 @@ mod wireguard;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 pub use objects::satisfies;
