@@ -84,7 +84,8 @@ fn add_route(state: &mut State, dev: &IfName, wanted: &CniRoute, result: &AddRes
         if *there == route {
             return Ok(());
         }
-        key.ordinal += 1;
+        let more = || Error::config(format!("route {}: more than 256 routes to one prefix", wanted.dst));
+        key.ordinal = key.ordinal.checked_add(1).ok_or_else(more)?;
     }
     state.routes.insert(key, route);
     Ok(())
@@ -125,3 +126,6 @@ pub fn veth_end(mac: Option<kernel::types::Mac>, mtu: Option<Mtu>) -> Link {
 pub fn is_default(net: IpNetwork) -> bool {
     net.prefix() == 0
 }
+
+#[cfg(test)]
+mod tests;
