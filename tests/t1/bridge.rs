@@ -19,7 +19,7 @@ fn name(text: &str) -> IfName {
 }
 
 /// A dual-stack gateway bridge, the configuration most of these tests begin with.
-fn conf(caller: &Caller) -> Value {
+pub fn conf(caller: &Caller) -> Value {
     json!({
         "cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "cni0", "isDefaultGateway": true,
         "hairpinMode": true, "mtu": 1450,
@@ -31,7 +31,7 @@ fn conf(caller: &Caller) -> Value {
     })
 }
 
-fn with(conf: &Value, more: Value) -> Value {
+pub fn with(conf: &Value, more: Value) -> Value {
     let mut conf = conf.clone();
     for (key, value) in more.as_object().unwrap() {
         conf[key] = value.clone();
@@ -39,7 +39,7 @@ fn with(conf: &Value, more: Value) -> Value {
     conf
 }
 
-fn v4_only(conf: &Value, subnet: &str) -> Value {
+pub fn v4_only(conf: &Value, subnet: &str) -> Value {
     let mut conf = conf.clone();
     conf["ipam"]["ranges"] = json!([[{ "subnet": subnet }]]);
     conf["ipam"]["routes"] = json!([]);
@@ -50,7 +50,7 @@ fn link(kernel: &mut Kernel, link: &str) -> SeenLink {
     kernel.link(&name(link)).unwrap().unwrap_or_else(|| panic!("no link {link}"))
 }
 
-fn addresses(kernel: &mut Kernel, dev: &str) -> Vec<String> {
+pub fn addresses(kernel: &mut Kernel, dev: &str) -> Vec<String> {
     let index = kernel.index(&name(dev)).unwrap();
     let seen = kernel.addresses_of(index).unwrap();
     let mut texts: Vec<_> = seen.iter().filter(|a| a.global).map(|a| a.key.net.to_string()).collect();
@@ -67,7 +67,7 @@ fn routes(kernel: &mut Kernel) -> Vec<String> {
 }
 
 /// Links of this namespace but lo and those that every namespace has.
-fn links(kernel: &mut Kernel) -> Vec<String> {
+pub fn links(kernel: &mut Kernel) -> Vec<String> {
     let seen = kernel.links().unwrap();
     let made = |l: &&SeenLink| !matches!(l.link.kind, LinkKind::Loopback) && l.name.as_str() != "lo";
     seen.iter().filter(made).map(|l| l.name.to_string()).collect()
