@@ -23,6 +23,7 @@ mod record;
 mod router;
 mod shared;
 mod undecodable;
+mod undo;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -89,6 +90,10 @@ static TESTS: &[Test] = &[
     test!(bridge::an_idle_bridge_takes_the_new_subnet),
     test!(bridge::the_bridges_mac_stays),
     test!(bridge::a_failed_add_leaves_nothing),
+    test!(undo::a_failed_add_leaves_other_pods_alone),
+    test!(undo::a_failed_add_leaves_the_bridge_that_was_there),
+    test!(undo::a_new_bridge_that_others_have_joined_stays, Need::Program("ip")),
+    test!(undo::rules_that_were_written_are_taken_back, Need::Program("nft")),
     test!(bridge::rules_come_and_go_with_the_pod),
     test!(bridge::gc_removes_what_nobody_owns),
     test!(bridge::a_full_bridge_says_so),

@@ -5,6 +5,8 @@
 
 mod link;
 mod scope;
+#[cfg(test)]
+mod tests;
 mod wireguard;
 
 use std::collections::BTreeMap;
