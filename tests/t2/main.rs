@@ -10,6 +10,7 @@ use tests::harness::{self, Environment, Outcome, Test};
 use tests::need::Need;
 
 mod daemonless;
+mod disturb;
 mod etcd_daemon;
 mod etcd_server;
 mod etcd_store;
@@ -18,9 +19,11 @@ mod etcd_writes;
 mod heal;
 mod health;
 mod live;
+mod lost_files;
 mod paths;
 mod store;
 mod takeover;
+mod tracer;
 mod tunnels;
 mod udp;
 mod underlay;
@@ -36,6 +39,11 @@ macro_rules! test {
 /// Debian's etcd-server and etcd-client.
 const ETCD: Need = Need::Program("etcd");
 const ETCDCTL: Need = Need::Program("etcdctl");
+/// What people change a host with.
+const IP: Need = Need::Program("ip");
+const BRIDGE: Need = Need::Program("bridge");
+const NFT: Need = Need::Program("nft");
+const STRACE: Need = Need::Program("strace");
 
 static TESTS: &[Test] = &[
     test!(underlay::every_host_reaches_every_host),
@@ -121,6 +129,13 @@ static TESTS: &[Test] = &[
     test!(etcd_store::a_burst_is_few_changes, ETCD, ETCDCTL),
     test!(etcd_trust::certificates_are_read_anew, ETCD, ETCDCTL, Need::Program("openssl")),
     test!(etcd_trust::a_token_is_renewed, ETCD, ETCDCTL),
+    test!(lost_files::the_status_is_there_when_subnet_env_is, STRACE),
+    test!(lost_files::a_deleted_subnet_env),
+    test!(lost_files::an_edited_subnet_env),
+    test!(lost_files::a_replaced_subnet_env),
+    test!(lost_files::a_removed_folder),
+    test!(lost_files::a_deleted_status),
+    test!(lost_files::an_emptied_status),
 ];
 
 /// What a helper of a test fails with.
