@@ -17,6 +17,7 @@ mod from_go;
 mod host_local;
 mod input;
 mod kernel;
+mod lease_keys;
 mod loopback;
 mod netns;
 mod record;
@@ -177,6 +178,12 @@ static TESTS: &[Test] = &[
     test!(host_local::killed_at_any_moment_it_loses_no_address),
     test!(host_local::a_full_disk_is_named_and_keeps_nothing, Need::Program("unshare"), Need::Program("mount")),
     test!(host_local::a_read_only_disk_is_named, Need::Program("unshare"), Need::Program("mount")),
+    test!(lease_keys::a_padded_length_is_not_canonical),
+    test!(lease_keys::a_padded_length_of_ipv6_is_not_canonical),
+    test!(lease_keys::an_address_that_is_not_compressed_is_not_canonical),
+    test!(lease_keys::a_padded_group_is_not_canonical),
+    test!(lease_keys::another_spelling_of_the_own_subnet_is_named),
+    test!(lease_keys::padded_addresses_and_upper_case_are_refused),
     test!(loopback::up_checked_and_down, Need::Program("unshare"), Need::Program("mount")),
     test!(loopback::every_versions_result_has_its_own_shape, Need::Program("unshare"), Need::Program("mount")),
     test!(
