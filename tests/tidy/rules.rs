@@ -30,6 +30,7 @@ pub const RULES: &[Rule] = &[
             ("flanneld/src/lab/wait.rs", "bounded waiting on a condition"),
             ("lib/cni/src/delegate", "back-off while an executable is being written"),
             ("flanneld/src/store/embedded.rs", "back-off after the store could not be read"),
+            ("flanneld/src/store/lock.rs", "bounded waiting for another daemon"),
             ("flanneld/src/store/etcd/follow.rs", "back-off after etcd could not be followed"),
             ("flanneld/src/events.rs", "back-off after the kernel's announcements ended"),
         ],

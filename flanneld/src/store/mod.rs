@@ -6,6 +6,7 @@ mod embedded;
 pub mod etcd;
 mod files;
 mod halves;
+mod lock;
 mod watch;
 
 use std::collections::BTreeMap;
