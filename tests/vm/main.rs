@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tests::harness::{self, Environment, Test};
 
+mod clock;
 mod cluster;
 mod links;
 
@@ -33,6 +34,9 @@ static TESTS: &[Test] = &[
     test!(cluster::a_host_with_a_new_key_replaces_itself),
     test!(cluster::backends_change_live),
     test!(cluster::hostile_wireguard_leases_disturb_nobody),
+    test!(clock::a_lease_is_renewed_when_the_clock_is_set_back_an_hour),
+    test!(clock::a_lease_is_renewed_when_the_clock_is_set_back_eight_hours),
+    test!(clock::no_lease_ends_when_the_clock_is_set_a_year_ahead),
 ];
 
 fn main() -> ExitCode {

@@ -1,5 +1,5 @@
 //! The embedded store's files: `config`, `subnets/<key>` with exactly the value that etcd would hold, `ttl/<key>` with
-//! the second (Unix time) at which that lease ends.
+//! the second at which that lease ends.
 //!
 //! Every change is made under one exclusive lock, and a lease's content is complete before its name exists. So
 //! whatever a killed daemon leaves behind, a reader sees leases that are whole, and what lies in `tmp` is nobody's as
@@ -9,20 +9,24 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::halves::is_half_of_another;
+use super::ttl::{Now, Seen, Ttl};
 use super::{Outcome, StoreError, View, lock};
+use crate::clock::Moment;
 use crate::files::{Draft, FileError, READABLE, at, make_dirs, read_own};
 
 /// A lease is some 200 bytes and a configuration some 500; more than this is somebody else's file.
 const LARGEST: u64 = 64 * 1024;
 
 /// The directories of one store.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Layout {
     root: PathBuf,
+    boot_id: Arc<str>,
+    seen: Mutex<Seen>,
 }
 
 type Garbage = BTreeMap<String, String>;
@@ -36,7 +40,13 @@ pub(super) fn is_key(name: &str) -> bool {
 
 impl Layout {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root }
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self { root, boot_id: boot_id.trim().into(), seen: Mutex::default() }
+    }
+
+    /// All clocks, now.
+    pub(super) fn now(&self) -> Now {
+        Now { boot_id: self.boot_id.clone(), moment: Moment::now(), wall: SystemTime::now() }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -68,7 +78,7 @@ impl Layout {
     }
 
     /// Everything, at one moment.
-    pub(super) fn read(&self) -> Result<View, FileError> {
+    pub(super) fn read(&self, now: &Now) -> Result<View, FileError> {
         let _lock = self.lock(false)?;
         let mut garbage = Garbage::new();
         let config = self.root.join("config");
@@ -82,7 +92,8 @@ impl Layout {
             Err(error) => return Err(at("read", &config)(error)),
         };
         let leases = self.read_leases(&mut garbage)?;
-        let expires = Arc::new(self.read_ttls(&leases)?);
+        let ends = self.ends(self.read_ttls(&leases)?, now);
+        let expires = Arc::new(ends.into_iter().map(|(key, end)| (key, Some(end))).collect());
         let (leases, ignored) = (Arc::new(leases), Arc::new(garbage));
         Ok(View { config, leases, expires, ignored, complete: true, ..View::default() })
     }
@@ -113,16 +124,17 @@ impl Layout {
         Ok(leases)
     }
 
-    fn read_ttls(
-        &self,
-        leases: &BTreeMap<String, Arc<[u8]>>,
-    ) -> Result<BTreeMap<String, Option<SystemTime>>, FileError> {
+    fn ends(&self, ttls: BTreeMap<String, Ttl>, now: &Now) -> BTreeMap<String, Moment> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).ends(ttls, now)
+    }
+
+    fn read_ttls(&self, leases: &BTreeMap<String, Arc<[u8]>>) -> Result<BTreeMap<String, Ttl>, FileError> {
         let mut ttls = BTreeMap::new();
         for key in leases.keys() {
             let path = self.ttls().join(key);
             match read_small(&path) {
                 // a file that does not read as a time was not written by a daemon: the lease stays
-                Ok(text) => ttls.extend(parse_expiry(&text).map(|time| (key.clone(), Some(time)))),
+                Ok(text) => ttls.extend(Ttl::parse(&text).map(|ttl| (key.clone(), ttl))),
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {}
                 Err(error) => return Err(at("read", &path)(error)),
             }
@@ -193,12 +205,11 @@ impl Layout {
     }
 
     /// Removes the leases whose time is over, and returns their keys.
-    pub(super) fn expire(&self, now: SystemTime) -> Result<Vec<String>, FileError> {
+    pub(super) fn expire(&self, now: &Now) -> Result<Vec<String>, FileError> {
         let _lock = self.exclusive()?;
         let leases = self.read_leases(&mut Garbage::new())?;
-        let expires = self.read_ttls(&leases)?;
-        let over: Vec<String> =
-            expires.into_iter().filter(|(_, end)| end.is_some_and(|end| end <= now)).map(|(key, _)| key).collect();
+        let ends = self.ends(self.read_ttls(&leases)?, now);
+        let over: Vec<String> = ends.into_iter().filter(|(_, end)| *end <= now.moment).map(|(key, _)| key).collect();
         for key in &over {
             self.remove(key)?;
         }
@@ -224,8 +235,7 @@ impl Layout {
         match ttl {
             None => remove_if_there(&path),
             Some(ttl) => {
-                let end = (SystemTime::now() + ttl).duration_since(UNIX_EPOCH).unwrap_or_default();
-                let text = format!("{}\n", end.as_secs());
+                let text = Ttl::lasting(ttl, &self.now()).to_text();
                 self.draft(&path, text.as_bytes())?.replace().map_err(at("replace", &path))
             }
         }
@@ -257,11 +267,6 @@ fn holds(path: &Path, value: &[u8]) -> Result<bool, FileError> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => Ok(false),
         Err(error) => Err(at("read", path)(error)),
     }
-}
-
-fn parse_expiry(text: &[u8]) -> Option<SystemTime> {
-    let seconds = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
