@@ -33,6 +33,7 @@ pub const RULES: &[Rule] = &[
             ("flanneld/src/store/lock.rs", "bounded waiting for another daemon"),
             ("flanneld/src/store/etcd/follow.rs", "back-off after etcd could not be followed"),
             ("flanneld/src/events.rs", "back-off after the kernel's announcements ended"),
+            ("flanneld/src/health.rs", "back-off while no connection can be accepted"),
         ],
         in_tests: true,
         reason: "nothing sleeps but a bounded wait and a back-off: wait for the event",
