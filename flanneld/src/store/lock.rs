@@ -51,6 +51,10 @@ fn open(path: &Path) -> io::Result<File> {
     let file = match options(true) {
         // a reader needs no more than this
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => options(false)?,
+        // what it names could be any file of ours
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            return Err(io::Error::new(ErrorKind::InvalidData, "it is a symbolic link: remove it"));
+        }
         opened => opened?,
     };
     keep_to_owner(&file)?;
@@ -162,9 +166,9 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         std::os::unix::fs::symlink("elsewhere", at("link")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
-        for name in ["link", "fifo"] {
+        for (name, why) in [("link", "a symbolic link: remove it"), ("fifo", "not a regular file: remove it")] {
             let error = take(&at(name), true).unwrap_err().to_string();
-            assert!(error.contains(&format!("{name}: cannot open: ")), "{error}");
+            assert!(error.contains(&format!("{name}: cannot open: it is {why}")), "{error}");
         }
         assert!(!at("elsewhere").exists(), "the link is not followed");
         if geteuid().is_root() {

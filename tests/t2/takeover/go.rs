@@ -175,8 +175,14 @@ pub fn own_store(host: usize, config: &str) -> Result<PathBuf, Failure> {
     for name in ["subnets", "ttl", "tmp"] {
         fs::create_dir_all(common.join(name))?;
     }
-    for name in ["lock", "subnets", "ttl", "tmp"] {
+    for name in ["subnets", "ttl", "tmp"] {
         symlink_anew(&common.join(name), &root.join(name))?;
+    }
+    // one lock for all; a daemon takes none by a symbolic link
+    let (lock, own) = (common.join("lock"), root.join("lock"));
+    fs::OpenOptions::new().create(true).append(true).open(&lock)?;
+    if !own.exists() {
+        fs::hard_link(&lock, &own)?;
     }
     files::replace(&root.join("config"), config.as_bytes())?;
     Ok(dir)
