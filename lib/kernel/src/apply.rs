@@ -4,9 +4,10 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use crate::diff::Step;
 use crate::kernel::Kernel;
+use crate::message::Request;
 use crate::message::{ADD, APPEND, PUT, address, link, neighbour, route, vlan};
-use crate::netlink::{Errno, KernelError, Request};
-use crate::nft::wire::Writer;
+use crate::netlink::wire::Writer;
+use crate::netlink::{Errno, KernelError};
 use crate::state::LinkKind;
 use crate::types::IfName;
 use crate::wireguard::{Wish, remove_peer, set_device, set_peer};

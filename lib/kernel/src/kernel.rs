@@ -6,7 +6,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::message::link::SeenLink;
 use crate::message::{Names, link};
-use crate::netlink::{Errno, KernelError, Request, Socket};
+use crate::message::{Request, Socket};
+use crate::netlink::{Errno, KernelError};
 use crate::netns::Netns;
 use crate::types::{IfIndex, IfName};
 use crate::wireguard::Generic;

@@ -7,11 +7,12 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use crate::kernel::Kernel;
 use crate::message::Names;
+use crate::message::Request;
 use crate::message::address::SeenAddress;
 use crate::message::link::{self, SeenLink};
 use crate::message::neighbour::{self, SeenNeighbour};
 use crate::message::{address, route, vlan};
-use crate::netlink::{KernelError, Request};
+use crate::netlink::KernelError;
 use crate::state::{LinkKind, Route, RouteKey, Scope, State};
 use crate::sysctl;
 use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};

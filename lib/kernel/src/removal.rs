@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "fork and _exit")]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
@@ -14,7 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::kernel::Kernel;
 use crate::message::link;
-use crate::netlink::{Errno, KernelError, Request, Socket};
+use crate::message::{Request, Socket};
+use crate::netlink::{Errno, KernelError};
 use crate::types::{IfIndex, IfName};
 
 /// RTNLGRP_LINK, linux/rtnetlink.h
@@ -99,10 +100,7 @@ fn wait_until_gone(
 }
 
 fn readable(watch: &Socket, news: &OwnedFd, left: Duration) -> Result<(bool, bool), Errno> {
-    // SAFETY: the socket outlives the poll.
-    let watch = unsafe { BorrowedFd::borrow_raw(watch.as_raw_fd()) };
-    let mut fds =
-        [PollFd::from_borrowed_fd(watch, PollFlags::IN), PollFd::from_borrowed_fd(news.as_fd(), PollFlags::IN)];
+    let mut fds = [PollFd::new(watch, PollFlags::IN), PollFd::new(news, PollFlags::IN)];
     let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
     match poll(&mut fds, Some(&timeout)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok((!fds[0].revents().is_empty(), !fds[1].revents().is_empty())),

@@ -10,8 +10,8 @@ use flanneld::lab::world::World;
 use flanneld::lab::{Doing, Error};
 use kernel::Kernel;
 use kernel::diff::Step;
+use kernel::message::Socket;
 use kernel::message::route;
-use kernel::netlink::Socket;
 use kernel::state::{RouteScope, Scope};
 use kernel::types::{IfName, RouteProtocol, TableId};
 

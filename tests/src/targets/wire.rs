@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use flanneld::lab::capture::decode;
 use kernel::message::neighbour::{self, SeenNeighbour};
+use kernel::message::read_datagram;
 use kernel::message::{Names, address, link, route, vlan};
-use kernel::netlink::read_datagram;
 use kernel::nft::{self, NftFamily, TableKey};
 use kernel::state::{Address, Link, LinkKind, Route, RouteKey};
 use kernel::types::{IfIndex, IfName, Mac, RouteProtocol, VlanId, masked};

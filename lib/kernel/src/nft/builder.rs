@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use super::expr::{Expr, Is, MetaKey, NatKind, PayloadBase, Reg, Verdict, protocol};
 use super::types::{NftFamily, Rule};
 use super::value::Value;
-use super::wire::align;
+use crate::netlink::wire::align;
 use crate::types::{Family, IfName, Mac};
 
 /// NFT_CT_STATE.

@@ -30,7 +30,6 @@ mod tests;
 mod types;
 mod userdata;
 mod value;
-pub(crate) mod wire;
 
 pub use batch::Batch;
 pub use builder::{Field, MapData, RuleBuilder, Side, ct};

@@ -12,7 +12,7 @@ use super::types::{
 };
 use super::userdata;
 use super::value::Type;
-use super::wire::{Attributes, Incoming};
+use crate::netlink::wire::{Attributes, Incoming};
 use crate::types::IfName;
 
 /// How often a reading or an update is begun anew because others changed the rule set. Of those who compete one wins each
@@ -163,7 +163,7 @@ impl Nft {
             } else {
                 match self.commit(&batch) {
                     Err(error) if error.is_outdated() => false,
-                    other => other.map(|()| true)?,
+                    other => other.map(|_| true)?,
                 }
             };
             if current {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::wire::{align, text};
+use crate::netlink::wire::{align, text};
 use crate::types::{Family, IfName, Mac};
 
 /// Bits per type in the number of a concatenation (TYPE_BITS, nft's datatype.h).

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::encode::{LISTEN_PORT, PEERS, PRIVATE_KEY, allowed, peer};
-use crate::nft::wire::Attributes;
+use crate::netlink::wire::Attributes;
 use crate::state::{PublicKey, Secret, WireguardDevice, WireguardPeer};
 
 /// How long keys may be used after their handshake (REJECT_AFTER_TIME).

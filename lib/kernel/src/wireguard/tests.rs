@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::decode;
 use super::encode::{remove_peer, set_device, set_peer};
-use crate::nft::wire::{Attributes, Writer};
+use crate::netlink::wire::{Attributes, Writer};
 use crate::state::{PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
 use crate::types::IfName;
 

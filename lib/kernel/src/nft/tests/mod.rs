@@ -4,7 +4,7 @@ mod cases;
 mod kernel;
 
 use super::expr::Expr;
-use super::wire::{Attributes, Incoming, Writer, message, stamp};
+use crate::netlink::wire::{Attributes, Incoming, Writer, message, stamp};
 
 /// The attributes as (type with its marks, value).
 fn raw(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {

@@ -18,8 +18,8 @@ fn a_refused_transaction_leaves_nothing_and_names_its_fault() {
     let error = nft.commit(&refused).unwrap_err();
     assert!(error.is_absent() && !error.is_already() && !error.is_retryable(), "{error}");
     let text = error.to_string();
-    assert!(text.contains("add rule inet t absent: No such file"), "{text}");
-    assert!(text.contains("delete set inet t nothing: No such file"), "{text}");
+    assert!(text.contains("add rule inet t absent: ENOENT: No such file"), "{text}");
+    assert!(text.contains("delete set inet t nothing: ENOENT: No such file"), "{text}");
     assert!(ruleset().is_empty());
     assert_eq!(nft.generation().unwrap(), before);
 
