@@ -250,7 +250,7 @@ fn peers_are_invited_only_to_devices_that_are_there() {
     assert!(failed(Step::DeleteLink(dev.clone())).ready(), "what is left over is in nobody's way");
     assert!(failed(Step::WriteSysctl("a".into(), "b".into())).ready());
     let (wanted, found) = (LinkKind::Loopback, LinkKind::Other("dummy".into()));
-    let conflict = Conflict { name: dev, wanted, found };
+    let conflict = Conflict::Link { name: dev, wanted, found };
     let blocked = Applied { conflicts: vec![conflict.clone(), conflict], ..Applied::default() };
     assert!(!blocked.ready());
     let trouble = blocked.trouble().unwrap();

@@ -1,5 +1,7 @@
 //! Writing the kernel: the only place that changes it.
 
+mod nft;
+
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use crate::diff::Step;
@@ -13,11 +15,15 @@ use crate::types::IfName;
 use crate::wireguard::{Wish, remove_peer, set_device, set_peer};
 use crate::{sysctl, tuntap};
 
+pub use nft::RuleHandle;
+
 /// What became of a list of steps.
 #[derive(Debug, Default)]
 pub struct Report {
     /// How many were done.
     pub done: usize,
+    /// The rules of nf_tables that were added.
+    pub handles: Vec<RuleHandle>,
     /// Those that were not, with the reason; their objects are as they were.
     pub failed: Vec<(Step, KernelError)>,
 }
@@ -41,6 +47,12 @@ impl Kernel {
                     if i == 0 || !is_wireguard(&steps[i - 1]) {
                         page.flush(self, &mut report);
                         self.write_wireguard(&steps[i..], &mut report);
+                    }
+                }
+                Step::Nft(..) => {
+                    if i == 0 || !matches!(steps[i - 1], Step::Nft(..)) {
+                        page.flush(self, &mut report);
+                        self.write_nft(&steps[i..], &mut report);
                     }
                 }
                 Step::WriteSysctl(..) if i > 0 && matches!(steps[i - 1], Step::WriteSysctl(..)) => {}
@@ -134,7 +146,8 @@ impl Kernel {
             Step::DeleteFdb(key, dst) => (neighbour::delete_fdb(names.index(&key.dev)?, key.mac, *dst), 0),
             Step::DeleteAddress(key) => (address::delete(names.index(&key.dev)?, key.net), 0),
             Step::DeleteLink(name) => (link::delete(name), 0),
-            Step::WriteSysctl(..)
+            Step::Nft(..)
+            | Step::WriteSysctl(..)
             | Step::SetWireguard(..)
             | Step::PutWireguardPeer(..)
             | Step::DeleteWireguardPeer(..) => return None,
@@ -167,7 +180,8 @@ fn refers_to(step: &Step) -> Vec<&IfName> {
         Step::PutNeighbour(key, _) | Step::DeleteNeighbour(key) => (Some(&key.dev), None),
         Step::PutFdb(key, _) | Step::DeleteFdb(key, _) => (Some(&key.dev), None),
         Step::PutRoute(_, route) | Step::DeleteRoute(_, route) => (route.dev.as_ref(), None),
-        Step::SetPort(..)
+        Step::Nft(..)
+        | Step::SetPort(..)
         | Step::WriteSysctl(..)
         | Step::SetWireguard(..)
         | Step::PutWireguardPeer(..)
@@ -235,6 +249,10 @@ impl Page<'_> {
 }
 
 impl Report {
+    fn refuse(&mut self, step: &Step, error: KernelError) {
+        self.failed.push((step.clone(), error));
+    }
+
     fn count(&mut self, step: &Step, outcome: Result<(), KernelError>) {
         match outcome {
             Err(error) if step.is_delete() && error.is_absent() => self.done += 1,

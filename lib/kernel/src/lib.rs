@@ -9,6 +9,7 @@
 
 pub mod apply;
 pub mod arena;
+pub mod converge;
 pub mod diff;
 pub mod kernel;
 pub mod message;
@@ -26,6 +27,7 @@ pub mod udp_socket;
 pub mod wait;
 mod wireguard;
 
-pub use apply::Report;
+pub use apply::{Report, RuleHandle};
+pub use converge::{Assumed, Desired, Outcome};
 pub use kernel::Kernel;
 pub use netlink::{Errno, KernelError};

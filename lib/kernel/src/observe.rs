@@ -1,6 +1,6 @@
 //! Reading the kernel: what of a [`Scope`] is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
@@ -13,7 +13,8 @@ use crate::message::link::{self, SeenLink};
 use crate::message::neighbour::{self, SeenNeighbour};
 use crate::message::{address, route, vlan};
 use crate::netlink::KernelError;
-use crate::state::{LinkKind, Route, RouteKey, Scope, State};
+use crate::nft::TableKey;
+use crate::state::{LinkKind, NftScope, Route, RouteKey, Scope, State};
 use crate::sysctl;
 use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
 
@@ -39,6 +40,7 @@ impl Kernel {
             }
         }
         self.observe_wireguard(&scope.wireguard, &mut state)?;
+        self.observe_nft(&scope.nft, &mut state)?;
         if let Some(routes) = &scope.routes {
             let dev = match &routes.dev {
                 Some(name) => match self.known(name)? {
@@ -117,6 +119,23 @@ impl Kernel {
                 // it has gone since it was asked for
                 Err(e) if e.is_absent() => {}
                 Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the tables that are ours, all; of those that others use too, the chains that are named.
+    fn observe_nft(&mut self, scopes: &BTreeMap<TableKey, NftScope>, state: &mut State) -> Result<(), KernelError> {
+        for (key, scope) in scopes {
+            let what = || format!("nft list table {key}");
+            let nft = self.nft().map_err(|error| error.about(&what()))?;
+            let view = match scope {
+                NftScope::Whole => nft.view(key),
+                NftScope::Shared(chains) => nft.view_of(key, chains.keys().map(String::as_str)),
+            };
+            let view = view.map_err(|error| error.about(&what()))?;
+            if view.table.is_some() {
+                state.nft.insert(key.clone(), view.into());
             }
         }
         Ok(())

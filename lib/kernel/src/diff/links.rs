@@ -62,7 +62,7 @@ pub(super) fn compare(desired: &State, observed: &State, scope: &Scope, plan: &m
                 outcome.remade.insert(name.clone());
             }
             Some(have) => {
-                plan.conflicts.push(Conflict {
+                plan.conflicts.push(Conflict::Link {
                     name: name.clone(),
                     wanted: want.kind.clone(),
                     found: have.kind.clone(),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use super::NftStep;
+use crate::nft::TableKey;
 use crate::state::{
     Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind, Secret,
     Vlan, VlanKey, WireguardPeerChange,
@@ -22,6 +24,8 @@ pub enum Step {
     AddVlan(VlanKey, Vlan),
     /// Take a VLAN off a bridge port.
     DeleteVlan(VlanKey),
+    /// Change a table of nf_tables. Consecutive ones are one transaction.
+    Nft(TableKey, NftStep),
     /// Write a sysctl: path below /proc/sys, value.
     WriteSysctl(String, String),
     /// Set a WireGuard device's private key, its port, or both.
@@ -78,12 +82,13 @@ impl LinkChange {
 
 impl Step {
     /// The kind of object, for metrics: `link`, `port`, `vlan`, `sysctl`, `wireguard`,
-    /// `wireguard-peer`, `address`, `neighbour`, `fdb` or `route`.
+    /// `wireguard-peer`, `address`, `neighbour`, `fdb`, `route` or `nft`.
     pub fn object(&self) -> &'static str {
         match self {
             Self::CreateLink(..) | Self::ChangeLink(..) | Self::DeleteLink(_) => "link",
             Self::SetPort(..) => "port",
             Self::AddVlan(..) | Self::DeleteVlan(_) => "vlan",
+            Self::Nft(..) => "nft",
             Self::WriteSysctl(..) => "sysctl",
             Self::SetWireguard(..) => "wireguard",
             Self::PutWireguardPeer(..) | Self::DeleteWireguardPeer(..) => "wireguard-peer",
@@ -96,6 +101,9 @@ impl Step {
 
     /// True for the steps that take something away.
     pub fn is_delete(&self) -> bool {
+        if let Self::Nft(_, step) = self {
+            return step.is_delete();
+        }
         matches!(
             self,
             Self::DeleteRoute(..)
@@ -124,7 +132,8 @@ impl fmt::Display for Step {
                 write!(f, "bridge vlan add dev {} vid {}{pvid}{untagged}", key.dev, key.id)
             }
             Self::DeleteVlan(key) => write!(f, "bridge vlan del dev {} vid {}", key.dev, key.id),
-            Self::WriteSysctl(path, value) => write!(f, "sysctl -w {}={value}", path.replace('/', ".")),
+            Self::Nft(table, step) => step.write(f, table),
+            Self::WriteSysctl(path, value) => write!(f, "sysctl -w {path}={value}"),
             Self::SetWireguard(name, key, port) => {
                 write!(f, "wg set {name}{}", key.map_or("", |_| " private-key (secret)"))?;
                 port.map_or(Ok(()), |port| write!(f, " listen-port {port}"))

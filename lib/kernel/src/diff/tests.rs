@@ -35,6 +35,7 @@ fn take(state: &mut State, step: &Step) {
         Step::SetPort(name, port) => drop(state.ports.insert(name, port)),
         Step::AddVlan(key, vlan) => drop(state.vlans.insert(key, vlan)),
         Step::DeleteVlan(key) => drop(state.vlans.remove(&key)),
+        Step::Nft(..) => unreachable!("diff/nft/tests.rs has its own model"),
         Step::WriteSysctl(path, value) => drop(state.sysctls.insert(path, value)),
         Step::SetWireguard(name, key, port) => {
             let device = state.wireguard.entry(name).or_default();
@@ -217,7 +218,7 @@ fn neighbour_comes_before_fdb_before_route() {
         text,
         [
             "ip link add flannel.1 type vxlan",
-            "sysctl -w net.ipv6.conf.flannel.1.accept_ra=0",
+            "sysctl -w net/ipv6/conf/flannel.1/accept_ra=0",
             "ip addr add 10.5.1.0/32 dev flannel.1",
             "ip link set flannel.1 up",
             "ip neigh replace 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1 nud permanent",

@@ -85,6 +85,7 @@ const BATCH_END: u16 = 0x11;
 const BATCH_GENID: u16 = 1;
 
 const CREATE: u16 = libc::NLM_F_CREATE as u16;
+const EXCL: u16 = libc::NLM_F_EXCL as u16;
 const APPEND: u16 = libc::NLM_F_APPEND as u16;
 
 /// Operations that [`Nft::commit`](super::Nft::commit) does in order, all or none.
@@ -119,6 +120,11 @@ impl Batch {
     /// True when there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
+    }
+
+    /// How many operations there are.
+    pub fn len(&self) -> usize {
+        self.ops.len()
     }
 
     /// True when something is deleted or flushed: closing the socket after it takes 8 to 16 ms
@@ -166,10 +172,18 @@ impl Batch {
         self.remove(what, msg::DELRULE, table, |w| w.text(attr::RULE_TABLE, &table.name));
     }
 
-    /// `nft add chain`
+    /// `nft add chain`. The policy of one that is there is set.
     pub fn add_chain(&mut self, table: &TableKey, chain: &Chain) {
-        let what = format!("add chain {table} {}", chain.name);
-        self.push(what, msg::NEWCHAIN, CREATE, table, |w| {
+        self.put_chain(format!("add chain {table} {}", chain.name), CREATE, table, chain);
+    }
+
+    /// `nft create chain`: refused (EEXIST) when it is there.
+    pub fn create_chain(&mut self, table: &TableKey, chain: &Chain) {
+        self.put_chain(format!("create chain {table} {}", chain.name), CREATE | EXCL, table, chain);
+    }
+
+    fn put_chain(&mut self, what: String, flags: u16, table: &TableKey, chain: &Chain) {
+        self.push(what, msg::NEWCHAIN, flags, table, |w| {
             w.text(attr::CHAIN_TABLE, &table.name);
             w.text(attr::CHAIN_NAME, &chain.name);
             if let Some(base) = &chain.base {

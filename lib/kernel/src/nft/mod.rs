@@ -27,9 +27,11 @@ pub mod recipes;
 mod socket;
 #[cfg(test)]
 mod tests;
+pub(crate) mod text;
 mod types;
 mod userdata;
 mod value;
+mod watch;
 
 pub use batch::Batch;
 pub use builder::{Field, MapData, RuleBuilder, Side, ct};
@@ -43,3 +45,4 @@ pub use types::{
 };
 pub use userdata::{COMMENT_MAX, clip};
 pub use value::{Type, Value};
+pub use watch::NftWatch;

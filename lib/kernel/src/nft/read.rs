@@ -96,6 +96,21 @@ impl Nft {
         Ok(rules?.into_iter().filter(wanted).collect())
     }
 
+    /// One rule by its handle; none when the chain, or the table, has no such rule (`nft -a list chain`).
+    pub fn rule(&mut self, table: &TableKey, chain: &str, handle: u64) -> Result<Option<ListedRule>, NftError> {
+        let what = format!("list rule {table} {chain} handle {handle}");
+        let answer = self.ask(&what, msg::GETRULE, table.family.number(), |w| {
+            w.text(attr::RULE_TABLE, &table.name);
+            w.text(attr::RULE_CHAIN, chain);
+            w.be64(attr::RULE_HANDLE, handle);
+        });
+        match answer {
+            Ok(answer) => read_rule(&answer).map(Some).ok_or_else(|| malformed(&what)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A table's sets and maps, without the anonymous ones of rules. An absent table is an error.
     pub fn sets(&mut self, table: &TableKey) -> Result<Vec<Set>, NftError> {
         const ANONYMOUS: u32 = 1;
@@ -121,9 +136,37 @@ impl Nft {
 
     /// All of a table at one moment (`nft list table`): read anew while others change the rule set.
     pub fn view(&mut self, table: &TableKey) -> Result<TableView, NftError> {
+        self.at_one_moment(table, Self::view_once)
+    }
+
+    /// Of a table, which of the chains `names` there are, with their rules, at one moment.
+    pub fn view_of<'a>(
+        &mut self,
+        table: &TableKey,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<TableView, NftError> {
+        self.at_one_moment(table, |nft, key, generation| {
+            let Some(table) = nft.table(key)? else {
+                return Ok(TableView { generation, ..TableView::default() });
+            };
+            let mut chains = nft.chains(key)?;
+            chains.retain(|chain| names.clone().any(|name| name == chain.name));
+            let mut rules = Vec::new();
+            for chain in &chains {
+                rules.append(&mut nft.rules(key, Some(&chain.name))?);
+            }
+            Ok(TableView { generation, table: Some(table), chains, rules, sets: Vec::new() })
+        })
+    }
+
+    fn at_one_moment(
+        &mut self,
+        table: &TableKey,
+        look: impl Fn(&mut Self, &TableKey, u32) -> Result<TableView, NftError>,
+    ) -> Result<TableView, NftError> {
         for _ in 0..TRIES {
             let before = self.generation()?;
-            let view = match self.view_once(table, before) {
+            let view = match look(self, table, before) {
                 Err(error) if was_overtaken(&error) => continue,
                 other => other?,
             };

@@ -146,7 +146,7 @@ impl Type {
 }
 
 /// A value; its variant must agree with the [`Type`] it is used for, or the kernel refuses the length.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Value {
     /// An address of either family.
     Addr(IpAddr),

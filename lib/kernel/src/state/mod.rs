@@ -4,6 +4,7 @@
 //! which say *how* it is. A field that is an `Option` and `None` means "whatever the kernel has" on the desired side.
 
 mod link;
+mod nft;
 mod scope;
 mod wireguard;
 
@@ -13,9 +14,11 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 pub use link::{Ipip, Link, LinkKind, MacvlanMode, Port, TunTap, VethPeer, Vxlan};
+pub use nft::{ElementKey, NftChain, NftChainScope, NftRule, NftScope, NftSet, NftTable};
 pub use scope::{RouteScope, Scope};
 pub use wireguard::{NotAKey, PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
 
+use crate::nft::TableKey;
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId, VlanId};
 
 /// The objects of one network namespace.
@@ -39,6 +42,8 @@ pub struct State {
     pub wireguard: BTreeMap<IfName, WireguardDevice>,
     /// Routes (`ip route`).
     pub routes: BTreeMap<RouteKey, Route>,
+    /// Tables of nf_tables (`nft list table`).
+    pub nft: BTreeMap<TableKey, NftTable>,
 }
 
 /// Which VLAN of which bridge port.
@@ -174,6 +179,21 @@ impl State {
             _ => None,
         };
         self.addresses.insert(AddressKey { dev: dev.clone(), net }, Address { nodad, broadcast });
+    }
+
+    /// Adds all objects of `other`; those of one key take its place.
+    pub fn extend(&mut self, other: Self) {
+        let Self { links, ports, vlans, sysctls, addresses, neighbours, fdb, wireguard, routes, nft } = other;
+        self.links.extend(links);
+        self.ports.extend(ports);
+        self.vlans.extend(vlans);
+        self.sysctls.extend(sysctls);
+        self.addresses.extend(addresses);
+        self.neighbours.extend(neighbours);
+        self.fdb.extend(fdb);
+        self.wireguard.extend(wireguard);
+        self.routes.extend(routes);
+        self.nft.extend(nft);
     }
 
     /// Sets `net/<family>/conf/<dev>/<key>`; `family` is `ipv4` or `ipv6`.

@@ -1,5 +1,6 @@
 //! Against the kernel, each test in a network namespace of its own, and against `nft` as the independent reader.
 
+mod converge;
 mod objects;
 mod recipes;
 mod transactions;
