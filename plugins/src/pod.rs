@@ -95,7 +95,13 @@ pub fn scope(dev: &IfName, desired: &State, table: TableId) -> Scope {
     Scope {
         links: vec![dev.clone()],
         addresses: vec![dev.clone()],
-        routes: Some(RouteScope { table, protocol: None, adopt: Vec::new(), dev: Some(dev.clone()) }),
+        routes: Some(RouteScope {
+            table,
+            protocol: None,
+            adopt: Vec::new(),
+            within: Vec::new(),
+            dev: Some(dev.clone()),
+        }),
         sysctls: desired.sysctls.keys().cloned().collect(),
         ..Scope::default()
     }

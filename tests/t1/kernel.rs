@@ -40,6 +40,7 @@ fn flannel_scope(links: &[&str]) -> Scope {
             table: TableId::MAIN,
             protocol: Some(RouteProtocol::FLANNEL),
             adopt: vec![net("10.5.0.0/16")],
+            within: Vec::new(),
             dev: None,
         }),
         ..Scope::default()
@@ -165,7 +166,13 @@ pub fn a_pair_is_born_in_two_namespaces() -> Outcome {
     let scope = Scope {
         links: vec![eth0.clone()],
         addresses: vec![eth0.clone()],
-        routes: Some(RouteScope { table: TableId::MAIN, protocol: None, adopt: vec![], dev: Some(eth0.clone()) }),
+        routes: Some(RouteScope {
+            table: TableId::MAIN,
+            protocol: None,
+            adopt: vec![],
+            within: Vec::new(),
+            dev: Some(eth0.clone()),
+        }),
         ..Scope::default()
     };
     make(&mut pod, &inside, &scope);
@@ -248,7 +255,7 @@ pub fn a_page_of_refusals_overruns_nothing() -> Outcome {
         Step::PutRoute(RouteKey::main(dst), if i % 10 == 3 { good.clone() } else { bad.clone() })
     };
     let steps: Vec<_> = (0..1000).map(route).collect();
-    let Report { done, failed } = kernel.apply(&steps);
+    let Report { done, failed, .. } = kernel.apply(&steps);
     assert_eq!((done, failed.len()), (100, 900));
     assert!(failed.iter().all(|(_, e)| e.errno.0 == 101), "ENETUNREACH for each");
     Ok(())

@@ -41,6 +41,7 @@ fn heals(cluster: &Cluster, devices: &[&str], mode: Mode) -> Outcome {
             table: TableId::MAIN,
             protocol: Some(RouteProtocol::FLANNEL),
             adopt: Vec::new(),
+            within: Vec::new(),
             dev: None,
         }),
         ..Scope::default()

@@ -61,7 +61,7 @@ pub fn what_a_wireguard_device_holds_is_read_back() -> Outcome {
         preshared_key: Some(Secret([7; 32])),
         keepalive: 25,
         allowed_ips: ["10.5.2.0/24".parse()?, "fd05:0:0:2::/64".parse()?].into(),
-        live: false,
+        ..WireguardPeer::default()
     };
     let plain = WireguardPeer {
         endpoint: Some("[2001:db8::1]:4001".parse()?),

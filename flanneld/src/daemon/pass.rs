@@ -159,7 +159,7 @@ impl Daemon {
             let env = SubnetEnv { networks: conf.networks(), subnets, mtu, ipmasq: false };
             self.tell_plugin(env, troubles);
         }
-        Ok(applied.report.done > 0)
+        Ok(!applied.outcome.done.is_empty())
     }
 
     /// At the start there is nothing to go on with; later a lease is to be kept, and a host's peers followed.

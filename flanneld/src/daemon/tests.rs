@@ -6,7 +6,7 @@ use kernel::diff::{Conflict, Step};
 use kernel::message::link::SeenLink;
 use kernel::state::{Link, LinkKind, Vxlan};
 use kernel::types::{Family, IfIndex, IfName, Mtu, Vni};
-use kernel::{Errno, KernelError, Report};
+use kernel::{Errno, KernelError, Outcome};
 use overlay::host::{self, ALIAS, HostInputs};
 use overlay::lease::LeaseAttrs;
 use overlay::netconf::NetConf;
@@ -243,15 +243,20 @@ fn a_peer_with_this_hosts_public_address_is_named() {
 fn peers_are_invited_only_to_devices_that_are_there() {
     let dev = IfName::new("flannel.1").unwrap();
     let error = KernelError::new("x", Errno(1));
-    let failed =
-        |step: Step| Applied { report: Report { done: 0, failed: vec![(step, error.clone())] }, ..Applied::default() };
+    let failed = |step: Step| Applied {
+        outcome: Outcome { failed: vec![(step, error.clone())], ..Outcome::default() },
+        ..Applied::default()
+    };
     assert!(Applied::default().ready() && Applied::default().trouble().is_none());
     assert!(!failed(Step::CreateLink(dev.clone(), Link::up(LinkKind::Loopback))).ready());
     assert!(failed(Step::DeleteLink(dev.clone())).ready(), "what is left over is in nobody's way");
     assert!(failed(Step::WriteSysctl("a".into(), "b".into())).ready());
     let (wanted, found) = (LinkKind::Loopback, LinkKind::Other("dummy".into()));
     let conflict = Conflict::Link { name: dev, wanted, found };
-    let blocked = Applied { conflicts: vec![conflict.clone(), conflict], ..Applied::default() };
+    let blocked = Applied {
+        outcome: Outcome { conflicts: vec![conflict.clone(), conflict], ..Outcome::default() },
+        ..Applied::default()
+    };
     assert!(!blocked.ready());
     let trouble = blocked.trouble().unwrap();
     assert!(trouble.contains("flannel.1 is a link of kind dummy") && trouble.ends_with("(and 1 more)"), "{trouble}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
 
-use kernel::diff::{Step, diff};
+use kernel::diff::Step;
 use kernel::state::{Link, LinkKind, Scope, State, VethPeer, Vxlan};
 use kernel::types::{Family, IfName, InvalidValue, Vni};
 
@@ -79,12 +79,8 @@ pub fn establish(room: &Room, state: &State) -> Result<(), Error> {
         keep: true,
         ..Scope::default()
     };
-    let observed = kernel.observe(&scope).doing(what())?;
-    let plan = diff(state, &observed, &scope);
-    if let Some(conflict) = plan.conflicts.into_iter().next() {
-        return Err(conflict).doing(what());
-    }
-    kernel.apply(&plan.steps).ok().doing(what())
+    kernel.converge(state, &scope, None).doing(what())?.ok().doing(what())?;
+    Ok(())
 }
 
 /// Makes sure that the kernel has the kinds of link that a network needs, in a namespace made for it.

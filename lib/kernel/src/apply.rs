@@ -1,7 +1,5 @@
 //! Writing the kernel: the only place that changes it.
 
-mod nft;
-
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use crate::diff::Step;
@@ -10,12 +8,11 @@ use crate::message::Request;
 use crate::message::{ADD, APPEND, PUT, address, link, neighbour, route, vlan};
 use crate::netlink::wire::Writer;
 use crate::netlink::{Errno, KernelError};
+use crate::nft::RuleHandle;
 use crate::state::LinkKind;
 use crate::types::IfName;
 use crate::wireguard::{Wish, remove_peer, set_device, set_peer};
 use crate::{sysctl, tuntap};
-
-pub use nft::RuleHandle;
 
 /// What became of a list of steps.
 #[derive(Debug, Default)]
@@ -249,11 +246,11 @@ impl Page<'_> {
 }
 
 impl Report {
-    fn refuse(&mut self, step: &Step, error: KernelError) {
+    pub(crate) fn refuse(&mut self, step: &Step, error: KernelError) {
         self.failed.push((step.clone(), error));
     }
 
-    fn count(&mut self, step: &Step, outcome: Result<(), KernelError>) {
+    pub(crate) fn count(&mut self, step: &Step, outcome: Result<(), KernelError>) {
         match outcome {
             Err(error) if step.is_delete() && error.is_absent() => self.done += 1,
             Err(error) => self.failed.push((step.clone(), error)),

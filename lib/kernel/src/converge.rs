@@ -1,27 +1,34 @@
 //! The one verb: make the kernel as it is wanted.
 
-use crate::apply::RuleHandle;
+use std::borrow::Cow;
+
 use crate::diff::{Conflict, Plan, Step, diff};
 use crate::kernel::Kernel;
 use crate::netlink::KernelError;
+use crate::nft::RuleHandle;
 use crate::state::{Scope, State};
-
-/// What a network namespace should hold, and which part of it that decides.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Desired {
-    /// The objects that are wanted.
-    pub state: State,
-    /// What is read, and what may be deleted.
-    pub scope: Scope,
-}
 
 /// What need not be read, because the caller knows it: it has just made it, or nothing was announced since.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Assumed {
+pub struct Assumed<'a> {
     /// The objects as they are.
-    pub state: State,
+    pub state: Cow<'a, State>,
     /// What is read all the same, and added.
     pub read: Scope,
+}
+
+impl From<State> for Assumed<'_> {
+    /// Everything is known.
+    fn from(state: State) -> Self {
+        Self { state: Cow::Owned(state), read: Scope::default() }
+    }
+}
+
+impl<'a> From<&'a State> for Assumed<'a> {
+    /// Everything is known.
+    fn from(state: &'a State) -> Self {
+        Self { state: Cow::Borrowed(state), read: Scope::default() }
+    }
 }
 
 /// What became of it.
@@ -65,26 +72,32 @@ pub enum Failure {
 }
 
 impl Kernel {
-    /// Makes everything as it is `desired`: reads the scope, compares, and takes the steps between. With `assumed` only
+    /// Makes everything in `scope` as it is `desired`: reads it, compares, and takes the steps between. With `assumed` only
     /// what that leaves open is read. A step that fails is reported and does not stop the others.
     ///
     /// # Errors
     /// The kernel could not be read; nothing was changed.
-    pub fn converge(&mut self, desired: &Desired, assumed: Option<Assumed>) -> Result<Outcome, KernelError> {
-        let plan = self.plan(desired, assumed)?;
+    pub fn converge(
+        &mut self,
+        desired: &State,
+        scope: &Scope,
+        assumed: Option<Assumed<'_>>,
+    ) -> Result<Outcome, KernelError> {
+        let plan = self.plan(desired, scope, assumed)?;
         Ok(self.carry_out(plan))
     }
 
     /// The steps that [`Kernel::converge`] would take.
-    pub fn plan(&mut self, desired: &Desired, assumed: Option<Assumed>) -> Result<Plan, KernelError> {
+    pub fn plan(&mut self, desired: &State, scope: &Scope, assumed: Option<Assumed<'_>>) -> Result<Plan, KernelError> {
         let observed = match assumed {
-            None => self.observe(&desired.scope)?,
+            None => Cow::Owned(self.observe(scope)?),
+            Some(Assumed { state, read }) if read == Scope::default() => state,
             Some(Assumed { mut state, read }) => {
-                state.extend(self.observe(&read)?);
+                state.to_mut().extend(self.observe(&read)?);
                 state
             }
         };
-        Ok(diff(&desired.state, &observed, &desired.scope))
+        Ok(diff(desired, &observed, scope))
     }
 
     /// Takes the steps of a plan.

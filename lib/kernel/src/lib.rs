@@ -27,7 +27,7 @@ pub mod udp_socket;
 pub mod wait;
 mod wireguard;
 
-pub use apply::{Report, RuleHandle};
-pub use converge::{Assumed, Desired, Outcome};
+pub use apply::Report;
+pub use converge::{Assumed, Failure, Outcome};
 pub use kernel::Kernel;
 pub use netlink::{Errno, KernelError};

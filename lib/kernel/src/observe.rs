@@ -14,7 +14,7 @@ use crate::message::neighbour::{self, SeenNeighbour};
 use crate::message::{address, route, vlan};
 use crate::netlink::KernelError;
 use crate::nft::TableKey;
-use crate::state::{LinkKind, NftScope, Route, RouteKey, Scope, State};
+use crate::state::{LinkKind, NftScope, Route, RouteKey, Scope, State, WireguardDevice};
 use crate::sysctl;
 use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
 
@@ -106,6 +106,13 @@ impl Kernel {
         let vlans = socket.dump(&request, |message| Some(vlan::decode(message, seen)))?;
         state.vlans.extend(vlans.into_iter().flatten().filter(|(key, _)| ports.contains(&key.dev)));
         Ok(())
+    }
+
+    /// What the WireGuard devices among the links `names` hold (`wg show`).
+    pub fn wireguard(&mut self, names: &[IfName]) -> Result<BTreeMap<IfName, WireguardDevice>, KernelError> {
+        let mut state = State::default();
+        self.observe_wireguard(names, &mut state)?;
+        Ok(state.wireguard)
     }
 
     /// Of the links in `names` that are WireGuard devices, what they hold.

@@ -88,8 +88,13 @@ impl<'a> Host<'a> {
     /// How many entries of `peers` peers the kernel lacks: a route, a neighbour and a forwarding entry of each.
     pub fn missing(&self, peers: usize) -> Result<usize, Error> {
         let device = IfName::new("flannel.1").doing("name the device")?;
-        let routes =
-            RouteScope { table: TableId::MAIN, protocol: Some(RouteProtocol::FLANNEL), adopt: Vec::new(), dev: None };
+        let routes = RouteScope {
+            table: TableId::MAIN,
+            protocol: Some(RouteProtocol::FLANNEL),
+            adopt: Vec::new(),
+            within: Vec::new(),
+            dev: None,
+        };
         let scope =
             Scope { links: vec![device.clone()], neighbours: vec![device], routes: Some(routes), ..Scope::default() };
         let state = self.kernel()?.observe(&scope).doing("read the host's state")?;

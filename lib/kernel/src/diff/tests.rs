@@ -141,6 +141,7 @@ fn scope() -> Scope {
             table: TableId::MAIN,
             protocol: Some(RouteProtocol::FLANNEL),
             adopt: vec!["10.5.0.0/16".parse().unwrap()],
+            within: Vec::new(),
             dev: None,
         }),
         ..Scope::default()

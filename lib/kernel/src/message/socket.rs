@@ -2,13 +2,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkSerializable};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkSerializable};
 use netlink_packet_route::RouteNetlinkMessage;
 use rustix::net::RecvFlags;
 
 use super::read::object;
 use crate::diff::Step;
-use crate::netlink::client::{Client, DUMP_TRIES, Protocol};
+use crate::netlink::client::{Client, DUMP, DUMP_TRIES, Protocol};
 use crate::netlink::{Errno, KernelError};
 
 /// Requests in one `sendmsg`. Each refusal takes about 768 bytes of a receive buffer that is 212,992 by default, and
@@ -136,7 +136,7 @@ impl Socket {
         mut read: impl FnMut(&RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, KernelError> {
         let fail = |(errno, text)| KernelError { what: request.what.to_string(), errno, text };
-        let flags = request.flags | NLM_F_REQUEST | NLM_F_DUMP;
+        let flags = request.flags | NLM_F_REQUEST | DUMP;
         for _ in 0..DUMP_TRIES {
             let mut objects = Vec::new();
             let mut unreadable = None;

@@ -25,6 +25,9 @@ const SENDS_THAT_FIT: usize = 100 * 1024;
 /// An interrupted dump is read again this often.
 pub(crate) const DUMP_TRIES: u32 = 10;
 
+/// The flags of a request for all objects of a kind; [`Client::dump_once`] is the one to send it.
+pub(crate) const DUMP: u16 = libc::NLM_F_DUMP as u16;
+
 /// A netlink protocol (linux/netlink.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {

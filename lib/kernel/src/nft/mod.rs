@@ -17,6 +17,7 @@
 //! Sources: linux/netfilter/nf_tables.h, net/netfilter/{nfnetlink,nf_tables_api}.c (Linux 6.18), and for what only `nft`
 //! and libnftnl agree on (type numbers, user data) nftables 1.0.6.
 
+mod apply;
 mod batch;
 mod builder;
 mod element;
@@ -33,6 +34,7 @@ mod userdata;
 mod value;
 mod watch;
 
+pub use apply::RuleHandle;
 pub use batch::Batch;
 pub use builder::{Field, MapData, RuleBuilder, Side, ct};
 pub use error::{NftError, Refusal};

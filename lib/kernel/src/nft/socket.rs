@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::batch::{Batch, SUBSYSTEM, attr, msg};
 use super::error::{NftError, Refusal};
-use crate::netlink::client::{Client, DUMP_TRIES, Protocol};
+use crate::netlink::client::{Client, DUMP, DUMP_TRIES, Protocol};
 use crate::netlink::wire::{Incoming, Writer, message};
 use crate::netlink::{Errno, KernelError};
 
@@ -160,11 +160,9 @@ impl Nft {
         let request = message(SUBSYSTEM << 8 | kind, 0, family, 0, &body).ok_or_else(|| unencodable(what))?;
         for _ in 0..DUMP_TRIES {
             let mut answers = Vec::new();
-            let consistent = self
-                .client
-                .dump_once(&mut |client| client.put_message(&request, libc::NLM_F_DUMP as u16), &mut |message| {
-                    answers.push(Answer::copy(message))
-                });
+            let consistent = self.client.dump_once(&mut |client| client.put_message(&request, DUMP), &mut |message| {
+                answers.push(Answer::copy(message))
+            });
             if consistent.map_err(|refusal| failed(what, refusal))? {
                 return Ok(answers);
             }

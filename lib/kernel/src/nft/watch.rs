@@ -60,7 +60,7 @@ impl NftWatch {
             if now >= end {
                 return Ok(BTreeSet::new());
             }
-            self.sleep(until.min(end).saturating_duration_since(now))?;
+            self.pause(until.min(end).saturating_duration_since(now))?;
         }
     }
 
@@ -89,7 +89,7 @@ impl NftWatch {
     }
 
     /// Until something is announced; during a rest, the whole time.
-    fn sleep(&self, time: Duration) -> Result<(), NftError> {
+    fn pause(&self, time: Duration) -> Result<(), NftError> {
         let timeout = Timespec::try_from(time).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         let socket = [PollFd::new(&self.client, PollFlags::IN)];
         let mut fds = if self.lost { Vec::new() } else { socket.into() };

@@ -40,6 +40,8 @@ pub struct RouteScope {
     pub table: TableId,
     /// All routes of this protocol are ours …
     pub protocol: Option<RouteProtocol>,
+    /// … to a destination inside one of these, or by one of our links. Empty: to any.
+    pub within: Vec<IpNetwork>,
     /// … and all routes of protocol boot to a destination inside one of these that have a gateway: what a Go flanneld
     /// left.
     pub adopt: Vec<IpNetwork>,

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::decode;
 use super::encode::IFNAME;
-use crate::netlink::client::{Client, DUMP_TRIES, Protocol, Refusal};
+use crate::netlink::client::{Client, DUMP, DUMP_TRIES, Protocol, Refusal};
 use crate::netlink::wire::{Incoming, Writer, framed};
 use crate::netlink::{Errno, KernelError};
 use crate::state::WireguardDevice;
@@ -46,7 +46,7 @@ impl Generic {
         let what = "find wireguard in generic netlink";
         let request = framed(CONTROL, 0, [GET_FAMILY, VERSION, 0, 0], |writer| writer.text(FAMILY_NAME, "wireguard"));
         let mut family = None;
-        self.exchange(request, libc::NLM_F_ACK, &mut |message| {
+        self.exchange(request, libc::NLM_F_ACK as u16, &mut |message| {
             family = family.or(message.attributes().get(FAMILY_ID).and_then(|id| id.try_into().ok()));
         })
         .map_err(|(errno, text)| match errno.0 {
@@ -64,7 +64,7 @@ impl Generic {
             let behind = [GET_DEVICE, VERSION, 0, 0];
             let request = framed(self.family, 0, behind, |writer| writer.text(IFNAME, name.as_str()));
             let mut device = WireguardDevice::default();
-            let consistent = self.exchange(request, libc::NLM_F_DUMP, &mut |message| {
+            let consistent = self.exchange(request, DUMP, &mut |message| {
                 decode::add(&mut device, &message.attributes(), now);
             });
             if consistent.map_err(|(errno, text)| KernelError { what: what(), errno, text })? {
@@ -130,10 +130,10 @@ impl Generic {
     fn exchange(
         &mut self,
         request: Option<Vec<u8>>,
-        flags: i32,
+        flags: u16,
         see: &mut dyn FnMut(&Incoming<'_>),
     ) -> Result<bool, Refusal> {
         let request = request.ok_or((Errno(libc::EMSGSIZE), None))?;
-        self.client.dump_once(&mut |client| client.put_message(&request, flags as u16), see)
+        self.client.dump_once(&mut |client| client.put_message(&request, flags), see)
     }
 }

@@ -71,7 +71,7 @@ fn rich() -> WireguardPeer {
         preshared_key: Some(Secret([7; 32])),
         keepalive: 25,
         allowed_ips: ["10.5.2.0/24".parse().unwrap(), "fd05:0:0:2::/64".parse().unwrap()].into(),
-        live: false,
+        ..WireguardPeer::default()
     }
 }
 

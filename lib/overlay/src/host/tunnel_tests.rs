@@ -1,6 +1,6 @@
 //! ipip, wireguard and extension: what they want of the kernel.
 
-use kernel::diff::diff;
+use kernel::diff::{Step, diff};
 use kernel::state::{PublicKey, Secret};
 
 use super::wireguard::{follow_roaming, wireguard_data};
@@ -135,7 +135,7 @@ fn another_link_of_the_name_is_said_with_the_way_out() {
     let plan = diff(&wanted.state, &observed, &wanted.scope);
     assert_eq!(
         plan.conflicts[0].to_string(),
-        "flannel.ipip is a link of kind dummy, wanted is ipip: rename or delete it (ip link del flannel.ipip)"
+        "flannel.ipip is a link of kind dummy, wanted is ipip: if it is yours, rename or delete it (ip link del flannel.ipip)"
     );
     assert_eq!(plan.steps, []);
 }
@@ -258,9 +258,14 @@ fn a_peer_that_speaks_from_elsewhere_is_left_there_until_its_lease_changes() {
         }
         state
     };
+    // what is written to the kernel
     let endpoint = |mut wanted: State, seen: &State, before: &State| {
-        follow_roaming(&mut wanted, seen, &before.wireguard);
-        wanted.wireguard.values().next().unwrap().peers.values().next().unwrap().endpoint.map(|at| at.to_string())
+        follow_roaming(&mut wanted, &before.wireguard);
+        let steps = diff(&wanted, seen, &Scope::default()).steps;
+        steps.into_iter().find_map(|step| match step {
+            Step::PutWireguardPeer(_, _, change) => change.endpoint.map(|at| at.to_string()),
+            _ => None,
+        })
     };
     let (lease, behind_nat) = (at("10.98.0.3"), observed("10.98.0.3:1234", true));
     assert_eq!(endpoint(lease.clone(), &behind_nat, &lease), None);

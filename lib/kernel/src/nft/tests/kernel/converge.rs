@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{key, namespace, ruleset as lines};
 use crate::Kernel;
-use crate::converge::{Assumed, Desired};
+use crate::converge::Assumed;
 use crate::nft::*;
 use crate::state::{NftChain, NftChainScope, NftScope, NftSet, NftTable, Scope, State};
 
@@ -17,9 +17,9 @@ fn ruleset() -> String {
     lines().join("\n")
 }
 
-fn of(table: Option<NftTable>, scope: NftScope) -> Desired {
+fn of(table: Option<NftTable>, scope: NftScope) -> (State, Scope) {
     let state = State { nft: table.into_iter().map(|table| (key(), table)).collect(), ..State::default() };
-    Desired { state, scope: Scope { nft: [(key(), scope)].into(), ..Scope::default() } }
+    (state, Scope { nft: [(key(), scope)].into(), ..Scope::default() })
 }
 
 /// A base chain that looks ports up in a map of verdicts, which leads to a chain.
@@ -39,10 +39,10 @@ fn table(priority: i32, ports: &[u16]) -> NftTable {
 }
 
 #[track_caller]
-fn becomes(kernel: &mut Kernel, desired: &Desired) -> usize {
-    let outcome = kernel.converge(desired, None).unwrap();
+fn becomes(kernel: &mut Kernel, (state, scope): &(State, Scope)) -> usize {
+    let outcome = kernel.converge(state, scope, None).unwrap();
     assert!(outcome.is_whole(), "{outcome:#?}");
-    let again = kernel.plan(desired, None).unwrap();
+    let again = kernel.plan(state, scope, None).unwrap();
     assert!(again.is_empty(), "{again:#?}");
     outcome.done.len()
 }
@@ -113,22 +113,22 @@ fn a_rule_is_appended_by_what_is_assumed() {
     let mut kernel = Kernel::open().unwrap();
     let scope = NftScope::Shared([("c".to_owned(), NftChainScope::Commented("ours".into()))].into());
     let rule = RuleBuilder::new(NftFamily::Inet).accept().comment("ours");
-    let desired = of(
+    let (state, scope) = of(
         Some(NftTable { chains: [("c".to_owned(), NftChain::regular([rule.clone()]))].into(), ..NftTable::default() }),
         scope,
     );
     let empty = NftTable { chains: [("c".to_owned(), NftChain::default())].into(), ..NftTable::default() };
     let assumed = || {
         let state = State { nft: [(key(), empty.clone())].into(), ..State::default() };
-        Some(Assumed { state, ..Assumed::default() })
+        Some(Assumed::from(state))
     };
-    let outcome = kernel.converge(&desired, assumed()).unwrap();
+    let outcome = kernel.converge(&state, &scope, assumed()).unwrap();
     let [handle] = &outcome.handles[..] else { panic!("{outcome:?}") };
     let listed = kernel.nft().unwrap().rule(&key(), "c", handle.handle).unwrap().unwrap();
     assert_eq!(listed.rule, rule);
     assert_eq!(kernel.nft().unwrap().rule(&key(), "c", 4711).unwrap(), None);
     run_nft("delete table inet t");
-    let (_, error) = kernel.converge(&desired, assumed()).unwrap().failed.remove(0);
+    let (_, error) = kernel.converge(&state, &scope, assumed()).unwrap().failed.remove(0);
     assert!(error.is_absent() && error.what.starts_with("nft add rule inet t c"), "{error}");
     assert_eq!(kernel.nft().unwrap().rule(&key(), "c", 1).unwrap(), None);
 }
@@ -139,7 +139,8 @@ fn a_refused_transaction_names_its_step_and_cancels_the_others() {
     let mut kernel = Kernel::open().unwrap();
     let lost = RuleBuilder::new(NftFamily::Inet).jump("nowhere").done();
     let bad = NftTable { chains: [("c".to_owned(), NftChain::regular([lost]))].into(), ..NftTable::default() };
-    let outcome = kernel.converge(&of(Some(bad), NftScope::Whole), None).unwrap();
+    let (state, scope) = of(Some(bad), NftScope::Whole);
+    let outcome = kernel.converge(&state, &scope, None).unwrap();
     let texts: Vec<String> = outcome.failed.iter().map(|(_, error)| error.to_string()).collect();
     assert!(outcome.done.is_empty() && texts.len() == 3, "{texts:?}");
     assert!(texts[0].starts_with("nft add table inet t") && texts[0].contains("ECANCELED"), "{texts:?}");

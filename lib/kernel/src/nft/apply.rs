@@ -1,10 +1,10 @@
 //! Steps that change nf_tables: a run of them is one transaction.
 
-use super::Report;
+use super::{Batch, NftError, Refusal, Table, TableKey};
+use crate::apply::Report;
 use crate::diff::{NftStep, Step};
 use crate::kernel::Kernel;
 use crate::netlink::{Errno, KernelError};
-use crate::nft::{Batch, NftError, Refusal, Table, TableKey};
 
 /// A rule that was added, and what names it for deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct RuleHandle {
 
 impl Kernel {
     /// Takes the steps at the beginning of `steps` that change nf_tables.
-    pub(super) fn write_nft(&mut self, steps: &[Step], report: &mut Report) {
+    pub(crate) fn write_nft(&mut self, steps: &[Step], report: &mut Report) {
         let mut batch = Batch::new();
         let run: Vec<(&Step, &TableKey, &NftStep, usize)> = steps
             .iter()
