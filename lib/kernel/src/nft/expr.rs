@@ -184,7 +184,7 @@ pub enum Expr {
 }
 
 impl Expr {
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         match self {
             Self::Meta { .. } | Self::MetaSet { .. } => "meta",
             Self::Payload { .. } => "payload",

@@ -2,6 +2,7 @@
 
 mod cases;
 mod kernel;
+mod text;
 
 use super::expr::Expr;
 use crate::netlink::wire::{Attributes, Incoming, Writer, message, stamp};

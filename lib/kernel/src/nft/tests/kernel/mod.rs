@@ -3,6 +3,7 @@
 mod converge;
 mod objects;
 mod recipes;
+mod text;
 mod transactions;
 
 use std::io::Write;
