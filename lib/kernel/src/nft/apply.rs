@@ -61,7 +61,7 @@ fn refuse(run: &[(&Step, &TableKey, &NftStep, usize)], error: &NftError, report:
             (Some(Refusal { error, .. }), _) => KernelError { what: step.to_string(), ..error.clone() },
             (None, Some(Refusal { error, .. })) => KernelError {
                 what: step.to_string(),
-                errno: Errno(libc::ECANCELED),
+                errno: Errno::CANCELED,
                 text: Some(format!("the transaction was refused: {error}")),
             },
             (None, None) => error.clone().about(&step.to_string()),

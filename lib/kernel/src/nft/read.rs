@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::apply::RuleHandle;
 use super::batch::{Batch, DATA_VERDICT, attr, msg, set_flag};
 use super::element;
 use super::error::NftError;
@@ -109,6 +110,35 @@ impl Nft {
             Err(error) if error.is_absent() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Deletes rules by their handles, and the chains `whole` of their table with all that is in them. Each rule is fetched
+    /// and must be `ours`, because handles begin anew with a table; nothing changes between that look and the deletion.
+    /// False, and nothing is deleted, when one of the handles names no rule of ours.
+    pub fn delete_rules(
+        &mut self,
+        rules: &[RuleHandle],
+        whole: &[&str],
+        ours: impl Fn(&str, &Rule) -> bool,
+    ) -> Result<bool, NftError> {
+        for _ in 0..TRIES {
+            let generation = self.generation()?;
+            let mut batch = Batch::new().at_generation(generation);
+            for RuleHandle { table, chain, handle } in rules {
+                match self.rule(table, chain, *handle)? {
+                    Some(listed) if ours(chain, &listed.rule) => batch.delete_rule(table, chain, *handle),
+                    _ => return Ok(false),
+                }
+            }
+            for (RuleHandle { table, .. }, chain) in rules.first().into_iter().flat_map(|r| whole.iter().map(move |c| (r, c))) {
+                batch.destroy_chain(table, chain);
+            }
+            match self.commit(&batch) {
+                Err(error) if error.is_outdated() => {}
+                other => return other.map(|_| true),
+            }
+        }
+        Err(NftError::Busy { what: "delete rules by their handles".into(), tries: TRIES })
     }
 
     /// A table's sets and maps, without the anonymous ones of rules. An absent table is an error.
