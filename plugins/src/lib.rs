@@ -4,7 +4,9 @@ pub mod bridge;
 pub mod flannel;
 pub mod host_local;
 pub mod loopback;
+pub mod netns;
 pub mod pod;
+pub mod read_only;
 
 use cni::plugin::Plugin;
 

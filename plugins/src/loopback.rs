@@ -1,14 +1,15 @@
 //! `loopback`: the container's own `lo`, up.
 
-use cni::error::{Error, code};
+use cni::error::Error;
 use cni::plugin::{Plugin, Request};
 use cni::result::{AddResult, Interface, IpConfig};
 use ipnetwork::IpNetwork;
 use kernel::message::address::SeenAddress;
-use kernel::netns::{Netns, NetnsError};
 use kernel::state::{Link, LinkKind, Scope, State};
 use kernel::types::{Family, IfName};
 use kernel::{Failure, Kernel, KernelError};
+
+use crate::netns;
 
 /// The plugin.
 pub struct Loopback;
@@ -18,8 +19,12 @@ impl Plugin for Loopback {
         "loopback"
     }
 
+    fn admit(&self, request: &Request<'_>) -> Result<(), Error> {
+        netns::admit(request)
+    }
+
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {
-        let mut lo = Lo::open(&request.env.netns).map_err(no_netns)?;
+        let mut lo = Lo::open(request)?;
         lo.set(true)?;
         let found = lo.addresses()?;
         if let Some(foreign) = found.iter().find(|net| !net.ip().is_loopback()) {
@@ -35,30 +40,17 @@ impl Plugin for Loopback {
         if request.env.netns.is_empty() {
             return Ok(());
         }
-        match Lo::open(&request.env.netns) {
-            Ok(mut lo) => lo.set(false),
-            Err(OpenError::Netns(gone)) if gone.is_absent() => Ok(()),
-            Err(error) => Err(no_netns(error)),
+        match netns::open(request) {
+            Ok(netns) => Lo::of(netns::kernel(request, netns)?).set(false),
+            Err(gone) if gone.is_absent() => Ok(()),
+            Err(error) => Err(netns::refused(&error)),
         }
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), Error> {
-        let up = Lo::open(&request.env.netns).map_err(no_netns)?.is_up()?;
+        let up = Lo::open(request)?.is_up()?;
         if up { Ok(()) } else { Err(Error::internal("loopback interface is down")) }
     }
-}
-
-/// Why there is no way to the container's links.
-#[derive(Debug, thiserror::Error)]
-enum OpenError {
-    #[error(transparent)]
-    Netns(#[from] NetnsError),
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-}
-
-fn no_netns(error: OpenError) -> Error {
-    Error::new(code::INVALID_NETNS, error.to_string())
 }
 
 fn failed(error: KernelError) -> Error {
@@ -86,10 +78,14 @@ struct Lo {
 }
 
 impl Lo {
+    fn open(request: &Request<'_>) -> Result<Self, Error> {
+        let netns = netns::open(request).map_err(|error| netns::refused(&error))?;
+        Ok(Self::of(netns::kernel(request, netns)?))
+    }
+
     #[expect(clippy::expect_used, reason = "lo is a name")]
-    fn open(netns: &str) -> Result<Self, OpenError> {
-        let kernel = Kernel::open_in(Netns::open(netns)?)?;
-        Ok(Self { kernel, name: IfName::new("lo").expect("a name") })
+    fn of(kernel: Kernel) -> Self {
+        Self { kernel, name: IfName::new("lo").expect("a name") }
     }
 
     /// What is wanted is `lo` up or down; nothing else about it is ours.

@@ -422,6 +422,32 @@ pub fn gc_removes_what_nobody_owns() -> Outcome {
     Ok(())
 }
 
+/// A bridge whose ports are all taken, by pairs that are up or down: said so with what to do, and nothing is left.
+pub fn a_full_bridge_says_so() -> Outcome {
+    // BR_MAX_PORTS, net/bridge/br_private.h, without number 0
+    const PORTS: usize = 1023;
+    let caller = Caller::new(Whose::Ours);
+    let (last, room) = (Room::create("last")?, Room::create("pod")?);
+    let conf = v4_only(&conf(&caller), "10.9.1.0/24");
+    let mut host = Kernel::open()?;
+    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Bridge { vlan_filtering: false }))]).ok()?;
+    for n in 1..PORTS {
+        let port = Link { master: Some(name("cni0")), ..Link::up(LinkKind::Veth { peer: None }) };
+        host.apply(&[Step::CreateLink(name(&format!("port{n}")), port)]).ok()?;
+    }
+    caller.call("ADD", &Pod::of(&last, "last"), &conf).ok();
+    let (before, reserved) = (links(&mut host).len(), caller.reserved("net"));
+    for command in ["ADD", "ADD"] {
+        let error = caller.call(command, &Pod::of(&room, "cid"), &conf).error();
+        assert!(error.contains("the bridge cni0 has no free port: it takes 1023"), "{error}");
+        assert!(error.contains("EXFULL: ") && error.contains("another \"bridge\""), "{error}");
+        assert_eq!((links(&mut host).len(), caller.reserved("net")), (before, reserved.clone()));
+    }
+    caller.call("DEL", &Pod::of(&last, "last"), &conf).ok();
+    caller.call("ADD", &Pod::of(&room, "cid"), &conf).ok();
+    Ok(())
+}
+
 /// The configuration's mistakes come all at once, and nothing is touched.
 pub fn every_mistake_is_said_at_once() -> Outcome {
     let caller = Caller::new(Whose::Ours);

@@ -99,18 +99,25 @@ impl Caller {
 
     /// Calls `plugin` with exactly these variables and this input.
     pub fn raw(&self, plugin: &str, variables: &[(&str, &str)], stdin: &[u8]) -> Answer {
-        let mut child = Command::new(self.bin.join(plugin))
-            .env_clear()
-            .envs(variables.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // a plugin that refuses early does not read its input
-        let _ = child.stdin.take().unwrap().write_all(stdin);
-        child.wait_with_output().unwrap().into()
+        run(Command::new(self.bin.join(plugin)).env_clear().envs(variables.iter().copied()), stdin).into()
     }
+
+    /// Calls `conf.type` as the last argument of `program`, such as strace, which gets the variables, too.
+    pub fn under(&self, mut program: Command, command: &str, pod: &Pod, conf: &Value) -> Output {
+        let path = self.bin.to_str().unwrap();
+        program.arg(self.bin.join(conf["type"].as_str().unwrap()));
+        program.envs([("CNI_COMMAND", command), ("CNI_CONTAINERID", pod.id), ("CNI_IFNAME", pod.ifname)]);
+        program.envs([("CNI_NETNS", pod.netns.to_str().unwrap()), ("CNI_ARGS", pod.args), ("CNI_PATH", path)]);
+        run(&mut program, conf.to_string().as_bytes())
+    }
+}
+
+fn run(program: &mut Command, stdin: &[u8]) -> Output {
+    let program = program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = program.spawn().unwrap();
+    // a plugin that refuses early does not read its input
+    let _ = child.stdin.take().unwrap().write_all(stdin);
+    child.wait_with_output().unwrap()
 }
 
 impl From<Output> for Answer {

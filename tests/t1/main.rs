@@ -11,13 +11,16 @@ mod bridge;
 mod call;
 mod counts;
 mod defaults;
+mod del;
 mod flannel;
 mod from_go;
 mod host_local;
 mod input;
 mod kernel;
 mod loopback;
+mod netns;
 mod record;
+mod router;
 mod shared;
 mod undecodable;
 
@@ -88,6 +91,7 @@ static TESTS: &[Test] = &[
     test!(bridge::a_failed_add_leaves_nothing),
     test!(bridge::rules_come_and_go_with_the_pod),
     test!(bridge::gc_removes_what_nobody_owns),
+    test!(bridge::a_full_bridge_says_so),
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),
@@ -137,6 +141,19 @@ static TESTS: &[Test] = &[
     test!(undecodable::a_route_with_a_short_attribute_is_an_error),
     test!(undecodable::a_link_with_a_short_attribute_is_an_error),
     test!(undecodable::a_neighbour_that_is_cut_off_is_an_error),
+    test!(router::an_advertisement_is_taken_where_it_may_be),
+    test!(router::a_bridge_of_somebody_else_takes_no_router_from_a_pod),
+    test!(router::a_bridge_of_a_killed_add_takes_no_router_from_a_pod, Need::Program("strace")),
+    test!(router::parameters_that_are_right_need_not_be_written),
+    test!(router::a_parameter_that_is_wrong_and_cannot_be_written_is_named),
+    test!(netns::the_hosts_own_namespace_is_refused_by_any_path),
+    test!(netns::what_is_no_namespace_holds_nobody_up),
+    test!(netns::the_path_is_used_once, Need::Program("strace")),
+    test!(netns::the_hosts_own_namespace_can_be_meant),
+    test!(del::a_name_in_prev_result_deletes_nothing_of_others),
+    test!(del::the_namespaces_file_is_free_after_del, Need::Program("unshare")),
+    test!(del::no_process_is_left_to_a_pid_1_that_does_not_reap, Need::Program("unshare")),
+    test!(del::without_another_process_del_takes_longer, Need::Program("strace")),
     test!(flannel::a_pod_gets_an_address_of_the_hosts_subnet),
     test!(flannel::two_interfaces_of_a_container_do_not_mix),
     test!(flannel::del_always_reaches_the_delegate),

@@ -9,7 +9,7 @@ use std::process::Command;
 use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
-use kernel::netlink::read_datagram;
+use kernel::message::read_datagram;
 use kernel::state::{Link, LinkKind};
 use serde_json::json;
 use tests::harness::Outcome;

@@ -6,12 +6,14 @@ use tests::harness::{self, Environment, Test};
 
 mod cluster;
 mod links;
+mod vlan;
 mod vlans;
 
 #[path = "../t1/bridge.rs"]
 #[expect(dead_code, reason = "t1 runs the other tests")]
 mod bridge;
 #[path = "../t1/call.rs"]
+#[expect(dead_code, reason = "t1 calls in more ways")]
 mod call;
 
 /// A test function under its own name.
@@ -29,6 +31,8 @@ static TESTS: &[Test] = &[
     test!(vlans::the_loser_of_a_race_for_the_gateway_link_deletes_nothing),
     test!(vlans::the_loser_of_a_race_for_the_gateway_link_is_attached),
     test!(vlans::a_failed_add_leaves_the_gateway_link_to_others),
+    test!(vlan::a_half_made_gateway_is_finished),
+    test!(vlan::a_gateway_link_of_somebody_else_takes_no_router),
     test!(links::an_ipip_device_is_made_and_moved),
     test!(links::what_a_wireguard_device_holds_is_read_back),
     test!(links::a_thousand_peers_come_and_go),

@@ -76,6 +76,7 @@ fn device(name: &str, vni: u32, mac: &str, alias: Option<&str>) -> SeenLink {
         port: None,
         running: true,
         operstate: "Up".into(),
+        ipv6: None,
     }
 }
 

@@ -15,6 +15,7 @@ fn link(index: u32, name: &str) -> SeenLink {
         port: None,
         running: true,
         operstate: "Up".into(),
+        ipv6: None,
     }
 }
 

@@ -67,11 +67,8 @@ impl Record {
     /// The recorded rules of one table.
     pub fn rules_of(&self, table: &TableKey) -> Vec<RuleHandle> {
         let of_table = |rule: &&RuleRecord| rule.family == table.family.to_string() && rule.table == table.name;
-        let handle = |rule: &RuleRecord| RuleHandle {
-            table: table.clone(),
-            chain: rule.chain.clone(),
-            handle: rule.handle,
-        };
+        let handle =
+            |rule: &RuleRecord| RuleHandle { table: table.clone(), chain: rule.chain.clone(), handle: rule.handle };
         self.rules.iter().filter(of_table).map(handle).collect()
     }
 
@@ -211,12 +208,8 @@ mod tests {
     const KEY: Key<'_> = Key { network: "net", container: "c1", ifname: "eth0" };
 
     fn record(handles: &[u64]) -> Record {
-        let rule = |handle: &u64| RuleRecord {
-            family: "inet".into(),
-            table: "t".into(),
-            chain: "c".into(),
-            handle: *handle,
-        };
+        let rule =
+            |handle: &u64| RuleRecord { family: "inet".into(), table: "t".into(), chain: "c".into(), handle: *handle };
         Record { committed: true, rules: handles.iter().map(rule).collect(), ..Record::begun() }
     }
 

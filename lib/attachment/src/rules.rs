@@ -95,7 +95,8 @@ impl Rules {
 
     /// True when all that there is was recorded, and is gone.
     fn remove_recorded(&self, kernel: &mut Kernel, recorded: &[RuleHandle]) -> Result<bool, KernelError> {
-        let counted = self.among_others().map(|(name, _)| self.wanted.chains.get(name).map_or(0, |c| c.rules.len())).sum();
+        let counted =
+            self.among_others().map(|(name, _)| self.wanted.chains.get(name).map_or(0, |c| c.rules.len())).sum();
         if recorded.is_empty() || recorded.len() < std::cmp::max::<usize>(1, counted) {
             return Ok(false);
         }
@@ -141,4 +142,3 @@ pub fn support(kernel: &mut Kernel) -> Result<(), NftError> {
 fn hash(text: &str) -> String {
     Sha512::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
-

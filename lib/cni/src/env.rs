@@ -1,6 +1,8 @@
 //! The `CNI_*` variables: what is required by which command, and how it must look.
 
+use std::cell::OnceCell;
 use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::error::{Error, code};
 
@@ -68,7 +70,44 @@ pub struct Env {
     pub path: String,
     /// CNI_NETNS_OVERRIDE: the plugin may run inside CNI_NETNS.
     pub netns_override: bool,
+    /// What is at CNI_NETNS, once a plugin has opened it.
+    pub opened: Opened,
 }
+
+/// An open CNI_NETNS. The path is used once, and the plugins that delegate to each other in one process work on the
+/// same file: the path may lead elsewhere a moment later.
+#[derive(Debug, Default)]
+pub struct Opened(OnceCell<OwnedFd>);
+
+impl Opened {
+    /// The open file, by `open` when no plugin has opened it yet. A failure is not remembered.
+    pub fn get_or_open<E>(&self, open: impl FnOnce() -> Result<OwnedFd, E>) -> Result<BorrowedFd<'_>, E> {
+        let file = match self.0.get() {
+            Some(file) => file,
+            None => {
+                let file = open()?;
+                self.0.get_or_init(|| file)
+            }
+        };
+        Ok(file.as_fd())
+    }
+}
+
+/// A copy is of another call: it opens the path anew.
+impl Clone for Opened {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// Variables are equal when their texts are.
+impl PartialEq for Opened {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Opened {}
 
 impl Env {
     /// Reads the variables, without a check.
@@ -82,6 +121,7 @@ impl Env {
             args: get("CNI_ARGS"),
             path: get("CNI_PATH"),
             netns_override: netns_override == "1" || netns_override.eq_ignore_ascii_case("true"),
+            opened: Opened::default(),
         }
     }
 

@@ -42,6 +42,11 @@ pub trait Plugin: Sync {
         Version::ALL
     }
 
+    /// Refuses a namespace that it must not work in. Called before ADD, DEL and CHECK; this crate opens no namespace.
+    fn admit(&self, _request: &Request<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Attaches the container, or leaves nothing behind.
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error>;
 
@@ -95,6 +100,9 @@ pub(crate) fn perform(
     command: Command,
     request: &Request<'_>,
 ) -> Result<Option<AddResult>, Error> {
+    if matches!(command, Command::Add | Command::Del | Command::Check) {
+        plugin.admit(request)?;
+    }
     match command {
         Command::Add => plugin.add(request).map(Some),
         Command::Del => plugin.del(request).map(|()| None),

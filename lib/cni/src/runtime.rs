@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use crate::conf;
 use crate::delegate::{Delegates, Environ};
-use crate::env::{Command, Env, check_container_id, check_ifname};
+use crate::env::{Command, Env, Opened, check_container_id, check_ifname};
 use crate::error::Error;
 use crate::json::{Json, quote};
 use crate::plugin::Plugin;
@@ -261,6 +261,7 @@ impl<'a> Runtime<'a> {
             args: args.collect::<Vec<_>>().join(";"),
             path: self.path.clone(),
             netns_override: false,
+            opened: Opened::default(),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Network namespaces: opened, compared, entered in a scope that cannot leak.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use rustix::fs::{FsWord, fstat, fstatfs};
+use rustix::fs::{FsWord, fstat, fstatfs, stat};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::netlink::{Errno, KernelError};
@@ -13,6 +14,9 @@ use crate::netlink::{Errno, KernelError};
 /// linux/magic.h
 const NSFS_MAGIC: FsWord = 0x6e73_6673;
 const PROC_SUPER_MAGIC: FsWord = 0x9fa0;
+
+/// The thread's own namespace.
+const OWN: &str = "/proc/thread-self/ns/net";
 
 /// Why a path is not a usable network namespace.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +34,12 @@ pub enum NetnsError {
         path: String,
         /// `statfs.f_type`
         magic: u64,
+    },
+    /// It is the namespace that this process is in.
+    #[error("netns {path:?} is the one that this process is in")]
+    Own {
+        /// The path as given.
+        path: String,
     },
     /// It cannot be opened or entered.
     #[error("failed to open netns {path:?}: {errno}")]
@@ -57,22 +67,51 @@ pub struct Netns {
 impl Netns {
     /// Opens `path`, which must be a namespace file (bind-mounted nsfs or below /proc).
     pub fn open(path: &str) -> Result<Self, NetnsError> {
+        let netns = Self::open_any(path)?;
+        netns.check_kind(path)?;
+        Ok(netns)
+    }
+
+    /// The same, but the namespace that the thread is in is refused. What `path` is is decided on what was opened: the
+    /// path may lead elsewhere a moment later.
+    pub fn open_other(path: &str) -> Result<Self, NetnsError> {
+        let netns = Self::open_any(path)?;
+        let refused =
+            |e: rustix::io::Errno| NetnsError::Refused { path: path.to_owned(), errno: Errno(e.raw_os_error()) };
+        let (own, other) = (stat(OWN).map_err(refused)?, fstat(&netns.file).map_err(refused)?);
+        if (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino) {
+            return Err(NetnsError::Own { path: path.to_owned() });
+        }
+        // all namespaces are files of one file system
+        if own.st_dev != other.st_dev {
+            netns.check_kind(path)?;
+        }
+        Ok(netns)
+    }
+
+    /// Opens whatever `path` is, without waiting for the writer of a FIFO.
+    fn open_any(path: &str) -> Result<Self, NetnsError> {
         let own = || path.to_owned();
-        let file = File::open(path).map_err(|e| match e.kind() {
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let file = opened.map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => NetnsError::Absent { path: own() },
             _ => NetnsError::Refused { path: own(), errno: Errno::of(&e) },
         })?;
-        let magic =
-            fstatfs(&file).map_err(|e| NetnsError::Refused { path: own(), errno: Errno(e.raw_os_error()) })?.f_type;
-        if magic != NSFS_MAGIC && magic != PROC_SUPER_MAGIC {
-            return Err(NetnsError::Foreign { path: own(), magic: magic as u64 });
-        }
         Ok(Self { file })
+    }
+
+    fn check_kind(&self, path: &str) -> Result<(), NetnsError> {
+        let own = || path.to_owned();
+        let found = fstatfs(&self.file);
+        match found.map_err(|e| NetnsError::Refused { path: own(), errno: Errno(e.raw_os_error()) })?.f_type {
+            NSFS_MAGIC | PROC_SUPER_MAGIC => Ok(()),
+            magic => Err(NetnsError::Foreign { path: own(), magic: magic as u64 }),
+        }
     }
 
     /// The thread's own.
     pub fn current() -> Result<Self, NetnsError> {
-        Self::open("/proc/thread-self/ns/net")
+        Self::open_any(OWN)
     }
 
     /// Wraps an open namespace file.
@@ -114,6 +153,12 @@ impl Netns {
 
 fn set(file: &File) -> rustix::io::Result<()> {
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+}
+
+impl From<Netns> for OwnedFd {
+    fn from(netns: Netns) -> Self {
+        netns.file.into()
+    }
 }
 
 impl AsRawFd for Netns {

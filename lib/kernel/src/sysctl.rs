@@ -18,13 +18,18 @@ pub fn read(key: &str) -> Result<Option<String>, KernelError> {
     }
 }
 
-/// Writes a value. One below `net/ipv6` that the kernel does not have counts as written: IPv6 is not there to be set.
+/// Writes a value. One that is there already need not be written where /proc/sys is read-only. One below `net/ipv6` that the kernel does not have counts as written: IPv6 is not there to be set.
 pub fn write(key: &str, value: &str) -> Result<(), KernelError> {
     use std::io::Write;
     let opened = std::fs::OpenOptions::new().write(true).open(path(key));
     match opened.and_then(|mut file| file.write_all(value.as_bytes())) {
+        Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem && has(key, value) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound && key.starts_with("net/ipv6/") => Ok(()),
         Err(e) => Err(KernelError::io(format!("sysctl -w {}={value}", key.replace('/', ".")), &e)),
         Ok(()) => Ok(()),
     }
+}
+
+fn has(key: &str, value: &str) -> bool {
+    read(key).is_ok_and(|found| found.as_deref() == Some(value))
 }

@@ -3,21 +3,21 @@
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use cni::error::{Error, code};
+use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::AddResult;
-use kernel::Kernel;
 use kernel::diff::{Step, diff};
 use kernel::message::link::SeenLink;
-use kernel::netns::Netns;
 use kernel::state::{AddressKey, Link, LinkKind, Scope, State};
 use kernel::types::{IfName, Mac};
+use kernel::{Kernel, KernelError};
 
-use super::conf::{Conf, Gateway};
+use super::conf::Conf;
 use super::desired::{self, Ends};
-use super::rules;
 use super::undo::Undo;
+use super::{gateway, rules};
 use crate::pod::Dad;
+use crate::{netns, read_only};
 
 /// Upstream looks at the port after 0, 50, 500, 1000 and 1000 ms; the kernel's announcement ends the wait here.
 const PORT_PATIENCE: Duration = Duration::from_millis(2550);
@@ -28,6 +28,9 @@ const DAD_PATIENCE: Duration = Duration::from_secs(5);
 /// A clash of the host end's random name is tried again this often, as upstream.
 const NAME_TRIES: usize = 10;
 
+/// The ports of a bridge: BR_MAX_PORTS (net/bridge/br_private.h) without number 0, which is reserved.
+const PORTS: u32 = 1023;
+
 /// Both sides of the attachment and what is being made.
 struct Attachment<'a> {
     request: &'a Request<'a>,
@@ -35,15 +38,15 @@ struct Attachment<'a> {
     host: Kernel,
     pod: Kernel,
     /// The bridge as found; `None`: made by this ADD.
-    found: Option<Link>,
+    found: Option<SeenLink>,
 }
 
 /// Attaches the pod; whatever was done is undone when a step fails.
 pub fn add(request: &Request, conf: &Conf) -> Result<AddResult, Error> {
     let ifname = IfName::new(&request.env.ifname).map_err(Error::internal)?;
-    let netns = Netns::open(&request.env.netns).map_err(|e| Error::new(code::INVALID_NETNS, e.to_string()))?;
+    let netns = netns::open(request).map_err(|e| netns::refused(&e))?;
     let mut host = Kernel::open().map_err(Error::internal)?;
-    let pod = Kernel::open_in(netns).map_err(Error::internal)?;
+    let pod = netns::kernel(request, netns)?;
     let found = find_bridge(&mut host, conf)?;
     let mut attachment = Attachment { request, conf, host, pod, found };
     let mut undo = Undo::new(request, conf);
@@ -57,14 +60,14 @@ pub fn add(request: &Request, conf: &Conf) -> Result<AddResult, Error> {
 }
 
 /// The bridge as it is, if it is one.
-fn find_bridge(host: &mut Kernel, conf: &Conf) -> Result<Option<Link>, Error> {
+fn find_bridge(host: &mut Kernel, conf: &Conf) -> Result<Option<SeenLink>, Error> {
     let Some(seen) = host.link(&conf.bridge).map_err(Error::internal)? else { return Ok(None) };
-    match seen.link.kind {
-        LinkKind::Bridge { .. } => Ok(Some(seen.link)),
+    match &seen.link.kind {
+        LinkKind::Bridge { .. } => Ok(Some(seen)),
         other => Err(Error::internal(format!("{:?} already exists but is not a bridge", conf.bridge.as_str())).with_details(
             format!(
                 "it is a link of kind {}: name another \"bridge\" in the configuration, or delete that link: ip link del {}",
-                kernel::diff::word(&other),
+                kernel::diff::word(other),
                 conf.bridge
             ),
         )),
@@ -83,7 +86,7 @@ impl Attachment<'_> {
             None => AddResult::default(),
         };
         let result = desired::complete(self.conf, ipam)?;
-        let vlan_gateway = self.ensure_vlan_gateway(&ends, undo)?;
+        let vlan_gateway = gateway::ensure(&mut self.host, self.conf, &ends, undo)?;
         let bridge_mac = self.configure_host(&ends, &result, undo)?;
         self.configure_pod(&ends, &result)?;
         if self.conf.masquerade || self.conf.spoof_check {
@@ -114,7 +117,8 @@ impl Attachment<'_> {
                     Step::CreateLink(..) if error.is_already() => taken = true,
                     // the pair is not there, and that has been said
                     _ if taken => {}
-                    _ => return Err(Error::internal(error)),
+                    step if read_only::passes(&mut self.host, &step, &error).map_err(Error::internal)? => {}
+                    step => return Err(refused(self.conf, read_only::explained(&step, error))),
                 }
             }
             if !taken {
@@ -134,8 +138,9 @@ impl Attachment<'_> {
 
     fn bridge_state(&self) -> State {
         let mut state = State::default();
-        if let Some(link) = &self.found {
-            state.links.insert(self.conf.bridge.clone(), link.clone());
+        if let Some(seen) = &self.found {
+            state.links.insert(self.conf.bridge.clone(), seen.link.clone());
+            state.sysctls.extend([desired::seen_accept_ra(seen)]);
         }
         state
     }
@@ -143,8 +148,8 @@ impl Attachment<'_> {
     /// The host's side as it is once the links are made, with those of `sysctls` that there are.
     fn connected_state(&mut self, ends: &Ends, sysctls: Vec<String>) -> Result<State, Error> {
         let mut state = desired::links(self.conf, ends, None, true);
-        if let Some(link) = &self.found {
-            state.links.insert(self.conf.bridge.clone(), Link { up: true, ..link.clone() });
+        if let Some(seen) = &self.found {
+            state.links.insert(self.conf.bridge.clone(), Link { up: true, ..seen.link.clone() });
         }
         let present = self.host.observe(&Scope { sysctls, ..Scope::default() }).map_err(Error::internal)?;
         state.sysctls.extend(present.sysctls);
@@ -153,28 +158,6 @@ impl Attachment<'_> {
             state.vlans = self.host.observe(&Scope { vlans, ..Scope::default() }).map_err(Error::internal)?.vlans;
         }
         Ok(state)
-    }
-
-    /// The gateway link of the pods' VLAN is made when it is not there yet.
-    fn ensure_vlan_gateway(&mut self, ends: &Ends, undo: &mut Undo) -> Result<Option<SeenLink>, Error> {
-        let link = self.conf.gateway_link();
-        if link == self.conf.bridge || self.conf.gateway == Gateway::No {
-            return Ok(None);
-        }
-        if self.host.link(&link).map_err(Error::internal)?.is_none() {
-            undo.vlan_link = Some(link.clone());
-            let mut observed = desired::vlan_gateway(self.conf, ends);
-            self.host
-                .apply(&diff(&observed, &State::default(), &Scope::default()).steps)
-                .ok()
-                .map_err(Error::internal)?;
-            observed
-                .links
-                .insert(ends.vlan_port.clone(), Link { up: false, ..Link::up(LinkKind::Veth { peer: None }) });
-            let plan = diff(&desired::vlan_port(self.conf, ends), &observed, &Scope::default());
-            self.host.apply(&plan.steps).ok().map_err(Error::internal)?;
-        }
-        self.host.link(&link).map_err(Error::internal)
     }
 
     /// The gateway's addresses, forwarding, and the host's end up: one batch. Returns the bridge's MAC.
@@ -200,7 +183,8 @@ impl Attachment<'_> {
                 wanted.addresses.keys().filter(|key| !observed.addresses.contains_key(*key)).cloned().collect();
         }
         let mac = self.pin_bridge_mac(ends, !undo.addresses.is_empty(), &mut wanted, &mut observed);
-        self.host.apply(&diff(&wanted, &observed, &scope).steps).ok().map_err(Error::internal)?;
+        let report = self.host.apply(&diff(&wanted, &observed, &scope).steps);
+        read_only::settled(&mut self.host, report).map_err(Error::internal)?;
         Ok(mac)
     }
 
@@ -208,7 +192,7 @@ impl Attachment<'_> {
     /// makes it stay (`br_stp_recalculate_bridge_id`, net/bridge/br_stp_if.c).
     fn pin_bridge_mac(&self, ends: &Ends, pin: bool, wanted: &mut State, observed: &mut State) -> Option<Mac> {
         let Some(found) = &self.found else { return Some(ends.bridge_mac) };
-        let mac = found.mac.filter(|mac| mac.is_unicast()).unwrap_or(ends.bridge_mac);
+        let mac = found.link.mac.filter(|mac| mac.is_unicast()).unwrap_or(ends.bridge_mac);
         if pin {
             if let Some(link) = wanted.links.get_mut(&self.conf.bridge) {
                 link.mac = Some(mac);
@@ -237,7 +221,8 @@ impl Attachment<'_> {
         for (name, link) in &wanted.links {
             born.links.insert(name.clone(), Link { up: false, ..link.clone() });
         }
-        self.pod.apply(&diff(&wanted, &born, &Scope::default()).steps).ok().map_err(Error::internal)?;
+        let report = self.pod.apply(&diff(&wanted, &born, &Scope::default()).steps);
+        read_only::settled(&mut self.pod, report).map_err(Error::internal)?;
         if self.conf.dad == Dad::On && result.ips.iter().any(|ip| ip.address.is_ipv6()) {
             self.pod.wait_addresses(&ends.ifname, DAD_PATIENCE).map_err(Error::internal)?;
         }
@@ -252,6 +237,18 @@ impl Attachment<'_> {
             None => Err(Error::internal(format!("{veth} was deleted by somebody while it was being attached"))),
         }
     }
+}
+
+/// With what to do when the bridge takes no more ports.
+pub(super) fn refused(conf: &Conf, error: KernelError) -> Error {
+    if !error.is_full_bridge() {
+        return Error::internal(error);
+    }
+    let bridge = &conf.bridge;
+    let text = Some(format!("the bridge {bridge} has no free port: it takes {PORTS}"));
+    Error::internal(KernelError { text, ..error }).with_details(format!(
+        "detach pods that are not needed (ip link show master {bridge}), or name another \"bridge\" in the configuration"
+    ))
 }
 
 /// A name for the host's end and MACs for what is made.

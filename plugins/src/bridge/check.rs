@@ -1,18 +1,17 @@
 //! CHECK: what ADD wanted, compared with what is there; every difference is listed.
 
-use cni::error::{Error, code};
+use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::AddResult;
 use kernel::Kernel;
 use kernel::diff::{Plan, diff};
-use kernel::netns::Netns;
 use kernel::state::{Scope, State};
 use kernel::types::{IfName, Mac};
 
 use super::conf::Conf;
 use super::desired::{self, Ends};
 use super::rules;
-use crate::pod;
+use crate::{netns, pod, read_only};
 
 /// Fails with the list of what ADD would change.
 pub fn check(request: &Request, conf: &Conf) -> Result<(), Error> {
@@ -23,9 +22,9 @@ pub fn check(request: &Request, conf: &Conf) -> Result<(), Error> {
         request.delegates.check(kind, &request.conf.bytes, request.env)?;
     }
     let ends = ends(request, conf, previous)?;
-    let netns = Netns::open(&request.env.netns).map_err(|e| Error::new(code::INVALID_NETNS, e.to_string()))?;
+    let netns = netns::open(request).map_err(|e| netns::refused(&e))?;
     let mut found = host_differences(conf, &ends, previous)?;
-    found.extend(pod_differences(netns, conf, &ends, previous)?);
+    found.extend(pod_differences(netns::kernel(request, netns)?, conf, &ends, previous)?);
     found.extend(rules::differences(request, conf, &ends, previous)?);
     if found.is_empty() {
         return Ok(());
@@ -68,6 +67,9 @@ fn host_differences(conf: &Conf, ends: &Ends, previous: &AddResult) -> Result<Ve
         bridge.mac = Some(ends.bridge_mac);
         bridge.promisc = Some(conf.promisc);
     }
+    // a port's frames are the bridge's: its own value says nothing while it is one
+    wanted.sysctls.remove(&desired::accept_ra(&ends.veth));
+    read_only::leave_out(&mut wanted);
     let scope = Scope {
         read_links: vec![conf.bridge.clone(), ends.veth.clone()],
         addresses: vec![conf.gateway_link()],
@@ -81,9 +83,9 @@ fn host_differences(conf: &Conf, ends: &Ends, previous: &AddResult) -> Result<Ve
     Ok(differences("", diff(&wanted, &observed, &scope)))
 }
 
-fn pod_differences(netns: Netns, conf: &Conf, ends: &Ends, previous: &AddResult) -> Result<Vec<String>, Error> {
-    let wanted = desired::pod(conf, ends, previous)?;
-    let mut pod = Kernel::open_in(netns).map_err(Error::internal)?;
+fn pod_differences(mut pod: Kernel, conf: &Conf, ends: &Ends, previous: &AddResult) -> Result<Vec<String>, Error> {
+    let mut wanted = desired::pod(conf, ends, previous)?;
+    read_only::leave_out(&mut wanted);
     let mut observed = State::default();
     let mut scope = Scope::default();
     for table in pod::tables(&wanted) {

@@ -7,6 +7,7 @@ use std::os::fd::RawFd;
 use cni::error::Error;
 use cni::result::{AddResult, Interface, Route as CniRoute};
 use ipnetwork::IpNetwork;
+use kernel::message::link::SeenLink;
 use kernel::state::{AddressKey, Link, LinkKind, Port, State, VethPeer, Vlan, VlanKey};
 use kernel::types::{Family, IfName, Mac, VlanId, masked};
 
@@ -72,6 +73,22 @@ fn add_default_routes(result: &mut AddResult) {
 /// What makes a host forward between pods and the rest.
 pub const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
 
+/// The path of a link's `accept_ra` below /proc/sys.
+pub fn accept_ra(dev: &IfName) -> String {
+    format!("net/ipv6/conf/{dev}/accept_ra")
+}
+
+/// The host takes no router advertisement from where pods are (CVE-2020-10749).
+fn refuse_routers(state: &mut State, dev: &IfName) {
+    state.sysctls.insert(accept_ra(dev), "0".to_owned());
+}
+
+/// What is known of `accept_ra` of a link: it came with the link. A link without IPv6 has none to be written.
+pub fn seen_accept_ra(seen: &SeenLink) -> (String, String) {
+    let value = seen.ipv6.map_or(0, |ipv6| ipv6.accept_ra);
+    (accept_ra(&seen.name), value.to_string())
+}
+
 /// The bridge and the pair, the pair still down. `netns` is the pod's open namespace; `new` when the bridge is made now.
 pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State {
     let mut state = State::default();
@@ -82,9 +99,7 @@ pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State
         ..Link::up(LinkKind::Bridge { vlan_filtering: conf.vlans.is_some() })
     };
     state.links.insert(conf.bridge.clone(), bridge);
-    if new {
-        state.conf("ipv6", &conf.bridge, "accept_ra", "0");
-    }
+    refuse_routers(&mut state, &conf.bridge);
     let peer = VethPeer { name: ends.ifname.clone(), mac: Some(ends.pod_mac), mtu: conf.mtu, netns };
     let veth = Link {
         up: false,
@@ -95,7 +110,7 @@ pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State
     };
     state.links.insert(ends.veth.clone(), veth);
     state.ports.insert(ends.veth.clone(), Port { hairpin: conf.hairpin, isolated: conf.isolated });
-    state.conf("ipv6", &ends.veth, "accept_ra", "0");
+    refuse_routers(&mut state, &ends.veth);
     state
 }
 
@@ -146,6 +161,9 @@ pub fn vlan_port(conf: &Conf, ends: &Ends) -> State {
     let port = Link { master: Some(conf.bridge.clone()), ..Link::up(LinkKind::Veth { peer: None }) };
     state.links.insert(ends.vlan_port.clone(), port);
     state.links.insert(conf.gateway_link(), Link::up(LinkKind::Veth { peer: None }));
+    for dev in [&ends.vlan_port, &conf.gateway_link()] {
+        refuse_routers(&mut state, dev);
+    }
     let pvid = conf.vlans.as_ref().and_then(|vlans| vlans.pvid);
     let carried = |id| (VlanKey { dev: ends.vlan_port.clone(), id }, Vlan { pvid: true, untagged: true });
     state.vlans.extend(pvid.map(carried));

@@ -5,6 +5,7 @@ mod check;
 mod conf;
 mod del;
 mod desired;
+mod gateway;
 mod rules;
 mod undo;
 
@@ -19,12 +20,18 @@ use kernel::types::IfName;
 
 use conf::{Conf, Document};
 
+use crate::netns;
+
 /// The plugin.
 pub struct Bridge;
 
 impl Plugin for Bridge {
     fn name(&self) -> &'static str {
         "bridge"
+    }
+
+    fn admit(&self, request: &Request) -> Result<(), Error> {
+        netns::admit(request)
     }
 
     fn add(&self, request: &Request) -> Result<AddResult, Error> {

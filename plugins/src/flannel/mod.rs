@@ -20,6 +20,8 @@ use inline::Network;
 use overlay::subnet_env::SubnetEnv;
 use state::{Found, States};
 
+use crate::netns;
+
 /// The plugin, under one of its names.
 pub struct Flannel {
     wanted: Option<DataPath>,
@@ -40,6 +42,10 @@ const ATTACHMENTS: &[&str] = &["cni.dev/valid-attachments", "cni.dev/attachments
 impl Plugin for Flannel {
     fn name(&self) -> &'static str {
         self.wanted.map_or("flannel", DataPath::name)
+    }
+
+    fn admit(&self, request: &Request<'_>) -> Result<(), Error> {
+        netns::admit(request)
     }
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {

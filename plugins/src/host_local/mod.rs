@@ -20,6 +20,8 @@ use range::{Range, RangeSet};
 use span::Key;
 use store::{Owner, Store, StoreError};
 
+use crate::netns;
+
 /// The plugin.
 pub struct HostLocal;
 
@@ -37,6 +39,10 @@ impl From<StoreError> for Error {
 impl Plugin for HostLocal {
     fn name(&self) -> &'static str {
         "host-local"
+    }
+
+    fn admit(&self, request: &Request<'_>) -> Result<(), Error> {
+        netns::admit(request)
     }
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {

@@ -42,10 +42,7 @@ fn chain(key: Key<'_>) -> String {
 pub fn rules(key: Key<'_>, ends: Option<(&IfName, Mac)>) -> Rules {
     let (first, second) = (chain(key), format!("{}-mac", chain(key)));
     let base = Base::new(ChainKind::Filter, Hook::Prerouting, PRIORITY);
-    let shared = NftTable {
-        chains: [(PREROUTING.to_owned(), NftChain::at(base, []))].into(),
-        ..NftTable::default()
-    };
+    let shared = NftTable { chains: [(PREROUTING.to_owned(), NftChain::at(base, []))].into(), ..NftTable::default() };
     let mut wanted = shared.clone();
     if let Some((host_link, mac)) = ends {
         let [enter, check, pass, drop] = all(key, host_link, mac);

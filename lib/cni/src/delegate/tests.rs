@@ -41,6 +41,7 @@ fn env(path: &str) -> Env {
         args: "A=b".into(),
         path: path.into(),
         netns_override: false,
+        opened: crate::env::Opened::default(),
     }
 }
 

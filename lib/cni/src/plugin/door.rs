@@ -1,16 +1,14 @@
 //! From environment and stdin to stdout and exit status.
 
 use std::cell::RefCell;
-use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
 
 use super::{Plugin, panic, perform, prepare};
 use crate::conf::Head;
 use crate::delegate::{Delegates, Environ};
 use crate::env::{Command, Env};
 use crate::error::{Error, code};
-use crate::json::{Json, quote};
+use crate::json::Json;
 use crate::version::Version;
 
 /// Serves one call and returns the exit status: 0, or 1 with an error object on `stdout`.
@@ -96,9 +94,6 @@ impl Call<'_> {
     fn work(&self, command: Command, head: Head) -> Result<String, Error> {
         let delegates = Delegates::new(&self.env.path, self.suite, Environ::Inherit, self.say);
         let request = prepare(self.plugin, command, &self.env, head, &delegates)?;
-        if matches!(command, Command::Add | Command::Del) {
-            refuse_own_netns(&self.env)?;
-        }
         let Some(result) = perform(self.plugin, command, &request)? else { return Ok(String::new()) };
         result.encode(request.conf.version).inspect_err(|_| {
             // the runtime will see a failed ADD
@@ -107,21 +102,4 @@ impl Call<'_> {
             }
         })
     }
-}
-
-/// A path such as `/proc/<pid>/ns/net` of a process that is gone may have come to mean the host's own namespace, where
-/// DEL would take the host's interfaces down (containernetworking/plugins#714).
-fn refuse_own_netns(env: &Env) -> Result<(), Error> {
-    if env.netns_override || env.netns.is_empty() {
-        return Ok(());
-    }
-    let (Ok(own), Ok(theirs)) = (fs::metadata("/proc/thread-self/ns/net"), fs::metadata(&env.netns)) else {
-        return Ok(());
-    };
-    if (own.dev(), own.ino()) != (theirs.dev(), theirs.ino()) {
-        return Ok(());
-    }
-    let details = format!("CNI_NETNS={}: is the container gone?", quote(&env.netns));
-    Err(Error::new(code::INVALID_NETNS, "plugin's netns and netns from CNI_NETNS should not be the same")
-        .with_details(details))
 }

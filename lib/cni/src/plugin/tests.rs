@@ -5,6 +5,9 @@ use super::*;
 use crate::json::Json;
 use crate::result::IpConfig;
 
+/// A CNI_NETNS that the fake does not work in.
+const REFUSED: &str = "/refused";
+
 /// Records what it is asked, answers as its configuration says.
 #[derive(Default)]
 struct Fake {
@@ -29,6 +32,13 @@ impl Plugin for Fake {
 
     fn versions(&self) -> &'static [Version] {
         self.versions.unwrap_or(Version::ALL)
+    }
+
+    fn admit(&self, request: &Request<'_>) -> Result<(), Error> {
+        match request.env.netns.as_str() {
+            REFUSED => Err(Error::new(code::INVALID_NETNS, "not this one")),
+            _ => Ok(()),
+        }
     }
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {
@@ -216,22 +226,20 @@ fn a_panic_is_an_answer() {
 }
 
 #[test]
-fn the_own_namespace_is_refused_before_the_work() {
+fn a_namespace_is_refused_before_the_work() {
     let fake = Fake::default();
-    let own = [("CNI_NETNS", "/proc/self/ns/net")];
     let stdin = r#"{"name":"n","cniVersion":"1.0.0"}"#;
-    for command in ["ADD", "DEL"] {
-        let said = call(&fake, &with(command, &own), stdin);
+    for command in ["ADD", "DEL", "CHECK"] {
+        let said = call(&fake, &with(command, &[("CNI_NETNS", REFUSED)]), stdin);
         let error: Error = crate::json::decode(said.stdout.as_bytes()).unwrap();
         assert_eq!((said.status, error.code), (1, 8));
-        assert_eq!(error.msg, "plugin's netns and netns from CNI_NETNS should not be the same");
         assert_eq!(fake.calls(), Vec::<String>::new(), "nothing was done");
-        let overridden = [own[0], ("CNI_NETNS_OVERRIDE", "True")];
-        assert_eq!(call(&fake, &with(command, &overridden), stdin).status, 0);
+        assert_eq!(call(&fake, &with(command, &[]), stdin).status, 0);
         assert_eq!(fake.calls().len(), 1);
     }
-    assert_eq!(call(&fake, &with("CHECK", &own), stdin).status, 0, "only ADD and DEL look");
-    assert_eq!(call(&fake, &with("DEL", &[("CNI_NETNS", "")]), stdin).status, 0);
+    // it is none of the others' business
+    let stdin = r#"{"name":"n","cniVersion":"1.1.0"}"#;
+    assert_eq!(call(&fake, &with("STATUS", &[("CNI_NETNS", REFUSED)]), stdin).status, 0);
 }
 
 #[test]

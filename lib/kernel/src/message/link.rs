@@ -6,9 +6,9 @@ use std::os::fd::RawFd;
 use netlink_packet_core::Nla;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoBridge, InfoBridgePort, InfoData, InfoIpTunnel, InfoKind, InfoMacVlan, InfoPortData, InfoPortKind, InfoTun,
-    InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
-    State as OperState,
+    AfSpecInet6, AfSpecUnspec, InfoBridge, InfoBridgePort, InfoData, InfoIpTunnel, InfoKind, InfoMacVlan, InfoPortData,
+    InfoPortKind, InfoTun, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    MacVlanMode, State as OperState,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
@@ -40,6 +40,26 @@ pub struct SeenLink {
     pub running: bool,
     /// IF_OPER_* in the kernel's word.
     pub operstate: String,
+    /// Some of `net/ipv6/conf/NAME`; `None` where the link has no IPv6.
+    pub ipv6: Option<Ipv6Conf>,
+}
+
+/// What of a link's IPv6 parameters comes with every answer about it (IFLA_INET6_CONF).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ipv6Conf {
+    /// `accept_ra`: 0 takes no router advertisement, 1 only while not forwarding, 2 always.
+    pub accept_ra: i32,
+    /// `forwarding` is on.
+    pub forwarding: bool,
+    /// `disable_ipv6` is on.
+    pub disabled: bool,
+}
+
+impl Ipv6Conf {
+    /// Router advertisements change the host's routes now (`ipv6_accept_ra`, net/ipv6/ndisc.c).
+    pub fn takes_routers(self) -> bool {
+        !self.disabled && if self.forwarding { self.accept_ra == 2 } else { self.accept_ra != 0 }
+    }
 }
 
 impl SeenLink {
@@ -265,6 +285,11 @@ pub fn delete(name: &IfName) -> Message {
     Message::DelLink(message(0, vec![LinkAttribute::IfName(name.as_str().to_owned())]))
 }
 
+/// `ip link del dev INDEX`
+pub fn delete_by_index(index: IfIndex) -> Message {
+    Message::DelLink(message(index.0, Vec::new()))
+}
+
 /// Reads a RTM_NEWLINK; `None` for anything else or for a nameless link.
 pub fn decode(message: &RouteNetlinkMessage) -> Option<SeenLink> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
@@ -289,6 +314,7 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
         port: None,
         running: false,
         operstate: String::new(),
+        ipv6: None,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -303,6 +329,7 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
                 seen.operstate = state.to_string();
             }
             LinkAttribute::LinkInfo(info) => decode_info(info, &mut seen),
+            LinkAttribute::AfSpecUnspec(families) => seen.ipv6 = families.iter().find_map(decode_ipv6),
             _ => {}
         }
     }
@@ -310,6 +337,18 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
         seen.link.kind = LinkKind::Loopback;
     }
     Some(seen)
+}
+
+fn decode_ipv6(family: &AfSpecUnspec) -> Option<Ipv6Conf> {
+    let AfSpecUnspec::Inet6(attributes) = family else { return None };
+    attributes.iter().find_map(|attribute| match attribute {
+        AfSpecInet6::DevConf(conf) => Some(Ipv6Conf {
+            accept_ra: conf.accept_ra,
+            forwarding: conf.forwarding != 0,
+            disabled: conf.disable_ipv6 != 0,
+        }),
+        _ => None,
+    })
 }
 
 fn decode_info(info: &[LinkInfo], seen: &mut SeenLink) {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::errnos::ERRNOS;
+
 /// An error number with its symbol, as strace prints it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(pub i32);
@@ -23,47 +25,17 @@ impl Errno {
         Self(error.raw_os_error().unwrap_or(libc::EIO))
     }
 
-    fn symbol(self) -> Option<&'static str> {
-        let name = match self.0 {
-            libc::EPERM => "EPERM",
-            libc::ENOENT => "ENOENT",
-            libc::ESRCH => "ESRCH",
-            libc::ENXIO => "ENXIO",
-            libc::EAGAIN => "EAGAIN",
-            libc::ENOMEM => "ENOMEM",
-            libc::EACCES => "EACCES",
-            libc::EBUSY => "EBUSY",
-            libc::EEXIST => "EEXIST",
-            libc::ENODEV => "ENODEV",
-            libc::EINVAL => "EINVAL",
-            libc::ENFILE => "ENFILE",
-            libc::EMFILE => "EMFILE",
-            libc::ENOSPC => "ENOSPC",
-            libc::EROFS => "EROFS",
-            libc::ERANGE => "ERANGE",
-            libc::EOPNOTSUPP => "EOPNOTSUPP",
-            libc::EADDRINUSE => "EADDRINUSE",
-            libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
-            libc::ENETDOWN => "ENETDOWN",
-            libc::ENETUNREACH => "ENETUNREACH",
-            libc::EHOSTUNREACH => "EHOSTUNREACH",
-            libc::ENOBUFS => "ENOBUFS",
-            libc::ENOTCONN => "ENOTCONN",
-            libc::EINTR => "EINTR",
-            libc::ENOTUNIQ => "ENOTUNIQ",
-            _ => return None,
-        };
-        Some(name)
+    /// The symbol and a sentence.
+    fn words(self) -> Option<(&'static str, &'static str)> {
+        ERRNOS.iter().find(|(number, ..)| *number == self.0).map(|(_, symbol, text)| (*symbol, *text))
     }
 }
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = std::io::Error::from_raw_os_error(self.0).to_string();
-        let text = text.split(" (os error").next().unwrap_or_default();
-        match self.symbol() {
-            Some(symbol) => write!(f, "{symbol}: {text}"),
-            None => write!(f, "errno {}: {text}", self.0),
+        match self.words() {
+            Some((symbol, text)) => write!(f, "{symbol}: {text}"),
+            None => write!(f, "errno {}, which Linux does not define", self.0),
         }
     }
 }
@@ -121,5 +93,44 @@ impl KernelError {
                 | libc::ENETUNREACH
                 | libc::EHOSTUNREACH
         )
+    }
+
+    /// A file system does not take what was to be written: /proc/sys of a container without privileges.
+    pub fn is_read_only(&self) -> bool {
+        self.errno.0 == libc::EROFS
+    }
+
+    /// A bridge has no number left for one more port (`find_portno`, net/bridge/br_if.c).
+    pub fn is_full_bridge(&self) -> bool {
+        self.errno.0 == libc::EXFULL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_error_number_has_a_symbol_and_a_sentence() {
+        // 41 and 58 are other numbers' second names on some machines, and no number here
+        for number in (1..=133).filter(|number| ![41, 58].contains(number)).chain([524]) {
+            let text = Errno(number).to_string();
+            let (symbol, sentence) = text.split_once(": ").unwrap_or_else(|| panic!("{number}: {text}"));
+            assert!(symbol.starts_with('E') && symbol.len() > 2, "{number}: {text}");
+            assert!(sentence.len() > 5 && !sentence.contains("nformation"), "{number}: {text}");
+        }
+        assert_eq!(Errno(libc::EXFULL).to_string(), "EXFULL: Exchange full");
+        assert_eq!(Errno(libc::EOPNOTSUPP).to_string(), "EOPNOTSUPP: Operation not supported");
+        assert_eq!(Errno(4000).to_string(), "errno 4000, which Linux does not define");
+        assert_eq!(Errno(i32::MIN).to_string(), "errno -2147483648, which Linux does not define");
+    }
+
+    #[test]
+    fn no_number_is_there_twice() {
+        let numbers: BTreeSet<_> = ERRNOS.iter().map(|(number, ..)| number).collect();
+        let symbols: BTreeSet<_> = ERRNOS.iter().map(|(_, symbol, _)| symbol).collect();
+        assert_eq!((numbers.len(), symbols.len()), (ERRNOS.len(), ERRNOS.len()));
     }
 }

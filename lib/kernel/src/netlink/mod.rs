@@ -2,6 +2,7 @@
 //! matter ([`crate::message`] for rtnetlink, [`crate::nft`], `wireguard`).
 
 pub(crate) mod client;
+mod errnos;
 mod error;
 pub(crate) mod wire;
 

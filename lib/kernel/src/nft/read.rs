@@ -130,7 +130,9 @@ impl Nft {
                     _ => return Ok(false),
                 }
             }
-            for (RuleHandle { table, .. }, chain) in rules.first().into_iter().flat_map(|r| whole.iter().map(move |c| (r, c))) {
+            for (RuleHandle { table, .. }, chain) in
+                rules.first().into_iter().flat_map(|r| whole.iter().map(move |c| (r, c)))
+            {
                 batch.destroy_chain(table, chain);
             }
             match self.commit(&batch) {

@@ -42,6 +42,7 @@ fn link(index: u32, dev: &str) -> SeenLink {
         port,
         running: true,
         operstate: "Up".into(),
+        ipv6: None,
     }
 }
 

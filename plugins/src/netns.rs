@@ -1,0 +1,56 @@
+//! CNI_NETNS: opened once in a process, and never this process's own namespace.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use cni::error::{Error, code};
+use cni::json::quote;
+use cni::plugin::Request;
+use kernel::netns::{Netns, NetnsError};
+use kernel::{Errno, Kernel, KernelError};
+
+/// The namespace of the request. The host's own is refused, unless CNI_NETNS_OVERRIDE allows it.
+pub fn open(request: &Request<'_>) -> Result<Netns, NetnsError> {
+    let own = opened(request)?.try_clone_to_owned();
+    let refused = |e| NetnsError::Refused { path: request.env.netns.clone(), errno: Errno::of(&e) };
+    Ok(Netns::from_file(own.map_err(refused)?.into()))
+}
+
+fn opened<'a>(request: &'a Request<'_>) -> Result<BorrowedFd<'a>, NetnsError> {
+    let (env, path) = (request.env, request.env.netns.as_str());
+    env.opened.get_or_open(|| {
+        let opened = if env.netns_override { Netns::open(path) } else { Netns::open_other(path) };
+        opened.map(OwnedFd::from)
+    })
+}
+
+/// A socket inside it. What cannot be entered is none of a network: another kind of namespace.
+pub fn kernel(request: &Request<'_>, netns: Netns) -> Result<Kernel, Error> {
+    let path = quote(&request.env.netns);
+    let refused = |e: KernelError| Error::new(code::INVALID_NETNS, format!("netns {path}: {e}"));
+    Kernel::open_in(netns).map_err(refused)
+}
+
+/// A path such as `/proc/<pid>/ns/net` of a process that is gone may have come to mean the host's own namespace, where
+/// DEL would take the host's interfaces down (containernetworking/plugins#714). What else is wrong with it is for those
+/// to say who work in it.
+pub fn admit(request: &Request<'_>) -> Result<(), Error> {
+    if request.env.netns.is_empty() {
+        return Ok(());
+    }
+    match opened(request) {
+        Err(own @ NetnsError::Own { .. }) => Err(refused(&own)),
+        _ => Ok(()),
+    }
+}
+
+/// Code 8.
+pub fn refused(error: &NetnsError) -> Error {
+    match error {
+        NetnsError::Own { path } => {
+            let words = "plugin's netns and netns from CNI_NETNS should not be the same";
+            let details = format!("CNI_NETNS={}: is the container gone?", quote(path));
+            Error::new(code::INVALID_NETNS, words).with_details(details)
+        }
+        other => Error::new(code::INVALID_NETNS, other.to_string()),
+    }
+}
