@@ -395,8 +395,8 @@ pub fn rules_come_and_go_with_the_pod() -> Outcome {
     let prev = with(&conf, json!({ "prevResult": result }));
     caller.call("CHECK", &pod, &prev).ok();
     let count = |chain: &str, table: &TableKey| Nft::open().unwrap().rules(table, Some(chain)).map_or(0, |r| r.len());
-    let masquerade = kernel::nft::recipes::masquerade::table();
-    let check = kernel::nft::recipes::macspoof::table();
+    let masquerade = attachment::rules::masquerade::table();
+    let check = attachment::rules::macspoof::table();
     assert_eq!(count("masq_checks", &masquerade), 2);
     assert_eq!(count("PREROUTING", &check), 1);
     room.remove()?;
@@ -417,7 +417,7 @@ pub fn gc_removes_what_nobody_owns() -> Outcome {
     let valid = json!({ "cni.dev/valid-attachments": [{ "containerID": "keep", "ifname": "eth0" }] });
     caller.call("GC", &Pod::of(&a, ""), &with(&conf, valid)).ok();
     assert_eq!(caller.reserved("net"), ["10.9.1.2", "fd09:1::2"]);
-    let rules = Nft::open()?.rules(&kernel::nft::recipes::masquerade::table(), Some("masq_checks"))?;
+    let rules = Nft::open()?.rules(&attachment::rules::masquerade::table(), Some("masq_checks"))?;
     assert_eq!(rules.len(), 2);
     Ok(())
 }

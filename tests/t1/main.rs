@@ -21,6 +21,7 @@ mod loopback;
 mod netns;
 mod record;
 mod router;
+mod rules;
 mod shared;
 mod undecodable;
 
@@ -181,6 +182,13 @@ static TESTS: &[Test] = &[
         Need::Program("ip")
     ),
     test!(loopback::the_hosts_own_lo_is_not_taken_down, Need::Program("unshare"), Need::Program("mount")),
+    test!(rules::masquerade_is_what_the_reference_plugins_write, Need::Program("nft")),
+    test!(rules::masquerade_is_added_without_a_look_and_deleted_by_handle, Need::Program("nft")),
+    test!(rules::a_handle_of_another_rule_deletes_nothing_of_others, Need::Program("nft")),
+    test!(rules::a_broken_frame_is_mended, Need::Program("nft")),
+    test!(rules::masquerade_of_dead_attachments_is_collected, Need::Program("nft")),
+    test!(rules::sixteen_at_once_beside_another_program_are_all_served, Need::Program("nft")),
+    test!(rules::the_mac_check_is_what_the_reference_plugins_write, Need::Program("nft")),
     test!(counts::bridge_and_host_local_are_few_calls_of_one_program, Need::Program("strace")),
     test!(counts::flannel_and_its_delegates_are_one_program, Need::Program("strace")),
     test!(counts::a_network_without_flanneld_is_a_few_dumps_more, Need::Program("strace")),

@@ -91,7 +91,7 @@ impl Attachment<'_> {
         self.configure_pod(&ends, &result)?;
         if self.conf.masquerade || self.conf.spoof_check {
             undo.rules = true;
-            rules::ensure(self.request, self.conf, &ends, &result)?;
+            rules::add(self.request, self.conf, &mut self.host, (&ends, &result))?;
         }
         if self.conf.container_interface {
             self.wait_for_port(&ends.veth)?;

@@ -24,7 +24,6 @@ mod element;
 mod error;
 mod expr;
 mod read;
-pub mod recipes;
 mod socket;
 #[cfg(test)]
 mod tests;

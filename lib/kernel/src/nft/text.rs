@@ -57,12 +57,8 @@ pub(crate) fn set(set: &Set) -> String {
     block(&set.name, &lines)
 }
 
-/// What follows `add element TABLE SET`: `{ 10.0.0.0/8 }`.
-pub(crate) fn element(element: &Element) -> String {
-    elements(std::slice::from_ref(element))
-}
-
-/// The same for many, of which the first few are shown: `{ 10.0.0.0/8, 11.0.0.0/8, 12.0.0.0/8, … and 7 more }`.
+/// What follows `add element TABLE SET`: `{ 10.0.0.0/8 }`. Of many the first few are shown:
+/// `{ 10.0.0.0/8, 11.0.0.0/8, 12.0.0.0/8, … and 7 more }`.
 pub(crate) fn elements(elements: &[Element]) -> String {
     let mut list: Vec<_> = elements.iter().take(SHOWN).map(one).collect();
     if elements.len() > SHOWN {

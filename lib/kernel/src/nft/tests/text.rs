@@ -121,7 +121,7 @@ fn elements_are_told_with_all_they_have() {
         ),
         (Element::new([Value::Word(0x2000), Value::Bytes(vec![1, 0xab])]), "{ 0x2000 . 0x01ab }"),
     ] {
-        assert_eq!(text::element(&element), wanted);
+        assert_eq!(text::elements(&[element]), wanted);
     }
     let many: Vec<_> = (1..=5).map(|n| Element::new([port(n)])).collect();
     assert_eq!(text::elements(&many), "{ 1, 2, 3, … and 2 more }");

@@ -2,7 +2,6 @@
 
 mod converge;
 mod objects;
-mod recipes;
 mod text;
 mod transactions;
 

@@ -85,7 +85,7 @@ fn a_sets_text_and_its_elements_are_taken_for_the_same() {
         let kind = if set.data.is_some() { "map" } else { "set" };
         nft(&["-f", "-"], &format!("add {kind} {} {}", key(), text::set(&set)));
         for element in &elements {
-            let text = text::element(element);
+            let text = text::elements(std::slice::from_ref(element));
             nft(&["-f", "-"], &format!("add element {} {} {text}", key(), set.name));
         }
         let read = ours.sets(&key()).unwrap();
