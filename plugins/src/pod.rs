@@ -141,37 +141,4 @@ pub fn is_default(net: IpNetwork) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `count` routes to `dst`, each with a gateway of its own.
-    fn routes(dst: &str, count: u16) -> Result<State, Error> {
-        let dst: IpNetwork = dst.parse().unwrap();
-        let gateway = |n: u16| match dst {
-            IpNetwork::V4(_) => std::net::IpAddr::from([10, 9, n.to_be_bytes()[0], n.to_be_bytes()[1]]),
-            IpNetwork::V6(_) => std::net::IpAddr::from([0xfd09, 0, 0, 0, 0, 0, 0, n]),
-        };
-        let routes = (0..count).map(|n| CniRoute { gw: Some(gateway(n + 1)), ..CniRoute::to(dst) }).collect();
-        let dev = IfName::new("eth0").unwrap();
-        desired(&dev, veth_end(None, None), &AddResult { routes, ..AddResult::default() }, Dad::Off)
-    }
-
-    #[test]
-    fn so_many_routes_to_one_destination_and_no_more() {
-        for dst in ["0.0.0.0/0", "192.0.2.0/24", "fd00:1::/64"] {
-            assert_eq!(routes(dst, 256).unwrap().routes.len(), 256, "{dst}");
-            for count in [257, 1000] {
-                let error = routes(dst, count).unwrap_err();
-                assert!(error.code == 7 && error.msg.contains(dst) && error.msg.contains("256"), "{count}: {error:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_route_that_is_given_often_is_one() {
-        let dst: IpNetwork = "192.0.2.0/24".parse().unwrap();
-        let result = AddResult { routes: vec![CniRoute::to(dst); 1000], ..AddResult::default() };
-        let dev = IfName::new("eth0").unwrap();
-        assert_eq!(desired(&dev, veth_end(None, None), &result, Dad::Off).unwrap().routes.len(), 1);
-    }
-}
+mod tests;

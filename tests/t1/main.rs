@@ -17,6 +17,7 @@ mod from_go;
 mod host_local;
 mod input;
 mod kernel;
+mod lease_keys;
 mod loopback;
 mod netns;
 mod record;
@@ -24,6 +25,7 @@ mod router;
 mod rules;
 mod shared;
 mod undecodable;
+mod undo;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -90,6 +92,10 @@ static TESTS: &[Test] = &[
     test!(bridge::an_idle_bridge_takes_the_new_subnet),
     test!(bridge::the_bridges_mac_stays),
     test!(bridge::a_failed_add_leaves_nothing),
+    test!(undo::a_failed_add_leaves_other_pods_alone),
+    test!(undo::a_failed_add_leaves_the_bridge_that_was_there),
+    test!(undo::a_new_bridge_that_others_have_joined_stays, Need::Program("ip")),
+    test!(undo::rules_that_were_written_are_taken_back, Need::Program("nft")),
     test!(bridge::rules_come_and_go_with_the_pod),
     test!(bridge::gc_removes_what_nobody_owns),
     test!(bridge::a_full_bridge_says_so),
@@ -173,6 +179,12 @@ static TESTS: &[Test] = &[
     test!(host_local::killed_at_any_moment_it_loses_no_address),
     test!(host_local::a_full_disk_is_named_and_keeps_nothing, Need::Program("unshare"), Need::Program("mount")),
     test!(host_local::a_read_only_disk_is_named, Need::Program("unshare"), Need::Program("mount")),
+    test!(lease_keys::a_padded_length_is_not_canonical),
+    test!(lease_keys::a_padded_length_of_ipv6_is_not_canonical),
+    test!(lease_keys::an_address_that_is_not_compressed_is_not_canonical),
+    test!(lease_keys::a_padded_group_is_not_canonical),
+    test!(lease_keys::another_spelling_of_the_own_subnet_is_named),
+    test!(lease_keys::padded_addresses_and_upper_case_are_refused),
     test!(loopback::up_checked_and_down, Need::Program("unshare"), Need::Program("mount")),
     test!(loopback::every_versions_result_has_its_own_shape, Need::Program("unshare"), Need::Program("mount")),
     test!(

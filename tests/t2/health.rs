@@ -1,8 +1,6 @@
 //! What a daemon tells those who watch it, by HTTP and by its exit.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::net::TcpListener;
 
 use flanneld::lab::cluster::{PATIENCE, host_dir, log_file, subnet_file};
 use flanneld::lab::process::{Daemon, Launch, last_lines};
@@ -13,10 +11,10 @@ use kernel::state::RouteKind;
 use kernel::types::TableId;
 use tests::harness;
 
+use crate::disturb::{self, PORT};
 use crate::etcd_server::{Lab, Start};
 use crate::{Failure, Outcome};
 
-const PORT: u16 = 8471;
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
 const PEER: &str = r#"{"PublicIP":"192.168.1.50","PublicIPv6":null,"BackendType":"host-gw"}"#;
 
@@ -42,15 +40,7 @@ fn start(lab: &Lab) -> Result<Daemon, Failure> {
 
 /// The answer's status and body.
 fn get(world: &World, path: &str) -> Result<(u16, String), Failure> {
-    let at = SocketAddr::from(([127, 0, 0, 1], PORT));
-    let mut text = String::new();
-    world.host(1)?.enter(|| -> std::io::Result<()> {
-        let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(1))?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())?;
-        stream.read_to_string(&mut text).map(drop)
-    })??;
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| text.clone())?;
-    Ok((status, text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()))
+    disturb::get(world.host(1)?, path)
 }
 
 fn wait(world: &World, what: &str, path: &str, good: impl Fn(u16, &str) -> bool) -> Result<String, Failure> {

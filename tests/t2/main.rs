@@ -9,23 +9,36 @@ use flanneld::lab::topology::Topology;
 use tests::harness::{self, Environment, Outcome, Test};
 use tests::need::Need;
 
+mod attachments;
+mod claims;
 mod daemonless;
+mod disturb;
+mod entries;
 mod etcd_daemon;
 mod etcd_server;
 mod etcd_store;
 mod etcd_trust;
 mod etcd_writes;
+mod foreign_routes;
 mod heal;
 mod health;
 mod live;
+mod live_changes;
+mod lost_files;
 mod paths;
 mod samples;
+mod settings;
 mod store;
 mod takeover;
+mod tracer;
 mod tunnels;
+mod two_networks;
 mod udp;
+mod udp_roll;
 mod underlay;
 mod underlay_changes;
+mod underlay_lost;
+mod workers;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -37,6 +50,11 @@ macro_rules! test {
 /// Debian's etcd-server and etcd-client.
 const ETCD: Need = Need::Program("etcd");
 const ETCDCTL: Need = Need::Program("etcdctl");
+/// What people change a host with.
+const IP: Need = Need::Program("ip");
+const BRIDGE: Need = Need::Program("bridge");
+const NFT: Need = Need::Program("nft");
+const STRACE: Need = Need::Program("strace");
 
 static TESTS: &[Test] = &[
     test!(underlay::every_host_reaches_every_host),
@@ -128,6 +146,76 @@ static TESTS: &[Test] = &[
     test!(etcd_store::a_burst_is_few_changes, ETCD, ETCDCTL),
     test!(etcd_trust::certificates_are_read_anew, ETCD, ETCDCTL, Need::Program("openssl")),
     test!(etcd_trust::a_token_is_renewed, ETCD, ETCDCTL),
+    test!(attachments::a_deleted_bridge, IP),
+    test!(attachments::a_bridge_that_is_down, IP),
+    test!(attachments::a_bridge_without_its_address, IP),
+    test!(attachments::a_bridge_with_another_mac, IP),
+    test!(attachments::a_port_that_is_unplugged, IP),
+    test!(attachments::a_port_that_is_down, IP),
+    test!(attachments::a_port_without_hairpin, IP, BRIDGE),
+    test!(attachments::a_port_that_is_isolated, IP, BRIDGE),
+    test!(attachments::a_flushed_ruleset, IP, NFT),
+    test!(attachments::a_deleted_masquerade_table, IP, NFT),
+    test!(claims::one_that_holds_the_gateways_address, IP),
+    test!(claims::one_that_holds_a_dns_servers_address),
+    test!(claims::one_that_holds_the_stores_address, IP, ETCD, ETCDCTL),
+    test!(claims::one_of_the_underlays_broadcast_address),
+    test!(claims::one_of_the_underlays_network_address),
+    test!(entries::an_fdb_entry_to_elsewhere, IP, BRIDGE),
+    test!(entries::an_fdb_entry_to_elsewhere_that_ages, IP, BRIDGE),
+    test!(entries::an_fdb_entry_to_another_port, IP, BRIDGE),
+    test!(entries::a_foreign_default_fdb_entry, IP, BRIDGE),
+    test!(entries::a_reachable_neighbour_with_another_mac, IP, BRIDGE),
+    test!(entries::a_stale_neighbour_of_ipv6, IP, BRIDGE),
+    test!(entries::a_permanent_neighbour_with_another_mac, IP, BRIDGE),
+    test!(foreign_routes::one_by_a_gateway_stays, IP),
+    test!(foreign_routes::one_with_a_metric_stays, IP),
+    test!(foreign_routes::one_of_ipv6_stays, IP),
+    test!(foreign_routes::one_of_protocol_static_stays, IP),
+    test!(foreign_routes::one_without_a_gateway_stays, IP),
+    test!(foreign_routes::one_from_before_the_start_stays, IP),
+    test!(foreign_routes::the_networks_own_before_udps, IP, Need::Tun),
+    test!(foreign_routes::a_peers_own_before_vxlans, IP),
+    test!(live_changes::a_routed_host_of_vxlan_keeps_its_path),
+    test!(live_changes::a_routed_host_of_direct_routing_keeps_its_path),
+    test!(live_changes::another_vni),
+    test!(live_changes::another_port),
+    test!(live_changes::another_vni_and_port),
+    test!(lost_files::the_status_is_there_when_subnet_env_is, STRACE),
+    test!(lost_files::a_deleted_subnet_env),
+    test!(lost_files::an_edited_subnet_env),
+    test!(lost_files::a_replaced_subnet_env),
+    test!(lost_files::a_removed_folder),
+    test!(lost_files::a_deleted_status),
+    test!(lost_files::an_emptied_status),
+    test!(settings::ip_forward, IP),
+    test!(settings::forwarding_of_the_device, IP),
+    test!(settings::forwarding_of_the_underlay, IP),
+    test!(settings::forwarding_of_ipv6, IP),
+    test!(settings::disable_ipv6_of_the_device, IP),
+    test!(settings::ttl_of_the_device, IP),
+    test!(settings::master_of_the_device, IP),
+    test!(settings::arp_of_the_device, IP),
+    test!(settings::multicast_of_the_device, IP),
+    test!(settings::mtu_of_the_device, IP),
+    test!(two_networks::vxlan_beside_vxlan),
+    test!(two_networks::host_gw_beside_host_gw),
+    test!(two_networks::vxlan_beside_host_gw),
+    test!(udp_roll::go_takes_over_from_a_stopped_daemon, IP, Need::Tun),
+    test!(udp_roll::go_takes_over_from_a_killed_daemon, IP, Need::Tun),
+    test!(udp_roll::a_stopped_daemon_is_started, Need::Tun),
+    test!(udp_roll::a_killed_daemon_is_started, Need::Tun),
+    test!(udp_roll::a_killed_daemon_is_started_over_etcd, Need::Tun, ETCD, ETCDCTL),
+    test!(udp_roll::go_is_followed_by_ours, IP, Need::Tun),
+    test!(udp_roll::go_is_followed_by_ours_over_etcd, IP, Need::Tun, ETCD, ETCDCTL),
+    test!(underlay_lost::a_link_that_is_down, IP),
+    test!(underlay_lost::a_link_without_addresses, IP),
+    test!(underlay_lost::a_link_that_is_deleted, IP),
+    test!(underlay_lost::a_link_of_host_gw_that_is_down, IP),
+    test!(workers::a_udp_receiver_without_memory, STRACE, Need::Tun),
+    test!(workers::a_udp_sender_whose_device_fails, STRACE, Need::Tun),
+    test!(workers::a_store_follower_that_panics, STRACE),
+    test!(workers::a_reader_of_announcements_that_has_ended),
 ];
 
 /// What a helper of a test fails with.

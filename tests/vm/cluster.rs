@@ -239,3 +239,53 @@ pub fn hostile_wireguard_leases_disturb_nobody() -> Outcome {
     assert_eq!(nets, [&host1], "the key stays with who speaks with it: {second:?}");
     all_pairs_answer(&cluster, Mode::Wireguard)
 }
+
+/// A second is promised, and this machine's processor is imitated. A peer that hears nothing from a device that was made
+/// anew finds out after 15 s (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT, drivers/net/wireguard/messages.h).
+const SOON: Duration = Duration::from_secs(3);
+
+/// Host 1's device is another one with the same key, and no pod there has sent anything yet: the other host's packets
+/// arrive all the same.
+fn the_peer_hears_of_it(cluster: &Cluster, index: u32) -> Outcome {
+    eventually("host1 has another device with its peer", PATIENCE, || {
+        let mut kernel = cluster.world.host(1).and_then(|room| room.kernel()).map_err(|error| error.to_string())?;
+        let seen = link(&mut kernel, "flannel-wg").map_err(|error| error.to_string())?;
+        let peers = wireguard(cluster, 1).map_err(|error| error.to_string())?.peers.len();
+        if seen.index.0 != index && peers == 1 { Ok(()) } else { Err(format!("{seen:?}, {peers} peers")) }
+    })?;
+    let mut pinger = cluster.pinger(2, 1, Family::V4)?;
+    eventually("pod2 reaches pod1 by the new device", SOON, || {
+        let device = || wireguard(cluster, 1).map_or_else(|error| error.to_string(), |device| format!("{device:?}"));
+        pinger.echo(Duration::from_millis(200)).map_err(|error| format!("{error}; host1 has {}", device()))
+    })?;
+    all_pairs_answer(cluster, Mode::Wireguard)
+}
+
+fn device_index(cluster: &Cluster) -> Result<u32, Failure> {
+    Ok(link(&mut cluster.world.host(1)?.kernel()?, "flannel-wg")?.index.0)
+}
+
+fn delete_device(cluster: &Cluster) -> Outcome {
+    let step = kernel::diff::Step::DeleteLink(IfName::new("flannel-wg")?);
+    Ok(cluster.world.host(1)?.kernel()?.apply(&[step]).ok()?)
+}
+
+/// As when a host goes from Go flanneld to ours, and Go's device is made anew.
+pub fn a_device_made_at_the_start_is_heard_of() -> Outcome {
+    let mut cluster = up(Topology::flat(2), Mode::Wireguard, false)?;
+    all_pairs_answer(&cluster, Mode::Wireguard)?;
+    let index = device_index(&cluster)?;
+    cluster.take_daemon(1)?.kill()?;
+    delete_device(&cluster)?;
+    cluster.start_daemon(1)?;
+    is_at_work(&cluster, 1)?;
+    the_peer_hears_of_it(&cluster, index)
+}
+
+pub fn a_device_that_was_deleted_is_heard_of() -> Outcome {
+    let cluster = up(Topology::flat(2), Mode::Wireguard, false)?;
+    all_pairs_answer(&cluster, Mode::Wireguard)?;
+    let index = device_index(&cluster)?;
+    delete_device(&cluster)?;
+    the_peer_hears_of_it(&cluster, index)
+}

@@ -44,6 +44,8 @@ static TESTS: &[Test] = &[
     test!(cluster::a_host_with_a_new_key_replaces_itself),
     test!(cluster::backends_change_live),
     test!(cluster::hostile_wireguard_leases_disturb_nobody),
+    test!(cluster::a_device_made_at_the_start_is_heard_of),
+    test!(cluster::a_device_that_was_deleted_is_heard_of),
 ];
 
 fn main() -> ExitCode {

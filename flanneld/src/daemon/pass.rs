@@ -57,6 +57,11 @@ impl Troubles {
     pub(super) fn note(&mut self, what: Option<impl Into<String>>) {
         self.all.extend(what.map(Into::into));
     }
+
+    /// All of it, one line; `None` when all is well.
+    pub(super) fn text(&self) -> Option<String> {
+        (!self.all.is_empty()).then(|| self.all.join("; "))
+    }
 }
 
 impl Daemon {
@@ -80,8 +85,7 @@ impl Daemon {
         } else {
             self.retry.reset();
         }
-        let error = (!troubles.all.is_empty()).then(|| troubles.all.join("; "));
-        self.tell(error, fresh);
+        self.tell(troubles.text(), fresh);
         Ok(due)
     }
 

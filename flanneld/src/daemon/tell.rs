@@ -58,7 +58,8 @@ impl Daemon {
         self.status.last_reconcile = Some(report::now());
         self.telling.waiting = Some(fresh || self.telling.waiting == Some(true));
         let rested = self.telling.due().is_none_or(|due| due <= Instant::now());
-        if other || rested {
+        // until the host is started every step of it is told at once: somebody waits for it
+        if other || rested || !self.started() {
             self.write_status();
         }
     }
@@ -103,6 +104,10 @@ impl Daemon {
         let text = env.format();
         if self.subnet_env.as_ref() == Some(&text) {
             return;
+        }
+        if !self.started() {
+            // whoever sees the file may look at the status next
+            self.tell(troubles.text(), true);
         }
         if let Err(error) = files::replace(&self.options.subnet_file, text.as_bytes()) {
             return troubles.retry(error.to_string());

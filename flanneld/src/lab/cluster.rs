@@ -108,15 +108,18 @@ impl Cluster {
 
     /// Starts the daemon of one host. From the main thread: a child is bound to the thread that starts it.
     pub fn start_daemon(&mut self, host: usize) -> Result<(), Error> {
+        self.start_daemon_with(host, &[])
+    }
+
+    /// The same with more flags, of which the last one counts. With one of etcd's the store is etcd.
+    pub fn start_daemon_with(&mut self, host: usize, flags: &[&str]) -> Result<(), Error> {
+        let store = format!("--store-dir={}", Self::store_dir().display());
+        let file = format!("--subnet-file={}", subnet_file(host).display());
+        let etcd = flags.iter().any(|flag| flag.starts_with("--etcd-"));
+        let own = [store.as_str(), "--iface=eth0", file.as_str()];
         let launch = Launch {
             program: self.executables.flanneld.clone(),
-            args: [
-                format!("--store-dir={}", Self::store_dir().display()),
-                "--iface=eth0".into(),
-                format!("--subnet-file={}", subnet_file(host).display()),
-            ]
-            .map(Into::into)
-            .to_vec(),
+            args: own.iter().skip(usize::from(etcd)).chain(flags).map(Into::into).collect(),
             env: vec![("WIREGUARD_KEY_FILE".into(), key_file(host).into())],
             netns: self.world.host(host)?.path().to_owned(),
             log: log_file(host),

@@ -10,6 +10,10 @@ mod step;
 mod wireguard;
 
 #[cfg(test)]
+mod examples;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 pub use nft::NftStep;
@@ -97,7 +101,7 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     objects::add_addresses(desired, observed, steps);
     links::raise(desired, observed, steps);
     objects::put_neighbours(desired, observed, steps);
-    objects::put_routes(desired, observed, steps);
+    objects::put_routes(desired, observed, scope, steps);
     if !scope.keep {
         objects::delete_routes(desired, observed, scope, steps);
         objects::delete_neighbours(desired, observed, scope, steps);

@@ -216,11 +216,10 @@ pub fn address_conflict(conf: &Conf, wanted: &State, present: &[AddressKey], por
     let first = wanted.addresses.keys().find(|k| k.dev == link).map(|k| k.net.to_string()).unwrap_or_default();
     Error::internal(format!("failed to set bridge addr: {:?} already has an IP address different from {first}", conf.bridge.as_str()))
         .with_details(format!(
-            "{} holds {have}, this network wants {want}; {ports} pods are still attached to it. Drain this host's pods of the old \
-             subnet (it is then replaced by itself), or set \"forceAddress\": true, or: ip addr del {} dev {}",
+            "{link} holds {have}, this network wants {want}; {ports} pods are still attached to {}. Drain this host's pods of the \
+             old subnet (it is then replaced by itself), or set \"forceAddress\": true, or: ip addr del {} dev {link}",
             conf.bridge,
-            present.first().map(|k| k.net.to_string()).unwrap_or_default(),
-            conf.bridge,
+            present.iter().find(|k| k.dev == link).map(|k| k.net.to_string()).unwrap_or_default(),
         ))
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use super::objects::dies;
 use super::{Conflict, LinkChange, Plan, Step};
 use crate::state::{Link, LinkKind, Scope, State};
 use crate::types::IfName;
@@ -169,8 +170,11 @@ pub(super) fn vlans(desired: &State, observed: &State, scope: &Scope, steps: &mu
             steps.push(Step::AddVlan(key.clone(), *want));
         }
     }
+    if scope.keep {
+        return;
+    }
     for key in observed.vlans.keys() {
-        if scope.vlans.contains(&key.dev) && !desired.vlans.contains_key(key) {
+        if scope.vlans.contains(&key.dev) && !dies(desired, scope, &key.dev) && !desired.vlans.contains_key(key) {
             steps.push(Step::DeleteVlan(key.clone()));
         }
     }

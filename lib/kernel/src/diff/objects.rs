@@ -52,11 +52,16 @@ pub fn satisfies(want: &Route, have: &Route) -> bool {
         && want.advmss == have.advmss
 }
 
-pub(super) fn put_routes(desired: &State, observed: &State, steps: &mut Vec<Step>) {
+pub(super) fn put_routes(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
+    // a route that leaves its link to the kernel is there by a link that is about to go, and would go with it
+    let lost = |want: &Route, have: &Route| {
+        want.dev.is_none() && !scope.keep && have.dev.as_ref().is_some_and(|dev| dies(desired, scope, dev))
+    };
+    let there = |want: &Route, have: &Route| satisfies(want, have) && !lost(want, have);
     let mut put: Vec<_> = desired
         .routes
         .iter()
-        .filter(|(key, want)| !observed.routes.get(*key).is_some_and(|have| satisfies(want, have)))
+        .filter(|(key, want)| !observed.routes.get(*key).is_some_and(|have| there(want, have)))
         .collect();
     // a gateway must be reachable when its route comes: routes without one first, and before those with an onlink one,
     // because IPv6 asks the table about that too (ip6_route_check_nh_onlink, net/ipv6/route.c)
@@ -118,14 +123,19 @@ fn unwanted_fdb<'a>(
     observed.iter().filter(|(key, _)| !desired.contains_key(key))
 }
 
+/// A link of ours that nobody wants: it is deleted in the end, and all that hangs on it goes with it.
+pub(super) fn dies(desired: &State, scope: &Scope, dev: &IfName) -> bool {
+    scope.links.contains(dev) && !desired.links.contains_key(dev)
+}
+
 /// A link whose entries are ours and which is not itself deleted, with all of them, in the end.
 fn stays<'a>(desired: &'a State, scope: &'a Scope) -> impl Fn(&IfName) -> bool + 'a {
-    move |dev| scope.neighbours.contains(dev) && (desired.links.contains_key(dev) || !scope.links.contains(dev))
+    move |dev| scope.neighbours.contains(dev) && !dies(desired, scope, dev)
 }
 
 pub(super) fn delete_addresses(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
     for key in observed.addresses.keys() {
-        let dies = scope.links.contains(&key.dev) && !desired.links.contains_key(&key.dev);
+        let dies = dies(desired, scope, &key.dev);
         let link_local = matches!(key.net, IpNetwork::V6(v6) if v6.ip().is_unicast_link_local());
         if scope.addresses.contains(&key.dev) && !dies && !link_local && !desired.addresses.contains_key(key) {
             steps.push(Step::DeleteAddress(key.clone()));

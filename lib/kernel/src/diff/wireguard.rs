@@ -1,6 +1,7 @@
 //! WireGuard devices: their keys, and their peers.
 
 use super::Step;
+use super::objects::dies;
 use crate::state::{Scope, State, WireguardDevice, WireguardPeer, WireguardPeerChange};
 use crate::types::IfName;
 
@@ -42,7 +43,7 @@ fn change(want: &WireguardPeer, have: Option<&WireguardPeer>) -> Option<Wireguar
 
 /// Peers that nobody wants, of devices that stay.
 pub(super) fn delete(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
-    let stays = |dev: &IfName| desired.links.contains_key(dev) || !scope.links.contains(dev);
+    let stays = |dev: &IfName| !dies(desired, scope, dev);
     for (name, have) in observed.wireguard.iter().filter(|(name, _)| scope.wireguard.contains(name) && stays(name)) {
         let wanted = desired.wireguard.get(name).map(|device| &device.peers);
         let unwanted = have.peers.keys().filter(|key| wanted.is_none_or(|peers| !peers.contains_key(key)));

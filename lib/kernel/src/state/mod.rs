@@ -6,6 +6,8 @@
 mod link;
 mod nft;
 mod scope;
+#[cfg(test)]
+mod tests;
 mod wireguard;
 
 use std::collections::BTreeMap;

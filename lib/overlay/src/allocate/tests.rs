@@ -131,6 +131,21 @@ fn every_free_subnet_can_be_drawn_and_no_other() {
 }
 
 #[test]
+fn the_first_and_the_last_subnet_of_the_range_can_be_drawn() {
+    let conf = conf(r#""Network":"10.5.0.0/16","SubnetMin":"10.5.4.0","SubnetMax":"10.5.6.0""#);
+    let allocation = conf.v4.unwrap().allocation;
+    let drawn = |taken: &[&str]| -> Vec<String> {
+        let taken: Vec<IpNetwork> = taken.iter().map(|net| net.parse().unwrap()).collect();
+        (0..6).filter_map(|random| draw(allocation, &taken, random)).map(|net| net.to_string()).collect()
+    };
+    let all = ["10.5.4.0/24", "10.5.5.0/24", "10.5.6.0/24"];
+    assert_eq!(drawn(&[]), [all, all].concat(), "each as often as the others");
+    assert_eq!(drawn(&all[..2]), [all[2]; 6]);
+    assert_eq!(drawn(&all[1..]), [all[0]; 6]);
+    assert_eq!(drawn(&all), Vec::<String>::new());
+}
+
+#[test]
 fn a_large_network_costs_what_its_leases_cost() {
     let large =
         conf(r#""Network":"10.0.0.0/8","SubnetLen":30,"EnableIPv6":true,"IPv6Network":"fd00::/8","IPv6SubnetLen":120"#);

@@ -368,6 +368,8 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
     let ways: Vec<String> = wanted.paths.iter().map(|path| format!("{} {}", path.peer, path.reach)).collect();
     assert_eq!(ways, ["10.5.2.0-24 udp", "10.5.3.0-24 direct", "10.5.4.0-24 udp"]);
     assert_eq!(wanted.mtu, Mtu(1472));
+    let kind = LinkKind::TunTap(kernel::state::TunTap { multi_queue: true, ..Default::default() });
+    assert_eq!(wanted.state.links[&IfName::new(UDP_DEVICE).unwrap()].kind, kind, "a queue per thread");
     let steps: Vec<String> = kernel::diff::diff(&wanted.state, &State::default(), &wanted.scope)
         .steps
         .iter()
@@ -441,7 +443,8 @@ fn with_many_peers_routes_are_spread_over_scopes() {
         assert_eq!(state.routes.len(), count as usize);
         state.routes.values().map(|route| route.scope).collect()
     };
-    assert!(scopes(1000).iter().all(Option::is_none), "as upstream's");
+    assert!(scopes(1024).iter().all(Option::is_none), "as upstream's");
+    assert!(scopes(1025).iter().any(Option::is_some));
     let many = scopes(2000);
     let most = many.iter().map(|scope| many.iter().filter(|other| *other == scope).count()).max();
     assert_eq!(most, Some(10));

@@ -289,6 +289,32 @@ fn the_device_before_stays_while_peers_may_send_to_it() {
     assert_eq!(scope(&[]), ["flannel-wg", "flannel-wg-v6", "flannel.1", "flannel.ipip"]);
 }
 
+/// The other way round: to vxlan, while peers still send in ipip.
+#[test]
+fn an_ipip_device_stays_while_peers_may_send_to_it() {
+    let conf = conf(V4, r#"{"Type":"host-gw"}"#);
+    let scope = |backend: &str| {
+        want(&conf, "10.5.1.0-24", &[("10.5.2.0-24", lease("10.99.0.3", backend))], &["flannel.ipip"]).scope
+    };
+    assert_eq!(scope("ipip").links, []);
+    assert_eq!(scope("host-gw").links, [IfName::new("flannel.ipip").unwrap()]);
+}
+
+#[test]
+fn a_wireguard_device_has_what_the_configuration_says_and_no_peer_that_is_gone() {
+    let backend = format!(r#"{{"Type":"wireguard","MTU":1400,"PSK":"{OTHER}"}}"#);
+    let leases = [("10.5.2.0-24", wireguard("10.98.0.3", None, KEY, (4000, 0)))];
+    let conf = conf(V4, &backend);
+    let (before, now) = (want(&conf, "10.5.1.0-24", &leases, &[]), want(&conf, "10.5.1.0-24", &[], &[]));
+    let dev = IfName::new("flannel-wg").unwrap();
+    assert_eq!((before.state.links[&dev].mtu, before.mtu), (Some(Mtu(1320)), Mtu(1320)));
+    let psk = before.state.wireguard[&dev].peers.values().next().unwrap().preshared_key;
+    assert_eq!(psk, OTHER.parse().ok());
+    let steps: Vec<String> =
+        diff(&now.state, &before.state, &now.scope).steps.iter().map(ToString::to_string).collect();
+    assert_eq!(steps, [format!("wg set flannel-wg peer {KEY} remove")]);
+}
+
 #[test]
 fn extension_leaves_everything_to_commands() {
     let text = |data: &str| format!(r#"{{"PublicIP":"10.98.0.3","PublicIPv6":null,"BackendType":"extension"{data}}}"#);

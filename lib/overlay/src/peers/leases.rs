@@ -108,6 +108,11 @@ mod tests {
         assert!(Arc::ptr_eq(&leases.entries[0].1.value, &before[0].1.value), "the first is the one that was read");
         let third = leases.entries[2].1.attrs().unwrap();
         assert_eq!(third.public_ip, "192.0.2.1".parse().ok());
+        // those that are gone do not make the rest be read again
+        let third = leases.entries[2].1.value.clone();
+        leases.update(&values(&[("10.5.3.0-24", r#"{"PublicIP":"192.0.2.1"}"#)]));
+        assert_eq!(leases.iter().count(), 1);
+        assert!(Arc::ptr_eq(&leases.entries[0].1.value, &third), "it is the one that was read");
         leases.update(&BTreeMap::new());
         assert_eq!(leases.iter().count(), 0);
     }

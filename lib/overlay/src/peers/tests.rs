@@ -125,6 +125,36 @@ fn each_bad_lease_has_its_reason() {
 }
 
 #[test]
+fn an_ipv6_address_is_one_that_a_single_host_has() {
+    for (address, what) in [
+        ("::", "it publishes no address of this family"),
+        ("::1", "its address ::1 is a loopback address"),
+        ("ff02::1", "its address ff02::1 is a multicast address"),
+        ("::ffff:192.0.2.9", "its address ::ffff:192.0.2.9 is an IPv4 address in IPv6 form"),
+    ] {
+        let value = format!(r#"{{"PublicIP":"10.99.0.9","PublicIPv6":"{address}","BackendType":"host-gw"}}"#);
+        let peers = judge(&[("10.5.9.0-24&fd05:0:0:9::-64", value)]);
+        assert!(peers.good[0].half(Family::V4).is_some() && peers.good[0].half(Family::V6).is_none(), "{address}");
+        let said = peers.rejected[0].reason.to_string();
+        assert_eq!(said, what, "{address}");
+    }
+}
+
+#[test]
+fn data_for_commands_is_text() {
+    let text = br#"{"Network":"10.5.0.0/16","Backend":{"Type":"extension"}}"#;
+    let conf = NetConf::parse(text).unwrap().conf;
+    let lease = |data: &str| {
+        format!(r#"{{"PublicIP":"10.99.0.9","PublicIPv6":null,"BackendType":"extension","BackendData":{data}}}"#)
+    };
+    for data in ["7", r#"{"a":"b"}"#, r#"["text"]"#] {
+        let peers = check(&conf, &Own::default(), [("10.5.9.0-24", lease(data))]);
+        assert_eq!(peers.good, []);
+        assert!(matches!(peers.rejected[0].reason, Reason::Extension(_)), "{data}: {:?}", peers.rejected);
+    }
+}
+
+#[test]
 fn a_bad_half_does_not_lose_the_other() {
     let value = r#"{"PublicIP":"10.99.0.3","PublicIPv6":"ff02::1","BackendType":"host-gw"}"#;
     let peers = judge(&[("10.5.53.0-24&fd05:0:0:65::-64", value.into())]);

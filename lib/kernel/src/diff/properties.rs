@@ -1,0 +1,228 @@
+//! What holds of a diff of any two states and any scope. The result is judged by itself, and not by another diff.
+
+mod hosts;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+use proptest::prelude::*;
+
+use super::{Plan, Step, diff, word};
+use crate::state::{LinkKind, Route, RouteKey, Scope, State, WireguardPeer};
+use crate::types::{IfName, RouteProtocol};
+use hosts::{host, scope};
+use world::{fits, strip, take};
+
+fn name(text: &str) -> IfName {
+    IfName::new(text).unwrap()
+}
+
+fn after(observed: &State, plan: &Plan) -> State {
+    let mut world = observed.clone();
+    plan.steps.iter().for_each(|step| take(&mut world, step));
+    world
+}
+
+/// What must become of the links.
+struct Fate {
+    /// Something else has the name: nothing is done.
+    blocked: BTreeSet<IfName>,
+    /// It cannot be changed into what is wanted, and it is ours.
+    remade: BTreeSet<IfName>,
+    /// Ours, and nobody wants it.
+    dead: BTreeSet<IfName>,
+}
+
+/// Whether a link that lives can be made into what is wanted.
+fn can_become(want: &LinkKind, have: &LinkKind) -> bool {
+    match (want, have) {
+        (LinkKind::Vxlan(w), LinkKind::Vxlan(h)) => {
+            let other_family = w.local.is_some_and(|w| h.local.is_none_or(|h| w.is_ipv4() != h.is_ipv4()));
+            (w.vni, w.port, w.gbp) == (h.vni, h.port, h.gbp) && !other_family
+        }
+        (LinkKind::Ipip(w), LinkKind::Ipip(h)) => w.remote == h.remote,
+        (LinkKind::Macvlan { .. }, _) | (LinkKind::TunTap(_), _) => want == have,
+        _ => word(want) == word(have),
+    }
+}
+
+fn fate(desired: &State, observed: &State, scope: &Scope) -> Fate {
+    let mut fate = Fate { blocked: BTreeSet::new(), remade: BTreeSet::new(), dead: BTreeSet::new() };
+    for (name, have) in &observed.links {
+        let ours = scope.links.contains(name);
+        match desired.links.get(name) {
+            Some(want) if can_become(&want.kind, &have.kind) => {}
+            Some(want) if ours && word(&want.kind) == word(&have.kind) => drop(fate.remade.insert(name.clone())),
+            Some(_) => drop(fate.blocked.insert(name.clone())),
+            None if ours && !scope.keep => drop(fate.dead.insert(name.clone())),
+            None => {}
+        }
+    }
+    fate
+}
+
+/// One kind of object: what is wanted is there, what is ours beside it is not, and all else is as it was.
+fn judge<K: Ord + Debug, V: PartialEq + Debug>(
+    [desired, observed, world]: [&BTreeMap<K, V>; 3],
+    fits: impl Fn(&V, &V) -> bool,
+    ours: impl Fn(&K, &V) -> bool,
+) {
+    for (key, want) in desired {
+        let have = world.get(key).unwrap_or_else(|| panic!("{key:?} is wanted and not there"));
+        assert!(fits(want, have), "{key:?}: wanted {want:?}, there is {have:?}");
+    }
+    for (key, before) in observed.iter().filter(|(key, _)| !desired.contains_key(key)) {
+        match (world.get(key), ours(key, before)) {
+            (Some(_), true) => panic!("{key:?} is ours, not wanted, and still there"),
+            (None, false) => panic!("{key:?} is not ours, and gone"),
+            (now, _) => assert!(now.is_none_or(|now| now == before), "{key:?} is not ours, and changed: {now:?}"),
+        }
+    }
+    for key in world.keys() {
+        assert!(desired.contains_key(key) || observed.contains_key(key), "{key:?} came from nowhere");
+    }
+}
+
+fn route_fits(want: &Route, have: &Route) -> bool {
+    let filled =
+        Route { dev: want.dev.clone().or_else(|| have.dev.clone()), src: want.src.or(have.src), ..want.clone() };
+    filled == *have
+}
+
+fn route_is_ours(scope: &Scope, key: &RouteKey, route: &Route) -> bool {
+    let Some(ours) = scope.routes.as_ref().filter(|ours| ours.table == key.table) else { return false };
+    let inside = |net: &ipnetwork::IpNetwork| match (*net, key.dst) {
+        (ipnetwork::IpNetwork::V4(net), ipnetwork::IpNetwork::V4(dst)) => dst.is_subnet_of(net) && dst != net,
+        (ipnetwork::IpNetwork::V6(net), ipnetwork::IpNetwork::V6(dst)) => dst.is_subnet_of(net) && dst != net,
+        _ => false,
+    };
+    match route.protocol {
+        RouteProtocol::KERNEL => false,
+        protocol if ours.protocol == Some(protocol) => true,
+        _ if ours.dev.is_some() && ours.dev == route.dev => true,
+        protocol => protocol == RouteProtocol::BOOT && route.via.is_some() && ours.adopt.iter().any(inside),
+    }
+}
+
+fn peer_fits(want: &WireguardPeer, have: &WireguardPeer) -> bool {
+    let endpoint = want.endpoint.or(have.endpoint);
+    WireguardPeer { endpoint, live: have.live, ..want.clone() } == *have
+}
+
+fn same<T: PartialEq>(want: &T, have: &T) -> bool {
+    want == have
+}
+
+/// The world is what the diff promises.
+fn settled(desired: &State, observed: &State, world: &State, scope: &Scope) {
+    let fate = fate(desired, observed, scope);
+    let (mut want, mut before) = (desired.clone(), observed.clone());
+    for dev in &fate.blocked {
+        want.links.remove(dev);
+        strip(&mut want, dev);
+    }
+    fate.remade.iter().chain(&fate.dead).for_each(|dev| strip(&mut before, dev));
+    let mine = |list: &[IfName], dev: &IfName| !scope.keep && list.contains(dev) && !fate.blocked.contains(dev);
+    judge([&want.links, &before.links, &world.links], fits, |name, _| fate.dead.contains(name));
+    judge([&want.ports, &before.ports, &world.ports], same, |_, _| false);
+    judge([&want.vlans, &before.vlans, &world.vlans], same, |key, _| mine(&scope.vlans, &key.dev));
+    judge([&want.sysctls, &before.sysctls, &world.sysctls], same, |_, _| false);
+    let link_local = |net| matches!(net, ipnetwork::IpNetwork::V6(v6) if v6.ip().segments()[0] == 0xfe80);
+    let address = |key: &crate::state::AddressKey| mine(&scope.addresses, &key.dev) && !link_local(key.net);
+    judge([&want.addresses, &before.addresses, &world.addresses], |_, _| true, |key, _| address(key));
+    judge([&want.neighbours, &before.neighbours, &world.neighbours], same, |key, _| mine(&scope.neighbours, &key.dev));
+    judge([&want.fdb, &before.fdb, &world.fdb], same, |key, _| mine(&scope.neighbours, &key.dev));
+    let blocked = |route: &Route| route.dev.as_ref().is_some_and(|dev| fate.blocked.contains(dev));
+    judge([&want.routes, &before.routes, &world.routes], route_fits, |key, route| {
+        !scope.keep && !blocked(route) && route_is_ours(scope, key, route)
+    });
+    for (dev, device) in &world.wireguard {
+        let (want, before) = (want.wireguard.get(dev).cloned(), before.wireguard.get(dev).cloned());
+        let (wanted, known) = (want.clone().unwrap_or_default(), before.clone().unwrap_or_default());
+        judge([&wanted.peers, &stolen(&wanted.peers, known.peers), &device.peers], peer_fits, |_, _| {
+            mine(&scope.wireguard, dev)
+        });
+        assert_eq!(device.private_key, wanted.private_key.or(known.private_key));
+        assert_eq!(device.listen_port, wanted.listen_port.or(known.listen_port));
+    }
+    assert!(want.wireguard.keys().all(|dev| world.wireguard.contains_key(dev)));
+}
+
+type WireguardPeers = BTreeMap<crate::state::PublicKey, WireguardPeer>;
+
+/// A prefix has one peer: those that are wanted have lost theirs to nobody, others may have.
+fn stolen(wanted: &WireguardPeers, mut before: WireguardPeers) -> WireguardPeers {
+    for (key, peer) in &mut before {
+        let others = wanted.iter().filter(|(other, _)| *other != key);
+        let taken: BTreeSet<_> = others.flat_map(|(_, other)| &other.allowed_ips).collect();
+        peer.allowed_ips.retain(|net| !taken.contains(net));
+    }
+    before
+}
+
+/// Which link a step that takes something away is about.
+fn taken_from(step: &Step) -> Option<&IfName> {
+    match step {
+        Step::DeleteVlan(key) => Some(&key.dev),
+        Step::DeleteNeighbour(key) => Some(&key.dev),
+        Step::DeleteFdb(key, _) => Some(&key.dev),
+        Step::DeleteAddress(key) => Some(&key.dev),
+        Step::DeleteWireguardPeer(name, _) => Some(name),
+        _ => None,
+    }
+}
+
+/// What is in the way is named, with what it is and what it should be.
+fn conflicts_are_named(desired: &State, observed: &State, scope: &Scope, plan: &Plan) {
+    let found: BTreeSet<IfName> = plan.conflicts.iter().map(|conflict| conflict.name.clone()).collect();
+    assert_eq!(found, fate(desired, observed, scope).blocked);
+    for conflict in &plan.conflicts {
+        let kinds = (&desired.links[&conflict.name].kind, &observed.links[&conflict.name].kind);
+        assert_eq!((&conflict.wanted, &conflict.found), kinds);
+    }
+}
+
+/// Links are made anew before all else; then everything new comes before anything old goes. A port's VLANs that nobody
+/// wants go before the port is up.
+fn in_order(steps: &[Step], remade: &BTreeSet<IfName>) {
+    let anew = |step: &Step| matches!(step, Step::DeleteLink(name) if remade.contains(name));
+    assert!(steps.iter().skip_while(|step| anew(step)).all(|step| !anew(step)), "{steps:#?}");
+    let others = steps.iter().filter(|step| !anew(step) && !matches!(step, Step::DeleteVlan(_)));
+    assert!(others.map(Step::is_delete).is_sorted(), "something old goes before something new is there: {steps:#?}");
+    let raised = steps.iter().position(|step| matches!(step, Step::ChangeLink(_, change) if change.up.is_some()));
+    let unwanted = steps.iter().rposition(|step| matches!(step, Step::DeleteVlan(_)));
+    assert!(raised.is_none_or(|raised| unwanted.is_none_or(|unwanted| unwanted < raised)), "{steps:#?}");
+}
+
+/// What goes with its link is not deleted one by one.
+fn in_one_stroke(desired: &State, scope: &Scope, steps: &[Step]) {
+    let goes = |dev: &IfName| !desired.links.contains_key(dev) && scope.links.contains(dev);
+    for step in steps {
+        assert!(!taken_from(step).is_some_and(goes), "{step}");
+    }
+}
+
+/// Where the view is not complete, nothing goes but what is made anew.
+fn kept(scope: &Scope, steps: &[Step], remade: &BTreeSet<IfName>) {
+    for step in steps.iter().filter(|step| scope.keep && step.is_delete()) {
+        assert!(matches!(step, Step::DeleteLink(name) if remade.contains(name)), "{step} while the view is incomplete");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_diff_of_any_two_states_keeps_its_promises(desired in host(false), observed in host(true), scope in scope()) {
+        let plan = diff(&desired, &observed, &scope);
+        let world = after(&observed, &plan);
+        settled(&desired, &observed, &world, &scope);
+        conflicts_are_named(&desired, &observed, &scope, &plan);
+        let remade = fate(&desired, &observed, &scope).remade;
+        in_order(&plan.steps, &remade);
+        in_one_stroke(&desired, &scope, &plan.steps);
+        kept(&scope, &plan.steps, &remade);
+        prop_assert_eq!(diff(&desired, &world, &scope).steps, vec![], "the second diff");
+    }
+}

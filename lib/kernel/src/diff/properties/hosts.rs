@@ -1,0 +1,226 @@
+//! Namespaces with a little of everything, from domains so small that two of them often speak of the same objects.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use proptest::collection::{btree_map, btree_set};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+use super::name;
+use crate::state::{
+    FdbKey, Ipip, Link, LinkKind, MacvlanMode, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind, RouteScope,
+    Scope, Secret, State, TunTap, Vlan, VlanKey, Vxlan, WireguardDevice, WireguardPeer,
+};
+use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
+
+/// One device of each kind.
+pub const DEVICES: [&str; 7] = ["br0", "ip0", "mac0", "tap0", "veth0", "vx0", "wg0"];
+/// The underlay, of which nothing but entries and routes is ever wanted.
+pub const ETH: &str = "eth0";
+
+fn kind(device: &'static str) -> BoxedStrategy<LinkKind> {
+    match device {
+        "br0" => any::<bool>().prop_map(|vlan_filtering| LinkKind::Bridge { vlan_filtering }).boxed(),
+        "ip0" => (option::of(1..3_u8), option::weighted(0.2, 1..3_u8))
+            .prop_map(|(local, remote)| {
+                let at = |n: u8| [192, 0, 2, n].into();
+                LinkKind::Ipip(Ipip { local: local.map(at), remote: remote.map(at) })
+            })
+            .boxed(),
+        "mac0" => (any::<bool>(), any::<bool>())
+            .prop_map(|(lower, mode)| LinkKind::Macvlan {
+                lower: name(if lower { ETH } else { "eth1" }),
+                mode: if mode { MacvlanMode::Bridge } else { MacvlanMode::Private },
+            })
+            .boxed(),
+        "tap0" => (any::<bool>(), any::<bool>())
+            .prop_map(|(tap, multi_queue)| LinkKind::TunTap(TunTap { tap, multi_queue, ..TunTap::default() }))
+            .boxed(),
+        "veth0" => Just(LinkKind::Veth { peer: None }).boxed(),
+        "vx0" => vxlan().boxed(),
+        _ => Just(LinkKind::Wireguard).boxed(),
+    }
+}
+
+prop_compose! {
+    fn vxlan()(vni in 1..3_u32, lower in option::of(select(&[ETH, "eth1"][..])), local in option::of(select(&["192.0.2.1", "192.0.2.2", "fd99::1"][..])), port in option::weighted(0.3, Just(4789)), learning: bool, gbp in prop::bool::weighted(0.2)) -> LinkKind {
+        let local = local.map(|text| text.parse::<IpAddr>().unwrap());
+        LinkKind::Vxlan(Vxlan { vni: Vni::new(vni).unwrap(), lower: lower.map(name), local, port, learning, gbp })
+    }
+}
+
+/// A link of the device's kind or, `odd`, of another one. A bridge that is something else is left out: its ports are
+/// refused by the kernel, and not by a diff.
+fn link(device: &'static str, odd: bool) -> impl Strategy<Value = Link> {
+    let other = Just(LinkKind::Other("dummy".into()));
+    let kind = if odd && device != "br0" { prop_oneof![8 => kind(device), 1 => other].boxed() } else { kind(device) };
+    let fields = (option::of(1400..1402_u32), option::of(0..2_u8), option::of(select(&["flannel", "old"][..])));
+    (kind, fields, option::of(any::<bool>()), prop::bool::weighted(0.8), any::<bool>()).prop_map(
+        move |(kind, (mtu, mac, alias), promisc, up, port)| Link {
+            up,
+            mtu: mtu.map(Mtu),
+            mac: mac.map(|n| Mac([2, 0, 0, 0, 0, n])),
+            alias: alias.map(str::to_owned),
+            master: (port && device == "veth0").then(|| name("br0")),
+            promisc,
+            kind,
+        },
+    )
+}
+
+fn links(odd: bool) -> impl Strategy<Value = Vec<(IfName, Link)>> {
+    subsequence(&DEVICES[..], 0..=DEVICES.len()).prop_flat_map(move |devices| {
+        devices
+            .into_iter()
+            .map(|device| link(device, odd).prop_map(move |link| (name(device), link)))
+            .collect::<Vec<_>>()
+    })
+}
+
+fn net(n: u8) -> IpNetwork {
+    format!("10.5.{n}.0/24").parse().unwrap()
+}
+
+/// A route by the device, or by none. `seen`: the kernel's own and an administrator's are among them.
+fn route(seen: bool) -> impl Strategy<Value = (RouteKey, Option<&'static str>, Route)> {
+    let dst = select(&["10.5.1.0/24", "10.5.2.0/24", "10.5.0.0/16", "10.6.0.0/24", "0.0.0.0/0", "fd05:0:0:1::/64"][..]);
+    let protocols = if seen { vec![2, 3, 4, 70] } else { vec![3, 70] };
+    let key = (dst, prop::bool::weighted(0.2), option::weighted(0.2, Just(7)), 0..2_u8);
+    let way =
+        (option::of(select(&DEVICES[..])), option::of(1..3_u8), any::<bool>(), option::of(0..2_u8), any::<bool>());
+    let more = (select(protocols), option::weighted(0.2, 1400..1402_u32), option::weighted(0.2, 1300..1302_u32));
+    (key, way, more, option::weighted(0.3, 1..3_u8)).prop_map(|(key, (dev, via, onlink, src, hole), more, scope)| {
+        let (dst, other_table, metric, ordinal) = key;
+        let table = if other_table { TableId(100) } else { TableId::MAIN };
+        let key = RouteKey { dst: dst.parse().unwrap(), table, metric, ordinal };
+        let (protocol, mtu, advmss) = more;
+        let route = Route {
+            kind: if hole && dev.is_none() { RouteKind::Blackhole } else { RouteKind::Unicast },
+            dev: None,
+            via: via.map(|n| [192, 0, 2, n].into()),
+            src: src.map(|n| [10, 5, 0, n].into()),
+            protocol: RouteProtocol(protocol),
+            mtu: mtu.map(Mtu),
+            scope,
+            onlink,
+            advmss,
+        };
+        (key, dev, route)
+    })
+}
+
+fn device(seen: bool) -> impl Strategy<Value = WireguardDevice> {
+    let peer = (option::of(1..3_u16), option::of(1..3_u8), 0..2_u16).prop_map(move |(port, psk, keepalive)| {
+        let port = port.or(seen.then_some(9));
+        let endpoint = port.map(|port| ([192, 0, 2, 1], port).into());
+        WireguardPeer { endpoint, preshared_key: psk.map(|n| Secret([n; 32])), keepalive, ..WireguardPeer::default() }
+    });
+    let owners = prop::collection::vec(option::of(0..3_u8), 4);
+    (
+        btree_map((0..3_u8).prop_map(|n| PublicKey([n; 32])), peer, 0..4),
+        owners,
+        option::of(1..3_u8),
+        option::of(1..3_u16),
+    )
+        .prop_map(move |(mut peers, owners, key, port)| {
+            for (n, owner) in (0..).zip(owners) {
+                if let Some(peer) = owner.and_then(|owner| peers.get_mut(&PublicKey([owner; 32]))) {
+                    peer.allowed_ips.insert(net(n));
+                }
+            }
+            let private_key = key.or(seen.then_some(1)).map(|n| Secret([n; 32]));
+            WireguardDevice { private_key, listen_port: port.or(seen.then_some(1)), peers }
+        })
+}
+
+type Entries = Vec<(&'static str, u8, u8)>;
+
+/// What hangs on links: `(device, one number, another)`.
+fn entries(devices: &'static [&'static str]) -> impl Strategy<Value = Entries> {
+    prop::collection::vec((select(devices), 0..3_u8, 0..2_u8), 0..6)
+}
+
+const ADDRESSES: [&str; 4] = ["10.5.1.1/24", "fd05::1/64", "fe80::1/64", "10.5.1.1/32"];
+
+/// What is wanted, or what is there (`seen`). Nothing hangs on a link that is not there.
+pub fn host(seen: bool) -> impl Strategy<Value = State> {
+    let hanging =
+        (entries(&DEVICES), entries(&["vx0", ETH]), entries(&["vx0", ETH]), entries(&["veth0"]), entries(&DEVICES));
+    let routes = prop::collection::vec(route(seen), 0..8);
+    (links(seen), hanging, routes, device(seen), any::<(bool, bool, bool)>()).prop_map(
+        move |(links, (addresses, neighbours, fdb, vlans, sysctls), routes, tunnel, (hairpin, isolated, forward))| {
+            let mut state = State { links: links.into_iter().collect(), ..State::default() };
+            if !state.links.contains_key(&name("br0")) {
+                state.links.values_mut().for_each(|link| link.master = None);
+            }
+            let up: Vec<IfName> = state.links.iter().filter(|(_, l)| l.up).map(|(n, _)| n.clone()).collect();
+            if seen {
+                for device in [ETH, "eth1"] {
+                    state.links.insert(name(device), Link::up(LinkKind::Other(String::new())));
+                }
+            }
+            let there = |dev: &str| dev == ETH || up.iter().any(|up| up.as_str() == dev);
+            for (dev, n, _) in addresses.into_iter().filter(|(dev, ..)| there(dev)) {
+                state.address(&name(dev), ADDRESSES[usize::from(n)].parse().unwrap(), false);
+            }
+            for (dev, n, mac) in neighbours.into_iter().filter(|(dev, ..)| there(dev)) {
+                let key = NeighbourKey { dev: name(dev), addr: net(n).ip() };
+                state.neighbours.insert(key, Mac([2, 0, 0, 0, 1, mac]));
+            }
+            for (dev, n, dst) in fdb.into_iter().filter(|(dev, ..)| there(dev)) {
+                let key = FdbKey { dev: name(dev), mac: Mac([2, 0, 0, 0, 2, n]) };
+                state.fdb.insert(key, [192, 0, 2, dst].into());
+            }
+            for (dev, n, pvid) in vlans.into_iter().filter(|(dev, ..)| there(dev)) {
+                let key = VlanKey { dev: name(dev), id: VlanId::new(u16::from(n) + 1).unwrap() };
+                state.vlans.insert(key, Vlan { pvid: pvid == 1, untagged: false });
+            }
+            for (dev, n, value) in sysctls.into_iter().filter(|(dev, ..)| there(dev)) {
+                state.conf(["ipv4", "ipv6"][usize::from(n % 2)], &name(dev), "accept_ra", &value.to_string());
+            }
+            state.sysctls.insert("net/ipv4/ip_forward".into(), u8::from(forward).to_string());
+            if state.links.get(&name("veth0")).is_some_and(|veth| veth.master.is_some()) {
+                state.ports.insert(name("veth0"), Port { hairpin, isolated });
+            }
+            if state.links.get(&name("wg0")).is_some_and(|link| link.kind == LinkKind::Wireguard) {
+                state.wireguard.insert(name("wg0"), tunnel);
+            }
+            for (key, dev, route) in routes {
+                let dev = dev.filter(|dev| there(dev)).map(name);
+                let dev = dev.or((route.via.is_some() && route.scope.is_some()).then(|| name(ETH)));
+                state.routes.insert(key, Route { dev, ..route });
+            }
+            state
+        },
+    )
+}
+
+fn some(devices: &'static [&'static str]) -> impl Strategy<Value = Vec<IfName>> {
+    subsequence(devices, 0..=devices.len()).prop_map(|some| some.into_iter().map(name).collect())
+}
+
+/// Any share of it is ours.
+pub fn scope() -> impl Strategy<Value = Scope> {
+    let links = prop_oneof![1 => some(&DEVICES), 1 => Just(DEVICES.map(name).to_vec())];
+    let protocol = option::weighted(0.7, Just(RouteProtocol::FLANNEL));
+    let adopt = btree_set(select(&["10.5.0.0/16", "fd05::/56"][..]), 0..=2);
+    let routes = (protocol, adopt, option::weighted(0.3, Just(name("vx0")))).prop_map(|(protocol, adopt, dev)| {
+        let adopt = adopt.into_iter().map(|net| net.parse().unwrap()).collect();
+        RouteScope { table: TableId::MAIN, protocol, adopt, dev }
+    });
+    let rest = (some(&["vx0", ETH]), some(&["wg0"]), some(&["veth0"]));
+    (links, some(&["br0", "vx0", ETH]), rest, option::weighted(0.8, routes), prop::bool::weighted(0.2)).prop_map(
+        |(links, addresses, (neighbours, wireguard, vlans), routes, keep)| Scope {
+            links,
+            addresses,
+            neighbours,
+            wireguard,
+            vlans,
+            routes,
+            keep,
+            ..Scope::default()
+        },
+    )
+}

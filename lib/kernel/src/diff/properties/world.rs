@@ -1,0 +1,194 @@
+//! A model of the kernel that takes one step after the other, and refuses what the kernel refuses.
+
+use crate::diff::Step;
+use crate::state::{
+    Link, LinkKind, Port, PublicKey, RouteKind, State, TunTap, Vxlan, WireguardDevice, WireguardPeer,
+    WireguardPeerChange,
+};
+use crate::types::IfName;
+
+use super::super::LinkChange;
+
+/// What the kernel holds after `step`.
+pub fn take(world: &mut State, step: &Step) {
+    match step.clone() {
+        Step::CreateLink(name, link) => create(world, name, link),
+        Step::ChangeLink(name, change) => alter(world, &name, change),
+        Step::DeleteLink(name) => delete(world, &name),
+        Step::SetPort(name, port) => {
+            assert!(world.links[&name].master.is_some(), "{name} is no port");
+            world.ports.insert(name, port);
+        }
+        Step::AddVlan(key, vlan) => {
+            assert!(world.links.contains_key(&key.dev), "{step}: no such port");
+            world.vlans.insert(key, vlan);
+        }
+        Step::WriteSysctl(path, value) => drop(world.sysctls.insert(path, value)),
+        Step::AddAddress(key, address) => {
+            assert!(world.links.contains_key(&key.dev), "{step}: no such device");
+            assert!(world.addresses.insert(key, address).is_none(), "{step}: File exists");
+        }
+        Step::PutNeighbour(key, mac) => {
+            assert!(world.links[&key.dev].up, "{step}: the device is down");
+            world.neighbours.insert(key, mac);
+        }
+        Step::PutFdb(key, dst) => drop(world.fdb.insert(key, dst)),
+        Step::PutRoute(key, route) => {
+            let down = |dev: &IfName| !world.links.get(dev).is_some_and(|link| link.up);
+            assert!(route.kind == RouteKind::Blackhole || !route.dev.as_ref().is_some_and(down), "{step}: down");
+            world.routes.insert(key, route);
+        }
+        Step::SetWireguard(name, key, port) => {
+            let device = world.wireguard.entry(name).or_default();
+            device.private_key = key.or(device.private_key);
+            device.listen_port = port.or(device.listen_port);
+        }
+        Step::PutWireguardPeer(name, key, change) => {
+            assert!(world.links.contains_key(&name), "{step}: no such device");
+            put_peer(world.wireguard.entry(name).or_default(), key, change);
+        }
+        gone => assert!(remove(world, &gone), "{step}: there is none"),
+    }
+}
+
+/// True when there was what the step takes away.
+fn remove(world: &mut State, step: &Step) -> bool {
+    match step {
+        Step::DeleteVlan(key) => world.vlans.remove(key).is_some(),
+        Step::DeleteRoute(key, route) => world.routes.remove(key).is_some_and(|had| had == *route),
+        Step::DeleteNeighbour(key) => world.neighbours.remove(key).is_some(),
+        Step::DeleteFdb(key, dst) => world.fdb.remove(key).is_some_and(|had| had == *dst),
+        Step::DeleteAddress(key) => world.addresses.remove(key).is_some(),
+        Step::DeleteWireguardPeer(name, key) => {
+            world.wireguard.get_mut(name).is_some_and(|device| device.peers.remove(key).is_some())
+        }
+        _ => false,
+    }
+}
+
+/// A link is born down; its alias and its promiscuous mode are set later, and a TUN's MTU, too.
+fn create(world: &mut State, name: IfName, mut link: Link) {
+    let lower = match &link.kind {
+        LinkKind::Macvlan { lower, .. } => Some(lower),
+        LinkKind::Vxlan(Vxlan { lower, .. }) => lower.as_ref(),
+        _ => None,
+    };
+    for below in lower.into_iter().chain(&link.master) {
+        assert!(world.links.contains_key(below), "{name} needs {below}");
+    }
+    if link.kind == LinkKind::Wireguard {
+        world.wireguard.insert(name.clone(), WireguardDevice::default());
+    }
+    link.mtu = link.mtu.filter(|_| !matches!(link.kind, LinkKind::TunTap(_)));
+    if link.master.is_some() {
+        world.ports.insert(name.clone(), Port::default());
+    }
+    let link = Link { up: false, alias: None, promisc: None, ..link };
+    assert!(world.links.insert(name.clone(), link).is_none(), "{name}: File exists");
+}
+
+fn alter(world: &mut State, name: &IfName, change: LinkChange) {
+    let link = world.links.get_mut(name).unwrap_or_else(|| panic!("{name}: no such device"));
+    let alone = LinkChange { kind: change.kind.clone(), ..LinkChange::default() };
+    assert!(change.kind.is_none() || change == alone, "{name}: attributes of a kind are sent alone");
+    assert_ne!(change, LinkChange::default(), "{name}: nothing to change");
+    link.up = change.up.unwrap_or(link.up);
+    link.mtu = change.mtu.or(link.mtu);
+    link.mac = change.mac.or(link.mac);
+    if let Some(master) = change.master {
+        assert_ne!(master, link.master, "{name} is that already");
+        world.ports.insert(name.clone(), Port::default());
+        link.master = master;
+    }
+    link.alias = change.alias.or(link.alias.take());
+    link.promisc = change.promisc.or(link.promisc);
+    if let Some(kind) = change.kind {
+        link.kind = changed(name, kind, &link.kind);
+    }
+}
+
+/// The kernel's changelink: what a message does not carry stays, and some attributes are refused.
+fn changed(name: &IfName, want: LinkKind, have: &LinkKind) -> LinkKind {
+    match (want, have) {
+        (LinkKind::Vxlan(want), LinkKind::Vxlan(have)) => {
+            assert_eq!((want.vni, want.port, want.gbp), (have.vni, have.port, have.gbp), "{name}: not supported");
+            let lower = want.lower.or_else(|| have.lower.clone());
+            LinkKind::Vxlan(Vxlan { lower, local: want.local.or(have.local), ..have.clone() }.learns(want.learning))
+        }
+        (LinkKind::Ipip(want), LinkKind::Ipip(have)) => {
+            assert_eq!(want.remote, have.remote, "{name}: invalid argument");
+            LinkKind::Ipip(want)
+        }
+        (want @ LinkKind::Bridge { .. }, LinkKind::Bridge { .. }) => want,
+        (want, have) => panic!("{name} of kind {have:?} does not become {want:?}"),
+    }
+}
+
+impl Vxlan {
+    fn learns(self, learning: bool) -> Self {
+        Self { learning, ..self }
+    }
+}
+
+/// What hangs on a link goes with it.
+fn delete(world: &mut State, gone: &IfName) {
+    assert!(world.links.remove(gone).is_some(), "{gone}: no such device");
+    strip(world, gone);
+}
+
+/// `state` without what hangs on the link.
+pub fn strip(state: &mut State, gone: &IfName) {
+    for (name, link) in state.links.iter_mut().filter(|(_, link)| link.master.as_ref() == Some(gone)) {
+        link.master = None;
+        state.ports.remove(name);
+    }
+    state.ports.remove(gone);
+    state.wireguard.remove(gone);
+    state.vlans.retain(|key, _| key.dev != *gone);
+    state.addresses.retain(|key, _| key.dev != *gone);
+    state.neighbours.retain(|key, _| key.dev != *gone);
+    state.fdb.retain(|key, _| key.dev != *gone);
+    state.routes.retain(|_, route| route.dev.as_ref() != Some(gone));
+    let part = format!("/conf/{gone}/");
+    state.sysctls.retain(|path, _| !path.contains(&part));
+}
+
+/// A prefix has one peer.
+fn put_peer(device: &mut WireguardDevice, key: PublicKey, change: WireguardPeerChange) {
+    device.peers.values_mut().for_each(|peer| peer.allowed_ips.retain(|net| !change.allowed_ips.contains(net)));
+    let peer: &mut WireguardPeer = device.peers.entry(key).or_default();
+    peer.endpoint = change.endpoint.or(peer.endpoint);
+    peer.preshared_key = change.preshared_key.unwrap_or(peer.preshared_key);
+    peer.keepalive = change.keepalive.unwrap_or(peer.keepalive);
+    if change.replace {
+        peer.allowed_ips.clear();
+    }
+    peer.allowed_ips.extend(change.allowed_ips);
+}
+
+/// The link does what is wanted of it; what is left to the kernel is not looked at.
+pub fn fits(want: &Link, have: &Link) -> bool {
+    fn left_or_equal<T: PartialEq>(want: &Option<T>, have: &Option<T>) -> bool {
+        want.is_none() || want == have
+    }
+    let kind = match (&want.kind, &have.kind) {
+        (LinkKind::Vxlan(w), LinkKind::Vxlan(h)) => {
+            (w.vni, w.port, w.gbp, w.learning) == (h.vni, h.port, h.gbp, h.learning)
+                && left_or_equal(&w.lower, &h.lower)
+                && left_or_equal(&w.local, &h.local)
+        }
+        (LinkKind::Ipip(w), LinkKind::Ipip(h)) => w.remote == h.remote && left_or_equal(&w.local, &h.local),
+        (LinkKind::Bridge { vlan_filtering: w }, LinkKind::Bridge { vlan_filtering: h }) => h >= w,
+        (LinkKind::TunTap(w), LinkKind::TunTap(h)) => {
+            let made = |t: &TunTap| (t.tap, t.multi_queue);
+            made(w) == made(h)
+        }
+        (want, have) => want == have,
+    };
+    kind && want.up == have.up
+        && left_or_equal(&want.mtu, &have.mtu)
+        && left_or_equal(&want.mac, &have.mac)
+        && left_or_equal(&want.master, &have.master)
+        && left_or_equal(&want.alias, &have.alias)
+        && want.promisc.is_none_or(|on| on == have.promisc.unwrap_or(false))
+}

@@ -1,0 +1,123 @@
+//! What plugins made on a host for its pods is right again after somebody has changed it.
+
+use std::path::Path;
+
+use cni::runtime::{Attachment, NetworkList, Runtime};
+use flanneld::lab::cluster::{Cluster, host_dir, subnet_file};
+use flanneld::lab::mode::Mode;
+use flanneld::lab::netns::Room;
+use flanneld::lab::topology::Topology;
+use kernel::Kernel;
+use kernel::state::{Port, Scope, State};
+use kernel::types::IfName;
+use serde_json::json;
+
+use crate::disturb::{cluster, repaired, run};
+use crate::{Failure, Outcome};
+
+/// The bridge with its addresses, the pod's port, and the port's flags.
+#[derive(Debug, PartialEq)]
+struct Look(State, Option<Port>);
+
+fn look(kernel: &mut Kernel, veth: &IfName) -> Result<Look, Failure> {
+    let bridge = IfName::new("cni0")?;
+    let scope = Scope { links: vec![bridge.clone(), veth.clone()], addresses: vec![bridge], ..Scope::default() };
+    let mut state = kernel.observe(&scope)?;
+    // the kernel's own
+    state.addresses.retain(|key, _| key.net.is_ipv4());
+    Ok(Look(state, kernel.link(veth)?.and_then(|link| link.port)))
+}
+
+/// After `line`, in which VETH is the pod's port, all is as before.
+fn is_repaired(what: &str, line: &str) -> Outcome {
+    let cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
+    let room = cluster.world.host(1)?;
+    let veth = IfName::new(&cluster.pod(1)?.veth)?;
+    let mut kernel = room.kernel()?;
+    let before = look(&mut kernel, &veth)?;
+    run(room, &line.replace("VETH", veth.as_str()))?;
+    repaired(what, || {
+        let now = look(&mut kernel, &veth)?;
+        Ok((now != before).then(|| format!("{now:?}, and before {before:?}")))
+    })
+}
+
+pub fn a_deleted_bridge() -> Outcome {
+    is_repaired("cni0 after it was deleted", "ip link del cni0")
+}
+
+pub fn a_bridge_that_is_down() -> Outcome {
+    is_repaired("cni0 after it was set down", "ip link set cni0 down")
+}
+
+pub fn a_bridge_without_its_address() -> Outcome {
+    is_repaired("cni0 after its address was removed", "ip addr flush dev cni0")
+}
+
+pub fn a_bridge_with_another_mac() -> Outcome {
+    is_repaired("cni0 after its MAC was changed", "ip link set cni0 address 02:00:00:00:00:99")
+}
+
+pub fn a_port_that_is_unplugged() -> Outcome {
+    is_repaired("a pod's port after it was unplugged", "ip link set VETH nomaster")
+}
+
+pub fn a_port_that_is_down() -> Outcome {
+    is_repaired("a pod's port after it was set down", "ip link set VETH down")
+}
+
+pub fn a_port_without_hairpin() -> Outcome {
+    is_repaired("a pod's port after hairpin was changed", "bridge link set dev VETH hairpin off")
+}
+
+pub fn a_port_that_is_isolated() -> Outcome {
+    is_repaired("a pod's port after isolation was changed", "bridge link set dev VETH isolated on")
+}
+
+/// Attaches one more pod to host 1, with packet rules: masquerade, and the check of its MAC.
+fn attach_with_rules(cluster: &Cluster) -> Outcome {
+    let (room, files) = (Room::create("ruled")?, host_dir(1).join("cni"));
+    let list = json!({
+        "cniVersion": "1.0.0",
+        "name": "ruled",
+        "plugins": [{
+            "type": "flannel",
+            "subnetFile": subnet_file(1),
+            "dataDir": files.join("flannel"),
+            "ipam": { "type": "host-local", "dataDir": files.join("networks") },
+            "delegate": { "hairpinMode": true, "isDefaultGateway": true, "ipMasq": true, "macspoofchk": true },
+        }],
+    });
+    let list = NetworkList::parse(list.to_string().as_bytes())?;
+    let attachment = Attachment {
+        container_id: "ruled".into(),
+        netns: room.path().to_string_lossy().into_owned(),
+        ifname: "eth0".into(),
+        ..Attachment::default()
+    };
+    let runtime = Runtime::new(Path::new("/run/lab/bin").to_string_lossy(), files);
+    cluster.world.host(1)?.enter(|| runtime.add(&list, &attachment))??;
+    Ok(())
+}
+
+/// After `line` the rules are as before.
+fn rules_are_repaired(what: &str, line: &str) -> Outcome {
+    let cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
+    attach_with_rules(&cluster)?;
+    let room = cluster.world.host(1)?;
+    let before = run(room, "nft list ruleset")?;
+    assert!(before.contains("masquerade"), "{before}");
+    run(room, line)?;
+    repaired(what, || {
+        let now = run(room, "nft list ruleset")?;
+        Ok((now != before).then_some(now))
+    })
+}
+
+pub fn a_flushed_ruleset() -> Outcome {
+    rules_are_repaired("the packet rules after `nft flush ruleset`", "nft flush ruleset")
+}
+
+pub fn a_deleted_masquerade_table() -> Outcome {
+    rules_are_repaired("the packet rules after their table was deleted", "nft delete table inet cni_plugins_masquerade")
+}

@@ -1,0 +1,139 @@
+//! Two flannelds on one host, each with its own network, store and subnet file: neither touches what is the other's.
+
+use std::fs;
+use std::path::PathBuf;
+
+use flanneld::files;
+use flanneld::lab::cluster::PATIENCE;
+use flanneld::lab::netns::Room;
+use flanneld::lab::process::{Daemon, Launch, last_lines};
+use flanneld::lab::topology::Topology;
+use flanneld::lab::wait::eventually;
+use flanneld::lab::world::World;
+use flanneld::status::{Status, path_beside};
+use flanneld::store::config_path;
+use kernel::types::TableId;
+use tests::harness;
+
+use crate::disturb::stays;
+use crate::{Failure, Outcome};
+
+/// A network: 10.NUMBER.0.0/16, with one peer.
+struct Network {
+    number: u8,
+    /// None: host-gw.
+    vni: Option<u32>,
+}
+
+impl Network {
+    fn dir(&self) -> PathBuf {
+        PathBuf::from(format!("/run/lab/network{}", self.number))
+    }
+
+    fn subnet_file(&self) -> PathBuf {
+        self.dir().join("subnet.env")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir().join("log")
+    }
+
+    /// The network's configuration, and the peer's lease.
+    fn texts(&self) -> (String, String) {
+        let number = self.number;
+        let (backend, data) = match self.vni {
+            Some(vni) => (
+                format!(r#"{{"Type":"vxlan","VNI":{vni}}}"#),
+                format!(r#""vxlan","BackendData":{{"VNI":{vni},"VtepMAC":"02:00:00:00:{number:02x}:01"}}"#),
+            ),
+            None => (r#"{"Type":"host-gw"}"#.to_owned(), r#""host-gw""#.to_owned()),
+        };
+        (
+            format!(r#"{{"Network":"10.{number}.0.0/16","Backend":{backend}}}"#),
+            format!(r#"{{"PublicIP":"192.168.1.50","PublicIPv6":null,"BackendType":{data}}}"#),
+        )
+    }
+
+    fn start(&self, room: &Room) -> Result<Daemon, Failure> {
+        let store = self.dir().join("store");
+        let config = config_path(&store, "/coreos.com/network");
+        let (text, lease) = self.texts();
+        files::replace(
+            &config.with_file_name("subnets").join(format!("10.{}.200.0-24", self.number)),
+            lease.as_bytes(),
+        )?;
+        files::replace(&config, text.as_bytes())?;
+        let launch = Launch {
+            program: harness::executables()?.flanneld,
+            args: [
+                format!("--store-dir={}", store.display()),
+                "--iface=eth0".into(),
+                format!("--subnet-file={}", self.subnet_file().display()),
+            ]
+            .map(Into::into)
+            .to_vec(),
+            env: Vec::new(),
+            netns: room.path().to_owned(),
+            log: self.log(),
+            outlive: false,
+        };
+        Ok(launch.start()?)
+    }
+
+    fn is_ready(&self) -> Outcome {
+        Ok(eventually(format_args!("the flanneld of 10.{}.0.0/16 is ready", self.number), PATIENCE, || {
+            if self.subnet_file().exists() { Ok(()) } else { Err(last_lines(&self.log())) }
+        })?)
+    }
+
+    /// What is there for the network: its device's number, and its routes.
+    fn seen(&self, room: &Room) -> Result<(Option<u32>, Vec<String>), Failure> {
+        let mut kernel = room.kernel()?;
+        let name = format!("flannel.{}", self.vni.unwrap_or_default());
+        let device = kernel.links()?.into_iter().find(|link| link.name.as_str() == name).map(|link| link.index.0);
+        let inside = format!("10.{}.", self.number);
+        let routes = kernel.routes(TableId::MAIN)?.into_iter().map(|(key, _)| key.dst.to_string());
+        Ok((device, routes.filter(|dst| dst.starts_with(&inside)).collect()))
+    }
+
+    fn repairs(&self) -> Result<String, Failure> {
+        let status: Status = serde_json::from_str(&fs::read_to_string(path_beside(&self.subnet_file()))?)?;
+        Ok(format!("{:?}", status.drift))
+    }
+}
+
+fn both_stand(networks: [Network; 2]) -> Outcome {
+    let world = World::build(Topology::flat(1))?;
+    let room = world.host(1)?;
+    let mut daemons = Vec::new();
+    for network in &networks {
+        daemons.push(network.start(room)?);
+        network.is_ready()?;
+    }
+    let look = || networks.each_ref().map(|network| network.seen(room));
+    let before = look().into_iter().collect::<Result<Vec<_>, _>>()?;
+    stays("what each of the two flannelds made", || {
+        let now = look().into_iter().collect::<Result<Vec<_>, _>>()?;
+        let whole = |(network, (device, routes)): (&Network, &(Option<u32>, Vec<String>))| {
+            network.vni.is_some() == device.is_some() && *routes == [format!("10.{}.200.0/24", network.number)]
+        };
+        let good = now == before && networks.iter().zip(&now).all(whole);
+        Ok((!good).then(|| format!("{now:?}, and before {before:?}")))
+    })?;
+    for network in &networks {
+        assert_eq!(network.repairs()?, "{}", "10.{}.0.0/16 repairs what the other flanneld breaks", network.number);
+    }
+    Ok(())
+}
+
+pub fn vxlan_beside_vxlan() -> Outcome {
+    both_stand([Network { number: 244, vni: Some(1) }, Network { number: 245, vni: Some(2) }])
+}
+
+pub fn host_gw_beside_host_gw() -> Outcome {
+    both_stand([Network { number: 244, vni: None }, Network { number: 245, vni: None }])
+}
+
+pub fn vxlan_beside_host_gw() -> Outcome {
+    both_stand([Network { number: 244, vni: Some(7) }, Network { number: 245, vni: None }])
+}
