@@ -141,7 +141,7 @@ fn a_vlan_of_a_port_goes_only_when_the_view_is_complete_and_the_port_stays() {
 fn a_link_in_the_way_is_named_by_the_kernels_word() {
     let said = |found: &str| {
         let wanted = LinkKind::Wireguard;
-        Conflict { name: name("flannel-wg"), wanted, found: LinkKind::Other(found.into()) }.to_string()
+        Conflict::Link { name: name("flannel-wg"), wanted, found: LinkKind::Other(found.into()) }.to_string()
     };
     assert!(said("dummy").starts_with("flannel-wg is a link of kind dummy, wanted is wireguard: "));
     assert!(said("").starts_with("flannel-wg is a link of kind device, "), "hardware has no word");
@@ -150,7 +150,7 @@ fn a_link_in_the_way_is_named_by_the_kernels_word() {
 #[test]
 fn a_plan_is_empty_when_nothing_is_to_do_and_nothing_in_the_way() {
     let step = Step::DeleteLink(name("dev"));
-    let conflict = Conflict { name: name("dev"), wanted: LinkKind::Wireguard, found: LinkKind::Loopback };
+    let conflict = Conflict::Link { name: name("dev"), wanted: LinkKind::Wireguard, found: LinkKind::Loopback };
     assert!(Plan::default().is_empty());
     assert!(!Plan { steps: vec![step], ..Plan::default() }.is_empty());
     assert!(!Plan { conflicts: vec![conflict], ..Plan::default() }.is_empty());
@@ -200,7 +200,7 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
             Step::WriteSysctl("net/ipv4/ip_forward".into(), "1".into()),
             "sysctl",
             false,
-            "sysctl -w net.ipv4.ip_forward=1",
+            "sysctl -w net/ipv4/ip_forward=1",
         ),
         (Step::SetWireguard(dev(), None, Some(51820)), "wireguard", false, "wg set dev listen-port 51820"),
         (

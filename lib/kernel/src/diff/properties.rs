@@ -8,7 +8,7 @@ use std::fmt::Debug;
 
 use proptest::prelude::*;
 
-use super::{Plan, Step, diff, word};
+use super::{Conflict, Plan, Step, diff, word};
 use crate::state::{LinkKind, Route, RouteKey, Scope, State, WireguardPeer};
 use crate::types::{IfName, RouteProtocol};
 use hosts::{host, scope};
@@ -175,12 +175,13 @@ fn taken_from(step: &Step) -> Option<&IfName> {
 
 /// What is in the way is named, with what it is and what it should be.
 fn conflicts_are_named(desired: &State, observed: &State, scope: &Scope, plan: &Plan) {
-    let found: BTreeSet<IfName> = plan.conflicts.iter().map(|conflict| conflict.name.clone()).collect();
-    assert_eq!(found, fate(desired, observed, scope).blocked);
+    let mut blocked = BTreeSet::new();
     for conflict in &plan.conflicts {
-        let kinds = (&desired.links[&conflict.name].kind, &observed.links[&conflict.name].kind);
-        assert_eq!((&conflict.wanted, &conflict.found), kinds);
+        let Conflict::Link { name, wanted, found } = conflict else { panic!("{conflict}") };
+        assert_eq!((wanted, found), (&desired.links[name].kind, &observed.links[name].kind));
+        blocked.insert(name.clone());
     }
+    assert_eq!(blocked, fate(desired, observed, scope).blocked);
 }
 
 /// Links are made anew before all else; then everything new comes before anything old goes. A port's VLANs that nobody

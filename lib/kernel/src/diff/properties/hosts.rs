@@ -208,7 +208,7 @@ pub fn scope() -> impl Strategy<Value = Scope> {
     let adopt = btree_set(select(&["10.5.0.0/16", "fd05::/56"][..]), 0..=2);
     let routes = (protocol, adopt, option::weighted(0.3, Just(name("vx0")))).prop_map(|(protocol, adopt, dev)| {
         let adopt = adopt.into_iter().map(|net| net.parse().unwrap()).collect();
-        RouteScope { table: TableId::MAIN, protocol, adopt, dev }
+        RouteScope { table: TableId::MAIN, protocol, adopt, within: Vec::new(), dev }
     });
     let rest = (some(&["vx0", ETH]), some(&["wg0"]), some(&["veth0"]));
     (links, some(&["br0", "vx0", ETH]), rest, option::weighted(0.8, routes), prop::bool::weighted(0.2)).prop_map(
