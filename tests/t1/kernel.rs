@@ -15,8 +15,8 @@ use ipnetwork::IpNetwork;
 use kernel::diff::{Step, diff};
 use kernel::removal::delete_link;
 use kernel::state::{
-    FdbKey, Link, LinkKind, MacvlanMode, NeighbourKey, Port, Route, RouteKey, RouteKind, RouteScope, Scope, State,
-    TunTap, VethPeer, Vxlan,
+    Bridge, FdbKey, Link, LinkKind, Macvlan, MacvlanMode, NeighbourKey, Port, Route, RouteKey, RouteKind, RouteScope,
+    Scope, State, TunTap, Veth, VethPeer, Vxlan,
 };
 use kernel::types::{IfName, Mac, Mtu, RouteProtocol, TableId, Vni};
 use kernel::{Kernel, Report};
@@ -48,17 +48,16 @@ fn flannel_scope(links: &[&str]) -> Scope {
 
 fn vxlan(learning: bool, port: Option<u16>, local: &str) -> LinkKind {
     LinkKind::Vxlan(Vxlan {
-        vni: Vni::new(1).unwrap(),
         lower: Some(name("br0")),
         local: Some(local.parse().unwrap()),
         port,
         learning,
-        gbp: false,
+        ..Vxlan::new(Vni::new(1).unwrap())
     })
 }
 
 fn bridge() -> Link {
-    Link { mac: Some(Mac([2, 0, 0, 0, 0, 1])), ..Link::up(LinkKind::Bridge { vlan_filtering: false }) }
+    Link { mac: Some(Mac([2, 0, 0, 0, 0, 1])), ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })) }
 }
 
 /// A host with a bridge as its underlay, a VXLAN device and `peers` behind it.
@@ -141,8 +140,8 @@ pub fn a_pair_is_born_in_two_namespaces() -> Outcome {
     let veth = Link {
         mtu: Some(Mtu(1400)),
         mac: Some(Mac([2, 0, 0, 0, 7, 8])),
-        master: Some(name("br0")),
-        ..Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) })
+        master: Some(Some(name("br0"))),
+        ..Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) }))
     };
     wanted.links.insert(name("vethpod"), veth);
     wanted.ports.insert(name("vethpod"), Port { hairpin: true, isolated: true });
@@ -155,7 +154,7 @@ pub fn a_pair_is_born_in_two_namespaces() -> Outcome {
 
     let eth0 = name("eth0");
     let mut inside = State::default();
-    inside.links.insert(eth0.clone(), Link::up(LinkKind::Veth { peer: None }));
+    inside.links.insert(eth0.clone(), Link::up(LinkKind::Veth(Veth { peer: None })));
     inside.address(&eth0, net("10.1.0.2/24"), true);
     inside.address(&eth0, net("fd00::2/64"), true);
     inside.conf("ipv6", &eth0, "accept_dad", "0");
@@ -201,7 +200,7 @@ pub fn other_links_are_made() -> Outcome {
     let mut kernel = Kernel::open()?;
     let mut wanted = State::default();
     wanted.links.insert(name("br0"), bridge());
-    let kind = LinkKind::Macvlan { lower: name("br0"), mode: MacvlanMode::Private };
+    let kind = LinkKind::Macvlan(Macvlan::on(name("br0"), MacvlanMode::Private));
     wanted.links.insert(name("mac0"), Link::up(kind));
     make(&mut kernel, &wanted, &Scope { links: vec![name("br0"), name("mac0")], ..Scope::default() });
     Ok(())
@@ -271,7 +270,7 @@ pub fn a_deleted_link_is_gone_when_the_call_returns() -> Outcome {
     for _ in 0..20 {
         let netns = Some(room.netns().as_raw_fd());
         let peer = Some(Box::new(VethPeer { name: name("eth0"), mac: None, mtu: None, netns }));
-        kernel.apply(&[Step::CreateLink(name("vethpod"), Link::up(LinkKind::Veth { peer }))]).ok()?;
+        kernel.apply(&[Step::CreateLink(name("vethpod"), Link::up(LinkKind::Veth(Veth { peer })))]).ok()?;
         let start = Instant::now();
         assert!(delete_link(&mut pod, &name("eth0"))?);
         slowest = slowest.max(start.elapsed());

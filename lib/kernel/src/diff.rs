@@ -21,8 +21,8 @@ use crate::types::IfName;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{name} is a link of kind {}, wanted is {}: rename or delete it (ip link del {name})",
-    word(found),
-    word(wanted)
+    found.word(),
+    wanted.word()
 )]
 pub struct Conflict {
     /// Its name.
@@ -31,22 +31,6 @@ pub struct Conflict {
     pub wanted: LinkKind,
     /// What it is.
     pub found: LinkKind,
-}
-
-/// The kernel's word for a kind of link.
-pub fn word(kind: &LinkKind) -> &str {
-    match kind {
-        LinkKind::Bridge { .. } => "bridge",
-        LinkKind::Veth { .. } => "veth",
-        LinkKind::Vxlan(_) => "vxlan",
-        LinkKind::Ipip(_) => "ipip",
-        LinkKind::Wireguard => "wireguard",
-        LinkKind::Macvlan { .. } => "macvlan",
-        LinkKind::TunTap(_) => "tun",
-        LinkKind::Loopback => "loopback",
-        LinkKind::Other(word) if word.is_empty() => "device",
-        LinkKind::Other(word) => word,
-    }
 }
 
 /// What is to be done, in order, and what cannot be.

@@ -9,8 +9,10 @@
 
 pub mod apply;
 pub mod arena;
+mod birth;
 pub mod diff;
 pub mod kernel;
+pub mod link;
 pub mod message;
 pub mod netlink;
 pub mod netns;

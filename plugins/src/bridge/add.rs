@@ -10,7 +10,7 @@ use kernel::Kernel;
 use kernel::diff::{Step, diff};
 use kernel::message::link::SeenLink;
 use kernel::netns::Netns;
-use kernel::state::{AddressKey, Link, LinkKind, Scope, State};
+use kernel::state::{AddressKey, Link, LinkKind, Scope, State, Veth};
 use kernel::types::{IfName, Mac};
 
 use super::conf::{Conf, Gateway};
@@ -60,11 +60,11 @@ pub fn add(request: &Request, conf: &Conf) -> Result<AddResult, Error> {
 fn find_bridge(host: &mut Kernel, conf: &Conf) -> Result<Option<Link>, Error> {
     let Some(seen) = host.link(&conf.bridge).map_err(Error::internal)? else { return Ok(None) };
     match seen.link.kind {
-        LinkKind::Bridge { .. } => Ok(Some(seen.link)),
+        LinkKind::Bridge(_) => Ok(Some(seen.link)),
         other => Err(Error::internal(format!("{:?} already exists but is not a bridge", conf.bridge.as_str())).with_details(
             format!(
                 "it is a link of kind {}: name another \"bridge\" in the configuration, or delete that link: ip link del {}",
-                kernel::diff::word(&other),
+                other.word(),
                 conf.bridge
             ),
         )),
@@ -170,7 +170,7 @@ impl Attachment<'_> {
                 .map_err(Error::internal)?;
             observed
                 .links
-                .insert(ends.vlan_port.clone(), Link { up: false, ..Link::up(LinkKind::Veth { peer: None }) });
+                .insert(ends.vlan_port.clone(), Link { up: false, ..Link::up(LinkKind::Veth(Veth { peer: None })) });
             let plan = diff(&desired::vlan_port(self.conf, ends), &observed, &Scope::default());
             self.host.apply(&plan.steps).ok().map_err(Error::internal)?;
         }
