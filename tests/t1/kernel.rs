@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use flanneld::lab::netns::Room;
 use ipnetwork::IpNetwork;
-use kernel::diff::{Step, diff};
+use kernel::diff::{LinkChange, Step, diff};
 use kernel::removal::delete_link;
 use kernel::state::{
     Bridge, FdbKey, Link, LinkKind, Macvlan, MacvlanMode, NeighbourKey, Port, Route, RouteKey, RouteKind, RouteScope,
-    Scope, State, TunTap, Veth, VethPeer, Vxlan,
+    Scope, State, TunTap, Veth, VethPeer, Vxlan, VxlanDf, VxlanTtl,
 };
 use kernel::types::{IfName, Mac, Mtu, RouteProtocol, TableId, Vni};
 use kernel::{Kernel, Report};
@@ -192,6 +192,36 @@ pub fn a_vxlan_device_is_changed_in_place_where_that_is_possible() -> Outcome {
     let steps = make(&mut kernel, &wanted, &scope);
     assert_eq!(steps[0], Step::DeleteLink(name("flannel.1")));
     assert!(steps.iter().any(|s| matches!(s, Step::PutFdb(..))), "its entries come back: {steps:?}");
+    Ok(())
+}
+
+/// Whatever somebody else sets on our device and would stop its traffic is set back, and the device stays.
+pub fn what_is_done_to_a_device_is_undone() -> Outcome {
+    let mut kernel = Kernel::open()?;
+    let scope = flannel_scope(&["br0", "flannel.1"]);
+    let mut wanted = host(1);
+    let dev = name("flannel.1");
+    let ours = wanted.links.get_mut(&dev).unwrap();
+    (ours.master, ours.arp, ours.multicast) = (Some(None), Some(true), Some(true));
+    make(&mut kernel, &wanted, &scope);
+    kernel.apply(&[Step::CreateLink(name("br9"), bridge())]).ok()?;
+    let index = kernel.index(&dev)?;
+    let LinkKind::Vxlan(vxlan) = vxlan(false, None, "192.0.2.1") else { unreachable!() };
+    let kind = |vxlan| LinkChange { kind: Some(LinkKind::Vxlan(vxlan)), ..LinkChange::default() };
+    for change in [
+        kind(Vxlan { ttl: VxlanTtl::Hops(1), ..vxlan.clone() }),
+        kind(Vxlan { df: VxlanDf::Set, ..vxlan.clone() }),
+        LinkChange { arp: Some(false), ..LinkChange::default() },
+        LinkChange { multicast: Some(false), ..LinkChange::default() },
+        LinkChange { master: Some(Some(name("br9"))), ..LinkChange::default() },
+        LinkChange { mtu: Some(Mtu(1300)), ..LinkChange::default() },
+        LinkChange { up: Some(false), ..LinkChange::default() },
+    ] {
+        Kernel::open()?.apply(&[Step::ChangeLink(dev.clone(), change.clone())]).ok()?;
+        let steps = make(&mut kernel, &wanted, &scope);
+        assert!(matches!(&steps[0], Step::ChangeLink(of, _) if *of == dev), "{change:?}: {steps:?}");
+        assert_eq!(kernel.link(&dev)?.map(|l| l.index), Some(index), "{change:?}: the same device");
+    }
     Ok(())
 }
 
