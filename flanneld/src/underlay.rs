@@ -234,9 +234,7 @@ impl Survey {
 }
 
 fn is_overlay(link: &SeenLink) -> bool {
-    let tunnel =
-        matches!(link.link.kind, LinkKind::Vxlan(_) | LinkKind::TunTap(_) | LinkKind::Ipip(_) | LinkKind::Wireguard);
-    tunnel && link.name.as_str().starts_with("flannel")
+    link.link.kind.is_tunnel() && link.name.as_str().starts_with("flannel")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::message::link::SeenLink;
 use kernel::nft::{Nft, TableKey};
-use kernel::state::{AddressKey, Link, LinkKind, RouteKey};
+use kernel::state::{AddressKey, Bridge, Link, LinkKind, RouteKey, Veth};
 use kernel::types::{IfName, TableId};
 use serde_json::{Value, json};
 use tests::harness::Outcome;
@@ -212,7 +212,7 @@ pub fn a_bridge_that_is_none_is_refused(whose: Whose) -> Outcome {
     let caller = Caller::new(whose);
     let room = Room::create("pod")?;
     let mut host = Kernel::open()?;
-    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Veth { peer: None }))]).ok()?;
+    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Veth(Veth { peer: None })))]).ok()?;
     let before = links(&mut host);
     let error = caller.call("ADD", &Pod::of(&room, "cid"), &conf(&caller)).error();
     assert!(error.contains(r#""cni0" already exists but is not a bridge"#), "{error}");
@@ -357,7 +357,7 @@ pub fn the_bridges_mac_stays() -> Outcome {
     let room = Room::create("pod")?;
     let pod = Pod::of(&room, "cid");
     let mut host = Kernel::open()?;
-    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Bridge { vlan_filtering: false }))]).ok()?;
+    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })))]).ok()?;
     let conf = conf(&caller);
     caller.call("ADD", &pod, &conf).ok();
     let mac = link(&mut host, "cni0").link.mac;
@@ -430,9 +430,14 @@ pub fn a_full_bridge_says_so() -> Outcome {
     let (last, room) = (Room::create("last")?, Room::create("pod")?);
     let conf = v4_only(&conf(&caller), "10.9.1.0/24");
     let mut host = Kernel::open()?;
-    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Bridge { vlan_filtering: false }))]).ok()?;
+    host.apply(&[Step::CreateLink(
+        name("cni0"),
+        Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })),
+    )])
+    .ok()?;
     for n in 1..PORTS {
-        let port = Link { master: Some(name("cni0")), ..Link::up(LinkKind::Veth { peer: None }) };
+        let port =
+            Link { master: Some(Some(name("cni0"))), ..Link::up(LinkKind::Veth(kernel::state::Veth { peer: None })) };
         host.apply(&[Step::CreateLink(name(&format!("port{n}")), port)]).ok()?;
     }
     caller.call("ADD", &Pod::of(&last, "last"), &conf).ok();
@@ -501,12 +506,12 @@ pub fn vlans_work_or_are_refused_cleanly() -> Outcome {
         &v4_only(&conf(&caller), "10.9.1.0/24"),
         json!({ "cniVersion": "1.0.0", "vlan": 100, "vlanTrunk": [{ "minID": 200, "maxID": 202 }] }),
     );
-    let filtering = Link::up(LinkKind::Bridge { vlan_filtering: true });
+    let filtering = Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true }));
     let filters = host.apply(&[Step::CreateLink(name("probe"), filtering)]).ok();
     if let Err(refused) = filters {
         assert_eq!(refused.errno.0, 95, "EOPNOTSUPP: {refused}");
         let error = caller.call("ADD", &pod, &conf).error();
-        assert!(error.contains("ip link add cni0 type bridge: EOPNOTSUPP"), "{error}");
+        assert!(error.contains("type bridge vlan_filtering 1: EOPNOTSUPP"), "{error}");
         assert_eq!(links(&mut host), Vec::<String>::new());
         assert_eq!(caller.reserved("net"), Vec::<String>::new());
         return Ok(());

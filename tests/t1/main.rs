@@ -7,8 +7,10 @@ use tests::need::Need;
 
 use call::Whose;
 
+mod births;
 mod bridge;
 mod call;
+mod commands;
 mod counts;
 mod defaults;
 mod del;
@@ -64,6 +66,16 @@ static TESTS: &[Test] = &[
     test!(kernel::a_vxlan_device_is_changed_in_place_where_that_is_possible),
     test!(kernel::other_links_are_made),
     test!(kernel::a_tap_device_is_made, Need::Tun),
+    test!(kernel::what_is_done_to_a_device_is_undone),
+    test!(births::a_macvlan_is_born_in_the_pod),
+    test!(births::a_birth_that_fails_says_what_is_missing),
+    test!(births::what_was_born_elsewhere_is_changed_in_place),
+    test!(births::a_tap_is_opened_in_the_pod, Need::Tun),
+    test!(births::a_veth_moves_in_and_back),
+    test!(births::a_veth_that_cannot_move_stays),
+    test!(commands::printed_commands_do_the_same, Need::Program("ip")),
+    test!(commands::a_printed_tuntap_command_does_the_same, Need::Program("ip"), Need::Tun),
+    test!(commands::a_birth_elsewhere_prints_what_does_the_same, Need::Program("ip")),
     test!(kernel::a_refusal_is_in_the_kernels_words),
     test!(kernel::a_page_of_refusals_overruns_nothing),
     test!(kernel::a_refused_dump_is_not_an_empty_one),

@@ -5,11 +5,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use attachment::rules::masquerade;
 use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::nft::Nft;
-use kernel::nft::recipes::masquerade;
 use kernel::state::{Link, LinkKind};
 use kernel::types::IfName;
 use serde_json::{Value, json};
@@ -53,7 +53,8 @@ pub fn a_failed_add_leaves_the_bridge_that_was_there() -> Outcome {
     let room = Room::create("pod")?;
     let mut host = Kernel::open()?;
     let bridge = IfName::new("cni0")?;
-    let made = Step::CreateLink(bridge.clone(), Link::up(LinkKind::Bridge { vlan_filtering: false }));
+    let made =
+        Step::CreateLink(bridge.clone(), Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })));
     host.apply(&[made]).ok()?;
     let conf = fails_late(&v4_only(&conf(&caller), "10.9.1.0/24"));
     let error = caller.call("ADD", &Pod::of(&room, "cid"), &conf).error();

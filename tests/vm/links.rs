@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kernel::diff::{Step, diff};
-use kernel::state::{Ipip, Link, LinkKind, PublicKey, Scope, Secret, State, WireguardDevice, WireguardPeer};
+use kernel::state::{Bridge, Ipip, Link, LinkKind, PublicKey, Scope, Secret, State, WireguardDevice, WireguardPeer};
 use kernel::types::{IfName, Mtu};
 use kernel::{Kernel, KernelError};
 use tests::harness::Outcome;
@@ -20,7 +20,7 @@ fn establish(kernel: &mut Kernel, desired: &State, scope: &Scope) -> Result<usiz
 /// t1's test, where it cannot end with a refusal.
 pub fn vlans_of_a_bridge_work() -> Outcome {
     let probe = IfName::new("probe")?;
-    let filtering = Link::up(LinkKind::Bridge { vlan_filtering: true });
+    let filtering = Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true }));
     Kernel::open()?.apply(&[Step::CreateLink(probe.clone(), filtering), Step::DeleteLink(probe)]).ok()?;
     crate::bridge::vlans_work_or_are_refused_cleanly()
 }
@@ -30,7 +30,7 @@ pub fn an_ipip_device_is_made_and_moved() -> Outcome {
     let name = IfName::new("flannel.ipip")?;
     let scope = Scope { links: vec![name.clone()], ..Scope::default() };
     let mut with = |local: &str| -> Result<(usize, u32), Box<dyn std::error::Error>> {
-        let kind = LinkKind::Ipip(Ipip { local: Some(local.parse()?), remote: None });
+        let kind = LinkKind::Ipip(Ipip { local: Some(local.parse()?), ..Ipip::default() });
         let link = Link { mtu: Some(Mtu(1480)), alias: Some("flannel".into()), ..Link::up(kind) };
         let mut desired = State::default();
         desired.links.insert(name.clone(), link);

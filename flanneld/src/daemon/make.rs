@@ -51,9 +51,7 @@ pub(super) fn vtep_mac(
 }
 
 fn is_ours(link: &&SeenLink) -> bool {
-    let tunnel =
-        matches!(link.link.kind, LinkKind::Vxlan(_) | LinkKind::TunTap(_) | LinkKind::Ipip(_) | LinkKind::Wireguard);
-    tunnel && link.link.alias.as_deref() == Some(ALIAS)
+    link.link.kind.is_tunnel() && link.link.alias.as_deref() == Some(ALIAS)
 }
 
 /// The tunnel devices that carry our mark.

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use kernel::diff::{Conflict, Step};
 use kernel::message::link::SeenLink;
-use kernel::state::{Link, LinkKind, Vxlan};
+use kernel::state::{Bridge, Link, LinkKind, Vxlan};
 use kernel::types::{Family, IfIndex, IfName, Mtu, Vni};
 use kernel::{Errno, KernelError, Outcome};
 use overlay::host::{self, ALIAS, HostInputs};
@@ -58,14 +58,7 @@ fn underlay() -> Underlay {
 
 /// A VXLAN device; `alias` is the owner mark.
 fn device(name: &str, vni: u32, mac: &str, alias: Option<&str>) -> SeenLink {
-    let vxlan = Vxlan {
-        vni: Vni::new(vni).unwrap(),
-        lower: None,
-        local: "192.0.2.1".parse().ok(),
-        port: None,
-        learning: false,
-        gbp: true,
-    };
+    let vxlan = Vxlan { local: "192.0.2.1".parse().ok(), gbp: true, ..Vxlan::new(Vni::new(vni).unwrap()) };
     let link = Link { mac: mac.parse().ok(), alias: alias.map(str::to_owned), ..Link::up(LinkKind::Vxlan(vxlan)) };
     SeenLink {
         index: IfIndex(7),
@@ -137,8 +130,10 @@ fn the_mac_is_the_devices_then_the_leases_then_a_new_one() {
     let lease = LeaseAttrs::parse(published.as_bytes()).unwrap();
     let with = |links| Survey { links, ..Survey::default() };
     let mac = |survey: &Survey, own| make::vtep_mac(Family::V4, &VxlanConf::default(), survey, own, random).to_string();
-    let bridge =
-        SeenLink { link: Link::up(LinkKind::Bridge { vlan_filtering: false }), ..device("flannel.1", 1, MAC, None) };
+    let bridge = SeenLink {
+        link: Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })),
+        ..device("flannel.1", 1, MAC, None)
+    };
     assert_eq!(mac(&with(vec![device("flannel.1", 1, MAC, None)]), Some(&lease)), MAC);
     assert_eq!(mac(&with(vec![device("flannel.2", 2, MAC, None)]), Some(&lease)), "02:00:00:00:00:02");
     assert_eq!(mac(&with(vec![bridge]), None), random.to_string());

@@ -1,5 +1,6 @@
+use kernel::diff::LinkChange;
 use kernel::message::{Names, address, link, neighbour, route};
-use kernel::state::{Address, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey};
+use kernel::state::{Address, Bridge, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey};
 use kernel::types::Mac;
 use std::net::IpAddr;
 
@@ -42,15 +43,12 @@ fn route_to(dst: &str, dev: &str, protocol: RouteProtocol) -> Message {
 
 fn new_link(name: &str) -> Message {
     let name = IfName::new(name).unwrap();
-    link::create(&name, &Link::up(LinkKind::Bridge { vlan_filtering: false }), &Links).unwrap()
+    link::create(&name, &Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })), &Links).unwrap()
 }
 
 /// The kernel's announcement of a change to a link.
-fn changed_link(index: IfIndex) -> Message {
-    match link::move_to(index, 3) {
-        Message::SetLink(inner) => Message::NewLink(inner),
-        other => other,
-    }
+fn changed_link(name: &str) -> Message {
+    link::change(&IfName::new(name).unwrap(), &LinkChange::up(), &Links).unwrap()
 }
 
 #[test]
@@ -65,9 +63,9 @@ fn ours_wakes_and_pods_do_not() {
     for (message, wakes, what) in [
         (new_link("flannel.1"), true, "our link comes"),
         (new_link("veth01234567"), false, "a pod's link comes"),
-        (changed_link(FLANNEL), true, "our link changes"),
-        (changed_link(ETH0), true, "the underlay changes"),
-        (changed_link(POD), false, "a pod's link changes"),
+        (changed_link("flannel.1"), true, "our link changes"),
+        (changed_link("eth0"), true, "the underlay changes"),
+        (changed_link("veth1"), false, "a pod's link changes"),
         (address::delete(FLANNEL, net), true, "our address goes"),
         (address::add(ETH0, net, &Address::default()), true, "the underlay gets an address"),
         (address::add(POD, net, &Address::default()), false, "a pod's link gets an address"),

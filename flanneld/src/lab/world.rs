@@ -5,7 +5,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
 
 use kernel::diff::Step;
-use kernel::state::{Link, LinkKind, Scope, State, VethPeer, Vxlan};
+use kernel::state::{Bridge, Link, LinkKind, Scope, State, Veth, VethPeer, Vxlan};
 use kernel::types::{Family, IfName, InvalidValue, Vni};
 
 use super::netns::Room;
@@ -107,12 +107,12 @@ type Probe = (&'static str, &'static str, Link);
 
 fn probes() -> Result<[Probe; 3], InvalidValue> {
     let peer = VethPeer { name: IfName::new("peer")?, mac: None, mtu: None, netns: None };
-    let vxlan = Vxlan { vni: Vni::new(1)?, lower: None, local: None, port: Some(8472), learning: false, gbp: false };
+    let vxlan = Vxlan { port: Some(8472), ..Vxlan::new(Vni::new(1)?) };
     let down = |kind| Link { up: false, ..Link::up(kind) };
     Ok([
-        ("bridge", "CONFIG_BRIDGE", down(LinkKind::Bridge { vlan_filtering: false })),
+        ("bridge", "CONFIG_BRIDGE", down(LinkKind::Bridge(Bridge { vlan_filtering: false }))),
         ("vxlan", "CONFIG_VXLAN", down(LinkKind::Vxlan(vxlan))),
-        ("veth", "CONFIG_VETH", down(LinkKind::Veth { peer: Some(Box::new(peer)) })),
+        ("veth", "CONFIG_VETH", down(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) }))),
     ])
 }
 

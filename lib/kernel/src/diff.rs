@@ -30,8 +30,8 @@ pub enum Conflict {
     /// A link of another kind.
     #[error(
         "{name} is a link of kind {}, wanted is {}: if it is yours, rename or delete it (ip link del {name})",
-        word(found),
-        word(wanted)
+        found.word(),
+        wanted.word()
     )]
     Link {
         /// Its name.
@@ -51,22 +51,6 @@ pub enum Conflict {
         /// The chain or set.
         object: String,
     },
-}
-
-/// The kernel's word for a kind of link.
-pub fn word(kind: &LinkKind) -> &str {
-    match kind {
-        LinkKind::Bridge { .. } => "bridge",
-        LinkKind::Veth { .. } => "veth",
-        LinkKind::Vxlan(_) => "vxlan",
-        LinkKind::Ipip(_) => "ipip",
-        LinkKind::Wireguard => "wireguard",
-        LinkKind::Macvlan { .. } => "macvlan",
-        LinkKind::TunTap(_) => "tun",
-        LinkKind::Loopback => "loopback",
-        LinkKind::Other(word) if word.is_empty() => "device",
-        LinkKind::Other(word) => word,
-    }
 }
 
 /// What is to be done, in order, and what cannot be.

@@ -9,9 +9,11 @@
 
 pub mod apply;
 pub mod arena;
+mod birth;
 pub mod converge;
 pub mod diff;
 pub mod kernel;
+pub mod link;
 pub mod message;
 pub mod netlink;
 pub mod netns;

@@ -9,7 +9,7 @@ use kernel::message::neighbour::{self, SeenNeighbour};
 use kernel::message::read_datagram;
 use kernel::message::{Names, address, link, route, vlan};
 use kernel::nft::{self, NftFamily, TableKey};
-use kernel::state::{Address, Link, LinkKind, Route, RouteKey};
+use kernel::state::{Address, Bridge, Link, LinkKind, Route, RouteKey};
 use kernel::types::{IfIndex, IfName, Mac, RouteProtocol, VlanId, masked};
 use netlink_packet_core::{NLM_F_ACK, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -95,7 +95,7 @@ pub fn rtnetlink_seeds() -> Vec<Vec<u8>> {
         let route = Route { via, onlink: true, protocol: RouteProtocol::FLANNEL, ..Route::by(&dev) };
         route::put(&RouteKey::main(dst.parse().unwrap()), &route, &Numbered).unwrap()
     };
-    let bridge = link::create(&dev, &Link::up(LinkKind::Bridge { vlan_filtering: true }), &Numbered).unwrap();
+    let bridge = link::create(&dev, &Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true })), &Numbered).unwrap();
     let mut refused = 36_u32.to_ne_bytes().to_vec();
     refused.extend([2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     refused.extend((-17_i32).to_ne_bytes());

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::NftStep;
+use crate::link::Phase;
+use crate::link::text::{Creation, flags};
 use crate::nft::TableKey;
 use crate::state::{
     Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind, Secret,
@@ -69,6 +71,10 @@ pub struct LinkChange {
     pub alias: Option<String>,
     /// Promiscuous mode.
     pub promisc: Option<bool>,
+    /// Neighbours are resolved.
+    pub arp: Option<bool>,
+    /// IFF_MULTICAST
+    pub multicast: Option<bool>,
     /// Attributes of the kind that can change in place.
     pub kind: Option<LinkKind>,
 }
@@ -120,7 +126,7 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateLink(name, link) => write!(f, "ip link add {name} type {}", super::word(&link.kind)),
+            Self::CreateLink(name, link) => Creation::new(name, link).fmt(f),
             Self::ChangeLink(name, change) => write!(f, "ip link set {name}{change}"),
             Self::SetPort(name, port) => {
                 let on = |on| if on { "on" } else { "off" };
@@ -179,14 +185,18 @@ impl fmt::Display for LinkChange {
         if let Some(promisc) = self.promisc {
             write!(f, " promisc {}", if promisc { "on" } else { "off" })?;
         }
-        if let Some(kind) = &self.kind {
-            write!(f, " type {}", super::word(kind))?;
-        }
+        flags(f, self.arp, self.multicast)?;
+        // behind `type` every word is the kind's
         match self.up {
-            Some(true) => write!(f, " up"),
-            Some(false) => write!(f, " down"),
-            None => Ok(()),
+            Some(true) => write!(f, " up")?,
+            Some(false) => write!(f, " down")?,
+            None => {}
         }
+        if let Some(kind) = &self.kind {
+            write!(f, " type {}", kind.word())?;
+            kind.as_kind().parameters(f, Phase::Change)?;
+        }
+        Ok(())
     }
 }
 

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::state::{
-    Address, AddressKey, FdbKey, Ipip, Link, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteScope, Secret, Vxlan,
-    WireguardDevice, WireguardPeer, WireguardPeerChange,
+    Address, AddressKey, Bridge, FdbKey, Ipip, Link, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteScope,
+    Secret, Vxlan, WireguardDevice, WireguardPeer, WireguardPeerChange,
 };
 use crate::types::{Mac, Mtu, RouteProtocol, TableId, Vni};
 
@@ -27,9 +27,11 @@ fn take(state: &mut State, step: &Step) {
             link.up = change.up.unwrap_or(link.up);
             link.mtu = change.mtu.or(link.mtu);
             link.mac = change.mac.or(link.mac);
-            link.master = change.master.unwrap_or(link.master.take());
+            link.master = change.master.or(link.master.take());
             link.alias = change.alias.or(link.alias.take());
             link.promisc = change.promisc.or(link.promisc);
+            link.arp = change.arp.or(link.arp);
+            link.multicast = change.multicast.or(link.multicast);
             link.kind = change.kind.unwrap_or(link.kind.clone());
         }
         Step::SetPort(name, port) => drop(state.ports.insert(name, port)),
@@ -90,7 +92,7 @@ fn put_peer(device: &mut WireguardDevice, key: PublicKey, change: WireguardPeerC
 const DEVICES: [&str; 2] = ["flannel.1", "flannel.2"];
 
 fn vxlan(vni: u32, port: Option<u16>, learning: bool) -> LinkKind {
-    LinkKind::Vxlan(Vxlan { vni: Vni::new(vni).unwrap(), lower: None, local: None, port, learning, gbp: false })
+    LinkKind::Vxlan(Vxlan { port, learning, ..Vxlan::new(Vni::new(vni).unwrap()) })
 }
 
 prop_compose! {
@@ -218,7 +220,7 @@ fn neighbour_comes_before_fdb_before_route() {
     assert_eq!(
         text,
         [
-            "ip link add flannel.1 type vxlan",
+            "ip link add flannel.1 type vxlan id 1 dstport 8472 nolearning udpcsum",
             "sysctl -w net/ipv6/conf/flannel.1/accept_ra=0",
             "ip addr add 10.5.1.0/32 dev flannel.1",
             "ip link set flannel.1 up",
@@ -237,7 +239,7 @@ fn a_link_of_another_kind_is_left_alone_with_all_that_was_to_hang_on_it() {
     desired.address(&dev, "10.5.1.0/32".parse().unwrap(), false);
     desired.ports.insert(dev.clone(), Port::default());
     let mut observed = State::default();
-    observed.links.insert(dev.clone(), Link::up(LinkKind::Bridge { vlan_filtering: false }));
+    observed.links.insert(dev.clone(), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
     let plan = diff(&desired, &observed, &scope());
     assert!(plan.steps.is_empty(), "{:?}", plan.steps);
     let message = plan.conflicts[0].to_string();
@@ -409,7 +411,7 @@ fn secrets_are_in_no_step() {
 #[test]
 fn an_ipip_device_moves_with_the_underlay() {
     let with = |local: &str, remote: Option<&str>| {
-        let ipip = Ipip { local: local.parse().ok(), remote: remote.and_then(|r| r.parse().ok()) };
+        let ipip = Ipip { local: local.parse().ok(), remote: remote.and_then(|r| r.parse().ok()), ..Ipip::default() };
         let mut state = State::default();
         state.links.insert(name("flannel.ipip"), Link::up(LinkKind::Ipip(ipip)));
         state
@@ -420,7 +422,14 @@ fn an_ipip_device_moves_with_the_underlay() {
         plan.steps.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(steps(&with("192.0.2.1", None)), Vec::<String>::new());
-    assert_eq!(steps(&with("192.0.2.9", None)), ["ip link set flannel.ipip type ipip"]);
-    let remade = ["ip link del flannel.ipip", "ip link add flannel.ipip type ipip", "ip link set flannel.ipip up"];
+    assert_eq!(
+        steps(&with("192.0.2.9", None)),
+        ["ip link set flannel.ipip type ipip local 192.0.2.1 remote any ttl inherit nopmtudisc"]
+    );
+    let remade = [
+        "ip link del flannel.ipip",
+        "ip link add flannel.ipip type ipip local 192.0.2.1 remote any ttl inherit nopmtudisc",
+        "ip link set flannel.ipip up",
+    ];
     assert_eq!(steps(&with("192.0.2.1", Some("192.0.2.2"))), remade);
 }

@@ -15,11 +15,15 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-pub use link::{Ipip, Link, LinkKind, MacvlanMode, Port, TunTap, VethPeer, Vxlan};
+pub use link::{Birth, Link, Port};
 pub use nft::{ElementKey, NftChain, NftChainScope, NftRule, NftScope, NftSet, NftTable};
 pub use scope::{RouteScope, Scope};
 pub use wireguard::{NotAKey, PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
 
+pub use crate::link::{
+    Bridge, Ipip, Ipvlan, IpvlanIsolation, IpvlanMode, LinkKind, Macvlan, MacvlanMode, TunTap, Veth, VethPeer,
+    VlanDevice, VlanProtocol, Vxlan, VxlanDf, VxlanTtl,
+};
 use crate::nft::TableKey;
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId, VlanId};
 

@@ -82,7 +82,7 @@ fn ipip_has_one_device_and_a_route_per_peer() {
     assert_eq!(
         steps(&wanted),
         [
-            "ip link add flannel.ipip type ipip",
+            "ip link add flannel.ipip mtu 1480 type ipip local 10.99.0.2 remote any ttl inherit nopmtudisc",
             "ip link set flannel.ipip alias \"flannel\"",
             "ip addr add 10.5.1.0/32 dev flannel.ipip",
             "ip link set flannel.ipip up",
@@ -91,7 +91,7 @@ fn ipip_has_one_device_and_a_route_per_peer() {
         ]
     );
     let link = &wanted.state.links[&IfName::new("flannel.ipip").unwrap()];
-    let kind = kernel::state::Ipip { local: "10.99.0.2".parse().ok(), remote: None };
+    let kind = kernel::state::Ipip { local: "10.99.0.2".parse().ok(), ..Default::default() };
     assert_eq!((&link.kind, link.mtu), (&kernel::state::LinkKind::Ipip(kind), Some(Mtu(1480))));
 }
 
@@ -154,8 +154,8 @@ fn wireguard_has_a_device_per_family() {
     assert_eq!(
         steps(&wanted),
         [
-            "ip link add flannel-wg type wireguard".to_owned(),
-            "ip link add flannel-wg-v6 type wireguard".to_owned(),
+            "ip link add flannel-wg mtu 1420 type wireguard".to_owned(),
+            "ip link add flannel-wg-v6 mtu 1420 type wireguard".to_owned(),
             "ip link set flannel-wg alias \"flannel\"".to_owned(),
             "ip link set flannel-wg-v6 alias \"flannel\"".to_owned(),
             "wg set flannel-wg private-key (secret) listen-port 51820".to_owned(),
