@@ -11,6 +11,7 @@ mod births;
 mod bridge;
 mod call;
 mod commands;
+mod conntrack;
 mod counts;
 mod defaults;
 mod del;
@@ -81,6 +82,9 @@ static TESTS: &[Test] = &[
     test!(kernel::a_refused_dump_is_not_an_empty_one),
     test!(kernel::a_deleted_link_is_gone_when_the_call_returns),
     test!(kernel::a_link_made_again_is_found_under_its_new_index),
+    test!(conntrack::a_published_port_is_for_those_too_who_sent_before),
+    test!(conntrack::hundreds_of_entries_are_deleted_at_once),
+    test!(conntrack::entries_of_a_zone_and_without_ports_are_deleted, Need::Program("nft")),
     alike!(bridge::a_pod_lives_and_goes, ours),
     alike!(bridge::a_pod_lives_and_goes, reference),
     alike!(bridge::every_version_is_spoken, ours),
