@@ -37,7 +37,7 @@ impl Pair {
         let peer = Some(Box::new(VethPeer { name: eth0.clone(), mac: None, mtu: None, netns }));
         for (room, name, peer, last) in [(&host, &veth, peer, 1), (&pod, &eth0, None, 2)] {
             let mut state = State::default();
-            state.links.insert(name.clone(), Link::up(LinkKind::Veth { peer }));
+            state.links.insert(name.clone(), Link::up(LinkKind::Veth(kernel::state::Veth { peer })));
             state.conf("ipv6", name, "accept_dad", "0");
             state.address(name, format!("10.9.0.{last}/24").parse()?, true);
             state.address(name, format!("fd09::{last}/64").parse()?, true);

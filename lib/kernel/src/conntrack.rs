@@ -19,7 +19,7 @@ mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::netlink::client::{Client, DUMP_TRIES, Protocol};
+use crate::netlink::client::{Client, DUMP, DUMP_TRIES, Protocol};
 use crate::netlink::wire::{Attributes, Incoming, Writer, message};
 use crate::netlink::{Errno, KernelError};
 use crate::types::Family;
@@ -129,7 +129,7 @@ impl Conntrack {
             .ok_or_else(|| KernelError::new(&*what, Errno(libc::EMSGSIZE)))?;
         for _ in 0..DUMP_TRIES {
             let (mut entries, mut unread) = (Vec::new(), false);
-            let mut put = |client: &mut Client| client.put_message(&request, libc::NLM_F_DUMP as u16);
+            let mut put = |client: &mut Client| client.put_message(&request, DUMP);
             let consistent = self.client.dump_once(&mut put, &mut |answer| match Entry::decode(answer) {
                 // a kernel before 5.8 knows no filter, and shows all
                 Some(entry) if entry.family == family && filter.has(&entry) => entries.push(entry),

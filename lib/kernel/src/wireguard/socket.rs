@@ -64,11 +64,17 @@ impl Generic {
             let behind = [GET_DEVICE, VERSION, 0, 0];
             let request = framed(self.family, 0, behind, |writer| writer.text(IFNAME, name.as_str()));
             let mut device = WireguardDevice::default();
+            let mut unread = false;
             let consistent = self.exchange(request, DUMP, &mut |message| {
-                decode::add(&mut device, &message.attributes(), now);
+                unread |= decode::add(&mut device, &message.attributes(), now).is_none();
             });
-            if consistent.map_err(|(errno, text)| KernelError { what: what(), errno, text })? {
-                return Ok(device);
+            match consistent.map_err(|(errno, text)| KernelError { what: what(), errno, text })? {
+                true if unread => {
+                    let text = Some("a peer of the kernel's answer is not understood".into());
+                    return Err(KernelError { what: what(), errno: Errno(libc::EPROTO), text });
+                }
+                true => return Ok(device),
+                false => {}
             }
         }
         Err(KernelError::new(what(), Errno(libc::EINTR)))
