@@ -213,6 +213,7 @@ static TESTS: &[Test] = &[
     test!(rules::masquerade_is_what_the_reference_plugins_write, Need::Program("nft")),
     test!(rules::masquerade_is_added_without_a_look_and_deleted_by_handle, Need::Program("nft")),
     test!(rules::a_handle_of_another_rule_deletes_nothing_of_others, Need::Program("nft")),
+    test!(rules::a_chain_without_its_hook_is_refused, Need::Program("nft")),
     test!(rules::a_broken_frame_is_mended, Need::Program("nft")),
     test!(rules::masquerade_of_dead_attachments_is_collected, Need::Program("nft")),
     test!(rules::sixteen_at_once_beside_another_program_are_all_served, Need::Program("nft")),

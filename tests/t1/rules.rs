@@ -154,6 +154,24 @@ pub fn a_broken_frame_is_mended() -> Outcome {
     Ok(())
 }
 
+/// Rules in a chain that no packet enters would do nothing, and say so to nobody.
+pub fn a_chain_without_its_hook_is_refused() -> Outcome {
+    let mut kernel = Kernel::open()?;
+    for chain in ["postrouting", "postrouting { type filter hook postrouting priority 100; }"] {
+        nft(
+            &["-f", "-"],
+            &format!(
+                "add table inet cni_plugins_masquerade; add chain inet cni_plugins_masquerade masq_checks; add chain inet cni_plugins_masquerade {chain}"
+            ),
+        );
+        let error = masquerade::rules(key("cid1"), &nets()).add(&mut kernel).unwrap_err().to_string();
+        assert!(error.contains("chain postrouting of table inet cni_plugins_masquerade is not of the kind"), "{error}");
+        assert!(!ruleset().join("\n").contains("cid1"));
+        nft(&["flush", "ruleset"], "");
+    }
+    Ok(())
+}
+
 pub fn masquerade_of_dead_attachments_is_collected() -> Outcome {
     let mut kernel = Kernel::open()?;
     masquerade::collect(&mut kernel, "net1", &[])?;

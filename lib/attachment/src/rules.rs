@@ -10,7 +10,7 @@ pub mod masquerade;
 use std::collections::BTreeMap;
 
 use kernel::converge::Failure;
-use kernel::nft::{NftError, RuleHandle, TableKey};
+use kernel::nft::{NftError, Policy, RuleHandle, TableKey};
 use kernel::state::{NftChainScope, NftScope, NftTable, Scope, State};
 use kernel::{Errno, Kernel, KernelError, Outcome};
 use sha2::{Digest, Sha512};
@@ -57,20 +57,33 @@ impl Rules {
     /// What the kernel refuses, and chains of these names that are something else.
     pub fn add(&self, kernel: &mut Kernel) -> Result<Vec<RuleHandle>, Failure> {
         let (state, scope) = (self.state(self.wanted.clone()), self.scope(self.chains.clone()));
-        for _ in 0..TURNS {
-            for assumed in [self.state(self.shared.clone()), State::default()] {
+        'turns: for _ in 0..TURNS {
+            for assumed in [self.state(self.unproven()), State::default()] {
                 let outcome = kernel.converge(&state, &scope, Some(assumed.into()))?;
                 match obstacle(outcome) {
                     Ok(handles) => return Ok(self.shared_handles(handles)),
                     // the chains are not there, or another ADD has made them in between
                     Err(error) if error.is_absent() || error.is_already() => {}
+                    // a chain of this name is of another type: reading says which
+                    Err(error) if error.errno == Errno::OPNOTSUPP => break 'turns,
                     Err(error) => return Err(error.into()),
                 }
             }
         }
-        // a half of the frame is there: somebody else has changed it
+        // a half of the frame is there, or is something else
         let outcome = kernel.converge(&state, &scope, None)?.ok()?;
         Ok(self.shared_handles(outcome.handles))
+    }
+
+    /// What all attachments share, as it is assumed to be there. The policy of a base chain is taken for another one: setting
+    /// it makes the kernel refuse (EEXIST, EOPNOTSUPP) a chain of this name that has another hook or type, or none, where the rules
+    /// would do nothing.
+    fn unproven(&self) -> NftTable {
+        let mut shared = self.shared.clone();
+        for base in shared.chains.values_mut().filter_map(|chain| chain.base.as_mut()) {
+            base.policy = Policy::Drop;
+        }
+        shared
     }
 
     fn shared_handles(&self, handles: Vec<RuleHandle>) -> Vec<RuleHandle> {
