@@ -1,10 +1,29 @@
-//! Files that appear whole or not at all.
+//! Files: written so that they appear whole or not at all, and read within bounds.
+//!
+//! Whoever may write where our files are, or was killed while writing there, must not decide what we write to: a file
+//! has no name before it is whole, and no name in between that can be guessed. Modes are the ones that are given,
+//! whatever the umask is.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+mod draft;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+
+pub(crate) use draft::{Draft, sweep};
+pub use read::{read_configured, read_own};
+
+/// As upstream's files.
+pub const READABLE: u32 = 0o644;
+
+/// Attempts of [`replace`]: another process that writes the same file takes our draft for a killed one's.
+const ATTEMPTS: usize = 5;
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -33,67 +52,48 @@ pub fn at(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError 
     move |source| FileError { op, path, source }
 }
 
-/// A new file beside no other: `<dir>/.<pid>.<n>`, mode 0644 whatever the umask is, its content on the disk.
-pub(crate) fn temporary(dir: &Path, content: &[u8]) -> Result<PathBuf, FileError> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let path = dir.join(format!(".{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    let written = fill(&path, content);
-    if written.is_err() {
-        let _ = std::fs::remove_file(&path);
+/// The directory that `path` lies in.
+pub(crate) fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes `dir` and what is missing above it, each with mode 0755 whatever the umask is. What is there stays as it is.
+pub(crate) fn make_dirs(dir: &Path) -> Result<(), FileError> {
+    if dir.is_dir() {
+        return Ok(());
     }
-    written.map(|()| path)
+    let above = dir_of(dir);
+    if above != dir {
+        make_dirs(above)?;
+    }
+    match DirBuilder::new().mode(0o755).create(dir) {
+        // another was faster
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        made => made.and_then(|()| open_up(dir)).map_err(at("create", dir)),
+    }
 }
 
-fn fill(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    let write = |file: &mut File| {
-        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-        file.write_all(content)?;
-        file.sync_all()
-    };
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(path)
-        .map_err(at("create", path))?;
-    write(&mut file).map_err(at("write", path))
+/// The umask may have taken rights away from a directory that was just made. By its descriptor: its name may be another's
+/// by now.
+fn open_up(dir: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(dir, flags, Mode::empty())?;
+    Ok(rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755))?)
 }
 
-/// Puts `content` under `path`: a reader sees the old content or the new one. Missing directories are made.
+/// Puts `content` under `path` with mode 0644: a reader sees the old content or the new one. Missing directories are made, and what a
+/// killed writer left of an earlier attempt is removed.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir).map_err(at("create", dir))?;
-    let temp = temporary(dir, content)?;
-    std::fs::rename(&temp, path).map_err(|source| {
-        let _ = std::fs::remove_file(&temp);
-        FileError { op: "replace", path: path.to_owned(), source }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn content_mode_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a/b/subnet.env");
-        for content in ["one", "two"] {
-            replace(&path, content.as_bytes()).unwrap();
-            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+    let dir = dir_of(path);
+    make_dirs(dir)?;
+    sweep(path);
+    for attempt in 1.. {
+        let draft = Draft::new(dir, path, READABLE)?;
+        draft.fill(content)?;
+        match draft.replace() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => {}
+            done => return done.map_err(at("replace", path)),
         }
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
-        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
-
-    #[test]
-    fn a_failure_names_the_object_and_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("taken")).unwrap();
-        let error = replace(&dir.path().join("taken"), b"x").unwrap_err().to_string();
-        assert!(error.contains("taken: cannot replace"), "{error}");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(replace(Path::new("/proc/no/such"), b"x").is_err());
-    }
+    Ok(())
 }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
@@ -14,17 +15,21 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::AbortHandle;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 
+use crate::backoff::Backoff;
 use crate::metrics::{self, Metrics};
 use crate::status::rfc3339;
 
 /// A probe sends its request at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connections at a time; the next one waits.
+/// Connections at a time.
 const MOST: usize = 64;
+
+/// While connections cannot be accepted: a probe's patience is a second.
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
 /// What `/readyz` answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,29 +82,85 @@ impl Health {
     }
 }
 
+/// Accepts for as long as it is polled. Whoever connects is served: when there are too many, or no descriptor is left,
+/// the connection goes that has been idle for longest.
 async fn accept(listener: TcpListener, ready: watch::Receiver<Ready>, metrics: Metrics) {
-    let places = Arc::new(Semaphore::new(MOST));
+    let (mut places, mut conversations) = (Places::default(), JoinSet::new());
+    let mut backoff = Backoff::default();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (ready, metrics) = (ready.clone(), metrics.clone());
-                tokio::spawn(async move {
-                    converse(stream, &ready, &metrics).await;
-                    drop(place);
+                backoff.reset();
+                while conversations.try_join_next().is_some() {}
+                let (ready, metrics, used) = (ready.clone(), metrics.clone(), places.take());
+                let task = conversations.spawn({
+                    let used = used.clone();
+                    async move { converse(stream, &ready, &metrics, &used).await }
                 });
+                places.put(used, task);
             }
             // the peer has gone, or there is no descriptor left: others may still be served
             Err(error) => {
-                tracing::debug!(%error, "health: a connection cannot be accepted");
-                tokio::task::yield_now().await;
+                let wait = backoff.next();
+                tracing::debug!(%error, retry_ms = wait.as_millis() as u64, "health: a connection cannot be accepted");
+                places.free_one();
+                tokio::time::sleep(wait.min(LONGEST_PAUSE)).await;
             }
         }
     }
 }
 
-async fn converse(stream: TcpStream, ready: &watch::Receiver<Ready>, metrics: &Metrics) {
+/// When a connection was used last, counted over all of them.
+type Used = Arc<AtomicU64>;
+
+/// The connections that are open.
+#[derive(Debug, Default)]
+struct Places {
+    open: Vec<(Used, AbortHandle)>,
+    count: Arc<AtomicU64>,
+}
+
+impl Places {
+    /// A place for one more.
+    fn take(&mut self) -> Use {
+        self.open.retain(|(_, task)| !task.is_finished());
+        if self.open.len() >= MOST {
+            self.free_one();
+        }
+        let used = Use { used: Arc::default(), count: self.count.clone() };
+        used.now();
+        used
+    }
+
+    fn put(&mut self, used: Use, task: AbortHandle) {
+        self.open.push((used.used, task));
+    }
+
+    /// Ends the connection that has been idle for longest.
+    fn free_one(&mut self) {
+        let idlest = self.open.iter().enumerate().min_by_key(|(_, (used, _))| used.load(Ordering::Relaxed));
+        if let Some(at) = idlest.map(|(at, _)| at) {
+            self.open.swap_remove(at).1.abort();
+        }
+    }
+}
+
+/// Notes the use of one connection.
+#[derive(Debug, Clone)]
+struct Use {
+    used: Used,
+    count: Arc<AtomicU64>,
+}
+
+impl Use {
+    fn now(&self) {
+        self.used.store(self.count.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+async fn converse(stream: TcpStream, ready: &watch::Receiver<Ready>, metrics: &Metrics, used: &Use) {
     let service = service_fn(|request: Request<Incoming>| {
+        used.now();
         let response = answer(request.uri().path(), &ready.borrow(), metrics);
         async { Ok::<_, Infallible>(response) }
     });
@@ -167,14 +228,77 @@ mod tests {
         assert!(Health::serve(at, ready, metrics).is_err(), "the port is taken");
     }
 
-    #[tokio::test]
-    async fn those_who_say_nothing_do_not_keep_others_out() {
-        let (_tell, ready) = watch::channel(Ready::default());
-        let health = Health::serve("127.0.0.1:0".parse().unwrap(), ready, Metrics::default()).unwrap();
-        let mut silent = Vec::new();
-        for _ in 0..MOST / 2 {
-            silent.push(TcpStream::connect(health.address()).await.unwrap());
+    /// Asks without closing, and reads the answer.
+    async fn ask(stream: &mut TcpStream) -> io::Result<String> {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+        let mut text = Vec::new();
+        while !text.ends_with(b"flanneld is running") {
+            match stream.read_u8().await {
+                Ok(byte) => text.push(byte),
+                Err(error) => return Err(error),
+            }
         }
-        assert!(get(health.address(), "GET /healthz").await.ends_with("flanneld is running"));
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    async fn connected(health: &Health, how_many: usize) -> Vec<TcpStream> {
+        let mut streams = Vec::new();
+        for _ in 0..how_many {
+            streams.push(TcpStream::connect(health.address()).await.unwrap());
+        }
+        streams
+    }
+
+    fn serve() -> (watch::Sender<Ready>, Health) {
+        let (tell, ready) = watch::channel(Ready::default());
+        (tell, Health::serve("127.0.0.1:0".parse().unwrap(), ready, Metrics::default()).unwrap())
+    }
+
+    /// A probe's patience is a second or more.
+    async fn soon<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(5), what).await.expect("healthz does not answer")
+    }
+
+    #[tokio::test]
+    async fn those_who_stay_do_not_keep_others_out() {
+        for asks in [true, false] {
+            let (_tell, health) = serve();
+            let mut others = Vec::new();
+            for _ in 0..70 {
+                others.extend(connected(&health, 1).await);
+                if let (true, Some(last)) = (asks, others.last_mut()) {
+                    soon(ask(last)).await.unwrap();
+                }
+            }
+            assert!(soon(get(health.address(), "GET /healthz")).await.ends_with("flanneld is running"), "{asks}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_one_that_is_idle_for_longest_goes() {
+        let (_tell, health) = serve();
+        let mut streams = connected(&health, MOST).await;
+        for stream in &mut streams {
+            soon(ask(stream)).await.unwrap();
+        }
+        // the first is used again
+        soon(ask(&mut streams[0])).await.unwrap();
+        let mut more = connected(&health, 1).await;
+        soon(ask(&mut more[0])).await.unwrap();
+        soon(ask(&mut streams[0])).await.unwrap();
+        assert!(soon(ask(&mut streams[1])).await.is_err(), "the idlest is closed");
+        soon(ask(&mut streams[2])).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn requests_in_parts_and_answers_that_nobody_reads_do_not_keep_others_out() {
+        let (_tell, health) = serve();
+        let mut streams = connected(&health, 2 * MOST).await;
+        for (n, stream) in streams.iter_mut().enumerate() {
+            let part: &[u8] = if n % 2 == 0 { b"GET /met" } else { b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" };
+            // those that came first are closed by now
+            let _ = stream.write_all(part).await;
+        }
+        assert!(soon(get(health.address(), "GET /healthz")).await.ends_with("flanneld is running"));
     }
 }

@@ -22,6 +22,8 @@ const QEMU: &str = "qemu-system-x86_64";
 const BUSYBOX: &str = "/bin/busybox";
 /// Where the machine has the folder for results.
 pub const OUT: &str = "/run/vm";
+/// The machine's kernel is started with this.
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
 /// The tests to run, a name per line.
 const NAMES: &str = "names";
 /// Modules without which it does not see this machine's files.
@@ -37,6 +39,11 @@ struct Linux {
     /// `lib/modules` and below it the version.
     modules: PathBuf,
     version: String,
+}
+
+/// True in the machine: what a test does there harms nobody's clock.
+pub fn is_inside() -> bool {
+    fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.trim() == COMMAND_LINE)
 }
 
 /// Why there is no virtual machine to be had; `None` when there is one.
@@ -93,7 +100,7 @@ fn run(names: &[&str]) -> io::Result<(Verdicts, String)> {
         .arg(&linux.image)
         .arg("-initrd")
         .arg(&initramfs)
-        .args(["-append", "console=ttyS0 quiet panic=-1"])
+        .args(["-append", COMMAND_LINE])
         .args(["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"])
         .arg("-virtfs")
         .arg(format!("local,path={},mount_tag=out,security_model=none", out.display()))

@@ -1,7 +1,8 @@
 //! What is written to etcd, and when it is not.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use flanneld::clock::Moment;
 use flanneld::store::{Outcome as Written, Store};
 
 use crate::Outcome;
@@ -19,7 +20,7 @@ pub fn a_lease_is_written_renewed_and_deleted_by_compare() -> Outcome {
         assert_eq!(store.create(KEY, one, DAY).await?, Written::Done);
         assert_eq!(store.create(KEY, two, DAY).await?, Written::Conflict);
         let view = until(store, "the lease", |view| view.leases.contains_key(KEY)).await?;
-        let left = view.expires[KEY].ok_or("its end is not known")?.duration_since(SystemTime::now())?;
+        let left = view.expires[KEY].ok_or("its end is not known")?.left(Moment::now());
         assert!((86_390..=86_400).contains(&left.as_secs()), "{left:?}");
 
         // an unchanged lease: nobody is woken

@@ -1,6 +1,8 @@
 //! What a daemon tells those who watch it, by HTTP and by its exit.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use flanneld::lab::cluster::{PATIENCE, host_dir, log_file, subnet_file};
 use flanneld::lab::process::{Daemon, Launch, last_lines};
@@ -9,6 +11,7 @@ use flanneld::lab::world::World;
 use kernel::diff::Step;
 use kernel::state::RouteKind;
 use kernel::types::TableId;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tests::harness;
 
 use crate::disturb::{self, PORT};
@@ -26,6 +29,7 @@ fn start(lab: &Lab) -> Result<Daemon, Failure> {
         format!("--subnet-file={}", subnet_file(1).display()),
         format!("--healthz-port={PORT}"),
         "--ip-blackhole-route".into(),
+        "-v=1".into(),
     ];
     let launch = Launch {
         program: harness::executables()?.flanneld,
@@ -41,6 +45,16 @@ fn start(lab: &Lab) -> Result<Daemon, Failure> {
 /// The answer's status and body.
 fn get(world: &World, path: &str) -> Result<(u16, String), Failure> {
     disturb::get(world.host(1)?, path)
+}
+
+/// A probe is answered before a container is restarted for it: well within the ten seconds after which an idle
+/// connection ends by itself.
+fn probe(world: &World, what: &str) -> Outcome {
+    eventually(what, Duration::from_secs(5), || match get(world, "/healthz") {
+        Ok((200, body)) if body == "flanneld is running" => Ok(()),
+        other => Err(format!("healthz does not answer: {other:?}; {}", last_lines(&log_file(1)))),
+    })?;
+    Ok(())
 }
 
 fn wait(world: &World, what: &str, path: &str, good: impl Fn(u16, &str) -> bool) -> Result<String, Failure> {
@@ -94,5 +108,74 @@ pub fn a_busy_port_ends_the_start() -> Outcome {
     assert_eq!(status.code(), Some(2), "as upstream's");
     let said = last_lines(&log_file(1));
     assert!(said.contains("serve health on 127.0.0.1:8471") && said.contains("--healthz-port"), "{said}");
+    Ok(())
+}
+
+/// A client that keeps its connection.
+fn stay(world: &World) -> Result<TcpStream, Failure> {
+    let at = SocketAddr::from(([127, 0, 0, 1], PORT));
+    let mut stream = world.host(1)?.enter(|| TcpStream::connect_timeout(&at, Duration::from_secs(1)))??;
+    stream.set_read_timeout(Some(Duration::from_millis(100)))?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")?;
+    // the limit of descriptors may keep it waiting
+    let _ = stream.read(&mut [0; 1024]);
+    Ok(stream)
+}
+
+fn descriptors(daemon: &Daemon) -> Result<u64, Failure> {
+    Ok(std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()))?.count().try_into()?)
+}
+
+fn limit_descriptors(daemon: &Daemon, limit: u64) -> Outcome {
+    let pid = Pid::from_raw(daemon.pid().try_into()?).ok_or("no process number")?;
+    let maximum = prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(limit), maximum: Some(limit) })?.maximum;
+    assert!(maximum.is_none_or(|maximum| maximum >= limit), "{maximum:?}");
+    Ok(())
+}
+
+pub fn clients_that_stay_do_not_keep_a_probe_out() -> Outcome {
+    let lab = Lab::prepare(1, &Start::default())?;
+    let daemon = start(&lab)?;
+    wait(&lab.world, "it runs", "/healthz", |status, _| status == 200)?;
+    let clients: Result<Vec<TcpStream>, Failure> = (0..70).map(|_| stay(&lab.world)).collect();
+    let clients = clients?;
+    probe(&lab.world, "an answer beside 70 clients that stay")?;
+    // and with as many that say nothing
+    let at = SocketAddr::from(([127, 0, 0, 1], PORT));
+    let silent: Result<Vec<_>, _> = lab.world.host(1)?.enter(|| (0..70).map(|_| TcpStream::connect(at)).collect())?;
+    let silent = silent?;
+    probe(&lab.world, "an answer beside 70 silent clients")?;
+    // no descriptor is left but what those clients have
+    limit_descriptors(&daemon, descriptors(&daemon)?)?;
+    let more: Result<Vec<TcpStream>, Failure> = (0..3).map(|_| stay(&lab.world)).collect();
+    probe(&lab.world, "an answer when descriptors are out")?;
+    drop((clients, silent, more?));
+    Ok(())
+}
+
+pub fn without_descriptors_it_waits_and_does_not_spin() -> Outcome {
+    let lab = Lab::prepare(1, &Start::default())?;
+    let daemon = start(&lab)?;
+    wait(&lab.world, "it runs", "/healthz", |status, _| status == 200)?;
+    limit_descriptors(&daemon, 3)?;
+    let at = SocketAddr::from(([127, 0, 0, 1], PORT));
+    let client = lab.world.host(1)?.enter(|| TcpStream::connect_timeout(&at, Duration::from_secs(1)))??;
+    let attempts = || -> usize {
+        let log = std::fs::read_to_string(log_file(1)).unwrap_or_default();
+        log.matches("a connection cannot be accepted").count()
+    };
+    let at_least = |number: usize| {
+        eventually(format_args!("{number} attempts to accept"), PATIENCE, || match attempts() {
+            seen if seen >= number => Ok(seen),
+            seen => Err(format!("{seen} attempts; {}", last_lines(&log_file(1)))),
+        })
+    };
+    at_least(1)?;
+    let began = Instant::now();
+    let seen = at_least(4)?;
+    let most = 4 + began.elapsed().as_millis() / 100;
+    assert!(began.elapsed() >= Duration::from_millis(300), "it spins: {seen} attempts in {:?}", began.elapsed());
+    assert!(seen as u128 <= most, "it spins: {seen} attempts in {:?}", began.elapsed());
+    drop(client);
     Ok(())
 }

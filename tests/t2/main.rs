@@ -19,6 +19,7 @@ mod etcd_server;
 mod etcd_store;
 mod etcd_trust;
 mod etcd_writes;
+mod files;
 mod foreign_routes;
 mod heal;
 mod health;
@@ -138,6 +139,15 @@ static TESTS: &[Test] = &[
     test!(etcd_daemon::it_waits_for_etcd_and_outlives_it, ETCD, ETCDCTL),
     test!(health::ready_is_the_host_whose_data_path_is_up, ETCD, ETCDCTL),
     test!(health::a_busy_port_ends_the_start),
+    test!(health::clients_that_stay_do_not_keep_a_probe_out),
+    test!(health::without_descriptors_it_waits_and_does_not_spin),
+    test!(files::killed_before_a_file_has_a_name_it_leaves_nothing, STRACE),
+    test!(files::killed_before_a_file_is_replaced_it_leaves_nothing, STRACE),
+    test!(files::killed_while_a_file_is_written_it_leaves_nothing, STRACE),
+    test!(files::killed_while_the_wireguard_key_is_made_it_makes_another, STRACE),
+    test!(files::modes_do_not_depend_on_the_umask),
+    test!(files::a_unit_of_upstreams_starts),
+    test!(store::a_lock_that_is_held_is_said_and_waited_for),
     test!(etcd_writes::a_lease_is_written_renewed_and_deleted_by_compare, ETCD, ETCDCTL),
     test!(etcd_writes::etcd_leases_are_not_left_behind, ETCD, ETCDCTL),
     test!(etcd_writes::of_many_creators_one_wins, ETCD, ETCDCTL),

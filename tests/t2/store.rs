@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
 use flanneld::lab::mode::Mode;
 use flanneld::lab::topology::Topology;
 use flanneld::lab::wait::eventually;
 use kernel::types::TableId;
+use rustix::fs::{FlockOperation, flock};
 
 use crate::{Failure, Outcome, all_pairs_answer, harness, up};
 
@@ -109,6 +111,36 @@ fn is_named(keys: &[&str]) -> Outcome {
             let named = |key: &&&str| status.rejected.iter().any(|rejected| rejected.key.contains(**key));
             let unnamed: Vec<_> = keys.iter().filter(|key| !named(key)).collect();
             if unnamed.is_empty() { Ok(()) } else { Err(format!("not {unnamed:?} in {:?}", status.rejected)) }
+        })?;
+    }
+    Ok(())
+}
+
+/// Somebody holds the lock of the store: the daemons say who, keep what they have, and go on when it is free.
+pub fn a_lock_that_is_held_is_said_and_waited_for() -> Outcome {
+    let cluster = up(Topology::flat(2), Mode::Vxlan, false)?;
+    let lock = Cluster::leases_dir().with_file_name("lock");
+    let mode = fs::metadata(&lock)?.permissions().mode() & 0o7777;
+    assert_eq!(mode, 0o600, "others can open the lock, and hold it");
+    let held = fs::File::open(&lock)?;
+    flock(&held, FlockOperation::LockExclusive)?;
+    cluster.configure(Mode::DirectRouting)?;
+    let holder = format!("lock: cannot lock: process {} (", std::process::id());
+    for host in [1, 2] {
+        eventually(format_args!("host{host} says who holds the lock"), PATIENCE, || {
+            let status = Cluster::status(host).ok_or("no status")?;
+            let said = [&status.store_error, &status.last_error].map(|error| error.clone().unwrap_or_default());
+            if said.iter().all(|said| said.contains(&holder)) { Ok(()) } else { Err(format!("{said:?}")) }
+        })?;
+    }
+    all_pairs_answer(&cluster, Mode::Vxlan)?;
+    drop(held);
+    cluster.wait_paths(Mode::DirectRouting)?;
+    all_pairs_answer(&cluster, Mode::DirectRouting)?;
+    for host in [1, 2] {
+        eventually(format_args!("host{host} follows the store"), PATIENCE, || match Cluster::status(host) {
+            Some(status) if status.store_error.is_none() && status.last_error.is_none() => Ok(()),
+            other => Err(format!("{other:?}")),
         })?;
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tests::harness::{self, Environment, Test};
 
+mod clock;
 mod cluster;
 mod links;
 mod vlan;
@@ -46,6 +47,9 @@ static TESTS: &[Test] = &[
     test!(cluster::hostile_wireguard_leases_disturb_nobody),
     test!(cluster::a_device_made_at_the_start_is_heard_of),
     test!(cluster::a_device_that_was_deleted_is_heard_of),
+    test!(clock::a_lease_is_renewed_when_the_clock_is_set_back_an_hour),
+    test!(clock::a_lease_is_renewed_when_the_clock_is_set_back_eight_hours),
+    test!(clock::no_lease_ends_when_the_clock_is_set_a_year_ahead),
 ];
 
 fn main() -> ExitCode {

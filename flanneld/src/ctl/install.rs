@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::files::{Draft, FileError, make_dirs, sweep};
+
 /// The names by which the executable is called.
 pub const NAMES: [&str; 7] = ["bridge", "direct-routing", "flannel", "host-gw", "host-local", "loopback", "vxlan"];
 
@@ -33,6 +35,9 @@ pub enum InstallError {
     /// What is there afterwards is not what was put there.
     #[error("install: {} is not the file that was installed: another installer is at work in this directory", .0.display())]
     Changed(PathBuf),
+    /// What is written could not be prepared.
+    #[error("install: {0}")]
+    Draft(#[from] FileError),
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -48,28 +53,16 @@ fn hint(error: &io::Error) -> &'static str {
 /// the new one in one step, so that a runtime which calls meanwhile runs one or the other.
 pub fn install(executable: &Path, dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
     check(executable, dir)?;
-    let staged = Staged(dir.join(format!(".cni-plugins.{}", std::process::id())));
-    copy(executable, &staged.0)?;
     let paths: Vec<_> = NAMES.iter().map(|name| dir.join(name)).collect();
-    for (name, path) in NAMES.iter().zip(&paths) {
-        let link = Staged(dir.join(format!(".{name}.{}", std::process::id())));
-        remove(&link.0)?;
-        fs::hard_link(&staged.0, &link.0).map_err(failed("link", &link.0))?;
-        fs::rename(&link.0, path).map_err(failed("replace", path))?;
+    paths.iter().for_each(|path| sweep(path));
+    let draft = Draft::new(dir, &dir.join("cni-plugins"), 0o755)?;
+    copy(executable, &draft)?;
+    for path in &paths {
+        draft.replace_also(path).map_err(failed("replace", path))?;
     }
     sync(dir)?;
-    verify(&staged.0, &paths)?;
+    verify(draft.file(), &paths)?;
     Ok(paths)
-}
-
-/// A file that must not stay under this name.
-struct Staged(PathBuf);
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // after a rename it is gone already
-        let _ = fs::remove_file(&self.0);
-    }
 }
 
 fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallError {
@@ -87,7 +80,7 @@ fn check(executable: &Path, dir: &Path) -> Result<(), InstallError> {
         Ok(there) if !there.is_dir() => return Err(InstallError::NotDirectory(dir.to_owned())),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(dir).map_err(failed("make directory", dir))?;
+            make_dirs(dir).map_err(|FileError { path, source, .. }| failed("make directory", &path)(source))?;
         }
         Err(error) => return Err(failed("read", dir)(error)),
     }
@@ -95,30 +88,21 @@ fn check(executable: &Path, dir: &Path) -> Result<(), InstallError> {
     taken.map_or(Ok(()), |path| Err(InstallError::Taken(path)))
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), InstallError> {
-    remove(to)?;
-    fs::copy(from, to).map_err(failed("copy to", to))?;
-    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).map_err(failed("make executable", to))?;
-    sync(to)
-}
-
-/// What a killed predecessor with the same process number left.
-fn remove(path: &Path) -> Result<(), InstallError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
-        _ => Ok(()),
-    }
+fn copy(from: &Path, draft: &Draft) -> Result<(), InstallError> {
+    let mut source = File::open(from).map_err(failed("read", from))?;
+    let copied = io::copy(&mut source, &mut draft.file()).and_then(|_| draft.file().sync_all());
+    copied.map_err(failed("copy", from))
 }
 
 fn sync(path: &Path) -> Result<(), InstallError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(failed("write to disk", path))
 }
 
-fn verify(staged: &Path, paths: &[PathBuf]) -> Result<(), InstallError> {
-    let identity = |path: &Path| fs::symlink_metadata(path).map(|m| (m.dev(), m.ino())).map_err(failed("read", path));
-    let wanted = identity(staged)?;
+fn verify(installed: &File, paths: &[PathBuf]) -> Result<(), InstallError> {
+    let wanted = installed.metadata().map(|m| (m.dev(), m.ino())).map_err(failed("read", Path::new("the copy")))?;
     for path in paths {
-        if identity(path)? != wanted {
+        let there = fs::symlink_metadata(path).map_err(failed("read", path))?;
+        if (there.dev(), there.ino()) != wanted {
             return Err(InstallError::Changed(path.clone()));
         }
     }

@@ -1,11 +1,14 @@
 //! `flannelctl status`: what the daemon on this host says of itself.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ctl::screen::Screen;
+use crate::files::read_own;
 use crate::status::{Reach, Status, path_beside};
+
+/// The status of 100,000 peers is 30 MB.
+const LARGEST: u64 = 256 << 20;
 
 /// Why there is no status to show.
 #[derive(Debug, thiserror::Error)]
@@ -37,10 +40,11 @@ pub enum StatusError {
 /// The text of the status of the daemon that writes `subnet_file`, and what it says.
 pub fn read(subnet_file: &Path) -> Result<(String, Status), StatusError> {
     let path = path_beside(subnet_file);
-    let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
+    let text = read_own(&path, LARGEST).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => StatusError::Absent(path.clone()),
         _ => StatusError::Read { path: path.clone(), source },
     })?;
+    let text = String::from_utf8_lossy(&text).into_owned();
     let status = serde_json::from_str(&text).map_err(|source| StatusError::Decode { path, source })?;
     Ok((text, status))
 }
@@ -118,6 +122,7 @@ fn joined<T: ToString>(items: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const STATUS: &str = concat!(
         r#"{"pid":0,"backend":"vxlan","directRouting":true,"network":["10.5.0.0/16"],"subnets":["10.5.1.0/24"],"#,

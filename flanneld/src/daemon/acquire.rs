@@ -4,7 +4,7 @@
 //! that is gone is taken again; only when another host has the subnet by now the daemon stops, with an error.
 
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use kernel::types::Family;
 use overlay::allocate::{self, Choice};
@@ -12,7 +12,8 @@ use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::NetConf;
 use tokio::time::Instant;
 
-use super::{Daemon, DaemonError, Due, Own, make};
+use super::{AUDIT, Daemon, DaemonError, Due, Own, make};
+use crate::clock::Moment;
 use crate::store::{Outcome, View};
 
 /// A lease's life, as upstream's.
@@ -65,9 +66,9 @@ pub(super) fn standing(own: &Own, view: &View) -> Standing {
 }
 
 /// When the lease must be renewed; `None` for a reservation. One whose end is not known is renewed at once, and then it is.
-pub(super) fn renewal(own: &Own, view: &View, margin: Duration) -> Option<SystemTime> {
+pub(super) fn renewal(own: &Own, view: &View, margin: Duration) -> Option<Moment> {
     let end = view.expires.get(&own.key).filter(|_| !own.reservation)?;
-    end.map_or(Some(SystemTime::UNIX_EPOCH), |end| end.checked_sub(margin))
+    Some(end.map_or(Moment::default(), |end| end.before(margin)))
 }
 
 /// True when `subnets` have exactly the families that the configuration has, and lie where it leases.
@@ -224,8 +225,9 @@ impl Daemon {
         // somebody may have made one of it since, or a lease of a reservation
         own.reservation = !view.expires.contains_key(&own.key);
         let Some(time) = renewal(own, view, margin) else { return Ok(()) };
-        match time.duration_since(SystemTime::now()) {
-            Ok(left) if !left.is_zero() => due.by(Instant::now() + left),
+        match time.left(Moment::now()) {
+            // a timer stands still while the host sleeps; the audit after ten minutes looks at the clock again
+            left if !left.is_zero() => due.by(Instant::now() + left.min(AUDIT)),
             _ if own.renewed.elapsed() < RENEWALS => due.by(own.renewed + RENEWALS),
             _ => {
                 written(self.store.renew(&own.key, &own.value, &own.value, own.ttl()).await)?;

@@ -38,6 +38,7 @@ use self::tell::{Picture, Telling};
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::events::Events;
+use crate::files;
 use crate::flags::Options;
 use crate::health::{Health, Ready};
 use crate::kernel_thread::{KernelThread, ThreadError};
@@ -51,6 +52,9 @@ pub use wireguard_key::DEFAULT as KEY_FILE;
 
 /// Nothing should change unnoticed; this is how long it lasts if something does.
 const AUDIT: Duration = Duration::from_secs(600);
+
+/// Five lines; more than this, bytes, is another file.
+const LARGEST_SUBNET_FILE: u64 = 64 * 1024;
 
 /// Before the first pass: a store that is slow to read is then an error that can be seen.
 const FIRST_READING: Duration = Duration::from_secs(2);
@@ -285,7 +289,7 @@ impl Daemon {
 
     /// The subnets that the last run told the CNI plugin.
     fn previous(&self) -> overlay::lease::Subnets {
-        let text = std::fs::read(&self.options.subnet_file).unwrap_or_default();
+        let text = files::read_configured(&self.options.subnet_file, LARGEST_SUBNET_FILE).unwrap_or_default();
         overlay::subnet_env::Previous::parse(&String::from_utf8_lossy(&text)).subnets
     }
 }

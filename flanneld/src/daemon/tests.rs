@@ -1,6 +1,5 @@
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use kernel::diff::{Conflict, Step};
 use kernel::message::link::SeenLink;
@@ -15,6 +14,7 @@ use overlay::peers;
 use super::acquire::{Standing, fits, renewal, standing};
 use super::report::Applied;
 use super::*;
+use crate::clock::Moment;
 use crate::status::Reach;
 use crate::underlay::Survey;
 
@@ -82,14 +82,14 @@ fn a_lease_is_held_altered_or_gone() {
 
 #[test]
 fn renewal_is_a_margin_before_the_end_and_never_for_a_reservation() {
-    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(100_000);
+    let end = Moment::since_boot(Duration::from_secs(100_000));
     let mut seen = view(&[(KEY, "a")]);
     assert_eq!(renewal(&own("a"), &seen, Duration::from_secs(3600)), None, "a reservation does not end");
     seen.expires = Arc::new([(KEY.to_owned(), Some(end))].into());
-    let due = SystemTime::UNIX_EPOCH + Duration::from_secs(96_400);
+    let due = Moment::since_boot(Duration::from_secs(96_400));
     assert_eq!(renewal(&own("a"), &seen, Duration::from_secs(3600)), Some(due));
     let unknown = View { expires: Arc::new([(KEY.to_owned(), None)].into()), ..seen.clone() };
-    assert_eq!(renewal(&own("a"), &unknown, Duration::from_secs(3600)), Some(SystemTime::UNIX_EPOCH), "at once");
+    assert_eq!(renewal(&own("a"), &unknown, Duration::from_secs(3600)), Some(Moment::default()), "at once");
     assert_eq!(renewal(&Own { reservation: true, ..own("a") }, &seen, Duration::from_secs(3600)), None);
 }
 

@@ -1,19 +1,23 @@
 //! This host's WireGuard keys: upstream's file, made when there is none. It is kept for as long as the file is, so that
 //! a restart is nothing to the peers.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use kernel::state::{NotAKey, PublicKey, Secret};
 use overlay::host::WireguardKeys;
 use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
 
-use crate::files::{FileError, at};
+use crate::files::{Draft, FileError, at, dir_of, make_dirs, read_configured, sweep};
 
 /// Where upstream keeps it; WIREGUARD_KEY_FILE names another.
 pub const DEFAULT: &str = "/run/flannel/wgkey";
+
+/// As upstream's.
+const SECRET: u32 = 0o400;
+
+/// A key is 44 bytes; more than this is another file.
+const LARGEST: u64 = 1024;
 
 /// There is no key to be had.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +40,16 @@ pub enum KeyFileError {
 
 /// The keys in the file at `path`, which is made if it is not there.
 pub fn load(path: &Path) -> Result<WireguardKeys, KeyFileError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
+    // a killed daemon's draft holds a secret
+    sweep(path);
+    let text = match read_configured(path, LARGEST) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
-        Err(error) => return Err(at("read", path)(error).into()),
+        read => read.map_err(at("read", path))?,
     };
-    let secret: Secret =
-        text.trim().parse().map_err(|source| KeyFileError::NotAKey { path: path.to_owned(), source })?;
+    let secret: Secret = String::from_utf8_lossy(&text)
+        .trim()
+        .parse()
+        .map_err(|source| KeyFileError::NotAKey { path: path.to_owned(), source })?;
     let private = clamped(secret.0);
     Ok(WireguardKeys { private: Secret(private), public: PublicKey(x25519(private, X25519_BASEPOINT_BYTES)) })
 }
@@ -55,27 +62,20 @@ fn clamped(mut bytes: [u8; 32]) -> [u8; 32] {
 }
 
 /// A new key, whole before its name is there. When another daemon was faster, its.
-fn make(path: &Path) -> Result<String, KeyFileError> {
+fn make(path: &Path) -> Result<Vec<u8>, KeyFileError> {
     let mut bytes = [0; 32];
     random(&mut bytes).map_err(KeyFileError::Random)?;
     let text = Secret(clamped(bytes)).reveal();
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(at("create", dir))?;
-    let temp = dir.join(format!(".wgkey.{}", std::process::id()));
-    let written = write(&temp, &text).and_then(|()| match fs::hard_link(&temp, path) {
+    let dir = dir_of(path);
+    make_dirs(dir)?;
+    let draft = Draft::new(dir, path, SECRET)?;
+    draft.fill(text.as_bytes())?;
+    match draft.link() {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::read_to_string(path).map_err(at("read", path))
+            Ok(read_configured(path, LARGEST).map_err(at("read", path))?)
         }
-        linked => linked.map(|()| text).map_err(at("create", path)),
-    });
-    let _ = fs::remove_file(&temp);
-    Ok(written?)
-}
-
-fn write(temp: &Path, text: &str) -> Result<(), FileError> {
-    let opened = OpenOptions::new().write(true).create_new(true).mode(0o400).open(temp);
-    let mut file = opened.map_err(at("create", temp))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(at("write", temp))
+        linked => Ok(linked.map(|()| text.into_bytes()).map_err(at("create", path))?),
+    }
 }
 
 fn random(bytes: &mut [u8; 32]) -> io::Result<()> {
@@ -89,6 +89,7 @@ fn random(bytes: &mut [u8; 32]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     /// RFC 7748 §6.1: Alice's pair.

@@ -34,7 +34,11 @@ impl EtcdFlags {
     fn given(&self) -> Vec<&'static str> {
         let text = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         let all = [
-            ("--etcd-endpoints", text(&self.etcd_endpoints)),
+            // upstream's default asks for nothing
+            (
+                "--etcd-endpoints",
+                text(&self.etcd_endpoints) && self.etcd_endpoints.as_deref() != Some(DEFAULT_ENDPOINTS),
+            ),
             ("--etcd-keyfile", text(&self.etcd_keyfile)),
             ("--etcd-certfile", text(&self.etcd_certfile)),
             ("--etcd-cafile", text(&self.etcd_cafile)),

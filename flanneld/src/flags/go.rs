@@ -8,7 +8,7 @@ pub(super) struct Flag {
     pub(super) name: String,
     /// Its value; of a switch, `true` or `false`.
     pub(super) value: String,
-    /// A switch.
+    /// It stands alone, without a value: a switch that is on, or a flag whose value is missing.
     pub(super) boolean: bool,
 }
 
@@ -16,7 +16,8 @@ impl Flag {
     /// The same in the one spelling that the parser behind sees.
     pub(super) fn to_arg(&self) -> String {
         match (self.name.as_str(), self.boolean) {
-            ("h", _) => "--help".to_owned(),
+            // whatever its value is, as in Go
+            ("h" | "help", _) => "--help".to_owned(),
             (name, true) => format!("--{name}"),
             (name, false) => format!("--{name}={}", self.value),
         }
@@ -86,4 +87,31 @@ pub(super) fn truth(text: &str) -> Option<bool> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
         _ => None,
     }
+}
+
+/// Go's `strconv.ParseInt` with base 0, by which `flag` reads numbers: decimal, or with the prefix 0x, 0b, 0o or 0, and
+/// with `_` between digits where there is a prefix.
+pub(super) fn integer(text: &str) -> Option<i64> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let lower = digits.to_ascii_lowercase();
+    let (radix, digits) = match lower.get(..2) {
+        Some("0x") => (16, &lower[2..]),
+        Some("0b") => (2, &lower[2..]),
+        Some("0o") => (8, &lower[2..]),
+        _ if lower.len() > 1 && lower.starts_with('0') => (8, &lower[1..]),
+        _ => (10, &lower[..]),
+    };
+    let plain = if radix == 10 { digits.to_owned() } else { without_underscores(digits)? };
+    // i64's own parser would take another sign
+    let value = Some(plain).filter(|plain| plain.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    i64::from_str_radix(&format!("{}{value}", if negative { "-" } else { "" }), radix).ok()
+}
+
+/// The digits; `None` when a `_` is not between two of them. One may follow the prefix.
+fn without_underscores(digits: &str) -> Option<String> {
+    let wrong = digits.ends_with('_') || digits.contains("__");
+    (!wrong).then(|| digits.replace('_', ""))
 }

@@ -108,32 +108,32 @@ struct Raw {
     #[command(flatten)]
     etcd: etcd::EtcdFlags,
     /// Interface (name or address) for the traffic between hosts; may be given several times, the first that matches is used
-    #[arg(long)]
+    #[arg(long, value_name = "NAME|IP")]
     iface: Vec<String>,
     /// Regular expression for the interface's name or address, tried after --iface; may be given several times
     #[arg(long, value_parser = pattern)]
     iface_regex: Vec<String>,
     /// Use the interface of the route to this address
-    #[arg(long, value_name = "IP")]
-    iface_can_reach: Option<IpAddr>,
+    #[arg(long, value_name = "IP", value_parser = optional::<IpAddr>)]
+    iface_can_reach: Option<Given<IpAddr>>,
     /// Where the result is written for the CNI plugin; status.json lies beside it
     #[arg(long, default_value = "/run/flannel/subnet.env")]
     subnet_file: PathBuf,
     /// Address that the other hosts send to
-    #[arg(long, value_name = "IP")]
-    public_ip: Option<Ipv4Addr>,
+    #[arg(long, value_name = "IP", value_parser = optional::<Ipv4Addr>)]
+    public_ip: Option<Given<Ipv4Addr>>,
     /// IPv6 address that the other hosts send to
-    #[arg(long, value_name = "IP")]
-    public_ipv6: Option<Ipv6Addr>,
+    #[arg(long, value_name = "IP", value_parser = optional::<Ipv6Addr>)]
+    public_ipv6: Option<Given<Ipv6Addr>>,
     /// Renew the lease so many minutes before it expires (1 to 1439)
-    #[arg(long, default_value_t = 60, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=1439))]
-    subnet_lease_renew_margin: u64,
+    #[arg(long, default_value = "60", value_name = "MINUTES", value_parser = |text: &str| number(text, 1..=1439))]
+    subnet_lease_renew_margin: i64,
     /// Where /healthz, /readyz and /metrics are served (0.0.0.0 serves everyone)
-    #[arg(long, value_name = "IP", default_value_t = IpAddr::from(Ipv4Addr::LOCALHOST))]
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1", value_parser = all_or_one)]
     healthz_ip: IpAddr,
     /// The port for them; 0 is off
-    #[arg(long, value_name = "PORT", default_value_t = 0)]
-    healthz_port: u16,
+    #[arg(long, value_name = "PORT", default_value = "0", value_parser = |text: &str| number(text, i64::MIN..=65_535))]
+    healthz_port: i64,
     /// Drop packets to addresses of this host's subnet that no pod has (blackhole route)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     ip_blackhole_route: bool,
@@ -151,6 +151,25 @@ struct Raw {
     v: i32,
 }
 
+/// A value that may be empty, which is as good as none.
+#[derive(Debug, Clone, Copy)]
+struct Given<T>(Option<T>);
+
+fn optional<T: std::str::FromStr>(text: &str) -> Result<Given<T>, T::Err> {
+    if text.is_empty() { Ok(Given(None)) } else { text.parse().map(|value| Given(Some(value))) }
+}
+
+/// As Go's `net.JoinHostPort` and `Listen`: no address is all of them.
+fn all_or_one(text: &str) -> Result<IpAddr, std::net::AddrParseError> {
+    if text.is_empty() { Ok(IpAddr::from(Ipv6Addr::UNSPECIFIED)) } else { text.parse() }
+}
+
+fn number(text: &str, range: std::ops::RangeInclusive<i64>) -> Result<i64, String> {
+    let value = go::integer(text).ok_or("not a whole number")?;
+    let (least, most) = (range.start(), range.end());
+    if range.contains(&value) { Ok(value) } else { Err(format!("{value} is not in {least}..={most}")) }
+}
+
 fn pattern(text: &str) -> Result<String, regex_lite::Error> {
     regex_lite::Regex::new(text).map(|_| text.to_owned())
 }
@@ -162,8 +181,13 @@ pub fn parse(args: &[String], env: &BTreeMap<String, String>) -> Result<Command,
     if line.flags.iter().any(|f| f.name == "version" && f.value != "false") {
         return Ok(Command::Print(format!("v{}\n", env!("CARGO_PKG_VERSION"))));
     }
+    // asked for and off
+    line.flags.retain(|flag| flag.name != "version");
     add_environment(&known, &mut line, env);
-    let flags = absent::refuse(line.flags)?;
+    let (flags, mistakes) = absent::take_out(line.flags);
+    if !mistakes.is_empty() {
+        return Err(FlagError::Mistakes(mistakes));
+    }
     let raw =
         match Raw::try_parse_from(std::iter::once("flanneld".to_owned()).chain(flags.iter().map(go::Flag::to_arg))) {
             Ok(raw) => raw,
@@ -187,27 +211,38 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
         warnings.extend(etcd.warnings.iter().cloned());
     }
     for (name, value) in [("vmodule", &raw.vmodule), ("log_backtrace_at", &raw.log_backtrace_at)] {
-        warnings.extend(value.as_ref().map(|_| format!("--{name} has no effect here; see --v")));
+        // klog's defaults ask for nothing
+        let asked = value.as_ref().filter(|value| !matches!(value.as_str(), "" | ":0"));
+        warnings.extend(asked.map(|_| format!("--{name} has no effect here; see --v")));
     }
     Ok(Options {
         store,
         etcd_prefix,
         select: Select {
-            iface: raw.iface,
-            iface_regex: raw.iface_regex,
-            can_reach: raw.iface_can_reach,
-            public_ip: raw.public_ip,
-            public_ipv6: raw.public_ipv6,
+            iface: said(raw.iface),
+            iface_regex: said(raw.iface_regex),
+            can_reach: raw.iface_can_reach.and_then(|given| given.0),
+            public_ip: raw.public_ip.and_then(|given| given.0),
+            public_ipv6: raw.public_ipv6.and_then(|given| given.0),
         },
         subnet_file: raw.subnet_file,
-        renew_margin: Duration::from_secs(raw.subnet_lease_renew_margin * 60),
-        health: (raw.healthz_port > 0).then(|| SocketAddr::new(raw.healthz_ip, raw.healthz_port)),
+        renew_margin: Duration::from_secs(60 * raw.subnet_lease_renew_margin.unsigned_abs()),
+        // as upstream, no port below 1 is one
+        health: u16::try_from(raw.healthz_port)
+            .ok()
+            .filter(|port| *port > 0)
+            .map(|port| SocketAddr::new(raw.healthz_ip, port)),
         blackhole_route: raw.ip_blackhole_route,
         verbosity: raw.v,
         wireguard_key_file: crate::daemon::KEY_FILE.into(),
         environment: Environment::default(),
         warnings,
     })
+}
+
+/// Upstream takes an empty value of these for none.
+fn said(values: Vec<String>) -> Vec<String> {
+    values.into_iter().filter(|value| !value.is_empty()).collect()
 }
 
 /// A prefix as Go's `path.Join` makes keys of it: one `/` between parts and none at the end. A `/` at the beginning is part
@@ -243,15 +278,27 @@ fn add_environment(known: &clap::Command, line: &mut go::Line, env: &BTreeMap<St
         if matches!(name.as_str(), "version" | "help") || line.flags.iter().any(|f| f.name == name) {
             continue;
         }
-        let flag = go::Flag { name, value: value.clone(), boolean: false };
-        let reads = absent::boolean(&flag.name).is_some() || Raw::try_parse_from(["flanneld", &flag.to_arg()]).is_ok();
-        if reads {
+        let value = match boolean(known, &name).filter(|switch| *switch).and_then(|_| go::truth(value)) {
+            Some(truth) => truth.to_string(),
+            None => value.clone(),
+        };
+        let flag = go::Flag { name, value, boolean: false };
+        if reads(&flag) {
             line.flags.push(flag);
         } else {
-            line.warnings.push(format!("{variable}={value}: not a value for --{}; ignored", flag.name));
+            line.warnings.push(format!("{variable}={}: not a value for --{}; ignored", flag.value, flag.name));
         }
+    }
+}
+
+fn reads(flag: &go::Flag) -> bool {
+    match absent::boolean(&flag.name) {
+        Some(_) => absent::unreadable(&flag.name, &flag.value).is_none(),
+        None => Raw::try_parse_from(["flanneld", &flag.to_arg()]).is_ok(),
     }
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upstream_tests;

@@ -12,8 +12,9 @@ use super::files::Layout;
 use super::watch::Watch;
 use super::{Outcome, StoreError, View};
 use crate::backoff::Backoff;
+use crate::clock::Moment;
 
-/// The clock may be set while a timer for the next expiry runs, so no such timer is longer than this.
+/// A timer stands still while the host sleeps, and leases do not: so no timer for the next expiry is longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// Handle of an embedded store. Following it ends with the handle.
@@ -112,7 +113,7 @@ impl Follower {
         loop {
             // armed before it is read, so that nothing falls between
             watch.arm(&self.layout)?;
-            let view = blocking(&self.layout, |layout| Ok(layout.read()?)).await?;
+            let view = blocking(&self.layout, |layout| Ok(layout.read(&layout.now())?)).await?;
             let expiry = view.expires.values().flatten().min().copied();
             self.publish(View { name: self.name.clone(), ..view });
             backoff.reset();
@@ -133,7 +134,7 @@ impl Follower {
     }
 
     async fn expire(&mut self) {
-        match blocking(&self.layout, |layout| Ok(layout.expire(SystemTime::now())?)).await {
+        match blocking(&self.layout, |layout| Ok(layout.expire(&layout.now())?)).await {
             Ok(keys) => {
                 self.unexpired.reset();
                 self.retry = None;
@@ -148,8 +149,8 @@ impl Follower {
     }
 }
 
-async fn until(expiry: Option<SystemTime>, not_before: Option<Instant>) {
-    let left = expiry.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+async fn until(expiry: Option<Moment>, not_before: Option<Instant>) {
+    let left = expiry.map(|end| end.left(Moment::now()));
     tokio::time::sleep(left.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)).await;
     if let Some(instant) = not_before {
         tokio::time::sleep_until(instant).await;

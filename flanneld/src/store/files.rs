@@ -1,31 +1,32 @@
 //! The embedded store's files: `config`, `subnets/<key>` with exactly the value that etcd would hold, `ttl/<key>` with
-//! the second (Unix time) at which that lease ends.
+//! the second at which that lease ends.
 //!
 //! Every change is made under one exclusive lock, and a lease's content is complete before its name exists. So
 //! whatever a killed daemon leaves behind, a reader sees leases that are whole, and what lies in `tmp` is nobody's as
 //! soon as the lock is free.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use rustix::fs::{FlockOperation, OFlags};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::halves::is_half_of_another;
-use super::{Outcome, StoreError, View};
-use crate::files::{FileError, at, temporary};
+use super::ttl::{Now, Seen, Ttl};
+use super::{Outcome, StoreError, View, lock};
+use crate::clock::Moment;
+use crate::files::{Draft, FileError, READABLE, at, make_dirs, read_own};
 
 /// A lease is some 200 bytes and a configuration some 500; more than this is somebody else's file.
 const LARGEST: u64 = 64 * 1024;
 
 /// The directories of one store.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Layout {
     root: PathBuf,
+    boot_id: Arc<str>,
+    seen: Mutex<Seen>,
 }
 
 type Garbage = BTreeMap<String, String>;
@@ -39,7 +40,13 @@ pub(super) fn is_key(name: &str) -> bool {
 
 impl Layout {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root }
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self { root, boot_id: boot_id.trim().into(), seen: Mutex::default() }
+    }
+
+    /// All clocks, now.
+    pub(super) fn now(&self) -> Now {
+        Now { boot_id: self.boot_id.clone(), moment: Moment::now(), wall: SystemTime::now() }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -61,31 +68,18 @@ impl Layout {
     /// Makes the directories that are missing.
     pub(super) fn prepare(&self) -> Result<(), FileError> {
         for dir in [self.subnets(), self.ttls(), self.temps()] {
-            std::fs::create_dir_all(&dir).map_err(at("create", &dir))?;
+            make_dirs(&dir)?;
         }
         Ok(())
     }
 
-    fn lock(&self, how: FlockOperation) -> Result<File, FileError> {
-        let path = self.root.join("lock");
-        let file = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path) {
-            // a reader needs no more than this
-            Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => File::open(&path),
-            other => other,
-        };
-        let file = file.map_err(at("open", &path))?;
-        loop {
-            match rustix::fs::flock(&file, how) {
-                Ok(()) => return Ok(file),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(at("lock", &path)(error.into())),
-            }
-        }
+    fn lock(&self, exclusive: bool) -> Result<File, FileError> {
+        lock::take(&self.root.join("lock"), exclusive)
     }
 
     /// Everything, at one moment.
-    pub(super) fn read(&self) -> Result<View, FileError> {
-        let _lock = self.lock(FlockOperation::LockShared)?;
+    pub(super) fn read(&self, now: &Now) -> Result<View, FileError> {
+        let _lock = self.lock(false)?;
         let mut garbage = Garbage::new();
         let config = self.root.join("config");
         let config = match read_small(&config) {
@@ -98,7 +92,8 @@ impl Layout {
             Err(error) => return Err(at("read", &config)(error)),
         };
         let leases = self.read_leases(&mut garbage)?;
-        let expires = Arc::new(self.read_ttls(&leases)?);
+        let ends = self.ends(self.read_ttls(&leases)?, now);
+        let expires = Arc::new(ends.into_iter().map(|(key, end)| (key, Some(end))).collect());
         let (leases, ignored) = (Arc::new(leases), Arc::new(garbage));
         Ok(View { config, leases, expires, ignored, complete: true, ..View::default() })
     }
@@ -129,16 +124,17 @@ impl Layout {
         Ok(leases)
     }
 
-    fn read_ttls(
-        &self,
-        leases: &BTreeMap<String, Arc<[u8]>>,
-    ) -> Result<BTreeMap<String, Option<SystemTime>>, FileError> {
+    fn ends(&self, ttls: BTreeMap<String, Ttl>, now: &Now) -> BTreeMap<String, Moment> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).ends(ttls, now)
+    }
+
+    fn read_ttls(&self, leases: &BTreeMap<String, Arc<[u8]>>) -> Result<BTreeMap<String, Ttl>, FileError> {
         let mut ttls = BTreeMap::new();
         for key in leases.keys() {
             let path = self.ttls().join(key);
             match read_small(&path) {
                 // a file that does not read as a time was not written by a daemon: the lease stays
-                Ok(text) => ttls.extend(parse_expiry(&text).map(|time| (key.clone(), Some(time)))),
+                Ok(text) => ttls.extend(Ttl::parse(&text).map(|ttl| (key.clone(), ttl))),
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {}
                 Err(error) => return Err(at("read", &path)(error)),
             }
@@ -156,10 +152,7 @@ impl Layout {
         }
         // first the time of expiry: a lease that lost it would never end
         self.set_ttl(key, ttl)?;
-        let temp = temporary(&self.temps(), value)?;
-        let linked = std::fs::hard_link(&temp, &path);
-        let _ = std::fs::remove_file(&temp);
-        match linked {
+        match self.draft(&path, value)?.link() {
             Ok(()) => Ok(Outcome::Done),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Outcome::Conflict),
             Err(error) => Err(at("create", &path)(error).into()),
@@ -171,7 +164,8 @@ impl Layout {
         for entry in std::fs::read_dir(&dir).map_err(at("list", &dir))? {
             let entry = entry.map_err(at("list", &dir))?;
             let Some(theirs) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            let their_value = || std::fs::read(entry.path()).unwrap_or_default();
+            // what cannot be read is no lease
+            let their_value = || read_small(&entry.path()).unwrap_or_default();
             if is_key(&theirs) && is_half_of_another(key, value, &theirs, their_value) {
                 return Ok(true);
             }
@@ -194,8 +188,7 @@ impl Layout {
         }
         self.set_ttl(key, ttl)?;
         if old != new {
-            let temp = temporary(&self.temps(), new)?;
-            std::fs::rename(&temp, &path).map_err(at("replace", &path))?;
+            self.draft(&path, new)?.replace().map_err(at("replace", &path))?;
         }
         Ok(Outcome::Done)
     }
@@ -212,12 +205,11 @@ impl Layout {
     }
 
     /// Removes the leases whose time is over, and returns their keys.
-    pub(super) fn expire(&self, now: SystemTime) -> Result<Vec<String>, FileError> {
+    pub(super) fn expire(&self, now: &Now) -> Result<Vec<String>, FileError> {
         let _lock = self.exclusive()?;
         let leases = self.read_leases(&mut Garbage::new())?;
-        let expires = self.read_ttls(&leases)?;
-        let over: Vec<String> =
-            expires.into_iter().filter(|(_, end)| end.is_some_and(|end| end <= now)).map(|(key, _)| key).collect();
+        let ends = self.ends(self.read_ttls(&leases)?, now);
+        let over: Vec<String> = ends.into_iter().filter(|(_, end)| *end <= now.moment).map(|(key, _)| key).collect();
         for key in &over {
             self.remove(key)?;
         }
@@ -231,7 +223,7 @@ impl Layout {
     /// The lock for a change, once what a killed holder left is gone.
     fn exclusive(&self) -> Result<File, FileError> {
         self.prepare()?;
-        let lock = self.lock(FlockOperation::LockExclusive)?;
+        let lock = self.lock(true)?;
         for entry in std::fs::read_dir(self.temps()).into_iter().flatten().flatten() {
             let _ = std::fs::remove_file(entry.path());
         }
@@ -243,11 +235,16 @@ impl Layout {
         match ttl {
             None => remove_if_there(&path),
             Some(ttl) => {
-                let end = (SystemTime::now() + ttl).duration_since(UNIX_EPOCH).unwrap_or_default();
-                let temp = temporary(&self.temps(), format!("{}\n", end.as_secs()).as_bytes())?;
-                std::fs::rename(&temp, &path).map_err(at("replace", &path))
+                let text = Ttl::lasting(ttl, &self.now()).to_text();
+                self.draft(&path, text.as_bytes())?.replace().map_err(at("replace", &path))
             }
         }
+    }
+
+    /// A file that is whole and has no name yet.
+    fn draft(&self, target: &Path, content: &[u8]) -> Result<Draft, FileError> {
+        let draft = Draft::new(&self.temps(), target, READABLE)?;
+        draft.fill(content).map(|()| draft)
     }
 
     fn remove(&self, key: &str) -> Result<(), FileError> {
@@ -272,33 +269,6 @@ fn holds(path: &Path, value: &[u8]) -> Result<bool, FileError> {
     }
 }
 
-fn parse_expiry(text: &[u8]) -> Option<SystemTime> {
-    let seconds = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-}
-
-/// A regular file's content; `InvalidData` for what is none or is too large. Never follows a symbolic link and never
-/// waits for the other end of a FIFO.
-fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = match OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-            return Err(io::Error::new(ErrorKind::InvalidData, "a symbolic link, not a file"));
-        }
-        // a socket
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
-            return Err(io::Error::new(ErrorKind::InvalidData, "not a regular file"));
-        }
-        other => other?,
-    };
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidData, "not a regular file"));
-    }
-    let mut content = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > LARGEST {
-        return Err(io::Error::new(ErrorKind::InvalidData, "larger than 64 KiB"));
-    }
-    Ok(content)
+fn read_small(path: &Path) -> std::io::Result<Vec<u8>> {
+    read_own(path, LARGEST)
 }

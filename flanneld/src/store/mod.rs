@@ -6,6 +6,8 @@ mod embedded;
 pub mod etcd;
 mod files;
 mod halves;
+mod lock;
+mod ttl;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use tokio::sync::watch as level;
 pub use embedded::Embedded;
 pub use etcd::Etcd;
 
+use crate::clock::Moment;
 use crate::files::FileError;
 use crate::flags::StoreOptions;
 
@@ -32,7 +35,7 @@ pub struct View {
     pub leases: Arc<BTreeMap<String, Arc<[u8]>>>,
     /// When leases end; `None` when it is not known, as of etcd's but this host's own. A lease that is not in here is a
     /// reservation and does not end.
-    pub expires: Arc<BTreeMap<String, Option<SystemTime>>>,
+    pub expires: Arc<BTreeMap<String, Option<Moment>>>,
     /// What else lies among the leases, and why it is none: nobody's to delete.
     pub ignored: Arc<BTreeMap<String, String>>,
     /// `leases` is everything there is. While it is not, nobody may conclude that a lease is gone.

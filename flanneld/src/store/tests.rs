@@ -4,6 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::UNIX_EPOCH;
 
 use super::files::Layout;
+use super::ttl::Now;
 use super::*;
 
 const DAY: Option<Duration> = Some(Duration::from_secs(86_400));
@@ -49,7 +50,7 @@ fn of_many_creators_one_wins() {
         });
         assert_eq!(won, 1, "{key}");
     }
-    let found = layout.read().unwrap();
+    let found = layout.read(&layout.now()).unwrap();
     assert_eq!(found.leases.len(), 50);
     assert_eq!(found.expires.len(), 50);
     assert_eq!(std::fs::read_dir(dir.path().join("store/tmp")).unwrap().count(), 0);
@@ -62,8 +63,8 @@ fn the_files_are_what_etcd_would_hold() {
     let before = SystemTime::now();
     assert_eq!(layout.create("10.5.1.0-24&fd05:0:0:1::-64", &value(1), DAY).unwrap(), Outcome::Done);
     assert_eq!(std::fs::read(dir.path().join("subnets/10.5.1.0-24&fd05:0:0:1::-64")).unwrap(), value(1));
-    let end: u64 =
-        std::fs::read_to_string(dir.path().join("ttl/10.5.1.0-24&fd05:0:0:1::-64")).unwrap().trim().parse().unwrap();
+    let text = std::fs::read_to_string(dir.path().join("ttl/10.5.1.0-24&fd05:0:0:1::-64")).unwrap();
+    let end: u64 = text.lines().next().unwrap().parse().unwrap();
     let wanted = before.duration_since(UNIX_EPOCH).unwrap().as_secs() + 86_400;
     assert!((wanted..wanted + 60).contains(&end), "{end}");
     assert_eq!(config_path(Path::new("/s"), "/coreos.com/network"), Path::new("/s/coreos.com/network/config"));
@@ -92,15 +93,15 @@ fn a_write_needs_what_it_was_made_from() {
     assert_eq!(layout.renew(KEY, &value(1), &value(1), DAY).unwrap(), Outcome::Conflict, "nothing there");
     assert_eq!(layout.create(KEY, &value(1), None).unwrap(), Outcome::Done);
     assert_eq!(layout.create(KEY, &value(2), DAY).unwrap(), Outcome::Conflict);
-    assert!(layout.read().unwrap().expires.is_empty(), "a lost race left its time of expiry");
+    assert!(layout.read(&layout.now()).unwrap().expires.is_empty(), "a lost race left its time of expiry");
     assert_eq!(layout.renew(KEY, &value(2), &value(2), DAY).unwrap(), Outcome::Conflict);
     assert_eq!(layout.renew(KEY, &value(1), &value(3), None).unwrap(), Outcome::Done);
-    assert!(layout.read().unwrap().expires.is_empty(), "a reservation stays one");
+    assert!(layout.read(&layout.now()).unwrap().expires.is_empty(), "a reservation stays one");
     assert_eq!(layout.renew(KEY, &value(3), &value(3), DAY).unwrap(), Outcome::Done);
-    assert_eq!(layout.read().unwrap().expires.len(), 1);
+    assert_eq!(layout.read(&layout.now()).unwrap().expires.len(), 1);
     assert_eq!(layout.delete(KEY, &value(1)).unwrap(), Outcome::Conflict);
     assert_eq!(layout.delete(KEY, &value(3)).unwrap(), Outcome::Done);
-    let view = layout.read().unwrap();
+    let view = layout.read(&layout.now()).unwrap();
     assert!(view.leases.is_empty() && view.expires.is_empty());
     assert_eq!(std::fs::read_dir(dir.path().join("ttl")).unwrap().count(), 0);
     for bad in ["../x", "", ".", "a/b", "10.5.1.0-24\n", "UPPER"] {
@@ -182,6 +183,31 @@ fn a_renewal_is_no_news() {
 }
 
 #[test]
+fn the_time_of_day_ends_no_lease() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path().to_owned());
+    layout.create(KEY, &value(1), DAY).unwrap();
+    // as an earlier version wrote it, or a person
+    layout.create("10.5.2.0-24", &value(2), DAY).unwrap();
+    let plain = layout.now().wall.duration_since(UNIX_EPOCH).unwrap().as_secs() + 86_400;
+    std::fs::write(dir.path().join("ttl/10.5.2.0-24"), plain.to_string()).unwrap();
+    let first = layout.read(&layout.now()).unwrap();
+    let year = Duration::from_secs(365 * 86_400);
+    let set = |layout: &Layout, wall| Now { wall, ..layout.now() };
+    for wall in [layout.now().wall + year, layout.now().wall - year, UNIX_EPOCH] {
+        assert!(layout.expire(&set(&layout, wall)).unwrap().is_empty());
+        assert_eq!(layout.read(&set(&layout, wall)).unwrap().expires, first.expires);
+        // a daemon that is started now
+        let new = Layout::new(dir.path().to_owned());
+        assert!(new.expire(&set(&new, wall)).unwrap().is_empty());
+        assert_eq!(new.read(&set(&new, wall)).unwrap().expires[KEY], first.expires[KEY]);
+    }
+    let days = layout.now().moment.after(Duration::from_secs(86_402));
+    let over = layout.expire(&Now { moment: days, ..layout.now() }).unwrap();
+    assert_eq!(over, [KEY, "10.5.2.0-24"]);
+}
+
+#[test]
 fn garbage_is_ignored_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::new(dir.path().to_owned());
@@ -198,14 +224,29 @@ fn garbage_is_ignored_and_kept() {
     std::fs::write(dir.path().join("ttl/10.5.2.0-24"), "1").unwrap();
     std::fs::write(dir.path().join("ttl/10.5.1.0-24"), "soon").unwrap();
 
-    let found = layout.read().unwrap();
+    let found = layout.read(&layout.now()).unwrap();
     assert_eq!(found.leases.keys().collect::<Vec<_>>(), [KEY]);
     assert!(found.expires.is_empty(), "a time that is none ends nothing");
     assert_eq!(found.ignored.len(), 7, "{:?}", found.ignored);
-    assert!(layout.expire(SystemTime::now()).unwrap().is_empty());
+    assert!(layout.expire(&layout.now()).unwrap().is_empty());
     assert_eq!(std::fs::read_dir(&subnets).unwrap().count(), 8);
     // and a name that garbage takes is taken
     assert_eq!(layout.create("10.5.3.0-24", &value(1), DAY).unwrap(), Outcome::Conflict);
+}
+
+#[test]
+fn what_lies_where_a_half_would_is_read_within_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::new(dir.path().to_owned());
+    layout.prepare().unwrap();
+    let at = |key: &str| dir.path().join("subnets").join(key);
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, at("10.5.7.0-24&fd05:0:0:1::-64"), fifo, 0o644.into(), 0).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("10.5.7.0-24&fd05:0:0:2::-64")).unwrap();
+    std::fs::File::create(at("10.5.7.0-24&fd05:0:0:3::-64")).unwrap().set_len(1 << 40).unwrap();
+    std::fs::create_dir(at("10.5.7.0-24&fd05:0:0:4::-64")).unwrap();
+    // it ends, takes no memory, and none of them is another host's
+    assert_eq!(layout.create("10.5.7.0-24", &value(1), DAY).unwrap(), Outcome::Done);
 }
 
 #[test]
@@ -241,7 +282,7 @@ fn a_store_that_cannot_be_is_tried_again() {
         let mut view = store.view();
         let broken = until(&mut view, "the error is shown", |v| v.error.is_some()).await;
         assert!(!broken.complete);
-        assert!(broken.error.unwrap().contains("store/n/subnets: cannot create"), "{broken:?}", broken = view.borrow());
+        assert!(broken.error.unwrap().contains("/store: cannot create"), "{broken:?}", broken = view.borrow());
         let error = store.create(KEY, &value(1), DAY).await.unwrap_err().to_string();
         assert!(error.contains("cannot create"), "{error}");
         std::fs::remove_file(&path).unwrap();
@@ -274,13 +315,13 @@ fn a_killed_writer_leaves_whole_leases() {
         lines.by_ref().filter(|l| l.as_ref().unwrap().contains("wrote")).nth(20 + 7 * round).unwrap().unwrap();
         writer.kill().unwrap();
         writer.wait().unwrap();
-        let found = layout.read().unwrap();
+        let found = layout.read(&layout.now()).unwrap();
         assert!(found.ignored.is_empty(), "{:?}", found.ignored);
         for (key, content) in found.leases.iter() {
             assert_eq!(content[..], value(1), "{key}");
             assert!(found.expires.contains_key(key), "{key} would never end");
         }
-        layout.expire(UNIX_EPOCH).unwrap();
+        layout.expire(&Now { moment: Moment::default(), ..layout.now() }).unwrap();
         assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
 use super::working::KnownEnds;
+use crate::clock::Moment;
 
 /// The etcd leases of this process.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ pub(super) struct Ends {
 
 #[derive(Debug, Clone, Copy)]
 struct Held {
-    end: SystemTime,
+    end: Moment,
     /// By this process, which therefore ends it, too.
     granted: bool,
     /// Whether a key is attached to it is not known.
@@ -26,13 +26,13 @@ struct Held {
 
 impl Ends {
     /// A lease was made.
-    pub(super) fn granted(&self, id: i64, end: SystemTime) {
+    pub(super) fn granted(&self, id: i64, end: Moment) {
         self.lock().insert(id, Held { end, granted: true, doubtful: false });
         self.news.notify_one();
     }
 
     /// A lease was renewed.
-    pub(super) fn renewed(&self, id: i64, end: SystemTime) {
+    pub(super) fn renewed(&self, id: i64, end: Moment) {
         self.lock().entry(id).or_insert(Held { end, granted: false, doubtful: false }).end = end;
         self.news.notify_one();
     }

@@ -17,9 +17,13 @@ use tonic_prost::ProstCodec;
 use super::error::LinkError;
 use super::options::{Address, Options, TlsFiles};
 use super::pb;
+use crate::files::read_configured;
 
 /// All leases of a large cluster come in one answer: 10,000 are 2.5 MB. This only bounds what a broken member can do.
 const LARGEST: usize = 256 << 20;
+
+/// A bundle of all public certificate authorities is 220 KB.
+const LARGEST_PEM: u64 = 4 << 20;
 
 /// What a member may send before it is told that it was read, bytes.
 const WINDOW: u32 = 1 << 20;
@@ -187,5 +191,5 @@ fn tls(files: &TlsFiles) -> Result<ClientTlsConfig, LinkError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, LinkError> {
-    std::fs::read(path).map_err(|source| LinkError::File { path: path.to_owned(), source })
+    read_configured(path, LARGEST_PEM).map_err(|source| LinkError::File { path: path.to_owned(), source })
 }

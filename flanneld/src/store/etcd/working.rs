@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::super::View;
 use super::super::files::is_key;
 use super::keys::{Keys, LARGEST, Place};
 use super::pb::{EventType, KeyValue, RangeResponse, WatchResponse};
+use crate::clock::Moment;
 
 /// The end of each etcd lease that this process made or renewed.
-pub(super) type KnownEnds = BTreeMap<i64, SystemTime>;
+pub(super) type KnownEnds = BTreeMap<i64, Moment>;
 
 /// A copy of what is below the prefix.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(super) struct Working {
     newest: Option<(Vec<u8>, i64)>,
     config: Option<Arc<[u8]>>,
     leases: Arc<BTreeMap<String, Arc<[u8]>>>,
-    expires: Arc<BTreeMap<String, Option<SystemTime>>>,
+    expires: Arc<BTreeMap<String, Option<Moment>>>,
     ignored: Arc<BTreeMap<String, String>>,
     /// The etcd lease of each of our leases that has one.
     attached: BTreeMap<String, i64>,

@@ -81,7 +81,7 @@ fn what_is_no_lease_disturbs_nobody() {
 
 #[test]
 fn an_end_is_known_of_ones_own() {
-    let end = SystemTime::UNIX_EPOCH;
+    let end = Moment::default();
     let mut working = listed(vec![lease(NAME, "a", 7, 3), lease("10.5.2.0-24", "b", 8, 3)]);
     assert_eq!(view(&working).expires[NAME], None, "it ends, nobody has asked when");
     working.learn(&[(7, end)].into());

@@ -1,12 +1,13 @@
 //! Writes, each with the condition under which it is right. Nothing is written over what somebody else wrote.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::super::halves::is_half_of_another;
 use super::super::{Outcome, StoreError};
 use super::Etcd;
 use super::error::EtcdError;
 use super::pb::{self, Compare, CompareResult, CompareTarget, CompareWith, Request, RequestOp, Response};
+use crate::clock::Moment;
 
 impl Etcd {
     /// Writes a lease under a key that is not there, and of which no other host holds a half: two hosts that chose at once
@@ -83,20 +84,22 @@ impl Etcd {
     /// An etcd lease that lives for `ttl` from now: `id` if it can, else a new one.
     async fn live_lease(&self, id: i64, ttl: Option<Duration>) -> Result<i64, StoreError> {
         let Some(wanted) = ttl.filter(|_| id != 0) else { return self.grant(ttl).await };
+        let asked = Moment::now();
         let seconds = self.client.keep_alive(id).await?;
         if seconds < seconds_of(wanted) {
             tracing::debug!(lease = id, seconds, "the etcd lease is too short; making another");
             return self.grant(ttl).await;
         }
-        self.ends.renewed(id, end(seconds));
+        self.ends.renewed(id, end(asked, seconds));
         Ok(id)
     }
 
     /// A new etcd lease; 0, which is none, for what does not end.
     async fn grant(&self, ttl: Option<Duration>) -> Result<i64, StoreError> {
         let Some(ttl) = ttl else { return Ok(0) };
+        let asked = Moment::now();
         let granted = self.client.grant(seconds_of(ttl)).await?;
-        self.ends.granted(granted.id, end(granted.ttl));
+        self.ends.granted(granted.id, end(asked, granted.ttl));
         Ok(granted.id)
     }
 
@@ -159,6 +162,7 @@ fn seconds_of(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)
 }
 
-fn end(seconds: i64) -> SystemTime {
-    SystemTime::now() + Duration::from_secs(seconds.try_into().unwrap_or_default())
+/// etcd counts from later than it was asked.
+fn end(asked: Moment, seconds: i64) -> Moment {
+    asked.after(Duration::from_secs(seconds.try_into().unwrap_or_default()))
 }
