@@ -77,7 +77,7 @@ exit 1
 pub fn a_new_bridge_that_others_have_joined_stays() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;
-    let joins = caller.bin().join("joins");
+    let joins = caller.files.path().join("bin/joins");
     std::fs::write(&joins, JOINS)?;
     std::fs::set_permissions(&joins, std::fs::Permissions::from_mode(0o755))?;
     let conf = with(&conf(&caller), json!({ "ipam": { "type": "joins" } }));

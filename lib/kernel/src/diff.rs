@@ -10,10 +10,6 @@ mod step;
 mod wireguard;
 
 #[cfg(test)]
-mod examples;
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
 mod tests;
 
 pub use nft::NftStep;

@@ -1,5 +1,8 @@
 //! A model of the kernel that takes steps, and the properties of a diff.
 
+mod examples;
+mod properties;
+
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;

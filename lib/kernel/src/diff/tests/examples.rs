@@ -1,6 +1,6 @@
 //! Examples: what can change in place and what cannot, per kind of link; and the command of each step.
 
-use super::*;
+use crate::diff::*;
 use crate::state::{
     Address, AddressKey, Bridge, FdbKey, Ipip, Link, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route,
     RouteKey, RouteKind, TunTap, Veth, Vlan, VlanKey, Vxlan, WireguardPeerChange,

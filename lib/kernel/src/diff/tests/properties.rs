@@ -8,7 +8,7 @@ use std::fmt::Debug;
 
 use proptest::prelude::*;
 
-use super::{Conflict, Plan, Step, diff};
+use crate::diff::{Conflict, Plan, Step, diff};
 use crate::state::{LinkKind, Route, RouteKey, Scope, State, WireguardPeer};
 use crate::types::{IfName, RouteProtocol};
 use hosts::{host, scope};
