@@ -23,8 +23,9 @@ use crate::files;
 use crate::status::{self, Status};
 use crate::store;
 
-/// For what takes a daemon a fraction of a second when all is well.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+/// For what takes a daemon a fraction of a second when all is well. On a busy machine its end takes longer than anything
+/// else: the kernel waits for all who look at a watched file's marks (`inotify_release`).
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// All files of a lab: on the sandbox's own tmpfs.
 const ROOT: &str = "/run/lab";
 /// Upstream's default (flannel's `--etcd-prefix`).
