@@ -57,7 +57,13 @@ fn what_is_not_known_is_named_in_parentheses() {
     assert_eq!(told(&[skgid.clone(), cmp(&[1, 0, 0, 0]), Expr::Counter]), "(meta) != 0x01000000 counter");
     assert_eq!(told(&[header, masked, cmp(&[0])]), "(bitwise) != 0x00");
     assert_eq!(told(&[cmp(&[0]), skgid.clone()]), "(cmp) (meta)");
-    assert_eq!(told(&[skgid, quota]), "(meta) (quota)");
+    assert_eq!(told(&[skgid.clone(), quota.clone()]), "(meta) (quota)");
+    let lookup = Expr::Lookup { set: "s".into(), sreg: reg, is: Is::Eq };
+    let nat = |port| Expr::Nat { kind: NatKind::Destination, family: Family::V4, addr: None, port, flags: 0 };
+    assert_eq!(told(&[quota, lookup, nat(None)]), "(quota) (lookup) (nat)");
+    let port = Expr::Immediate { dreg: reg, data: vec![0, 80] };
+    assert_eq!(told(&[port, nat(Some(reg))]), "dnat ip to :80");
+    assert_eq!(told(&[skgid, Expr::Counter, cmp(&[0])]), "counter (meta) != 0x00");
 }
 
 #[test]

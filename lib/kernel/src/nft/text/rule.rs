@@ -9,6 +9,7 @@ use crate::types::Family;
 
 /// NF_NAT_RANGE_* (linux/netfilter/nf_nat.h) by nft's names.
 const NAT_FLAGS: [(u32, &str); 3] = [(1 << 2, "random"), (1 << 3, "persistent"), (1 << 4, "fully-random")];
+
 /// What the expressions before have put into registers.
 enum Loaded<'a> {
     Field(Field),
@@ -44,8 +45,15 @@ fn statement<'a>(family: NftFamily, expr: &'a Expr, loaded: &mut Vec<Loaded<'a>>
         loaded.push(load);
         return None;
     }
+    match expr {
+        Expr::Verdict(to) => return Some(verdict(to)),
+        Expr::Counter => return Some("counter".into()),
+        Expr::Masquerade { flags } => return Some(format!("masquerade{}", nat_flags(*flags))),
+        _ => {}
+    }
     let from = std::mem::take(loaded);
     Some(match expr {
+        _ if from.is_empty() => unknown(&from, expr),
         Expr::Cmp { is, data, .. } => match &from[..] {
             [one] => compare(one, *is, data),
             _ => unknown(&from, expr),
@@ -53,7 +61,6 @@ fn statement<'a>(family: NftFamily, expr: &'a Expr, loaded: &mut Vec<Loaded<'a>>
         Expr::Lookup { set, is, .. } => format!("{} {}@{set}", concat(&from), if *is == Is::Not { "!= " } else { "" }),
         Expr::LookupVerdict { set, .. } => format!("{} vmap @{set}", concat(&from)),
         Expr::MetaSet { key: MetaKey::MARK, .. } => format!("meta mark set {}", new_mark(&from)),
-        Expr::Masquerade { flags } => format!("masquerade{}", nat_flags(*flags)),
         Expr::Nat { kind, family: of, flags, .. } => {
             let kind = if *kind == NatKind::Source { "snat" } else { "dnat" };
             let of = match (family, of) {
@@ -63,8 +70,6 @@ fn statement<'a>(family: NftFamily, expr: &'a Expr, loaded: &mut Vec<Loaded<'a>>
             };
             format!("{kind}{of} to {}{}", target(&from), nat_flags(*flags))
         }
-        Expr::Verdict(to) => verdict(to),
-        Expr::Counter => "counter".into(),
         _ => unknown(&from, expr),
     })
 }
@@ -165,6 +170,7 @@ fn target(from: &[Loaded<'_>]) -> String {
     let ip = |data: &[u8]| address(if data.len() == 4 { Family::V4 } else { Family::V6 }, data);
     let port = |data: &[u8]| data.try_into().map_or(0, u16::from_be_bytes);
     match from {
+        [Loaded::Constant(to)] if to.len() == 2 => format!(":{}", port(to)),
         [Loaded::Constant(addr)] => ip(addr),
         [Loaded::Constant(addr), Loaded::Constant(to)] if addr.len() == 4 => format!("{}:{}", ip(addr), port(to)),
         [Loaded::Constant(addr), Loaded::Constant(to)] => format!("[{}]:{}", ip(addr), port(to)),
