@@ -7,11 +7,17 @@ use tests::harness::{self, Environment, Test};
 mod cluster;
 mod links;
 
+#[path = "../t1/births.rs"]
+#[expect(dead_code, reason = "t1 runs the other tests")]
+mod births;
 #[path = "../t1/bridge.rs"]
 #[expect(dead_code, reason = "t1 runs the other tests")]
 mod bridge;
 #[path = "../t1/call.rs"]
 mod call;
+#[path = "../t1/commands.rs"]
+#[expect(dead_code, reason = "t1 runs the other tests")]
+mod commands;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -23,6 +29,12 @@ macro_rules! test {
 static TESTS: &[Test] = &[
     test!(links::vlans_of_a_bridge_work),
     test!(links::an_ipip_device_is_made_and_moved),
+    test!(links::every_kind_is_born_in_the_pod),
+    test!(links::a_taken_name_is_refused),
+    test!(births::what_was_born_elsewhere_is_changed_in_place),
+    test!(births::a_tap_is_opened_in_the_pod),
+    test!(links::a_dummy_moves_in_and_back),
+    test!(links::printed_commands_do_the_same),
     test!(links::what_a_wireguard_device_holds_is_read_back),
     test!(links::a_thousand_peers_come_and_go),
     test!(cluster::ipip),

@@ -139,7 +139,7 @@ fn kind_change(want: &Link, have: &Link) -> Option<LinkKind> {
 /// What a new link does not have yet.
 fn finish(want: &Link) -> LinkChange {
     let moved = matches!(want.birth, Birth::Moved(_));
-    if !moved && want.kind.as_kind().made() == Made::ByMessage {
+    if !moved && want.kind.as_kind().made() == Made::Message {
         return after_birth(want);
     }
     // an ioctl takes the name alone; a link that was moved here is as it was there, but for name and alias

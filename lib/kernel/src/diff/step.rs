@@ -9,6 +9,7 @@ use crate::state::{
     Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind, Secret,
     Vlan, VlanKey, WireguardPeerChange,
 };
+use crate::sysctl;
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
 
 /// A change to the kernel.
@@ -130,7 +131,7 @@ impl fmt::Display for Step {
                 write!(f, "bridge vlan add dev {} vid {}{pvid}{untagged}", key.dev, key.id)
             }
             Self::DeleteVlan(key) => write!(f, "bridge vlan del dev {} vid {}", key.dev, key.id),
-            Self::WriteSysctl(path, value) => write!(f, "sysctl -w {}={value}", path.replace('/', ".")),
+            Self::WriteSysctl(path, value) => write!(f, "sysctl -w {}={value}", sysctl::parameter(path)),
             Self::SetWireguard(name, key, port) => {
                 write!(f, "wg set {name}{}", key.map_or("", |_| " private-key (secret)"))?;
                 port.map_or(Ok(()), |port| write!(f, " listen-port {port}"))

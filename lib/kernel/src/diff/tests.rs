@@ -219,7 +219,7 @@ fn neighbour_comes_before_fdb_before_route() {
         text,
         [
             "ip link add flannel.1 type vxlan id 1 dstport 8472 nolearning udpcsum",
-            "sysctl -w net.ipv6.conf.flannel.1.accept_ra=0",
+            "sysctl -w net/ipv6/conf/flannel.1/accept_ra=0",
             "ip addr add 10.5.1.0/32 dev flannel.1",
             "ip link set flannel.1 up",
             "ip neigh replace 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1 nud permanent",

@@ -66,11 +66,11 @@ pub enum LinkKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {
     /// RTM_NEWLINK, with all that the link is to have but its alias.
-    ByMessage,
+    Message,
     /// An ioctl that takes the name and the kind's own fields alone.
-    ByIoctl,
+    Ioctl,
     /// The kernel makes it by itself.
-    ByKernel,
+    Kernel,
 }
 
 /// Whether a link is being made or lives.
@@ -88,7 +88,7 @@ pub(crate) trait Kind {
     fn word(&self) -> &str;
 
     fn made(&self) -> Made {
-        Made::ByMessage
+        Made::Message
     }
 
     /// The module whose absence the kernel reports as an unknown type, if loading it helps.

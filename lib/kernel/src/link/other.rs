@@ -11,7 +11,7 @@ impl Kind for Loopback {
     }
 
     fn made(&self) -> Made {
-        Made::ByKernel
+        Made::Kernel
     }
 }
 
@@ -22,6 +22,6 @@ impl Kind for String {
     }
 
     fn made(&self) -> Made {
-        if self.is_empty() { Made::ByKernel } else { Made::ByMessage }
+        if self.is_empty() { Made::Kernel } else { Made::Message }
     }
 }

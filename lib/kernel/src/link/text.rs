@@ -58,7 +58,7 @@ impl fmt::Display for Creation<'_> {
         let kind = self.link.kind.as_kind();
         match &self.link.birth {
             Birth::Moved(from) => self.move_in(from, f),
-            _ if kind.made() == Made::ByIoctl => {
+            _ if kind.made() == Made::Ioctl => {
                 write!(f, "ip tuntap add dev {}", self.name)?;
                 kind.parameters(f, Phase::Creation)
             }

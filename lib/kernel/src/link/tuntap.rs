@@ -47,7 +47,7 @@ impl Kind for TunTap {
     }
 
     fn made(&self) -> Made {
-        Made::ByIoctl
+        Made::Ioctl
     }
 
     fn is_tunnel(&self) -> bool {

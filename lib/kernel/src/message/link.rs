@@ -100,7 +100,7 @@ pub(crate) fn create_in(
 
 fn creation(name: &IfName, link: &Link, names: &dyn Names, below: &dyn Names) -> Option<LinkMessage> {
     let kind = link.kind.as_kind();
-    if kind.made() != Made::ByMessage {
+    if kind.made() != Made::Message {
         return None;
     }
     let lower = match kind.lower() {

@@ -49,7 +49,7 @@ impl Link {
 
     /// One message of this namespace's socket makes it.
     pub(crate) fn is_born_by_own_message(&self) -> bool {
-        self.birth == Birth::Here && self.kind.as_kind().made() != Made::ByIoctl
+        self.birth == Birth::Here && self.kind.as_kind().made() != Made::Ioctl
     }
 
     /// The alias that a link moved here gets: where nothing else is wanted, its name before, as upstream's host-device

@@ -107,7 +107,7 @@ fn vxlan_is_what_flanneld_makes_with_marks_of_its_own() {
             "ip link add flannel.1 mtu 1450 address 0e:cf:b2:bb:8b:98 arp on multicast on type vxlan id 1 dev eth0 \
              local 192.0.2.1 dstport 8472 nolearning udpcsum",
             "ip link set flannel.1 alias \"flannel-cni/net\"",
-            "sysctl -w net.ipv6.conf.flannel.1.accept_ra=0",
+            "sysctl -w net/ipv6/conf/flannel.1/accept_ra=0",
             "ip addr add 10.244.1.0/32 dev flannel.1",
             "ip link set flannel.1 up",
             "ip neigh replace 10.244.2.0 lladdr 0e:98:cd:a6:c7:f8 dev flannel.1 nud permanent",
