@@ -4,14 +4,14 @@ use std::process::Command;
 
 use flanneld::lab::netns::Room;
 use kernel::Kernel;
-use kernel::diff::{Step, diff};
+use kernel::diff::{LinkChange, Step, diff};
 use kernel::state::{
     Birth, Bridge, Link, LinkKind, Macvlan, MacvlanMode, Scope, State, TunTap, Veth, VethPeer, Vxlan, VxlanDf, VxlanTtl,
 };
-use kernel::types::{Mac, Mtu, Vni};
+use kernel::types::{IfName, Mac, Mtu, Vni};
 use tests::harness::Outcome;
 
-use crate::births::name;
+use crate::births::{make_pair, name};
 
 /// What became of `wanted`, one after the other, in a namespace with `eth0`: by steps, and by the commands that they
 /// print.
@@ -24,9 +24,11 @@ impl Twins {
     fn new(suffix: &str) -> Result<Self, Box<dyn std::error::Error>> {
         let rooms = [Room::create(&format!("steps{suffix}"))?, Room::create(&format!("commands{suffix}"))?];
         for room in &rooms {
-            let peer = VethPeer { name: name("wire"), mac: None, mtu: None, netns: None };
-            let eth0 = Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) }));
-            room.kernel()?.apply(&[Step::CreateLink(name("eth0"), eth0)]).ok()?;
+            let mut kernel = room.kernel()?;
+            make_pair(&mut kernel, "eth0", "wire");
+            // an ipvlan has it, too
+            let mac = LinkChange { mac: Some(Mac([2, 0, 0, 0, 7, 9])), ..LinkChange::default() };
+            kernel.apply(&[Step::ChangeLink(name("eth0"), mac)]).ok()?;
         }
         let [by_steps, by_commands] = rooms;
         Ok(Self { by_steps, by_commands })
@@ -34,8 +36,10 @@ impl Twins {
 
     fn become_alike(&self, wanted: &Link) -> Outcome {
         let mut state = State::default();
-        state.links.insert(name("subject"), wanted.clone());
-        let scope = Scope { links: vec![name("subject")], read_links: vec![name("peer")], ..Scope::default() };
+        state.links.insert(subject(), wanted.clone());
+        state.conf("ipv6", &subject(), "accept_ra", "0");
+        let links = Scope { links: vec![subject()], read_links: vec![name("peer")], ..Scope::default() };
+        let scope = Scope { sysctls: state.sysctls.keys().cloned().collect(), ..links };
         let mut kernel = self.by_steps.kernel()?;
         let plan = diff(&state, &kernel.observe(&scope)?, &scope);
         kernel.apply(&plan.steps).ok()?;
@@ -46,9 +50,14 @@ impl Twins {
         let (one, other) = (made(&self.by_steps)?, made(&self.by_commands)?);
         let text: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
         assert!(!one.links.is_empty(), "{text:#?}");
-        assert_eq!(other.links, one.links, "{text:#?}");
+        assert_eq!((other.links, other.sysctls), (one.links, one.sysctls), "{text:#?}");
         Ok(())
     }
+}
+
+/// A name with a dot, as a flannel device has.
+fn subject() -> IfName {
+    name("subject.1")
 }
 
 /// `$NETNS` is the namespace that a link goes to.

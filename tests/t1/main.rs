@@ -74,9 +74,9 @@ static TESTS: &[Test] = &[
     test!(births::a_tap_is_opened_in_the_pod, Need::Tun),
     test!(births::a_veth_moves_in_and_back),
     test!(births::a_veth_that_cannot_move_stays),
-    test!(commands::printed_commands_do_the_same, Need::Program("ip")),
-    test!(commands::a_printed_tuntap_command_does_the_same, Need::Program("ip"), Need::Tun),
-    test!(commands::a_birth_elsewhere_prints_what_does_the_same, Need::Program("ip")),
+    test!(commands::printed_commands_do_the_same, Need::Program("ip"), Need::Program("sysctl")),
+    test!(commands::a_printed_tuntap_command_does_the_same, Need::Program("ip"), Need::Program("sysctl"), Need::Tun),
+    test!(commands::a_birth_elsewhere_prints_what_does_the_same, Need::Program("ip"), Need::Program("sysctl")),
     test!(kernel::a_refusal_is_in_the_kernels_words),
     test!(kernel::a_page_of_refusals_overruns_nothing),
     test!(kernel::a_refused_dump_is_not_an_empty_one),
@@ -207,7 +207,8 @@ static TESTS: &[Test] = &[
         loopback::a_foreign_address_on_lo_is_an_error,
         Need::Program("unshare"),
         Need::Program("mount"),
-        Need::Program("ip")
+        Need::Program("ip"),
+        Need::Program("sysctl")
     ),
     test!(loopback::the_hosts_own_lo_is_not_taken_down, Need::Program("unshare"), Need::Program("mount")),
     test!(rules::masquerade_is_what_the_reference_plugins_write, Need::Program("nft")),

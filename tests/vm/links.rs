@@ -3,10 +3,15 @@
 use std::collections::BTreeMap;
 
 use kernel::diff::{Step, diff};
-use kernel::state::{Bridge, Ipip, Link, LinkKind, PublicKey, Scope, Secret, State, WireguardDevice, WireguardPeer};
-use kernel::types::{IfName, Mtu};
+use kernel::state::{
+    Bridge, Ipip, Ipvlan, IpvlanIsolation, IpvlanMode, Link, LinkKind, Macvlan, MacvlanMode, PublicKey, Scope, Secret,
+    State, VlanDevice, VlanProtocol, WireguardDevice, WireguardPeer,
+};
+use kernel::types::{IfName, Mtu, VlanId};
 use kernel::{Kernel, KernelError};
 use tests::harness::Outcome;
+
+use crate::births;
 
 /// Makes it so, and sees that nothing is left to do.
 fn establish(kernel: &mut Kernel, desired: &State, scope: &Scope) -> Result<usize, KernelError> {
@@ -42,6 +47,45 @@ pub fn an_ipip_device_is_made_and_moved() -> Outcome {
     assert_eq!(with("192.0.2.2")?, (1, index), "the same device moves");
     assert_eq!(with("192.0.2.2")?, (0, index));
     Ok(())
+}
+
+/// macvlan, vlan, dummy and the modes of ipvlan, on a kernel that looks for their names in the host's namespace.
+fn kinds() -> Result<Vec<LinkKind>, Box<dyn std::error::Error>> {
+    let eth0 = || IfName::new("eth0");
+    let ipvlan = |mode, isolation| -> Result<_, Box<dyn std::error::Error>> {
+        Ok(LinkKind::Ipvlan(Ipvlan { isolation, ..Ipvlan::on(eth0()?, mode) }))
+    };
+    Ok(vec![
+        LinkKind::Macvlan(Macvlan::on(eth0()?, MacvlanMode::Bridge)),
+        LinkKind::Macvlan(Macvlan::on(eth0()?, MacvlanMode::Source)),
+        LinkKind::Vlan(VlanDevice::on(eth0()?, VlanId::new(100)?)),
+        LinkKind::Vlan(VlanDevice { lower: Some(eth0()?), id: None, protocol: VlanProtocol::Dot1ad }),
+        LinkKind::Dummy,
+        ipvlan(IpvlanMode::L2, IpvlanIsolation::Bridge)?,
+        ipvlan(IpvlanMode::L3, IpvlanIsolation::Private)?,
+        ipvlan(IpvlanMode::L3s, IpvlanIsolation::Vepa)?,
+    ])
+}
+
+pub fn every_kind_is_born_in_the_pod() -> Outcome {
+    kinds()?.iter().try_for_each(births::is_born_in_the_pod)
+}
+
+pub fn a_taken_name_is_refused() -> Outcome {
+    kinds()?.iter().try_for_each(births::a_taken_name_is_refused)
+}
+
+pub fn a_dummy_moves_in_and_back() -> Outcome {
+    births::a_device_moves_in_and_back(&LinkKind::Dummy)?;
+    births::a_device_that_cannot_move_stays(&LinkKind::Dummy)
+}
+
+pub fn printed_commands_do_the_same() -> Outcome {
+    let ipip = Ipip { local: Some("192.0.2.1".parse()?), ..Ipip::default() };
+    let strict = Ipip { ttl: 9, pmtudisc: true, ..ipip };
+    let mut series: Vec<Vec<LinkKind>> = kinds()?.into_iter().map(|kind| vec![kind]).collect();
+    series.extend([[ipip, strict, ipip].map(LinkKind::Ipip).to_vec(), vec![LinkKind::Wireguard]]);
+    crate::commands::do_the_same(&series)
 }
 
 fn wireguard(peers: BTreeMap<PublicKey, WireguardPeer>) -> (State, Scope) {

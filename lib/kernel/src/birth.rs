@@ -83,7 +83,8 @@ impl Kernel {
                 Err(next) => error = next,
             }
         }
-        Err(error)
+        let text = Some("every index that was tried is taken in one of the namespaces".to_owned());
+        Err(KernelError { text, ..error })
     }
 
     fn create_from(

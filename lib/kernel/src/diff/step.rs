@@ -11,6 +11,7 @@ use crate::state::{
     Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind, Secret,
     Vlan, VlanKey, WireguardPeerChange,
 };
+use crate::sysctl;
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
 
 /// A change to the kernel.
@@ -139,7 +140,7 @@ impl fmt::Display for Step {
             }
             Self::DeleteVlan(key) => write!(f, "bridge vlan del dev {} vid {}", key.dev, key.id),
             Self::Nft(table, step) => step.write(f, table),
-            Self::WriteSysctl(path, value) => write!(f, "sysctl -w {path}={value}"),
+            Self::WriteSysctl(path, value) => write!(f, "sysctl -w {}={value}", sysctl::parameter(path)),
             Self::SetWireguard(name, key, port) => {
                 write!(f, "wg set {name}{}", key.map_or("", |_| " private-key (secret)"))?;
                 port.map_or(Ok(()), |port| write!(f, " listen-port {port}"))

@@ -208,7 +208,7 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
             Step::WriteSysctl("net/ipv4/ip_forward".into(), "1".into()),
             "sysctl",
             false,
-            "sysctl -w net/ipv4/ip_forward=1",
+            "sysctl -w net.ipv4.ip_forward=1",
         ),
         (Step::SetWireguard(dev(), None, Some(51820)), "wireguard", false, "wg set dev listen-port 51820"),
         (
