@@ -15,6 +15,7 @@ mod host_local;
 mod input;
 mod kernel;
 mod loopback;
+mod news;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -52,6 +53,9 @@ static TESTS: &[Test] = &[
     test!(kernel::a_refused_dump_is_not_an_empty_one),
     test!(kernel::a_deleted_link_is_gone_when_the_call_returns),
     test!(kernel::a_link_made_again_is_found_under_its_new_index),
+    test!(news::every_change_is_announced_as_what_it_is, Need::Program("ip")),
+    test!(news::a_bridge_port_is_announced_with_its_flags, Need::Program("ip")),
+    test!(news::forwarding_is_announced_as_a_sysctl, Need::Program("ip"), Need::Program("sysctl")),
     alike!(bridge::a_pod_lives_and_goes, ours),
     alike!(bridge::a_pod_lives_and_goes, reference),
     alike!(bridge::every_version_is_spoken, ours),

@@ -22,6 +22,7 @@ macro_rules! test {
 
 static TESTS: &[Test] = &[
     test!(links::vlans_of_a_bridge_work),
+    test!(links::vlans_of_a_port_are_announced),
     test!(links::an_ipip_device_is_made_and_moved),
     test!(links::what_a_wireguard_device_holds_is_read_back),
     test!(links::a_thousand_peers_come_and_go),

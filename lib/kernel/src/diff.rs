@@ -9,7 +9,7 @@ mod step;
 mod wireguard;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use objects::satisfies;
 pub use step::{LinkChange, Step};

@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod message;
 pub mod netlink;
 pub mod netns;
+pub mod news;
 pub mod nft;
 pub mod observe;
 pub mod removal;
