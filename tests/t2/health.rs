@@ -16,7 +16,7 @@ use tests::harness;
 use crate::etcd_server::{Lab, Start};
 use crate::{Failure, Outcome};
 
-const PORT: u16 = 8471;
+pub(crate) const PORT: u16 = 8471;
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
 const PEER: &str = r#"{"PublicIP":"192.168.1.50","PublicIPv6":null,"BackendType":"host-gw"}"#;
 
@@ -41,7 +41,7 @@ fn start(lab: &Lab) -> Result<Daemon, Failure> {
 }
 
 /// The answer's status and body.
-fn get(world: &World, path: &str) -> Result<(u16, String), Failure> {
+pub(crate) fn get(world: &World, path: &str) -> Result<(u16, String), Failure> {
     let at = SocketAddr::from(([127, 0, 0, 1], PORT));
     let mut text = String::new();
     world.host(1)?.enter(|| -> std::io::Result<()> {

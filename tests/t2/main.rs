@@ -15,6 +15,7 @@ mod etcd_server;
 mod etcd_store;
 mod etcd_trust;
 mod etcd_writes;
+mod events;
 mod heal;
 mod health;
 mod live;
@@ -36,6 +37,8 @@ macro_rules! test {
 /// Debian's etcd-server and etcd-client.
 const ETCD: Need = Need::Program("etcd");
 const ETCDCTL: Need = Need::Program("etcdctl");
+/// Debian's iproute2, with `bridge`.
+const IP: Need = Need::Program("ip");
 
 static TESTS: &[Test] = &[
     test!(underlay::every_host_reaches_every_host),
@@ -58,6 +61,9 @@ static TESTS: &[Test] = &[
     test!(heal::ipv4),
     test!(heal::dual_stack),
     test!(heal::host_gw),
+    test!(events::a_forwarding_entry_or_neighbour_that_differs_is_undone, IP),
+    test!(events::a_link_address_or_route_that_differs_is_undone, IP),
+    test!(events::the_routes_of_a_bgp_daemon_cost_no_pass, IP),
     test!(tunnels::extension_routes_by_commands, Need::Program("ip")),
     test!(tunnels::a_command_that_fails_is_shown_and_told_again, Need::Program("ip")),
     test!(tunnels::wireguard_works_or_names_its_module),
