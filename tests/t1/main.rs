@@ -23,6 +23,7 @@ mod kernel;
 mod lease_keys;
 mod loopback;
 mod netns;
+mod news;
 mod record;
 mod router;
 mod rules;
@@ -85,6 +86,9 @@ static TESTS: &[Test] = &[
     test!(conntrack::a_published_port_is_for_those_too_who_sent_before),
     test!(conntrack::hundreds_of_entries_are_deleted_at_once),
     test!(conntrack::entries_of_a_zone_and_without_ports_are_deleted, Need::Program("nft")),
+    test!(news::every_change_is_announced_as_what_it_is, Need::Program("ip")),
+    test!(news::a_bridge_port_is_announced_with_its_flags, Need::Program("ip")),
+    test!(news::forwarding_is_announced_as_a_sysctl, Need::Program("ip"), Need::Program("sysctl")),
     alike!(bridge::a_pod_lives_and_goes, ours),
     alike!(bridge::a_pod_lives_and_goes, reference),
     alike!(bridge::every_version_is_spoken, ours),

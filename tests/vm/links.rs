@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use kernel::diff::{Step, diff};
+use kernel::diff::{LinkChange, Step, diff};
+use kernel::news::{Ear, News, Reader};
 use kernel::state::{
     Bridge, Ipip, Ipvlan, IpvlanIsolation, IpvlanMode, Link, LinkKind, Macvlan, MacvlanMode, PublicKey, Scope, Secret,
-    State, VlanDevice, VlanProtocol, WireguardDevice, WireguardPeer,
+    State, VethPeer, Vlan, VlanDevice, VlanKey, VlanProtocol, WireguardDevice, WireguardPeer,
 };
 use kernel::types::{IfName, Mtu, VlanId};
 use kernel::{Kernel, KernelError};
@@ -28,6 +29,50 @@ pub fn vlans_of_a_bridge_work() -> Outcome {
     let filtering = Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true }));
     Kernel::open()?.apply(&[Step::CreateLink(probe.clone(), filtering), Step::DeleteLink(probe)]).ok()?;
     crate::bridge::vlans_work_or_are_refused_cleanly()
+}
+
+/// A port's VLANs are announced together, neighbouring ones as a range.
+pub fn vlans_of_a_port_are_announced() -> Outcome {
+    let (bridge, port) = (IfName::new("vlans")?, IfName::new("port")?);
+    let peer = VethPeer { name: IfName::new("peer")?, mac: None, mtu: None, netns: None };
+    let mut ear = Ear::open()?;
+    let mut kernel = Kernel::open()?;
+    let id = |id| VlanKey { dev: port.clone(), id };
+    let mut steps = vec![
+        Step::CreateLink(bridge.clone(), Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: true }))),
+        Step::CreateLink(port.clone(), Link::up(LinkKind::Veth(kernel::state::Veth { peer: Some(Box::new(peer)) }))),
+        Step::ChangeLink(port.clone(), LinkChange { master: Some(Some(bridge.clone())), ..LinkChange::default() }),
+    ];
+    for number in [1, 100, 101, 102] {
+        steps.push(Step::AddVlan(id(VlanId::new(number)?), Vlan { pvid: number == 1, untagged: number == 1 }));
+    }
+    steps.extend([Step::DeleteLink(port.clone()), Step::DeleteLink(bridge)]);
+    kernel.apply(&steps).ok()?;
+    let told = vlans_told(&mut ear, &port)?;
+    let plain = Vlan::default();
+    let native = Vlan { pvid: true, untagged: true };
+    let all: Vec<(VlanId, Vlan)> = [(1, native), (100, plain), (101, plain), (102, plain)]
+        .into_iter()
+        .map(|(number, vlan)| Ok((VlanId::new(number)?, vlan)))
+        .collect::<Result<_, kernel::types::InvalidValue>>()?;
+    assert!(told.iter().any(|vlans| vlans.clone().into_iter().eq(all.clone())), "{told:#?}");
+    assert!(told.last().is_some_and(BTreeMap::is_empty), "the port leaves its bridge: {told:#?}");
+    Ok(())
+}
+
+/// All that is told of the port's VLANs until its link is gone.
+fn vlans_told(ear: &mut Ear, port: &IfName) -> Result<Vec<BTreeMap<VlanId, Vlan>>, Box<dyn std::error::Error>> {
+    let (mut reader, mut told) = (Reader::default(), Vec::new());
+    loop {
+        for news in ear.hear()?.into_iter().flat_map(|announcement| reader.read(announcement)) {
+            match news {
+                News::Link(name, None) if name == *port => return Ok(told),
+                News::Unreadable(why) => return Err(why.into()),
+                News::Vlans(name, vlans) if name == *port => told.push(vlans),
+                _ => {}
+            }
+        }
+    }
 }
 
 pub fn an_ipip_device_is_made_and_moved() -> Outcome {

@@ -40,6 +40,7 @@ static TESTS: &[Test] = &[
     test!(vlans::a_failed_add_leaves_the_gateway_link_to_others),
     test!(vlan::a_half_made_gateway_is_finished),
     test!(vlan::a_gateway_link_of_somebody_else_takes_no_router),
+    test!(links::vlans_of_a_port_are_announced),
     test!(links::an_ipip_device_is_made_and_moved),
     test!(links::every_kind_is_born_in_the_pod),
     test!(links::a_taken_name_is_refused),

@@ -156,11 +156,6 @@ fn only_devices_with_our_mark_are_known() {
     assert_eq!(make::known_devices(&survey), [IfName::new("flannel.1").unwrap()]);
     let left = make::vxlan_left(&survey).unwrap();
     assert_eq!((left.vni.get(), left.port, left.gbp), (1, None, true));
-    let devices = make::known_devices(&survey);
-    let interest = make::interest(&vxlan_conf(), &devices, Some(&underlay()), &survey, Arc::default());
-    assert_eq!(interest.ours, [IfIndex(7)].into());
-    assert_eq!(interest.underlay, Some(IfIndex(2)));
-    assert_eq!(interest.names.len(), 2);
 }
 
 #[test]

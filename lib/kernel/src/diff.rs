@@ -10,7 +10,7 @@ mod step;
 mod wireguard;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use nft::NftStep;
 pub use objects::satisfies;

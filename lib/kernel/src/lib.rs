@@ -18,6 +18,7 @@ pub mod link;
 pub mod message;
 pub mod netlink;
 pub mod netns;
+pub mod news;
 pub mod nft;
 pub mod observe;
 pub mod removal;

@@ -15,12 +15,12 @@ use crate::state::{
 };
 use crate::types::{Mac, Mtu, RouteProtocol, TableId, Vni};
 
-fn name(text: &str) -> IfName {
+pub(crate) fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
 }
 
 /// What the kernel does with a step.
-fn take(state: &mut State, step: &Step) {
+pub(crate) fn take(state: &mut State, step: &Step) {
     match step.clone() {
         Step::CreateLink(name, link) => {
             assert!(state.links.insert(name, Link { up: false, alias: None, promisc: None, ..link }).is_none());
@@ -105,7 +105,7 @@ prop_compose! {
 }
 
 /// A host: some of our devices, peers on them, routes by them and, always, things that are not ours.
-fn state(foreign: bool) -> impl Strategy<Value = State> {
+pub(crate) fn state(foreign: bool) -> impl Strategy<Value = State> {
     let devices = prop::collection::btree_map(prop::sample::select(&DEVICES[..]).prop_map(name), link(), 0..3);
     let peers = prop::collection::vec((0..2usize, 0..6u8, 0..4u8, any::<bool>()), 0..8);
     (devices, peers).prop_map(move |(links, peers)| {
@@ -136,7 +136,7 @@ fn state(foreign: bool) -> impl Strategy<Value = State> {
     })
 }
 
-fn scope() -> Scope {
+pub(crate) fn scope() -> Scope {
     let devices: Vec<_> = DEVICES.iter().map(|d| name(d)).collect();
     Scope {
         links: devices.clone(),

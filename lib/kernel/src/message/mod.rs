@@ -8,6 +8,7 @@ pub mod route;
 mod socket;
 pub mod vlan;
 
+pub(crate) use read::object;
 pub use read::read_datagram;
 pub use socket::{Answer, Request, Socket, What};
 

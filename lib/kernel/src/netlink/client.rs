@@ -13,9 +13,9 @@ use rustix::net::{RecvFlags, SendFlags, sockopt};
 use super::error::{Errno, KernelError};
 use super::wire::{HEADER, Incoming, align, stamp};
 
-/// The kernel fills a dump's datagrams up to the larger of 32 KiB and what the reader has offered before
-/// (`netlink_dump`, net/netlink/af_netlink.c).
-const DATAGRAM: usize = 32 * 1024;
+/// The kernel fills a dump's datagrams up to 32 KiB; a bridge port with all VLANs is announced in as much
+/// (`netlink_dump`, net/netlink/af_netlink.c). What is not used is not touched.
+const DATAGRAM: usize = 64 * 1024;
 /// Each refusal takes about 1 KiB of a receive buffer that is 212,992 bytes by default.
 const REFUSALS_THAT_FIT: usize = 100;
 /// Room for the refusals of a large transaction.
@@ -190,6 +190,12 @@ impl Client {
         let Some(length) = self.receive(flags)? else { return Ok(false) };
         Incoming::all(&self.buffer[..length]).for_each(|message| see(&message));
         Ok(true)
+    }
+
+    /// Waits for a datagram of announcements, or does not with DONTWAIT. ENOBUFS: some were lost.
+    pub(crate) fn datagram(&mut self, flags: RecvFlags) -> Result<Option<&[u8]>, Errno> {
+        let length = self.receive(flags)?;
+        Ok(length.and_then(|length| self.buffer.get(..length)))
     }
 
     /// A request that may be refused `refusals` times at once needs room for the answers.
