@@ -1,159 +1,75 @@
-//! Notice that something of ours changed in the kernel. Only that: what it was is read again by whoever is woken.
+//! Notice that the kernel contradicts what is desired, or that what planning depends on has changed. Only that: what it
+//! is now is read again by whoever is woken.
 
-use std::collections::{BTreeMap, BTreeSet};
+pub mod facts;
+
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{Stream, StreamExt};
-use ipnetwork::IpNetwork;
-use kernel::message::Names;
-use kernel::message::neighbour::{self, GoneNeighbour, SeenNeighbour};
-use kernel::message::route;
-use kernel::state::State;
-use kernel::types::{IfIndex, IfName, RouteProtocol, TableId};
+use kernel::message::link::SeenLink;
+use kernel::news::{Announcement, News, Reader, contradicts, listen};
+use kernel::state::{Scope, State};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage as Message;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_packet_route::neighbour::{NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
-use rtnetlink::MulticastGroup;
+use rtnetlink::proto::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::proto::sys::{AsyncSocket, SocketAddr, TokioSocket};
+use rtnetlink::proto::{Connection, ConnectionHandle, new_connection_with_socket};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use self::facts::Facts;
 use crate::backoff::Backoff;
 
-const GROUPS: &[MulticastGroup] = &[
-    MulticastGroup::Link,
-    MulticastGroup::Neigh,
-    MulticastGroup::Ipv4Ifaddr,
-    MulticastGroup::Ipv6Ifaddr,
-    MulticastGroup::Ipv4Route,
-    MulticastGroup::Ipv6Route,
-];
-
-/// What of the kernel's news concerns us. Pods come and go on other links than these, and wake nobody.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What the kernel's news is held against.
+#[derive(Debug, Default)]
 pub struct Interest {
-    /// Our links and the underlay, by name: they may come and go.
-    pub names: BTreeSet<IfName>,
-    /// Our links.
-    pub ours: BTreeSet<IfIndex>,
-    /// The underlay; `None` while none can be found, and every link, address and route may be it.
-    pub underlay: Option<IfIndex>,
-    /// The networks that peers' subnets are in.
-    pub networks: Vec<IpNetwork>,
     /// What is wanted of the kernel. An announcement that agrees with it is no news: most are of what we wrote.
     pub wanted: Arc<State>,
-    /// The names of links, for reading announcements.
-    pub links: BTreeMap<u32, IfName>,
+    /// Which of the kernel's objects are ours.
+    pub scope: Scope,
+    /// What it was planned from.
+    pub facts: Facts,
 }
 
-impl Names for Interest {
-    fn name(&self, index: u32) -> Option<IfName> {
-        self.links.get(&index).cloned()
-    }
-
-    fn index(&self, name: &IfName) -> Option<IfIndex> {
-        self.links.iter().find(|(_, link)| *link == name).map(|(index, _)| IfIndex(*index))
-    }
+/// Which of the kernel's announcements are a reason to look.
+#[derive(Debug, Default)]
+struct Filter {
+    reader: Reader,
+    /// `None` before the first pass knows it: everything is news.
+    interest: Option<Interest>,
+    /// The facts are those of the last survey. They are not from the moment that one begins: what it reads may be older
+    /// than what is announced meanwhile, or newer.
+    facts_hold: bool,
 }
 
-impl Interest {
-    /// True when `message` tells of something that is ours or that we depend on, and that is not as it is wanted.
-    pub fn concerns(&self, message: &Message) -> bool {
-        self.touches(message) && !self.agrees(message)
+impl Filter {
+    /// True when `announcement` is a reason to look.
+    fn hear(&mut self, announcement: Announcement) -> bool {
+        let news = self.reader.read(announcement);
+        news.iter().any(|news| self.matters(news))
     }
 
-    /// The kernel has become what is wanted.
-    fn agrees(&self, message: &Message) -> bool {
-        let wanted = &self.wanted;
-        match message {
-            Message::NewRoute(_) => route::decode(message, self).is_some_and(|(key, have)| {
-                wanted.routes.get(&key).is_some_and(|want| kernel::diff::satisfies(want, &have))
-            }),
-            // a route that is not for us to want may be one that the underlay is chosen by
-            Message::DelRoute(_) => route::decode_gone(message, self).is_some_and(|(key, route)| {
-                (route.protocol == RouteProtocol::FLANNEL || self.is_in_networks(key.dst.ip()))
-                    && !wanted.routes.contains_key(&key)
-            }),
-            Message::NewNeighbour(_) => match neighbour::decode(message, self) {
-                Some(SeenNeighbour::Neighbour(key, mac)) => wanted.neighbours.get(&key) == Some(&mac),
-                Some(SeenNeighbour::Fdb(key, dst)) => wanted.fdb.get(&key) == Some(&dst),
-                None => false,
-            },
-            Message::DelNeighbour(_) => match neighbour::decode_gone(message, self) {
-                Some(GoneNeighbour::Neighbour(key)) => !wanted.neighbours.contains_key(&key),
-                Some(GoneNeighbour::Fdb(key)) => !wanted.fdb.contains_key(&key),
-                None => false,
-            },
-            _ => false,
+    fn matters(&mut self, news: &News) -> bool {
+        let Some(Interest { wanted, scope, facts }) = &self.interest else { return true };
+        if contradicts(news, wanted, scope) {
+            return true;
         }
+        let changed = facts.touched_by(news) && !(self.facts_hold && facts.agree_with(news));
+        self.facts_hold &= !changed;
+        changed
     }
 
-    fn touches(&self, message: &Message) -> bool {
-        match message {
-            Message::NewLink(link) | Message::DelLink(link) => self.link(link),
-            Message::NewAddress(address) | Message::DelAddress(address) => self.watches(address.header.index),
-            Message::NewRoute(route) => self.route(route),
-            Message::DelRoute(route) => self.route(route),
-            Message::NewNeighbour(neighbour) => self.owns(neighbour.header.ifindex) && is_permanent(neighbour),
-            Message::DelNeighbour(neighbour) => self.owns(neighbour.header.ifindex),
-            _ => false,
-        }
+    /// Announcements were lost.
+    fn overrun(&mut self) {
+        self.reader.forget();
+        self.facts_hold = false;
     }
-
-    fn is_in_networks(&self, dst: std::net::IpAddr) -> bool {
-        self.networks.iter().any(|net| net.contains(dst))
-    }
-
-    fn owns(&self, index: u32) -> bool {
-        self.ours.contains(&IfIndex(index))
-    }
-
-    fn watches(&self, index: u32) -> bool {
-        self.owns(index) || self.underlay.is_none_or(|underlay| underlay.0 == index)
-    }
-
-    fn link(&self, link: &LinkMessage) -> bool {
-        let named = |attribute: &LinkAttribute| match attribute {
-            LinkAttribute::IfName(name) => self.names.iter().any(|ours| ours.as_str() == name),
-            _ => false,
-        };
-        self.watches(link.header.index) || link.attributes.iter().any(named)
-    }
-
-    fn route(&self, route: &RouteMessage) -> bool {
-        let mut table = u32::from(route.header.table);
-        let mut dst = None;
-        let mut by = None;
-        for attribute in &route.attributes {
-            match attribute {
-                RouteAttribute::Table(number) => table = *number,
-                RouteAttribute::Destination(RouteAddress::Inet(addr)) => dst = Some((*addr).into()),
-                RouteAttribute::Destination(RouteAddress::Inet6(addr)) => dst = Some((*addr).into()),
-                RouteAttribute::Oif(index) => by = Some(*index),
-                _ => {}
-            }
-        }
-        let protocol = RouteProtocol(route.header.protocol.into());
-        let in_networks = dst.is_some_and(|dst| self.is_in_networks(dst));
-        table == TableId::MAIN.0
-            && (by.is_some_and(|index| self.watches(index))
-                || route.header.destination_prefix_length == 0
-                || protocol == RouteProtocol::FLANNEL
-                // the kernel's own is the bridge's, when the first pod comes
-                || (in_networks && protocol != RouteProtocol::KERNEL))
-    }
-}
-
-fn is_permanent(neighbour: &NeighbourMessage) -> bool {
-    neighbour.header.state == NeighbourState::Permanent
 }
 
 /// Follows the kernel's announcements while it lives.
 #[derive(Debug)]
 pub struct Events {
-    interest: Arc<Mutex<Interest>>,
+    filter: Arc<Mutex<Filter>>,
     news: Arc<Notify>,
     task: AbortHandle,
 }
@@ -167,9 +83,9 @@ impl Drop for Events {
 impl Events {
     /// Listens in the network namespace of this thread; should the socket fail, on another one. Needs a tokio runtime.
     pub fn listen() -> io::Result<Self> {
-        let mut next = Ok(rtnetlink::new_multicast_connection(GROUPS)?);
-        let (interest, news) = (Arc::new(Mutex::new(Interest::default())), Arc::new(Notify::new()));
-        let (filter, waker) = (interest.clone(), news.clone());
+        let mut next = Ok(connect()?);
+        let (filter, news) = (Arc::new(Mutex::new(Filter::default())), Arc::new(Notify::new()));
+        let (judge, waker) = (filter.clone(), news.clone());
         let follow = async move {
             let mut backoff = Backoff::default();
             loop {
@@ -177,7 +93,7 @@ impl Events {
                     Ok((connection, handle, messages)) => {
                         tokio::select! {
                             () = connection => {}
-                            () = hear(messages, &filter, &waker) => {}
+                            () = hear(messages, &judge, &waker) => {}
                         }
                         // kept until here: the connection ends with it
                         drop(handle);
@@ -186,18 +102,33 @@ impl Events {
                     Err(error) => tracing::warn!(%error, "the kernel's announcements cannot be heard"),
                 }
                 tokio::time::sleep(backoff.next()).await;
-                next = rtnetlink::new_multicast_connection(GROUPS);
+                next = connect();
                 // whatever was announced in between
+                lock(&judge).overrun();
                 waker.notify_one();
             }
         };
         let task = tokio::spawn(follow).abort_handle();
-        Ok(Self { interest, news, task })
+        Ok(Self { filter, news, task })
     }
 
-    /// Replaces what is of interest.
+    /// The kernel is about to be read: all that planning depends on.
+    pub fn survey_begins(&self) {
+        let mut filter = lock(&self.filter);
+        filter.facts_hold = false;
+        filter.reader.survey_begins();
+    }
+
+    /// It is read, and `links` are all links.
+    pub fn survey_ends(&self, links: &[SeenLink]) {
+        lock(&self.filter).reader.survey_ends(links);
+    }
+
+    /// Replaces what the news is held against.
     pub fn set_interest(&self, interest: Interest) {
-        *lock(&self.interest) = interest;
+        let mut filter = lock(&self.filter);
+        filter.interest = Some(interest);
+        filter.facts_hold = true;
     }
 
     /// Waits for news since the last wait.
@@ -206,27 +137,36 @@ impl Events {
     }
 }
 
-async fn hear<A>(
-    mut messages: impl Stream<Item = (NetlinkMessage<Message>, A)> + Unpin,
-    interest: &Mutex<Interest>,
-    news: &Notify,
-) {
+type Message = (NetlinkMessage<Announcement>, SocketAddr);
+
+/// As rtnetlink's own connection for announcements, but with messages that [`kernel::news`] reads: rtnetlink's drops
+/// those that it cannot read.
+fn connect()
+-> io::Result<(Connection<Announcement>, ConnectionHandle<Announcement>, impl Stream<Item = Message> + Unpin)> {
+    let (mut connection, handle, messages) = new_connection_with_socket::<Announcement, TokioSocket>(NETLINK_ROUTE)?;
+    listen(connection.socket_mut().socket_mut())?;
+    Ok((connection, handle, messages))
+}
+
+async fn hear(mut messages: impl Stream<Item = Message> + Unpin, filter: &Mutex<Filter>, news: &Notify) {
     while let Some((message, _)) = messages.next().await {
-        let matters = match &message.payload {
-            NetlinkPayload::InnerMessage(inner) => lock(interest).concerns(inner),
-            // some were lost: whatever they told, it is read again
-            NetlinkPayload::Overrun(_) => true,
+        let matters = match message.payload {
+            NetlinkPayload::InnerMessage(announcement) => lock(filter).hear(announcement),
+            // whatever the lost ones told, it is read again
+            NetlinkPayload::Overrun(_) => {
+                lock(filter).overrun();
+                true
+            }
             _ => false,
         };
         if matters {
-            tracing::trace!(?message, "the kernel tells");
             news.notify_one();
         }
     }
 }
 
-fn lock(interest: &Mutex<Interest>) -> std::sync::MutexGuard<'_, Interest> {
-    interest.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(filter: &Mutex<Filter>) -> MutexGuard<'_, Filter> {
+    filter.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ impl Underlay {
 }
 
 fn pick<'a>(select: &Select, families: &[Family], survey: &'a Survey) -> Result<Pick<'a>, UnderlayError> {
-    if !select.iface.is_empty() || !select.iface_regex.is_empty() || select.can_reach.is_some() {
+    if select.names_a_link() {
         let named = select.iface.iter().find_map(|given| survey.named(given));
         let named = named.or_else(|| select.iface_regex.iter().find_map(|given| survey.matching(given, families)));
         let named = named.or_else(|| select.can_reach.and_then(|addr| survey.reaching(addr)));
@@ -146,6 +146,16 @@ fn pick<'a>(select: &Select, families: &[Family], survey: &'a Survey) -> Result<
 }
 
 impl Select {
+    /// An interface is asked for, in one way or another.
+    fn names_a_link(&self) -> bool {
+        !self.iface.is_empty() || !self.iface_regex.is_empty() || self.can_reach.is_some()
+    }
+
+    /// The link is that of the default route.
+    pub fn follows_default_route(&self, families: &[Family]) -> bool {
+        !self.names_a_link() && families.iter().all(|family| self.published(*family).is_none())
+    }
+
     /// What the command line says peers are told.
     fn published(&self, family: Family) -> Option<IpAddr> {
         match family {
@@ -234,9 +244,7 @@ impl Survey {
 }
 
 fn is_overlay(link: &SeenLink) -> bool {
-    let tunnel =
-        matches!(link.link.kind, LinkKind::Vxlan(_) | LinkKind::TunTap(_) | LinkKind::Ipip(_) | LinkKind::Wireguard);
-    tunnel && link.name.as_str().starts_with("flannel")
+    link.link.kind.is_tunnel() && link.name.as_str().starts_with("flannel")
 }
 
 #[cfg(test)]

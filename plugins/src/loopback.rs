@@ -4,11 +4,10 @@ use cni::error::Error;
 use cni::plugin::{Plugin, Request};
 use cni::result::{AddResult, Interface, IpConfig};
 use ipnetwork::IpNetwork;
-use kernel::diff::diff;
 use kernel::message::address::SeenAddress;
 use kernel::state::{Link, LinkKind, Scope, State};
 use kernel::types::{Family, IfName};
-use kernel::{Kernel, KernelError};
+use kernel::{Failure, Kernel, KernelError};
 
 use crate::netns;
 
@@ -94,12 +93,12 @@ impl Lo {
         let scope = Scope { links: vec![self.name.clone()], ..Scope::default() };
         let mut desired = State::default();
         desired.links.insert(self.name.clone(), Link { up, ..Link::up(LinkKind::Loopback) });
-        let observed = self.kernel.observe(&scope).map_err(failed)?;
-        let plan = diff(&desired, &observed, &scope);
-        if let Some(conflict) = plan.conflicts.first() {
-            return Err(Error::internal(format_args!("loopback: {conflict}")));
+        let outcome = self.kernel.converge(&desired, &scope, None).map_err(failed)?;
+        match outcome.ok() {
+            Ok(_) => Ok(()),
+            Err(Failure::Kernel(error)) => Err(failed(error)),
+            Err(conflict) => Err(Error::internal(format_args!("loopback: {conflict}"))),
         }
-        self.kernel.apply(&plan.steps).ok().map_err(failed)
     }
 
     fn is_up(&mut self) -> Result<bool, Error> {

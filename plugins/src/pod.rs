@@ -4,7 +4,7 @@
 use cni::error::Error;
 use cni::result::{AddResult, Route as CniRoute};
 use ipnetwork::IpNetwork;
-use kernel::state::{Link, LinkKind, Route, RouteKey, RouteScope, Scope, State};
+use kernel::state::{Link, LinkKind, Route, RouteKey, RouteScope, Scope, State, Veth};
 use kernel::types::{Family, IfName, Mtu, RouteProtocol, TableId, host_net, masked};
 
 /// How IPv6 addresses are taken into use.
@@ -103,7 +103,13 @@ pub fn scope(dev: &IfName, desired: &State, table: TableId) -> Scope {
     Scope {
         links: vec![dev.clone()],
         addresses: vec![dev.clone()],
-        routes: Some(RouteScope { table, protocol: None, adopt: Vec::new(), dev: Some(dev.clone()) }),
+        routes: Some(RouteScope {
+            table,
+            protocol: None,
+            adopt: Vec::new(),
+            within: Vec::new(),
+            dev: Some(dev.clone()),
+        }),
         sysctls: desired.sysctls.keys().cloned().collect(),
         ..Scope::default()
     }
@@ -126,7 +132,7 @@ pub fn is_connected(key: &RouteKey, route: &Route, state: &State) -> bool {
 
 /// A link inside a pod that its plugin made: a veth end, up.
 pub fn veth_end(mac: Option<kernel::types::Mac>, mtu: Option<Mtu>) -> Link {
-    Link { mac, mtu, ..Link::up(LinkKind::Veth { peer: None }) }
+    Link { mac, mtu, ..Link::up(LinkKind::Veth(Veth { peer: None })) }
 }
 
 /// `net` without its host bits, as the family's default route is asked for.

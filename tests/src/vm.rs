@@ -28,6 +28,8 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
 const NAMES: &str = "names";
 /// Modules without which it does not see this machine's files.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
+/// A module whose device file is not there before it is loaded.
+const TUN: &str = "tun";
 
 /// What became of each test that was run.
 pub type Verdicts = BTreeMap<String, (bool, String)>;
@@ -160,7 +162,7 @@ fn archive(linux: &Linux, me: &Path) -> io::Result<Vec<u8>> {
     let root = linux.modules.join(&linux.version);
     let dependencies = fs::read_to_string(root.join("modules.dep"))?;
     let mut insmod = String::new();
-    for (number, path) in in_order(&dependencies, &MODULES).into_iter().enumerate() {
+    for (number, path) in in_order(&dependencies, &[&MODULES[..], &[TUN]].concat()).into_iter().enumerate() {
         archive.file(&format!("mod/{number}.ko"), &fs::read(root.join(path))?);
         insmod += &format!("insmod /mod/{number}.ko\n");
     }

@@ -7,7 +7,7 @@ use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::message::link::SeenLink;
 use kernel::nft::{Nft, TableKey};
-use kernel::state::{AddressKey, Link, LinkKind, RouteKey};
+use kernel::state::{AddressKey, Bridge, Link, LinkKind, RouteKey, Veth};
 use kernel::types::{IfName, TableId};
 use serde_json::{Value, json};
 use tests::harness::Outcome;
@@ -212,7 +212,7 @@ pub fn a_bridge_that_is_none_is_refused(whose: Whose) -> Outcome {
     let caller = Caller::new(whose);
     let room = Room::create("pod")?;
     let mut host = Kernel::open()?;
-    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Veth { peer: None }))]).ok()?;
+    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Veth(Veth { peer: None })))]).ok()?;
     let before = links(&mut host);
     let error = caller.call("ADD", &Pod::of(&room, "cid"), &conf(&caller)).error();
     assert!(error.contains(r#""cni0" already exists but is not a bridge"#), "{error}");
@@ -357,7 +357,7 @@ pub fn the_bridges_mac_stays() -> Outcome {
     let room = Room::create("pod")?;
     let pod = Pod::of(&room, "cid");
     let mut host = Kernel::open()?;
-    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Bridge { vlan_filtering: false }))]).ok()?;
+    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })))]).ok()?;
     let conf = conf(&caller);
     caller.call("ADD", &pod, &conf).ok();
     let mac = link(&mut host, "cni0").link.mac;
@@ -395,8 +395,8 @@ pub fn rules_come_and_go_with_the_pod() -> Outcome {
     let prev = with(&conf, json!({ "prevResult": result }));
     caller.call("CHECK", &pod, &prev).ok();
     let count = |chain: &str, table: &TableKey| Nft::open().unwrap().rules(table, Some(chain)).map_or(0, |r| r.len());
-    let masquerade = kernel::nft::recipes::masquerade::table();
-    let check = kernel::nft::recipes::macspoof::table();
+    let masquerade = attachment::rules::masquerade::table();
+    let check = attachment::rules::macspoof::table();
     assert_eq!(count("masq_checks", &masquerade), 2);
     assert_eq!(count("PREROUTING", &check), 1);
     room.remove()?;
@@ -417,7 +417,7 @@ pub fn gc_removes_what_nobody_owns() -> Outcome {
     let valid = json!({ "cni.dev/valid-attachments": [{ "containerID": "keep", "ifname": "eth0" }] });
     caller.call("GC", &Pod::of(&a, ""), &with(&conf, valid)).ok();
     assert_eq!(caller.reserved("net"), ["10.9.1.2", "fd09:1::2"]);
-    let rules = Nft::open()?.rules(&kernel::nft::recipes::masquerade::table(), Some("masq_checks"))?;
+    let rules = Nft::open()?.rules(&attachment::rules::masquerade::table(), Some("masq_checks"))?;
     assert_eq!(rules.len(), 2);
     Ok(())
 }
@@ -430,9 +430,14 @@ pub fn a_full_bridge_says_so() -> Outcome {
     let (last, room) = (Room::create("last")?, Room::create("pod")?);
     let conf = v4_only(&conf(&caller), "10.9.1.0/24");
     let mut host = Kernel::open()?;
-    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Bridge { vlan_filtering: false }))]).ok()?;
+    host.apply(&[Step::CreateLink(
+        name("cni0"),
+        Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })),
+    )])
+    .ok()?;
     for n in 1..PORTS {
-        let port = Link { master: Some(name("cni0")), ..Link::up(LinkKind::Veth { peer: None }) };
+        let port =
+            Link { master: Some(Some(name("cni0"))), ..Link::up(LinkKind::Veth(kernel::state::Veth { peer: None })) };
         host.apply(&[Step::CreateLink(name(&format!("port{n}")), port)]).ok()?;
     }
     caller.call("ADD", &Pod::of(&last, "last"), &conf).ok();
@@ -501,12 +506,12 @@ pub fn vlans_work_or_are_refused_cleanly() -> Outcome {
         &v4_only(&conf(&caller), "10.9.1.0/24"),
         json!({ "cniVersion": "1.0.0", "vlan": 100, "vlanTrunk": [{ "minID": 200, "maxID": 202 }] }),
     );
-    let filtering = Link::up(LinkKind::Bridge { vlan_filtering: true });
+    let filtering = Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true }));
     let filters = host.apply(&[Step::CreateLink(name("probe"), filtering)]).ok();
     if let Err(refused) = filters {
         assert_eq!(refused.errno.0, 95, "EOPNOTSUPP: {refused}");
         let error = caller.call("ADD", &pod, &conf).error();
-        assert!(error.contains("ip link add cni0 type bridge: EOPNOTSUPP"), "{error}");
+        assert!(error.contains("type bridge vlan_filtering 1: EOPNOTSUPP"), "{error}");
         assert_eq!(links(&mut host), Vec::<String>::new());
         assert_eq!(caller.reserved("net"), Vec::<String>::new());
         return Ok(());

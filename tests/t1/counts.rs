@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use flanneld::ctl::install::install;
 use flanneld::lab::netns::Room;
 use kernel::diff::diff;
-use kernel::state::{Link, LinkKind, Scope, State, VethPeer};
+use kernel::state::{Link, LinkKind, Scope, State, Veth, VethPeer};
 use kernel::types::IfName;
 use serde_json::{Value, json};
 use tests::harness::{Outcome, executables, figure};
@@ -131,7 +131,7 @@ pub fn a_network_without_flanneld_is_a_few_dumps_more() -> Outcome {
     let eth0 = IfName::new("eth0")?;
     let peer = VethPeer { name: IfName::new("wire")?, mac: None, mtu: None, netns: None };
     let mut state = State::default();
-    state.links.insert(eth0.clone(), Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) }));
+    state.links.insert(eth0.clone(), Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) })));
     state.address(&eth0, "192.0.2.1/24".parse()?, true);
     let scope = Scope { keep: true, ..Scope::default() };
     kernel.apply(&diff(&state, &State::default(), &scope).steps).ok()?;

@@ -147,7 +147,7 @@ fn own_default(whose: Whose, family: &str, address: &str, gateway: &str) -> Outc
     let own = name("own0");
     let via: IpAddr = gateway.parse()?;
     let mut state = State::default();
-    state.links.insert(own.clone(), Link::up(LinkKind::Veth { peer: None }));
+    state.links.insert(own.clone(), Link::up(LinkKind::Veth(kernel::state::Veth { peer: None })));
     state.address(&own, address.parse()?, true);
     let key = RouteKey::main(Family::from(via).default_net());
     state.routes.insert(key, Route { via: Some(via), ..Route::by(&own) });

@@ -52,7 +52,10 @@ fn mac(host: &mut Kernel, dev: &str) -> String {
 /// A pair whose one end, `dev`, is a port of `master`.
 fn pair(host: &mut Kernel, dev: &str, master: Option<&str>) {
     let peer = VethPeer { name: name(&format!("{dev}-x")), mac: None, mtu: None, netns: None };
-    let link = Link { master: master.map(name), ..Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) }) };
+    let link = Link {
+        master: master.map(|master| Some(name(master))),
+        ..Link::up(LinkKind::Veth(kernel::state::Veth { peer: Some(Box::new(peer)) }))
+    };
     host.apply(&[Step::CreateLink(name(dev), link)]).ok().unwrap();
 }
 
@@ -64,13 +67,17 @@ pub fn a_name_in_prev_result_deletes_nothing_of_others() -> Outcome {
     let result = caller.call("ADD", &Pod::of(&mine, "mine"), &conf).ok();
     let theirs = caller.call("ADD", &Pod::of(&other, "other"), &conf).ok();
     let mut host = Kernel::open()?;
-    host.apply(&[Step::CreateLink(name("br9"), Link::up(LinkKind::Bridge { vlan_filtering: false }))]).ok()?;
+    host.apply(&[Step::CreateLink(
+        name("br9"),
+        Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })),
+    )])
+    .ok()?;
     pair(&mut host, "uplink9", None);
     pair(&mut host, "eth0", Some("br9"));
     pair(&mut host, "veth9", Some("cni0"));
     host.apply(&[Step::CreateLink(
         name("br8"),
-        Link { master: None, ..Link::up(LinkKind::Bridge { vlan_filtering: false }) },
+        Link { master: None, ..Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })) },
     )])
     .ok()?;
     let before = links(&mut host);

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use flanneld::lab::netns::Room;
 use ipnetwork::IpNetwork;
-use kernel::diff::{Step, diff};
+use kernel::diff::{LinkChange, Step, diff};
 use kernel::removal::delete_link;
 use kernel::state::{
-    FdbKey, Link, LinkKind, MacvlanMode, NeighbourKey, Port, Route, RouteKey, RouteKind, RouteScope, Scope, State,
-    TunTap, VethPeer, Vxlan,
+    Bridge, FdbKey, Link, LinkKind, Macvlan, MacvlanMode, NeighbourKey, Port, Route, RouteKey, RouteKind, RouteScope,
+    Scope, State, TunTap, Veth, VethPeer, Vxlan, VxlanDf, VxlanTtl,
 };
 use kernel::types::{IfName, Mac, Mtu, RouteProtocol, TableId, Vni};
 use kernel::{Kernel, Report};
@@ -40,6 +40,7 @@ fn flannel_scope(links: &[&str]) -> Scope {
             table: TableId::MAIN,
             protocol: Some(RouteProtocol::FLANNEL),
             adopt: vec![net("10.5.0.0/16")],
+            within: Vec::new(),
             dev: None,
         }),
         ..Scope::default()
@@ -48,17 +49,16 @@ fn flannel_scope(links: &[&str]) -> Scope {
 
 fn vxlan(learning: bool, port: Option<u16>, local: &str) -> LinkKind {
     LinkKind::Vxlan(Vxlan {
-        vni: Vni::new(1).unwrap(),
         lower: Some(name("br0")),
         local: Some(local.parse().unwrap()),
         port,
         learning,
-        gbp: false,
+        ..Vxlan::new(Vni::new(1).unwrap())
     })
 }
 
 fn bridge() -> Link {
-    Link { mac: Some(Mac([2, 0, 0, 0, 0, 1])), ..Link::up(LinkKind::Bridge { vlan_filtering: false }) }
+    Link { mac: Some(Mac([2, 0, 0, 0, 0, 1])), ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })) }
 }
 
 /// A host with a bridge as its underlay, a VXLAN device and `peers` behind it.
@@ -141,8 +141,8 @@ pub fn a_pair_is_born_in_two_namespaces() -> Outcome {
     let veth = Link {
         mtu: Some(Mtu(1400)),
         mac: Some(Mac([2, 0, 0, 0, 7, 8])),
-        master: Some(name("br0")),
-        ..Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) })
+        master: Some(Some(name("br0"))),
+        ..Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) }))
     };
     wanted.links.insert(name("vethpod"), veth);
     wanted.ports.insert(name("vethpod"), Port { hairpin: true, isolated: true });
@@ -155,7 +155,7 @@ pub fn a_pair_is_born_in_two_namespaces() -> Outcome {
 
     let eth0 = name("eth0");
     let mut inside = State::default();
-    inside.links.insert(eth0.clone(), Link::up(LinkKind::Veth { peer: None }));
+    inside.links.insert(eth0.clone(), Link::up(LinkKind::Veth(Veth { peer: None })));
     inside.address(&eth0, net("10.1.0.2/24"), true);
     inside.address(&eth0, net("fd00::2/64"), true);
     inside.conf("ipv6", &eth0, "accept_dad", "0");
@@ -165,7 +165,13 @@ pub fn a_pair_is_born_in_two_namespaces() -> Outcome {
     let scope = Scope {
         links: vec![eth0.clone()],
         addresses: vec![eth0.clone()],
-        routes: Some(RouteScope { table: TableId::MAIN, protocol: None, adopt: vec![], dev: Some(eth0.clone()) }),
+        routes: Some(RouteScope {
+            table: TableId::MAIN,
+            protocol: None,
+            adopt: vec![],
+            within: Vec::new(),
+            dev: Some(eth0.clone()),
+        }),
         ..Scope::default()
     };
     make(&mut pod, &inside, &scope);
@@ -196,12 +202,42 @@ pub fn a_vxlan_device_is_changed_in_place_where_that_is_possible() -> Outcome {
     Ok(())
 }
 
+/// Whatever somebody else sets on our device and would stop its traffic is set back, and the device stays.
+pub fn what_is_done_to_a_device_is_undone() -> Outcome {
+    let mut kernel = Kernel::open()?;
+    let scope = flannel_scope(&["br0", "flannel.1"]);
+    let mut wanted = host(1);
+    let dev = name("flannel.1");
+    let ours = wanted.links.get_mut(&dev).unwrap();
+    (ours.master, ours.arp, ours.multicast) = (Some(None), Some(true), Some(true));
+    make(&mut kernel, &wanted, &scope);
+    kernel.apply(&[Step::CreateLink(name("br9"), bridge())]).ok()?;
+    let index = kernel.index(&dev)?;
+    let LinkKind::Vxlan(vxlan) = vxlan(false, None, "192.0.2.1") else { unreachable!() };
+    let kind = |vxlan| LinkChange { kind: Some(LinkKind::Vxlan(vxlan)), ..LinkChange::default() };
+    for change in [
+        kind(Vxlan { ttl: VxlanTtl::Hops(1), ..vxlan.clone() }),
+        kind(Vxlan { df: VxlanDf::Set, ..vxlan.clone() }),
+        LinkChange { arp: Some(false), ..LinkChange::default() },
+        LinkChange { multicast: Some(false), ..LinkChange::default() },
+        LinkChange { master: Some(Some(name("br9"))), ..LinkChange::default() },
+        LinkChange { mtu: Some(Mtu(1300)), ..LinkChange::default() },
+        LinkChange { up: Some(false), ..LinkChange::default() },
+    ] {
+        Kernel::open()?.apply(&[Step::ChangeLink(dev.clone(), change.clone())]).ok()?;
+        let steps = make(&mut kernel, &wanted, &scope);
+        assert!(matches!(&steps[0], Step::ChangeLink(of, _) if *of == dev), "{change:?}: {steps:?}");
+        assert_eq!(kernel.link(&dev)?.map(|l| l.index), Some(index), "{change:?}: the same device");
+    }
+    Ok(())
+}
+
 /// macvlan, and TUN where the kernel lets us.
 pub fn other_links_are_made() -> Outcome {
     let mut kernel = Kernel::open()?;
     let mut wanted = State::default();
     wanted.links.insert(name("br0"), bridge());
-    let kind = LinkKind::Macvlan { lower: name("br0"), mode: MacvlanMode::Private };
+    let kind = LinkKind::Macvlan(Macvlan::on(name("br0"), MacvlanMode::Private));
     wanted.links.insert(name("mac0"), Link::up(kind));
     make(&mut kernel, &wanted, &Scope { links: vec![name("br0"), name("mac0")], ..Scope::default() });
     Ok(())
@@ -248,7 +284,7 @@ pub fn a_page_of_refusals_overruns_nothing() -> Outcome {
         Step::PutRoute(RouteKey::main(dst), if i % 10 == 3 { good.clone() } else { bad.clone() })
     };
     let steps: Vec<_> = (0..1000).map(route).collect();
-    let Report { done, failed } = kernel.apply(&steps);
+    let Report { done, failed, .. } = kernel.apply(&steps);
     assert_eq!((done, failed.len()), (100, 900));
     assert!(failed.iter().all(|(_, e)| e.errno.0 == 101), "ENETUNREACH for each");
     Ok(())
@@ -271,7 +307,7 @@ pub fn a_deleted_link_is_gone_when_the_call_returns() -> Outcome {
     for _ in 0..20 {
         let netns = Some(room.netns().as_raw_fd());
         let peer = Some(Box::new(VethPeer { name: name("eth0"), mac: None, mtu: None, netns }));
-        kernel.apply(&[Step::CreateLink(name("vethpod"), Link::up(LinkKind::Veth { peer }))]).ok()?;
+        kernel.apply(&[Step::CreateLink(name("vethpod"), Link::up(LinkKind::Veth(Veth { peer })))]).ok()?;
         let start = Instant::now();
         assert!(delete_link(&mut pod, &name("eth0"))?);
         slowest = slowest.max(start.elapsed());

@@ -7,8 +7,11 @@ use tests::need::Need;
 
 use call::Whose;
 
+mod births;
 mod bridge;
 mod call;
+mod commands;
+mod conntrack;
 mod counts;
 mod defaults;
 mod del;
@@ -20,8 +23,10 @@ mod kernel;
 mod lease_keys;
 mod loopback;
 mod netns;
+mod news;
 mod record;
 mod router;
+mod rules;
 mod shared;
 mod undecodable;
 mod undo;
@@ -63,11 +68,27 @@ static TESTS: &[Test] = &[
     test!(kernel::a_vxlan_device_is_changed_in_place_where_that_is_possible),
     test!(kernel::other_links_are_made),
     test!(kernel::a_tap_device_is_made, Need::Tun),
+    test!(kernel::what_is_done_to_a_device_is_undone),
+    test!(births::a_macvlan_is_born_in_the_pod),
+    test!(births::a_birth_that_fails_says_what_is_missing),
+    test!(births::what_was_born_elsewhere_is_changed_in_place),
+    test!(births::a_tap_is_opened_in_the_pod, Need::Tun),
+    test!(births::a_veth_moves_in_and_back),
+    test!(births::a_veth_that_cannot_move_stays),
+    test!(commands::printed_commands_do_the_same, Need::Program("ip"), Need::Program("sysctl")),
+    test!(commands::a_printed_tuntap_command_does_the_same, Need::Program("ip"), Need::Program("sysctl"), Need::Tun),
+    test!(commands::a_birth_elsewhere_prints_what_does_the_same, Need::Program("ip"), Need::Program("sysctl")),
     test!(kernel::a_refusal_is_in_the_kernels_words),
     test!(kernel::a_page_of_refusals_overruns_nothing),
     test!(kernel::a_refused_dump_is_not_an_empty_one),
     test!(kernel::a_deleted_link_is_gone_when_the_call_returns),
     test!(kernel::a_link_made_again_is_found_under_its_new_index),
+    test!(conntrack::a_published_port_is_for_those_too_who_sent_before),
+    test!(conntrack::hundreds_of_entries_are_deleted_at_once),
+    test!(conntrack::entries_of_a_zone_and_without_ports_are_deleted, Need::Program("nft")),
+    test!(news::every_change_is_announced_as_what_it_is, Need::Program("ip")),
+    test!(news::a_bridge_port_is_announced_with_its_flags, Need::Program("ip")),
+    test!(news::forwarding_is_announced_as_a_sysctl, Need::Program("ip"), Need::Program("sysctl")),
     alike!(bridge::a_pod_lives_and_goes, ours),
     alike!(bridge::a_pod_lives_and_goes, reference),
     alike!(bridge::every_version_is_spoken, ours),
@@ -190,9 +211,18 @@ static TESTS: &[Test] = &[
         loopback::a_foreign_address_on_lo_is_an_error,
         Need::Program("unshare"),
         Need::Program("mount"),
-        Need::Program("ip")
+        Need::Program("ip"),
+        Need::Program("sysctl")
     ),
     test!(loopback::the_hosts_own_lo_is_not_taken_down, Need::Program("unshare"), Need::Program("mount")),
+    test!(rules::masquerade_is_what_the_reference_plugins_write, Need::Program("nft")),
+    test!(rules::masquerade_is_added_without_a_look_and_deleted_by_handle, Need::Program("nft")),
+    test!(rules::a_handle_of_another_rule_deletes_nothing_of_others, Need::Program("nft")),
+    test!(rules::a_chain_without_its_hook_is_refused, Need::Program("nft")),
+    test!(rules::a_broken_frame_is_mended, Need::Program("nft")),
+    test!(rules::masquerade_of_dead_attachments_is_collected, Need::Program("nft")),
+    test!(rules::sixteen_at_once_beside_another_program_are_all_served, Need::Program("nft")),
+    test!(rules::the_mac_check_is_what_the_reference_plugins_write, Need::Program("nft")),
     test!(counts::bridge_and_host_local_are_few_calls_of_one_program, Need::Program("strace")),
     test!(counts::flannel_and_its_delegates_are_one_program, Need::Program("strace")),
     test!(counts::a_network_without_flanneld_is_a_few_dumps_more, Need::Program("strace")),

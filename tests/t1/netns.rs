@@ -43,7 +43,9 @@ fn confs(caller: &Caller) -> Vec<Value> {
 /// `eth0`, as a host has it, up.
 fn host_link() {
     let mut host = Kernel::open().unwrap();
-    host.apply(&[Step::CreateLink(name("eth0"), Link::up(LinkKind::Veth { peer: None }))]).ok().unwrap();
+    host.apply(&[Step::CreateLink(name("eth0"), Link::up(LinkKind::Veth(kernel::state::Veth { peer: None })))])
+        .ok()
+        .unwrap();
     let up = |dev: &str| Step::ChangeLink(name(dev), LinkChange::up());
     host.apply(&[up("eth0"), up("lo")]).ok().unwrap();
 }

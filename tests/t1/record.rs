@@ -24,7 +24,7 @@ impl Host {
         let eth0 = IfName::new("eth0")?;
         let peer = VethPeer { name: IfName::new("wire")?, mac: None, mtu: None, netns: None };
         let mut state = State::default();
-        state.links.insert(eth0.clone(), Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) }));
+        state.links.insert(eth0.clone(), Link::up(LinkKind::Veth(kernel::state::Veth { peer: Some(Box::new(peer)) })));
         state.address(&eth0, "192.0.2.1/24".parse()?, true);
         state.address(&eth0, "2001:db8::1/64".parse()?, true);
         room.kernel()?.apply(&diff(&state, &State::default(), &Scope::default()).steps).ok()?;

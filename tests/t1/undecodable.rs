@@ -9,7 +9,7 @@ use std::process::Command;
 use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
-use kernel::netlink::read_datagram;
+use kernel::message::read_datagram;
 use kernel::state::{Link, LinkKind};
 use serde_json::json;
 use tests::harness::Outcome;
@@ -27,7 +27,12 @@ fn ip(words: &[&[u8]]) {
 
 fn make(bridge: &str) -> Kernel {
     let mut host = Kernel::open().unwrap();
-    host.apply(&[Step::CreateLink(name(bridge), Link::up(LinkKind::Bridge { vlan_filtering: false }))]).ok().unwrap();
+    host.apply(&[Step::CreateLink(
+        name(bridge),
+        Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })),
+    )])
+    .ok()
+    .unwrap();
     host
 }
 

@@ -5,11 +5,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use attachment::rules::masquerade;
 use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::nft::Nft;
-use kernel::nft::recipes::masquerade;
 use kernel::state::{Link, LinkKind};
 use kernel::types::IfName;
 use serde_json::{Value, json};
@@ -53,7 +53,8 @@ pub fn a_failed_add_leaves_the_bridge_that_was_there() -> Outcome {
     let room = Room::create("pod")?;
     let mut host = Kernel::open()?;
     let bridge = IfName::new("cni0")?;
-    let made = Step::CreateLink(bridge.clone(), Link::up(LinkKind::Bridge { vlan_filtering: false }));
+    let made =
+        Step::CreateLink(bridge.clone(), Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })));
     host.apply(&[made]).ok()?;
     let conf = fails_late(&v4_only(&conf(&caller), "10.9.1.0/24"));
     let error = caller.call("ADD", &Pod::of(&room, "cid"), &conf).error();
@@ -76,7 +77,7 @@ exit 1
 pub fn a_new_bridge_that_others_have_joined_stays() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;
-    let joins = caller.bin().join("joins");
+    let joins = caller.files.path().join("bin/joins");
     std::fs::write(&joins, JOINS)?;
     std::fs::set_permissions(&joins, std::fs::Permissions::from_mode(0o755))?;
     let conf = with(&conf(&caller), json!({ "ipam": { "type": "joins" } }));
@@ -103,7 +104,7 @@ pub fn rules_that_were_written_are_taken_back() -> Outcome {
     let before = masqueraded();
     assert!(before > 0, "the first pod is masqueraded");
     let error = caller.call("ADD", &Pod::of(&new, "new"), &with(&good, json!({ "macspoofchk": true }))).error();
-    assert!(error.contains("failed to set up the MAC check"), "{error}");
+    assert!(error.contains("chain PREROUTING of table bridge nat is not of the kind that is wanted"), "{error}");
     assert_eq!(masqueraded(), before, "masquerade rules");
     assert_eq!(links(&mut Kernel::open()?).len(), 2, "the bridge and the first pod's link");
     assert_eq!(caller.reserved("net"), ["10.9.1.2"]);

@@ -41,6 +41,7 @@ fn heals(cluster: &Cluster, devices: &[&str], mode: Mode) -> Outcome {
             table: TableId::MAIN,
             protocol: Some(RouteProtocol::FLANNEL),
             adopt: Vec::new(),
+            within: Vec::new(),
             dev: None,
         }),
         ..Scope::default()
@@ -58,7 +59,7 @@ fn heals(cluster: &Cluster, devices: &[&str], mode: Mode) -> Outcome {
 }
 
 /// The daemon's objects: all in scope but the link-local addresses, which are the kernel's own.
-fn look(kernel: &mut Kernel, scope: &Scope) -> Result<State, KernelError> {
+pub(crate) fn look(kernel: &mut Kernel, scope: &Scope) -> Result<State, KernelError> {
     let mut state = kernel.observe(scope)?;
     let link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     state.addresses.retain(|key, _| !link_local(key.net.ip()));
@@ -66,7 +67,7 @@ fn look(kernel: &mut Kernel, scope: &Scope) -> Result<State, KernelError> {
 }
 
 /// The state once it is the same at two looks.
-fn settled(kernel: &mut Kernel, scope: &Scope) -> Result<State, Failure> {
+pub(crate) fn settled(kernel: &mut Kernel, scope: &Scope) -> Result<State, Failure> {
     let mut last = look(kernel, scope)?;
     Ok(eventually("the host's state settles", PATIENCE, || {
         let now = look(kernel, scope).map_err(|error| error.to_string())?;

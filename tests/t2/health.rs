@@ -43,7 +43,7 @@ fn start(lab: &Lab) -> Result<Daemon, Failure> {
 }
 
 /// The answer's status and body.
-fn get(world: &World, path: &str) -> Result<(u16, String), Failure> {
+pub(crate) fn get(world: &World, path: &str) -> Result<(u16, String), Failure> {
     disturb::get(world.host(1)?, path)
 }
 

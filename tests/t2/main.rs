@@ -19,6 +19,7 @@ mod etcd_server;
 mod etcd_store;
 mod etcd_trust;
 mod etcd_writes;
+mod events;
 mod files;
 mod foreign_routes;
 mod heal;
@@ -78,6 +79,9 @@ static TESTS: &[Test] = &[
     test!(heal::ipv4),
     test!(heal::dual_stack),
     test!(heal::host_gw),
+    test!(events::a_forwarding_entry_or_neighbour_that_differs_is_undone, IP),
+    test!(events::a_link_address_or_route_that_differs_is_undone, IP),
+    test!(events::the_routes_of_a_bgp_daemon_cost_no_pass, IP),
     test!(tunnels::extension_routes_by_commands, Need::Program("ip")),
     test!(tunnels::a_command_that_fails_is_shown_and_told_again, Need::Program("ip")),
     test!(tunnels::wireguard_works_or_names_its_module),

@@ -103,14 +103,7 @@ pub fn a_vxlan_packet_is_seen_and_opened() -> Outcome {
     for (host, peer) in [(1_u8, 3_u8), (3, 1)] {
         let device = IfName::new("vx0")?;
         let local = world.topology.underlay(host.into(), Family::V4);
-        let kind = Vxlan {
-            vni: Vni::new(77)?,
-            lower: Some(IfName::new("eth0")?),
-            local,
-            port: Some(8472),
-            learning: false,
-            gbp: false,
-        };
+        let kind = Vxlan { lower: Some(IfName::new("eth0")?), local, port: Some(8472), ..Vxlan::new(Vni::new(77)?) };
         let mut state = State::default();
         state.links.insert(device.clone(), Link { mac: Some(tunnel(host)?.0), ..Link::up(LinkKind::Vxlan(kind)) });
         state.address(&device, tunnel(host)?.1, true);

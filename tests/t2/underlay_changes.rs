@@ -13,7 +13,7 @@ use flanneld::lab::wait::eventually;
 use flanneld::status::Status;
 use ipnetwork::IpNetwork;
 use kernel::diff::{LinkChange, Step};
-use kernel::state::{Address, AddressKey, FdbKey, Link, LinkKind, Route, RouteKey, Scope, VethPeer};
+use kernel::state::{Address, AddressKey, FdbKey, Link, LinkKind, Route, RouteKey, Scope, Veth, VethPeer};
 use kernel::types::{Family, IfName, Mac, Mtu};
 use overlay::lease::LeaseAttrs;
 use tests::harness::{self, figure};
@@ -248,7 +248,7 @@ fn plug(cluster: &Cluster, link: &str, port: &str, segment: usize, addresses: &[
     let switch = Node::Switch(segment);
     let netns = Some(cluster.world.room(switch)?.netns().as_raw_fd());
     let peer = VethPeer { name: dev(port)?, mac: None, mtu: None, netns };
-    let cable = Link { up: false, ..Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) }) };
+    let cable = Link { up: false, ..Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) })) };
     on_host_1(cluster, &[Step::CreateLink(dev(link)?, cable)])?;
     let port_up = LinkChange { master: Some(Some(dev("br0")?)), ..is_up(true) };
     apply(cluster, switch, &[set(port, port_up)?])?;

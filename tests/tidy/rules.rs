@@ -74,13 +74,9 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         words: &["NLM_F_DUMP"],
-        only_in: &[
-            ("lib/kernel/src/netlink/", "one client for rtnetlink"),
-            ("lib/kernel/src/nft/socket.rs", "and one for nf_tables"),
-            ("lib/kernel/src/wireguard/socket.rs", "and one for generic netlink"),
-        ],
+        only_in: &[("lib/kernel/src/netlink/", "the one client")],
         in_tests: true,
-        reason: "a dump may be interrupted or refused, and only these modules notice",
+        reason: "a dump may be interrupted or refused, and only the client notices",
     },
     Rule {
         words: &["unsafe", "unsafe_code"],

@@ -10,12 +10,18 @@ mod links;
 mod vlan;
 mod vlans;
 
+#[path = "../t1/births.rs"]
+#[expect(dead_code, reason = "t1 runs the other tests")]
+mod births;
 #[path = "../t1/bridge.rs"]
 #[expect(dead_code, reason = "t1 runs the other tests")]
 mod bridge;
 #[path = "../t1/call.rs"]
 #[expect(dead_code, reason = "t1 calls in more ways")]
 mod call;
+#[path = "../t1/commands.rs"]
+#[expect(dead_code, reason = "t1 runs the other tests")]
+mod commands;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -34,7 +40,14 @@ static TESTS: &[Test] = &[
     test!(vlans::a_failed_add_leaves_the_gateway_link_to_others),
     test!(vlan::a_half_made_gateway_is_finished),
     test!(vlan::a_gateway_link_of_somebody_else_takes_no_router),
+    test!(links::vlans_of_a_port_are_announced),
     test!(links::an_ipip_device_is_made_and_moved),
+    test!(links::every_kind_is_born_in_the_pod),
+    test!(links::a_taken_name_is_refused),
+    test!(births::what_was_born_elsewhere_is_changed_in_place),
+    test!(births::a_tap_is_opened_in_the_pod),
+    test!(links::a_dummy_moves_in_and_back),
+    test!(links::printed_commands_do_the_same),
     test!(links::what_a_wireguard_device_holds_is_read_back),
     test!(links::a_thousand_peers_come_and_go),
     test!(cluster::ipip),

@@ -47,10 +47,10 @@ pub fn a_half_made_gateway_is_finished() -> Outcome {
             let caller = Caller::new(Whose::Ours);
             let room = Room::create("pod")?;
             let mut host = Kernel::open()?;
-            let filtering = Link::up(LinkKind::Bridge { vlan_filtering: true });
+            let filtering = Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: true }));
             host.apply(&[Step::CreateLink(name("cni0"), filtering)]).ok()?;
             let peer = VethPeer { name: name("vethgate"), mac: None, mtu: None, netns: None };
-            let pair = Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) });
+            let pair = Link::up(LinkKind::Veth(kernel::state::Veth { peer: Some(Box::new(peer)) }));
             host.apply(&[Step::CreateLink(name("cni0.100"), pair)]).ok()?;
             for dev in ["cni0", "cni0.100", "vethgate"] {
                 kernel::sysctl::write(&format!("net/ipv6/conf/{dev}/accept_ra"), value)?;

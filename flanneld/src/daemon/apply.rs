@@ -1,9 +1,8 @@
 //! The wish made so, and how much of the kernel has to be read for it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kernel::state::{Scope, State, WireguardDevice};
+use kernel::state::{Scope, State};
 use kernel::types::IfName;
 use kernel::{Kernel, KernelError};
 use overlay::host;
@@ -33,14 +32,16 @@ impl Daemon {
         let believed = self.wanted.clone().filter(|_| trusted);
         let links = scope.links.clone();
         let before = std::mem::replace(&mut self.wireguard, wanted.wireguard.clone());
+        let mut state = wanted.clone();
+        if !state.wireguard.is_empty() {
+            host::wireguard::follow_roaming(Arc::make_mut(&mut state), &before);
+        }
         // a WireGuard peer's address is where it was last heard from, which the kernel does not announce
         let readable = !scope.keep && wanted.wireguard.is_empty();
-        let state = wanted.clone();
-        let done = self.kernel.call(move |kernel| apply(kernel, state, &scope, &before, believed)).await;
+        let done = self.kernel.call(move |kernel| apply(kernel, &state, &scope, believed.as_deref())).await;
         let applied =
             done.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
-        let whole = applied.report.failed.is_empty() && applied.conflicts.is_empty();
-        self.trust = (readable && whole).then_some(Trust { survey, links });
+        self.trust = (readable && applied.outcome.is_whole()).then_some(Trust { survey, links });
         let drift = self.wanted.as_ref() == Some(&wanted);
         self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, drift);
         self.wanted = Some(wanted);
@@ -49,26 +50,12 @@ impl Daemon {
 }
 
 /// Makes the kernel what is wanted: from what is `believed` of it, or else from what is there.
-fn apply(
-    kernel: &mut Kernel,
-    mut wanted: Arc<State>,
-    scope: &Scope,
-    before: &BTreeMap<IfName, WireguardDevice>,
-    believed: Option<Arc<State>>,
-) -> Result<Applied, KernelError> {
+fn apply(kernel: &mut Kernel, wanted: &State, scope: &Scope, believed: Option<&State>) -> Result<Applied, KernelError> {
     let started = std::time::Instant::now();
-    let observed = match believed {
-        Some(state) => state,
-        None => Arc::new(kernel.observe(scope)?),
-    };
-    if !wanted.wireguard.is_empty() {
-        host::wireguard::follow_roaming(Arc::make_mut(&mut wanted), &observed, before);
-    }
-    let plan = kernel::diff::diff(&wanted, &observed, scope);
-    plan.steps.iter().for_each(|step| tracing::debug!(%step, "step"));
-    let report = kernel.apply(&plan.steps);
-    let steps = report::count(&plan.steps, &report);
+    let outcome = kernel.converge(wanted, scope, believed.map(Into::into))?;
+    outcome.done.iter().for_each(|step| tracing::debug!(%step, "step"));
+    let steps = report::count(&outcome);
     let took = started.elapsed();
-    tracing::debug!(steps = plan.steps.len(), took_us = took.as_micros() as u64, "applied");
-    Ok(Applied { report, steps, conflicts: plan.conflicts, took })
+    tracing::debug!(steps = outcome.done.len(), took_us = took.as_micros() as u64, "applied");
+    Ok(Applied { outcome, steps, took })
 }

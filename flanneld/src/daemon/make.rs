@@ -1,6 +1,5 @@
 //! What this host says of itself, made from what is known. Pure.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kernel::message::link::SeenLink;
@@ -12,7 +11,8 @@ use overlay::lease::{Lease, LeaseAttrs, Subnets, VxlanData};
 use overlay::net::ByFamily;
 use overlay::netconf::{Backend, NetConf, VxlanConf, vxlan_device};
 
-use crate::events::Interest;
+use crate::events::facts::{Chosen, Facts};
+use crate::flags::Select;
 use crate::store::View;
 use crate::underlay::{Survey, Underlay};
 
@@ -51,9 +51,7 @@ pub(super) fn vtep_mac(
 }
 
 fn is_ours(link: &&SeenLink) -> bool {
-    let tunnel =
-        matches!(link.link.kind, LinkKind::Vxlan(_) | LinkKind::TunTap(_) | LinkKind::Ipip(_) | LinkKind::Wireguard);
-    tunnel && link.link.alias.as_deref() == Some(ALIAS)
+    link.link.kind.is_tunnel() && link.link.alias.as_deref() == Some(ALIAS)
 }
 
 /// The tunnel devices that carry our mark.
@@ -122,22 +120,23 @@ pub(super) fn stored(view: &View) -> Vec<Stored> {
     view.leases.iter().filter_map(read).collect()
 }
 
-/// What of the kernel's news is ours, when `devices` are and the kernel is to be as `wanted`.
-pub(super) fn interest(
+/// What the plan depends on, when `underlay` was found in `survey` and `devices` are ours.
+pub(super) fn facts(
+    select: &Select,
     conf: &NetConf,
-    devices: &[IfName],
     underlay: Option<&Underlay>,
+    devices: &[IfName],
     survey: &Survey,
-    wanted: Arc<State>,
-) -> Interest {
-    let names: BTreeSet<IfName> = devices.iter().chain(underlay.map(|u| &u.dev)).cloned().collect();
-    let seen = |name: &IfName| survey.links.iter().find(|link| link.name == *name).map(|link| link.index);
-    Interest {
-        ours: devices.iter().filter_map(seen).collect(),
-        underlay: underlay.map(|u| u.index),
-        networks: conf.networks(),
-        links: names.iter().filter_map(|name| Some((seen(name)?.0, name.clone()))).collect(),
-        names,
-        wanted,
-    }
+) -> Facts {
+    let chosen = Chosen {
+        dev: underlay.map(|underlay| underlay.dev.clone()),
+        by_default_route: select.follows_default_route(&families(conf)),
+        can_reach: select.can_reach,
+    };
+    Facts::new(chosen, devices, survey)
+}
+
+/// The families that are on, IPv4 first.
+pub(super) fn families(conf: &NetConf) -> Vec<Family> {
+    conf.families().map(|(family, _)| family).collect()
 }

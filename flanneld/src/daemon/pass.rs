@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::acquire::{NoLease, random};
 use super::tell::Picture;
 use super::{Daemon, DaemonError, Due, limits, make, report, tunnels};
+use crate::events::Interest;
 use crate::store::View;
 use crate::underlay::{self, Survey, Underlay};
 
@@ -137,7 +138,8 @@ impl Daemon {
         }
         let wanted = Arc::new(state);
         self.warn(&peers, &paths, &view.ignored);
-        self.events.set_interest(make::interest(&conf, &scope.links, Some(&underlay), &survey, wanted.clone()));
+        let facts = make::facts(&self.options.select, &conf, Some(&underlay), &scope.links, &survey);
+        self.events.set_interest(Interest { wanted: wanted.clone(), scope: scope.clone(), facts });
         let udp_ends = self.udp.ends(&conf, &scope);
         if !udp_ends {
             // before its routes: what they send to the device is moved from the first packet on
@@ -163,7 +165,7 @@ impl Daemon {
             let env = SubnetEnv { networks: conf.networks(), subnets, mtu, ipmasq: false };
             self.tell_plugin(env, troubles);
         }
-        Ok(applied.report.done > 0)
+        Ok(!applied.outcome.done.is_empty())
     }
 
     /// At the start there is nothing to go on with; later a lease is to be kept, and a host's peers followed.
@@ -191,12 +193,16 @@ impl Daemon {
 
     async fn survey(&self) -> Result<Survey, Halt> {
         let can_reach = self.options.select.can_reach;
+        self.events.survey_begins();
         let survey = self.kernel.call(move |kernel| survey(kernel, can_reach)).await;
-        survey.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))
+        let survey =
+            survey.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
+        self.events.survey_ends(&survey.links);
+        Ok(survey)
     }
 
     fn find_underlay(&mut self, conf: &NetConf, survey: &Survey, troubles: &mut Troubles) -> Result<Underlay, Halt> {
-        let families: Vec<Family> = conf.families().map(|(family, _)| family).collect();
+        let families = make::families(conf);
         match underlay::follow(&self.options.select, &families, survey, self.underlay.as_ref()) {
             Ok((found, missing)) => {
                 missing.iter().for_each(|missing| troubles.note(Some(missing.to_string())));
@@ -209,8 +215,8 @@ impl Daemon {
             }
             Err(error) if !self.started() => Err(Halt::Stop(error.into())),
             Err(error) => {
-                let devices = make::known_devices(survey);
-                self.events.set_interest(make::interest(conf, &devices, None, survey, Arc::default()));
+                let facts = make::facts(&self.options.select, conf, None, &[], survey);
+                self.events.set_interest(Interest { facts, ..Interest::default() });
                 Err(Halt::Wait(error.to_string()))
             }
         }

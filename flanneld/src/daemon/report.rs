@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use kernel::Report;
-use kernel::diff::{Conflict, Step};
+use kernel::Outcome;
+use kernel::diff::Step;
 use kernel::types::Family;
 use overlay::host::PeerPath;
 use overlay::netconf::{Backend, NetConf};
@@ -20,41 +20,34 @@ use crate::underlay::Underlay;
 /// What became of the wish.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
-    pub(super) report: Report,
+    pub(super) outcome: Outcome,
     /// How many steps there were, by kind of object and operation.
     pub(super) steps: Vec<StepCount>,
-    pub(super) conflicts: Vec<Conflict>,
     /// From the first look at the kernel to the last change.
     pub(super) took: Duration,
 }
 
-/// Counts `steps` and those of them that failed.
-pub(super) fn count(steps: &[Step], report: &Report) -> Vec<StepCount> {
+/// Counts the steps by kind of object and operation.
+pub(super) fn count(outcome: &Outcome) -> Vec<StepCount> {
     let key = |step: &Step| (step.object(), if step.is_delete() { "delete" } else { "put" });
     let mut counts: BTreeMap<_, (u64, u64)> = BTreeMap::new();
-    steps.iter().for_each(|step| counts.entry(key(step)).or_default().0 += 1);
-    report.failed.iter().for_each(|(step, _)| counts.entry(key(step)).or_default().1 += 1);
-    let count = |((kind, op), (all, failed)): ((_, _), (u64, u64))| StepCount {
-        kind,
-        op,
-        done: all.saturating_sub(failed),
-        failed,
-    };
-    counts.into_iter().map(count).collect()
+    outcome.done.iter().for_each(|step| counts.entry(key(step)).or_default().0 += 1);
+    outcome.failed.iter().for_each(|(step, _)| counts.entry(key(step)).or_default().1 += 1);
+    counts.into_iter().map(|((kind, op), (done, failed))| StepCount { kind, op, done, failed }).collect()
 }
 
 impl Applied {
     /// Peers may send here as the wish says: the devices are there and have their addresses.
     pub(super) fn ready(&self) -> bool {
         let carries = |object: &str| matches!(object, "link" | "address" | "wireguard");
-        self.conflicts.is_empty()
-            && !self.report.failed.iter().any(|(step, _)| carries(step.object()) && !step.is_delete())
+        self.outcome.conflicts.is_empty()
+            && !self.outcome.failed.iter().any(|(step, _)| carries(step.object()) && !step.is_delete())
     }
 
     /// What went wrong, one line.
     pub(super) fn trouble(&self) -> Option<String> {
-        let conflicts = self.conflicts.iter().map(ToString::to_string);
-        let failed = self.report.failed.iter().map(|(_, error)| error.to_string());
+        let conflicts = self.outcome.conflicts.iter().map(ToString::to_string);
+        let failed = self.outcome.failed.iter().map(|(_, error)| error.to_string());
         let mut all = conflicts.chain(failed);
         let first = all.next()?;
         match all.count() {
@@ -65,15 +58,15 @@ impl Applied {
 
     pub(super) fn log(&self) {
         // what of this is new becomes the last error, which is a warning
-        for (step, error) in &self.report.failed {
+        for (step, error) in &self.outcome.failed {
             tracing::debug!(%step, %error, "a step failed and is tried again");
         }
-        if self.report.done > 0 {
+        if !self.outcome.done.is_empty() {
             let count = |s: &StepCount| format!("{}{}={}", s.kind, if s.op == "delete" { "-" } else { "" }, s.done);
             let steps: Vec<String> = self.steps.iter().filter(|s| s.done > 0).map(count).collect();
             tracing::info!(
-                done = self.report.done,
-                failed = self.report.failed.len(),
+                done = self.outcome.done.len(),
+                failed = self.outcome.failed.len(),
                 steps = steps.join(" "),
                 "reconciled"
             );

@@ -3,9 +3,9 @@ use std::sync::Arc;
 
 use kernel::diff::{Conflict, Step};
 use kernel::message::link::SeenLink;
-use kernel::state::{Link, LinkKind, Vxlan};
+use kernel::state::{Bridge, Link, LinkKind, Vxlan};
 use kernel::types::{Family, IfIndex, IfName, Mtu, Vni};
-use kernel::{Errno, KernelError, Report};
+use kernel::{Errno, KernelError, Outcome};
 use overlay::host::{self, ALIAS, HostInputs};
 use overlay::lease::LeaseAttrs;
 use overlay::netconf::NetConf;
@@ -58,14 +58,7 @@ fn underlay() -> Underlay {
 
 /// A VXLAN device; `alias` is the owner mark.
 fn device(name: &str, vni: u32, mac: &str, alias: Option<&str>) -> SeenLink {
-    let vxlan = Vxlan {
-        vni: Vni::new(vni).unwrap(),
-        lower: None,
-        local: "192.0.2.1".parse().ok(),
-        port: None,
-        learning: false,
-        gbp: true,
-    };
+    let vxlan = Vxlan { local: "192.0.2.1".parse().ok(), gbp: true, ..Vxlan::new(Vni::new(vni).unwrap()) };
     let link = Link { mac: mac.parse().ok(), alias: alias.map(str::to_owned), ..Link::up(LinkKind::Vxlan(vxlan)) };
     SeenLink {
         index: IfIndex(7),
@@ -137,8 +130,10 @@ fn the_mac_is_the_devices_then_the_leases_then_a_new_one() {
     let lease = LeaseAttrs::parse(published.as_bytes()).unwrap();
     let with = |links| Survey { links, ..Survey::default() };
     let mac = |survey: &Survey, own| make::vtep_mac(Family::V4, &VxlanConf::default(), survey, own, random).to_string();
-    let bridge =
-        SeenLink { link: Link::up(LinkKind::Bridge { vlan_filtering: false }), ..device("flannel.1", 1, MAC, None) };
+    let bridge = SeenLink {
+        link: Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })),
+        ..device("flannel.1", 1, MAC, None)
+    };
     assert_eq!(mac(&with(vec![device("flannel.1", 1, MAC, None)]), Some(&lease)), MAC);
     assert_eq!(mac(&with(vec![device("flannel.2", 2, MAC, None)]), Some(&lease)), "02:00:00:00:00:02");
     assert_eq!(mac(&with(vec![bridge]), None), random.to_string());
@@ -161,11 +156,6 @@ fn only_devices_with_our_mark_are_known() {
     assert_eq!(make::known_devices(&survey), [IfName::new("flannel.1").unwrap()]);
     let left = make::vxlan_left(&survey).unwrap();
     assert_eq!((left.vni.get(), left.port, left.gbp), (1, None, true));
-    let devices = make::known_devices(&survey);
-    let interest = make::interest(&vxlan_conf(), &devices, Some(&underlay()), &survey, Arc::default());
-    assert_eq!(interest.ours, [IfIndex(7)].into());
-    assert_eq!(interest.underlay, Some(IfIndex(2)));
-    assert_eq!(interest.names.len(), 2);
 }
 
 #[test]
@@ -244,15 +234,20 @@ fn a_peer_with_this_hosts_public_address_is_named() {
 fn peers_are_invited_only_to_devices_that_are_there() {
     let dev = IfName::new("flannel.1").unwrap();
     let error = KernelError::new("x", Errno(1));
-    let failed =
-        |step: Step| Applied { report: Report { done: 0, failed: vec![(step, error.clone())] }, ..Applied::default() };
+    let failed = |step: Step| Applied {
+        outcome: Outcome { failed: vec![(step, error.clone())], ..Outcome::default() },
+        ..Applied::default()
+    };
     assert!(Applied::default().ready() && Applied::default().trouble().is_none());
     assert!(!failed(Step::CreateLink(dev.clone(), Link::up(LinkKind::Loopback))).ready());
     assert!(failed(Step::DeleteLink(dev.clone())).ready(), "what is left over is in nobody's way");
     assert!(failed(Step::WriteSysctl("a".into(), "b".into())).ready());
     let (wanted, found) = (LinkKind::Loopback, LinkKind::Other("dummy".into()));
-    let conflict = Conflict { name: dev, wanted, found };
-    let blocked = Applied { conflicts: vec![conflict.clone(), conflict], ..Applied::default() };
+    let conflict = Conflict::Link { name: dev, wanted, found };
+    let blocked = Applied {
+        outcome: Outcome { conflicts: vec![conflict.clone(), conflict], ..Outcome::default() },
+        ..Applied::default()
+    };
     assert!(!blocked.ready());
     let trouble = blocked.trouble().unwrap();
     assert!(trouble.contains("flannel.1 is a link of kind dummy") && trouble.ends_with("(and 1 more)"), "{trouble}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use kernel::state::{PublicKey, Scope};
+use kernel::state::PublicKey;
 use kernel::types::{Family, IfName};
 use overlay::host::wireguard::{DEVICES, wireguard_data};
 use overlay::lease::LeaseAttrs;
@@ -47,11 +47,10 @@ impl Daemon {
     pub(super) async fn heard(&self, due: &mut Due) -> Result<BTreeMap<PublicKey, Vec<IpAddr>>, Halt> {
         due.by(Instant::now() + LISTEN);
         let devices: Vec<IfName> = DEVICES.iter().filter_map(|name| IfName::new(name).ok()).collect();
-        let scope = Scope { wireguard: devices, ..Scope::default() };
-        let seen = self.kernel.call(move |kernel| kernel.observe(&scope)).await;
+        let seen = self.kernel.call(move |kernel| kernel.wireguard(&devices)).await;
         let seen = seen.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
         let mut heard: BTreeMap<PublicKey, Vec<IpAddr>> = BTreeMap::new();
-        for (key, peer) in seen.wireguard.into_values().flat_map(|device| device.peers) {
+        for (key, peer) in seen.into_values().flat_map(|device| device.peers) {
             let from = peer.endpoint.filter(|_| peer.live).map(|endpoint| endpoint.ip());
             heard.entry(key).or_default().extend(from);
         }

@@ -135,12 +135,8 @@ fn make(kernel: &mut Kernel, device: &IfName, wanted: &State) -> Result<Option<u
     if !wanted.links.is_empty() {
         let devices = vec![device.clone()];
         let scope = Scope { links: devices.clone(), addresses: devices, keep: true, ..Scope::default() };
-        let observed = kernel.observe(&scope).map_err(|error| error.to_string())?;
-        let plan = kernel::diff::diff(wanted, &observed, &scope);
-        if let Some(conflict) = plan.conflicts.into_iter().next() {
-            return Err(conflict.to_string());
-        }
-        kernel.apply(&plan.steps).ok().map_err(|error| error.to_string())?;
+        let outcome = kernel.converge(wanted, &scope, None).map_err(|error| error.to_string())?;
+        outcome.ok().map_err(|error| error.to_string())?;
     }
     let link = kernel.link(device).map_err(|error| error.to_string())?;
     Ok(link.map(|link| link.index.0))

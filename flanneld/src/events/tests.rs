@@ -1,20 +1,33 @@
-use kernel::message::{Names, address, link, neighbour, route};
-use kernel::state::{Address, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey};
-use kernel::types::Mac;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+use kernel::message::{Names, address, link, neighbour, route};
+use kernel::state::{Address, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, RouteScope};
+use kernel::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId};
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_packet_route::neighbour::NeighbourState;
+
+use super::facts::Chosen;
 use super::*;
+use crate::underlay::Survey;
 
 const FLANNEL: IfIndex = IfIndex(7);
 const ETH0: IfIndex = IfIndex(2);
 const POD: IfIndex = IfIndex(9);
+const BGP: RouteProtocol = RouteProtocol(186);
 
 struct Links;
 
 impl Names for Links {
-    fn name(&self, _: u32) -> Option<IfName> {
-        None
+    fn name(&self, index: u32) -> Option<IfName> {
+        IfName::new(match IfIndex(index) {
+            FLANNEL => "flannel.1",
+            ETH0 => "eth0",
+            _ => "veth0",
+        })
+        .ok()
     }
+
     fn index(&self, name: &IfName) -> Option<IfIndex> {
         match name.as_str() {
             "flannel.1" => Some(FLANNEL),
@@ -24,117 +37,262 @@ impl Names for Links {
     }
 }
 
-fn interest() -> Interest {
-    Interest {
-        names: ["flannel.1", "eth0"].into_iter().map(|n| IfName::new(n).unwrap()).collect(),
-        ours: [FLANNEL].into(),
-        underlay: Some(ETH0),
-        networks: vec!["10.5.0.0/16".parse().unwrap()],
-        wanted: Arc::default(),
-        links: [(7, "flannel.1"), (2, "eth0")].map(|(index, name)| (index, IfName::new(name).unwrap())).into(),
+fn name(text: &str) -> IfName {
+    IfName::new(text).unwrap()
+}
+
+fn mac() -> Mac {
+    Mac::local([1; 6])
+}
+
+fn ours() -> Link {
+    Link {
+        mtu: Some(Mtu(1450)),
+        alias: Some("flannel".into()),
+        ..Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false }))
     }
+}
+
+/// The kernel's announcement of a link.
+fn announced(index: IfIndex, called: &str, link: &Link) -> Message {
+    let Some(Message::NewLink(mut message)) = link::create(&name(called), link, &Links) else { panic!() };
+    message.header.index = index.0;
+    if link.up {
+        message.header.flags |= netlink_packet_route::link::LinkFlags::Up;
+    }
+    message.attributes.extend(link.alias.clone().map(netlink_packet_route::link::LinkAttribute::IfAlias));
+    Message::NewLink(message)
+}
+
+fn eth0(mtu: u32) -> Message {
+    announced(ETH0, "eth0", &Link { mtu: Some(Mtu(mtu)), ..Link::up(LinkKind::Other("dummy".into())) })
+}
+
+fn seen(message: &Message) -> SeenLink {
+    link::decode(message).unwrap()
 }
 
 fn route_to(dst: &str, dev: &str, protocol: RouteProtocol) -> Message {
-    let by = Route { protocol, ..Route::by(&IfName::new(dev).unwrap()) };
+    let by = Route { protocol, ..Route::by(&name(dev)) };
     route::put(&RouteKey::main(dst.parse().unwrap()), &by, &Links).unwrap()
 }
 
-fn new_link(name: &str) -> Message {
-    let name = IfName::new(name).unwrap();
-    link::create(&name, &Link::up(LinkKind::Bridge { vlan_filtering: false }), &Links).unwrap()
+fn via(dst: &str, gateway: &str, protocol: RouteProtocol) -> Message {
+    let by = Route { protocol, via: gateway.parse().ok(), ..Route::by(&name("eth0")) };
+    route::put(&RouteKey::main(dst.parse().unwrap()), &by, &Links).unwrap()
 }
 
-/// The kernel's announcement of a change to a link.
-fn changed_link(index: IfIndex) -> Message {
-    match link::move_to(index, 3) {
-        Message::SetLink(inner) => Message::NewLink(inner),
-        other => other,
-    }
-}
-
-#[test]
-fn ours_wakes_and_pods_do_not() {
-    let mac = Mac::local([1; 6]);
-    let net: IpNetwork = "10.5.1.0/32".parse().unwrap();
-    let (boot, kernel) = (RouteProtocol::BOOT, RouteProtocol::KERNEL);
-    let mut learned = neighbour::put_neighbour(FLANNEL, "10.5.2.0".parse().unwrap(), mac);
-    if let Message::NewNeighbour(inner) = &mut learned {
-        inner.header.state = NeighbourState::Reachable;
-    }
-    for (message, wakes, what) in [
-        (new_link("flannel.1"), true, "our link comes"),
-        (new_link("veth01234567"), false, "a pod's link comes"),
-        (changed_link(FLANNEL), true, "our link changes"),
-        (changed_link(ETH0), true, "the underlay changes"),
-        (changed_link(POD), false, "a pod's link changes"),
-        (address::delete(FLANNEL, net), true, "our address goes"),
-        (address::add(ETH0, net, &Address::default()), true, "the underlay gets an address"),
-        (address::add(POD, net, &Address::default()), false, "a pod's link gets an address"),
-        (route_to("10.5.2.0/24", "flannel.1", RouteProtocol::FLANNEL), true, "our route"),
-        (route_to("10.5.2.0/24", "veth0", boot), true, "somebody's route in our network"),
-        (route_to("10.5.1.0/24", "cni0", kernel), false, "the bridge's own route"),
-        (route_to("10.9.0.0/16", "cni0", boot), false, "a route that is nobody of ours"),
-        (route_to("0.0.0.0/0", "wlan0", boot), true, "a default route"),
-        (gone(route_to("0.0.0.0/0", "wlan0", boot)), true, "a default route goes"),
-        (gone(route_to("192.0.2.0/24", "eth0", kernel)), true, "the underlay's segment goes"),
-        (gone(route_to("10.5.2.0/24", "veth0", boot)), false, "a route goes in our network that nobody wants"),
-        (gone(route_to("10.9.0.0/16", "cni0", boot)), false, "a route goes that is nobody of ours"),
-        (neighbour::put_neighbour(FLANNEL, "10.5.2.0".parse().unwrap(), mac), true, "our neighbour"),
-        (
-            neighbour::delete_neighbour(FLANNEL, "10.5.2.0".parse().unwrap()),
-            false,
-            "a neighbour goes that nobody wants",
-        ),
-        (learned, false, "a neighbour that the kernel found itself"),
-        (neighbour::put_fdb(FLANNEL, mac, "192.0.2.1".parse().unwrap()), true, "our forwarding entry"),
-        (neighbour::delete_fdb(FLANNEL, mac, "192.0.2.1".parse().unwrap()), false, "an entry goes that nobody wants"),
-        (neighbour::put_neighbour(ETH0, "192.0.2.1".parse().unwrap(), mac), false, "ARP on the underlay"),
-        (neighbour::put_fdb(POD, mac, "192.0.2.1".parse().unwrap()), false, "the bridge learns"),
-    ] {
-        assert_eq!(interest().concerns(&message), wakes, "{what}");
-    }
-}
-
-#[test]
-fn without_an_underlay_everything_may_be_it() {
-    let none = Interest { underlay: None, ..interest() };
-    assert!(none.concerns(&new_link("eth5")));
-    assert!(none.concerns(&address::add(POD, "192.0.2.9/24".parse().unwrap(), &Address::default())));
-}
-
-/// The announcement that the object of `message` is gone.
 fn gone(message: Message) -> Message {
     match message {
+        Message::NewLink(inner) => Message::DelLink(inner),
+        Message::NewAddress(inner) => Message::DelAddress(inner),
         Message::NewRoute(inner) => Message::DelRoute(inner),
         Message::NewNeighbour(inner) => Message::DelNeighbour(inner),
         other => other,
     }
 }
 
-#[test]
-fn what_is_as_wanted_is_no_news() {
-    let (dev, mac, addr) = (IfName::new("flannel.1").unwrap(), Mac::local([1; 6]), "10.5.2.0".parse().unwrap());
-    let dst: IpAddr = "192.0.2.2".parse().unwrap();
-    let by = Route { protocol: RouteProtocol::FLANNEL, ..Route::by(&dev) };
-    let key = RouteKey::main("10.5.2.0/24".parse().unwrap());
-    let mut wanted = State::default();
-    wanted.routes.insert(key.clone(), by.clone());
-    wanted.neighbours.insert(NeighbourKey { dev: dev.clone(), addr }, mac);
-    wanted.fdb.insert(FdbKey { dev, mac }, dst);
-    let interest = Interest { wanted: Arc::new(wanted), ..interest() };
-    let put = |route: &Route| route::put(&key, route, &Links).unwrap();
-    let neighbour = |mac| neighbour::put_neighbour(FLANNEL, addr, mac);
-    let fdb = |dst: IpAddr| neighbour::put_fdb(FLANNEL, mac, dst);
-    let other = Route { via: "10.5.2.0".parse().ok(), onlink: true, ..by.clone() };
-    for (ours, somebodys) in [
-        (put(&by), put(&other)),
-        (neighbour(mac), neighbour(Mac::local([2; 6]))),
-        (fdb(dst), fdb("192.0.2.3".parse().unwrap())),
-    ] {
-        assert!(!interest.concerns(&ours), "{ours:?}");
-        assert!(interest.concerns(&somebodys), "{somebodys:?}");
-        assert!(interest.concerns(&gone(ours.clone())), "{ours:?} is gone");
-        assert!(!Interest { wanted: Arc::default(), ..interest.clone() }.concerns(&gone(ours)), "and not wanted");
+/// A host: a device of ours with one peer, an underlay with an address and a default route, and a pod.
+fn survey() -> Survey {
+    let pod = announced(POD, "veth0", &Link::up(LinkKind::Veth(kernel::state::Veth { peer: None })));
+    let links = [eth0(1500), announced(FLANNEL, "flannel.1", &ours()), pod].iter().map(seen).collect();
+    let address = |index, at| address::decode(&address::add(index, net(at), &Address::default()), &Links).unwrap();
+    let addresses = vec![address(ETH0, "192.0.2.1/24"), address(FLANNEL, "10.5.1.0/32")];
+    let routes =
+        [via("0.0.0.0/0", "192.0.2.254", RouteProtocol::BOOT), route_to("192.0.2.0/24", "eth0", RouteProtocol::KERNEL)];
+    let routes = routes.iter().map(|message| route::decode(message, &Links).unwrap()).collect();
+    Survey { links, addresses, routes, ..Survey::default() }
+}
+
+fn net(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn peer() -> (RouteKey, Route) {
+    let by = Route { protocol: RouteProtocol::FLANNEL, ..Route::by(&name("flannel.1")) };
+    (RouteKey::main(net("10.5.2.0/24")), by)
+}
+
+fn wanted() -> State {
+    let mut state = State::default();
+    let dev = name("flannel.1");
+    state.links.insert(dev.clone(), ours());
+    state.address(&dev, net("10.5.1.0/32"), true);
+    let (key, route) = peer();
+    state.neighbours.insert(NeighbourKey { dev: dev.clone(), addr: key.dst.network() }, mac());
+    state.fdb.insert(FdbKey { dev, mac: mac() }, IpAddr::from([192, 0, 2, 2]));
+    state.routes.insert(key, route);
+    state
+}
+
+fn chosen() -> Chosen {
+    Chosen { dev: Some(name("eth0")), by_default_route: true, can_reach: None }
+}
+
+/// A filter after a pass, which knows the underlay by `chosen`.
+fn filter(chosen: Chosen) -> Filter {
+    let (survey, devices) = (survey(), vec![name("flannel.1")]);
+    let facts = Facts::new(chosen, &devices, &survey);
+    let routes = RouteScope {
+        table: TableId::MAIN,
+        protocol: Some(RouteProtocol::FLANNEL),
+        adopt: vec![net("10.5.0.0/16")],
+        within: Vec::new(),
+        dev: None,
+    };
+    let scope = Scope {
+        links: devices.clone(),
+        read_links: vec![name("eth0")],
+        addresses: devices.clone(),
+        neighbours: devices,
+        routes: Some(routes),
+        ..Scope::default()
+    };
+    let mut filter = Filter::default();
+    filter.reader.survey_ends(&survey.links);
+    filter.interest = Some(Interest { wanted: Arc::new(wanted()), scope, facts });
+    filter.facts_hold = true;
+    filter
+}
+
+fn wakes(chosen: Chosen, message: Message) -> bool {
+    filter(chosen).hear(message.into())
+}
+
+fn check(cases: impl IntoIterator<Item = (Message, bool, &'static str)>) {
+    for (message, expected, what) in cases {
+        assert_eq!(wakes(chosen(), message), expected, "{what}");
     }
+}
+
+#[test]
+fn what_contradicts_the_desired_state_is_news() {
+    let addr = [10, 5, 2, 0].into();
+    let dst = [192, 0, 2, 2].into();
+    let (key, by) = peer();
+    let neighbour = |mac| neighbour::put_neighbour(FLANNEL, addr, mac);
+    let mut reachable = neighbour(mac());
+    if let Message::NewNeighbour(inner) = &mut reachable {
+        inner.header.state = NeighbourState::Reachable;
+    }
+    let route = |route: &Route| route::put(&key, route, &Links).unwrap();
+    let address = |at: &str| address::add(FLANNEL, net(at), &Address::default());
+    check([
+        (announced(FLANNEL, "flannel.1", &ours()), false, "our link is announced as it is wanted"),
+        (announced(FLANNEL, "flannel.1", &Link { up: false, ..ours() }), true, "our link goes down"),
+        (announced(FLANNEL, "flannel.1", &Link { mtu: Some(Mtu(1400)), ..ours() }), true, "our link's MTU"),
+        (announced(FLANNEL, "flannel.1", &Link { alias: None, ..ours() }), true, "our link loses its mark"),
+        (announced(FLANNEL, "mine", &ours()), true, "our link is renamed"),
+        (gone(announced(FLANNEL, "flannel.1", &ours())), true, "our link goes"),
+        (address("10.5.1.0/32"), false, "our address"),
+        (gone(address("10.5.1.0/32")), true, "our address goes"),
+        (address("10.9.9.9/32"), true, "somebody's address on our link"),
+        (address("fe80::1/64"), false, "the kernel's own address"),
+        (route(&by), false, "our route"),
+        (gone(route(&by)), true, "our route goes"),
+        (route(&Route { mtu: Some(Mtu(1200)), ..by.clone() }), true, "our route's MTU"),
+        (route(&Route { protocol: BGP, ..by.clone() }), true, "another program's route in place of ours"),
+        (route_to("10.5.9.0/24", "flannel.1", RouteProtocol::FLANNEL), true, "a route of ours that nobody wants"),
+        (via("10.5.9.0/24", "192.0.2.9", RouteProtocol::BOOT), true, "a route that a Go flanneld may have left"),
+        (neighbour(mac()), false, "our neighbour"),
+        (neighbour(Mac::local([2; 6])), true, "our neighbour's MAC"),
+        (reachable, true, "our neighbour is permanent no more"),
+        (gone(neighbour(mac())), true, "our neighbour goes"),
+        (neighbour::put_fdb(FLANNEL, mac(), dst), false, "our forwarding entry"),
+        (neighbour::put_fdb(FLANNEL, mac(), [192, 0, 2, 3].into()), true, "our forwarding entry's destination"),
+        (neighbour::put_fdb(FLANNEL, Mac([0; 6]), dst), true, "somebody's forwarding entry"),
+        (gone(neighbour::put_fdb(FLANNEL, mac(), dst)), true, "our forwarding entry goes"),
+    ]);
+}
+
+#[test]
+fn other_peoples_objects_are_no_news() {
+    let kernel = RouteProtocol::KERNEL;
+    let ipvs = Link::up(LinkKind::Other("dummy".into()));
+    check([
+        (
+            announced(IfIndex(30), "veth7", &Link::up(LinkKind::Veth(kernel::state::Veth { peer: None }))),
+            false,
+            "a pod's link comes",
+        ),
+        (gone(announced(POD, "veth0", &ours())), false, "a pod's link goes"),
+        (announced(IfIndex(31), "kube-ipvs0", &ipvs), false, "kube-proxy's link comes"),
+        (gone(announced(IfIndex(31), "kube-ipvs0", &ipvs)), false, "kube-proxy's link goes"),
+        (address::add(POD, net("10.96.0.1/32"), &Address::default()), false, "a service's address"),
+        (via("203.0.113.0/24", "192.0.2.9", BGP), false, "a BGP daemon's route"),
+        (via("10.5.200.0/24", "192.0.2.9", BGP), false, "a BGP daemon's route inside the network"),
+        (gone(via("10.5.200.0/24", "192.0.2.9", BGP)), false, "it goes"),
+        (route_to("10.5.1.0/24", "veth0", kernel), false, "the bridge's own route"),
+        (neighbour::put_neighbour(ETH0, [192, 0, 2, 9].into(), mac()), false, "ARP on the underlay"),
+        (neighbour::put_fdb(POD, mac(), [192, 0, 2, 1].into()), false, "another device's entry"),
+        (neighbour::delete_neighbour(FLANNEL, [10, 5, 9, 0].into()), false, "an entry goes that nobody wants"),
+    ]);
+}
+
+#[test]
+fn the_underlay_is_news_when_it_changes() {
+    let address = |at: &str| address::add(ETH0, net(at), &Address::default());
+    let default = |gateway| via("0.0.0.0/0", gateway, RouteProtocol::BOOT);
+    check([
+        (eth0(1500), false, "the underlay is announced as it is"),
+        (eth0(1400), true, "its MTU"),
+        (gone(eth0(1500)), true, "it goes"),
+        (announced(IfIndex(40), "eth0", &Link::up(LinkKind::Other("dummy".into()))), true, "it is made anew"),
+        (address("192.0.2.1/24"), false, "its address is refreshed"),
+        (address("192.0.2.7/24"), true, "it gets another address"),
+        (gone(address("192.0.2.1/24")), true, "its address goes"),
+        (default("192.0.2.254"), false, "the default route is announced as it is"),
+        (default("192.0.2.253"), true, "another default route"),
+        (gone(default("192.0.2.254")), true, "the default route goes"),
+        (route_to("192.0.2.0/24", "eth0", RouteProtocol::KERNEL), false, "its segment"),
+        (gone(route_to("192.0.2.0/24", "eth0", RouteProtocol::KERNEL)), true, "its segment goes"),
+        (route_to("198.51.100.0/24", "eth0", BGP), true, "hosts that are on its segment now"),
+    ]);
+    let named = Chosen { by_default_route: false, ..chosen() };
+    assert!(!wakes(named, default("192.0.2.253")), "by name, whatever the default route is");
+    let reach = |addr: &str| Chosen { can_reach: addr.parse().ok(), ..chosen() };
+    let other = || via("203.0.113.0/24", "192.0.2.9", BGP);
+    assert!(wakes(reach("203.0.113.9"), other()) && !wakes(reach("198.51.100.9"), other()), "--iface-can-reach");
+}
+
+#[test]
+fn without_an_underlay_everything_may_be_it() {
+    let none = || Chosen { dev: None, ..chosen() };
+    let new = announced(IfIndex(41), "eth5", &Link::up(LinkKind::Other("dummy".into())));
+    assert!(wakes(none(), new));
+    assert!(wakes(none(), address::add(POD, net("192.0.2.9/24"), &Address::default())));
+    assert!(!wakes(none(), eth0(1500)));
+    assert!(!wakes(none(), via("203.0.113.0/24", "192.0.2.9", BGP)));
+}
+
+/// A lease whose subnet contains an address of ours is not believed: when a pass has moved it, leases are judged anew.
+#[test]
+fn our_own_address_is_a_fact_although_it_is_wanted() {
+    let mut filter = filter(chosen());
+    let mut wanted = wanted();
+    wanted.address(&name("flannel.1"), net("10.5.7.0/32"), true);
+    filter.interest = filter.interest.map(|interest| Interest { wanted: Arc::new(wanted), ..interest });
+    let moved = address::add(FLANNEL, net("10.5.7.0/32"), &Address::default());
+    assert!(filter.hear(moved.into()));
+}
+
+/// What is there and back again while a survey is read may be in it or not.
+#[test]
+fn while_the_kernel_is_read_nothing_is_known_of_the_underlay() {
+    let mut filter = filter(chosen());
+    assert!(!filter.hear(eth0(1500).into()));
+    filter.facts_hold = false;
+    assert!(filter.hear(eth0(1500).into()));
+    assert!(!filter.hear(via("203.0.113.0/24", "192.0.2.9", BGP).into()));
+    filter.facts_hold = true;
+    assert!(filter.hear(eth0(1400).into()), "changed");
+    assert!(filter.hear(eth0(1500).into()), "changed back, before anybody has looked");
+}
+
+#[test]
+fn before_the_first_pass_everything_is_news() {
+    assert!(Filter::default().hear(eth0(1500).into()));
+    let mut filter = filter(chosen());
+    filter.overrun();
+    assert!(filter.hear(eth0(1500).into()), "after announcements were lost");
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::RawFd;
 
 use ipnetwork::IpNetwork;
-use kernel::state::{Link, LinkKind, Route, RouteKey, State, VethPeer};
+use kernel::state::{Bridge, Link, LinkKind, Route, RouteKey, State, Veth, VethPeer};
 use kernel::types::{Family, IfName, InvalidValue};
 
 /// The largest host number: addresses end in 10 + number.
@@ -99,11 +99,11 @@ impl Topology {
         // a switch has no address, and no word in the segment's neighbour discovery
         state.sysctls.insert("net/ipv6/conf/all/disable_ipv6".into(), "1".into());
         state.sysctls.insert("net/ipv6/conf/default/disable_ipv6".into(), "1".into());
-        state.links.insert(bridge.clone(), Link::up(LinkKind::Bridge { vlan_filtering: false }));
+        state.links.insert(bridge.clone(), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
         for (port, node, end) in self.cables(segment)? {
             let peer = VethPeer { name: end, mac: None, mtu: None, netns: Some(netns(node)) };
-            let kind = LinkKind::Veth { peer: Some(Box::new(peer)) };
-            state.links.insert(port, Link { master: Some(bridge.clone()), ..Link::up(kind) });
+            let kind = LinkKind::Veth(Veth { peer: Some(Box::new(peer)) });
+            state.links.insert(port, Link { master: Some(Some(bridge.clone())), ..Link::up(kind) });
         }
         Ok(state)
     }
@@ -178,7 +178,7 @@ fn station_state(lo: &IfName) -> State {
 
 /// A link of a station: it was born with the switch's cable; its kind is only named.
 fn wire(state: &mut State, link: &IfName, segment: usize, number: usize) {
-    state.links.insert(link.clone(), Link::up(LinkKind::Veth { peer: None }));
+    state.links.insert(link.clone(), Link::up(LinkKind::Veth(Veth { peer: None })));
     state.conf("ipv4", link, "rp_filter", "0");
     state.conf("ipv6", link, "accept_dad", "0");
     for family in Family::ALL {
@@ -216,7 +216,9 @@ mod tests {
         let state = three.state(Node::Switch(2), &fd).unwrap();
         let names: Vec<_> = state.links.keys().map(IfName::as_str).collect();
         assert_eq!(names, ["br0", "host3", "router"]);
-        let LinkKind::Veth { peer: Some(peer) } = &state.links[&IfName::new("router").unwrap()].kind else { panic!() };
+        let LinkKind::Veth(Veth { peer: Some(peer) }) = &state.links[&IfName::new("router").unwrap()].kind else {
+            panic!()
+        };
         assert_eq!((peer.name.as_str(), peer.netns), ("eth1", Some(7)));
     }
 

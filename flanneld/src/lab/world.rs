@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
 
-use kernel::diff::{Step, diff};
-use kernel::state::{Link, LinkKind, Scope, State, VethPeer, Vxlan};
+use kernel::diff::Step;
+use kernel::state::{Bridge, Link, LinkKind, Scope, State, Veth, VethPeer, Vxlan};
 use kernel::types::{Family, IfName, InvalidValue, Vni};
 
 use super::netns::Room;
@@ -79,12 +79,8 @@ pub fn establish(room: &Room, state: &State) -> Result<(), Error> {
         keep: true,
         ..Scope::default()
     };
-    let observed = kernel.observe(&scope).doing(what())?;
-    let plan = diff(state, &observed, &scope);
-    if let Some(conflict) = plan.conflicts.into_iter().next() {
-        return Err(conflict).doing(what());
-    }
-    kernel.apply(&plan.steps).ok().doing(what())
+    kernel.converge(state, &scope, None).doing(what())?.ok().doing(what())?;
+    Ok(())
 }
 
 /// Makes sure that the kernel has the kinds of link that a network needs, in a namespace made for it.
@@ -111,12 +107,12 @@ type Probe = (&'static str, &'static str, Link);
 
 fn probes() -> Result<[Probe; 3], InvalidValue> {
     let peer = VethPeer { name: IfName::new("peer")?, mac: None, mtu: None, netns: None };
-    let vxlan = Vxlan { vni: Vni::new(1)?, lower: None, local: None, port: Some(8472), learning: false, gbp: false };
+    let vxlan = Vxlan { port: Some(8472), ..Vxlan::new(Vni::new(1)?) };
     let down = |kind| Link { up: false, ..Link::up(kind) };
     Ok([
-        ("bridge", "CONFIG_BRIDGE", down(LinkKind::Bridge { vlan_filtering: false })),
+        ("bridge", "CONFIG_BRIDGE", down(LinkKind::Bridge(Bridge { vlan_filtering: false }))),
         ("vxlan", "CONFIG_VXLAN", down(LinkKind::Vxlan(vxlan))),
-        ("veth", "CONFIG_VETH", down(LinkKind::Veth { peer: Some(Box::new(peer)) })),
+        ("veth", "CONFIG_VETH", down(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) }))),
     ])
 }
 

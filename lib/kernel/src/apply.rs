@@ -4,10 +4,12 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use crate::diff::Step;
 use crate::kernel::Kernel;
+use crate::message::Request;
 use crate::message::{ADD, APPEND, PUT, address, link, neighbour, route, vlan};
-use crate::netlink::{Errno, KernelError, Request};
-use crate::nft::wire::Writer;
-use crate::state::LinkKind;
+use crate::netlink::wire::Writer;
+use crate::netlink::{Errno, KernelError};
+use crate::nft::RuleHandle;
+use crate::state::{Birth, Link, LinkKind};
 use crate::types::IfName;
 use crate::wireguard::{Wish, remove_peer, set_device, set_peer};
 use crate::{sysctl, tuntap};
@@ -17,6 +19,8 @@ use crate::{sysctl, tuntap};
 pub struct Report {
     /// How many were done.
     pub done: usize,
+    /// The rules of nf_tables that were added.
+    pub handles: Vec<RuleHandle>,
     /// Those that were not, with the reason; their objects are as they were.
     pub failed: Vec<(Step, KernelError)>,
 }
@@ -32,6 +36,10 @@ impl Kernel {
     /// Takes the steps in order, as few messages to the kernel as that allows. A step that fails is reported and does
     /// not stop the others. Deleting what is already gone and adding what is already there count as done.
     pub fn apply(&mut self, steps: &[Step]) -> Report {
+        self.take(None, steps)
+    }
+
+    pub(crate) fn take(&mut self, mut parent: Option<&mut Self>, steps: &[Step]) -> Report {
         let mut report = Report::default();
         let mut page = Page::default();
         for (i, step) in steps.iter().enumerate() {
@@ -42,14 +50,20 @@ impl Kernel {
                         self.write_wireguard(&steps[i..], &mut report);
                     }
                 }
+                Step::Nft(..) => {
+                    if i == 0 || !matches!(steps[i - 1], Step::Nft(..)) {
+                        page.flush(self, &mut report);
+                        self.write_nft(&steps[i..], &mut report);
+                    }
+                }
                 Step::WriteSysctl(..) if i > 0 && matches!(steps[i - 1], Step::WriteSysctl(..)) => {}
                 Step::WriteSysctl(..) => {
                     page.flush(self, &mut report);
                     self.write_sysctls(&steps[i..], &mut report);
                 }
-                Step::CreateLink(name, created) if matches!(created.kind, LinkKind::TunTap(_)) => {
+                Step::CreateLink(name, created) if !created.is_born_by_own_message() => {
                     page.flush(self, &mut report);
-                    report.count(step, self.create_tuntap(name, created));
+                    report.count(step, self.create_otherwise(parent.as_deref_mut(), name, created));
                 }
                 _ => self.stage(step, &mut page, &mut report),
             }
@@ -58,9 +72,11 @@ impl Kernel {
         report
     }
 
-    fn create_tuntap(&self, name: &IfName, created: &crate::state::Link) -> Result<(), KernelError> {
-        let LinkKind::TunTap(tuntap) = &created.kind else { return Ok(()) };
-        self.inside(|| tuntap::create(name, tuntap))?
+    fn create_otherwise(&mut self, parent: Option<&mut Self>, name: &IfName, link: &Link) -> Result<(), KernelError> {
+        match (&link.kind, &link.birth) {
+            (LinkKind::TunTap(device), Birth::Here | Birth::Parent) => self.inside(|| tuntap::create(name, device))?,
+            _ => self.bear(parent, name, link),
+        }
     }
 
     fn write_sysctls(&mut self, steps: &[Step], report: &mut Report) {
@@ -133,7 +149,8 @@ impl Kernel {
             Step::DeleteFdb(key, dst) => (neighbour::delete_fdb(names.index(&key.dev)?, key.mac, *dst), 0),
             Step::DeleteAddress(key) => (address::delete(names.index(&key.dev)?, key.net), 0),
             Step::DeleteLink(name) => (link::delete(name), 0),
-            Step::WriteSysctl(..)
+            Step::Nft(..)
+            | Step::WriteSysctl(..)
             | Step::SetWireguard(..)
             | Step::PutWireguardPeer(..)
             | Step::DeleteWireguardPeer(..) => return None,
@@ -145,20 +162,10 @@ impl Kernel {
 /// The links that must be known by index before a step can be sent.
 fn refers_to(step: &Step) -> Vec<&IfName> {
     let (name, other) = match step {
-        Step::CreateLink(_, link) => {
-            let lower = match &link.kind {
-                LinkKind::Vxlan(vxlan) => vxlan.lower.as_ref(),
-                LinkKind::Macvlan { lower, .. } => Some(lower),
-                _ => None,
-            };
-            (lower, link.master.as_ref())
-        }
+        Step::CreateLink(_, link) => (link.kind.lower(), link.master.as_ref().and_then(Option::as_ref)),
         // the link itself may be named
         Step::ChangeLink(_, change) => {
-            let lower = match &change.kind {
-                Some(LinkKind::Vxlan(vxlan)) => vxlan.lower.as_ref(),
-                _ => None,
-            };
+            let lower = change.kind.as_ref().and_then(LinkKind::lower);
             (change.master.as_ref().and_then(Option::as_ref), lower)
         }
         Step::AddVlan(key, _) | Step::DeleteVlan(key) => (Some(&key.dev), None),
@@ -166,7 +173,8 @@ fn refers_to(step: &Step) -> Vec<&IfName> {
         Step::PutNeighbour(key, _) | Step::DeleteNeighbour(key) => (Some(&key.dev), None),
         Step::PutFdb(key, _) | Step::DeleteFdb(key, _) => (Some(&key.dev), None),
         Step::PutRoute(_, route) | Step::DeleteRoute(_, route) => (route.dev.as_ref(), None),
-        Step::SetPort(..)
+        Step::Nft(..)
+        | Step::SetPort(..)
         | Step::WriteSysctl(..)
         | Step::SetWireguard(..)
         | Step::PutWireguardPeer(..)
@@ -196,13 +204,19 @@ pub(crate) fn no_module(name: &str) -> String {
     format!("this kernel has no {name}: `modprobe {name}` as root, or boot a kernel that has it")
 }
 
-/// rtnl_newlink: EOPNOTSUPP when no module answers to the kind's name.
 fn explain(step: &Step, error: KernelError) -> KernelError {
     match step {
-        Step::CreateLink(_, link)
-            if error.errno.0 == libc::EOPNOTSUPP && matches!(link.kind, LinkKind::Ipip(_) | LinkKind::Wireguard) =>
-        {
-            KernelError { text: Some(no_module(crate::diff::word(&link.kind))), ..error }
+        Step::CreateLink(_, link) => explain_kind(&link.kind, error),
+        _ => error,
+    }
+}
+
+/// rtnl_newlink: EOPNOTSUPP when no module answers to the kind's name, with a sentence of its own since Linux 5.1.
+pub(crate) fn explain_kind(kind: &LinkKind, error: KernelError) -> KernelError {
+    let unknown = error.text.as_deref().is_none_or(|text| text == "Unknown device type");
+    match kind.as_kind().module() {
+        Some(module) if error.errno.0 == libc::EOPNOTSUPP && unknown => {
+            KernelError { text: Some(no_module(module)), ..error }
         }
         _ => error,
     }
@@ -234,7 +248,11 @@ impl Page<'_> {
 }
 
 impl Report {
-    fn count(&mut self, step: &Step, outcome: Result<(), KernelError>) {
+    pub(crate) fn refuse(&mut self, step: &Step, error: KernelError) {
+        self.failed.push((step.clone(), error));
+    }
+
+    pub(crate) fn count(&mut self, step: &Step, outcome: Result<(), KernelError>) {
         match outcome {
             Err(error) if step.is_delete() && error.is_absent() => self.done += 1,
             Err(error) => self.failed.push((step.clone(), error)),

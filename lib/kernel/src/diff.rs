@@ -4,53 +4,49 @@
 //! forwarding entry before route, and everything new before anything old goes.
 
 mod links;
+mod nft;
 mod objects;
 mod step;
 mod wireguard;
 
 #[cfg(test)]
-mod examples;
-#[cfg(test)]
-mod properties;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+pub use nft::NftStep;
 pub use objects::satisfies;
 pub use step::{LinkChange, Step};
 
+use crate::nft::TableKey;
 use crate::state::{LinkKind, Scope, State};
 use crate::types::IfName;
 
-/// A link under a wanted name that is something else: nothing is done to it, nor to what was to hang on it.
+/// Something under a wanted name that is something else: nothing is done to it, nor to what was to hang on it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{name} is a link of kind {}, wanted is {}: rename or delete it (ip link del {name})",
-    word(found),
-    word(wanted)
-)]
-pub struct Conflict {
-    /// Its name.
-    pub name: IfName,
-    /// What it should be.
-    pub wanted: LinkKind,
-    /// What it is.
-    pub found: LinkKind,
-}
-
-/// The kernel's word for a kind of link.
-pub fn word(kind: &LinkKind) -> &str {
-    match kind {
-        LinkKind::Bridge { .. } => "bridge",
-        LinkKind::Veth { .. } => "veth",
-        LinkKind::Vxlan(_) => "vxlan",
-        LinkKind::Ipip(_) => "ipip",
-        LinkKind::Wireguard => "wireguard",
-        LinkKind::Macvlan { .. } => "macvlan",
-        LinkKind::TunTap(_) => "tun",
-        LinkKind::Loopback => "loopback",
-        LinkKind::Other(word) if word.is_empty() => "device",
-        LinkKind::Other(word) => word,
-    }
+pub enum Conflict {
+    /// A link of another kind.
+    #[error(
+        "{name} is a link of kind {}, wanted is {}: if it is yours, rename or delete it (ip link del {name})",
+        found.word(),
+        wanted.word()
+    )]
+    Link {
+        /// Its name.
+        name: IfName,
+        /// What it should be.
+        wanted: LinkKind,
+        /// What it is.
+        found: LinkKind,
+    },
+    /// A chain or set of a table that others use too, with another hook, priority or type.
+    #[error(
+        "{object} of table {table} is not of the kind that is wanted, and others may use it: nft list table {table}"
+    )]
+    Nft {
+        /// The table.
+        table: TableKey,
+        /// The chain or set.
+        object: String,
+    },
 }
 
 /// What is to be done, in order, and what cannot be.
@@ -76,6 +72,7 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     // what hung on a link that is made anew goes with it
     let observed = &links.surviving(observed);
     let desired = &links.possible(desired);
+    nft::put(desired, observed, scope, &mut plan);
     let steps = &mut plan.steps;
     links::settings(desired, observed, steps);
     links::vlans(desired, observed, scope, steps);
@@ -91,6 +88,7 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
         wireguard::delete(desired, observed, scope, steps);
         objects::delete_addresses(desired, observed, scope, steps);
         links::delete(desired, observed, scope, steps);
+        nft::delete(desired, observed, scope, &mut plan);
     }
     plan
 }

@@ -9,11 +9,16 @@
 
 pub mod apply;
 pub mod arena;
+mod birth;
+pub mod conntrack;
+pub mod converge;
 pub mod diff;
 pub mod kernel;
+pub mod link;
 pub mod message;
 pub mod netlink;
 pub mod netns;
+pub mod news;
 pub mod nft;
 pub mod observe;
 pub mod removal;
@@ -27,5 +32,6 @@ pub mod wait;
 mod wireguard;
 
 pub use apply::Report;
+pub use converge::{Assumed, Failure, Outcome};
 pub use kernel::Kernel;
 pub use netlink::{Errno, KernelError};

@@ -1,18 +1,20 @@
 //! Reading the kernel: what of a [`Scope`] is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use crate::kernel::Kernel;
 use crate::message::Names;
+use crate::message::Request;
 use crate::message::address::SeenAddress;
 use crate::message::link::{self, SeenLink};
 use crate::message::neighbour::{self, SeenNeighbour};
 use crate::message::{address, route, vlan};
-use crate::netlink::{KernelError, Request};
-use crate::state::{LinkKind, Route, RouteKey, Scope, State};
+use crate::netlink::KernelError;
+use crate::nft::TableKey;
+use crate::state::{LinkKind, NftScope, Route, RouteKey, Scope, State, WireguardDevice};
 use crate::sysctl;
 use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
 
@@ -38,6 +40,7 @@ impl Kernel {
             }
         }
         self.observe_wireguard(&scope.wireguard, &mut state)?;
+        self.observe_nft(&scope.nft, &mut state)?;
         if let Some(routes) = &scope.routes {
             let dev = match &routes.dev {
                 Some(name) => match self.known(name)? {
@@ -105,6 +108,13 @@ impl Kernel {
         Ok(())
     }
 
+    /// What the WireGuard devices among the links `names` hold (`wg show`).
+    pub fn wireguard(&mut self, names: &[IfName]) -> Result<BTreeMap<IfName, WireguardDevice>, KernelError> {
+        let mut state = State::default();
+        self.observe_wireguard(names, &mut state)?;
+        Ok(state.wireguard)
+    }
+
     /// Of the links in `names` that are WireGuard devices, what they hold.
     fn observe_wireguard(&mut self, names: &[IfName], state: &mut State) -> Result<(), KernelError> {
         for name in names {
@@ -116,6 +126,23 @@ impl Kernel {
                 // it has gone since it was asked for
                 Err(e) if e.is_absent() => {}
                 Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the tables that are ours, all; of those that others use too, the chains that are named.
+    fn observe_nft(&mut self, scopes: &BTreeMap<TableKey, NftScope>, state: &mut State) -> Result<(), KernelError> {
+        for (key, scope) in scopes {
+            let what = || format!("nft list table {key}");
+            let nft = self.nft().map_err(|error| error.about(&what()))?;
+            let view = match scope {
+                NftScope::Whole => nft.view(key),
+                NftScope::Shared(chains) => nft.view_of(key, chains.keys().map(String::as_str)),
+            };
+            let view = view.map_err(|error| error.about(&what()))?;
+            if view.table.is_some() {
+                state.nft.insert(key.clone(), view.into());
             }
         }
         Ok(())

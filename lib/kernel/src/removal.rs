@@ -12,7 +12,7 @@
 
 #![expect(unsafe_code, reason = "fork, and what a child does after it")]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
@@ -21,7 +21,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::kernel::Kernel;
 use crate::message::link::{self, SeenLink};
-use crate::netlink::{Errno, KernelError, Request, Socket};
+use crate::message::{Request, Socket};
+use crate::netlink::{Errno, KernelError};
 use crate::types::{IfIndex, IfName};
 
 /// RTNLGRP_LINK, linux/rtnetlink.h
@@ -96,7 +97,7 @@ impl Errand {
         // SAFETY: the child makes system calls only.
         match unsafe { libc::fork() } {
             -1 => None,
-            0 => carry_out(own.as_raw_fd(), tell.as_raw_fd(), &request),
+            0 => carry_out(own.as_fd().as_raw_fd(), tell.as_raw_fd(), &request),
             _child => Some(Self { index: seen.index, what: what(seen), watch, news }),
         }
     }
@@ -194,10 +195,7 @@ fn keep<const N: usize>(kept: [RawFd; N]) {
 }
 
 fn readable(watch: &Socket, news: &OwnedFd, left: Duration) -> Result<(bool, bool), Errno> {
-    // SAFETY: the socket outlives the poll.
-    let watch = unsafe { BorrowedFd::borrow_raw(watch.as_raw_fd()) };
-    let mut fds =
-        [PollFd::from_borrowed_fd(watch, PollFlags::IN), PollFd::from_borrowed_fd(news.as_fd(), PollFlags::IN)];
+    let mut fds = [PollFd::new(watch, PollFlags::IN), PollFd::new(news, PollFlags::IN)];
     let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
     match poll(&mut fds, Some(&timeout)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok((!fds[0].revents().is_empty(), !fds[1].revents().is_empty())),
@@ -249,7 +247,7 @@ fn hold(closed: RawFd, held: RawFd) -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::read_datagram;
+    use crate::message::read_datagram;
 
     #[test]
     fn the_request_is_ip_link_del() {

@@ -72,10 +72,12 @@ pub fn preferred_address(addresses: &[SeenAddress], dev: &IfName, family: Family
 
 /// The prefixes that hosts on the same segment as `dev` are in: what the table reaches by it without a router.
 pub fn connected(routes: &[(RouteKey, Route)], dev: &IfName) -> Vec<IpNetwork> {
-    let on_link = |(key, route): &&(RouteKey, Route)| {
-        route.dev.as_ref() == Some(dev) && route.via.is_none() && !is_link_local(key.dst.ip())
-    };
-    routes.iter().filter(on_link).map(|(key, _)| key.dst).collect()
+    routes.iter().filter(|(key, route)| is_on_link(key, route, dev)).map(|(key, _)| key.dst).collect()
+}
+
+/// True for a route that reaches hosts on the same segment as `dev`.
+pub fn is_on_link(key: &RouteKey, route: &Route, dev: &IfName) -> bool {
+    route.dev.as_ref() == Some(dev) && route.via.is_none() && !is_link_local(key.dst.ip())
 }
 
 /// 169.254.0.0/16 or fe80::/10.

@@ -1,5 +1,6 @@
 //! Kernel parameters below /proc/sys (man 5 proc). Those of the network follow the thread's namespace.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -9,12 +10,17 @@ fn path(key: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(key)
 }
 
+/// The parameter as sysctl(8) takes it: with dots, or with slashes where a name has a dot, as `flannel.1` has.
+pub(crate) fn parameter(key: &str) -> Cow<'_, str> {
+    if key.contains('.') { Cow::Borrowed(key) } else { Cow::Owned(key.replace('/', ".")) }
+}
+
 /// The value without its line end; `None` when the kernel does not have it, as with IPv6 switched off.
 pub fn read(key: &str) -> Result<Option<String>, KernelError> {
     match std::fs::read_to_string(path(key)) {
         Ok(value) => Ok(Some(value.trim_end().to_owned())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(KernelError::io(format!("read sysctl {}", key.replace('/', ".")), &e)),
+        Err(e) => Err(KernelError::io(format!("read sysctl {}", parameter(key)), &e)),
     }
 }
 
@@ -25,7 +31,7 @@ pub fn write(key: &str, value: &str) -> Result<(), KernelError> {
     match opened.and_then(|mut file| file.write_all(value.as_bytes())) {
         Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem && has(key, value) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound && key.starts_with("net/ipv6/") => Ok(()),
-        Err(e) => Err(KernelError::io(format!("sysctl -w {}={value}", key.replace('/', ".")), &e)),
+        Err(e) => Err(KernelError::io(format!("sysctl -w {}={value}", parameter(key)), &e)),
         Ok(()) => Ok(()),
     }
 }

@@ -1,15 +1,13 @@
 //! Waiting for what the kernel does on its own time, by its announcements and never by polling.
 
-#![expect(unsafe_code, reason = "a netlink socket lends its descriptor to poll")]
-
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::kernel::Kernel;
+use crate::message::Socket;
 use crate::message::link::SeenLink;
-use crate::netlink::{Errno, KernelError, Socket};
+use crate::netlink::{Errno, KernelError};
 use crate::types::IfName;
 
 /// RTNLGRP_LINK, linux/rtnetlink.h
@@ -81,10 +79,8 @@ impl Kernel {
 }
 
 fn announced(watch: &Socket, left: Duration) -> Result<bool, KernelError> {
-    // SAFETY: the socket outlives the poll.
-    let fd = unsafe { BorrowedFd::borrow_raw(watch.as_raw_fd()) };
     let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-    match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&timeout)) {
+    match poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&timeout)) {
         Ok(ready) => Ok(ready > 0),
         Err(rustix::io::Errno::INTR) => Ok(false),
         Err(e) => Err(KernelError::new("wait for kernel announcements", Errno(e.raw_os_error()))),

@@ -63,11 +63,11 @@ pub fn add(request: &Request, conf: &Conf) -> Result<AddResult, Error> {
 fn find_bridge(host: &mut Kernel, conf: &Conf) -> Result<Option<SeenLink>, Error> {
     let Some(seen) = host.link(&conf.bridge).map_err(Error::internal)? else { return Ok(None) };
     match &seen.link.kind {
-        LinkKind::Bridge { .. } => Ok(Some(seen)),
+        LinkKind::Bridge(_) => Ok(Some(seen)),
         other => Err(Error::internal(format!("{:?} already exists but is not a bridge", conf.bridge.as_str())).with_details(
             format!(
                 "it is a link of kind {}: name another \"bridge\" in the configuration, or delete that link: ip link del {}",
-                kernel::diff::word(other),
+                other.word(),
                 conf.bridge
             ),
         )),
@@ -91,7 +91,7 @@ impl Attachment<'_> {
         self.configure_pod(&ends, &result)?;
         if self.conf.masquerade || self.conf.spoof_check {
             undo.rules = true;
-            rules::ensure(self.request, self.conf, &ends, &result)?;
+            rules::add(self.request, self.conf, &mut self.host, (&ends, &result))?;
         }
         if self.conf.container_interface {
             self.wait_for_port(&ends.veth)?;

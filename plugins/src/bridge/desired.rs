@@ -8,7 +8,7 @@ use cni::error::Error;
 use cni::result::{AddResult, Interface, Route as CniRoute};
 use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
-use kernel::state::{AddressKey, Link, LinkKind, Port, State, VethPeer, Vlan, VlanKey};
+use kernel::state::{AddressKey, Bridge, Link, LinkKind, Port, State, Veth, VethPeer, Vlan, VlanKey};
 use kernel::types::{Family, IfName, Mac, VlanId, masked};
 
 use super::conf::{Conf, Gateway, Vlans};
@@ -96,7 +96,7 @@ pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State
         promisc: conf.promisc.then_some(true),
         mac: new.then_some(ends.bridge_mac),
         mtu: conf.mtu.filter(|_| new),
-        ..Link::up(LinkKind::Bridge { vlan_filtering: conf.vlans.is_some() })
+        ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering: conf.vlans.is_some() }))
     };
     state.links.insert(conf.bridge.clone(), bridge);
     refuse_routers(&mut state, &conf.bridge);
@@ -105,8 +105,8 @@ pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State
         up: false,
         mtu: conf.mtu,
         mac: Some(ends.veth_mac),
-        master: Some(conf.bridge.clone()),
-        ..Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) })
+        master: Some(Some(conf.bridge.clone())),
+        ..Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) }))
     };
     state.links.insert(ends.veth.clone(), veth);
     state.ports.insert(ends.veth.clone(), Port { hairpin: conf.hairpin, isolated: conf.isolated });
@@ -150,7 +150,7 @@ fn port_vlans(port: &IfName, vlans: &Vlans) -> Vec<(VlanKey, Vlan)> {
 pub fn vlan_gateway(conf: &Conf, ends: &Ends) -> State {
     let mut state = State::default();
     let peer = VethPeer { name: ends.vlan_port.clone(), mac: None, mtu: conf.mtu, netns: None };
-    let link = Link { mtu: conf.mtu, ..Link::up(LinkKind::Veth { peer: Some(Box::new(peer)) }) };
+    let link = Link { mtu: conf.mtu, ..Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) })) };
     state.links.insert(conf.gateway_link(), Link { up: false, ..link });
     state
 }
@@ -158,9 +158,9 @@ pub fn vlan_gateway(conf: &Conf, ends: &Ends) -> State {
 /// The far end of [`vlan_gateway`], once the pair is there.
 pub fn vlan_port(conf: &Conf, ends: &Ends) -> State {
     let mut state = State::default();
-    let port = Link { master: Some(conf.bridge.clone()), ..Link::up(LinkKind::Veth { peer: None }) };
+    let port = Link { master: Some(Some(conf.bridge.clone())), ..Link::up(LinkKind::Veth(Veth { peer: None })) };
     state.links.insert(ends.vlan_port.clone(), port);
-    state.links.insert(conf.gateway_link(), Link::up(LinkKind::Veth { peer: None }));
+    state.links.insert(conf.gateway_link(), Link::up(LinkKind::Veth(Veth { peer: None })));
     for dev in [&ends.vlan_port, &conf.gateway_link()] {
         refuse_routers(&mut state, dev);
     }

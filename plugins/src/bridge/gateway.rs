@@ -4,7 +4,7 @@
 use cni::error::Error;
 use kernel::diff::diff;
 use kernel::message::link::SeenLink;
-use kernel::state::{Link, LinkKind, Scope, State};
+use kernel::state::{Link, LinkKind, Scope, State, Veth};
 use kernel::{Kernel, KernelError};
 
 use super::add::refused;
@@ -33,7 +33,7 @@ pub fn ensure(host: &mut Kernel, conf: &Conf, ends: &Ends, undo: &mut Undo) -> R
 fn make(host: &mut Kernel, conf: &Conf, ends: &Ends) -> Result<(), Error> {
     let mut observed = desired::vlan_gateway(conf, ends);
     host.apply(&diff(&observed, &State::default(), &Scope::default()).steps).ok().map_err(Error::internal)?;
-    observed.links.insert(ends.vlan_port.clone(), Link { up: false, ..Link::up(LinkKind::Veth { peer: None }) });
+    observed.links.insert(ends.vlan_port.clone(), Link { up: false, ..Link::up(LinkKind::Veth(Veth { peer: None })) });
     attach(host, conf, ends, &observed)
 }
 

@@ -1,96 +1,109 @@
-//! Packet rules of an attachment: masquerade and the check of the source MAC, both by nf_tables.
+//! Packet rules of an attachment: masquerade and the check of the source MAC, both by nf_tables, with the record that DEL
+//! finds them by.
 
+use std::path::Path;
+
+use attachment::Key;
+use attachment::record::{DIRECTORY, Locked, Record, RecordError};
+use attachment::rules::{Rules, macspoof, masquerade};
 use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::AddResult;
 use ipnetwork::IpNetwork;
-use kernel::nft::recipes::{macspoof, masquerade};
-use kernel::nft::{Nft, NftError};
+use kernel::Kernel;
 use kernel::removal::leave_to_child;
-use sha2::{Digest, Sha512};
 
 use super::conf::Conf;
 use super::desired::Ends;
 
-/// Upstream's `H(16, "", text)`: the first 16 hexadecimal digits of the SHA-512.
-fn hash(text: &str) -> String {
-    Sha512::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+fn key<'a>(request: &'a Request<'_>) -> Key<'a> {
+    Key { network: &request.conf.name, container: &request.env.container_id, ifname: &request.env.ifname }
 }
 
-fn masqueraded(network: &str, container: &str, ifname: &str) -> masquerade::Attachment {
-    masquerade::Attachment::new(&hash(network), &hash(&format!("{ifname}:{container}")), network, ifname, container)
+/// What the configuration asks for.
+fn wanted(request: &Request, conf: &Conf, ends: &Ends, result: &AddResult) -> Vec<Rules> {
+    let nets: Vec<IpNetwork> = result.ips.iter().map(|ip| ip.address).collect();
+    let masquerade = (conf.masquerade && conf.ipam.is_some()).then(|| masquerade::rules(key(request), &nets));
+    let check = conf.spoof_check.then(|| macspoof::rules(key(request), Some((&ends.veth, ends.pod_mac))));
+    masquerade.into_iter().chain(check).collect()
 }
 
-fn this_masquerade(request: &Request) -> masquerade::Attachment {
-    masqueraded(&request.conf.name, &request.env.container_id, &request.env.ifname)
+/// What an ADD may have made, by the attachment's names alone.
+fn possible(request: &Request) -> [Rules; 2] {
+    [masquerade::rules(key(request), &[]), macspoof::rules(key(request), None)]
 }
 
-fn this_check(request: &Request) -> macspoof::Attachment {
-    macspoof::Attachment::new(&request.env.container_id, &request.env.ifname)
-}
-
-fn nets(result: &AddResult) -> Vec<IpNetwork> {
-    result.ips.iter().map(|ip| ip.address).collect()
-}
-
-/// Writes what the configuration asks for.
-pub fn ensure(request: &Request, conf: &Conf, ends: &Ends, result: &AddResult) -> Result<(), Error> {
-    let mut nft = Nft::open().map_err(failed("set up"))?;
-    if conf.masquerade && conf.ipam.is_some() {
-        let attachment = this_masquerade(request);
-        let wanted = |seen: &_| masquerade::ensure(seen, &attachment, &nets(result));
-        nft.update(&masquerade::table(), wanted).map_err(failed("set up the masquerade"))?;
+/// Writes what the configuration asks for, and the record of it: begun before the first rule, committed behind the last.
+pub fn add(
+    request: &Request,
+    conf: &Conf,
+    host: &mut Kernel,
+    (ends, result): (&Ends, &AddResult),
+) -> Result<(), Error> {
+    let mut locked = Locked::make(Path::new(DIRECTORY), key(request)).map_err(Error::internal)?;
+    if let Some(left) = locked.record.take() {
+        // an ADD of the same name was killed
+        remove_recorded(request, host, &left)?;
     }
-    if conf.spoof_check {
-        let wanted = |seen: &_| macspoof::ensure(seen, &this_check(request), &ends.veth, ends.pod_mac);
-        nft.update(&macspoof::table(), wanted).map_err(failed("set up the MAC check"))?;
+    let mut record = Record::begun();
+    locked.write(&record).map_err(Error::internal)?;
+    for rules in wanted(request, conf, ends, result) {
+        let added = rules
+            .add(host)
+            .map_err(|cause| Error::internal(format!("failed to set up table {} (nftables): {cause}", rules.table)))?;
+        record.rules.extend(added.into_iter().map(Into::into));
     }
-    Ok(())
+    record.committed = true;
+    locked.write(&record).map_err(Error::internal)
 }
 
-fn failed(doing: &'static str) -> impl Fn(NftError) -> Error {
-    move |cause| Error::internal(format!("failed to {doing} (nftables): {cause}"))
-}
-
-/// Takes away what this attachment has, by its names alone.
+/// Takes away what this attachment has: what the record says, or else what the configuration asks for.
 pub fn remove(request: &Request, conf: &Conf) -> Result<(), Error> {
-    if !conf.masquerade && !conf.spoof_check {
-        return Ok(());
+    let failed = |cause: RecordError| Error::internal(cause);
+    let mut locked = Locked::existing(Path::new(DIRECTORY), key(request)).map_err(failed)?;
+    let record = locked.as_mut().and_then(|locked| locked.record.take());
+    if record.is_none() && !conf.masquerade && !conf.spoof_check {
+        return locked.map_or(Ok(()), Locked::delete).map_err(failed);
     }
-    let mut nft = Nft::open().map_err(failed("remove rules"))?;
-    let masquerade = match conf.masquerade {
-        true => nft.update(&masquerade::table(), |seen| masquerade::remove(seen, &this_masquerade(request))),
-        false => Ok(Default::default()),
-    };
-    let check = match conf.spoof_check {
-        true => nft.update(&macspoof::table(), |seen| macspoof::remove(seen, &this_check(request))),
-        false => Ok(Default::default()),
+    let mut host = Kernel::open().map_err(Error::internal)?;
+    let removed = match record {
+        Some(record) => remove_recorded(request, &mut host, &record),
+        None => remove_read(request, conf, &mut host),
     };
     // the kernel waits for an RCU grace period when a socket that deleted something is closed
-    leave_to_child(nft);
-    masquerade.map_err(failed("remove the masquerade"))?;
-    check.map_err(failed("remove the MAC check"))?;
+    host.take_nft().into_iter().for_each(leave_to_child);
+    removed?;
+    locked.map_or(Ok(()), Locked::delete).map_err(failed)
+}
+
+/// A record that is not committed says only that there may be rules.
+fn remove_recorded(request: &Request, host: &mut Kernel, record: &Record) -> Result<(), Error> {
+    for rules in possible(request) {
+        let recorded = record.rules_of(&rules.table);
+        if !record.committed || !recorded.is_empty() {
+            rules.remove(host, &recorded).map_err(Error::internal)?;
+        }
+    }
     Ok(())
 }
 
-/// What [`ensure`] would still have to write.
+fn remove_read(request: &Request, conf: &Conf, host: &mut Kernel) -> Result<(), Error> {
+    for (rules, _) in possible(request).iter().zip([conf.masquerade, conf.spoof_check]).filter(|(_, asked)| *asked) {
+        rules.remove(host, &[]).map_err(Error::internal)?;
+    }
+    Ok(())
+}
+
+/// What [`add`] would still have to write.
 pub fn differences(request: &Request, conf: &Conf, ends: &Ends, previous: &AddResult) -> Result<Vec<String>, Error> {
+    let wanted = wanted(request, conf, ends, previous);
     let mut missing = Vec::new();
-    if !conf.masquerade && !conf.spoof_check {
+    if wanted.is_empty() {
         return Ok(missing);
     }
-    let mut nft = Nft::open().map_err(failed("read rules"))?;
-    if conf.masquerade {
-        let seen = nft.view(&masquerade::table()).map_err(failed("read the masquerade"))?;
-        if !masquerade::ensure(&seen, &this_masquerade(request), &nets(previous)).is_empty() {
-            missing.push("the masquerade rules in table inet cni_plugins_masquerade".to_owned());
-        }
-    }
-    if conf.spoof_check {
-        let seen = nft.view(&macspoof::table()).map_err(failed("read the MAC check"))?;
-        if !macspoof::ensure(&seen, &this_check(request), &ends.veth, ends.pod_mac).is_empty() {
-            missing.push("the MAC check in table bridge nat".to_owned());
-        }
+    let mut host = Kernel::open().map_err(Error::internal)?;
+    for rules in wanted {
+        missing.extend(rules.differences(&mut host).map_err(Error::internal)?);
     }
     Ok(missing)
 }
@@ -100,21 +113,12 @@ pub fn gc(request: &Request, conf: &Conf) -> Result<(), Error> {
     if !conf.masquerade {
         return Ok(());
     }
+    let network = request.conf.name.as_str();
     let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
-    let valid: Vec<_> = valid.iter().map(|a| masqueraded(&request.conf.name, &a.container_id, &a.ifname)).collect();
-    let mut nft = Nft::open().map_err(failed("collect rules"))?;
-    let network = hash(&request.conf.name);
-    let outcome = nft.update(&masquerade::table(), |seen| masquerade::gc(seen, &network, &valid));
-    leave_to_child(nft);
-    outcome.map(drop).map_err(failed("collect stale masquerade rules"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hashes_are_upstreams() {
-        assert_eq!(format!("{}-{}", hash("net1"), hash("eth0:cid1")), "8e48f37d5de60467-0b65a318f52e521b");
-    }
+    let valid: Vec<Key<'_>> =
+        valid.iter().map(|a| Key { network, container: &a.container_id, ifname: &a.ifname }).collect();
+    let mut host = Kernel::open().map_err(Error::internal)?;
+    let outcome = masquerade::collect(&mut host, network, &valid);
+    host.take_nft().into_iter().for_each(leave_to_child);
+    outcome.map_err(Error::internal)
 }

@@ -141,7 +141,8 @@ fn what_is_ours_in_the_pod_is_the_interface_and_what_is_by_it() {
     assert_eq!(tables(&State::default()), [TableId::MAIN], "always");
     let ours = scope(&name("eth0"), &state, TableId(100));
     assert_eq!((&ours.links[..], &ours.addresses[..]), (&[name("eth0")][..], &[name("eth0")][..]));
-    let routes = RouteScope { table: TableId(100), protocol: None, adopt: vec![], dev: Some(name("eth0")) };
+    let routes =
+        RouteScope { table: TableId(100), protocol: None, adopt: vec![], within: vec![], dev: Some(name("eth0")) };
     assert_eq!(ours.routes, Some(routes));
     assert_eq!(ours.sysctls, state.sysctls.keys().cloned().collect::<Vec<_>>());
 }

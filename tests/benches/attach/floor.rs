@@ -9,7 +9,7 @@ use flanneld::lab::{Doing, Error};
 use ipnetwork::IpNetwork;
 use kernel::Kernel;
 use kernel::diff::{LinkChange, Step, diff};
-use kernel::state::{Link, LinkKind, Route, RouteKey, Scope, State, VethPeer};
+use kernel::state::{Bridge, Link, LinkKind, Route, RouteKey, Scope, State, Veth, VethPeer};
 use kernel::types::{Family, IfName};
 
 /// The bridge and the pod's interface.
@@ -34,7 +34,7 @@ impl Floor {
             gateway: net("10.84.0.1/16")?,
         };
         let mut state = State::default();
-        state.links.insert(floor.bridge.clone(), Link::up(LinkKind::Bridge { vlan_filtering: false }));
+        state.links.insert(floor.bridge.clone(), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
         state.address(&floor.bridge, floor.gateway, false);
         host.apply(&diff(&state, &State::default(), &Scope::default()).steps).ok().doing("make a bridge")?;
         Ok(floor)
@@ -61,8 +61,8 @@ impl Floor {
     fn pair(&self, room: &Room) -> Vec<Step> {
         let netns = Some(room.netns().as_raw_fd());
         let peer = VethPeer { name: self.pod_end.clone(), mac: None, mtu: None, netns };
-        let kind = LinkKind::Veth { peer: Some(Box::new(peer)) };
-        let link = Link { master: Some(self.bridge.clone()), ..Link::up(kind) };
+        let kind = LinkKind::Veth(Veth { peer: Some(Box::new(peer)) });
+        let link = Link { master: Some(Some(self.bridge.clone())), ..Link::up(kind) };
         vec![Step::CreateLink(self.host_end.clone(), link), Step::ChangeLink(self.host_end.clone(), LinkChange::up())]
     }
 

@@ -124,12 +124,9 @@ fn vxlan(state: &mut State, host: usize, own: Ipv4Addr, other: usize, theirs: Ip
     let dev = IfName::new("flannel.1")?;
     let mac = |host: usize| Mac([2, 0, 0, 0, 0, host as u8]);
     let kind = LinkKind::Vxlan(Vxlan {
-        vni: Vni::new(1)?,
         lower: Some(IfName::new("eth0")?),
         local: Some(own.into()),
-        port: None,
-        learning: false,
-        gbp: false,
+        ..Vxlan::new(Vni::new(1)?)
     });
     state.links.insert(dev.clone(), Link { mtu: Some(Mtu(1450)), mac: Some(mac(host)), ..Link::up(kind) });
     state.address(&dev, host_net(address(VXLAN, host).into()), true);

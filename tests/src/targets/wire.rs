@@ -6,10 +6,11 @@ use std::net::IpAddr;
 
 use flanneld::lab::capture::decode;
 use kernel::message::neighbour::{self, SeenNeighbour};
+use kernel::message::read_datagram;
 use kernel::message::{Names, address, link, route, vlan};
-use kernel::netlink::read_datagram;
+use kernel::news::{Reader, announcements, contradicts};
 use kernel::nft::{self, NftFamily, TableKey};
-use kernel::state::{Address, Link, LinkKind, Route, RouteKey};
+use kernel::state::{Address, Bridge, Link, LinkKind, Route, RouteKey, Scope, State};
 use kernel::types::{IfIndex, IfName, Mac, RouteProtocol, VlanId, masked};
 use netlink_packet_core::{NLM_F_ACK, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -29,6 +30,11 @@ impl Names for Numbered {
 
 /// An object that is understood is the same when the message that makes it is read.
 pub fn rtnetlink(bytes: &[u8]) {
+    let mut reader = Reader::default();
+    let news = announcements(bytes).into_iter().flat_map(|announcement| reader.read(announcement));
+    news.for_each(|news| {
+        contradicts(&news, &State::default(), &Scope::default());
+    });
     let (objects, refusals) = read_datagram(bytes);
     refusals.iter().for_each(|refusal| drop(refusal.to_string()));
     for object in &objects {
@@ -95,7 +101,7 @@ pub fn rtnetlink_seeds() -> Vec<Vec<u8>> {
         let route = Route { via, onlink: true, protocol: RouteProtocol::FLANNEL, ..Route::by(&dev) };
         route::put(&RouteKey::main(dst.parse().unwrap()), &route, &Numbered).unwrap()
     };
-    let bridge = link::create(&dev, &Link::up(LinkKind::Bridge { vlan_filtering: true }), &Numbered).unwrap();
+    let bridge = link::create(&dev, &Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true })), &Numbered).unwrap();
     let mut refused = 36_u32.to_ne_bytes().to_vec();
     refused.extend([2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     refused.extend((-17_i32).to_ne_bytes());

@@ -133,12 +133,9 @@ pub fn state(cluster: &Cluster, peers: &[Peer]) -> Result<State, Failure> {
 fn add_device(state: &mut State, cluster: &Cluster, family: Family) -> Result<(), Failure> {
     let dev = device(family)?;
     let kind = Vxlan {
-        vni: Vni::new(1)?,
         lower: Some(IfName::new("eth0")?),
         local: cluster.spec.topology.underlay(HOST, family),
-        port: None,
-        learning: false,
-        gbp: false,
+        ..Vxlan::new(Vni::new(1)?)
     };
     let mtu = Some(Mtu(if family == Family::V4 { 1450 } else { 1430 }));
     state.links.insert(dev.clone(), Link { mtu, mac: Some(mac(family)?), ..Link::up(LinkKind::Vxlan(kind)) });

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use super::objects::dies;
 use super::{Conflict, LinkChange, Plan, Step};
-use crate::state::{Link, LinkKind, Scope, State};
+use crate::link::Made;
+use crate::state::{Birth, Link, LinkKind, Scope, State};
 use crate::types::IfName;
 
 /// What became of the links on the way.
@@ -49,6 +50,9 @@ fn drop_links(state: &mut State, gone: &BTreeSet<&IfName>) {
     state.sysctls.retain(|path, _| path.split('/').nth(3).is_none_or(|dev| !gone.iter().any(|g| g.as_str() == dev)));
 }
 
+/// Links that stand on each other, at the most: the kernel's own limit (MAX_NEST_DEV, include/linux/netdevice.h).
+const DEPTH: usize = 8;
+
 /// Creates what is missing and makes anew what cannot be changed; masters and lower links come first.
 pub(super) fn compare(desired: &State, observed: &State, scope: &Scope, plan: &mut Plan) -> Outcome {
     let mut outcome = Outcome::default();
@@ -56,14 +60,14 @@ pub(super) fn compare(desired: &State, observed: &State, scope: &Scope, plan: &m
     for (name, want) in &desired.links {
         match observed.links.get(name) {
             None => create.push((name, want)),
-            Some(have) if changeable(&want.kind, &have.kind) => {}
-            Some(have) if same_kind(&want.kind, &have.kind) && scope.links.contains(name) => {
+            Some(have) if changeable(want, have) => {}
+            Some(have) if can_be_remade(want, have) && scope.links.contains(name) => {
                 plan.steps.push(Step::DeleteLink(name.clone()));
                 create.push((name, want));
                 outcome.remade.insert(name.clone());
             }
             Some(have) => {
-                plan.conflicts.push(Conflict {
+                plan.conflicts.push(Conflict::Link {
                     name: name.clone(),
                     wanted: want.kind.clone(),
                     found: have.kind.clone(),
@@ -72,37 +76,37 @@ pub(super) fn compare(desired: &State, observed: &State, scope: &Scope, plan: &m
             }
         }
     }
-    // stable: a link that others refer to has no reference itself in anything we build but bridges under bridges
-    create.sort_by_key(|(_, link)| link.master.is_some() || matches!(link.kind, LinkKind::Macvlan { .. }));
+    create.sort_by_key(|(name, _)| depth(name, desired, DEPTH));
     plan.steps.extend(create.into_iter().map(|(name, link)| Step::CreateLink(name.clone(), link.clone())));
     outcome
 }
 
-fn same_kind(want: &LinkKind, have: &LinkKind) -> bool {
-    super::word(want) == super::word(have)
+/// How many wanted links must be there before this one, one upon the other: its master and its lower link.
+fn depth(name: &IfName, desired: &State, limit: usize) -> usize {
+    let Some(link) = desired.links.get(name) else { return 0 };
+    let lower = link.kind.lower().filter(|_| link.birth == Birth::Here);
+    let below =
+        lower.into_iter().chain(link.master.iter().flatten()).filter(|below| desired.links.contains_key(*below));
+    // links that refer to each other in a circle end at the limit
+    below.map(|below| if limit == 0 { 0 } else { 1 + depth(below, desired, limit - 1) }).max().unwrap_or(0)
 }
 
 /// The same link, but for what can be set on it while it lives.
-fn changeable(want: &LinkKind, have: &LinkKind) -> bool {
-    match (want, have) {
-        (LinkKind::Vxlan(want), LinkKind::Vxlan(have)) => {
-            let family = |v: &crate::state::Vxlan| v.local.map(|ip| ip.is_ipv4());
-            want.vni == have.vni
-                && want.port == have.port
-                && want.gbp == have.gbp
-                && (want.local.is_none() || family(want) == family(have))
-        }
-        // a tunnel to one host cannot become one to many (ip_tunnel_changelink, net/ipv4/ip_tunnel.c)
-        (LinkKind::Ipip(want), LinkKind::Ipip(have)) => want.remote == have.remote,
-        (LinkKind::Macvlan { lower, mode }, LinkKind::Macvlan { lower: have_lower, mode: have_mode }) => {
-            lower == have_lower && mode == have_mode
-        }
-        // a program attaches to a device of one queue in another way than to one of several
-        (LinkKind::TunTap(want), LinkKind::TunTap(have)) => {
-            want.tap == have.tap && want.multi_queue == have.multi_queue
-        }
-        _ => same_kind(want, have),
+fn changeable(want: &Link, have: &Link) -> bool {
+    have.kind.can_become(&want.kind) && same_birth(want, have)
+}
+
+/// A link's lower link stays in its namespace. Of a link that was moved here nothing is asked.
+fn same_birth(want: &Link, have: &Link) -> bool {
+    match want.birth {
+        Birth::Moved(_) => true,
+        _ => want.kind.lower().is_none() || want.birth == have.birth,
     }
+}
+
+/// What was moved here is not ours to delete.
+fn can_be_remade(want: &Link, have: &Link) -> bool {
+    want.kind.is_like(&have.kind) && !matches!(want.birth, Birth::Moved(_))
 }
 
 /// What to set on a link to make `have` into `want`, up apart.
@@ -114,24 +118,47 @@ pub(super) fn change(want: &Link, have: &Link) -> LinkChange {
         up: None,
         mtu: differs(&want.mtu, &have.mtu),
         mac: differs(&want.mac, &have.mac),
-        master: differs(&want.master, &have.master).map(Some),
-        alias: differs(&want.alias, &have.alias),
+        master: differs(&want.master, &have.master),
+        // the kernel does not show an empty one
+        alias: differs(&want.alias, &Some(have.alias.clone().unwrap_or_default())),
         promisc: want.promisc.filter(|p| *p != have.promisc.unwrap_or_default()),
-        kind: kind_change(&want.kind, &have.kind),
+        arp: differs(&want.arp, &have.arp),
+        multicast: differs(&want.multicast, &have.multicast),
+        kind: kind_change(want, have),
     }
 }
 
-fn kind_change(want: &LinkKind, have: &LinkKind) -> Option<LinkKind> {
-    match (want, have) {
-        (LinkKind::Vxlan(w), LinkKind::Vxlan(h)) => {
-            let moved = |w: &Option<_>, h| w.is_some() && w != h;
-            let local = w.local.is_some() && w.local != h.local;
-            (moved(&w.lower, &h.lower) || local || w.learning != h.learning).then(|| want.clone())
-        }
-        (LinkKind::Ipip(w), LinkKind::Ipip(h)) => (w.local.is_some() && w != h).then(|| want.clone()),
-        (LinkKind::Bridge { vlan_filtering: true }, LinkKind::Bridge { vlan_filtering: false }) => Some(want.clone()),
-        _ => None,
+/// A lower link in another namespace has no name here: it is taken for the one that is wanted, and is not set.
+fn kind_change(want: &Link, have: &Link) -> Option<LinkKind> {
+    if have.birth != Birth::Parent {
+        return want.kind.change(&have.kind);
     }
+    let change = want.kind.change(&have.kind.above(want.kind.lower().cloned()));
+    change.map(|kind| kind.above(None))
+}
+
+/// What a new link does not have yet.
+fn finish(want: &Link) -> LinkChange {
+    let moved = matches!(want.birth, Birth::Moved(_));
+    if !moved && want.kind.as_kind().made() == Made::Message {
+        return after_birth(want);
+    }
+    // an ioctl takes the name alone; a link that was moved here is as it was there, but for name and alias
+    LinkChange {
+        mtu: want.mtu,
+        mac: want.mac,
+        master: want.master.clone().filter(Option::is_some),
+        alias: want.alias.clone().filter(|_| !moved),
+        promisc: want.promisc.filter(|promisc| *promisc || moved),
+        arp: want.arp,
+        multicast: want.multicast,
+        ..LinkChange::default()
+    }
+}
+
+/// The kernel takes all but these at creation (rtnl_create_link, net/core/rtnetlink.c).
+fn after_birth(want: &Link) -> LinkChange {
+    LinkChange { promisc: want.promisc.filter(|p| *p), alias: want.alias.clone(), ..LinkChange::default() }
 }
 
 /// Settings of links that stay, and of ports.
@@ -139,14 +166,7 @@ pub(super) fn settings(desired: &State, observed: &State, steps: &mut Vec<Step>)
     for (name, want) in &desired.links {
         let mut change = match observed.links.get(name) {
             Some(have) => change(want, have),
-            // the kernel takes all but these at creation (rtnl_create_link, net/core/rtnetlink.c)
-            None => LinkChange {
-                promisc: want.promisc.filter(|p| *p),
-                alias: want.alias.clone(),
-                // a TUN is not made by a message, but by an ioctl that takes the name alone
-                mtu: want.mtu.filter(|_| matches!(want.kind, LinkKind::TunTap(_))),
-                ..LinkChange::default()
-            },
+            None => finish(want),
         };
         // a vxlan device refuses "mtu" beside attributes of its kind (vxlan_nl2conf, drivers/net/vxlan/vxlan_core.c)
         let kind = LinkChange { kind: change.kind.take(), ..LinkChange::default() };

@@ -83,7 +83,10 @@ fn ours(scope: &Scope, key: &RouteKey, route: &Route) -> bool {
     let adopted = route.protocol == crate::types::RouteProtocol::BOOT
         && route.via.is_some()
         && routes.adopt.iter().any(|net| within(*net, key.dst));
-    routes.protocol == Some(route.protocol) || adopted || (routes.dev.is_some() && route.dev == routes.dev)
+    let inside = routes.within.is_empty()
+        || routes.within.iter().any(|net| *net == key.dst || within(*net, key.dst))
+        || route.dev.as_ref().is_some_and(|dev| scope.links.contains(dev));
+    (routes.protocol == Some(route.protocol) && inside) || adopted || (routes.dev.is_some() && route.dev == routes.dev)
 }
 
 /// `inner` is a part of `outer`, not all of it.

@@ -3,10 +3,15 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use super::NftStep;
+use crate::link::Phase;
+use crate::link::text::{Creation, flags};
+use crate::nft::TableKey;
 use crate::state::{
     Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind, Secret,
     Vlan, VlanKey, WireguardPeerChange,
 };
+use crate::sysctl;
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
 
 /// A change to the kernel.
@@ -22,6 +27,8 @@ pub enum Step {
     AddVlan(VlanKey, Vlan),
     /// Take a VLAN off a bridge port.
     DeleteVlan(VlanKey),
+    /// Change a table of nf_tables. Consecutive ones are one transaction.
+    Nft(TableKey, NftStep),
     /// Write a sysctl: path below /proc/sys, value.
     WriteSysctl(String, String),
     /// Set a WireGuard device's private key, its port, or both.
@@ -65,6 +72,10 @@ pub struct LinkChange {
     pub alias: Option<String>,
     /// Promiscuous mode.
     pub promisc: Option<bool>,
+    /// Neighbours are resolved.
+    pub arp: Option<bool>,
+    /// IFF_MULTICAST
+    pub multicast: Option<bool>,
     /// Attributes of the kind that can change in place.
     pub kind: Option<LinkKind>,
 }
@@ -78,12 +89,13 @@ impl LinkChange {
 
 impl Step {
     /// The kind of object, for metrics: `link`, `port`, `vlan`, `sysctl`, `wireguard`,
-    /// `wireguard-peer`, `address`, `neighbour`, `fdb` or `route`.
+    /// `wireguard-peer`, `address`, `neighbour`, `fdb`, `route` or `nft`.
     pub fn object(&self) -> &'static str {
         match self {
             Self::CreateLink(..) | Self::ChangeLink(..) | Self::DeleteLink(_) => "link",
             Self::SetPort(..) => "port",
             Self::AddVlan(..) | Self::DeleteVlan(_) => "vlan",
+            Self::Nft(..) => "nft",
             Self::WriteSysctl(..) => "sysctl",
             Self::SetWireguard(..) => "wireguard",
             Self::PutWireguardPeer(..) | Self::DeleteWireguardPeer(..) => "wireguard-peer",
@@ -96,6 +108,9 @@ impl Step {
 
     /// True for the steps that take something away.
     pub fn is_delete(&self) -> bool {
+        if let Self::Nft(_, step) = self {
+            return step.is_delete();
+        }
         matches!(
             self,
             Self::DeleteRoute(..)
@@ -112,7 +127,7 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::CreateLink(name, link) => write!(f, "ip link add {name} type {}", super::word(&link.kind)),
+            Self::CreateLink(name, link) => Creation::new(name, link).fmt(f),
             Self::ChangeLink(name, change) => write!(f, "ip link set {name}{change}"),
             Self::SetPort(name, port) => {
                 let on = |on| if on { "on" } else { "off" };
@@ -124,7 +139,8 @@ impl fmt::Display for Step {
                 write!(f, "bridge vlan add dev {} vid {}{pvid}{untagged}", key.dev, key.id)
             }
             Self::DeleteVlan(key) => write!(f, "bridge vlan del dev {} vid {}", key.dev, key.id),
-            Self::WriteSysctl(path, value) => write!(f, "sysctl -w {}={value}", path.replace('/', ".")),
+            Self::Nft(table, step) => step.write(f, table),
+            Self::WriteSysctl(path, value) => write!(f, "sysctl -w {}={value}", sysctl::parameter(path)),
             Self::SetWireguard(name, key, port) => {
                 write!(f, "wg set {name}{}", key.map_or("", |_| " private-key (secret)"))?;
                 port.map_or(Ok(()), |port| write!(f, " listen-port {port}"))
@@ -170,14 +186,18 @@ impl fmt::Display for LinkChange {
         if let Some(promisc) = self.promisc {
             write!(f, " promisc {}", if promisc { "on" } else { "off" })?;
         }
-        if let Some(kind) = &self.kind {
-            write!(f, " type {}", super::word(kind))?;
-        }
+        flags(f, self.arp, self.multicast)?;
+        // behind `type` every word is the kind's
         match self.up {
-            Some(true) => write!(f, " up"),
-            Some(false) => write!(f, " down"),
-            None => Ok(()),
+            Some(true) => write!(f, " up")?,
+            Some(false) => write!(f, " down")?,
+            None => {}
         }
+        if let Some(kind) = &self.kind {
+            write!(f, " type {}", kind.word())?;
+            kind.as_kind().parameters(f, Phase::Change)?;
+        }
+        Ok(())
     }
 }
 

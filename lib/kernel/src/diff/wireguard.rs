@@ -26,9 +26,10 @@ pub(super) fn put(desired: &State, observed: &State, steps: &mut Vec<Step>) {
 fn change(want: &WireguardPeer, have: Option<&WireguardPeer>) -> Option<WireguardPeerChange> {
     let new = WireguardPeer::default();
     let old = have.unwrap_or(&new);
+    let follows = want.roams && old.live && old.endpoint.is_some();
     let replace = old.allowed_ips.difference(&want.allowed_ips).next().is_some();
     let change = WireguardPeerChange {
-        endpoint: want.endpoint.filter(|endpoint| Some(*endpoint) != old.endpoint),
+        endpoint: want.endpoint.filter(|endpoint| Some(*endpoint) != old.endpoint && !follows),
         preshared_key: (want.preshared_key != old.preshared_key).then_some(want.preshared_key),
         keepalive: (want.keepalive != old.keepalive).then_some(want.keepalive),
         allowed_ips: match replace {

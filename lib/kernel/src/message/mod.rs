@@ -3,8 +3,14 @@
 pub mod address;
 pub mod link;
 pub mod neighbour;
+mod read;
 pub mod route;
+mod socket;
 pub mod vlan;
+
+pub(crate) use read::object;
+pub use read::read_datagram;
+pub use socket::{Answer, Request, Socket, What};
 
 use netlink_packet_route::AddressFamily;
 

@@ -88,7 +88,7 @@ pub enum GoneNeighbour {
 /// Reads a permanent entry of a link whose name is known; others are not configuration.
 pub fn decode(message: &Message, names: &dyn Names) -> Option<SeenNeighbour> {
     let Message::NewNeighbour(message) = message else { return None };
-    if message.header.state != NeighbourState::Permanent {
+    if !is_permanent(message) {
         return None;
     }
     let (addr, mac) = subject(message);
@@ -98,6 +98,17 @@ pub fn decode(message: &Message, names: &dyn Names) -> Option<SeenNeighbour> {
         return Some(SeenNeighbour::Neighbour(NeighbourKey { dev, addr }, mac));
     }
     message.header.flags.contains(NeighbourFlags::Own).then_some(SeenNeighbour::Fdb(FdbKey { dev, mac }, addr))
+}
+
+/// The state is a set of bits: `bridge fdb … permanent` sets NUD_NOARP and NUD_PERMANENT. A forwarding entry stays with
+/// either of them (vxlan_cleanup, drivers/net/vxlan/vxlan_core.c), a neighbour with the second alone.
+fn is_permanent(message: &NeighbourMessage) -> bool {
+    let permanent = u16::from(NeighbourState::Permanent);
+    let stays = match message.header.family {
+        AddressFamily::Bridge => permanent | u16::from(NeighbourState::Noarp),
+        _ => permanent,
+    };
+    u16::from(message.header.state) & stays != 0
 }
 
 /// Reads which entry is gone from a link whose name is known.
@@ -132,5 +143,46 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
         4 => bytes.first_chunk::<4>().map(|b| IpAddr::from(*b)),
         16 => bytes.first_chunk::<16>().map(|b| IpAddr::from(*b)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::IfName;
+
+    struct One;
+
+    impl Names for One {
+        fn name(&self, _: u32) -> Option<IfName> {
+            IfName::new("flannel.1").ok()
+        }
+
+        fn index(&self, _: &IfName) -> Option<IfIndex> {
+            None
+        }
+    }
+
+    fn stays(message: Message, state: u16) -> bool {
+        let Message::NewNeighbour(mut message) = message else { panic!("{message:?}") };
+        message.header.state = state.into();
+        decode(&Message::NewNeighbour(message), &One).is_some()
+    }
+
+    /// NUD_REACHABLE, NUD_STALE, NUD_NOARP and NUD_PERMANENT (linux/neighbour.h).
+    #[test]
+    fn an_entry_that_stays_is_configuration_whoever_made_it() {
+        let (mac, addr) = (Mac([2, 0, 0, 0, 0, 1]), IpAddr::from([192, 0, 2, 1]));
+        for (state, fdb, neighbour) in [
+            (0x80, true, true),
+            (0xc0, true, true),
+            (0x82, true, true),
+            (0x40, true, false),
+            (0x02, false, false),
+            (0x04, false, false),
+        ] {
+            assert_eq!(stays(put_fdb(IfIndex(1), mac, addr), state), fdb, "FDB entry in state {state:#x}");
+            assert_eq!(stays(put_neighbour(IfIndex(1), addr, mac), state), neighbour, "neighbour in state {state:#x}");
+        }
     }
 }

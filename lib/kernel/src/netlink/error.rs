@@ -9,6 +9,17 @@ use super::errnos::ERRNOS;
 pub struct Errno(pub i32);
 
 impl Errno {
+    /// An operation that depends on another one which was refused.
+    pub const CANCELED: Self = Self(libc::ECANCELED);
+    /// The protocol is not there.
+    pub const PROTONOSUPPORT: Self = Self(libc::EPROTONOSUPPORT);
+    /// The address family is not there.
+    pub const AFNOSUPPORT: Self = Self(libc::EAFNOSUPPORT);
+    /// The request makes no sense to the kernel.
+    pub const INVAL: Self = Self(libc::EINVAL);
+    /// The operation is not there.
+    pub const OPNOTSUPP: Self = Self(libc::EOPNOTSUPP);
+
     /// The error number of an I/O error; EIO when it carries none.
     pub fn of(error: &std::io::Error) -> Self {
         Self(error.raw_os_error().unwrap_or(libc::EIO))

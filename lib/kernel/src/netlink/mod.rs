@@ -1,11 +1,9 @@
-//! The rtnetlink client: one blocking socket, whole batches, errors in the kernel's own words.
+//! The netlink client: one for every protocol. It knows messages, attributes and answers; what they mean is the codecs'
+//! matter ([`crate::message`] for rtnetlink, [`crate::nft`], `wireguard`).
 
+pub(crate) mod client;
 mod errnos;
 mod error;
-mod frame;
-mod socket;
-pub(crate) mod transfer;
+pub(crate) mod wire;
 
 pub use error::{Errno, KernelError};
-pub use frame::read_datagram;
-pub use socket::{Request, Socket, What};

@@ -4,7 +4,11 @@ use super::element;
 use super::types::{Base, Chain, DataType, Element, NftFamily, Policy, Rule, Set, Table, TableKey, Timeout};
 use super::userdata;
 use super::value::Type;
-use super::wire::{SUBSYSTEM, Writer, message, stamp};
+use crate::netlink::client::Client;
+use crate::netlink::wire::{Writer, message};
+
+/// The nfnetlink family of nf_tables (NFNL_SUBSYS_NFTABLES), the high byte of its message types.
+pub(super) const SUBSYSTEM: u16 = 10;
 
 /// Message types (enum nf_tables_msg_types, linux/netfilter/nf_tables.h).
 pub(super) mod msg {
@@ -81,6 +85,7 @@ const BATCH_END: u16 = 0x11;
 const BATCH_GENID: u16 = 1;
 
 const CREATE: u16 = libc::NLM_F_CREATE as u16;
+const EXCL: u16 = libc::NLM_F_EXCL as u16;
 const APPEND: u16 = libc::NLM_F_APPEND as u16;
 
 /// Operations that [`Nft::commit`](super::Nft::commit) does in order, all or none.
@@ -115,6 +120,11 @@ impl Batch {
     /// True when there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
+    }
+
+    /// How many operations there are.
+    pub fn len(&self) -> usize {
+        self.ops.len()
     }
 
     /// True when something is deleted or flushed: closing the socket after it takes 8 to 16 ms
@@ -162,10 +172,18 @@ impl Batch {
         self.remove(what, msg::DELRULE, table, |w| w.text(attr::RULE_TABLE, &table.name));
     }
 
-    /// `nft add chain`
+    /// `nft add chain`. The policy of one that is there is set.
     pub fn add_chain(&mut self, table: &TableKey, chain: &Chain) {
-        let what = format!("add chain {table} {}", chain.name);
-        self.push(what, msg::NEWCHAIN, CREATE, table, |w| {
+        self.put_chain(format!("add chain {table} {}", chain.name), CREATE, table, chain);
+    }
+
+    /// `nft create chain`: refused (EEXIST) when it is there.
+    pub fn create_chain(&mut self, table: &TableKey, chain: &Chain) {
+        self.put_chain(format!("create chain {table} {}", chain.name), CREATE | EXCL, table, chain);
+    }
+
+    fn put_chain(&mut self, what: String, flags: u16, table: &TableKey, chain: &Chain) {
+        self.push(what, msg::NEWCHAIN, flags, table, |w| {
             w.text(attr::CHAIN_TABLE, &table.name);
             w.text(attr::CHAIN_NAME, &chain.name);
             if let Some(base) = &chain.base {
@@ -201,8 +219,17 @@ impl Batch {
 
     /// `nft add rule`: behind the chain's other rules.
     pub fn add_rule(&mut self, table: &TableKey, chain: &str, rule: &Rule) {
+        self.append_rule(table, chain, rule, 0);
+    }
+
+    /// `nft --echo --handle add rule`: the same, and [`Nft::commit`](super::Nft::commit) returns the rule's handle.
+    pub fn add_rule_echoed(&mut self, table: &TableKey, chain: &str, rule: &Rule) {
+        self.append_rule(table, chain, rule, libc::NLM_F_ECHO as u16);
+    }
+
+    fn append_rule(&mut self, table: &TableKey, chain: &str, rule: &Rule, more: u16) {
         let what = format!("add rule {table} {chain}");
-        self.push(what, msg::NEWRULE, CREATE | APPEND, table, |w| {
+        self.push(what, msg::NEWRULE, CREATE | APPEND | more, table, |w| {
             w.text(attr::RULE_TABLE, &table.name);
             w.text(attr::RULE_CHAIN, chain);
             w.nest(attr::RULE_EXPRESSIONS, |w| rule.exprs.iter().for_each(|e| e.encode(w)));
@@ -287,19 +314,19 @@ impl Batch {
         }
     }
 
-    /// All messages of the operations that `left_out` does not name, as one datagram. Operation `n` has the sequence
-    /// number `first + 1 + n`; the last one is to be acknowledged.
-    pub(super) fn datagram(&self, first: u32, left_out: &[usize]) -> Vec<u8> {
-        let mut all = envelope(BATCH_BEGIN, first, self.generation);
-        let last = (0..self.ops.len()).rev().find(|n| !left_out.contains(n));
-        for (n, op) in self.ops.iter().enumerate().filter(|(n, _)| !left_out.contains(n)) {
-            let start = all.len();
-            all.extend_from_slice(op.bytes.as_deref().unwrap_or_default());
-            let ack = if Some(n) == last { libc::NLM_F_ACK as u16 } else { 0 };
-            stamp(&mut all[start..], first.wrapping_add(1 + n as u32), ack);
+    /// Puts all messages of the operations that `left_out` does not name into one datagram. With `first` for the sequence
+    /// number of its beginning, operation `n` has `first + 1 + n`; `last` is to be acknowledged.
+    pub(super) fn put(&self, client: &mut Client, left_out: &[usize], last: Option<usize>) {
+        client.put_message(&envelope(BATCH_BEGIN, self.generation), 0);
+        for (n, op) in self.ops.iter().enumerate() {
+            if left_out.contains(&n) {
+                client.skip(1);
+            } else {
+                let ack = if Some(n) == last { libc::NLM_F_ACK as u16 } else { 0 };
+                client.put_message(op.bytes.as_deref().unwrap_or_default(), ack);
+            }
         }
-        all.extend(envelope(BATCH_END, first.wrapping_add(1 + self.ops.len() as u32), None));
-        all
+        client.put_message(&envelope(BATCH_END, None), 0);
     }
 
     fn push(&mut self, what: String, kind: u16, flags: u16, table: &TableKey, body: impl FnOnce(&mut Writer)) {
@@ -337,15 +364,13 @@ impl Batch {
     }
 }
 
-fn envelope(kind: u16, sequence: u32, generation: Option<u32>) -> Vec<u8> {
-    let mut bytes = message(kind, 0, 0, SUBSYSTEM, |w| {
+fn envelope(kind: u16, generation: Option<u32>) -> Vec<u8> {
+    let body = |w: &mut Writer| {
         if let Some(generation) = generation {
             w.be32(BATCH_GENID, generation);
         }
-    })
-    .unwrap_or_default();
-    stamp(&mut bytes, sequence, 0);
-    bytes
+    };
+    message(kind, 0, 0, SUBSYSTEM, body).unwrap_or_default()
 }
 
 fn encode_base(w: &mut Writer, family: NftFamily, base: &Base) {

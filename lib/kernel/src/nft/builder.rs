@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use super::expr::{Expr, Is, MetaKey, NatKind, PayloadBase, Reg, Verdict, protocol};
 use super::types::{NftFamily, Rule};
 use super::value::Value;
-use super::wire::align;
+use crate::netlink::wire::align;
 use crate::types::{Family, IfName, Mac};
 
 /// NFT_CT_STATE.
@@ -79,7 +79,7 @@ pub enum Field {
 
 impl Field {
     /// Bytes of the value.
-    fn len(self) -> u32 {
+    pub(super) fn len(self) -> u32 {
         match self {
             Self::IifName | Self::OifName => 16,
             Self::Mark | Self::CtState | Self::FibDaddrType => 4,
@@ -91,7 +91,7 @@ impl Field {
     }
 
     /// The first `len` bytes of the value into `dreg`.
-    fn load(self, dreg: Reg, len: u32) -> Expr {
+    pub(super) fn load(self, dreg: Reg, len: u32) -> Expr {
         let meta = |key| Expr::Meta { key, dreg };
         let payload = |base, offset| Expr::Payload { dreg, base, offset, len };
         match self {

@@ -6,7 +6,7 @@ use super::expr::{Verdict, decode_data, encode_data};
 use super::types::{Data, DataType, Element, Set};
 use super::userdata;
 use super::value::{Type, Value};
-use super::wire::{Attributes, Writer};
+use crate::netlink::wire::{Attributes, Writer};
 
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;

@@ -1,33 +1,16 @@
 //! What can go wrong, told with the operation, the object and the kernel's own words.
 
-use std::fmt;
-use std::io;
-
-use crate::netlink::Errno;
+use crate::netlink::{Errno, KernelError};
 
 /// A failure to read or change nf_tables.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum NftError {
-    /// No netlink socket to nf_tables.
-    #[error("nf_tables: open netlink socket: {}{}", Errno::of(.source), hint(.source))]
-    Open {
-        /// Why.
-        source: io::Error,
-    },
-    /// A request did not leave, or its answer did not come.
-    #[error("nf_tables: {what}: {}{}", words(.source), hint(.source))]
-    Exchange {
-        /// What was asked.
-        what: String,
-        /// Why not.
-        source: io::Error,
-    },
+    /// There is no connection to nf_tables, a request did not leave, or the kernel refused to tell something.
+    #[error("nf_tables: {}", with_hint(.0))]
+    Failed(KernelError),
     /// The kernel refused a transaction. Nothing of it was done.
     #[error("nf_tables: transaction refused, nothing was changed: {}", list(.0))]
     Refused(Vec<Refusal>),
-    /// The kernel refused to tell something.
-    #[error("nf_tables: {0}")]
-    Unreadable(Refusal),
     /// Others changed the rule set in between, each time it was tried. Nothing was done.
     #[error("nf_tables: {what}: the rule set was changed by others meanwhile, {tries} times in a row; try again")]
     Busy {
@@ -50,35 +33,13 @@ pub enum NftError {
     },
 }
 
-/// One operation the kernel refused.
-#[derive(Debug)]
+/// One operation that the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The operation and its object: `delete chain inet filter x`.
-    pub operation: String,
-    /// The errno.
-    pub errno: io::Error,
-    /// The kernel's sentence (extended ack), when it gave one.
-    pub text: Option<String>,
-}
-
-impl Refusal {
-    pub(super) fn new(operation: impl Into<String>, errno: i32, text: Option<String>) -> Self {
-        Self { operation: operation.into(), errno: io::Error::from_raw_os_error(errno), text }
-    }
-
-    fn is(&self, errno: i32) -> bool {
-        self.errno.raw_os_error() == Some(errno)
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.operation, Errno::of(&self.errno))?;
-        if let Some(text) = &self.text {
-            write!(f, ": {text}")?;
-        }
-        f.write_str(hint(&self.errno))
-    }
+    /// Its place in the batch, from 0; `None`: the transaction as a whole.
+    pub place: Option<usize>,
+    /// The operation (`delete chain inet filter x`), the errno, and the kernel's sentence.
+    pub error: KernelError,
 }
 
 impl NftError {
@@ -100,42 +61,68 @@ impl NftError {
             })
     }
 
+    /// The kernel has no nf_tables (nfnetlink's answer for a subsystem that is not there), or this is no place to use it.
+    pub fn is_unsupported(&self) -> bool {
+        self.all(|errno| [libc::EPROTONOSUPPORT, libc::EAFNOSUPPORT, libc::EINVAL, libc::EOPNOTSUPP].contains(&errno))
+    }
+
     /// There is a cause, and `test` holds for every one.
     fn all(&self, test: impl Fn(i32) -> bool) -> bool {
-        let holds = |e: &io::Error| e.raw_os_error().is_some_and(&test);
         match self {
-            Self::Open { source } | Self::Exchange { source, .. } => holds(source),
-            Self::Refused(all) => !all.is_empty() && all.iter().all(|r| holds(&r.errno)),
-            Self::Unreadable(refusal) => holds(&refusal.errno),
+            Self::Failed(error) => test(error.errno.0),
+            Self::Refused(all) => !all.is_empty() && all.iter().all(|refusal| test(refusal.error.errno.0)),
             Self::Busy { .. } | Self::Unencodable { .. } | Self::Malformed { .. } => false,
         }
     }
 
     /// A transaction's error that only says the rule set has another generation.
     pub(super) fn is_outdated(&self) -> bool {
-        matches!(self, Self::Refused(all) if all.iter().any(|r| r.is(libc::ERESTART)))
+        matches!(self, Self::Refused(all) if all.iter().any(|refusal| refusal.error.errno.0 == libc::ERESTART))
+    }
+
+    /// The same as an error of one operation, `what`.
+    pub fn about(self, what: &str) -> KernelError {
+        let text = match &self {
+            Self::Failed(error) => return KernelError { what: what.into(), ..error.clone() },
+            Self::Refused(all) => match &all[..] {
+                [one, ..] => return KernelError { what: what.into(), ..one.error.clone() },
+                [] => self.to_string(),
+            },
+            Self::Busy { .. } | Self::Unencodable { .. } | Self::Malformed { .. } => self.to_string(),
+        };
+        let errno = match self {
+            Self::Busy { .. } => libc::EAGAIN,
+            Self::Unencodable { .. } => libc::EMSGSIZE,
+            _ => libc::EPROTO,
+        };
+        KernelError { what: what.into(), errno: Errno(errno), text: Some(text) }
     }
 }
 
+impl From<KernelError> for NftError {
+    fn from(error: KernelError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+fn with_hint(error: &KernelError) -> String {
+    format!("{error}{}", hint(error.errno))
+}
+
 /// What to do about it, for the few causes where that is known.
-fn hint(cause: &io::Error) -> &'static str {
-    match cause.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => " (needs CAP_NET_ADMIN in this network namespace)",
-        Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT) => " (the kernel lacks nfnetlink: modprobe nf_tables)",
-        Some(libc::EOPNOTSUPP) => " (the kernel may lack a part of nf_tables: a module, or CONFIG_NFT_*)",
-        Some(libc::EMSGSIZE) => " (the transaction is larger than the socket's send buffer may be: net.core.wmem_max)",
+fn hint(cause: Errno) -> &'static str {
+    match cause.0 {
+        libc::EPERM | libc::EACCES => " (needs CAP_NET_ADMIN in this network namespace)",
+        libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT => " (the kernel lacks nfnetlink: modprobe nf_tables)",
+        libc::EOPNOTSUPP => " (the kernel may lack a part of nf_tables: a module, or CONFIG_NFT_*)",
+        libc::EMSGSIZE => " (the transaction is larger than the socket's send buffer may be: net.core.wmem_max)",
         _ => "",
     }
 }
 
-/// The kernel's error, or that of a short write, which has no number.
-fn words(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.to_string(), |errno| Errno(errno).to_string())
-}
-
 fn list(refusals: &[Refusal]) -> String {
     const SHOWN: usize = 5;
-    let mut text = refusals.iter().take(SHOWN).map(Refusal::to_string).collect::<Vec<_>>().join("; ");
+    let mut text = refusals.iter().take(SHOWN).map(|refusal| with_hint(&refusal.error)).collect::<Vec<_>>().join("; ");
     if refusals.len() > SHOWN {
         text += &format!("; and {} more", refusals.len() - SHOWN);
     }
@@ -146,8 +133,13 @@ fn list(refusals: &[Refusal]) -> String {
 mod tests {
     use super::*;
 
+    fn refusal(what: &str, errno: i32, text: Option<&str>) -> Refusal {
+        let error = KernelError { what: what.into(), errno: Errno(errno), text: text.map(Into::into) };
+        Refusal { place: Some(0), error }
+    }
+
     fn refused(errnos: &[i32]) -> NftError {
-        NftError::Refused(errnos.iter().map(|e| Refusal::new("delete chain inet t c", *e, None)).collect())
+        NftError::Refused(errnos.iter().map(|e| refusal("delete chain inet t c", *e, None)).collect())
     }
 
     #[test]
@@ -163,11 +155,11 @@ mod tests {
 
     #[test]
     fn a_line_says_what_and_why() {
-        let error = NftError::Refused(vec![Refusal::new("add rule inet t c", libc::EPERM, Some("no".into()))]);
+        let error = NftError::Refused(vec![refusal("add rule inet t c", libc::EPERM, Some("no"))]);
         assert_eq!(
             error.to_string(),
-            "nf_tables: transaction refused, nothing was changed: add rule inet t c: EPERM: Operation not permitted: \
-             no (needs CAP_NET_ADMIN in this network namespace)"
+            "nf_tables: transaction refused, nothing was changed: add rule inet t c: EPERM: Operation not permitted \
+             (no) (needs CAP_NET_ADMIN in this network namespace)"
         );
         assert!(refused(&[libc::ENOENT; 7]).to_string().ends_with("; and 2 more"));
     }

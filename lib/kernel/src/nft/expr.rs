@@ -1,7 +1,7 @@
 //! The kernel's expressions, what a rule is made of (`nft --debug=netlink` prints them). Names and attribute numbers are
 //! those of linux/netfilter/nf_tables.h.
 
-use super::wire::{Attributes, Writer, text};
+use crate::netlink::wire::{Attributes, Writer, text};
 use crate::types::Family;
 
 const NFTA_LIST_ELEM: u16 = 1;
@@ -184,7 +184,7 @@ pub enum Expr {
 }
 
 impl Expr {
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         match self {
             Self::Meta { .. } | Self::MetaSet { .. } => "meta",
             Self::Payload { .. } => "payload",

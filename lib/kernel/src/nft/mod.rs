@@ -17,21 +17,23 @@
 //! Sources: linux/netfilter/nf_tables.h, net/netfilter/{nfnetlink,nf_tables_api}.c (Linux 6.18), and for what only `nft`
 //! and libnftnl agree on (type numbers, user data) nftables 1.0.6.
 
+mod apply;
 mod batch;
 mod builder;
 mod element;
 mod error;
 mod expr;
 mod read;
-pub mod recipes;
 mod socket;
 #[cfg(test)]
 mod tests;
+pub(crate) mod text;
 mod types;
 mod userdata;
 mod value;
-pub(crate) mod wire;
+mod watch;
 
+pub use apply::RuleHandle;
 pub use batch::Batch;
 pub use builder::{Field, MapData, RuleBuilder, Side, ct};
 pub use error::{NftError, Refusal};
@@ -44,3 +46,4 @@ pub use types::{
 };
 pub use userdata::{COMMENT_MAX, clip};
 pub use value::{Type, Value};
+pub use watch::NftWatch;

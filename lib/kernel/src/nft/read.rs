@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::apply::RuleHandle;
 use super::batch::{Batch, DATA_VERDICT, attr, msg, set_flag};
 use super::element;
 use super::error::NftError;
@@ -12,7 +13,7 @@ use super::types::{
 };
 use super::userdata;
 use super::value::Type;
-use super::wire::{Attributes, Incoming};
+use crate::netlink::wire::{Attributes, Incoming};
 use crate::types::IfName;
 
 /// How often a reading or an update is begun anew because others changed the rule set. Of those who compete one wins each
@@ -96,6 +97,52 @@ impl Nft {
         Ok(rules?.into_iter().filter(wanted).collect())
     }
 
+    /// One rule by its handle; none when the chain, or the table, has no such rule (`nft -a list chain`).
+    pub fn rule(&mut self, table: &TableKey, chain: &str, handle: u64) -> Result<Option<ListedRule>, NftError> {
+        let what = format!("list rule {table} {chain} handle {handle}");
+        let answer = self.ask(&what, msg::GETRULE, table.family.number(), |w| {
+            w.text(attr::RULE_TABLE, &table.name);
+            w.text(attr::RULE_CHAIN, chain);
+            w.be64(attr::RULE_HANDLE, handle);
+        });
+        match answer {
+            Ok(answer) => read_rule(&answer).map(Some).ok_or_else(|| malformed(&what)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes rules by their handles, and the chains `whole` of their table with all that is in them. Each rule is fetched
+    /// and must be `ours`, because handles begin anew with a table; nothing changes between that look and the deletion.
+    /// False, and nothing is deleted, when one of the handles names no rule of ours.
+    pub fn delete_rules(
+        &mut self,
+        rules: &[RuleHandle],
+        whole: &[&str],
+        ours: impl Fn(&str, &Rule) -> bool,
+    ) -> Result<bool, NftError> {
+        for _ in 0..TRIES {
+            let generation = self.generation()?;
+            let mut batch = Batch::new().at_generation(generation);
+            for RuleHandle { table, chain, handle } in rules {
+                match self.rule(table, chain, *handle)? {
+                    Some(listed) if ours(chain, &listed.rule) => batch.delete_rule(table, chain, *handle),
+                    _ => return Ok(false),
+                }
+            }
+            for (RuleHandle { table, .. }, chain) in
+                rules.first().into_iter().flat_map(|r| whole.iter().map(move |c| (r, c)))
+            {
+                batch.destroy_chain(table, chain);
+            }
+            match self.commit(&batch) {
+                Err(error) if error.is_outdated() => {}
+                other => return other.map(|_| true),
+            }
+        }
+        Err(NftError::Busy { what: "delete rules by their handles".into(), tries: TRIES })
+    }
+
     /// A table's sets and maps, without the anonymous ones of rules. An absent table is an error.
     pub fn sets(&mut self, table: &TableKey) -> Result<Vec<Set>, NftError> {
         const ANONYMOUS: u32 = 1;
@@ -121,9 +168,37 @@ impl Nft {
 
     /// All of a table at one moment (`nft list table`): read anew while others change the rule set.
     pub fn view(&mut self, table: &TableKey) -> Result<TableView, NftError> {
+        self.at_one_moment(table, Self::view_once)
+    }
+
+    /// Of a table, which of the chains `names` there are, with their rules, at one moment.
+    pub fn view_of<'a>(
+        &mut self,
+        table: &TableKey,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) -> Result<TableView, NftError> {
+        self.at_one_moment(table, |nft, key, generation| {
+            let Some(table) = nft.table(key)? else {
+                return Ok(TableView { generation, ..TableView::default() });
+            };
+            let mut chains = nft.chains(key)?;
+            chains.retain(|chain| names.clone().any(|name| name == chain.name));
+            let mut rules = Vec::new();
+            for chain in &chains {
+                rules.append(&mut nft.rules(key, Some(&chain.name))?);
+            }
+            Ok(TableView { generation, table: Some(table), chains, rules, sets: Vec::new() })
+        })
+    }
+
+    fn at_one_moment(
+        &mut self,
+        table: &TableKey,
+        look: impl Fn(&mut Self, &TableKey, u32) -> Result<TableView, NftError>,
+    ) -> Result<TableView, NftError> {
         for _ in 0..TRIES {
             let before = self.generation()?;
-            let view = match self.view_once(table, before) {
+            let view = match look(self, table, before) {
                 Err(error) if was_overtaken(&error) => continue,
                 other => other?,
             };
@@ -163,7 +238,7 @@ impl Nft {
             } else {
                 match self.commit(&batch) {
                     Err(error) if error.is_outdated() => false,
-                    other => other.map(|()| true)?,
+                    other => other.map(|_| true)?,
                 }
             };
             if current {

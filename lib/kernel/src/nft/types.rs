@@ -243,6 +243,13 @@ pub struct Rule {
     pub comment: Option<String>,
 }
 
+impl Rule {
+    /// Whether it jumps to `chain`.
+    pub fn jumps_to(&self, chain: &str) -> bool {
+        self.exprs.iter().any(|expr| matches!(expr, Expr::Verdict(Verdict::Jump(to)) if to == chain))
+    }
+}
+
 /// A rule of a table as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedRule {

@@ -1,7 +1,7 @@
 //! The user data of objects: opaque to the kernel, one-byte type and length TLVs by agreement of `nft` and libnftnl
 //! (libnftnl/udata.h). They are what lets `nft list ruleset` show comments and print host-order keys.
 
-use super::wire::text;
+use crate::netlink::wire::text;
 
 /// The longest comment `nft` accepts, in bytes (NFTNL_UDATA_COMMENT_MAXLEN).
 pub const COMMENT_MAX: usize = 128;

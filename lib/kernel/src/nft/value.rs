@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::wire::{align, text};
+use crate::netlink::wire::{align, text};
 use crate::types::{Family, IfName, Mac};
 
 /// Bits per type in the number of a concatenation (TYPE_BITS, nft's datatype.h).
@@ -146,7 +146,7 @@ impl Type {
 }
 
 /// A value; its variant must agree with the [`Type`] it is used for, or the kernel refuses the length.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Value {
     /// An address of either family.
     Addr(IpAddr),

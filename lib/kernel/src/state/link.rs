@@ -1,9 +1,7 @@
-//! Links: what they are made of and how they are set.
+//! Links: how they are set. What they are made of is [`LinkKind`]'s.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::RawFd;
-
-use crate::types::{IfName, Mac, Mtu, Vni};
+use crate::link::{LinkKind, Made};
+use crate::types::{IfName, Mac, Mtu};
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,125 +9,68 @@ pub struct Link {
     /// What the link is. A link of another kind under the same name is not ours to touch; one of the same kind with
     /// other unchangeable fields is recreated.
     pub kind: LinkKind,
+    /// How the link gets here. Read at creation only. Observed: `Parent` when the lower link is in another namespace.
+    pub birth: Birth,
     /// Administratively up.
     pub up: bool,
     /// `None`: the kernel's choice.
     pub mtu: Option<Mtu>,
     /// `None`: the kernel's choice (random for most kinds).
     pub mac: Option<Mac>,
-    /// The bridge (or other upper device) that this link is a port of.
-    pub master: Option<IfName>,
+    /// The bridge (or other upper device) that this link is a port of. `None`: whatever it has; `Some(None)`: it is
+    /// no port.
+    pub master: Option<Option<IfName>>,
     /// IFLA_IFALIAS, up to 255 bytes: the owner mark that `ip link` shows.
     pub alias: Option<String>,
     /// IFF_PROMISC asked for by an administrator (`ip link set promisc on`).
     pub promisc: Option<bool>,
+    /// Neighbours are resolved: not IFF_NOARP (`ip link set arp on`).
+    pub arp: Option<bool>,
+    /// IFF_MULTICAST (`ip link set multicast on`).
+    pub multicast: Option<bool>,
 }
 
 impl Link {
     /// A link of `kind`, up, everything else left to the kernel.
     pub fn up(kind: LinkKind) -> Self {
-        Self { kind, up: true, mtu: None, mac: None, master: None, alias: None, promisc: None }
+        Self {
+            kind,
+            birth: Birth::Here,
+            up: true,
+            mtu: None,
+            mac: None,
+            master: None,
+            alias: None,
+            promisc: None,
+            arp: None,
+            multicast: None,
+        }
+    }
+
+    /// One message of this namespace's socket makes it.
+    pub(crate) fn is_born_by_own_message(&self) -> bool {
+        self.birth == Birth::Here && self.kind.as_kind().made() != Made::Ioctl
+    }
+
+    /// The alias that a link moved here gets: where nothing else is wanted, its name before, as upstream's host-device
+    /// has it, so that it can be moved back under that.
+    pub(crate) fn birth_alias<'a>(&'a self, from: &'a IfName) -> &'a str {
+        self.alias.as_deref().unwrap_or(from.as_str())
     }
 }
 
-/// The kind of a link and what cannot be changed after creation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LinkKind {
-    /// `ip link add type bridge`; `vlan_filtering` is written when true.
-    Bridge {
-        /// Filter by VLAN (`bridge vlan`); needs CONFIG_BRIDGE_VLAN_FILTERING.
-        vlan_filtering: bool,
-    },
-    /// `ip link add type veth`. `peer` is only read at creation; an observed veth has none.
-    Veth {
-        /// The other end.
-        peer: Option<Box<VethPeer>>,
-    },
-    /// `ip link add type vxlan`
-    Vxlan(Vxlan),
-    /// `ip link add type ipip`
-    Ipip(Ipip),
-    /// `ip link add type wireguard`; what it holds is [`State::wireguard`](super::State::wireguard).
-    Wireguard,
-    /// `ip link add link LOWER type macvlan`
-    Macvlan {
-        /// The link below.
-        lower: IfName,
-        /// How ports see each other.
-        mode: MacvlanMode,
-    },
-    /// `ip tuntap add`
-    TunTap(TunTap),
-    /// lo
-    Loopback,
-    /// Anything else, by the kernel's own word (`dummy`, `vlan`, …) or empty for hardware. Observed or relied on,
-    /// never created.
-    Other(String),
-}
-
-/// The other end of a veth pair.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VethPeer {
-    /// Its name from birth.
-    pub name: IfName,
-    /// `None`: random.
-    pub mac: Option<Mac>,
-    /// `None`: the kernel's 1500.
-    pub mtu: Option<Mtu>,
-    /// An open namespace file the peer is born in (IFLA_NET_NS_FD); `None` is the namespace of the socket.
-    pub netns: Option<RawFd>,
-}
-
-/// A VXLAN device (Documentation/networking/vxlan.rst).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vxlan {
-    /// The network identifier.
-    pub vni: Vni,
-    /// The underlay link (IFLA_VXLAN_LINK).
-    pub lower: Option<IfName>,
-    /// The outer source address.
-    pub local: Option<IpAddr>,
-    /// UDP port; `None` omits the attribute, which is the kernel's 8472.
-    pub port: Option<u16>,
-    /// Learn from received packets.
-    pub learning: bool,
-    /// Group policy extension.
-    pub gbp: bool,
-}
-
-/// An IPv4-in-IPv4 device (RFC 2003). A packet's outer destination is its route's gateway when there is no remote.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ipip {
-    /// The outer source address; `None` is the kernel's choice per packet.
-    pub local: Option<Ipv4Addr>,
-    /// The outer destination of every packet; `None` for many.
-    pub remote: Option<Ipv4Addr>,
-}
-
-/// How the ports of one macvlan parent see each other (`ip link … type macvlan mode`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MacvlanMode {
-    /// Directly
-    Bridge,
-    /// Not at all
-    Private,
-    /// By way of the switch outside
-    Vepa,
-    /// One port owns the parent
-    Passthru,
-}
-
-/// A TUN or TAP device.
+/// How a link of a pod gets into the pod's namespace. `Parent` and `Moved` need
+/// [`Kernel::apply_from`](crate::Kernel::apply_from).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TunTap {
-    /// Ethernet frames (TAP) instead of IP packets (TUN).
-    pub tap: bool,
-    /// IFF_MULTI_QUEUE
-    pub multi_queue: bool,
-    /// The user that may open it.
-    pub owner: Option<u32>,
-    /// The group that may open it.
-    pub group: Option<u32>,
+pub enum Birth {
+    /// It is made there; its lower link is there, too.
+    #[default]
+    Here,
+    /// It is made from the parent's (the host's) namespace, where its lower link is and stays.
+    Parent,
+    /// The parent's link of this name is moved there. It is down then, and has this name as its alias unless another
+    /// is wanted. The link is never made anew: it is the parent's.
+    Moved(IfName),
 }
 
 /// The flags of a bridge port (`bridge link set`).

@@ -4,6 +4,7 @@
 //! which say *how* it is. A field that is an `Option` and `None` means "whatever the kernel has" on the desired side.
 
 mod link;
+mod nft;
 mod scope;
 #[cfg(test)]
 mod tests;
@@ -14,10 +15,16 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-pub use link::{Ipip, Link, LinkKind, MacvlanMode, Port, TunTap, VethPeer, Vxlan};
+pub use link::{Birth, Link, Port};
+pub use nft::{ElementKey, NftChain, NftChainScope, NftRule, NftScope, NftSet, NftTable};
 pub use scope::{RouteScope, Scope};
 pub use wireguard::{NotAKey, PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
 
+pub use crate::link::{
+    Bridge, Ipip, Ipvlan, IpvlanIsolation, IpvlanMode, LinkKind, Macvlan, MacvlanMode, TunTap, Veth, VethPeer,
+    VlanDevice, VlanProtocol, Vxlan, VxlanDf, VxlanTtl,
+};
+use crate::nft::TableKey;
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId, VlanId};
 
 /// The objects of one network namespace.
@@ -41,6 +48,8 @@ pub struct State {
     pub wireguard: BTreeMap<IfName, WireguardDevice>,
     /// Routes (`ip route`).
     pub routes: BTreeMap<RouteKey, Route>,
+    /// Tables of nf_tables (`nft list table`).
+    pub nft: BTreeMap<TableKey, NftTable>,
 }
 
 /// Which VLAN of which bridge port.
@@ -176,6 +185,21 @@ impl State {
             _ => None,
         };
         self.addresses.insert(AddressKey { dev: dev.clone(), net }, Address { nodad, broadcast });
+    }
+
+    /// Adds all objects of `other`; those of one key take its place.
+    pub fn extend(&mut self, other: Self) {
+        let Self { links, ports, vlans, sysctls, addresses, neighbours, fdb, wireguard, routes, nft } = other;
+        self.links.extend(links);
+        self.ports.extend(ports);
+        self.vlans.extend(vlans);
+        self.sysctls.extend(sysctls);
+        self.addresses.extend(addresses);
+        self.neighbours.extend(neighbours);
+        self.fdb.extend(fdb);
+        self.wireguard.extend(wireguard);
+        self.routes.extend(routes);
+        self.nft.extend(nft);
     }
 
     /// Sets `net/<family>/conf/<dev>/<key>`; `family` is `ipv4` or `ipv6`.

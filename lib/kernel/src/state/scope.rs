@@ -1,7 +1,11 @@
 //! Which observed objects are ours.
 
+use std::collections::BTreeMap;
+
 use ipnetwork::IpNetwork;
 
+use super::NftScope;
+use crate::nft::TableKey;
 use crate::types::{IfName, RouteProtocol, TableId};
 
 /// What an observation reads and a diff may delete. An object outside the scope is never touched, whoever wants it.
@@ -23,6 +27,8 @@ pub struct Scope {
     pub routes: Option<RouteScope>,
     /// Sysctls to read, as paths below `/proc/sys`. Never deleted.
     pub sysctls: Vec<String>,
+    /// Tables of nf_tables that are ours, or that we use beside others.
+    pub nft: BTreeMap<TableKey, NftScope>,
     /// Nothing is deleted: the view that the desired side was made from is not complete.
     pub keep: bool,
 }
@@ -34,6 +40,8 @@ pub struct RouteScope {
     pub table: TableId,
     /// All routes of this protocol are ours …
     pub protocol: Option<RouteProtocol>,
+    /// … to a destination inside one of these, or by one of our links. Empty: to any.
+    pub within: Vec<IpNetwork>,
     /// … and all routes of protocol boot to a destination inside one of these that have a gateway: what a Go flanneld
     /// left.
     pub adopt: Vec<IpNetwork>,

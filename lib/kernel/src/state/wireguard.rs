@@ -29,6 +29,9 @@ pub struct WireguardPeer {
     pub keepalive: u16,
     /// What is sent to the peer, and what may come from it. One prefix has one peer: giving it to another takes it away.
     pub allowed_ips: BTreeSet<IpNetwork>,
+    /// Where the kernel knows better: while the two ends speak, the endpoint that it has is kept. Behind a NAT a peer is known
+    /// by its packets. Wanted only.
+    pub roams: bool,
     /// The two ends speak: their handshake was less than three minutes ago (REJECT_AFTER_TIME, the WireGuard paper §6.1).
     /// Observed only.
     pub live: bool,

@@ -6,41 +6,46 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 use super::encode::{LISTEN_PORT, PEERS, PRIVATE_KEY, allowed, peer};
-use crate::nft::wire::Attributes;
+use crate::netlink::wire::Attributes;
 use crate::state::{PublicKey, Secret, WireguardDevice, WireguardPeer};
 
 /// How long keys may be used after their handshake (REJECT_AFTER_TIME).
 const FRESH: Duration = Duration::from_secs(180);
 
 /// Adds one message of the dump to `device`. A device with many peers comes in several, and a peer with many prefixes is
-/// gone on with in the next. `now` is the time since 1970.
-pub(super) fn add(device: &mut WireguardDevice, message: &Attributes<'_>, now: Duration) {
-    if let Some(key) = message.get(PRIVATE_KEY).and_then(key) {
-        device.private_key = Some(Secret(key));
+/// gone on with in the next. `now` is the time since 1970. None: something that is read here is not understood, and
+/// taking it for absent would have it written again and again.
+pub(super) fn add(device: &mut WireguardDevice, message: &Attributes<'_>, now: Duration) -> Option<()> {
+    if let Some(bytes) = message.get(PRIVATE_KEY) {
+        device.private_key = Some(Secret(key(bytes)?));
     }
-    if let Some(port) = message.get(LISTEN_PORT).and_then(half) {
-        device.listen_port = Some(port);
+    if let Some(bytes) = message.get(LISTEN_PORT) {
+        device.listen_port = Some(half(bytes)?);
     }
     for (_, bytes) in message.nested(PEERS).into_iter().flat_map(|peers| peers.iter()) {
         let attributes = Attributes::read(bytes);
-        let Some(public) = attributes.get(peer::PUBLIC_KEY).and_then(key) else { continue };
-        add_to_peer(device.peers.entry(PublicKey(public)).or_default(), &attributes, now);
+        let public = PublicKey(key(attributes.get(peer::PUBLIC_KEY)?)?);
+        add_to_peer(device.peers.entry(public).or_default(), &attributes, now)?;
     }
+    Some(())
 }
 
-fn add_to_peer(to: &mut WireguardPeer, attributes: &Attributes<'_>, now: Duration) {
+fn add_to_peer(to: &mut WireguardPeer, attributes: &Attributes<'_>, now: Duration) -> Option<()> {
     for (kind, value) in attributes.iter() {
         match kind {
-            peer::PRESHARED_KEY => to.preshared_key = key(value).filter(|key| *key != [0; 32]).map(Secret),
-            peer::ENDPOINT => to.endpoint = sockaddr(value),
-            peer::KEEPALIVE => to.keepalive = half(value).unwrap_or_default(),
-            peer::LAST_HANDSHAKE => to.live = handshake(value).is_some_and(|at| now.saturating_sub(at) < FRESH),
+            peer::PRESHARED_KEY => to.preshared_key = Some(key(value)?).filter(|key| *key != [0; 32]).map(Secret),
+            peer::ENDPOINT => to.endpoint = Some(sockaddr(value)?),
+            peer::KEEPALIVE => to.keepalive = half(value)?,
+            peer::LAST_HANDSHAKE => to.live = handshake(value)?.is_some_and(|at| now.saturating_sub(at) < FRESH),
             peer::ALLOWED_IPS => {
-                to.allowed_ips.extend(Attributes::read(value).iter().filter_map(|(_, net)| prefix(net)));
+                for (_, net) in Attributes::read(value).iter() {
+                    to.allowed_ips.insert(prefix(net)?);
+                }
             }
             _ => {}
         }
     }
+    Some(())
 }
 
 fn key(bytes: &[u8]) -> Option<[u8; 32]> {
@@ -52,9 +57,9 @@ fn half(bytes: &[u8]) -> Option<u16> {
 }
 
 /// `struct __kernel_timespec`; zero is never.
-fn handshake(bytes: &[u8]) -> Option<Duration> {
+fn handshake(bytes: &[u8]) -> Option<Option<Duration>> {
     let seconds = i64::from_ne_bytes(*bytes.first_chunk()?);
-    u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
+    Some(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))
 }
 
 fn sockaddr(bytes: &[u8]) -> Option<SocketAddr> {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
 
-use crate::nft::wire::Writer;
+use crate::netlink::wire::Writer;
 use crate::state::{PublicKey, Secret, WireguardPeerChange};
 use crate::types::IfName;
 

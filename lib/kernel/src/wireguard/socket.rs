@@ -1,15 +1,12 @@
 //! The generic netlink socket, and the number that the kernel gave WireGuard there (`struct genlmsghdr`, linux/genetlink.h).
 
-use std::io;
 use std::time::{Duration, SystemTime};
-
-use netlink_sys::Socket;
-use netlink_sys::protocols::NETLINK_GENERIC;
 
 use super::decode;
 use super::encode::IFNAME;
-use crate::netlink::{Errno, KernelError, transfer};
-use crate::nft::wire::{Incoming, Writer, framed, stamp};
+use crate::netlink::client::{Client, DUMP, DUMP_TRIES, Protocol, Refusal};
+use crate::netlink::wire::{Incoming, Writer, framed};
+use crate::netlink::{Errno, KernelError};
 use crate::state::WireguardDevice;
 use crate::types::IfName;
 
@@ -22,12 +19,8 @@ const FAMILY_NAME: u16 = 2;
 const GET_DEVICE: u8 = 0;
 const SET_DEVICE: u8 = 1;
 const VERSION: u8 = 1;
-/// Requests in one send: an answer to each takes about 768 bytes of a receive buffer of 212,992.
+/// Requests in one send.
 const PAGE: usize = 100;
-/// The kernel fills a dump's datagrams up to 32 KiB.
-const RECEIVE: usize = 64 * 1024;
-/// How often an interrupted dump is read anew before it is given up.
-const DUMP_TRIES: usize = 10;
 
 /// A request's attributes (`None`: they did not fit) and how an error about it begins.
 pub(crate) struct Wish {
@@ -37,22 +30,14 @@ pub(crate) struct Wish {
 
 /// A connection to WireGuard in the network namespace it was opened in.
 pub(crate) struct Generic {
-    socket: Socket,
+    client: Client,
     family: u16,
-    sequence: u32,
-    buffer: Vec<u8>,
 }
 
 impl Generic {
     /// Connects in the thread's network namespace. ENOENT: the kernel has no WireGuard.
     pub(crate) fn open() -> Result<Self, KernelError> {
-        let fail = |e: io::Error| KernelError::io("open a generic netlink socket", &e);
-        let mut socket = Socket::new(NETLINK_GENERIC).map_err(fail)?;
-        socket.bind_auto().map_err(fail)?;
-        // texts are a help, not a need
-        let _ = socket.set_ext_ack(true);
-        let _ = socket.set_cap_ack(true);
-        let mut generic = Self { socket, family: CONTROL, sequence: 0, buffer: Vec::with_capacity(RECEIVE) };
+        let mut generic = Self { client: Client::open(Protocol::Generic)?, family: CONTROL };
         generic.family = generic.resolve()?;
         Ok(generic)
     }
@@ -61,32 +46,38 @@ impl Generic {
         let what = "find wireguard in generic netlink";
         let request = framed(CONTROL, 0, [GET_FAMILY, VERSION, 0, 0], |writer| writer.text(FAMILY_NAME, "wireguard"));
         let mut family = None;
-        self.exchange(what, request, libc::NLM_F_ACK, |message| {
+        self.exchange(request, libc::NLM_F_ACK as u16, &mut |message| {
             family = family.or(message.attributes().get(FAMILY_ID).and_then(|id| id.try_into().ok()));
         })
-        .map_err(|error| match error.errno.0 {
-            libc::ENOENT => KernelError { text: Some(crate::apply::no_module("wireguard")), ..error },
-            _ => error,
+        .map_err(|(errno, text)| match errno.0 {
+            libc::ENOENT => KernelError { what: what.into(), errno, text: Some(crate::apply::no_module("wireguard")) },
+            _ => KernelError { what: what.into(), errno, text },
         })?;
         family.map(u16::from_ne_bytes).ok_or_else(|| KernelError::new(what, Errno(libc::EPROTO)))
     }
 
     /// What the device `name` holds.
     pub(crate) fn device(&mut self, name: &IfName) -> Result<WireguardDevice, KernelError> {
-        let what = format!("wg show {name}");
+        let what = || format!("wg show {name}");
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO);
         for _ in 0..DUMP_TRIES {
             let behind = [GET_DEVICE, VERSION, 0, 0];
             let request = framed(self.family, 0, behind, |writer| writer.text(IFNAME, name.as_str()));
             let mut device = WireguardDevice::default();
-            let consistent = self.exchange(&what, request, libc::NLM_F_DUMP, |message| {
-                decode::add(&mut device, &message.attributes(), now);
-            })?;
-            if consistent {
-                return Ok(device);
+            let mut unread = false;
+            let consistent = self.exchange(request, DUMP, &mut |message| {
+                unread |= decode::add(&mut device, &message.attributes(), now).is_none();
+            });
+            match consistent.map_err(|(errno, text)| KernelError { what: what(), errno, text })? {
+                true if unread => {
+                    let text = Some("a peer of the kernel's answer is not understood".into());
+                    return Err(KernelError { what: what(), errno: Errno(libc::EPROTO), text });
+                }
+                true => return Ok(device),
+                false => {}
             }
         }
-        Err(KernelError::new(what, Errno(libc::EINTR)))
+        Err(KernelError::new(what(), Errno(libc::EINTR)))
     }
 
     /// Carries out each wish, and says what became of it.
@@ -101,75 +92,54 @@ impl Generic {
     }
 
     fn page(&mut self, page: Vec<Wish>) -> Vec<Result<(), KernelError>> {
-        let first = self.sequence.wrapping_add(1);
-        let (mut out, mut what) = (Vec::new(), Vec::new());
+        let first = self.client.begin();
+        let mut open = 0;
+        let mut outcomes = Vec::with_capacity(page.len());
         for wish in page {
-            self.sequence = self.sequence.wrapping_add(1);
-            let flags = libc::NLM_F_ACK as u16;
+            let behind = [SET_DEVICE, VERSION, 0, 0];
             let body = wish.body.finish();
-            let message = body
-                .and_then(|body| framed(self.family, flags, [SET_DEVICE, VERSION, 0, 0], |writer| writer.raw(&body)));
-            if let Some(mut message) = message {
-                stamp(&mut message, self.sequence, 0);
-                out.append(&mut message);
+            match body.and_then(|body| framed(self.family, 0, behind, |writer| writer.raw(&body))) {
+                Some(message) => {
+                    self.client.put_message(&message, libc::NLM_F_ACK as u16);
+                    open += 1;
+                    outcomes.push(Err(KernelError::new(wish.what, Errno(libc::EPROTO))));
+                }
+                // one that cannot be said has no answer
+                None => {
+                    self.client.skip(1);
+                    outcomes.push(Err(KernelError::new(wish.what, Errno(libc::EMSGSIZE))));
+                }
             }
-            what.push(wish.what);
         }
-        // one that cannot be said has no answer
-        let mut outcomes: Vec<_> =
-            what.iter().map(|what| Err(KernelError::new(what.as_str(), Errno(libc::EMSGSIZE)))).collect();
-        if let Err(errno) = self.collect(&out, first, &mut outcomes) {
-            outcomes = what.iter().map(|what| Err(KernelError::new(what.as_str(), errno))).collect();
+        if open == 0 {
+            return outcomes;
+        }
+        let exchanged = self.client.exchange(|answer| {
+            let outcome = outcomes.get_mut(answer.sequence.wrapping_sub(first) as usize);
+            if let (libc::NLMSG_ERROR, Some(outcome)) = (i32::from(answer.kind), outcome) {
+                open -= 1;
+                match (answer.verdict(), &mut *outcome) {
+                    ((0, _), _) => *outcome = Ok(()),
+                    ((errno, text), Err(error)) => (error.errno, error.text) = (Errno(errno), text),
+                    _ => {}
+                }
+            }
+            open == 0
+        });
+        if let Err(errno) = exchanged {
+            outcomes.iter_mut().filter_map(|outcome| outcome.as_mut().err()).for_each(|error| error.errno = errno);
         }
         outcomes
-    }
-
-    fn collect(&mut self, out: &[u8], first: u32, outcomes: &mut [Result<(), KernelError>]) -> Result<(), Errno> {
-        let mut open = Incoming::all(out).count();
-        transfer::send(&self.socket, out)?;
-        while open > 0 {
-            transfer::receive(&self.socket, &mut self.buffer)?;
-            for answer in Incoming::all(&self.buffer).filter(|a| i32::from(a.kind) == libc::NLMSG_ERROR) {
-                let Some(outcome) = outcomes.get_mut(answer.sequence.wrapping_sub(first) as usize) else { continue };
-                open -= 1;
-                *outcome = match (answer.verdict(), &*outcome) {
-                    ((errno, text), Err(error)) if errno != 0 => {
-                        Err(KernelError { what: error.what.clone(), errno: Errno(errno), text })
-                    }
-                    _ => Ok(()),
-                };
-            }
-        }
-        Ok(())
     }
 
     /// Sends one request and shows each object of its answer; false when they do not belong together.
     fn exchange(
         &mut self,
-        what: &str,
         request: Option<Vec<u8>>,
-        flags: i32,
-        mut see: impl FnMut(&Incoming<'_>),
-    ) -> Result<bool, KernelError> {
-        let fail = |errno| KernelError::new(what, errno);
-        let mut request = request.ok_or_else(|| fail(Errno(libc::EMSGSIZE)))?;
-        self.sequence = self.sequence.wrapping_add(1);
-        let sequence = self.sequence;
-        stamp(&mut request, sequence, flags as u16);
-        transfer::send(&self.socket, &request).map_err(fail)?;
-        let mut consistent = true;
-        loop {
-            transfer::receive(&self.socket, &mut self.buffer).map_err(fail)?;
-            for answer in Incoming::all(&self.buffer).filter(|a| a.sequence == sequence) {
-                consistent &= i32::from(answer.flags) & libc::NLM_F_DUMP_INTR == 0;
-                match i32::from(answer.kind) {
-                    libc::NLMSG_ERROR | libc::NLMSG_DONE => match answer.verdict() {
-                        (0, _) => return Ok(consistent),
-                        (errno, text) => return Err(KernelError { what: what.into(), errno: Errno(errno), text }),
-                    },
-                    _ => see(&answer),
-                }
-            }
-        }
+        flags: u16,
+        see: &mut dyn FnMut(&Incoming<'_>),
+    ) -> Result<bool, Refusal> {
+        let request = request.ok_or((Errno(libc::EMSGSIZE), None))?;
+        self.client.dump_once(&mut |client| client.put_message(&request, flags), see)
     }
 }

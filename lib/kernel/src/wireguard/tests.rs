@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use super::decode;
-use super::encode::{remove_peer, set_device, set_peer};
-use crate::nft::wire::{Attributes, Writer};
+use super::encode::{LISTEN_PORT, PEERS, allowed, peer, remove_peer, set_device, set_peer};
+use crate::netlink::wire::{Attributes, Writer};
 use crate::state::{PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
 use crate::types::IfName;
 
@@ -71,7 +71,7 @@ fn rich() -> WireguardPeer {
         preshared_key: Some(Secret([7; 32])),
         keepalive: 25,
         allowed_ips: ["10.5.2.0/24".parse().unwrap(), "fd05:0:0:2::/64".parse().unwrap()].into(),
-        live: false,
+        ..WireguardPeer::default()
     }
 }
 
@@ -99,7 +99,7 @@ fn what_is_written_is_what_linux_accepted() {
 
 fn read(dump: &[u8], now: Duration) -> WireguardDevice {
     let mut device = WireguardDevice::default();
-    decode::add(&mut device, &Attributes::read(&dump[4..]), now);
+    decode::add(&mut device, &Attributes::read(&dump[4..]), now).unwrap();
     device
 }
 
@@ -118,7 +118,7 @@ fn a_dump_is_read() {
     assert_eq!(read(&bytes(DUMP), Duration::ZERO), wanted);
     // a device with many peers comes in pieces
     let mut twice = read(&bytes(DUMP), Duration::ZERO);
-    decode::add(&mut twice, &Attributes::read(&bytes(DUMP)[4..]), Duration::ZERO);
+    decode::add(&mut twice, &Attributes::read(&bytes(DUMP)[4..]), Duration::ZERO).unwrap();
     assert_eq!(twice, wanted);
 }
 
@@ -140,7 +140,54 @@ fn a_handshake_of_three_minutes_ago_is_too_old() {
 fn cut_dumps_are_not_trusted() {
     let dump = bytes(DUMP);
     for end in 4..dump.len() {
-        let device = read(&dump[..end], Duration::ZERO);
+        let mut device = WireguardDevice::default();
+        decode::add(&mut device, &Attributes::read(&dump[4..end]), Duration::ZERO);
         assert!(device.peers.len() <= 2);
+    }
+}
+
+/// Taken for absent, it would be written again at each look.
+#[test]
+fn what_is_not_understood_is_not_absent() {
+    let one = |body: &dyn Fn(&mut Writer)| {
+        let mut w = Writer::default();
+        w.nest(PEERS, |w| w.nest(0, body));
+        w.finish().unwrap()
+    };
+    let read = |bytes: &[u8]| decode::add(&mut WireguardDevice::default(), &Attributes::read(bytes), Duration::ZERO);
+    let peer = |kind: u16, value: &[u8]| {
+        one(&|w| {
+            w.attr(peer::PUBLIC_KEY, &[1; 32]);
+            w.attr(kind, value);
+        })
+    };
+    let allowed = |attributes: &[(u16, &[u8])]| {
+        one(&|w| {
+            w.attr(peer::PUBLIC_KEY, &[1; 32]);
+            w.nest(peer::ALLOWED_IPS, |w| {
+                w.nest(0, |w| attributes.iter().for_each(|(kind, value)| w.attr(*kind, value)))
+            });
+        })
+    };
+    let (address, length) = ((allowed::ADDRESS, &[10, 0, 0, 0][..]), (allowed::PREFIX, &[8][..]));
+    for good in [peer(99, &[1]), peer(peer::ENDPOINT, &[2, 0, 0, 1, 10, 0, 0, 1]), allowed(&[address, length])] {
+        assert!(read(&good).is_some(), "{good:?}");
+    }
+    let mut short_port = Writer::default();
+    short_port.attr(LISTEN_PORT, &[1]);
+    for bad in [
+        short_port.finish().unwrap(),
+        one(&|w| w.attr(peer::KEEPALIVE, &[1, 0])),
+        peer(peer::ENDPOINT, &[1, 0, 0, 1, 10, 0, 0, 1]),
+        peer(peer::KEEPALIVE, &[1]),
+        peer(peer::PRESHARED_KEY, &[1; 31]),
+        peer(peer::LAST_HANDSHAKE, &[0; 7]),
+        allowed(&[address]),
+        allowed(&[length]),
+        allowed(&[address, (allowed::PREFIX, &[])]),
+        allowed(&[address, (allowed::PREFIX, &[33])]),
+        allowed(&[(allowed::ADDRESS, &[10, 0, 0]), length]),
+    ] {
+        assert!(read(&bad).is_none(), "{bad:?}");
     }
 }

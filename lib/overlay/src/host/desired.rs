@@ -134,17 +134,21 @@ impl Vtep {
         let local = (*inputs.underlay.addresses.get(family))?;
         let dev = vxlan_device(family, conf.vni).ok()?;
         let kind = LinkKind::Vxlan(Vxlan {
-            vni: conf.vni,
             lower: Some(inputs.underlay.dev.clone()),
             local: Some(local),
             port: conf.port,
             learning: conf.learning,
             gbp: conf.gbp,
+            ..Vxlan::new(conf.vni)
         });
         let link = Link {
             mtu: Some(device_mtu(inputs, conf, family)),
             mac: *inputs.vtep_macs.get(family),
             alias: Some(ALIAS.to_owned()),
+            // it carries nothing as a port of a bridge or a VRF, and no link-layer header without ARP
+            master: Some(None),
+            arp: Some(true),
+            multicast: Some(true),
             ..Link::up(kind)
         };
         Some(Self { dev, vni: conf.vni, link, base })
@@ -276,7 +280,13 @@ fn scope(inputs: &HostInputs<'_>, vxlan: Option<VxlanConf>, state: &State) -> Sc
         read_links: vec![inputs.underlay.dev.clone()],
         addresses: devices.clone(),
         neighbours: devices,
-        routes: Some(RouteScope { table: TableId::MAIN, protocol: Some(RouteProtocol::FLANNEL), adopt, dev: None }),
+        routes: Some(RouteScope {
+            table: TableId::MAIN,
+            protocol: Some(RouteProtocol::FLANNEL),
+            adopt,
+            within: Vec::new(),
+            dev: None,
+        }),
         wireguard: state.wireguard.keys().cloned().collect(),
         sysctls: state.sysctls.keys().cloned().collect(),
         keep: !inputs.complete,

@@ -36,7 +36,7 @@ impl Tunnel {
     }
 
     pub(super) fn write(&self, state: &mut State, mtu: Mtu) {
-        let kind = LinkKind::Ipip(Ipip { local: Some(self.local), remote: None });
+        let kind = LinkKind::Ipip(Ipip { local: Some(self.local), ..Ipip::default() });
         let link = Link { mtu: Some(mtu), alias: Some(ALIAS.to_owned()), ..Link::up(kind) };
         state.links.insert(self.dev.clone(), link);
         state.address(&self.dev, host_net(self.base), true);

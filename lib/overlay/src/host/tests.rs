@@ -378,7 +378,7 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
     assert_eq!(
         steps,
         [
-            "ip link add flannel0 type tun",
+            "ip tuntap add dev flannel0 mode tun multi_queue",
             "ip link set flannel0 mtu 1472 alias \"flannel\"",
             "ip addr add 10.5.1.0/32 dev flannel0",
             "ip link set flannel0 up",

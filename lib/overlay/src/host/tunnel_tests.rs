@@ -1,6 +1,6 @@
 //! ipip, wireguard and extension: what they want of the kernel.
 
-use kernel::diff::diff;
+use kernel::diff::{Step, diff};
 use kernel::state::{PublicKey, Secret};
 
 use super::wireguard::{follow_roaming, wireguard_data};
@@ -82,7 +82,7 @@ fn ipip_has_one_device_and_a_route_per_peer() {
     assert_eq!(
         steps(&wanted),
         [
-            "ip link add flannel.ipip type ipip",
+            "ip link add flannel.ipip mtu 1480 type ipip local 10.99.0.2 remote any ttl inherit nopmtudisc",
             "ip link set flannel.ipip alias \"flannel\"",
             "ip addr add 10.5.1.0/32 dev flannel.ipip",
             "ip link set flannel.ipip up",
@@ -91,7 +91,7 @@ fn ipip_has_one_device_and_a_route_per_peer() {
         ]
     );
     let link = &wanted.state.links[&IfName::new("flannel.ipip").unwrap()];
-    let kind = kernel::state::Ipip { local: "10.99.0.2".parse().ok(), remote: None };
+    let kind = kernel::state::Ipip { local: "10.99.0.2".parse().ok(), ..Default::default() };
     assert_eq!((&link.kind, link.mtu), (&kernel::state::LinkKind::Ipip(kind), Some(Mtu(1480))));
 }
 
@@ -135,7 +135,7 @@ fn another_link_of_the_name_is_said_with_the_way_out() {
     let plan = diff(&wanted.state, &observed, &wanted.scope);
     assert_eq!(
         plan.conflicts[0].to_string(),
-        "flannel.ipip is a link of kind dummy, wanted is ipip: rename or delete it (ip link del flannel.ipip)"
+        "flannel.ipip is a link of kind dummy, wanted is ipip: if it is yours, rename or delete it (ip link del flannel.ipip)"
     );
     assert_eq!(plan.steps, []);
 }
@@ -154,8 +154,8 @@ fn wireguard_has_a_device_per_family() {
     assert_eq!(
         steps(&wanted),
         [
-            "ip link add flannel-wg type wireguard".to_owned(),
-            "ip link add flannel-wg-v6 type wireguard".to_owned(),
+            "ip link add flannel-wg mtu 1420 type wireguard".to_owned(),
+            "ip link add flannel-wg-v6 mtu 1420 type wireguard".to_owned(),
             "ip link set flannel-wg alias \"flannel\"".to_owned(),
             "ip link set flannel-wg-v6 alias \"flannel\"".to_owned(),
             "wg set flannel-wg private-key (secret) listen-port 51820".to_owned(),
@@ -258,9 +258,14 @@ fn a_peer_that_speaks_from_elsewhere_is_left_there_until_its_lease_changes() {
         }
         state
     };
+    // what is written to the kernel
     let endpoint = |mut wanted: State, seen: &State, before: &State| {
-        follow_roaming(&mut wanted, seen, &before.wireguard);
-        wanted.wireguard.values().next().unwrap().peers.values().next().unwrap().endpoint.map(|at| at.to_string())
+        follow_roaming(&mut wanted, &before.wireguard);
+        let steps = diff(&wanted, seen, &Scope::default()).steps;
+        steps.into_iter().find_map(|step| match step {
+            Step::PutWireguardPeer(_, _, change) => change.endpoint.map(|at| at.to_string()),
+            _ => None,
+        })
     };
     let (lease, behind_nat) = (at("10.98.0.3"), observed("10.98.0.3:1234", true));
     assert_eq!(endpoint(lease.clone(), &behind_nat, &lease), None);

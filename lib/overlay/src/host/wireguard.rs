@@ -138,19 +138,13 @@ fn is_private(addr: IpAddr) -> bool {
     }
 }
 
-/// Leaves to the kernel where a peer is that speaks with this host from another endpoint than its lease says: behind a NAT
-/// it is known by its packets. A lease that says another endpoint than `before`, what was wanted last, is news and rules.
-pub fn follow_roaming(desired: &mut State, observed: &State, before: &BTreeMap<IfName, Device>) {
-    let of = |devices: &BTreeMap<IfName, Device>, dev: &IfName, key: &PublicKey| {
-        devices.get(dev).and_then(|device| device.peers.get(key)).cloned()
-    };
+/// Lets a peer roam that speaks with this host from another endpoint than its lease says. A lease that says another endpoint
+/// than `before`, what was wanted last, is news and rules.
+pub fn follow_roaming(desired: &mut State, before: &BTreeMap<IfName, Device>) {
     for (dev, device) in &mut desired.wireguard {
         for (key, peer) in &mut device.peers {
-            let lives = of(&observed.wireguard, dev, key).is_some_and(|seen| seen.live && seen.endpoint.is_some());
-            let news = of(before, dev, key).is_some_and(|told| told.endpoint != peer.endpoint);
-            if lives && !news {
-                peer.endpoint = None;
-            }
+            let told = before.get(dev).and_then(|device| device.peers.get(key));
+            peer.roams = told.is_none_or(|told| told.endpoint == peer.endpoint);
         }
     }
 }

@@ -30,7 +30,6 @@ mod tests;
 use cni::error::{Error, code};
 use cni::plugin::Request;
 use ipnetwork::IpNetwork;
-use kernel::diff::diff;
 use kernel::state::{Scope, State};
 use kernel::survey::Survey;
 use kernel::{Kernel, KernelError};
@@ -38,7 +37,7 @@ use overlay::subnet_env::SubnetEnv;
 
 use super::host::Host;
 use super::state::States;
-use plan::{Obstacle, Plan, keep_own_routes};
+use plan::{Obstacle, Plan, joined};
 use record::Record;
 
 pub(super) use network::{Network, given};
@@ -46,14 +45,13 @@ pub(super) use network::{Network, given};
 /// Makes the host so, and gives what flanneld would have written.
 pub(super) fn establish(request: &Request<'_>, network: &Network) -> Result<SubnetEnv, Error> {
     let mut record = Record::lock(States::of(&request.conf).dir(), &request.conf.name)?;
-    let (mut kernel, plan) = look(request, network)?;
+    let (mut kernel, plan) = look(request, network, &record.networks)?;
     for limit in &plan.limits {
         request.warn(&request.conf.kind, limit);
     }
-    let networks = joined(&record.networks, &plan.env.networks);
     // before there is a route of it
-    record.write(&networks)?;
-    apply(&mut kernel, &plan.desired, &plan.scope, &networks)?;
+    record.write(&joined(&record.networks, &plan.env.networks))?;
+    converge(&mut kernel, &plan.desired, &plan.scope)?;
     record.write(&plan.env.networks)?;
     Ok(plan.env)
 }
@@ -61,12 +59,11 @@ pub(super) fn establish(request: &Request<'_>, network: &Network) -> Result<Subn
 /// Fails with what [`establish`] would change.
 pub(super) fn check(request: &Request<'_>, network: &Network) -> Result<(), Error> {
     let record = Record::lock_existing(States::of(&request.conf).dir(), &request.conf.name)?;
-    let (mut kernel, plan) = look(request, network)?;
     let recorded = record.as_ref().map(|record| record.networks.as_slice()).unwrap_or_default();
-    let networks = joined(recorded, &plan.env.networks);
-    let differences = compare(&mut kernel, &plan.desired, &plan.scope, &networks).map_err(failed)?;
-    let steps: Vec<String> = differences.steps.iter().map(ToString::to_string).collect();
-    let found = [conflicts(&differences), steps].concat();
+    let (mut kernel, plan) = look(request, network, recorded)?;
+    let differences = kernel.plan(&plan.desired, &plan.scope, None).map_err(failed)?;
+    let conflicts = differences.conflicts.iter().map(ToString::to_string);
+    let found: Vec<String> = conflicts.chain(differences.steps.iter().map(ToString::to_string)).collect();
     if found.is_empty() {
         return Ok(());
     }
@@ -76,7 +73,7 @@ pub(super) fn check(request: &Request<'_>, network: &Network) -> Result<(), Erro
 
 /// What flanneld would have written, and what would keep some traffic from flowing. Changes nothing.
 pub(super) fn status(request: &Request<'_>, network: &Network) -> Result<(SubnetEnv, Vec<String>), Error> {
-    let (_, plan) = look(request, network)?;
+    let (_, plan) = look(request, network, &[])?;
     Ok((plan.env, plan.limits))
 }
 
@@ -86,17 +83,17 @@ pub(super) fn remove(request: &Request<'_>) -> Result<(), Error> {
     let Some(mut record) = Record::lock_existing(States::of(&request.conf).dir(), name)? else { return Ok(()) };
     let mut kernel = Kernel::open().map_err(failed)?;
     let survey = kernel.survey().map_err(failed)?;
-    let (desired, scope) = plan::removal(name, &survey);
-    apply(&mut kernel, &desired, &scope, &record.networks)?;
+    let (desired, scope) = plan::removal(name, &survey, record.networks.clone());
+    converge(&mut kernel, &desired, &scope)?;
     Ok(record.write(&[])?)
 }
 
 /// What the network wants of this host, when nothing stands in the way.
-fn look(request: &Request<'_>, network: &Network) -> Result<(Kernel, Plan), Error> {
+fn look(request: &Request<'_>, network: &Network, recorded: &[IpNetwork]) -> Result<(Kernel, Plan), Error> {
     let (name, kind) = (&request.conf.name, &request.conf.kind);
     let mut kernel = Kernel::open().map_err(failed)?;
     let survey: Survey = kernel.survey().map_err(failed)?;
-    let mut plan = plan::plan(network, name, &survey).map_err(|obstacle| match obstacle {
+    let mut plan = plan::plan(network, name, &survey, recorded).map_err(|obstacle| match obstacle {
         Obstacle::Underlay(what) => Error::new(code::TRY_AGAIN, format!("{kind}: {what}")),
         Obstacle::Mistakes(all) => Error::config(format!("{kind}: {}", all.join("; "))),
     })?;
@@ -108,33 +105,10 @@ fn look(request: &Request<'_>, network: &Network) -> Result<(Kernel, Plan), Erro
     Ok((kernel, plan))
 }
 
-fn joined(old: &[IpNetwork], new: &[IpNetwork]) -> Vec<IpNetwork> {
-    let gone = old.iter().filter(|network| !new.contains(network));
-    new.iter().chain(gone).copied().collect()
-}
-
-fn compare(
-    kernel: &mut Kernel,
-    desired: &State,
-    scope: &Scope,
-    networks: &[IpNetwork],
-) -> Result<kernel::diff::Plan, KernelError> {
-    let mut observed = kernel.observe(scope)?;
-    keep_own_routes(&mut observed, networks, &scope.links);
-    Ok(diff(desired, &observed, scope))
-}
-
-fn conflicts(plan: &kernel::diff::Plan) -> Vec<String> {
-    plan.conflicts.iter().map(ToString::to_string).collect()
-}
-
-fn apply(kernel: &mut Kernel, desired: &State, scope: &Scope, networks: &[IpNetwork]) -> Result<(), Error> {
-    let differences = compare(kernel, desired, scope, networks).map_err(failed)?;
-    let mut troubles = conflicts(&differences);
-    if !differences.steps.is_empty() {
-        let report = kernel.apply(&differences.steps);
-        troubles.extend(report.failed.iter().map(|(_, error)| error.to_string()));
-    }
+fn converge(kernel: &mut Kernel, desired: &State, scope: &Scope) -> Result<(), Error> {
+    let outcome = kernel.converge(desired, scope, None).map_err(failed)?;
+    let conflicts = outcome.conflicts.iter().map(ToString::to_string);
+    let troubles: Vec<String> = conflicts.chain(outcome.failed.iter().map(|(_, error)| error.to_string())).collect();
     if troubles.is_empty() { Ok(()) } else { Err(Error::internal(troubles.join("; "))) }
 }
 

@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, RouteScope, Scope, State};
 use kernel::survey::{Survey, connected, default_route, preferred_address};
 use kernel::types::{Family, IfName, RouteProtocol, TableId};
 use overlay::host::{self, HostInputs, Underlay};
-use overlay::net::{ByFamily, within};
+use overlay::net::ByFamily;
 use overlay::reach::Reach;
 use overlay::subnet_env::SubnetEnv;
 
@@ -41,8 +42,8 @@ pub(super) enum Obstacle {
     Mistakes(Vec<String>),
 }
 
-/// The plan of the network called `name`.
-pub(super) fn plan(network: &Network, name: &str, survey: &Survey) -> Result<Plan, Obstacle> {
+/// The plan of the network called `name`, which had routes to the networks that are `recorded`.
+pub(super) fn plan(network: &Network, name: &str, survey: &Survey, recorded: &[IpNetwork]) -> Result<Plan, Obstacle> {
     let link = underlay_link(network, survey).map_err(Obstacle::Underlay)?;
     let underlay = underlay(network, survey, link).map_err(Obstacle::Underlay)?;
     let mut public = network.own.public;
@@ -74,8 +75,9 @@ pub(super) fn plan(network: &Network, name: &str, survey: &Survey) -> Result<Pla
         }
     }
     let (networks, subnets) = (network.conf.networks(), network.own.subnets);
+    let used = joined(recorded, &networks);
     let env = SubnetEnv { networks, subnets, mtu: wanted.mtu, ipmasq: false };
-    let (desired, scope) = marked_as(name, wanted.state, wanted.scope);
+    let (desired, scope) = marked_as(name, wanted.state, wanted.scope, used);
     Ok(Plan { desired, scope, env, limits })
 }
 
@@ -87,14 +89,21 @@ fn unreachable(network: &Network, why: overlay::reach::Why) -> String {
 }
 
 /// What removes the network called `name`, which used `networks`, from the host.
-pub(super) fn removal(name: &str, survey: &Survey) -> (State, Scope) {
+pub(super) fn removal(name: &str, survey: &Survey, networks: Vec<IpNetwork>) -> (State, Scope) {
     let devices = marked(name, survey);
     let scope = Scope { links: devices.clone(), addresses: devices.clone(), neighbours: devices, ..Scope::default() };
-    marked_as(name, State::default(), scope)
+    marked_as(name, State::default(), scope, networks)
 }
 
-/// The same with this plugin's marks in place of the daemon's.
-fn marked_as(name: &str, mut state: State, mut scope: Scope) -> (State, Scope) {
+/// What routes go to, or went to.
+pub(super) fn joined(old: &[IpNetwork], new: &[IpNetwork]) -> Vec<IpNetwork> {
+    let gone = old.iter().filter(|network| !new.contains(network));
+    new.iter().chain(gone).copied().collect()
+}
+
+/// The same with this plugin's marks in place of the daemon's. All such networks' routes have one protocol: ours are those to
+/// `networks`, or by our devices.
+fn marked_as(name: &str, mut state: State, mut scope: Scope, networks: Vec<IpNetwork>) -> (State, Scope) {
     for link in state.links.values_mut().filter(|link| link.alias.is_some()) {
         link.alias = Some(mark(name));
     }
@@ -102,7 +111,9 @@ fn marked_as(name: &str, mut state: State, mut scope: Scope) -> (State, Scope) {
         route.protocol = RouteProtocol::FLANNEL_CNI;
     }
     let protocol = Some(RouteProtocol::FLANNEL_CNI);
-    scope.routes = Some(RouteScope { table: TableId::MAIN, protocol, adopt: Vec::new(), dev: None });
+    // a network without any has no routes either
+    let routes = RouteScope { table: TableId::MAIN, protocol, adopt: Vec::new(), within: networks, dev: None };
+    scope.routes = Some(routes).filter(|routes| !routes.within.is_empty());
     (state, scope)
 }
 
@@ -125,14 +136,6 @@ impl Plan {
             devices.retain(keep);
         }
     }
-}
-
-/// Of routes with the mark of all such networks, those of one: to its `networks`, or by its devices.
-pub(super) fn keep_own_routes(observed: &mut State, networks: &[ipnetwork::IpNetwork], devices: &[IfName]) {
-    observed.routes.retain(|key, route| {
-        networks.iter().any(|network| within(key.dst, *network))
-            || route.dev.as_ref().is_some_and(|dev| devices.contains(dev))
-    });
 }
 
 /// `iface`, or where the preferred default route leaves.

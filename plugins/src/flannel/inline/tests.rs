@@ -9,7 +9,7 @@ use kernel::survey::Survey;
 use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, Vni};
 
 use super::super::host::{Daemon, DataPath};
-use super::plan::{Obstacle, Plan, keep_own_routes, mark, plan, removal};
+use super::plan::{Obstacle, Plan, mark, plan, removal};
 use super::{Network, guard, mac, record};
 
 const VXLAN: &str = r#"{"network":"10.244.0.0/16","subnet":"10.244.1.0/24",
@@ -88,7 +88,7 @@ fn steps(plan: &Plan) -> Vec<String> {
 }
 
 fn planned(path: DataPath, text: &str) -> Plan {
-    plan(&read(path, text).unwrap(), "net", &survey()).unwrap()
+    plan(&read(path, text).unwrap(), "net", &survey(), &[]).unwrap()
 }
 
 #[test]
@@ -105,9 +105,10 @@ fn vxlan_is_what_flanneld_makes_with_marks_of_its_own() {
     assert_eq!(
         steps(&plan),
         [
-            "ip link add flannel.1 type vxlan",
+            "ip link add flannel.1 mtu 1450 address 0e:cf:b2:bb:8b:98 arp on multicast on type vxlan id 1 dev eth0 \
+             local 192.0.2.1 dstport 8472 nolearning udpcsum",
             "ip link set flannel.1 alias \"flannel-cni/net\"",
-            "sysctl -w net.ipv6.conf.flannel.1.accept_ra=0",
+            "sysctl -w net/ipv6/conf/flannel.1/accept_ra=0",
             "ip addr add 10.244.1.0/32 dev flannel.1",
             "ip link set flannel.1 up",
             "ip neigh replace 10.244.2.0 lladdr 0e:98:cd:a6:c7:f8 dev flannel.1 nud permanent",
@@ -265,14 +266,14 @@ fn peers_are_held_to_what_leases_are() {
     let text = r#"{"network":"10.244.0.0/16","subnet":"10.244.1.0/24","peers":[{"subnet":"10.244.2.0/24","publicIP":"203.0.113.1"}]}"#;
     let network = read(DataPath::HostGw, text).unwrap();
     let wrong = Obstacle::Mistakes(vec!["peers[0]: its address 203.0.113.1 is this host's own".to_owned()]);
-    assert_eq!(plan(&network, "net", &survey()), Err(wrong));
+    assert_eq!(plan(&network, "net", &survey(), &[]), Err(wrong));
 }
 
 #[test]
 fn an_underlay_that_is_not_there_is_named() {
     let with = |rest: &str, survey: &Survey| {
         let text = format!(r#"{{"network":"10.244.0.0/16","subnet":"10.244.1.0/24","peers":[]{rest}}}"#);
-        match plan(&read(DataPath::HostGw, &text).unwrap(), "net", survey) {
+        match plan(&read(DataPath::HostGw, &text).unwrap(), "net", survey, &[]) {
             Err(Obstacle::Underlay(what)) => what,
             other => panic!("{other:?}"),
         }
@@ -344,7 +345,7 @@ fn only_what_is_this_networks_is_taken_away() {
         there.links.push(device);
     }
     let network = read(DataPath::Vxlan, VXLAN).unwrap();
-    let mut wanted = plan(&network, "net", &there).unwrap();
+    let mut wanted = plan(&network, "net", &there, &[]).unwrap();
     wanted.narrow("net", &there);
     assert_eq!(wanted.scope.links, [name("flannel.1"), name("flannel.9")]);
 
@@ -355,8 +356,7 @@ fn only_what_is_this_networks_is_taken_away() {
         route("10.99.9.0/24", "eth0", Some("192.0.2.9"), cni),
         route("10.98.9.0/24", "flannel.9", None, cni),
     ]);
-    let (nothing, scope) = removal("net", &there);
-    keep_own_routes(&mut observed, &network.conf.networks(), &scope.links);
+    let (nothing, scope) = removal("net", &there, network.conf.networks());
     let steps: Vec<String> = diff(&nothing, &observed, &scope).steps.iter().map(ToString::to_string).collect();
     assert_eq!(
         steps,

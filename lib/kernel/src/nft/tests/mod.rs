@@ -2,9 +2,10 @@
 
 mod cases;
 mod kernel;
+mod text;
 
 use super::expr::Expr;
-use super::wire::{Attributes, Incoming, Writer, message, stamp};
+use crate::netlink::wire::{Attributes, Incoming, Writer, message, stamp};
 
 /// The attributes as (type with its marks, value).
 fn raw(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {

@@ -1,7 +1,8 @@
 //! Against the kernel, each test in a network namespace of its own, and against `nft` as the independent reader.
 
+mod converge;
 mod objects;
-mod recipes;
+mod text;
 mod transactions;
 
 use std::io::Write;

@@ -7,7 +7,7 @@ use super::{addr, key, namespace, net, nft, ruleset};
 use crate::nft::*;
 use crate::types::{Family, IfName};
 
-fn sets() -> Vec<(Set, Vec<Element>)> {
+pub fn sets() -> Vec<(Set, Vec<Element>)> {
     let name = |n: &str| Value::from(IfName::new(n).unwrap());
     let port_key = [Type::InetProto, Type::InetService];
     let target = DataType::Values(vec![Type::Ipv4Addr, Type::InetService]);

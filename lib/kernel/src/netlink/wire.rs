@@ -2,7 +2,7 @@
 //! `struct nfgenmsg`: linux/netfilter/nfnetlink.h).
 
 /// Bytes of a message header (`struct nlmsghdr`).
-const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 /// Bytes of `struct nfgenmsg`, which follows it: family, version, resource (big endian).
 const GENERIC: usize = 4;
 /// Marks an attribute that holds attributes.
@@ -12,9 +12,6 @@ const KIND: u16 = !(0b11 << 14);
 
 /// Where a message's sequence number is.
 const SEQUENCE: std::ops::Range<usize> = 8..12;
-
-/// The nfnetlink family of nf_tables (NFNL_SUBSYS_NFTABLES), the high byte of its message types.
-pub(crate) const SUBSYSTEM: u16 = 10;
 
 /// Writes the attributes of one message.
 #[derive(Debug, Default)]
@@ -156,9 +153,18 @@ impl<'a> Incoming<'a> {
         Attributes::read(self.body.get(GENERIC..).unwrap_or_default())
     }
 
+    /// The dump was inconsistent: something changed while it went on (NLM_F_DUMP_INTR).
+    pub(crate) fn is_interrupted(&self) -> bool {
+        i32::from(self.flags) & libc::NLM_F_DUMP_INTR != 0
+    }
+
     /// The errno of NLMSG_ERROR or NLMSG_DONE (0: success), with the kernel's sentence when it gave one.
     pub(crate) fn verdict(&self) -> (i32, Option<String>) {
-        let errno = word(self.body, 0).map_or(libc::EPROTO, |n| (n as i32).wrapping_neg());
+        let errno = word(self.body, 0).map_or(libc::EPROTO, |n| match n as i32 {
+            // a dump's end may carry a number that is no error
+            1.. if i32::from(self.kind) == libc::NLMSG_DONE => 0,
+            code => code.wrapping_neg(),
+        });
         let tlvs = if self.flags & libc::NLM_F_ACK_TLVS as u16 == 0 {
             None
         } else if i32::from(self.kind) == libc::NLMSG_DONE {

@@ -1,9 +1,9 @@
 //! Examples: what can change in place and what cannot, per kind of link; and the command of each step.
 
-use super::*;
+use crate::diff::*;
 use crate::state::{
-    Address, AddressKey, FdbKey, Ipip, Link, MacvlanMode, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind,
-    TunTap, Vlan, VlanKey, Vxlan, WireguardPeerChange,
+    Address, AddressKey, Bridge, FdbKey, Ipip, Link, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route,
+    RouteKey, RouteKind, TunTap, Veth, Vlan, VlanKey, Vxlan, WireguardPeerChange,
 };
 use crate::types::{Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
@@ -15,7 +15,19 @@ fn name(text: &str) -> IfName {
 fn steps(want: LinkKind, have: LinkKind) -> Vec<String> {
     let with = |kind| State { links: [(name("dev"), Link::up(kind))].into(), ..State::default() };
     let scope = Scope { links: vec![name("dev")], ..Scope::default() };
-    diff(&with(want), &with(have), &scope).steps.iter().map(ToString::to_string).collect()
+    diff(&with(want), &with(have), &scope).steps.iter().map(brief).collect()
+}
+
+/// The command without the parameters of the link's kind.
+fn brief(step: &Step) -> String {
+    let text = step
+        .to_string()
+        .replace("ip tuntap add dev dev mode", "ip link add dev type tun")
+        .replace("ip link add link eth1 name dev", "ip link add dev");
+    match text.split_once(" type ") {
+        Some((before, kind)) => format!("{before} type {}", kind.split(' ').next().unwrap_or_default()),
+        None => text,
+    }
 }
 
 fn in_place(kind: &str) -> Vec<String> {
@@ -27,14 +39,8 @@ fn anew(kind: &str) -> Vec<String> {
 }
 
 fn vxlan(change: impl Fn(&mut Vxlan)) -> LinkKind {
-    let mut vxlan = Vxlan {
-        vni: Vni::new(1).unwrap(),
-        lower: Some(name("eth0")),
-        local: "192.0.2.1".parse().ok(),
-        port: None,
-        learning: false,
-        gbp: false,
-    };
+    let mut vxlan =
+        Vxlan { lower: Some(name("eth0")), local: "192.0.2.1".parse().ok(), ..Vxlan::new(Vni::new(1).unwrap()) };
     change(&mut vxlan);
     LinkKind::Vxlan(vxlan)
 }
@@ -56,20 +62,21 @@ fn a_vxlan_device_moves_with_the_underlay_and_is_made_anew_for_the_rest() {
 
 #[test]
 fn an_ipip_device_for_all_has_no_remote() {
-    let ipip =
-        |local: &str, remote: &str| LinkKind::Ipip(Ipip { local: local.parse().ok(), remote: remote.parse().ok() });
+    let ipip = |local: &str, remote: &str| {
+        LinkKind::Ipip(Ipip { local: local.parse().ok(), remote: remote.parse().ok(), ..Ipip::default() })
+    };
     assert_eq!(steps(ipip("192.0.2.2", ""), ipip("192.0.2.1", "")), in_place("ipip"));
     assert_eq!(steps(ipip("", ""), ipip("192.0.2.1", "")), Vec::<String>::new(), "left to the kernel");
     assert_eq!(steps(ipip("192.0.2.1", ""), ipip("192.0.2.1", "192.0.2.9")), anew("ipip"));
 }
 
 #[test]
-fn a_macvlan_device_keeps_its_parent_and_mode_for_life() {
-    let macvlan = |lower: &str, mode| LinkKind::Macvlan { lower: name(lower), mode };
+fn a_macvlan_device_keeps_its_parent_for_life() {
+    let macvlan = |lower: &str, mode| LinkKind::Macvlan(Macvlan { lower: Some(name(lower)), mode, bc_queue_len: None });
     let have = || macvlan("eth0", MacvlanMode::Bridge);
     assert_eq!(steps(have(), have()), Vec::<String>::new());
     assert_eq!(steps(macvlan("eth1", MacvlanMode::Bridge), have()), anew("macvlan"));
-    assert_eq!(steps(macvlan("eth0", MacvlanMode::Vepa), have()), anew("macvlan"));
+    assert_eq!(steps(macvlan("eth0", MacvlanMode::Vepa), have()), in_place("macvlan"));
 }
 
 #[test]
@@ -82,7 +89,7 @@ fn a_tun_device_keeps_its_flags_for_life() {
 
 #[test]
 fn a_bridge_learns_to_filter_vlans_and_keeps_it() {
-    let bridge = |vlan_filtering| LinkKind::Bridge { vlan_filtering };
+    let bridge = |vlan_filtering| LinkKind::Bridge(Bridge { vlan_filtering });
     assert_eq!(steps(bridge(true), bridge(false)), in_place("bridge"));
     assert_eq!(steps(bridge(false), bridge(true)), Vec::<String>::new());
 }
@@ -90,17 +97,17 @@ fn a_bridge_learns_to_filter_vlans_and_keeps_it() {
 #[test]
 fn links_come_after_those_that_they_are_made_on() {
     let mut desired = State::default();
-    let kind = LinkKind::Macvlan { lower: name("zero"), mode: MacvlanMode::Bridge };
+    let kind = LinkKind::Macvlan(Macvlan { lower: Some(name("zero")), mode: MacvlanMode::Bridge, bc_queue_len: None });
     desired.links.insert(name("above"), Link::up(kind));
-    let veth = LinkKind::Veth { peer: None };
-    desired.links.insert(name("port"), Link { master: Some(name("switch")), ..Link::up(veth) });
+    let veth = LinkKind::Veth(Veth { peer: None });
+    desired.links.insert(name("port"), Link { master: Some(Some(name("switch"))), ..Link::up(veth) });
     for bridge in ["switch", "zero"] {
-        desired.links.insert(name(bridge), Link::up(LinkKind::Bridge { vlan_filtering: false }));
+        desired.links.insert(name(bridge), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
     }
     let steps = diff(&desired, &State::default(), &Scope::default()).steps;
-    let made: Vec<String> = steps.iter().map(ToString::to_string).filter(|text| text.contains(" add ")).collect();
-    let in_order = ["switch type bridge", "zero type bridge", "above type macvlan", "port type veth"];
-    assert_eq!(made, in_order.map(|link| format!("ip link add {link}")));
+    let made =
+        steps.iter().filter_map(|step| if let Step::CreateLink(name, _) = step { Some(name.as_str()) } else { None });
+    assert_eq!(made.collect::<Vec<_>>(), ["switch", "zero", "above", "port"]);
 }
 
 /// A route may leave its link to the kernel; where it is there by a link that goes, it must come back by another.
@@ -126,7 +133,8 @@ fn a_route_does_not_go_with_a_link_that_nobody_wants() {
 #[test]
 fn a_vlan_of_a_port_goes_only_when_the_view_is_complete_and_the_port_stays() {
     let vlan = VlanKey { dev: name("port"), id: VlanId::new(5).unwrap() };
-    let port = State { links: [(name("port"), Link::up(LinkKind::Veth { peer: None }))].into(), ..State::default() };
+    let port =
+        State { links: [(name("port"), Link::up(LinkKind::Veth(Veth { peer: None })))].into(), ..State::default() };
     let observed = State { vlans: [(vlan.clone(), Vlan::default())].into(), ..port.clone() };
     let scope = Scope { vlans: vec![name("port")], links: vec![name("port")], ..Scope::default() };
     let steps = |desired: &State, scope: &Scope| diff(desired, &observed, scope).steps;
@@ -141,7 +149,7 @@ fn a_vlan_of_a_port_goes_only_when_the_view_is_complete_and_the_port_stays() {
 fn a_link_in_the_way_is_named_by_the_kernels_word() {
     let said = |found: &str| {
         let wanted = LinkKind::Wireguard;
-        Conflict { name: name("flannel-wg"), wanted, found: LinkKind::Other(found.into()) }.to_string()
+        Conflict::Link { name: name("flannel-wg"), wanted, found: LinkKind::Other(found.into()) }.to_string()
     };
     assert!(said("dummy").starts_with("flannel-wg is a link of kind dummy, wanted is wireguard: "));
     assert!(said("").starts_with("flannel-wg is a link of kind device, "), "hardware has no word");
@@ -150,7 +158,7 @@ fn a_link_in_the_way_is_named_by_the_kernels_word() {
 #[test]
 fn a_plan_is_empty_when_nothing_is_to_do_and_nothing_in_the_way() {
     let step = Step::DeleteLink(name("dev"));
-    let conflict = Conflict { name: name("dev"), wanted: LinkKind::Wireguard, found: LinkKind::Loopback };
+    let conflict = Conflict::Link { name: name("dev"), wanted: LinkKind::Wireguard, found: LinkKind::Loopback };
     assert!(Plan::default().is_empty());
     assert!(!Plan { steps: vec![step], ..Plan::default() }.is_empty());
     assert!(!Plan { conflicts: vec![conflict], ..Plan::default() }.is_empty());
@@ -269,7 +277,7 @@ fn a_links_change_is_said_whole() {
         alias: Some("flannel".into()),
         promisc: Some(false),
         up: Some(false),
-        kind: None,
+        ..LinkChange::default()
     };
     let text = Step::ChangeLink(name("dev"), change).to_string();
     assert_eq!(text, "ip link set dev mtu 1400 address 02:00:00:00:00:01 nomaster alias \"flannel\" promisc off down");

@@ -10,8 +10,8 @@ use proptest::sample::{select, subsequence};
 
 use super::name;
 use crate::state::{
-    FdbKey, Ipip, Link, LinkKind, MacvlanMode, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind, RouteScope,
-    Scope, Secret, State, TunTap, Vlan, VlanKey, Vxlan, WireguardDevice, WireguardPeer,
+    Bridge, FdbKey, Ipip, Link, LinkKind, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route, RouteKey,
+    RouteKind, RouteScope, Scope, Secret, State, TunTap, Veth, Vlan, VlanKey, Vxlan, WireguardDevice, WireguardPeer,
 };
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
@@ -22,23 +22,26 @@ pub const ETH: &str = "eth0";
 
 fn kind(device: &'static str) -> BoxedStrategy<LinkKind> {
     match device {
-        "br0" => any::<bool>().prop_map(|vlan_filtering| LinkKind::Bridge { vlan_filtering }).boxed(),
+        "br0" => any::<bool>().prop_map(|vlan_filtering| LinkKind::Bridge(Bridge { vlan_filtering })).boxed(),
         "ip0" => (option::of(1..3_u8), option::weighted(0.2, 1..3_u8))
             .prop_map(|(local, remote)| {
                 let at = |n: u8| [192, 0, 2, n].into();
-                LinkKind::Ipip(Ipip { local: local.map(at), remote: remote.map(at) })
+                LinkKind::Ipip(Ipip { local: local.map(at), remote: remote.map(at), ..Ipip::default() })
             })
             .boxed(),
         "mac0" => (any::<bool>(), any::<bool>())
-            .prop_map(|(lower, mode)| LinkKind::Macvlan {
-                lower: name(if lower { ETH } else { "eth1" }),
-                mode: if mode { MacvlanMode::Bridge } else { MacvlanMode::Private },
+            .prop_map(|(lower, mode)| {
+                LinkKind::Macvlan(Macvlan {
+                    lower: Some(name(if lower { ETH } else { "eth1" })),
+                    bc_queue_len: None,
+                    mode: if mode { MacvlanMode::Bridge } else { MacvlanMode::Private },
+                })
             })
             .boxed(),
         "tap0" => (any::<bool>(), any::<bool>())
             .prop_map(|(tap, multi_queue)| LinkKind::TunTap(TunTap { tap, multi_queue, ..TunTap::default() }))
             .boxed(),
-        "veth0" => Just(LinkKind::Veth { peer: None }).boxed(),
+        "veth0" => Just(LinkKind::Veth(Veth { peer: None })).boxed(),
         "vx0" => vxlan().boxed(),
         _ => Just(LinkKind::Wireguard).boxed(),
     }
@@ -47,7 +50,7 @@ fn kind(device: &'static str) -> BoxedStrategy<LinkKind> {
 prop_compose! {
     fn vxlan()(vni in 1..3_u32, lower in option::of(select(&[ETH, "eth1"][..])), local in option::of(select(&["192.0.2.1", "192.0.2.2", "fd99::1"][..])), port in option::weighted(0.3, Just(4789)), learning: bool, gbp in prop::bool::weighted(0.2)) -> LinkKind {
         let local = local.map(|text| text.parse::<IpAddr>().unwrap());
-        LinkKind::Vxlan(Vxlan { vni: Vni::new(vni).unwrap(), lower: lower.map(name), local, port, learning, gbp })
+        LinkKind::Vxlan(Vxlan { lower: lower.map(name), local, port, learning, gbp, ..Vxlan::new(Vni::new(vni).unwrap()) })
     }
 }
 
@@ -63,9 +66,9 @@ fn link(device: &'static str, odd: bool) -> impl Strategy<Value = Link> {
             mtu: mtu.map(Mtu),
             mac: mac.map(|n| Mac([2, 0, 0, 0, 0, n])),
             alias: alias.map(str::to_owned),
-            master: (port && device == "veth0").then(|| name("br0")),
+            master: (port && device == "veth0").then(|| Some(name("br0"))),
             promisc,
-            kind,
+            ..Link::up(kind)
         },
     )
 }
@@ -208,7 +211,7 @@ pub fn scope() -> impl Strategy<Value = Scope> {
     let adopt = btree_set(select(&["10.5.0.0/16", "fd05::/56"][..]), 0..=2);
     let routes = (protocol, adopt, option::weighted(0.3, Just(name("vx0")))).prop_map(|(protocol, adopt, dev)| {
         let adopt = adopt.into_iter().map(|net| net.parse().unwrap()).collect();
-        RouteScope { table: TableId::MAIN, protocol, adopt, dev }
+        RouteScope { table: TableId::MAIN, protocol, adopt, within: Vec::new(), dev }
     });
     let rest = (some(&["vx0", ETH]), some(&["wg0"]), some(&["veth0"]));
     (links, some(&["br0", "vx0", ETH]), rest, option::weighted(0.8, routes), prop::bool::weighted(0.2)).prop_map(

@@ -69,18 +69,18 @@ fn remove(world: &mut State, step: &Step) -> bool {
 /// A link is born down; its alias and its promiscuous mode are set later, and a TUN's MTU, too.
 fn create(world: &mut State, name: IfName, mut link: Link) {
     let lower = match &link.kind {
-        LinkKind::Macvlan { lower, .. } => Some(lower),
+        LinkKind::Macvlan(macvlan) => macvlan.lower.as_ref(),
         LinkKind::Vxlan(Vxlan { lower, .. }) => lower.as_ref(),
         _ => None,
     };
-    for below in lower.into_iter().chain(&link.master) {
+    for below in lower.into_iter().chain(link.master.iter().flatten()) {
         assert!(world.links.contains_key(below), "{name} needs {below}");
     }
     if link.kind == LinkKind::Wireguard {
         world.wireguard.insert(name.clone(), WireguardDevice::default());
     }
     link.mtu = link.mtu.filter(|_| !matches!(link.kind, LinkKind::TunTap(_)));
-    if link.master.is_some() {
+    if link.master.iter().flatten().next().is_some() {
         world.ports.insert(name.clone(), Port::default());
     }
     let link = Link { up: false, alias: None, promisc: None, ..link };
@@ -96,9 +96,9 @@ fn alter(world: &mut State, name: &IfName, change: LinkChange) {
     link.mtu = change.mtu.or(link.mtu);
     link.mac = change.mac.or(link.mac);
     if let Some(master) = change.master {
-        assert_ne!(master, link.master, "{name} is that already");
+        assert_ne!(Some(&master), link.master.as_ref(), "{name} is that already");
         world.ports.insert(name.clone(), Port::default());
-        link.master = master;
+        link.master = Some(master);
     }
     link.alias = change.alias.or(link.alias.take());
     link.promisc = change.promisc.or(link.promisc);
@@ -119,6 +119,10 @@ fn changed(name: &IfName, want: LinkKind, have: &LinkKind) -> LinkKind {
             assert_eq!(want.remote, have.remote, "{name}: invalid argument");
             LinkKind::Ipip(want)
         }
+        (LinkKind::Macvlan(want), LinkKind::Macvlan(have)) => {
+            assert_eq!(want.lower, have.lower, "{name}: invalid argument");
+            LinkKind::Macvlan(want)
+        }
         (want @ LinkKind::Bridge { .. }, LinkKind::Bridge { .. }) => want,
         (want, have) => panic!("{name} of kind {have:?} does not become {want:?}"),
     }
@@ -138,8 +142,8 @@ fn delete(world: &mut State, gone: &IfName) {
 
 /// `state` without what hangs on the link.
 pub fn strip(state: &mut State, gone: &IfName) {
-    for (name, link) in state.links.iter_mut().filter(|(_, link)| link.master.as_ref() == Some(gone)) {
-        link.master = None;
+    for (name, link) in state.links.iter_mut().filter(|(_, link)| link.master.iter().flatten().next() == Some(gone)) {
+        link.master = Some(None);
         state.ports.remove(name);
     }
     state.ports.remove(gone);
@@ -178,7 +182,7 @@ pub fn fits(want: &Link, have: &Link) -> bool {
                 && left_or_equal(&w.local, &h.local)
         }
         (LinkKind::Ipip(w), LinkKind::Ipip(h)) => w.remote == h.remote && left_or_equal(&w.local, &h.local),
-        (LinkKind::Bridge { vlan_filtering: w }, LinkKind::Bridge { vlan_filtering: h }) => h >= w,
+        (LinkKind::Bridge(w), LinkKind::Bridge(h)) => h.vlan_filtering >= w.vlan_filtering,
         (LinkKind::TunTap(w), LinkKind::TunTap(h)) => {
             let made = |t: &TunTap| (t.tap, t.multi_queue);
             made(w) == made(h)

@@ -1,0 +1,121 @@
+//! What of the kernel's decides what we want of it: the underlay, and this host's addresses. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use kernel::message::address::SeenAddress;
+use kernel::message::link::SeenLink;
+use kernel::news::News;
+use kernel::state::{AddressKey, Route, RouteKey};
+use kernel::survey::{is_link_local, is_on_link};
+use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, TableId};
+
+use crate::underlay::Survey;
+
+/// The facts as they were when the kernel was read. What is announced of them is news when it differs.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    chosen: Chosen,
+    /// Our devices. A lease is not believed whose subnet contains an address of this host's, the one that a device of ours
+    /// has had until now among them.
+    ours: BTreeSet<IfName>,
+    links: BTreeMap<IfName, Carrier>,
+    addresses: BTreeMap<AddressKey, SeenAddress>,
+    /// By their keys with ordinal 0: the kernel keeps several under one.
+    routes: BTreeMap<RouteKey, Vec<Route>>,
+}
+
+/// The underlay, and what it was chosen by.
+#[derive(Debug, Clone, Default)]
+pub struct Chosen {
+    /// `None` while there is none: every link and address may be it.
+    pub dev: Option<IfName>,
+    /// By the default route.
+    pub by_default_route: bool,
+    /// By the route to this address.
+    pub can_reach: Option<IpAddr>,
+}
+
+/// What matters of a link below others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Carrier {
+    index: IfIndex,
+    up: bool,
+    running: bool,
+    mtu: Option<Mtu>,
+}
+
+impl Carrier {
+    fn of(seen: &SeenLink) -> Self {
+        Self { index: seen.index, up: seen.link.up, running: seen.running, mtu: seen.link.mtu }
+    }
+}
+
+impl Facts {
+    /// The facts in `survey`, from which the underlay was `chosen`, when `ours` are our devices.
+    pub fn new(chosen: Chosen, ours: &[IfName], survey: &Survey) -> Self {
+        let mut facts = Self { chosen, ours: ours.iter().cloned().collect(), ..Self::default() };
+        let links = survey.links.iter().filter(|seen| facts.chosen.may_be(&seen.name));
+        let links = links.map(|seen| (seen.name.clone(), Carrier::of(seen))).collect();
+        let addresses = survey.addresses.iter().filter(|seen| facts.counts(&seen.key));
+        let addresses = addresses.map(|seen| (seen.key.clone(), seen.clone())).collect();
+        let mut routes: BTreeMap<_, Vec<Route>> = BTreeMap::new();
+        for (key, route) in survey.routes.iter().filter(|(key, route)| facts.chosen.depends_on(key, Some(route))) {
+            routes.entry(first(key)).or_default().push(route.clone());
+        }
+        (facts.links, facts.addresses, facts.routes) = (links, addresses, routes);
+        facts
+    }
+
+    /// `news` is of something that the choice of the underlay depends on, or what is said of it.
+    pub fn touched_by(&self, news: &News) -> bool {
+        match news {
+            News::Link(name, _) => self.chosen.may_be(name),
+            News::Address(key, _) => self.counts(key),
+            News::Route(key, route) => {
+                self.routes.contains_key(&first(key)) || self.chosen.depends_on(key, route.as_ref())
+            }
+            _ => false,
+        }
+    }
+
+    /// A link-local address is in no subnet, but may be the underlay's only one.
+    fn counts(&self, key: &AddressKey) -> bool {
+        self.chosen.may_be(&key.dev) || (self.ours.contains(&key.dev) && !is_link_local(key.net.ip()))
+    }
+
+    /// What `news` says is what is known.
+    pub fn agree_with(&self, news: &News) -> bool {
+        match news {
+            News::Link(name, seen) => self.links.get(name) == seen.as_deref().map(Carrier::of).as_ref(),
+            News::Address(key, seen) => self.addresses.get(key) == seen.as_ref(),
+            News::Route(key, Some(route)) => {
+                self.routes.get(&first(key)).is_some_and(|known| *known == [route.clone()])
+            }
+            News::Route(key, None) => key.table == TableId::MAIN && !self.routes.contains_key(&first(key)),
+            _ => true,
+        }
+    }
+}
+
+fn first(key: &RouteKey) -> RouteKey {
+    RouteKey { ordinal: 0, ..key.clone() }
+}
+
+impl Chosen {
+    fn may_be(&self, name: &IfName) -> bool {
+        self.dev.as_ref().is_none_or(|dev| dev == name)
+    }
+
+    /// A route of our own is no way out. Any table may hold the route to an address; the others are looked for in the main
+    /// one.
+    fn depends_on(&self, key: &RouteKey, route: Option<&Route>) -> bool {
+        if route.is_some_and(|route| route.protocol == RouteProtocol::FLANNEL) {
+            return false;
+        }
+        let on_link = |dev| route.is_some_and(|route| is_on_link(key, route, dev));
+        let in_main = key.table == TableId::MAIN
+            && ((self.by_default_route && key.dst.prefix() == 0) || self.dev.as_ref().is_some_and(on_link));
+        in_main || self.can_reach.is_some_and(|addr| key.dst.contains(addr))
+    }
+}

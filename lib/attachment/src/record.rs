@@ -1,0 +1,280 @@
+//! The record of an attachment: what ADD made on the host, for DEL, GC and the daemon.
+//!
+//! It is the file `/run/cni-attachments/NETWORK/ID@IF`, a line of JSON. Whoever adds or deletes the attachment holds the
+//! file's lock. The file is written in one call, so that a program that is killed leaves the old content or the new.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use kernel::nft::{NftFamily, RuleHandle, TableKey};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::Key;
+
+/// Where records are. `/run` is empty after a boot, as the kernel's objects are.
+pub const DIRECTORY: &str = "/run/cni-attachments";
+
+/// The format. A record of another one is taken for none.
+const SCHEMA: u32 = 1;
+
+/// No record is longer: it names a handful of objects.
+const LONGEST: u64 = 64 * 1024;
+
+/// What ADD made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// The format's number.
+    pub schema: u32,
+    /// The boot that the objects belong to (`/proc/sys/kernel/random/boot_id`).
+    pub boot: String,
+    /// ADD went through. Otherwise it is at work, or was killed.
+    pub committed: bool,
+    /// Rules in chains that others use too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleRecord>,
+}
+
+/// A rule of nf_tables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleRecord {
+    /// The table's family, as `nft` has it: `inet`, `bridge`.
+    pub family: String,
+    /// The table.
+    pub table: String,
+    /// The chain.
+    pub chain: String,
+    /// The handle that the kernel gave. Another rule may have it by now.
+    pub handle: u64,
+}
+
+impl From<RuleHandle> for RuleRecord {
+    fn from(rule: RuleHandle) -> Self {
+        let RuleHandle { table, chain, handle } = rule;
+        Self { family: table.family.to_string(), table: table.name, chain, handle }
+    }
+}
+
+impl Record {
+    /// A record of this boot that names nothing yet.
+    pub fn begun() -> Self {
+        Self { schema: SCHEMA, boot: boot_id(), ..Self::default() }
+    }
+
+    /// The recorded rules of one table.
+    pub fn rules_of(&self, table: &TableKey) -> Vec<RuleHandle> {
+        let of_table = |rule: &&RuleRecord| rule.family == table.family.to_string() && rule.table == table.name;
+        let handle =
+            |rule: &RuleRecord| RuleHandle { table: table.clone(), chain: rule.chain.clone(), handle: rule.handle };
+        self.rules.iter().filter(of_table).map(handle).collect()
+    }
+
+    /// Whether rules of `family` are recorded.
+    pub fn has_family(&self, family: NftFamily) -> bool {
+        self.rules.iter().any(|rule| rule.family == family.to_string())
+    }
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// A record's file that is open and locked.
+#[derive(Debug)]
+pub struct Locked {
+    file: File,
+    path: PathBuf,
+    /// How many bytes the file has.
+    length: usize,
+    /// What it said; none: it is new, damaged, or of another boot or format.
+    pub record: Option<Record>,
+}
+
+/// A failure to read or write a record.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing} the record {path}: {cause}")]
+pub struct RecordError {
+    /// `lock`, `write`, `delete`
+    pub doing: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// Why not.
+    pub cause: io::Error,
+}
+
+impl Locked {
+    /// Opens and locks the record of `key` below `directory`, and makes the file when there is none.
+    ///
+    /// # Errors
+    /// Names that no file can have, and what the file system refuses. A lock that somebody else holds is waited for.
+    pub fn make(directory: &Path, key: Key<'_>) -> Result<Self, RecordError> {
+        let path = path(directory, key);
+        let failed = |cause| RecordError { doing: "lock", path: path.clone(), cause };
+        let mut options = options();
+        options.create(true).mode(0o600);
+        loop {
+            let file = match options.open(&path) {
+                Err(cause) if cause.kind() == ErrorKind::NotFound => {
+                    let folder = path.parent().unwrap_or(directory);
+                    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+                    continue;
+                }
+                file => file.map_err(failed)?,
+            };
+            if let Some(locked) = Self::lock(file, &path).map_err(failed)? {
+                return Ok(locked);
+            }
+        }
+    }
+
+    /// The same for a record that is there; `None` when there is none.
+    pub fn existing(directory: &Path, key: Key<'_>) -> Result<Option<Self>, RecordError> {
+        let path = path(directory, key);
+        let failed = |cause| RecordError { doing: "lock", path: path.clone(), cause };
+        loop {
+            let file = match options().open(&path) {
+                Err(cause) if is_absent(&cause) => return Ok(None),
+                file => file.map_err(failed)?,
+            };
+            if let Some(locked) = Self::lock(file, &path).map_err(failed)? {
+                return Ok(Some(locked));
+            }
+        }
+    }
+
+    /// `None`: whoever held the lock deleted the file.
+    fn lock(file: File, path: &Path) -> io::Result<Option<Self>> {
+        flock(&file, FlockOperation::LockExclusive)?;
+        let metadata = file.metadata()?;
+        if metadata.nlink() == 0 {
+            return Ok(None);
+        }
+        if !metadata.is_file() || metadata.len() > LONGEST {
+            return Err(io::Error::other("it is no record: delete it"));
+        }
+        let mut text = String::new();
+        if metadata.len() > 0 {
+            // what is not text is no record, and is written anew
+            let _ = (&file).take(LONGEST).read_to_string(&mut text);
+        }
+        let record = serde_json::from_str(&text).ok().filter(|r: &Record| r.schema == SCHEMA && r.boot == boot_id());
+        let length = usize::try_from(metadata.len()).unwrap_or_default();
+        Ok(Some(Self { file, path: path.to_owned(), length, record }))
+    }
+
+    /// Replaces what the file says.
+    pub fn write(&mut self, record: &Record) -> Result<(), RecordError> {
+        let failed = |path: &Path, cause| RecordError { doing: "write", path: path.to_owned(), cause };
+        let mut text = serde_json::to_vec(record).map_err(|error| failed(&self.path, error.into()))?;
+        // one call replaces all: what is shorter than before is filled up with spaces
+        text.resize(text.len().max(self.length.saturating_sub(1)), b' ');
+        text.push(b'\n');
+        let written = self.file.write_at(&text, 0).map_err(|cause| failed(&self.path, cause))?;
+        if written != text.len() {
+            return Err(failed(&self.path, ErrorKind::StorageFull.into()));
+        }
+        self.length = text.len();
+        Ok(())
+    }
+
+    /// Deletes the file: nothing of the attachment is left.
+    pub fn delete(self) -> Result<(), RecordError> {
+        std::fs::remove_file(&self.path).map_err(|cause| RecordError { doing: "delete", path: self.path, cause })
+    }
+}
+
+fn path(directory: &Path, key: Key<'_>) -> PathBuf {
+    directory.join(key.network).join(format!("{}@{}", key.container, key.ifname))
+}
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+    options
+}
+
+/// There is no such file, nor can there be one.
+fn is_absent(cause: &io::Error) -> bool {
+    matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: Key<'_> = Key { network: "net", container: "c1", ifname: "eth0" };
+
+    fn record(handles: &[u64]) -> Record {
+        let rule =
+            |handle: &u64| RuleRecord { family: "inet".into(), table: "t".into(), chain: "c".into(), handle: *handle };
+        Record { committed: true, rules: handles.iter().map(rule).collect(), ..Record::begun() }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_also_when_it_is_shorter() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Locked::existing(dir.path(), KEY).unwrap().is_none());
+        for handles in [&[1, 2, 300][..], &[], &[7]] {
+            let mut locked = Locked::make(dir.path(), KEY).unwrap();
+            locked.write(&record(handles)).unwrap();
+            drop(locked);
+            let again = Locked::existing(dir.path(), KEY).unwrap().unwrap();
+            assert_eq!(again.record, Some(record(handles)));
+        }
+        Locked::existing(dir.path(), KEY).unwrap().unwrap().delete().unwrap();
+        assert!(Locked::existing(dir.path(), KEY).unwrap().is_none());
+    }
+
+    #[test]
+    fn another_boots_record_counts_for_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = Record { boot: "another".into(), ..record(&[1]) };
+        Locked::make(dir.path(), KEY).unwrap().write(&other).unwrap();
+        assert_eq!(Locked::existing(dir.path(), KEY).unwrap().unwrap().record, None);
+    }
+
+    #[test]
+    fn damage_is_no_record_and_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        Locked::make(dir.path(), KEY).unwrap();
+        for damage in ["", "{", "{\"schema\":99}", "\u{0}\u{1}", &"x".repeat(5000)] {
+            std::fs::write(path(dir.path(), KEY), damage).unwrap();
+            let mut locked = Locked::make(dir.path(), KEY).unwrap();
+            assert_eq!(locked.record, None, "{damage:.10}");
+            locked.write(&record(&[5])).unwrap();
+            drop(locked);
+            assert_eq!(Locked::existing(dir.path(), KEY).unwrap().unwrap().record, Some(record(&[5])));
+        }
+    }
+
+    /// Neither a link, nor a FIFO, nor a name that is too long does harm.
+    #[test]
+    fn what_is_no_file_of_ours_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("net");
+        std::fs::create_dir(&folder).unwrap();
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, folder.join("c1@eth0")).unwrap();
+        assert!(Locked::make(dir.path(), KEY).unwrap_err().to_string().contains("net/c1@eth0"));
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+        let long = "c".repeat(4000);
+        let key = Key { container: &long, ..KEY };
+        assert!(Locked::existing(dir.path(), key).unwrap().is_none());
+        Locked::make(dir.path(), key).unwrap_err();
+    }
+
+    #[test]
+    fn who_waited_for_a_deleted_record_makes_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Locked::make(dir.path(), KEY).unwrap();
+        let place = dir.path().to_owned();
+        let second = std::thread::spawn(move || Locked::make(&place, KEY).unwrap().write(&record(&[9])).unwrap());
+        first.delete().unwrap();
+        second.join().unwrap();
+        assert_eq!(Locked::existing(dir.path(), KEY).unwrap().unwrap().record, Some(record(&[9])));
+    }
+}

@@ -1,0 +1,157 @@
+//! Packet rules of attachments, in the tables and words of the reference plugins, so that either suite can delete what the
+//! other made.
+//!
+//! ADD reads nothing: it appends its rules, and makes tables and chains when the kernel says that they are not there. DEL
+//! fetches the rules whose handles ADD recorded; without a valid handle it reads the one chain.
+
+pub mod macspoof;
+pub mod masquerade;
+
+use std::collections::BTreeMap;
+
+use kernel::converge::Failure;
+use kernel::nft::{NftError, Policy, RuleHandle, TableKey};
+use kernel::state::{NftChainScope, NftScope, NftTable, Scope, State};
+use kernel::{Errno, Kernel, KernelError, Outcome};
+use sha2::{Digest, Sha512};
+
+/// How often an append and the making of the chains may take turns: between them somebody else may make or flush them.
+const TURNS: usize = 3;
+
+/// What one attachment has in one table that others use too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// The table.
+    pub table: TableKey,
+    /// The attachment's rules and what all attachments share: base chains and the rules that lead to ours.
+    pub wanted: NftTable,
+    /// What all attachments share, alone.
+    shared: NftTable,
+    /// Which part of each chain is the attachment's, the shared part included.
+    chains: BTreeMap<String, NftChainScope>,
+}
+
+impl Rules {
+    fn state(&self, table: NftTable) -> State {
+        State { nft: [(self.table.clone(), table)].into(), ..State::default() }
+    }
+
+    fn scope(&self, chains: BTreeMap<String, NftChainScope>) -> Scope {
+        Scope { nft: [(self.table.clone(), NftScope::Shared(chains))].into(), ..Scope::default() }
+    }
+
+    /// The parts of chains that go with the attachment.
+    fn own_chains(&self) -> BTreeMap<String, NftChainScope> {
+        let own = |(_, scope): &(&String, &NftChainScope)| **scope != NftChainScope::Frame;
+        self.chains.iter().filter(own).map(|(name, scope)| (name.clone(), scope.clone())).collect()
+    }
+
+    /// The chain and the scope of the attachment's rules among others'.
+    fn among_others(&self) -> impl Iterator<Item = (&String, &NftChainScope)> {
+        self.chains.iter().filter(|(_, scope)| !scope.owns_all())
+    }
+
+    /// Adds the rules of an attachment that has none. The handles of those in chains that others use too.
+    ///
+    /// # Errors
+    /// What the kernel refuses, and chains of these names that are something else.
+    pub fn add(&self, kernel: &mut Kernel) -> Result<Vec<RuleHandle>, Failure> {
+        let (state, scope) = (self.state(self.wanted.clone()), self.scope(self.chains.clone()));
+        'turns: for _ in 0..TURNS {
+            for assumed in [self.state(self.unproven()), State::default()] {
+                let outcome = kernel.converge(&state, &scope, Some(assumed.into()))?;
+                match obstacle(outcome) {
+                    Ok(handles) => return Ok(self.shared_handles(handles)),
+                    // the chains are not there, or another ADD has made them in between
+                    Err(error) if error.is_absent() || error.is_already() => {}
+                    // a chain of this name is of another type: reading says which
+                    Err(error) if error.errno == Errno::OPNOTSUPP => break 'turns,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        // a half of the frame is there, or is something else
+        let outcome = kernel.converge(&state, &scope, None)?.ok()?;
+        Ok(self.shared_handles(outcome.handles))
+    }
+
+    /// What all attachments share, as it is assumed to be there. The policy of a base chain is taken for another one: setting
+    /// it makes the kernel refuse (EEXIST, EOPNOTSUPP) a chain of this name that has another hook or type, or none, where the rules
+    /// would do nothing.
+    fn unproven(&self) -> NftTable {
+        let mut shared = self.shared.clone();
+        for base in shared.chains.values_mut().filter_map(|chain| chain.base.as_mut()) {
+            base.policy = Policy::Drop;
+        }
+        shared
+    }
+
+    fn shared_handles(&self, handles: Vec<RuleHandle>) -> Vec<RuleHandle> {
+        let among: Vec<&String> = self.among_others().map(|(name, _)| name).collect();
+        handles.into_iter().filter(|handle| among.contains(&&handle.chain)).collect()
+    }
+
+    /// Deletes the attachment's rules, whatever ADD wrote them. `recorded` are the handles that it left.
+    ///
+    /// # Errors
+    /// What the kernel refuses. A kernel without nf_tables has no rules to delete.
+    pub fn remove(&self, kernel: &mut Kernel, recorded: &[RuleHandle]) -> Result<(), KernelError> {
+        let removed = self.remove_recorded(kernel, recorded).and_then(|done| match done {
+            true => Ok(()),
+            false => self.remove_read(kernel),
+        });
+        match removed {
+            Err(_) if support(kernel).is_err_and(|error| error.is_unsupported()) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// True when all that there is was recorded, and is gone.
+    fn remove_recorded(&self, kernel: &mut Kernel, recorded: &[RuleHandle]) -> Result<bool, KernelError> {
+        let counted =
+            self.among_others().map(|(name, _)| self.wanted.chains.get(name).map_or(0, |c| c.rules.len())).sum();
+        if recorded.is_empty() || recorded.len() < std::cmp::max::<usize>(1, counted) {
+            return Ok(false);
+        }
+        let what = || format!("delete the rules of an attachment in table {}", self.table);
+        let nft = kernel.nft().map_err(|error| error.about(&what()))?;
+        let ours = |chain: &str, rule: &kernel::nft::Rule| self.chains.get(chain).is_some_and(|scope| scope.owns(rule));
+        let whole = self.chains.iter().filter(|(_, scope)| scope.is_whole()).map(|(name, _)| name.as_str());
+        nft.delete_rules(recorded, &whole.collect::<Vec<_>>(), ours).map_err(|error| error.about(&what()))
+    }
+
+    fn remove_read(&self, kernel: &mut Kernel) -> Result<(), KernelError> {
+        let outcome = kernel.converge(&State::default(), &self.scope(self.own_chains()), None)?;
+        outcome.failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// The steps that would make the rules as they are wanted, as text.
+    pub fn differences(&self, kernel: &mut Kernel) -> Result<Vec<String>, KernelError> {
+        let plan = kernel.plan(&self.state(self.wanted.clone()), &self.scope(self.chains.clone()), None)?;
+        let conflicts = plan.conflicts.iter().map(ToString::to_string);
+        Ok(conflicts.chain(plan.steps.iter().map(ToString::to_string)).collect())
+    }
+}
+
+/// The handles, or the one reason why a transaction was refused.
+fn obstacle(outcome: Outcome) -> Result<Vec<RuleHandle>, KernelError> {
+    // those that were refused themselves come with their own reason
+    let own = outcome.failed.iter().find(|(_, error)| error.errno != Errno::CANCELED).or(outcome.failed.first());
+    match own {
+        Some((_, error)) => Err(error.clone()),
+        None => Ok(outcome.handles),
+    }
+}
+
+/// Whether the kernel has nf_tables.
+///
+/// # Errors
+/// Why not, or why that cannot be known.
+pub fn support(kernel: &mut Kernel) -> Result<(), NftError> {
+    kernel.nft()?.generation().map(drop)
+}
+
+/// Upstream's `H(16, "", text)`: the first 16 hexadecimal digits of the SHA-512.
+fn hash(text: &str) -> String {
+    Sha512::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}

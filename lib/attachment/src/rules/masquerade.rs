@@ -1,0 +1,142 @@
+//! Masquerading of attachments, as the reference plugins' nftables backend does it (containernetworking/plugins,
+//! pkg/ip/ipmasq_nftables_linux.go).
+//!
+//! ```text
+//! table inet cni_plugins_masquerade {
+//!     chain masq_checks {
+//!         ip saddr 10.1.2.3 ip daddr != 10.1.2.0/24 masquerade comment "<hash>-<hash>, net: n, if: eth0, id: c"
+//!     }
+//!     chain postrouting {
+//!         type nat hook postrouting priority srcnat; policy accept;
+//!         ip daddr 224.0.0.0/4 return
+//!         ip6 daddr ff00::/8 return
+//!         goto masq_checks
+//!     }
+//! }
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+use kernel::nft::{
+    Base, ChainKind, Hook, Is, ListedRule, NftFamily, Rule, RuleBuilder, RuleHandle, Side, TableKey, clip,
+};
+use kernel::state::{NftChain, NftChainScope, NftTable};
+use kernel::types::host_net;
+use kernel::{Kernel, KernelError};
+
+use super::{Rules, hash};
+use crate::Key;
+
+const CHECKS: &str = "masq_checks";
+const POSTROUTING: &str = "postrouting";
+
+/// The table: `inet cni_plugins_masquerade`.
+pub fn table() -> TableKey {
+    TableKey::new(NftFamily::Inet, "cni_plugins_masquerade")
+}
+
+/// What the rules of an attachment are known by: the start of their comments.
+pub fn mark(key: Key<'_>) -> String {
+    format!("{}{}", network_mark(key.network), hash(&format!("{}:{}", key.ifname, key.container)))
+}
+
+/// How the comments of all rules of a network begin.
+pub fn network_mark(network: &str) -> String {
+    format!("{}-", hash(network))
+}
+
+/// The comment of an attachment's rules.
+fn comment(key: Key<'_>) -> String {
+    let Key { network, container, ifname } = key;
+    let description = format!("net: {network}, if: {ifname}, id: {container}").replace('"', "");
+    clip(&format!("{}, {description}", mark(key))).to_owned()
+}
+
+/// Traffic of the attachment's addresses to outside their networks is masqueraded. Each of `nets` is an address with its
+/// prefix length.
+pub fn rules(key: Key<'_>, nets: &[IpNetwork]) -> Rules {
+    let mut own: Vec<Rule> = nets.iter().map(|net| rule(*net, &comment(key))).collect();
+    own.dedup();
+    let shared = shared();
+    let mut wanted = shared.clone();
+    if let Some(checks) = wanted.chains.get_mut(CHECKS) {
+        checks.rules = own.into_iter().map(Into::into).collect();
+    }
+    let commented = NftChainScope::Commented(mark(key));
+    let chains = [(CHECKS.to_owned(), commented), (POSTROUTING.to_owned(), NftChainScope::Frame)].into();
+    Rules { table: table(), wanted, shared, chains }
+}
+
+fn rule(net: IpNetwork, comment: &str) -> Rule {
+    RuleBuilder::new(NftFamily::Inet)
+        .addr(Side::Source, Is::Eq, host_net(net.ip()))
+        .addr(Side::Destination, Is::Not, net)
+        .masquerade(false)
+        .comment(comment)
+}
+
+/// Deletes the rules of a network that belong to none of the `valid` attachments.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn collect(kernel: &mut Kernel, network: &str, valid: &[Key<'_>]) -> Result<(), KernelError> {
+    let what = "collect masquerade rules that belong to no attachment";
+    let (of_network, valid): (_, Vec<String>) = (network_mark(network), valid.iter().map(|key| mark(*key)).collect());
+    let stale = |_: &str, rule: &Rule| {
+        let begins = |mark: &String| rule.comment.as_deref().is_some_and(|comment| comment.starts_with(mark.as_str()));
+        begins(&of_network) && !valid.iter().any(begins)
+    };
+    let nft = kernel.nft().map_err(|error| error.about(what))?;
+    loop {
+        let listed = nft.rules(&table(), Some(CHECKS)).map_err(|error| error.about(what))?;
+        let handle = |rule: &ListedRule| RuleHandle { table: table(), chain: rule.chain.clone(), handle: rule.handle };
+        let found: Vec<RuleHandle> = listed.iter().filter(|r| stale(CHECKS, &r.rule)).map(handle).collect();
+        // another collection may have been faster: then what is left is looked up again
+        if found.is_empty() || nft.delete_rules(&found, &[], stale).map_err(|error| error.about(what))? {
+            return Ok(());
+        }
+    }
+}
+
+/// The chains that all attachments share, without their rules.
+fn shared() -> NftTable {
+    let checks = NftChain {
+        comment: Some("Masquerade traffic from certain IPs to any (non-multicast) IP outside their subnet".into()),
+        ..NftChain::default()
+    };
+    let base = Base::new(ChainKind::Nat, Hook::Postrouting, Base::SRCNAT);
+    NftTable {
+        comment: Some("Masquerading for plugins from github.com/containernetworking/plugins".into()),
+        chains: [(CHECKS.to_owned(), checks), (POSTROUTING.to_owned(), NftChain::at(base, frame()))].into(),
+        ..NftTable::default()
+    }
+}
+
+/// The rules of the base chain: multicast is not translated (RFC 5771, RFC 4291 §2.7).
+fn frame() -> [Rule; 3] {
+    let multicast = |group: IpAddr, prefix| {
+        let net = IpNetwork::new(group, prefix).unwrap_or_else(|_| host_net(group));
+        RuleBuilder::new(NftFamily::Inet).addr(Side::Destination, Is::Eq, net).back().done()
+    };
+    [
+        multicast(Ipv4Addr::new(224, 0, 0, 0).into(), 4),
+        multicast(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
+        RuleBuilder::new(NftFamily::Inet).goto(CHECKS).done(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: Key<'_> = Key { network: "net1", container: "cid1", ifname: "eth0" };
+
+    #[test]
+    fn comments_are_upstreams() {
+        assert_eq!(comment(KEY), "8e48f37d5de60467-0b65a318f52e521b, net: net1, if: eth0, id: cid1");
+        let long = "c".repeat(200);
+        let odd = comment(Key { network: "n\"1\"", container: &long, ..KEY });
+        assert!(odd.contains(", net: n1, if: eth0, id: ccc") && odd.len() == 128, "{odd}");
+    }
+}

@@ -1,0 +1,296 @@
+//! Tables of nf_tables: what makes an observed one as it is wanted.
+//!
+//! What is added or replaced comes before everything that is removed. A chain whose rules are in another order is written anew
+//! in the same transaction, so that no packet meets a half of it.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use super::{Conflict, Plan, Step};
+use crate::nft::{Chain, Element, TableKey, text};
+use crate::state::{NftChain, NftChainScope, NftRule, NftScope, NftSet, NftTable, Scope, State};
+
+/// A change to one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NftStep {
+    /// Add the table, with its comment. One that is there stays as it is.
+    AddTable(Option<String>),
+    /// Delete the table with all that is in it.
+    DeleteTable,
+    /// Add a chain that must not be there.
+    AddChain(Chain),
+    /// Set the policy of a base chain that is there.
+    SetPolicy(Chain),
+    /// Delete a chain with its rules.
+    DeleteChain(String),
+    /// Delete all rules of a chain.
+    FlushChain(String),
+    /// Add a rule behind a chain's other rules.
+    AddRule(String, NftRule),
+    /// Delete a rule by its handle.
+    DeleteRule(String, NftRule),
+    /// Add a set or map.
+    AddSet(crate::nft::Set),
+    /// Delete a set or map with its elements.
+    DeleteSet(String),
+    /// Add elements to a set.
+    AddElements(crate::nft::Set, Vec<Element>),
+    /// Delete elements of a set.
+    DeleteElements(crate::nft::Set, Vec<Element>),
+}
+
+impl NftStep {
+    /// True for the steps that take something away.
+    pub fn is_delete(&self) -> bool {
+        matches!(
+            self,
+            Self::DeleteTable
+                | Self::DeleteChain(_)
+                | Self::FlushChain(_)
+                | Self::DeleteRule(..)
+                | Self::DeleteSet(_)
+                | Self::DeleteElements(..)
+        )
+    }
+}
+
+impl NftStep {
+    /// The command that does the same to the table `key`.
+    pub(super) fn write(&self, f: &mut fmt::Formatter<'_>, key: &TableKey) -> fmt::Result {
+        let kind = |set: &crate::nft::Set| if set.data.is_some() { "map" } else { "set" };
+        match self {
+            Self::AddTable(None) => write!(f, "nft add table {key}"),
+            Self::AddTable(Some(comment)) => write!(f, "nft add table {key} {{ comment \"{comment}\"; }}"),
+            Self::DeleteTable => write!(f, "nft delete table {key}"),
+            Self::AddChain(chain) => write!(f, "nft create chain {key} {}", text::chain(chain)),
+            Self::SetPolicy(chain) => write!(f, "nft add chain {key} {}", text::chain(chain)),
+            Self::DeleteChain(name) => write!(f, "nft delete chain {key} {name}"),
+            Self::FlushChain(name) => write!(f, "nft flush chain {key} {name}"),
+            Self::AddRule(chain, rule) => {
+                write!(f, "nft add rule {key} {chain} {}", text::rule(key.family, &rule.rule))
+            }
+            Self::DeleteRule(chain, rule) => {
+                write!(f, "nft delete rule {key} {chain} handle {}", rule.handle.unwrap_or_default())
+            }
+            Self::AddSet(set) => write!(f, "nft add {} {key} {}", kind(set), text::set(set)),
+            Self::DeleteSet(name) => write!(f, "nft delete set {key} {name}"),
+            Self::AddElements(set, elements) => {
+                write!(f, "nft add element {key} {} {}", set.name, text::elements(elements))
+            }
+            Self::DeleteElements(set, elements) => {
+                write!(f, "nft delete element {key} {} {}", set.name, text::elements(elements))
+            }
+        }
+    }
+}
+
+/// The steps of one table, as they are collected.
+struct Steps<'a> {
+    key: &'a TableKey,
+    steps: &'a mut Vec<Step>,
+}
+
+impl Steps<'_> {
+    fn push(&mut self, step: NftStep) {
+        self.steps.push(Step::Nft(self.key.clone(), step));
+    }
+}
+
+/// What is added and replaced. A table of ours that holds something unchangeable is made anew; a shared one is a conflict.
+pub(super) fn put(desired: &State, observed: &State, scope: &Scope, plan: &mut Plan) {
+    for (key, want) in &desired.nft {
+        let have = observed.nft.get(key);
+        let steps = &mut Steps { key, steps: &mut plan.steps };
+        match have.and_then(|have| unchangeable(want, have)) {
+            None => put_table(want, have, scope.nft.get(key), scope.keep, steps),
+            Some(_) if scope.nft.get(key) == Some(&NftScope::Whole) => {
+                steps.push(NftStep::DeleteTable);
+                put_table(want, None, None, scope.keep, steps);
+            }
+            Some(object) => plan.conflicts.push(Conflict::Nft { table: key.clone(), object }),
+        }
+    }
+}
+
+/// The object of `have` that cannot become what `want` says.
+fn unchangeable(want: &NftTable, have: &NftTable) -> Option<String> {
+    let moved =
+        |(name, chain): &(&String, &NftChain)| have.chains.get(*name).is_some_and(|there| place(chain) != place(there));
+    let chain = want.chains.iter().find(moved).map(|(name, _)| format!("chain {name}"));
+    let retyped = |(name, set): &(&String, &NftSet)| have.sets.get(*name).is_some_and(|there| !same_type(set, there));
+    chain.or_else(|| want.sets.iter().find(retyped).map(|(name, _)| format!("set {name}")))
+}
+
+/// Where a chain stands, without its policy, which can be set.
+fn place(chain: &NftChain) -> Option<crate::nft::Base> {
+    chain.base.clone().map(|base| crate::nft::Base { policy: Default::default(), ..base })
+}
+
+fn same_type(one: &NftSet, other: &NftSet) -> bool {
+    let plain = |set: &NftSet| crate::nft::Set { comment: None, ..set.set.clone() };
+    plain(one) == plain(other)
+}
+
+fn put_table(want: &NftTable, have: Option<&NftTable>, scope: Option<&NftScope>, keep: bool, steps: &mut Steps<'_>) {
+    let nothing = NftTable::default();
+    if have.is_none() {
+        steps.push(NftStep::AddTable(want.comment.clone()));
+    }
+    let have = have.unwrap_or(&nothing);
+    for (_, set) in want.sets.iter().filter(|(name, _)| !have.sets.contains_key(*name)) {
+        steps.push(NftStep::AddSet(set.set.clone()));
+    }
+    for (name, chain) in &want.chains {
+        put_chain(name, chain, have.chains.get(name), steps);
+    }
+    // an element's verdict may lead to a chain, and a rule to all of them
+    for (name, set) in &want.sets {
+        put_elements(set, have.sets.get(name), steps);
+    }
+    for (name, chain) in &want.chains {
+        let there = have.chains.get(name).map_or(&[][..], |chain| &chain.rules);
+        put_rules(name, &chain.rules, there, (chain_scope(scope, name).as_ref(), keep), steps);
+    }
+}
+
+fn put_elements(want: &NftSet, have: Option<&NftSet>, steps: &mut Steps<'_>) {
+    let there = |key| have.and_then(|have| have.elements.get(key));
+    let changed: Vec<Element> =
+        want.elements.iter().filter_map(|(key, want)| there(key).filter(|have| differs(want, have))).cloned().collect();
+    let added = want.elements.iter().filter(|(key, want)| there(key).is_none_or(|have| differs(want, have)));
+    let added: Vec<Element> = added.map(|(_, element)| element.clone()).collect();
+    if !changed.is_empty() {
+        steps.push(NftStep::DeleteElements(want.set.clone(), changed));
+    }
+    if !added.is_empty() {
+        steps.push(NftStep::AddElements(want.set.clone(), added));
+    }
+}
+
+/// An element's own timeout goes down while it lives: it is no difference.
+fn differs(want: &Element, have: &Element) -> bool {
+    want.data != have.data || want.comment.as_deref().map(crate::nft::clip) != have.comment.as_deref()
+}
+
+fn put_chain(name: &str, want: &NftChain, have: Option<&NftChain>, steps: &mut Steps<'_>) {
+    let chain = || Chain { name: name.to_owned(), base: want.base.clone(), comment: want.comment.clone() };
+    match have {
+        None => steps.push(NftStep::AddChain(chain())),
+        Some(have) if have.base != want.base => steps.push(NftStep::SetPolicy(chain())),
+        Some(_) => {}
+    }
+}
+
+/// Rules that are there in the wanted order stay; the others that are wanted come behind them, and what stands between goes
+/// with them.
+fn put_rules(
+    chain: &str,
+    want: &[NftRule],
+    have: &[NftRule],
+    (scope, keep): (Option<&NftChainScope>, bool),
+    steps: &mut Steps<'_>,
+) {
+    let ours = |rule: &&NftRule| scope.is_none_or(|scope| scope.owns(&rule.rule));
+    let (missing, surplus) = compare(want, have.iter().filter(ours), scope);
+    for rule in &missing {
+        steps.push(NftStep::AddRule(chain.to_owned(), (*rule).clone()));
+    }
+    // a rule that is replaced goes in the transaction that brings the new one
+    if !missing.is_empty() && !keep && scope.is_some() {
+        for rule in surplus {
+            steps.push(NftStep::DeleteRule(chain.to_owned(), rule.clone()));
+        }
+    }
+}
+
+/// Which rules are missing, and which of those that are there are not wanted.
+fn compare<'a>(
+    want: &'a [NftRule],
+    have: impl Iterator<Item = &'a NftRule>,
+    scope: Option<&NftChainScope>,
+) -> (Vec<&'a NftRule>, Vec<&'a NftRule>) {
+    let mut missing: Vec<&NftRule> = want.iter().collect();
+    let mut surplus = Vec::new();
+    let ordered = scope.is_none_or(NftChainScope::owns_all);
+    let mut kept = 0;
+    for rule in have {
+        // among others' rules the order is theirs to decide
+        let found = match ordered {
+            true => (missing.get(kept) == Some(&rule)).then_some(kept),
+            false => missing.iter().position(|wanted| *wanted == rule),
+        };
+        match found {
+            Some(_) if ordered => kept += 1,
+            Some(at) => drop(missing.remove(at)),
+            None => surplus.push(rule),
+        }
+    }
+    (if ordered { missing.split_off(kept) } else { missing }, surplus)
+}
+
+/// The scope of one chain: all of it in a table of ours.
+fn chain_scope(scope: Option<&NftScope>, chain: &str) -> Option<NftChainScope> {
+    match scope? {
+        NftScope::Whole => Some(NftChainScope::Whole),
+        NftScope::Shared(chains) => chains.get(chain).cloned(),
+    }
+}
+
+/// What nobody wants any more. Elements and rules may lead to chains, and rules use sets: they go before those.
+pub(super) fn delete(desired: &State, observed: &State, scope: &Scope, plan: &mut Plan) {
+    for (key, of_table) in &scope.nft {
+        let Some(have) = observed.nft.get(key) else { continue };
+        let steps = &mut Steps { key, steps: &mut plan.steps };
+        match (desired.nft.get(key), of_table) {
+            (None, NftScope::Whole) => steps.push(NftStep::DeleteTable),
+            // it is made anew as a whole
+            (Some(want), NftScope::Whole) if unchangeable(want, have).is_some() => {}
+            (want, _) => delete_within(want.unwrap_or(&NftTable::default()), have, of_table, steps),
+        }
+    }
+}
+
+fn delete_within(want: &NftTable, have: &NftTable, scope: &NftScope, steps: &mut Steps<'_>) {
+    if *scope == NftScope::Whole {
+        delete_elements(want, have, steps);
+    }
+    let mut chains = Vec::new();
+    for (name, chain) in &have.chains {
+        let Some(of_chain) = chain_scope(Some(scope), name) else { continue };
+        match want.chains.get(name) {
+            None if of_chain.is_whole() => chains.push(name),
+            None if of_chain == NftChainScope::Frame => {}
+            wanted => delete_rules(name, wanted.map_or(&[], |chain| &chain.rules), chain, &of_chain, steps),
+        }
+    }
+    // chains may lead to one another: without rules none does
+    if chains.len() > 1 {
+        chains.iter().for_each(|name| steps.push(NftStep::FlushChain((*name).clone())));
+    }
+    chains.iter().for_each(|name| steps.push(NftStep::DeleteChain((*name).clone())));
+    if *scope == NftScope::Whole {
+        let sets = have.sets.keys().filter(|name| !want.sets.contains_key(*name));
+        sets.for_each(|name| steps.push(NftStep::DeleteSet(name.clone())));
+    }
+}
+
+fn delete_rules(name: &str, want: &[NftRule], have: &NftChain, scope: &NftChainScope, steps: &mut Steps<'_>) {
+    let (missing, surplus) = compare(want, have.rules.iter().filter(|rule| scope.owns(&rule.rule)), Some(scope));
+    // where rules are missing, these go in the transaction that brings them
+    for rule in surplus.into_iter().filter(|_| missing.is_empty()) {
+        steps.push(NftStep::DeleteRule(name.to_owned(), rule.clone()));
+    }
+}
+
+fn delete_elements(want: &NftTable, have: &NftTable, steps: &mut Steps<'_>) {
+    for (name, set) in &have.sets {
+        let wanted = want.sets.get(name);
+        let surplus = set.elements.iter().filter(|(key, _)| wanted.is_none_or(|set| !set.elements.contains_key(*key)));
+        let surplus: Vec<Element> = surplus.map(|(_, element)| element.clone()).collect();
+        if !surplus.is_empty() {
+            steps.push(NftStep::DeleteElements(set.set.clone(), surplus));
+        }
+    }
+}

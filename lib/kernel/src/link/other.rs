@@ -1,0 +1,27 @@
+//! Links that are observed, relied on or moved, and never made from parts: the loopback device, hardware, kinds without
+//! a file of their own.
+
+use super::{Kind, Made};
+
+pub(super) struct Loopback;
+
+impl Kind for Loopback {
+    fn word(&self) -> &str {
+        "loopback"
+    }
+
+    fn made(&self) -> Made {
+        Made::Kernel
+    }
+}
+
+/// A kind that is known by the kernel's word alone; hardware has none.
+impl Kind for String {
+    fn word(&self) -> &str {
+        if self.is_empty() { "device" } else { self }
+    }
+
+    fn made(&self) -> Made {
+        if self.is_empty() { Made::Kernel } else { Made::Message }
+    }
+}

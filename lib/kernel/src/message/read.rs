@@ -1,0 +1,235 @@
+//! From the kernel's bytes to rtnetlink messages.
+//!
+//! An object that cannot be read is an error: taken for absent, it would be made again for ever. Attributes that nobody here uses
+//! are no part of that: netlink-packet-route is strict about the size of each, and kernels differ.
+
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
+use netlink_packet_route::RouteNetlinkMessage;
+
+use crate::netlink::wire::{Attributes, Incoming, Writer};
+use crate::netlink::{Errno, KernelError};
+
+/// A kind of object: its message types (linux/rtnetlink.h), the length of its fixed part, and the attributes that must
+/// be readable.
+struct Kind {
+    types: std::ops::RangeInclusive<u16>,
+    fixed: usize,
+    needed: &'static [u16],
+}
+
+/// IFLA_LINKINFO
+const LINK_INFO: u16 = 18;
+/// IFLA_INFO_KIND and IFLA_INFO_SLAVE_KIND
+const INFO_KIND: u16 = 1;
+const INFO_SLAVE_KIND: u16 = 4;
+
+const KINDS: [Kind; 4] = [
+    // struct ifinfomsg; IFLA_ADDRESS, IFNAME, MTU, LINK, MASTER, OPERSTATE, LINKINFO, IFALIAS
+    Kind { types: 16..=18, fixed: 16, needed: &[1, 3, 4, 5, 10, 16, LINK_INFO, 20] },
+    // struct ifaddrmsg; IFA_ADDRESS, LOCAL, FLAGS
+    Kind { types: 20..=22, fixed: 8, needed: &[1, 2, 8] },
+    // struct rtmsg; RTA_DST, OIF, GATEWAY, PRIORITY, PREFSRC, METRICS, MULTIPATH, TABLE, VIA
+    Kind { types: 24..=26, fixed: 12, needed: &[1, 4, 5, 6, 7, 8, 9, 15, 18] },
+    // struct ndmsg; NDA_DST, LLADDR, VLAN, IFINDEX, MASTER
+    Kind { types: 28..=30, fixed: 12, needed: &[1, 2, 5, 8, 9] },
+];
+
+/// The link kinds whose data is read. Another kind's is left out when it cannot be read.
+const OURS: [&str; 11] =
+    ["bridge", "veth", "vxlan", "ipip", "wireguard", "macvlan", "ipvlan", "vlan", "tun", "dummy", "ifb"];
+
+/// The object of a message: `None` for a kind of object that is not read here.
+pub(crate) fn object(message: &Incoming<'_>) -> Result<Option<RouteNetlinkMessage>, KernelError> {
+    let Some(kind) = KINDS.iter().find(|kind| kind.types.contains(&message.kind)) else { return Ok(None) };
+    if let Some(object) = decode(message.kind, message.body) {
+        return Ok(Some(object));
+    }
+    let readable = without_unreadable(kind, message);
+    readable.and_then(|body| decode(message.kind, &body)).map(Some).ok_or_else(|| unreadable(message))
+}
+
+fn decode(kind: u16, body: &[u8]) -> Option<RouteNetlinkMessage> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = kind;
+    RouteNetlinkMessage::deserialize(&header, body).ok()
+}
+
+/// The message without the attributes that cannot be read. `None` when one of them is needed.
+fn without_unreadable(kind: &Kind, message: &Incoming<'_>) -> Option<Vec<u8>> {
+    let fixed = message.body.get(..kind.fixed)?;
+    let attributes = Attributes::read(message.body.get(kind.fixed..)?);
+    let mut body = fixed.to_vec();
+    for (number, value) in attributes.iter() {
+        let alone = |value: &[u8]| {
+            let mut writer = Writer::default();
+            writer.attr(number, value);
+            writer.finish().unwrap_or_default()
+        };
+        let attribute = alone(value);
+        if decode(message.kind, &[fixed, &attribute].concat()).is_some() {
+            body.extend(attribute);
+        } else if number == LINK_INFO {
+            body.extend(alone(&kinds_only(value)?));
+        } else if kind.needed.contains(&number) {
+            return None;
+        }
+    }
+    Some(body)
+}
+
+/// IFLA_LINKINFO without the data of a kind that is none of ours.
+fn kinds_only(info: &[u8]) -> Option<Vec<u8>> {
+    let info = Attributes::read(info);
+    let kinds = [INFO_KIND, INFO_SLAVE_KIND].map(|number| (number, info.text(number)));
+    let mut writer = Writer::default();
+    for (number, word) in kinds.iter().filter_map(|(number, word)| Some((number, word.as_ref()?))) {
+        if OURS.contains(&word.as_str()) {
+            return None;
+        }
+        writer.text(*number, word);
+    }
+    writer.finish()
+}
+
+fn unreadable(message: &Incoming<'_>) -> KernelError {
+    let index = message.body.get(4..8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
+    let what = match message.kind {
+        16..=18 => format!("read link {index}"),
+        20..=22 => format!("read an address of link {index}"),
+        24..=26 => "read a route".to_owned(),
+        _ => format!("read a neighbour of link {index}"),
+    };
+    let text = Some("the kernel's message is not of the expected form".into());
+    KernelError { what, errno: Errno(libc::EPROTO), text }
+}
+
+/// What a datagram of the kernel says, for those who have one without a socket: its objects, and its refusals and
+/// unreadable objects. A malformed rest is dropped.
+pub fn read_datagram(bytes: &[u8]) -> (Vec<RouteNetlinkMessage>, Vec<KernelError>) {
+    let (mut objects, mut refusals) = (Vec::new(), Vec::new());
+    for message in Incoming::all(bytes) {
+        match i32::from(message.kind) {
+            libc::NLMSG_ERROR | libc::NLMSG_DONE => {
+                let (errno, text) = message.verdict();
+                if errno != 0 {
+                    let what = format!("request {}", message.sequence);
+                    refusals.push(KernelError { what, errno: Errno(errno), text });
+                }
+            }
+            _ => match object(&message) {
+                Ok(object) => objects.extend(object),
+                Err(error) => refusals.push(error),
+            },
+        }
+    }
+    (objects, refusals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::link;
+    use crate::netlink::wire::{HEADER, message};
+
+    const NEW_LINK: u16 = 16;
+    const NAME: u16 = 3;
+    const MTU: u16 = 4;
+    const STATISTICS: u16 = 23;
+
+    /// A message about link 7 with the attributes that `body` writes.
+    fn link(body: impl FnOnce(&mut Writer)) -> Vec<u8> {
+        // struct ifinfomsg behind its first four bytes: index, flags, change
+        let mut writer = Writer::default();
+        writer.raw(&[7u32.to_ne_bytes(), [0; 4], [0; 4]].concat());
+        body(&mut writer);
+        let behind = writer.finish().unwrap();
+        message(NEW_LINK, 0, 0, 0, |w| w.raw(&behind)).unwrap()
+    }
+
+    fn read(bytes: &[u8]) -> Result<Option<String>, KernelError> {
+        let (objects, refusals) = read_datagram(bytes);
+        match refusals.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(objects.first().and_then(link::decode).map(|seen| seen.name.to_string())),
+        }
+    }
+
+    #[test]
+    fn a_link_that_cannot_be_read_is_an_error() {
+        let short_mtu = link(|w| {
+            w.text(NAME, "cni0");
+            w.attr(MTU, &[1]);
+        });
+        let error = read(&short_mtu).unwrap_err();
+        assert_eq!((error.what.as_str(), error.errno.0), ("read link 7", libc::EPROTO));
+        let own_kind = link(|w| {
+            w.text(NAME, "flannel.1");
+            w.nest(LINK_INFO, |w| {
+                w.text(INFO_KIND, "vxlan");
+                w.nest(2, |w| w.attr(1, &[1]));
+            });
+        });
+        assert_eq!(read(&own_kind).unwrap_err().what, "read link 7");
+        assert_eq!(read(&link(|w| w.text(NAME, "cni0"))).unwrap().as_deref(), Some("cni0"));
+    }
+
+    #[test]
+    fn what_is_not_used_makes_no_link_unreadable() {
+        let odd = link(|w| {
+            w.text(NAME, "cni0");
+            w.attr(STATISTICS, &[1, 2, 3]);
+        });
+        assert_eq!(read(&odd).unwrap().as_deref(), Some("cni0"));
+        let foreign = link(|w| {
+            w.text(NAME, "bond0");
+            w.nest(LINK_INFO, |w| {
+                w.text(INFO_KIND, "bond");
+                w.nest(2, |w| w.attr(1, &[]));
+            });
+        });
+        assert_eq!(read(&foreign).unwrap().as_deref(), Some("bond0"));
+    }
+
+    /// RTM_NEWROUTE refused by Linux 6.18 with NETLINK_EXT_ACK and NETLINK_CAP_ACK, as received.
+    fn refused() -> Vec<u8> {
+        let mut body = (-libc::ENETUNREACH).to_ne_bytes().to_vec();
+        body.extend([0; HEADER]);
+        let mut writer = Writer::default();
+        writer.text(1, "Nexthop has invalid gateway");
+        body.extend(writer.finish().unwrap());
+        let mut bytes = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
+        bytes.extend((libc::NLMSG_ERROR as u16).to_ne_bytes());
+        bytes.extend(((libc::NLM_F_CAPPED | libc::NLM_F_ACK_TLVS) as u16).to_ne_bytes());
+        bytes.extend(7u32.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(body);
+        bytes
+    }
+
+    #[test]
+    fn the_kernels_sentence_is_found() {
+        let (_, refusals) = read_datagram(&refused());
+        let text = Some("Nexthop has invalid gateway".to_owned());
+        assert_eq!(refusals, [KernelError { what: "request 7".into(), errno: Errno(libc::ENETUNREACH), text }]);
+    }
+
+    #[test]
+    fn a_code_that_has_no_opposite_is_read() {
+        for kind in [libc::NLMSG_ERROR, libc::NLMSG_DONE] {
+            let mut bytes = refused();
+            bytes[4..6].copy_from_slice(&(kind as u16).to_ne_bytes());
+            bytes[HEADER..HEADER + 4].copy_from_slice(&i32::MIN.to_ne_bytes());
+            let (objects, refusals) = read_datagram(&bytes);
+            assert_eq!((objects.len(), refusals.len(), refusals[0].errno), (0, 1, Errno(i32::MIN)));
+        }
+    }
+
+    #[test]
+    fn cut_input_is_not_trusted() {
+        let bytes = refused();
+        for end in 0..bytes.len() {
+            let (objects, refusals) = read_datagram(&bytes[..end]);
+            assert_eq!((objects.len(), refusals.len()), (0, 0), "{end}");
+        }
+    }
+}

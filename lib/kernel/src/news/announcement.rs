@@ -1,0 +1,145 @@
+//! The kernel's announcements as they come: which groups they are in, and what a message holds.
+
+use std::convert::Infallible;
+use std::io;
+
+use netlink_packet_core::{
+    NLM_F_APPEND, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
+use netlink_packet_route::RouteNetlinkMessage as Message;
+use netlink_sys::{Socket, SocketAddr};
+use rustix::net::RecvFlags;
+
+use super::netconf::{self, Netconf};
+use crate::message::object;
+use crate::netlink::KernelError;
+use crate::netlink::client::{Client, Protocol};
+use crate::netlink::wire::Incoming;
+
+/// RTNLGRP_* (linux/rtnetlink.h): LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_NETCONF and
+/// IPV6_NETCONF. Bridge ports and their VLANs are announced to LINK, forwarding entries to NEIGH.
+const GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 11, 24, 25];
+
+/// Room for some ten thousand announcements, in bytes. Past it they are lost, and everything must be read again; the
+/// kernel's usual 208 KiB hold about 250 of another program's routes.
+const ROOM: usize = 16 << 20;
+
+/// RTM_* (linux/rtnetlink.h), a NEW and a DEL each: links, addresses, routes and neighbours.
+const OBJECTS: [u16; 8] = [16, 17, 20, 21, 24, 25, 28, 29];
+/// A program is asked to resolve an address (`neigh_app_ns`, net/core/neighbour.c): nothing has changed.
+const RTM_GETNEIGH: u16 = 30;
+
+/// Joins `socket`, a NETLINK_ROUTE one that is not bound yet, to the groups of everything that [`News`](super::News)
+/// tells, and gives it room for bursts.
+pub fn listen(socket: &mut Socket) -> io::Result<()> {
+    let groups = GROUPS.iter().fold(0, |all, group| all | 1 << (group - 1));
+    socket.bind(&SocketAddr::new(0, groups))?;
+    // without CAP_NET_ADMIN there is as much as net.core.rmem_max allows
+    if rustix::net::sockopt::set_socket_recv_buffer_size_force(&*socket, ROOM).is_err() {
+        rustix::net::sockopt::set_socket_recv_buffer_size(&*socket, ROOM)?;
+    }
+    Ok(())
+}
+
+/// One message of the kernel's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    pub(super) body: Body,
+    /// NLM_F_APPEND: a route behind others of its destination and metric.
+    pub(super) appended: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Body {
+    Object(Message),
+    Netconf(Netconf),
+    /// Nothing has changed.
+    Nothing,
+    Unreadable(String),
+}
+
+impl From<Message> for Announcement {
+    fn from(message: Message) -> Self {
+        Self { body: Body::Object(message), appended: false }
+    }
+}
+
+impl NetlinkDeserializable for Announcement {
+    type Error = Infallible;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
+        let body = match header.message_type {
+            kind if OBJECTS.contains(&kind) => {
+                match object(&Incoming { kind, flags: header.flags, sequence: 0, body: payload }) {
+                    Ok(Some(message)) => Body::Object(message),
+                    Ok(None) => Body::Nothing,
+                    Err(error) => Body::Unreadable(error.to_string()),
+                }
+            }
+            netconf::RTM_NEWNETCONF => netconf::parse(payload)
+                .map_or_else(|| Body::Unreadable("a RTM_NEWNETCONF that is cut short".to_owned()), Body::Netconf),
+            // its link is gone, too
+            netconf::RTM_DELNETCONF | RTM_GETNEIGH => Body::Nothing,
+            kind => Body::Unreadable(format!("a message of type {kind}")),
+        };
+        Ok(Self { body, appended: header.flags & NLM_F_APPEND != 0 })
+    }
+}
+
+/// An announcement is never sent: this is what a connection asks of its type of message.
+impl NetlinkSerializable for Announcement {
+    fn message_type(&self) -> u16 {
+        0
+    }
+
+    fn buffer_len(&self) -> usize {
+        0
+    }
+
+    fn serialize(&self, _: &mut [u8]) {}
+}
+
+/// The announcements in a datagram, for those who have one without a connection. A rest that is no message is one
+/// that cannot be read.
+pub fn announcements(mut datagram: &[u8]) -> Vec<Announcement> {
+    let mut all = Vec::new();
+    while !datagram.is_empty() {
+        let Ok(length) = NetlinkBuffer::new_checked(datagram).map(|buffer| buffer.length() as usize) else {
+            all.push(unreadable("a message that is cut short"));
+            break;
+        };
+        match NetlinkMessage::<Announcement>::deserialize(&datagram[..length]).map(|message| message.payload) {
+            Ok(NetlinkPayload::InnerMessage(announcement)) => all.push(announcement),
+            Ok(_) => {}
+            Err(error) => all.push(unreadable(&error.to_string())),
+        }
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    all
+}
+
+fn unreadable(why: &str) -> Announcement {
+    Announcement { body: Body::Unreadable(why.to_owned()), appended: false }
+}
+
+/// A blocking socket that hears them, for those who have no connection of their own.
+pub struct Ear {
+    client: Client,
+}
+
+impl Ear {
+    /// Listens in the thread's network namespace.
+    pub fn open() -> Result<Self, KernelError> {
+        let mut client = Client::open(Protocol::Route)?;
+        GROUPS.iter().try_for_each(|group| client.join(*group))?;
+        Ok(Self { client })
+    }
+
+    /// Waits for some. ENOBUFS: some were lost.
+    pub fn hear(&mut self) -> Result<Vec<Announcement>, KernelError> {
+        let heard = self.client.datagram(RecvFlags::empty());
+        let heard = heard.map_err(|errno| KernelError::new("read the kernel's announcements", errno))?;
+        Ok(heard.map(announcements).unwrap_or_default())
+    }
+}

@@ -1,0 +1,79 @@
+//! Settings of IP: RTM_NEWNETCONF (linux/netconf.h), which the crates do not know. They are sysctls.
+
+use super::News;
+use crate::message::Names;
+use crate::types::Family;
+
+pub(super) const RTM_NEWNETCONF: u16 = 80;
+pub(super) const RTM_DELNETCONF: u16 = 81;
+
+/// NETCONFA_IFINDEX, and what it says instead of a link.
+const IFINDEX: u16 = 1;
+const ALL: i32 = -1;
+const DEFAULT: i32 = -2;
+
+/// NETCONFA_* and the file below `net/FAMILY/conf/LINK`, IPv4's and IPv6's (inet_netconf_fill_devconf,
+/// net/ipv4/devinet.c; inet6_netconf_fill_devconf, net/ipv6/addrconf.c). An empty one has none.
+const FILES: [(u16, [&str; 2]); 5] = [
+    (FORWARDING, ["forwarding", "forwarding"]),
+    (3, ["rp_filter", ""]),
+    (5, ["proxy_arp", "proxy_ndp"]),
+    (6, ["ignore_routes_with_linkdown", "ignore_routes_with_linkdown"]),
+    (8, ["bc_forwarding", ""]),
+];
+const FORWARDING: u16 = 2;
+
+/// A message: of which link, and its values by NETCONFA_*.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Netconf {
+    family: Option<Family>,
+    ifindex: i32,
+    values: Vec<(u16, i32)>,
+}
+
+/// Reads struct netconfmsg, one byte, and the attributes behind it; `None` when it is cut short.
+pub(super) fn parse(payload: &[u8]) -> Option<Netconf> {
+    let family = match i32::from(*payload.first()?) {
+        libc::AF_INET => Some(Family::V4),
+        libc::AF_INET6 => Some(Family::V6),
+        _ => None,
+    };
+    let mut netconf = Netconf { family, ifindex: 0, values: Vec::new() };
+    let mut rest = payload.get(4..)?;
+    while !rest.is_empty() {
+        let header: &[u8; 4] = rest.first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let kind = u16::from_ne_bytes([header[2], header[3]]);
+        let value = i32::from_ne_bytes(*rest.get(4..length)?.first_chunk()?);
+        match kind {
+            IFINDEX => netconf.ifindex = value,
+            kind => netconf.values.push((kind, value)),
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Some(netconf)
+}
+
+/// The sysctls that it tells of. A link that is not known yet is about to be announced, with its settings as the kernel
+/// gave them.
+pub(super) fn news(netconf: &Netconf, names: &dyn Names) -> Vec<News> {
+    let link = match netconf.ifindex {
+        ALL => Some("all".to_owned()),
+        DEFAULT => Some("default".to_owned()),
+        index => u32::try_from(index).ok().and_then(|index| names.name(index)).map(|name| name.to_string()),
+    };
+    let (Some(link), Some(family)) = (link, netconf.family) else { return Vec::new() };
+    let mut news = Vec::new();
+    for (kind, value) in &netconf.values {
+        let Some((_, [v4, v6])) = FILES.iter().find(|(known, _)| known == kind) else { continue };
+        let (family_dir, file) = if family == Family::V4 { ("ipv4", v4) } else { ("ipv6", v6) };
+        if !file.is_empty() {
+            news.push(News::Sysctl(format!("net/{family_dir}/conf/{link}/{file}"), value.to_string()));
+        }
+        if (family, *kind, netconf.ifindex) == (Family::V4, FORWARDING, ALL) {
+            // another name of the same variable (net/ipv4/devinet.c, ctl_forward_entry)
+            news.push(News::Sysctl("net/ipv4/ip_forward".to_owned(), value.to_string()));
+        }
+    }
+    news
+}

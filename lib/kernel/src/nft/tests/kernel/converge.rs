@@ -1,0 +1,173 @@
+//! Tables as state, on a real kernel.
+
+use std::time::Duration;
+
+use super::{key, namespace, ruleset as lines};
+use crate::Kernel;
+use crate::converge::Assumed;
+use crate::nft::*;
+use crate::state::{NftChain, NftChainScope, NftScope, NftSet, NftTable, Scope, State};
+
+/// `nft -f` with this text.
+fn run_nft(text: &str) {
+    super::nft(&["-f", "-"], text);
+}
+
+fn ruleset() -> String {
+    lines().join("\n")
+}
+
+fn of(table: Option<NftTable>, scope: NftScope) -> (State, Scope) {
+    let state = State { nft: table.into_iter().map(|table| (key(), table)).collect(), ..State::default() };
+    (state, Scope { nft: [(key(), scope)].into(), ..Scope::default() })
+}
+
+/// A base chain that looks ports up in a map of verdicts, which leads to a chain.
+fn table(priority: i32, ports: &[u16]) -> NftTable {
+    let map = Set::map("ports", [Type::InetService], DataType::Verdict);
+    let element = |port: &u16| Element::new([Value::Port(*port)]).data(Data::Verdict(Verdict::Jump("open".into())));
+    let look_up =
+        RuleBuilder::new(NftFamily::Inet).l4proto(Is::Eq, 6).vmap(&[Field::Port(Side::Destination)], "ports").done();
+    let accept = RuleBuilder::new(NftFamily::Inet).accept().comment("ours");
+    let base = Base::new(ChainKind::Filter, Hook::Input, priority);
+    NftTable {
+        comment: Some("a test".into()),
+        chains: [("in".to_owned(), NftChain::at(base, [look_up])), ("open".to_owned(), NftChain::regular([accept]))]
+            .into(),
+        sets: [("ports".to_owned(), NftSet::new(map, ports.iter().map(element)))].into(),
+    }
+}
+
+#[track_caller]
+fn becomes(kernel: &mut Kernel, (state, scope): &(State, Scope)) -> usize {
+    let outcome = kernel.converge(state, scope, None).unwrap();
+    assert!(outcome.is_whole(), "{outcome:#?}");
+    let again = kernel.plan(state, scope, None).unwrap();
+    assert!(again.is_empty(), "{again:#?}");
+    outcome.done.len()
+}
+
+#[test]
+fn a_table_is_made_changed_and_removed() {
+    namespace();
+    let mut kernel = Kernel::open().unwrap();
+    becomes(&mut kernel, &of(Some(table(0, &[80, 443])), NftScope::Whole));
+    assert!(ruleset().contains("443 : jump open"), "{}", ruleset());
+    assert_eq!(becomes(&mut kernel, &of(Some(table(0, &[80, 8080])), NftScope::Whole)), 2, "one element for another");
+    // another priority makes it anew
+    becomes(&mut kernel, &of(Some(table(5, &[80])), NftScope::Whole));
+    let smaller = NftTable { chains: [("open".to_owned(), NftChain::default())].into(), ..NftTable::default() };
+    becomes(&mut kernel, &of(Some(smaller), NftScope::Whole));
+    becomes(&mut kernel, &of(None, NftScope::Whole));
+    assert_eq!(ruleset(), "");
+}
+
+#[test]
+fn what_others_did_to_a_table_of_ours_is_mended() {
+    namespace();
+    let mut kernel = Kernel::open().unwrap();
+    let desired = of(Some(table(0, &[80])), NftScope::Whole);
+    for damage in [
+        "flush chain inet t in",
+        "add rule inet t open drop",
+        "insert rule inet t open drop",
+        "add chain inet t x; add rule inet t x jump open; add rule inet t open counter",
+        "delete element inet t ports { 80 }",
+        "add element inet t ports { 81 : accept }",
+        "add chain inet t in { policy drop; }",
+        "delete table inet t",
+        "flush ruleset",
+    ] {
+        becomes(&mut kernel, &desired);
+        run_nft(damage);
+        assert!(becomes(&mut kernel, &desired) > 0, "{damage}");
+    }
+}
+
+#[test]
+fn in_a_shared_table_ours_alone_changes() {
+    namespace();
+    run_nft(
+        "table inet t { chain c { tcp dport 1 accept comment \"theirs\"; }; set s { type mark; elements = { 1 }; }; }",
+    );
+    let before = ruleset();
+    let mut kernel = Kernel::open().unwrap();
+    let scope = NftScope::Shared([("c".to_owned(), NftChainScope::Commented("ours".into()))].into());
+    let rule = |mark| RuleBuilder::new(NftFamily::Inet).mark(Is::Eq, mark).drop().comment("ours, of pod 1");
+    let chain = |rules: Vec<Rule>| NftTable {
+        chains: [("c".to_owned(), NftChain::regular(rules))].into(),
+        ..NftTable::default()
+    };
+    becomes(&mut kernel, &of(Some(chain(vec![rule(1), rule(2)])), scope.clone()));
+    assert!(ruleset().contains("theirs") && ruleset().contains("0x00000002 drop"), "{}", ruleset());
+    becomes(&mut kernel, &of(Some(chain(vec![rule(2)])), scope.clone()));
+    becomes(&mut kernel, &of(None, scope));
+    assert_eq!(ruleset(), before);
+}
+
+/// A rule is added without reading anything, and its handle is told.
+#[test]
+fn a_rule_is_appended_by_what_is_assumed() {
+    namespace();
+    run_nft("table inet t { chain c { }; }");
+    let mut kernel = Kernel::open().unwrap();
+    let scope = NftScope::Shared([("c".to_owned(), NftChainScope::Commented("ours".into()))].into());
+    let rule = RuleBuilder::new(NftFamily::Inet).accept().comment("ours");
+    let (state, scope) = of(
+        Some(NftTable { chains: [("c".to_owned(), NftChain::regular([rule.clone()]))].into(), ..NftTable::default() }),
+        scope,
+    );
+    let empty = NftTable { chains: [("c".to_owned(), NftChain::default())].into(), ..NftTable::default() };
+    let assumed = || {
+        let state = State { nft: [(key(), empty.clone())].into(), ..State::default() };
+        Some(Assumed::from(state))
+    };
+    let outcome = kernel.converge(&state, &scope, assumed()).unwrap();
+    let [handle] = &outcome.handles[..] else { panic!("{outcome:?}") };
+    let listed = kernel.nft().unwrap().rule(&key(), "c", handle.handle).unwrap().unwrap();
+    assert_eq!(listed.rule, rule);
+    assert_eq!(kernel.nft().unwrap().rule(&key(), "c", 4711).unwrap(), None);
+    run_nft("delete table inet t");
+    let (_, error) = kernel.converge(&state, &scope, assumed()).unwrap().failed.remove(0);
+    assert!(error.is_absent() && error.what.starts_with("nft add rule inet t c"), "{error}");
+    assert_eq!(kernel.nft().unwrap().rule(&key(), "c", 1).unwrap(), None);
+}
+
+#[test]
+fn a_refused_transaction_names_its_step_and_cancels_the_others() {
+    namespace();
+    let mut kernel = Kernel::open().unwrap();
+    let lost = RuleBuilder::new(NftFamily::Inet).jump("nowhere").done();
+    let bad = NftTable { chains: [("c".to_owned(), NftChain::regular([lost]))].into(), ..NftTable::default() };
+    let (state, scope) = of(Some(bad), NftScope::Whole);
+    let outcome = kernel.converge(&state, &scope, None).unwrap();
+    let texts: Vec<String> = outcome.failed.iter().map(|(_, error)| error.to_string()).collect();
+    assert!(outcome.done.is_empty() && texts.len() == 3, "{texts:?}");
+    assert!(texts[0].starts_with("nft add table inet t") && texts[0].contains("ECANCELED"), "{texts:?}");
+    assert!(texts[2].contains("jump nowhere") && texts[2].contains("ENOENT"), "{texts:?}");
+    assert_eq!(ruleset(), "");
+}
+
+#[test]
+fn a_change_to_a_watched_table_is_heard() {
+    namespace();
+    let mut watch = NftWatch::open([key()]).unwrap();
+    run_nft("add table inet other; add chain inet other c");
+    assert!(watch.wait(Duration::from_millis(50)).unwrap().is_empty());
+    for change in ["add table inet t", "add chain inet t c", "add rule inet t c accept", "flush ruleset"] {
+        run_nft(change);
+        assert_eq!(watch.wait(Duration::from_secs(5)).unwrap().into_iter().collect::<Vec<_>>(), [key()], "{change}");
+    }
+}
+
+/// Lost announcements are no lost change: all watched tables count as changed.
+#[test]
+fn a_change_among_many_others_is_heard() {
+    namespace();
+    let mut watch = NftWatch::open([key()]).unwrap();
+    let elements: Vec<String> = (0..20_000).map(|n| n.to_string()).collect();
+    run_nft("add table inet other; add set inet other s { type mark; }");
+    run_nft(&format!("add element inet other s {{ {} }}", elements.join(", ")));
+    run_nft("add table inet t");
+    assert_eq!(watch.wait(Duration::from_secs(5)).unwrap().into_iter().collect::<Vec<_>>(), [key()]);
+}

@@ -1,0 +1,131 @@
+//! What a rule can look at: by which expression it is loaded, its name, its values.
+
+use super::{hex, protocol};
+use crate::nft::builder::{Field, Side, ct};
+use crate::nft::expr::Expr;
+use crate::nft::value::Type;
+use crate::types::Family;
+
+const CT_STATES: [(u32, &str); 5] = [
+    (ct::INVALID, "invalid"),
+    (ct::ESTABLISHED, "established"),
+    (ct::RELATED, "related"),
+    (ct::NEW, "new"),
+    (ct::UNTRACKED, "untracked"),
+];
+const FIELDS: [Field; 16] = [
+    Field::IifName,
+    Field::OifName,
+    Field::Mark,
+    Field::NfProto,
+    Field::Protocol,
+    Field::L4Proto,
+    Field::Addr(Family::V4, Side::Source),
+    Field::Addr(Family::V4, Side::Destination),
+    Field::Addr(Family::V6, Side::Source),
+    Field::Addr(Family::V6, Side::Destination),
+    Field::Ether(Side::Source),
+    Field::Ether(Side::Destination),
+    Field::Port(Side::Source),
+    Field::Port(Side::Destination),
+    Field::CtState,
+    Field::FibDaddrType,
+];
+
+/// The field that `expr` loads; of an address also the first bytes alone.
+pub(super) fn field(expr: &Expr) -> Option<Field> {
+    let (dreg, len) = match expr {
+        Expr::Meta { dreg, .. } | Expr::Ct { dreg, .. } | Expr::Fib { dreg, .. } => (*dreg, None),
+        Expr::Payload { dreg, len, .. } => (*dreg, Some(*len)),
+        _ => return None,
+    };
+    let fits = |field: &Field| match (len, field) {
+        (None, _) => true,
+        (Some(len), Field::Addr(..)) => len <= field.len(),
+        (Some(len), _) => len == field.len(),
+    };
+    FIELDS.into_iter().find(|field| fits(field) && field.load(dreg, len.unwrap_or(field.len())) == *expr)
+}
+
+pub(super) fn name(field: Field) -> &'static str {
+    match field {
+        Field::IifName => "iifname",
+        Field::OifName => "oifname",
+        Field::Mark => "meta mark",
+        Field::NfProto => "meta nfproto",
+        Field::Protocol => "meta protocol",
+        Field::L4Proto => "meta l4proto",
+        Field::Addr(Family::V4, Side::Source) => "ip saddr",
+        Field::Addr(Family::V4, Side::Destination) => "ip daddr",
+        Field::Addr(Family::V6, Side::Source) => "ip6 saddr",
+        Field::Addr(Family::V6, Side::Destination) => "ip6 daddr",
+        Field::Ether(Side::Source) => "ether saddr",
+        Field::Ether(Side::Destination) => "ether daddr",
+        Field::Port(Side::Source) => "th sport",
+        Field::Port(Side::Destination) => "th dport",
+        Field::CtState => "ct state",
+        Field::FibDaddrType => "fib daddr type",
+    }
+}
+
+/// The bytes as the field's value.
+pub(super) fn value(field: Field, data: &[u8]) -> String {
+    let word = data.try_into().map(u32::from_ne_bytes);
+    match (field, data, word) {
+        (Field::IifName | Field::OifName, ..) => {
+            let name = String::from_utf8_lossy(data);
+            // what is compared without the zeroes behind it is the beginning of names
+            format!("\"{}{}\"", name.trim_end_matches('\0'), if name.ends_with('\0') { "" } else { "*" })
+        }
+        (Field::NfProto, [2], _) => "ipv4".into(),
+        (Field::NfProto, [10], _) => "ipv6".into(),
+        (Field::Protocol, [8, 0], _) => "ip".into(),
+        (Field::Protocol, [0x86, 0xdd], _) => "ip6".into(),
+        (Field::L4Proto, [number], _) => protocol(*number),
+        (Field::Mark, _, Ok(word)) => format!("{word:#x}"),
+        (Field::FibDaddrType, _, Ok(word)) => address_type(word),
+        (Field::CtState, _, Ok(word)) => {
+            CT_STATES.iter().filter(|(bit, _)| word & bit != 0).map(|(_, name)| *name).collect::<Vec<_>>().join(",")
+        }
+        (Field::Addr(family, _), ..) => address(family, data),
+        (Field::Ether(_), ..) => typed(Type::EtherAddr, data),
+        (Field::Port(_), ..) => typed(Type::InetService, data),
+        _ => hex(data),
+    }
+}
+
+fn typed(kind: Type, data: &[u8]) -> String {
+    let values = Type::values(&[kind], data);
+    values
+        .filter(|_| data.len() == kind.size())
+        .map_or_else(|| hex(data), |values| values.iter().map(super::value).collect())
+}
+
+/// An address, or the prefix that its first bytes are.
+pub(super) fn address(family: Family, data: &[u8]) -> String {
+    let kind = Type::addr(family);
+    let mut whole = data.to_vec();
+    whole.resize(kind.size().max(data.len()), 0);
+    let length = if data.len() < kind.size() { format!("/{}", data.len() * 8) } else { String::new() };
+    typed(kind, &whole) + &length
+}
+
+/// RTN_* (linux/rtnetlink.h) by nft's names.
+fn address_type(number: u32) -> String {
+    const NAMES: [&str; 6] = ["unspec", "unicast", "local", "broadcast", "anycast", "multicast"];
+    NAMES.get(number as usize).map_or_else(|| number.to_string(), |name| (*name).to_owned())
+}
+
+/// The length of the prefix that this is the mask of.
+pub(super) fn prefix(mask: &[u8]) -> Option<u32> {
+    let ones: u32 = mask.iter().map(|byte| byte.leading_ones()).sum();
+    let bits: u32 = mask.iter().map(|byte| byte.count_ones()).sum();
+    let whole = mask.iter().take_while(|byte| **byte == 0xff).count() * 8;
+    let last = mask.get(whole / 8).map_or(0, |byte| byte.leading_ones());
+    let length = whole as u32 + last;
+    (ones == bits && bits == length).then_some(length)
+}
+
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
