@@ -190,6 +190,7 @@ mod tests {
             r#"{"PublicIP":"0.0.0.0","PublicIPv6":"fd99::3"}"#,
             r#"{"PublicIP":"10.99.0.2","PublicIPv6":null,"BackendType":"wireguard","BackendData":{"PublicKey":"a+/=","Port":51820}}"#,
             r#"{"PublicIP":"10.99.0.2","PublicIPv6":null,"BackendType":"extension","BackendData":"text"}"#,
+            r#"{"PublicIP":"10.99.0.2","PublicIPv6":null,"BackendType":"extension","BackendData":"\u003ca\u0026b\u003e"}"#,
         ] {
             assert_eq!(LeaseAttrs::parse(text.as_bytes()).unwrap().to_json(), text);
         }

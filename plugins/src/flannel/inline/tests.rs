@@ -202,6 +202,16 @@ fn every_mistake_is_told_at_once() {
 }
 
 #[test]
+fn a_wrong_number_is_shown_as_one() {
+    let said = mistakes(
+        DataPath::Vxlan,
+        r#"{"network":"10.244.0.0/16","subnet":"10.244.1.0/24","mtu":1500.0,"port":-1,"vni":"1","VNI":2,"peers":[]}"#,
+    );
+    let wanted = "must be a whole number that is not negative, not";
+    assert_eq!(said, [format!("vni {wanted} \"1\""), format!("port {wanted} -1"), format!("mtu {wanted} 1500.0")]);
+}
+
+#[test]
 fn what_is_missing_is_named() {
     assert_eq!(
         mistakes(DataPath::Vxlan, r#"{"subnet":"10.244.1.0/24"}"#),
