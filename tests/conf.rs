@@ -7,13 +7,13 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use cni::json::Json;
 use cni::plugin::Plugin;
 use cni::runtime::{NetworkList, PluginConf, Runtime};
 use cni::version::Version;
 use flanneld::ctl::install::NAMES;
 use flanneld::flags::{self, Command, Options, StoreOptions};
 use flanneld::status::{Status, Writer};
+use gojson::Json;
 use kernel::types::{Family, Mtu};
 use overlay::lease::Subnets;
 use overlay::netconf::{Backend, IpipConf, NetConf, UdpConf, VxlanConf, WireguardConf};

@@ -30,7 +30,7 @@ impl Plugin for Loopback {
         if let Some(foreign) = found.iter().find(|net| !net.ip().is_loopback()) {
             return Err(Error::internal(format_args!(
                 "loopback interface found with non-loopback address {}",
-                cni::json::quote(&foreign.ip().to_string())
+                cni::quote(&foreign.ip().to_string())
             )));
         }
         Ok(request.conf.prev_result.clone().unwrap_or_else(|| result(&request.env.netns, &found)))

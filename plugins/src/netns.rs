@@ -3,8 +3,8 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use cni::error::{Error, code};
-use cni::json::quote;
 use cni::plugin::Request;
+use cni::quote;
 use kernel::netns::{Netns, NetnsError};
 use kernel::{Errno, Kernel, KernelError};
 

@@ -10,12 +10,13 @@ use crate::sources::{File, root};
 /// The arrows between the workspace's crates: from, and to what.
 const ARROWS: &[(&str, &[&str])] = &[
     ("attachment", &["kernel"]),
-    ("cni", &[]),
+    ("cni", &["gojson"]),
+    ("gojson", &[]),
     ("kernel", &[]),
-    ("overlay", &["kernel"]),
-    ("plugins", &["attachment", "cni", "kernel", "overlay"]),
-    ("flanneld", &["kernel", "overlay", "cni"]),
-    ("tests", &["attachment", "cni", "kernel", "overlay", "plugins", "flanneld"]),
+    ("overlay", &["gojson", "kernel"]),
+    ("plugins", &["attachment", "cni", "gojson", "kernel", "overlay"]),
+    ("flanneld", &["cni", "gojson", "kernel", "overlay"]),
+    ("tests", &["attachment", "cni", "flanneld", "gojson", "kernel", "overlay", "plugins"]),
 ];
 
 /// What a plugin, which starts in a tenth of a millisecond, has no use for.

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use gojson::Json;
 use kernel::types::Family;
-use overlay::json::Json;
 use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::{Backend, Command, ExtensionConf, NetConf};
 use overlay::peers::Peer;

@@ -1,7 +1,7 @@
 //! CNI_ARGS: `K=V;K2=V2`.
 
 use crate::error::Error;
-use crate::json::quote;
+use crate::quote;
 
 /// The pairs a plugin knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! The network configuration: the part of the document on stdin that the protocol itself reads.
 
+use gojson::{Json, JsonError};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::env::is_identifier;
 use crate::error::{Error, code};
-use crate::json::{Json, JsonError};
 use crate::result::AddResult;
 use crate::version::Version;
 
@@ -50,7 +50,7 @@ impl Conf {
         Ok(conf)
     }
 
-    /// The plugin's own fields, by the rules of [`crate::json`]. A member of the wrong type is code 6.
+    /// The plugin's own fields, by the rules of [`gojson`]. A member of the wrong type is code 6.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Error> {
         self.tree.decode().map_err(undecodable)
     }

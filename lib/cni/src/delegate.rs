@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use crate::conf::Head;
 use crate::env::{Command, Env};
 use crate::error::Error;
-use crate::json::{self, quote};
 use crate::plugin::{Plugin, panic, perform, prepare};
+use crate::quote;
 use crate::result::AddResult;
 use crate::version::Version;
 
@@ -235,7 +235,7 @@ fn no_message(cause: impl std::fmt::Display) -> Error {
 fn complaint(output: &Output) -> Error {
     let text = |bytes: &[u8]| quote(&String::from_utf8_lossy(bytes));
     if !output.stdout.is_empty() {
-        return json::decode(&output.stdout).unwrap_or_else(|cause| {
+        return gojson::decode(&output.stdout).unwrap_or_else(|cause| {
             let said = text(&output.stdout);
             Error::new(0, format!("netplugin failed but error parsing its diagnostic message {said}: {cause}"))
         });

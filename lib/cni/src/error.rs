@@ -1,8 +1,7 @@
 //! The error object of the protocol (specification §"Error").
 
+use gojson::Json;
 use serde::{Deserialize, Serialize};
-
-use crate::json::Json;
 
 /// The codes of the specification and the catch-all of the Go library.
 pub mod code {
@@ -96,6 +95,6 @@ mod tests {
         let error = error.with_details("d").context("bridge");
         assert_eq!(error.to_string(), "bridge: a <nil> & \"b\"; d");
         assert!(error.to_json().ends_with(",\n    \"details\": \"d\"\n}"));
-        assert_eq!(crate::json::decode::<Error>(error.to_json().as_bytes()).unwrap(), error);
+        assert_eq!(gojson::decode::<Error>(error.to_json().as_bytes()).unwrap(), error);
     }
 }

@@ -9,8 +9,10 @@ pub mod conf;
 pub mod delegate;
 pub mod env;
 pub mod error;
-pub mod json;
 pub mod plugin;
+mod quote;
 pub mod result;
 pub mod runtime;
 pub mod version;
+
+pub use quote::quote;

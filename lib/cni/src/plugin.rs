@@ -9,7 +9,7 @@ use crate::conf::{Conf, Head};
 use crate::delegate::Delegates;
 use crate::env::{Command, Env};
 use crate::error::{Error, code};
-use crate::json::quote;
+use crate::quote;
 use crate::result::AddResult;
 use crate::version::Version;
 

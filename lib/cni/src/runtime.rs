@@ -13,13 +13,14 @@ use crate::conf;
 use crate::delegate::{Delegates, Environ};
 use crate::env::{Command, Env, Opened, check_container_id, check_ifname};
 use crate::error::Error;
-use crate::json::{Json, quote};
 use crate::plugin::Plugin;
+use crate::quote;
 use crate::result::AddResult;
 use crate::version::Version;
 
 use cache::Cache;
 pub use cache::CacheError;
+use gojson::Json;
 pub use list::{ListError, NetworkList, PluginConf};
 
 /// Where libcni keeps its cache.
@@ -301,7 +302,7 @@ fn document(list: &NetworkList, plugin: &PluginConf, prev: Option<Json>, attachm
     let given = attachment.map(|a| &a.capability_args);
     let wanted = plugin.capabilities.iter().filter(|(_, wanted)| **wanted);
     let runtime_config: Json = wanted.filter_map(|(key, _)| Some((key.as_str(), given?.get(key)?.clone()))).collect();
-    if !runtime_config.is_empty() {
+    if runtime_config.as_object().is_some_and(|given| !given.is_empty()) {
         tree.set("runtimeConfig", runtime_config);
     }
     tree.sorted().compact().into_bytes()

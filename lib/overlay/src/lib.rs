@@ -8,7 +8,6 @@
 
 pub mod allocate;
 pub mod host;
-pub mod json;
 pub mod lease;
 pub mod net;
 pub mod netconf;

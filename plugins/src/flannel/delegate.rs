@@ -2,9 +2,9 @@
 //! flanneld decided. Pure.
 
 use cni::conf::Conf;
-use cni::json::Json;
 use cni::result::{AddResult, Route};
 use cni::version::Version;
+use gojson::Json;
 use overlay::subnet_env::SubnetEnv;
 
 /// What is wrong with the configuration, in upstream's words where it has some.

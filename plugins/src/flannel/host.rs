@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use cni::conf::Conf;
 use cni::error::{Error, code};
-use cni::json::{Json, quote};
+use cni::quote;
+use gojson::Json;
 use ipnetwork::IpNetwork;
 use overlay::subnet_env::{DEFAULT_PATH, SubnetEnv, load_error};
 use serde::Deserialize;
@@ -114,7 +115,7 @@ impl Host {
     pub(super) fn daemon(&self) -> Option<Daemon> {
         let status = self.status().filter(|status| status.pid != 0)?;
         let comm = fs::read_to_string(format!("/proc/{}/comm", status.pid)).ok()?;
-        let network = status.network.iter().filter_map(|text| cni::json::parse_cidr(text)).collect();
+        let network = status.network.iter().filter_map(|text| gojson::parse_cidr(text)).collect();
         (comm.trim_end() == "flanneld").then_some(Daemon { pid: status.pid, network })
     }
 
@@ -123,6 +124,6 @@ impl Host {
     }
 
     fn status(&self) -> Option<Status> {
-        cni::json::decode(&fs::read(self.status_file()).ok()?).ok()
+        gojson::decode(&fs::read(self.status_file()).ok()?).ok()
     }
 }

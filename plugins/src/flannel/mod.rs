@@ -10,9 +10,9 @@ mod state;
 mod tests;
 
 use cni::error::{Error, code};
-use cni::json::Json;
 use cni::plugin::{Plugin, Request};
 use cni::result::AddResult;
+use gojson::Json;
 
 use delegate::{Delegate, Mistake};
 use host::{DataPath, Host};

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use cni::conf::Conf;
 use cni::env::Env;
 use cni::error::{Error, code};
-use cni::json::Json;
+use gojson::Json;
 
 const DEFAULT_DIR: &str = "/var/lib/cni/flannel";
 

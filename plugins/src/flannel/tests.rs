@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use cni::json::Json;
+use gojson::Json;
 
 use super::*;
 use crate::SUITE;
@@ -75,7 +75,7 @@ impl World {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let status = cni::plugin::serve(self.plugin, SUITE, &vars, &mut document.as_bytes(), &mut out, &mut err);
         let out = String::from_utf8(out).unwrap();
-        if status == 0 { Ok(out) } else { Err(cni::json::decode(out.as_bytes()).unwrap()) }
+        if status == 0 { Ok(out) } else { Err(gojson::decode(out.as_bytes()).unwrap()) }
     }
 
     /// What was called since the last time.

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use cni::args::Args;
 use cni::conf::Conf;
 use cni::error::Error;
-use cni::json::{Cidr, Ip, Json, parse_cidr, parse_ip};
 use cni::result::{AddResult, Route};
 use cni::version::Version;
+use gojson::{Cidr, Ip, Json, parse_cidr, parse_ip};
 use kernel::types::Family;
 use serde::Deserialize;
 

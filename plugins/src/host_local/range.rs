@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use cni::json::{Cidr, Ip};
+use gojson::{Cidr, Ip};
 use ipnetwork::IpNetwork;
 use kernel::types::{Family, masked};
 use serde::Deserialize;

@@ -3,9 +3,9 @@ use proptest::prelude::*;
 use super::*;
 
 fn raw(subnet: &str, start: &str, end: &str, gateway: &str) -> RawRange {
-    let ip = |text: &str| Ip(cni::json::parse_ip(text));
+    let ip = |text: &str| Ip(gojson::parse_ip(text));
     RawRange {
-        subnet: cni::json::parse_cidr(subnet).map(Cidr),
+        subnet: gojson::parse_cidr(subnet).map(Cidr),
         range_start: ip(start),
         range_end: ip(end),
         gateway: ip(gateway),

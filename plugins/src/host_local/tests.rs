@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use cni::json::Json;
+use gojson::Json;
 
 use super::*;
 use crate::SUITE;
@@ -48,7 +48,7 @@ impl<'a> Call<'a> {
         let unknown = command == "GC" && !document.contains("valid-attachments");
         assert_eq!(String::from_utf8_lossy(&err).is_empty(), !unknown);
         let out = String::from_utf8(out).unwrap();
-        if status == 0 { Ok(out) } else { Err(cni::json::decode(out.as_bytes()).unwrap()) }
+        if status == 0 { Ok(out) } else { Err(gojson::decode(out.as_bytes()).unwrap()) }
     }
 
     fn run(&self, command: &str, id: &str) -> Result<String, Error> {

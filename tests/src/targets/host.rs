@@ -19,7 +19,7 @@ pub fn status(bytes: &[u8]) {
     let Ok(status) = serde_json::from_slice::<Status>(bytes) else { return };
     let text = serde_json::to_vec(&status).unwrap();
     assert_eq!(serde_json::from_slice::<Status>(&text).unwrap(), status);
-    assert!(cni::json::Json::parse(&text).is_ok());
+    assert!(gojson::Json::parse(&text).is_ok());
 }
 
 pub fn status_seeds() -> Vec<Vec<u8>> {
@@ -100,7 +100,7 @@ fn call(command: &str, id: &str, conf: &str) -> (u8, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let status = serve(&host_local::HostLocal, &[], &vars, &mut conf.as_bytes(), &mut out, &mut err);
     if status != 0 {
-        let error: Error = cni::json::decode(&out).unwrap();
+        let error: Error = gojson::decode(&out).unwrap();
         assert!(!error.msg.starts_with("panic"), "{error}");
     }
     (status, String::from_utf8(out).unwrap())

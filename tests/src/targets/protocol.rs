@@ -2,10 +2,10 @@
 
 use cni::args::Args;
 use cni::conf::Conf;
-use cni::json::Json;
 use cni::result::AddResult;
 use cni::runtime::NetworkList;
 use cni::version::Version;
+use gojson::Json;
 use plugins::flannel;
 
 use super::owned;

@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::io::{Read, Write};
 
+use gojson::Json;
+
 use super::{Plugin, panic, perform, prepare};
 use crate::conf::Head;
 use crate::delegate::{Delegates, Environ};
 use crate::env::{Command, Env};
 use crate::error::{Error, code};
-use crate::json::Json;
 use crate::version::Version;
 
 /// Serves one call and returns the exit status: 0, or 1 with an error object on `stdout`.

@@ -1,8 +1,9 @@
 use std::io;
 use std::sync::Mutex;
 
+use gojson::Json;
+
 use super::*;
-use crate::json::Json;
 use crate::result::IpConfig;
 
 /// A CNI_NETNS that the fake does not work in.
@@ -94,7 +95,7 @@ fn complaint(fake: &Fake, command: &'static str, stdin: &str) -> (u32, String, S
     let said = call(fake, &with(command, &[]), stdin);
     assert_eq!((said.status, said.stderr.as_str()), (1, ""), "{said:?}");
     assert!(!said.stdout.contains("cniVersion") && !said.stdout.ends_with('\n'));
-    let error: Error = crate::json::decode(said.stdout.as_bytes()).unwrap();
+    let error: Error = gojson::decode(said.stdout.as_bytes()).unwrap();
     (error.code, error.msg, error.details)
 }
 
@@ -134,7 +135,7 @@ fn an_unreadable_stdin_is_an_io_error() {
     let mut stdout = Vec::new();
     let vars = |name: &str| with("ADD", &[]).iter().find(|(k, _)| *k == name).map(|(_, v)| (*v).to_owned());
     assert_eq!(serve(&Fake::default(), &[], &vars, &mut Unreadable, &mut stdout, &mut io::sink()), 1);
-    let error: Error = crate::json::decode(&stdout).unwrap();
+    let error: Error = gojson::decode(&stdout).unwrap();
     assert_eq!(error, Error::new(5, "error reading from stdin: gone"));
 }
 
@@ -231,7 +232,7 @@ fn a_namespace_is_refused_before_the_work() {
     let stdin = r#"{"name":"n","cniVersion":"1.0.0"}"#;
     for command in ["ADD", "DEL", "CHECK"] {
         let said = call(&fake, &with(command, &[("CNI_NETNS", REFUSED)]), stdin);
-        let error: Error = crate::json::decode(said.stdout.as_bytes()).unwrap();
+        let error: Error = gojson::decode(said.stdout.as_bytes()).unwrap();
         assert_eq!((said.status, error.code), (1, 8));
         assert_eq!(fake.calls(), Vec::<String>::new(), "nothing was done");
         assert_eq!(call(&fake, &with(command, &[]), stdin).status, 0);

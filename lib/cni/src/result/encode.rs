@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
+use gojson::Json;
 use ipnetwork::IpNetwork;
 
 use super::{AddResult, Dns, Interface, IpConfig, Route};
 use crate::error::Error;
-use crate::json::Json;
 use crate::version::Version;
 
 /// An object under construction that leaves out what is empty.

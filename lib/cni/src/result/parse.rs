@@ -1,10 +1,11 @@
 //! Any version's document to the one type.
 
+use gojson::{Cidr, Ip, Json, JsonError};
 use serde::Deserialize;
 
 use super::{AddResult, Dns, Interface, IpConfig, Route};
 use crate::error::Error;
-use crate::json::{Cidr, Ip, Json, JsonError, quote};
+use crate::quote;
 use crate::version::{UnknownVersion, Version};
 
 /// Why a result is not one.

@@ -1,7 +1,7 @@
+use gojson::Json;
 use proptest::prelude::*;
 
 use super::*;
-use crate::json::Json;
 use crate::version::Version;
 
 /// Everything set, both families, two addresses of IPv4.

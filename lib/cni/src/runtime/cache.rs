@@ -6,11 +6,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use gojson::{Json, JsonError};
 use serde::Deserialize;
 
 use super::{Attachment, NetworkList};
 use crate::error::Error;
-use crate::json::{Json, JsonError, quote};
+use crate::quote;
 use crate::result::{AddResult, ResultError};
 
 /// The `kind` of a cache file.
@@ -148,7 +149,7 @@ impl<'a> Cache<'a> {
             paths.push(entry.map_err(failed)?.path());
         }
         paths.sort();
-        let cached = paths.iter().filter_map(|path| crate::json::decode::<Cached>(&fs::read(path).ok()?).ok());
+        let cached = paths.iter().filter_map(|path| gojson::decode::<Cached>(&fs::read(path).ok()?).ok());
         Ok(cached.filter(|c| c.kind == KIND && c.network == network).map(Attachment::from).collect())
     }
 }
@@ -169,7 +170,7 @@ fn document(list: &NetworkList, attachment: &Attachment, result: Json) -> String
     let mut members = vec![
         ("kind", Json::from(KIND)),
         ("containerId", attachment.container_id.as_str().into()),
-        ("config", base64(&list.bytes).into()),
+        ("config", list.bytes.as_slice().into()),
         ("ifName", attachment.ifname.as_str().into()),
         ("networkName", list.name.as_str().into()),
     ];
@@ -205,40 +206,4 @@ fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
         // its absence is as good
         let _ = fs::remove_file(&temporary);
     })
-}
-
-/// RFC 4648 §4, padded: how Go writes bytes in JSON.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits = (0..3).fold(0u32, |bits, i| bits << 8 | u32::from(chunk.get(i).copied().unwrap_or(0)));
-        for i in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * i)) as usize & 63];
-            out.push(if i > chunk.len() { '=' } else { char::from(digit) });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The vectors of RFC 4648 §10.
-    #[test]
-    fn base64_vectors() {
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-            ("\u{3ff}>?", "z78+Pw=="),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), coded);
-        }
-    }
 }

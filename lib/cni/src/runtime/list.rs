@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use gojson::{Json, JsonError};
 use serde::Deserialize;
 
 use crate::conf::check_network_name;
 use crate::error::Error;
-use crate::json::{Json, JsonError, quote};
+use crate::quote;
 use crate::version::{UnknownVersion, Version};
 
 /// A network: its plugins run in order.
@@ -131,7 +132,7 @@ struct PluginDoc {
 impl NetworkList {
     /// Reads a list. `plugins` may be absent, for a list whose plugins are files beside it.
     pub fn parse(bytes: &[u8]) -> Result<Self, ListError> {
-        let doc: ListDoc = crate::json::decode(bytes)?;
+        let doc: ListDoc = gojson::decode(bytes)?;
         check_network_name(&doc.name).map_err(ListError::Name)?;
         let load_only_inlined_plugins = truth("loadOnlyInlinedPlugins", &doc.load_only_inlined_plugins)?;
         let plugins = match doc.plugins {
@@ -232,7 +233,7 @@ fn truth(key: &'static str, value: &Json) -> Result<bool, ListError> {
         Json::Bool(b) => Ok(*b),
         Json::String(s) if s.eq_ignore_ascii_case("true") => Ok(true),
         Json::String(s) if s.eq_ignore_ascii_case("false") => Ok(false),
-        other => Err(ListError::Bool { key, value: other.compact() }),
+        other => Err(ListError::Bool { key, value: other.to_string() }),
     }
 }
 

@@ -3,9 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use gojson::{Json, JsonError, Reader, Wrong};
 use kernel::types::{Family, Mac, Vni};
-
-use crate::json::{Json, NotJson, Reader, WrongType};
 
 /// What a host publishes about itself.
 ///
@@ -29,11 +28,11 @@ pub struct LeaseAttrs {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AttrsError {
     /// It is not JSON.
-    #[error("the lease is {0}")]
-    Json(#[from] NotJson),
+    #[error("the lease is not JSON: {0}")]
+    Json(#[from] JsonError),
     /// A field has another type than it must.
     #[error("the lease: {0}")]
-    WrongType(#[from] WrongType),
+    WrongType(#[from] Wrong),
     /// A field holds no address of its family.
     #[error("the lease: {field} {value:?} is not an address")]
     Address {
@@ -87,18 +86,18 @@ impl LeaseAttrs {
     /// The value as it is stored.
     pub fn to_json(&self) -> String {
         let mut fields = vec![
-            ("PublicIP".into(), Json::String(self.public_ip.unwrap_or(Ipv4Addr::UNSPECIFIED).to_string())),
-            ("PublicIPv6".into(), self.public_ipv6.map_or(Json::Null, |addr| Json::String(addr.to_string()))),
+            ("PublicIP", self.public_ip.unwrap_or(Ipv4Addr::UNSPECIFIED).to_string().into()),
+            ("PublicIPv6", self.public_ipv6.map_or(Json::Null, |addr| addr.to_string().into())),
         ];
         if !self.backend_type.is_empty() {
-            fields.push(("BackendType".into(), Json::String(self.backend_type.clone())));
+            fields.push(("BackendType", self.backend_type.as_str().into()));
         }
         for (key, data) in [("BackendData", &self.backend_data), ("BackendV6Data", &self.backend_v6_data)] {
             if let Some(data) = data {
-                fields.push((key.into(), data.clone()));
+                fields.push((key, data.clone()));
             }
         }
-        Json::Object(fields).to_string()
+        Json::from_iter(fields).compact()
     }
 
     /// Reads a stored value. Fields that are not known are skipped: a newer flannel may have put them there.
@@ -148,10 +147,10 @@ impl VxlanData {
     pub fn to_json(self) -> Json {
         let mut fields = Vec::new();
         if let Some(vni) = self.vni {
-            fields.push(("VNI".to_owned(), Json::Number((vni.get() & 0xffff).into())));
+            fields.push(("VNI", Json::from(vni.get() & 0xffff)));
         }
-        fields.push(("VtepMAC".to_owned(), Json::String(self.vtep_mac.to_string())));
-        Json::Object(fields)
+        fields.push(("VtepMAC", self.vtep_mac.to_string().into()));
+        Json::from_iter(fields)
     }
 
     /// Reads a stored value.
@@ -191,6 +190,7 @@ mod tests {
             r#"{"PublicIP":"0.0.0.0","PublicIPv6":"fd99::3"}"#,
             r#"{"PublicIP":"10.99.0.2","PublicIPv6":null,"BackendType":"wireguard","BackendData":{"PublicKey":"a+/=","Port":51820}}"#,
             r#"{"PublicIP":"10.99.0.2","PublicIPv6":null,"BackendType":"extension","BackendData":"text"}"#,
+            r#"{"PublicIP":"10.99.0.2","PublicIPv6":null,"BackendType":"extension","BackendData":"\u003ca\u0026b\u003e"}"#,
         ] {
             assert_eq!(LeaseAttrs::parse(text.as_bytes()).unwrap().to_json(), text);
         }
@@ -208,14 +208,14 @@ mod tests {
         let old = VxlanData::parse(&Json::parse(br#"{"VtepMAC":"4a:ed:0f:9b:24:90","New":1}"#).unwrap()).unwrap();
         assert!(old.vni.is_none() && old.speaks(Vni::new(7).unwrap()));
         let far = VxlanData { vni: Vni::new(0x1_0002).ok(), ..old };
-        assert_eq!(far.to_json().to_string(), r#"{"VNI":2,"VtepMAC":"4a:ed:0f:9b:24:90"}"#);
+        assert_eq!(far.to_json().compact(), r#"{"VNI":2,"VtepMAC":"4a:ed:0f:9b:24:90"}"#);
         assert!(far.speaks(Vni::new(2).unwrap()) && !far.speaks(Vni::new(1).unwrap()));
     }
 
     #[test]
     fn garbage_is_named() {
         for (text, said) in [
-            ("", "the lease is not JSON: EOF while parsing a value at line 1 column 0"),
+            ("", "the lease is not JSON: unexpected end of JSON input"),
             ("[]", "the lease: the whole must be an object, not []"),
             (r#"{"PublicIP":7}"#, "the lease: PublicIP must be a string, not 7"),
             (r#"{"PublicIP":"fd99::3"}"#, r#"the lease: PublicIP "fd99::3" is not an address"#),

@@ -1,9 +1,9 @@
 //! What the wireguard backend publishes.
 
+use gojson::{Json, Reader};
 use kernel::state::PublicKey;
 
 use super::AttrsError;
-use crate::json::{Json, Reader};
 
 /// Per family: `{"PublicKey":"HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=","Port":51820}`. A host has one key for both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,9 +17,9 @@ pub struct WireguardData {
 impl WireguardData {
     /// The value as it is stored.
     pub fn to_json(self) -> Json {
-        let mut fields = vec![("PublicKey".to_owned(), Json::String(self.public_key.to_string()))];
-        fields.extend(self.port.map(|port| ("Port".to_owned(), Json::Number(port.into()))));
-        Json::Object(fields)
+        let mut fields = vec![("PublicKey", Json::from(self.public_key.to_string()))];
+        fields.extend(self.port.map(|port| ("Port", Json::from(u32::from(port)))));
+        Json::from_iter(fields)
     }
 
     /// Reads a stored value. Port 0 is none.
@@ -51,7 +51,7 @@ mod tests {
         let text = format!(r#"{{"PublicKey":"{KEY}","Port":51820}}"#);
         let data = WireguardData::parse(&Json::parse(text.as_bytes()).unwrap()).unwrap();
         assert_eq!((data.public_key.to_string().as_str(), data.port), (KEY, Some(51820)));
-        assert_eq!(data.to_json().to_string(), text);
+        assert_eq!(data.to_json().compact(), text);
     }
 
     #[test]
@@ -59,7 +59,7 @@ mod tests {
         for text in [format!(r#"{{"PublicKey":"{KEY}"}}"#), format!(r#"{{"publickey":"{KEY}","Port":0,"New":1}}"#)] {
             let data = WireguardData::parse(&Json::parse(text.as_bytes()).unwrap()).unwrap();
             assert_eq!(data.port, None);
-            assert_eq!(data.to_json().to_string(), format!(r#"{{"PublicKey":"{KEY}"}}"#));
+            assert_eq!(data.to_json().compact(), format!(r#"{{"PublicKey":"{KEY}"}}"#));
         }
     }
 

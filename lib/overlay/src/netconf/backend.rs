@@ -1,11 +1,11 @@
 //! The backends and their own keys.
 
+use gojson::{Json, Reader};
 use kernel::types::{Family, IfName, InvalidValue, Mtu, Vni};
 
 use super::commands::{self, ExtensionConf};
 use super::wireguard::{self, WireguardConf};
 use super::{Mistake, Notes, Warning};
-use crate::json::{Json, Reader};
 
 /// How packets reach another host.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! The extension backend's keys: commands that are run without a shell.
 
+use gojson::Reader;
+
 use super::{Mistake, Notes};
-use crate::json::Reader;
 use crate::words::{self, Word};
 
 /// One command, taken apart.

@@ -3,18 +3,18 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use gojson::{JsonError, Wrong};
 use kernel::state::NotAKey;
 use kernel::types::Family;
 
-use crate::json::{NotJson, WrongType};
 use crate::words::WordsError;
 
 /// A configuration that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The text is not one JSON document.
-    #[error("the network configuration is {0}")]
-    Json(#[from] NotJson),
+    #[error("the network configuration is not JSON: {0}")]
+    Json(#[from] JsonError),
     /// Everything that is wrong with it; never empty. One mistake prints as itself.
     #[error("{}", list(.0))]
     Mistakes(Vec<Mistake>),
@@ -38,7 +38,7 @@ fn list(mistakes: &[Mistake]) -> String {
 pub enum Mistake {
     /// A value of another JSON type.
     #[error(transparent)]
-    WrongType(#[from] WrongType),
+    WrongType(#[from] Wrong),
     /// `EnableIPv4` and `EnableIPv6` are both false.
     #[error("none defined stack: EnableIPv4 and EnableIPv6 are both false")]
     NoFamily,

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
+use gojson::{Json, Reader};
 use ipnetwork::IpNetwork;
 use kernel::types::{Family, masked};
 
 use super::error::Keys;
 use super::{Mistake, Notes, Warning};
-use crate::json::{Field, Json, Reader};
 use crate::net;
 
 /// What is configured for a family that is on.
@@ -30,20 +30,10 @@ pub struct Allocation {
     pub max: IpAddr,
 }
 
-/// A network as the configuration spells it, whatever its type: one message for all that is no CIDR, `null` too.
-struct NetworkText(Json);
-
-impl Field for NetworkText {
-    const WANTED: &'static str = Json::WANTED;
-    const READS_NULL: bool = true;
-    fn read(value: &Json) -> Option<Self> {
-        Json::read(value).map(Self)
-    }
-}
-
 /// A family's keys before they are checked.
 pub(super) struct Raw {
     pub(super) family: Family,
+    /// Whatever its type: one message for all that is no CIDR, `null` too.
     network: Option<Json>,
     len: Option<u64>,
     min: Option<String>,
@@ -55,7 +45,7 @@ impl Raw {
         let key = |name: &str| format!("{}{name}", Keys(family));
         Self {
             family,
-            network: reader.take::<NetworkText>(&key("Network")).map(|text| text.0),
+            network: reader.take(&key("Network")),
             // 0 is Go's "not set"
             len: reader.take(&key("SubnetLen")).filter(|len| *len != 0),
             min: reader.take(&key("SubnetMin")),
@@ -85,7 +75,7 @@ impl Raw {
             notes.wrong(Mistake::NoNetwork { family });
             return None;
         };
-        let given = String::read(value).and_then(|text| net::parse_cidr(&text));
+        let given = value.as_str().and_then(net::parse_cidr);
         let Some(given) = given.filter(|net| Family::from(*net) == family) else {
             notes.wrong(Mistake::BadNetwork { family, value: value.to_string() });
             return None;

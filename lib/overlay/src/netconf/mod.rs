@@ -11,6 +11,7 @@ mod family;
 mod tests;
 mod wireguard;
 
+use gojson::{Json, Leftovers, Reader};
 use ipnetwork::IpNetwork;
 use kernel::types::Family;
 
@@ -19,8 +20,6 @@ pub use commands::{Command, ExtensionConf};
 pub use error::{ConfigError, Mistake, Warning};
 pub use family::{Allocation, FamilyConf};
 pub use wireguard::{WireguardConf, WireguardMode};
-
-use crate::json::{Json, Leftovers, Reader};
 
 /// A checked network configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

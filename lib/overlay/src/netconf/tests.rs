@@ -1,5 +1,6 @@
+use gojson::Wrong;
+
 use super::*;
-use crate::json::WrongType;
 use kernel::types::{Mtu, Vni};
 
 fn parse(text: &str) -> Result<Parsed, ConfigError> {
@@ -125,7 +126,7 @@ fn all_mistakes_are_reported_at_once() {
     assert_eq!(all.mistakes().len(), 6, "{all}");
     assert!(matches!(&all.mistakes()[..1], [Mistake::BadNetwork { family: Family::V4, .. }]), "{all}");
     let wrong = |field: &str| {
-        all.mistakes().iter().any(|m| matches!(m, Mistake::WrongType(WrongType { field: f, .. }) if f == field))
+        all.mistakes().iter().any(|m| matches!(m, Mistake::WrongType(Wrong { field: f, .. }) if f == field))
     };
     for field in ["EnableIPv6", "SubnetLen", "Backend.Port"] {
         assert!(wrong(field), "{field}: {all}");

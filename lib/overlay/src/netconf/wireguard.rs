@@ -1,11 +1,11 @@
 //! The wireguard backend's keys.
 
+use gojson::Reader;
 use kernel::state::Secret;
 use kernel::types::Mtu;
 
 use super::backend::{number, port};
 use super::{Mistake, Notes};
-use crate::json::Reader;
 
 /// Which device carries which family.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

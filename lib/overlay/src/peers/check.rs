@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use gojson::Json;
 use ipnetwork::IpNetwork;
 use kernel::state::PublicKey;
 use kernel::types::{Family, Mac};
 
 use super::leases::{Entry, Leases};
 use super::{Half, Own, Peer, Peers, Reason, Rejected, Shared};
-use crate::json::Json;
 use crate::lease::{AttrsError, LeaseAttrs, Subnets, VxlanData, WireguardData};
 use crate::net::{ByFamily, address, bounds, number, overlap, within};
 use crate::netconf::{Backend, FamilyConf, NetConf};

@@ -1,67 +1,51 @@
-//! Takes fields of a JSON object and keeps every mistake, instead of stopping at the first.
+//! Takes fields of a JSON object, as a person writes them: `""` is absent, too.
 
 use std::net::IpAddr;
 
-use cni::json::{Json, parse_cidr, parse_ip};
+use gojson::{Field, Json, Leftovers, Reader, Wrong, parse_cidr, parse_ip};
 use ipnetwork::IpNetwork;
 use kernel::types::{Family, Mac};
 
 /// One object, and what is wrong with it so far.
-pub(super) struct Fields<'a> {
-    object: &'a Json,
-    /// Before each key in a message: empty, or `peers[0].`
-    path: String,
-    mistakes: Vec<String>,
-}
+pub(super) struct Fields<'a>(Reader<'a>);
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(object: &'a Json, path: impl Into<String>) -> Self {
-        Self { object, path: path.into(), mistakes: Vec::new() }
+    /// `path` names the object in messages: `peers[0]`, or empty at the top.
+    pub(super) fn of(object: &'a Json, path: String) -> Result<Self, Wrong> {
+        Reader::new(path, object).map(Self)
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
-        self.object.get(key).is_some()
+        self.0.has(key)
     }
 
     pub(super) fn wrong(&mut self, key: &str, what: impl std::fmt::Display) {
-        self.mistakes.push(format!("{}{key} {what}", self.path));
+        self.0.wrong(key, what);
     }
 
-    pub(super) fn mistakes(self) -> Vec<String> {
-        self.mistakes
-    }
-
-    /// Keys that are none of `known`, in any case.
-    pub(super) fn unknown(&mut self, known: &[&str]) {
-        for (key, _) in self.object.as_object().unwrap_or_default() {
-            if !known.iter().any(|known| cni::json::same_key(known, key)) {
-                self.wrong(key, format_args!("is not known here; known are {}", known.join(", ")));
-            }
-        }
+    /// The mistakes, and the keys that were not taken.
+    pub(super) fn finish(self) -> (Vec<String>, Vec<String>) {
+        let (wrong, Leftovers { unknown, .. }) = self.0.finish();
+        (wrong.iter().map(Wrong::to_string).collect(), unknown)
     }
 
     /// A value that `read` understands; absent, `null` and `""` are `None`.
-    fn take<T>(&mut self, key: &str, wanted: &str, read: impl FnOnce(&Json) -> Option<T>) -> Option<T> {
-        let value = self.object.get(key).filter(|value| **value != Json::from(""))?;
-        let taken = read(value);
-        if taken.is_none() {
-            self.wrong(key, format_args!("must be {wanted}, not {}", value.compact()));
-        }
-        taken
+    fn take<T>(&mut self, key: &str, wanted: &str, read: impl Fn(&Json) -> Option<T>) -> Option<T> {
+        let read = |value: &Json| if value.as_str() == Some("") { Some(None) } else { read(value).map(Some) };
+        self.0.take_with(key, wanted, read).flatten()
     }
 
     pub(super) fn text(&mut self, key: &str) -> Option<String> {
-        self.take(key, "a string", |value| value.as_str().map(str::to_owned))
+        self.take(key, String::WANTED, String::read)
     }
 
     pub(super) fn flag(&mut self, key: &str) -> Option<bool> {
-        self.take(key, "true or false", Json::as_bool)
+        self.take(key, bool::WANTED, bool::read)
     }
 
     /// A number that `check` lets through; what it says is what the number must be.
     pub(super) fn number<T>(&mut self, key: &str, check: impl FnOnce(u64) -> Result<T, &'static str>) -> Option<T> {
-        let read = |value: &Json| if let Json::Number(text) = value { text.parse().ok() } else { None };
-        let number: u64 = self.take(key, "a whole number that is not negative", read)?;
+        let number = self.take(key, u64::WANTED, u64::read)?;
         check(number)
             .map_err(|wanted| self.wrong(key, format_args!("{number} is out of range: it must be {wanted}")))
             .ok()

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use cni::json::Json;
+use gojson::Json;
 use ipnetwork::IpNetwork;
 use kernel::types::{Family, Mac, Mtu, Vni};
 use overlay::lease::{LeaseAttrs, Subnets, VxlanData};
@@ -60,7 +60,7 @@ impl Network {
     /// # Errors
     /// Everything that is wrong, as far as it can be known without looking at the host.
     pub(in crate::flannel) fn read(path: DataPath, tree: &Json) -> Result<Self, Vec<String>> {
-        let mut fields = Fields::of(tree, "");
+        let mut fields = Fields::of(tree, String::new()).map_err(|wrong| vec![wrong.to_string()])?;
         let [v4, v6] = Family::ALL.map(|family| read_family(&mut fields, family));
         if v4.is_none() && v6.is_none() && !fields.has("network") && !fields.has("ipv6Network") {
             fields.wrong("network", "is missing: this configuration carries a network, so it needs network and subnet, or ipv6Network and ipv6Subnet");
@@ -78,7 +78,7 @@ impl Network {
             backend,
         };
         let (peers, mut wrong) = read_peers(&mut fields, tree);
-        let mut mistakes = fields.mistakes();
+        let (mut mistakes, _) = fields.finish();
         mistakes.append(&mut wrong);
         let network = Self { conf, own, peers, iface };
         // of a half-read network everything would be said to be outside
@@ -273,7 +273,7 @@ fn read_peers(fields: &mut Fields<'_>, tree: &Json) -> (Vec<Host>, Vec<String>) 
     let entries = match tree.get("peers") {
         Some(Json::Array(entries)) => entries.as_slice(),
         Some(other) => {
-            fields.wrong("peers", format_args!("must be a list of hosts, not {}", other.compact()));
+            fields.wrong("peers", format_args!("must be a list of hosts, not {other}"));
             &[]
         }
         None => {
@@ -304,12 +304,10 @@ fn read_peers(fields: &mut Fields<'_>, tree: &Json) -> (Vec<Host>, Vec<String>) 
 fn read_peer(index: usize, entry: &Json, on: &ByFamily<bool>) -> Result<Host, Vec<String>> {
     if entry.as_object().is_none() {
         return Err(vec![format!(
-            "peers[{index}] must be an object like {{\"subnet\": \"10.244.2.0/24\", \"publicIP\": \"192.0.2.2\"}}, not {}",
-            entry.compact()
+            "peers[{index}] must be an object like {{\"subnet\": \"10.244.2.0/24\", \"publicIP\": \"192.0.2.2\"}}, not {entry}"
         )]);
     }
-    let mut fields = Fields::of(entry, format!("peers[{index}]."));
-    fields.unknown(&["subnet", "publicIP", "vtepMAC", "ipv6Subnet", "publicIPv6", "vtepMACv6"]);
+    let mut fields = Fields::of(entry, format!("peers[{index}]")).map_err(|wrong| vec![wrong.to_string()])?;
     let mut peer = Host::default();
     for family in Family::ALL {
         let keys = Keys::of(family);
@@ -331,6 +329,8 @@ fn read_peer(index: usize, entry: &Json, on: &ByFamily<bool>) -> Result<Host, Ve
     if !fields.has("subnet") && !fields.has("ipv6Subnet") && !fields.has("publicIP") && !fields.has("publicIPv6") {
         fields.wrong("subnet", "is missing");
     }
-    let mistakes = fields.mistakes();
+    let (mut mistakes, unknown) = fields.finish();
+    let known = "subnet, publicIP, vtepMAC, ipv6Subnet, publicIPv6, vtepMACv6";
+    mistakes.extend(unknown.iter().map(|key| format!("{key} is not known here; known are {known}")));
     if mistakes.is_empty() { Ok(peer) } else { Err(mistakes) }
 }

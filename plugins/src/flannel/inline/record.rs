@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use cni::json::parse_cidr;
+use gojson::parse_cidr;
 use ipnetwork::IpNetwork;
 use rustix::fs::{FlockOperation, flock};
 

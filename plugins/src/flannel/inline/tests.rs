@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use cni::json::Json;
+use gojson::Json;
 use kernel::diff::diff;
 use kernel::message::address::SeenAddress;
 use kernel::message::link::SeenLink;
@@ -194,12 +194,22 @@ fn every_mistake_is_told_at_once() {
             "publicIP must be an IPv4 address, not \"2001:db8::1\"",
             "iface must be a string, not 7",
             "peers[0].publicIP is missing: where subnet is",
-            "peers[1].mac is not known here; known are subnet, publicIP, vtepMAC, ipv6Subnet, publicIPv6, vtepMACv6",
             "peers[1].subnet is missing: what is behind publicIP",
+            "peers[1].mac is not known here; known are subnet, publicIP, vtepMAC, ipv6Subnet, publicIPv6, vtepMACv6",
             "peers[2] must be an object like {\"subnet\": \"10.244.2.0/24\", \"publicIP\": \"192.0.2.2\"}, not 5",
             "peers[3].ipv6Subnet has no place: this host has no ipv6Network and ipv6Subnet",
         ]
     );
+}
+
+#[test]
+fn a_wrong_number_is_shown_as_one() {
+    let said = mistakes(
+        DataPath::Vxlan,
+        r#"{"network":"10.244.0.0/16","subnet":"10.244.1.0/24","mtu":1500.0,"port":-1,"vni":"1","VNI":2,"peers":[]}"#,
+    );
+    let wanted = "must be a whole number that is not negative, not";
+    assert_eq!(said, [format!("vni {wanted} \"1\""), format!("port {wanted} -1"), format!("mtu {wanted} 1500.0")]);
 }
 
 #[test]

@@ -284,7 +284,7 @@ impl Store {
     /// What the set gave last; None when that is not known.
     pub(super) fn last_reserved(&self, set: usize) -> Result<Option<Key>, StoreError> {
         let content = self.directory.read(&last_reserved_name(set))?;
-        let ip = if let Content::Text(text) = content { cni::json::parse_ip(&text) } else { None };
+        let ip = if let Content::Text(text) = content { gojson::parse_ip(&text) } else { None };
         Ok(ip.map(Key::from))
     }
 

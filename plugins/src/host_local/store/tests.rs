@@ -11,7 +11,7 @@ use super::*;
 const NET: &str = "net";
 
 fn set(subnet: &str) -> RangeSet {
-    let range = RawRange { subnet: cni::json::parse_cidr(subnet).map(cni::json::Cidr), ..RawRange::default() };
+    let range = RawRange { subnet: gojson::parse_cidr(subnet).map(gojson::Cidr), ..RawRange::default() };
     RangeSet::canonical(&[range]).unwrap()
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, de};
 
 /// A field of Go's `net.IP`: a string, where `""` means unset. Leading zeros are refused, `::ffff:a.b.c.d` is IPv4.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -68,21 +68,6 @@ impl<'de> Deserialize<'de> for Cidr {
         deserializer.deserialize_str(Text("an address and prefix length", |text| {
             parse_cidr(text).map(Self).ok_or("invalid CIDR address")
         }))
-    }
-}
-
-impl Serialize for Ip {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Some(ip) => serializer.collect_str(&ip),
-            None => serializer.serialize_str(""),
-        }
-    }
-}
-
-impl Serialize for Cidr {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
     }
 }
 
