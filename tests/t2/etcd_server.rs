@@ -222,6 +222,12 @@ pub fn options(endpoints: &str) -> Result<Options, Failure> {
     Ok(quick(Options::check(asked).map_err(|mistakes| mistakes.join("; "))?))
 }
 
+/// The same for one that a busy etcd may keep waiting.
+pub fn patient(endpoints: &str) -> Result<Options, Failure> {
+    let options = options(endpoints)?;
+    Ok(Options { timing: Timing { call: PATIENCE, ..options.timing }, ..options })
+}
+
 pub fn quick(options: Options) -> Options {
     let (call, half) = (Duration::from_secs(1), Duration::from_millis(500));
     let timing = Timing { connect: half, call, keep_alive: half, keep_alive_answer: half };

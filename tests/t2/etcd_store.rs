@@ -10,7 +10,7 @@ use flanneld::store::etcd::pb;
 use flanneld::store::{Outcome as Written, Store, View};
 use tests::harness::figure;
 
-use crate::etcd_server::{Lab, Member, PREFIX, Start, ctl, options, until, until_within, value, with_store};
+use crate::etcd_server::{Lab, Member, PREFIX, Start, ctl, options, patient, until, until_within, value, with_store};
 use crate::{Failure, Outcome};
 
 const DAY: Option<Duration> = Some(Duration::from_secs(86_400));
@@ -175,7 +175,8 @@ pub fn a_burst_is_few_changes() -> Outcome {
     const KEYS: usize = 10_000;
     const PAGE: usize = 100;
     let lab = Lab::up(1)?;
-    let client = Client::new(options(&lab.etcd.url())?);
+    // what it writes at once keeps a busy etcd at work for longer than a daemon's call may take
+    let client = Client::new(patient(&lab.etcd.url())?);
     let name = |n: usize| format!("10.{}.{}.0-24", 100 + n / 250, n % 250);
     lab.with_store(async |store| {
         until(store, "an empty store", |view| view.complete).await?;
