@@ -298,7 +298,6 @@ pub fn a_restarted_daemon_goes_on_with_the_same_device() -> Outcome {
     traffic.pass(2_000)?;
     let counts = traffic.stop()?;
     figure(format_args!("a daemon of the udp backend killed and restarted: {counts:?}"));
-    assert!(counts.lost < counts.sent / 2, "{counts:?}");
     assert_eq!(device_index(&cluster, 1)?, index);
     all_pairs_answer(&cluster, Mode::Udp)
 }
