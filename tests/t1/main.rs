@@ -24,6 +24,7 @@ mod router;
 mod rules;
 mod shared;
 mod undecodable;
+mod watch;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -189,6 +190,9 @@ static TESTS: &[Test] = &[
     test!(rules::masquerade_of_dead_attachments_is_collected, Need::Program("nft")),
     test!(rules::sixteen_at_once_beside_another_program_are_all_served, Need::Program("nft")),
     test!(rules::the_mac_check_is_what_the_reference_plugins_write, Need::Program("nft")),
+    test!(watch::damage_amid_ten_thousand_elements_in_a_transaction_is_mended),
+    test!(watch::damage_amid_a_hundred_transactions_is_mended),
+    test!(watch::damage_amid_a_thousand_transactions_is_mended),
     test!(counts::bridge_and_host_local_are_few_calls_of_one_program, Need::Program("strace")),
     test!(counts::flannel_and_its_delegates_are_one_program, Need::Program("strace")),
     test!(counts::a_network_without_flanneld_is_a_few_dumps_more, Need::Program("strace")),
