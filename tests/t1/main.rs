@@ -18,6 +18,7 @@ mod host_local;
 mod input;
 mod kernel;
 mod loopback;
+mod masquerade;
 mod netns;
 mod record;
 mod router;
@@ -190,6 +191,8 @@ static TESTS: &[Test] = &[
     test!(rules::masquerade_of_dead_attachments_is_collected, Need::Program("nft")),
     test!(rules::sixteen_at_once_beside_another_program_are_all_served, Need::Program("nft")),
     test!(rules::the_mac_check_is_what_the_reference_plugins_write, Need::Program("nft")),
+    test!(masquerade::sixteen_at_once_beside_fifty_commits_a_second_are_served),
+    test!(masquerade::sixteen_at_once_with_mac_check_beside_commits_without_a_pause_are_served),
     test!(watch::damage_amid_ten_thousand_elements_in_a_transaction_is_mended),
     test!(watch::damage_amid_a_hundred_transactions_is_mended),
     test!(watch::damage_amid_a_thousand_transactions_is_mended),
