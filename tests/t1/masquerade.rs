@@ -109,3 +109,29 @@ pub fn sixteen_at_once_beside_fifty_commits_a_second_are_served() -> Outcome {
 pub fn sixteen_at_once_with_mac_check_beside_commits_without_a_pause_are_served() -> Outcome {
     all_are_served(Duration::ZERO, json!({ "ipMasq": true, "macspoofchk": true }), [2, 1])
 }
+
+/// A refused transaction costs the kernel a grace period: 10 ms and more. Neither the first pod of a host nor the first
+/// behind somebody who deleted all tables pays it.
+pub fn the_first_pod_is_refused_nothing() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let room = Room::create("pod")?;
+    let pod = Pod::of(&room, "cid");
+    let mut nft = Nft::open()?;
+    for (more, each) in [(json!({ "ipMasq": true }), [2, 0]), (json!({ "ipMasq": true, "macspoofchk": true }), [2, 1])]
+    {
+        let conf = with(&conf(&caller), more);
+        let (output, refused) = caller.traced("ADD", &pod, &conf, |traced| {
+            traced.find(caller.files.path(), "recvfrom", &["error=-E", "NFT_MSG_NEW"])
+        })?;
+        Answer::from(output).ok();
+        assert_eq!(refused, None, "the kernel refused a transaction of the first ADD");
+        assert_eq!(rules(), each);
+        caller.call("DEL", &pod, &conf).ok();
+        let mut batch = Batch::new();
+        for table in nft.tables()? {
+            batch.delete_table(&table.key);
+        }
+        nft.commit(&batch)?;
+    }
+    Ok(())
+}

@@ -85,6 +85,20 @@ impl Nft {
         answers.iter().filter(|a| belongs(a, table)).map(read).collect()
     }
 
+    /// Whether a table has a chain of this name; one request without a dump.
+    pub fn has_chain(&mut self, table: &TableKey, chain: &str) -> Result<bool, NftError> {
+        let what = format!("list chain {table} {chain}");
+        let answer = self.ask(&what, msg::GETCHAIN, table.family.number(), |w| {
+            w.text(attr::CHAIN_TABLE, &table.name);
+            w.text(attr::CHAIN_NAME, chain);
+        });
+        match answer {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_absent() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A table's rules, or one chain's. None when there is no such table or chain.
     pub fn rules(&mut self, table: &TableKey, chain: Option<&str>) -> Result<Vec<ListedRule>, NftError> {
         let what = format!("list rules of {table}");
