@@ -22,6 +22,7 @@ mod input;
 mod kernel;
 mod lease_keys;
 mod loopback;
+mod masquerade;
 mod netns;
 mod news;
 mod record;
@@ -30,6 +31,7 @@ mod rules;
 mod shared;
 mod undecodable;
 mod undo;
+mod watch;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -216,13 +218,19 @@ static TESTS: &[Test] = &[
     ),
     test!(loopback::the_hosts_own_lo_is_not_taken_down, Need::Program("unshare"), Need::Program("mount")),
     test!(rules::masquerade_is_what_the_reference_plugins_write, Need::Program("nft")),
-    test!(rules::masquerade_is_added_without_a_look_and_deleted_by_handle, Need::Program("nft")),
+    test!(rules::masquerade_is_added_in_one_transaction_and_deleted_by_handle, Need::Program("nft")),
     test!(rules::a_handle_of_another_rule_deletes_nothing_of_others, Need::Program("nft")),
     test!(rules::a_chain_without_its_hook_is_refused, Need::Program("nft")),
     test!(rules::a_broken_frame_is_mended, Need::Program("nft")),
     test!(rules::masquerade_of_dead_attachments_is_collected, Need::Program("nft")),
     test!(rules::sixteen_at_once_beside_another_program_are_all_served, Need::Program("nft")),
     test!(rules::the_mac_check_is_what_the_reference_plugins_write, Need::Program("nft")),
+    test!(masquerade::sixteen_at_once_beside_fifty_commits_a_second_are_served),
+    test!(masquerade::sixteen_at_once_with_mac_check_beside_commits_without_a_pause_are_served),
+    test!(masquerade::the_first_pod_is_refused_nothing, STRACE),
+    test!(watch::damage_amid_ten_thousand_elements_in_a_transaction_is_mended),
+    test!(watch::damage_amid_a_hundred_transactions_is_mended),
+    test!(watch::damage_amid_a_thousand_transactions_is_mended),
     test!(counts::bridge_and_host_local_are_few_calls_of_one_program, Need::Program("strace")),
     test!(counts::flannel_and_its_delegates_are_one_program, Need::Program("strace")),
     test!(counts::a_network_without_flanneld_is_a_few_dumps_more, Need::Program("strace")),

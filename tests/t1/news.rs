@@ -107,7 +107,7 @@ pub fn a_bridge_port_is_announced_with_its_flags() -> Outcome {
     for (line, parts) in [
         ("ip link add br0 type bridge", vec!["Link(br0, Some"]),
         ("ip link add veth0 type veth peer name veth1", vec!["Link(veth1, Some"]),
-        ("ip link set veth0 master br0", vec!["Link(veth0, Some", "master: Some(br0)"]),
+        ("ip link set veth0 master br0", vec!["Link(veth0, Some", "master: Some(Some(br0))"]),
         ("bridge link set dev veth0 hairpin on", vec!["Port(veth0, Some", "hairpin: true"]),
         ("bridge link set dev veth0 isolated on", vec!["Port(veth0, Some", "hairpin: true", "isolated: true"]),
         ("bridge link set dev veth0 hairpin off", vec!["Port(veth0, Some", "hairpin: false", "isolated: true"]),

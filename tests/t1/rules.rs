@@ -99,7 +99,7 @@ pub fn masquerade_is_what_the_reference_plugins_write() -> Outcome {
 }
 
 /// An ADD is one transaction when others were there before, and a DEL one that reads its own rules alone.
-pub fn masquerade_is_added_without_a_look_and_deleted_by_handle() -> Outcome {
+pub fn masquerade_is_added_in_one_transaction_and_deleted_by_handle() -> Outcome {
     let mut kernel = Kernel::open()?;
     nft(&["-f", "-"], "table ip foreign {\nchain c {\naccept\n}\n}");
     let foreign = ruleset();

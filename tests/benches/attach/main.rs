@@ -6,6 +6,7 @@
 mod call;
 mod executable;
 mod floor;
+mod masquerade;
 mod measure;
 mod report;
 mod side;
@@ -26,6 +27,7 @@ use tests::strace::Counts;
 
 use call::{Call, peak};
 use floor::Floor;
+use masquerade::Masquerade;
 use measure::{Rates, Sample, Series};
 use report::Row;
 use side::{REFERENCE, Side};
@@ -116,8 +118,11 @@ fn run() -> Result<(String, bool), Error> {
     for (side, room) in sides.all().into_iter().zip(&keepers) {
         side.run("ADD", room)?;
     }
-    let figures = measure(&sides, &pods, &mut host, options.rounds)?;
+    let root = Path::new(ROOT);
+    let mut masquerade = Masquerade::new(&root.join("bin"), sides.go.as_ref().map(|_| Path::new(REFERENCE)), root)?;
+    let figures = measure(&sides, &pods, (&mut host, &mut masquerade), options.rounds)?;
     let mut rows = rows(&sides, &figures);
+    rows.extend(masquerade.rows());
     rows.extend(sizes(&sides, &pods, &plugins)?);
     rows.extend(counts(&sides, &pods)?);
     let right = if right == Right::Root { "root" } else { "a user namespace" };
@@ -130,7 +135,7 @@ fn run() -> Result<(String, bool), Error> {
         report::machine(),
         figures.verdict(sides.go.is_some()),
     );
-    Ok((text, figures.whole()))
+    Ok((text, figures.whole() && masquerade.whole()))
 }
 
 fn sides(plugins: &Path) -> Result<Sides, Error> {
@@ -166,7 +171,12 @@ fn version(side: &Side, room: &Room) -> Call {
     side.call("VERSION", room)
 }
 
-fn measure(sides: &Sides, pods: &[Room], host: &mut Kernel, rounds: usize) -> Result<Figures, Error> {
+fn measure(
+    sides: &Sides,
+    pods: &[Room],
+    (host, masquerade): (&mut Kernel, &mut Masquerade),
+    rounds: usize,
+) -> Result<Figures, Error> {
     let nothing = Path::new(ROOT).join("nothing");
     call::write_nothing(&nothing).doing("write the smallest program")?;
     let nothing = Call { program: nothing, variables: Vec::new(), stdin: String::new() };
@@ -179,6 +189,7 @@ fn measure(sides: &Sides, pods: &[Room], host: &mut Kernel, rounds: usize) -> Re
             figures.go.round(go, room, host)?;
         }
         figures.chain.round(&sides.chain, room, host)?;
+        masquerade.round(round, room)?;
         figures.floor.times.push(floor.add(host, room)?);
         if cfg!(target_arch = "x86_64") {
             figures.nothing.take(&nothing)?;

@@ -63,6 +63,12 @@ impl Side {
         Ok(Self { bin: bin.to_owned(), files, conf })
     }
 
+    /// The same with `ipMasq`.
+    pub fn masquerade(mut self) -> Self {
+        self.conf["ipMasq"] = true.into();
+        self
+    }
+
     /// The call of `command` for the pod in `room`.
     pub fn call(&self, command: &str, room: &Room) -> Call {
         let path = room.path().to_string_lossy();
@@ -75,6 +81,8 @@ impl Side {
                 ("CNI_NETNS", path.clone().into_owned()),
                 ("CNI_IFNAME", INTERFACE.into()),
                 ("CNI_PATH", self.bin.to_string_lossy().into_owned()),
+                // Debian's run iptables
+                ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin".into()),
             ],
             stdin: self.conf.to_string(),
         }

@@ -1,8 +1,8 @@
 //! The kinds of link: one file for each, with its state, its attributes in a message, what of it can be changed in place,
 //! and its words in a command.
 //!
-//! A new kind is a new file and a line in each of the three tables here: [`LinkKind`], [`LinkKind::as_kind`] and
-//! [`decode`].
+//! A new kind is a new file and a line in each of the three tables here: [`LinkKind`], `LinkKind::as_kind` and
+//! `decode`.
 
 mod bridge;
 mod dummy;

@@ -56,6 +56,8 @@ pub(crate) type Refusal = (Errno, Option<String>);
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: Socket,
+    /// It has a port: it can be bound once.
+    bound: bool,
     sequence: u32,
     out: Vec<u8>,
     buffer: Vec<u8>,
@@ -72,8 +74,9 @@ impl Client {
     pub(crate) fn open(protocol: Protocol) -> Result<Self, KernelError> {
         let fail = |e: io::Error| KernelError::io(format!("open a netlink socket ({protocol:?})"), &e);
         let mut socket = Socket::new(protocol.number()).map_err(fail)?;
-        if protocol == Protocol::Generic {
-            // the controller answers to a port only
+        // generic netlink's controller answers to a port only
+        let bound = protocol == Protocol::Generic;
+        if bound {
             socket.bind_auto().map_err(fail)?;
         }
         // kernels before 4.20 lack strict checks, before 4.12 extended acks: dumps are then unfiltered and errors mute
@@ -84,6 +87,7 @@ impl Client {
         let _ = socket.set_cap_ack(true);
         Ok(Self {
             socket,
+            bound,
             sequence: 0,
             out: Vec::new(),
             buffer: Vec::new(),
@@ -180,7 +184,9 @@ impl Client {
     /// Joins a multicast group (RTNLGRP_*, NFNLGRP_*).
     pub(crate) fn join(&mut self, group: u32) -> Result<(), KernelError> {
         let fail = |e: io::Error| KernelError::io(format!("join netlink group {group}"), &e);
-        self.socket.bind_auto().map_err(fail)?;
+        if !std::mem::replace(&mut self.bound, true) {
+            self.socket.bind_auto().map_err(fail)?;
+        }
         self.socket.add_membership(group).map_err(fail)
     }
 
