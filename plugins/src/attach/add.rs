@@ -186,7 +186,9 @@ impl<I: Interface> Adding<'_, I> {
         for (name, link) in &wanted.links {
             born.links.insert(name.clone(), Link { up: false, ..link.clone() });
         }
-        let outcome = self.pod.converge(wanted, &Scope::default(), Some(born.into())).map_err(Error::internal)?;
+        // the pod may have other interfaces, and routes of its own
+        let scope = Scope { beside: true, ..Scope::default() };
+        let outcome = self.pod.converge(wanted, &scope, Some(born.into())).map_err(Error::internal)?;
         settled(&mut self.pod, outcome).map_err(Error::internal)?;
         if self.common.dad == Dad::On && wanted.addresses.keys().any(|key| key.net.is_ipv6()) {
             self.pod.wait_addresses(&ends.ifname, DAD_PATIENCE).map_err(Error::internal)?;
