@@ -2,7 +2,7 @@
 
 use attachment::Key;
 use attachment::record::Record;
-use attachment::rules::{Rules, macspoof, masquerade, support};
+use attachment::rules::{Rules, iptables, macspoof, masquerade, support};
 use cni::error::{Error, code};
 use cni::plugin::Request;
 use cni::result::AddResult;
@@ -57,6 +57,10 @@ fn remove_by(host: &mut Kernel, key: Key<'_>, record: Option<&Record>, extent: E
         if extent == Extent::Possible || !recorded.is_empty() {
             outcomes.push(rules.remove(host, &recorded).map_err(Error::internal));
         }
+    }
+    if record.is_none() {
+        // the reference plugins' ADD
+        outcomes.extend(iptables::rules(key).map(|rules| rules.remove(host, &[]).map_err(Error::internal)));
     }
     super::join(outcomes)
 }
