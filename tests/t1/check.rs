@@ -3,14 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;
-use std::sync::Barrier;
-use std::thread;
 
 use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::state::{Bridge, Link, LinkKind};
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::harness::Outcome;
 
 use crate::bridge::{conf, link, name, v4_only, with};
@@ -74,31 +72,29 @@ pub fn the_answer_has_the_bridges_own_mac() -> Outcome {
     Ok(())
 }
 
-/// All find no bridge; one makes it.
-pub fn the_losers_of_a_race_for_the_bridge_have_its_mac() -> Outcome {
-    const NAMES: [&str; 6] = ["p0", "p1", "p2", "p3", "p4", "p5"];
+/// Both find no bridge; the second makes it. The first is stopped behind its look, and goes on then.
+pub fn the_loser_of_a_race_for_the_bridge_has_its_mac() -> Outcome {
     let caller = Caller::new(Whose::Ours);
-    let conf = conf(&caller);
-    for round in 0..5 {
-        let rooms: Vec<Room> =
-            NAMES.iter().map(|name| Room::create(&format!("{name}-{round}"))).collect::<Result<_, _>>()?;
-        let start = Barrier::new(rooms.len());
-        let add = |pod: &Pod| {
-            start.wait();
-            caller.call("ADD", pod, &conf)
-        };
-        let pods: Vec<Pod> = rooms.iter().zip(NAMES).map(|(room, name)| Pod::of(room, name)).collect();
-        let answers: Vec<Answer> = thread::scope(|scope| {
-            let all: Vec<_> = pods.iter().map(|pod| scope.spawn(|| add(pod))).collect();
-            all.into_iter().map(|one| one.join().unwrap()).collect()
-        });
+    let rooms = [Room::create("one")?, Room::create("two")?];
+    let (one, two) = (Pod::of(&rooms[0], "one"), Pod::of(&rooms[1], "two"));
+    for conf in [conf(&caller), with(&v4_only(&conf(&caller), "10.9.1.0/24"), json!({ "isDefaultGateway": false }))] {
+        let dir = caller.files.path();
+        let (_, look) =
+            caller.traced("ADD", &one, &conf, |traced| traced.find(dir, "sendto", &["RTM_GETLINK", "cni0"]))?;
         let mut host = Kernel::open()?;
-        let real = json!(link(&mut host, "cni0").link.mac.unwrap().to_string());
-        let told: Vec<Value> = answers.iter().map(|answer| answer.ok()["interfaces"][0]["mac"].clone()).collect();
-        assert!(told.iter().all(|mac| *mac == real), "round {round}: the bridge has {real}, told is {told:?}");
-        pods.iter().for_each(|pod| drop(caller.call("DEL", pod, &conf).ok()));
+        caller.call("DEL", &one, &conf).ok();
         host.apply(&[Step::DeleteLink(name("cni0"))]).ok()?;
-        rooms.into_iter().try_for_each(Room::remove)?;
+        let stopped = caller.traced("ADD", &one, &conf, |traced| traced.stop_behind(dir, "sendto", look.unwrap()))?;
+        let stopped = stopped.unwrap();
+        let second = caller.call("ADD", &two, &conf).ok();
+        let first = Answer::from(stopped.go_on()?).ok();
+        let real = json!(link(&mut host, "cni0").link.mac.unwrap().to_string());
+        assert_eq!([&first["interfaces"][0]["mac"], &second["interfaces"][0]["mac"]], [&real, &real]);
+        for (pod, result) in [(&one, first), (&two, second)] {
+            caller.call("CHECK", pod, &with(&conf, json!({ "prevResult": result }))).ok();
+            caller.call("DEL", pod, &conf).ok();
+        }
+        host.apply(&[Step::DeleteLink(name("cni0"))]).ok()?;
     }
     Ok(())
 }

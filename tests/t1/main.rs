@@ -132,7 +132,7 @@ static TESTS: &[Test] = &[
     test!(life::del_goes_on_behind_a_failure),
     test!(check::what_others_may_change_is_no_difference, IP),
     test!(check::the_answer_has_the_bridges_own_mac),
-    test!(check::the_losers_of_a_race_for_the_bridge_have_its_mac),
+    test!(check::the_loser_of_a_race_for_the_bridge_has_its_mac, STRACE),
     test!(shared::a_failed_add_harms_no_other_pod_of_a_new_bridge, STRACE),
     test!(shared::a_failed_add_harms_no_other_pod_of_a_bridge_without_addresses, STRACE),
     test!(shared::of_eight_at_once_those_that_succeed_keep_what_they_need),
