@@ -1,5 +1,6 @@
 //! The CNI plugins: one executable under many names.
 
+pub mod attach;
 pub mod bridge;
 pub mod flannel;
 pub mod host_local;
@@ -7,12 +8,13 @@ pub mod loopback;
 pub mod netns;
 pub mod pod;
 pub mod read_only;
+pub mod traces;
 
 use cni::plugin::Plugin;
 
 /// Every plugin of this executable.
 pub static SUITE: &[&dyn Plugin] = &[
-    &bridge::Bridge,
+    &attach::Attach(bridge::Bridge),
     &host_local::HostLocal,
     &loopback::Loopback,
     &flannel::FLANNEL,

@@ -37,13 +37,9 @@ impl Plugin for Loopback {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), Error> {
-        if request.env.netns.is_empty() {
-            return Ok(());
-        }
-        match netns::open(request) {
-            Ok(netns) => Lo::of(netns::kernel(request, netns)?).set(false),
-            Err(gone) if gone.is_absent() => Ok(()),
-            Err(error) => Err(netns::refused(&error)),
+        match netns::remaining(request)? {
+            Some(kernel) => Lo::of(kernel).set(false),
+            None => Ok(()),
         }
     }
 

@@ -30,9 +30,29 @@ pub fn kernel(request: &Request<'_>, netns: Netns) -> Result<Kernel, Error> {
     Kernel::open_in(netns).map_err(refused)
 }
 
+/// For DEL: a socket inside the namespace, when there still is one. A path that leads to something else, or to the host's
+/// own namespace, says that it is gone.
+///
+/// # Errors
+/// What says nothing about the namespace: too many open files, no permission.
+pub fn remaining(request: &Request<'_>) -> Result<Option<Kernel>, Error> {
+    if request.env.netns.is_empty() {
+        return Ok(None);
+    }
+    let opened = open(request).and_then(|netns| {
+        let refused = |e: KernelError| NetnsError::Refused { path: request.env.netns.clone(), errno: e.errno };
+        Kernel::open_in(netns).map_err(refused)
+    });
+    match opened {
+        Ok(kernel) => Ok(Some(kernel)),
+        Err(error) if error.leads_to_none() => Ok(None),
+        Err(error) => Err(refused(&error)),
+    }
+}
+
 /// A path such as `/proc/<pid>/ns/net` of a process that is gone may have come to mean the host's own namespace, where
-/// DEL would take the host's interfaces down (containernetworking/plugins#714). What else is wrong with it is for those
-/// to say who work in it.
+/// a plugin would work on the host's interfaces (containernetworking/plugins#714). What else is wrong with it is for
+/// those to say who work in it.
 pub fn admit(request: &Request<'_>) -> Result<(), Error> {
     if request.env.netns.is_empty() {
         return Ok(());

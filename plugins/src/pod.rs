@@ -5,7 +5,7 @@ use cni::error::Error;
 use cni::result::{AddResult, Route as CniRoute};
 use ipnetwork::IpNetwork;
 use kernel::state::{Link, LinkKind, Route, RouteKey, RouteScope, Scope, State, Veth};
-use kernel::types::{Family, IfName, Mtu, RouteProtocol, TableId, host_net, masked};
+use kernel::types::{Family, IfName, Mtu, TableId, masked};
 
 /// How IPv6 addresses are taken into use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +55,12 @@ fn enable_ipv6(state: &mut State, dev: &IfName) {
     state.conf("ipv6", dev, "keep_addr_on_down", "1");
 }
 
-/// The gateway of a route that names none: the first address of its family that has one.
+/// The gateway of a route that names none: the first address of its family that has one. To the kernel `0.0.0.0` is none.
 fn gateway(route: &CniRoute, result: &AddResult) -> Option<std::net::IpAddr> {
     let family = Family::from(route.dst);
+    if route.gw.is_some_and(|gw| gw.is_unspecified()) {
+        return None;
+    }
     route.gw.or_else(|| result.ips.iter().filter(|ip| Family::from(ip.address) == family).find_map(|ip| ip.gateway))
 }
 
@@ -98,36 +101,39 @@ fn too_many(route: &CniRoute) -> Error {
     ))
 }
 
-/// What of the pod is this attachment's: the interface, its addresses, and routes by it in the tables it uses.
-pub fn scope(dev: &IfName, desired: &State, table: TableId) -> Scope {
-    Scope {
-        links: vec![dev.clone()],
-        addresses: vec![dev.clone()],
-        routes: Some(RouteScope {
-            table,
-            protocol: None,
-            adopt: Vec::new(),
-            within: Vec::new(),
-            dev: Some(dev.clone()),
-        }),
-        sysctls: desired.sysctls.keys().cloned().collect(),
-        ..Scope::default()
-    }
+/// For CHECK: takes out of `wanted` what a later plugin or the pod itself may change: parameters, the MTU, where the default
+/// route goes.
+pub fn leave_to_others(wanted: &mut State) {
+    wanted.sysctls.clear();
+    wanted.links.values_mut().for_each(|link| link.mtu = None);
+    wanted.routes.retain(|key, _| !is_default(key.dst));
 }
 
-/// The tables that the wanted routes are in, the main one always among them.
-pub fn tables(desired: &State) -> Vec<TableId> {
-    let mut tables: Vec<_> = desired.routes.keys().map(|key| key.table).chain([TableId::MAIN]).collect();
+/// What is `wanted` of the pod, by routing table, the main one always among them; and what of the pod is this
+/// attachment's: the interface, its addresses, and routes by it.
+pub fn by_table(dev: &IfName, wanted: &State) -> Vec<(State, Scope)> {
+    let mut tables: Vec<_> = wanted.routes.keys().map(|key| key.table).chain([TableId::MAIN]).collect();
     tables.sort_unstable();
     tables.dedup();
-    tables
+    tables.into_iter().map(|table| part(dev, wanted, table)).collect()
 }
 
-/// Routes that the kernel made for the addresses themselves.
-pub fn is_connected(key: &RouteKey, route: &Route, state: &State) -> bool {
-    route.protocol == RouteProtocol::KERNEL
-        || (route.via.is_none()
-            && state.addresses.keys().any(|a| masked(a.net) == key.dst || host_net(a.net.ip()) == key.dst))
+fn part(dev: &IfName, wanted: &State, table: TableId) -> (State, Scope) {
+    let (protocol, adopt, within) = (None, Vec::new(), Vec::new());
+    let routes = Some(RouteScope { table, protocol, adopt, within, dev: Some(dev.clone()) });
+    let of_table = wanted.routes.iter().filter(|(key, _)| key.table == table);
+    let of_table = of_table.map(|(key, route)| (key.clone(), route.clone())).collect();
+    // all but routes is compared once
+    let rest = if table == TableId::MAIN { wanted.clone() } else { State::default() };
+    let scope = Scope {
+        links: vec![dev.clone()],
+        addresses: vec![dev.clone()],
+        routes,
+        sysctls: rest.sysctls.keys().cloned().collect(),
+        keep: true,
+        ..Scope::default()
+    };
+    (State { routes: of_table, ..rest }, scope)
 }
 
 /// A link inside a pod that its plugin made: a veth end, up.

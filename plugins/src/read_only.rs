@@ -3,22 +3,11 @@
 
 use kernel::diff::Step;
 use kernel::state::State;
-use kernel::{Kernel, KernelError, Report};
+use kernel::{Kernel, KernelError};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 /// Settings that a pod's interface works without: they announce its addresses, look for duplicates, keep its addresses.
 const OPTIONAL: [&str; 4] = ["arp_notify", "accept_dad", "enhanced_dad", "keep_addr_on_down"];
-
-/// The first failure that counts.
-pub fn settled(kernel: &mut Kernel, report: Report) -> Result<(), KernelError> {
-    for (step, error) in report.failed {
-        match passes(kernel, &step, &error)? {
-            true => {}
-            false => return Err(explained(&step, error)),
-        }
-    }
-    Ok(())
-}
 
 /// Whether the step may stay undone.
 pub fn passes(kernel: &mut Kernel, step: &Step, error: &KernelError) -> Result<bool, KernelError> {

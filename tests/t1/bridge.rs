@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::path::Path;
+
+use attachment::record::{DIRECTORY, list};
 use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
@@ -56,6 +59,14 @@ pub fn addresses(kernel: &mut Kernel, dev: &str) -> Vec<String> {
     let mut texts: Vec<_> = seen.iter().filter(|a| a.global).map(|a| a.key.net.to_string()).collect();
     texts.sort();
     texts
+}
+
+/// The attachments of a network that have a record, as the files are named.
+pub fn records(network: &str) -> Vec<String> {
+    let all = list(Path::new(DIRECTORY), network).unwrap();
+    let mut names: Vec<String> = all.into_iter().map(|(container, ifname)| format!("{container}@{ifname}")).collect();
+    names.sort();
+    names
 }
 
 fn routes(kernel: &mut Kernel) -> Vec<String> {
@@ -369,7 +380,7 @@ pub fn the_bridges_mac_stays() -> Outcome {
     Ok(())
 }
 
-/// An ADD that fails late leaves nothing: no pair, no bridge, no address, no reservation.
+/// An ADD that fails late leaves nothing of its pod's: no pair, no reservation, no record. The bridge is everybody's.
 pub fn a_failed_add_leaves_nothing() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;
@@ -379,9 +390,10 @@ pub fn a_failed_add_leaves_nothing() -> Outcome {
     conf["ipam"]["routes"] = json!([{ "dst": "192.0.2.0/24", "gw": "203.0.113.1" }]);
     let error = caller.call("ADD", &pod, &conf).error();
     assert!(error.contains("192.0.2.0/24") && error.contains("Nexthop has invalid gateway"), "{error}");
-    assert_eq!(links(&mut Kernel::open()?), Vec::<String>::new());
+    assert_eq!(links(&mut Kernel::open()?), ["cni0"]);
     assert_eq!(links(&mut room.kernel()?), Vec::<String>::new());
     assert_eq!(caller.reserved("net"), Vec::<String>::new());
+    assert_eq!(records("net"), Vec::<String>::new());
     Ok(())
 }
 

@@ -55,6 +55,11 @@ impl Caller {
         Self { bin, files }
     }
 
+    /// Where the plugins are: CNI_PATH.
+    pub fn bin(&self) -> &Path {
+        &self.bin
+    }
+
     /// A folder for IPAM data.
     pub fn data(&self) -> PathBuf {
         self.files.path().join("networks")

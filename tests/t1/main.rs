@@ -10,6 +10,7 @@ use call::Whose;
 mod births;
 mod bridge;
 mod call;
+mod check;
 mod commands;
 mod conntrack;
 mod counts;
@@ -21,6 +22,7 @@ mod host_local;
 mod input;
 mod kernel;
 mod lease_keys;
+mod life;
 mod loopback;
 mod masquerade;
 mod netns;
@@ -124,6 +126,19 @@ static TESTS: &[Test] = &[
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),
+    test!(life::del_finds_what_a_killed_add_left, STRACE),
+    test!(life::del_finds_what_an_add_left_that_was_killed_at_a_write, STRACE),
+    test!(life::gc_finds_what_a_killed_add_left, STRACE),
+    test!(life::the_next_add_finds_what_a_killed_one_left, STRACE),
+    test!(life::del_takes_a_configuration_that_add_refuses),
+    test!(life::del_by_a_path_that_leads_to_no_namespace),
+    test!(life::del_by_another_pods_path_deletes_nothing_of_that_pod),
+    test!(life::without_nf_tables_del_and_gc_work_and_status_says_it, STRACE),
+    test!(life::gc_takes_dead_pods_links_and_rules),
+    test!(life::del_goes_on_behind_a_failure),
+    test!(check::what_others_may_change_is_no_difference, IP),
+    test!(check::the_answer_has_the_bridges_own_mac),
+    test!(check::the_loser_of_a_race_for_the_bridge_has_its_mac, STRACE),
     test!(shared::a_failed_add_harms_no_other_pod_of_a_new_bridge, STRACE),
     test!(shared::a_failed_add_harms_no_other_pod_of_a_bridge_without_addresses, STRACE),
     test!(shared::of_eight_at_once_those_that_succeed_keep_what_they_need),
@@ -189,6 +204,7 @@ static TESTS: &[Test] = &[
     test!(flannel::what_flanneld_said_last_is_in_the_error),
     test!(flannel::a_named_data_path_is_insisted_on),
     test!(flannel::a_bad_delegate_is_refused),
+    test!(flannel::a_killed_add_leaves_no_state_behind_del, STRACE),
     test!(input::what_is_no_configuration_is_refused),
     test!(input::a_bad_environment_is_refused),
     test!(input::a_wrong_type_is_refused),

@@ -31,11 +31,79 @@ pub struct Record {
     pub schema: u32,
     /// The boot that the objects belong to (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
-    /// ADD went through. Otherwise it is at work, or was killed.
+    /// ADD went through. Otherwise ADD or DEL is at work, or was killed.
     pub committed: bool,
+    /// The link of the host that leads to the pod, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostLink>,
+    /// The pod's interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodLink>,
+    /// The IPAM plugin that was asked for addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipam: Option<String>,
     /// Rules in chains that others use too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<RuleRecord>,
+}
+
+/// The link of the host that leads to the pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct HostLink {
+    /// Its name. Another link may have it by now.
+    pub name: String,
+    /// Its MAC, chosen at random: a link of this name that has another one is not the attachment's.
+    pub mac: String,
+    /// Its index; 0 while it is not known.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub index: u32,
+    /// Its kind, as `ip link` has it: `veth`.
+    pub kind: String,
+    /// The bridge that it is a port of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master: Option<String>,
+    /// A frame may leave the bridge by the port it came in by.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub hairpin: bool,
+    /// It does not reach other isolated ports.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
+    /// The VLANs that the port carries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub vlans: Vec<VlanRecord>,
+}
+
+/// A VLAN of a bridge port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VlanRecord {
+    /// Its number.
+    pub id: u16,
+    /// Untagged frames that come in belong to it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pvid: bool,
+    /// Its frames leave untagged.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub untagged: bool,
+}
+
+/// The pod's interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodLink {
+    /// Its name.
+    pub name: String,
+    /// The MAC that ADD gave it.
+    pub mac: String,
+    /// The addresses that ADD gave it, with their prefix lengths.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A rule of nf_tables.
@@ -97,7 +165,7 @@ pub struct Locked {
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} the record {path}: {cause}")]
 pub struct RecordError {
-    /// `lock`, `write`, `delete`
+    /// `lock`, `write`, `delete`, `list`
     pub doing: &'static str,
     /// The file.
     pub path: PathBuf,
@@ -145,9 +213,31 @@ impl Locked {
         }
     }
 
-    /// `None`: whoever held the lock deleted the file.
+    /// [`Locked::existing`] without waiting: `None`, too, when somebody else holds the lock.
+    ///
+    /// # Errors
+    /// As [`Locked::existing`].
+    pub fn at_once(directory: &Path, key: Key<'_>) -> Result<Option<Self>, RecordError> {
+        let path = path(directory, key);
+        let failed = |cause| RecordError { doing: "lock", path: path.clone(), cause };
+        let file = match options().open(&path) {
+            Err(cause) if is_absent(&cause) => return Ok(None),
+            file => file.map_err(failed)?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(cause) => Err(failed(cause.into())),
+            Ok(()) => Self::read(file, &path).map_err(failed),
+        }
+    }
+
     fn lock(file: File, path: &Path) -> io::Result<Option<Self>> {
         flock(&file, FlockOperation::LockExclusive)?;
+        Self::read(file, path)
+    }
+
+    /// `None`: whoever held the lock deleted the file.
+    fn read(file: File, path: &Path) -> io::Result<Option<Self>> {
         let metadata = file.metadata()?;
         if metadata.nlink() == 0 {
             return Ok(None);
@@ -180,10 +270,46 @@ impl Locked {
         Ok(())
     }
 
+    /// Says that what the file names is being taken away. A record that says so already is left as it is.
+    pub fn mark(&mut self) -> Result<(), RecordError> {
+        match self.record.take() {
+            Some(mut record) if record.committed => {
+                record.committed = false;
+                let written = self.write(&record);
+                self.record = Some(Record { committed: true, ..record });
+                written
+            }
+            record => {
+                self.record = record;
+                Ok(())
+            }
+        }
+    }
+
     /// Deletes the file: nothing of the attachment is left.
     pub fn delete(self) -> Result<(), RecordError> {
         std::fs::remove_file(&self.path).map_err(|cause| RecordError { doing: "delete", path: self.path, cause })
     }
+}
+
+/// The attachments of `network` that have a record below `directory`: container and interface of each.
+///
+/// # Errors
+/// What the file system refuses. Files whose names are none of a record are passed over.
+pub fn list(directory: &Path, network: &str) -> Result<Vec<(String, String)>, RecordError> {
+    let path = directory.join(network);
+    let failed = |cause| RecordError { doing: "list", path: path.clone(), cause };
+    let entries = match std::fs::read_dir(&path) {
+        Err(cause) if is_absent(&cause) => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name().into_string();
+        let parts = name.as_deref().ok().and_then(|name| name.split_once('@'));
+        found.extend(parts.map(|(container, ifname)| (container.to_owned(), ifname.to_owned())));
+    }
+    Ok(found)
 }
 
 fn path(directory: &Path, key: Key<'_>) -> PathBuf {

@@ -5,6 +5,7 @@
 //! the kernel refuses costs 10 ms and more. It reads no rule. DEL fetches the rules whose handles ADD recorded; without a
 //! valid handle it reads the one chain.
 
+pub mod iptables;
 pub mod macspoof;
 pub mod masquerade;
 
@@ -160,5 +161,12 @@ pub fn support(kernel: &mut Kernel) -> Result<(), NftError> {
 
 /// Upstream's `H(16, "", text)`: the first 16 hexadecimal digits of the SHA-512.
 fn hash(text: &str) -> String {
-    Sha512::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let mut all = digest(text);
+    all.truncate(16);
+    all
+}
+
+/// The SHA-512 as hexadecimal digits.
+fn digest(text: &str) -> String {
+    Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

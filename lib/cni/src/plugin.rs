@@ -42,7 +42,8 @@ pub trait Plugin: Sync {
         Version::ALL
     }
 
-    /// Refuses a namespace that it must not work in. Called before ADD, DEL and CHECK; this crate opens no namespace.
+    /// Refuses a namespace that it must not work in. Called before ADD and CHECK; this crate opens no namespace. To DEL such a
+    /// namespace is one that is gone.
     fn admit(&self, _request: &Request<'_>) -> Result<(), Error> {
         Ok(())
     }
@@ -100,7 +101,7 @@ pub(crate) fn perform(
     command: Command,
     request: &Request<'_>,
 ) -> Result<Option<AddResult>, Error> {
-    if matches!(command, Command::Add | Command::Del | Command::Check) {
+    if matches!(command, Command::Add | Command::Check) {
         plugin.admit(request)?;
     }
     match command {

@@ -5,7 +5,7 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use crate::diff::Step;
 use crate::kernel::Kernel;
 use crate::message::Request;
-use crate::message::{ADD, APPEND, PUT, address, link, neighbour, route, vlan};
+use crate::message::{ADD, APPEND, PREPEND, PUT, address, link, neighbour, route, vlan};
 use crate::netlink::wire::Writer;
 use crate::netlink::{Errno, KernelError};
 use crate::nft::RuleHandle;
@@ -144,6 +144,7 @@ impl Kernel {
             Step::PutNeighbour(key, mac) => (neighbour::put_neighbour(names.index(&key.dev)?, key.addr, *mac), PUT),
             Step::PutFdb(key, dst) => (neighbour::put_fdb(names.index(&key.dev)?, key.mac, *dst), PUT),
             Step::PutRoute(key, r) => (route::put(key, r, names)?, if key.ordinal == 0 { PUT } else { APPEND }),
+            Step::AddRoute(key, r) => (route::put(key, r, names)?, if key.ordinal == 0 { PREPEND } else { APPEND }),
             Step::DeleteRoute(key, r) => (route::delete(key, r, names)?, 0),
             Step::DeleteNeighbour(key) => (neighbour::delete_neighbour(names.index(&key.dev)?, key.addr), 0),
             Step::DeleteFdb(key, dst) => (neighbour::delete_fdb(names.index(&key.dev)?, key.mac, *dst), 0),
@@ -172,7 +173,7 @@ fn refers_to(step: &Step) -> Vec<&IfName> {
         Step::AddAddress(key, _) | Step::DeleteAddress(key) => (Some(&key.dev), None),
         Step::PutNeighbour(key, _) | Step::DeleteNeighbour(key) => (Some(&key.dev), None),
         Step::PutFdb(key, _) | Step::DeleteFdb(key, _) => (Some(&key.dev), None),
-        Step::PutRoute(_, route) | Step::DeleteRoute(_, route) => (route.dev.as_ref(), None),
+        Step::PutRoute(_, route) | Step::AddRoute(_, route) | Step::DeleteRoute(_, route) => (route.dev.as_ref(), None),
         Step::Nft(..)
         | Step::SetPort(..)
         | Step::WriteSysctl(..)
@@ -255,6 +256,8 @@ impl Report {
     pub(crate) fn count(&mut self, step: &Step, outcome: Result<(), KernelError>) {
         match outcome {
             Err(error) if step.is_delete() && error.is_absent() => self.done += 1,
+            // the very same route
+            Err(error) if matches!(step, Step::AddRoute(..)) && error.is_already() => self.done += 1,
             Err(error) => self.failed.push((step.clone(), error)),
             Ok(()) => self.done += 1,
         }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::apply::Report;
 use crate::diff::{Conflict, Plan, Step, diff};
 use crate::kernel::Kernel;
 use crate::netlink::KernelError;
@@ -100,12 +101,26 @@ impl Kernel {
         Ok(diff(desired, &observed, scope))
     }
 
+    /// [`Kernel::converge`] for a namespace some of whose links come from `parent`'s, as their
+    /// [`Link::birth`](crate::state::Link::birth) says; nothing of it is there yet.
+    pub fn bring(&mut self, parent: &mut Self, desired: &State) -> Outcome {
+        let plan = diff(desired, &State::default(), &Scope::default());
+        let report = self.apply_from(parent, &plan.steps);
+        Outcome::of(plan, report)
+    }
+
     /// Takes the steps of a plan.
     pub(crate) fn carry_out(&mut self, plan: Plan) -> Outcome {
         let report = self.apply(&plan.steps);
+        Outcome::of(plan, report)
+    }
+}
+
+impl Outcome {
+    fn of(plan: Plan, report: Report) -> Self {
         let mut failed = report.failed.iter().map(|(step, _)| step).peekable();
         // both are in the same order, and equal steps do not occur twice
         let done = plan.steps.into_iter().filter(|step| failed.next_if(|failed| *failed == step).is_none()).collect();
-        Outcome { done, conflicts: plan.conflicts, handles: report.handles, failed: report.failed }
+        Self { done, conflicts: plan.conflicts, handles: report.handles, failed: report.failed }
     }
 }

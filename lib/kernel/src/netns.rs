@@ -56,6 +56,17 @@ impl NetnsError {
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Absent { .. })
     }
+
+    /// The path leads to no network namespace but perhaps this process's own. False where something hides what it leads
+    /// to: no permission, too many open files.
+    pub fn leads_to_none(&self) -> bool {
+        match self {
+            Self::Absent { .. } | Self::Foreign { .. } | Self::Own { .. } => true,
+            Self::Refused { errno, .. } => {
+                matches!(errno.0, libc::ENOTDIR | libc::ELOOP | libc::ENAMETOOLONG | libc::ENXIO | libc::EINVAL)
+            }
+        }
+    }
 }
 
 /// An open network namespace; it lives as long as this does.

@@ -58,8 +58,8 @@ fn what(seen: &SeenLink) -> String {
     format!("ip link del {}", seen.name)
 }
 
-/// The request by the caller itself.
-fn delete_and_wait(kernel: &mut Kernel, seen: &SeenLink) -> Result<bool, KernelError> {
+/// [`delete_seen`] by the caller itself, who waits 16–24 ms.
+pub fn delete_and_wait(kernel: &mut Kernel, seen: &SeenLink) -> Result<bool, KernelError> {
     let request = Request::new(link::delete_by_index(seen.index), 0, what(seen));
     match kernel.socket().ask(request) {
         Ok(_) => Ok(true),

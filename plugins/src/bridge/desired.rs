@@ -12,23 +12,32 @@ use kernel::state::{AddressKey, Bridge, Link, LinkKind, Port, State, Veth, VethP
 use kernel::types::{Family, IfName, Mac, VlanId, masked};
 
 use super::conf::{Conf, Gateway, Vlans};
+use crate::attach::Ends;
 use crate::pod;
 
-/// The names and addresses that one attachment's links have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ends {
-    /// The host's end.
-    pub veth: IfName,
-    /// Its MAC. Given at creation, so that systemd-udev's MACAddressPolicy leaves it alone.
-    pub veth_mac: Mac,
-    /// The pod's end: CNI_IFNAME.
-    pub ifname: IfName,
-    /// Its MAC.
-    pub pod_mac: Mac,
-    /// The bridge's MAC when it is made now.
-    pub bridge_mac: Mac,
-    /// The bridge's side of a VLAN's gateway link when that is made now.
-    pub vlan_port: IfName,
+/// The alias of a bridge that this plugin made: one that has no pod any more takes the addresses of another subnet.
+pub const ALIAS: &str = "made by the CNI bridge plugin";
+
+/// Whether this plugin made the bridge.
+pub fn is_ours(bridge: &Link) -> bool {
+    bridge.alias.as_deref() == Some(ALIAS)
+}
+
+/// The bridge as it is, if it is one.
+pub fn known(conf: &Conf, seen: &SeenLink) -> Result<State, Error> {
+    let LinkKind::Bridge(_) = &seen.link.kind else {
+        return Err(Error::internal(format!("{:?} already exists but is not a bridge", conf.bridge.as_str())).with_details(
+            format!(
+                "it is a link of kind {}: name another \"bridge\" in the configuration, or delete that link: ip link del {}",
+                seen.link.kind.word(),
+                conf.bridge
+            ),
+        ));
+    };
+    let mut state = State::default();
+    state.links.insert(conf.bridge.clone(), seen.link.clone());
+    state.sysctls.extend([seen_accept_ra(seen)]);
+    Ok(state)
 }
 
 /// IPAM's answer with what the bridge adds: the interface each address is on, gateways, the default route, dns.
@@ -94,8 +103,9 @@ pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State
     let mut state = State::default();
     let bridge = Link {
         promisc: conf.promisc.then_some(true),
-        mac: new.then_some(ends.bridge_mac),
+        mac: new.then_some(ends.shared_mac),
         mtu: conf.mtu.filter(|_| new),
+        alias: new.then(|| ALIAS.to_owned()),
         ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering: conf.vlans.is_some() }))
     };
     state.links.insert(conf.bridge.clone(), bridge);
@@ -104,24 +114,24 @@ pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State
     let veth = Link {
         up: false,
         mtu: conf.mtu,
-        mac: Some(ends.veth_mac),
+        mac: Some(ends.host_mac),
         master: Some(Some(conf.bridge.clone())),
         ..Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) }))
     };
-    state.links.insert(ends.veth.clone(), veth);
-    state.ports.insert(ends.veth.clone(), Port { hairpin: conf.hairpin, isolated: conf.isolated });
-    refuse_routers(&mut state, &ends.veth);
+    state.links.insert(ends.host.clone(), veth);
+    state.ports.insert(ends.host.clone(), Port { hairpin: conf.hairpin, isolated: conf.isolated });
+    refuse_routers(&mut state, &ends.host);
     state
 }
 
 /// All of the host's side: the links, the gateway's addresses, forwarding.
 pub fn host(conf: &Conf, ends: &Ends, result: &AddResult) -> State {
     let mut state = links(conf, ends, None, false);
-    if let Some(veth) = state.links.get_mut(&ends.veth) {
+    if let Some(veth) = state.links.get_mut(&ends.host) {
         veth.up = true;
     }
     if let Some(vlans) = &conf.vlans {
-        state.vlans.extend(port_vlans(&ends.veth, vlans));
+        state.vlans.extend(port_vlans(&ends.host, vlans));
     }
     if conf.gateway == Gateway::No {
         return state;
@@ -146,10 +156,16 @@ fn port_vlans(port: &IfName, vlans: &Vlans) -> Vec<(VlanKey, Vlan)> {
     all.into_iter().collect()
 }
 
+/// What a new port of a bridge that filters by VLAN carries (`default_pvid`, net/bridge/br_vlan.c).
+pub fn default_vlan(port: &IfName) -> Option<(VlanKey, Vlan)> {
+    let id = VlanId::new(1).ok()?;
+    Some((VlanKey { dev: port.clone(), id }, Vlan { pvid: true, untagged: true }))
+}
+
 /// The gateway link of a VLAN: a pair in the host, its far end a port of the bridge in that VLAN.
 pub fn vlan_gateway(conf: &Conf, ends: &Ends) -> State {
     let mut state = State::default();
-    let peer = VethPeer { name: ends.vlan_port.clone(), mac: None, mtu: conf.mtu, netns: None };
+    let peer = VethPeer { name: ends.spare.clone(), mac: None, mtu: conf.mtu, netns: None };
     let link = Link { mtu: conf.mtu, ..Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) })) };
     state.links.insert(conf.gateway_link(), Link { up: false, ..link });
     state
@@ -159,13 +175,13 @@ pub fn vlan_gateway(conf: &Conf, ends: &Ends) -> State {
 pub fn vlan_port(conf: &Conf, ends: &Ends) -> State {
     let mut state = State::default();
     let port = Link { master: Some(Some(conf.bridge.clone())), ..Link::up(LinkKind::Veth(Veth { peer: None })) };
-    state.links.insert(ends.vlan_port.clone(), port);
+    state.links.insert(ends.spare.clone(), port);
     state.links.insert(conf.gateway_link(), Link::up(LinkKind::Veth(Veth { peer: None })));
-    for dev in [&ends.vlan_port, &conf.gateway_link()] {
+    for dev in [&ends.spare, &conf.gateway_link()] {
         refuse_routers(&mut state, dev);
     }
     let pvid = conf.vlans.as_ref().and_then(|vlans| vlans.pvid);
-    let carried = |id| (VlanKey { dev: ends.vlan_port.clone(), id }, Vlan { pvid: true, untagged: true });
+    let carried = |id| (VlanKey { dev: ends.spare.clone(), id }, Vlan { pvid: true, untagged: true });
     state.vlans.extend(pvid.map(carried));
     state
 }
@@ -217,20 +233,19 @@ pub fn address_conflict(conf: &Conf, wanted: &State, present: &[AddressKey], por
     Error::internal(format!("failed to set bridge addr: {:?} already has an IP address different from {first}", conf.bridge.as_str()))
         .with_details(format!(
             "{link} holds {have}, this network wants {want}; {ports} pods are still attached to {}. Drain this host's pods of the \
-             old subnet (it is then replaced by itself), or set \"forceAddress\": true, or: ip addr del {} dev {link}",
+             old subnet (on a bridge that this plugin made it is then replaced by itself), or set \"forceAddress\": true, or: ip addr del {} dev {link}",
             conf.bridge,
             present.iter().find(|k| k.dev == link).map(|k| k.net.to_string()).unwrap_or_default(),
         ))
 }
 
-/// The result: bridge, host end, pod end, a VLAN's gateway link, and what IPAM gave.
-pub fn reply(conf: &Conf, ends: &Ends, bridge_mac: Option<Mac>, sandbox: &str, result: AddResult) -> AddResult {
-    let interfaces = vec![
+/// Bridge, host end and pod end.
+pub fn interfaces(conf: &Conf, ends: &Ends, bridge_mac: Option<Mac>, sandbox: &str) -> Vec<Interface> {
+    vec![
         interface(&conf.bridge, bridge_mac, ""),
-        interface(&ends.veth, Some(ends.veth_mac), ""),
+        interface(&ends.host, Some(ends.host_mac), ""),
         interface(&ends.ifname, Some(ends.pod_mac), sandbox),
-    ];
-    AddResult { interfaces, ..result }
+    ]
 }
 
 /// One interface of a result; `sandbox` is empty for the host's.

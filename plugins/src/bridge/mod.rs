@@ -1,77 +1,107 @@
 //! `bridge`: a veth pair per pod, its host end a port of a bridge that may be the pods' gateway.
 
-mod add;
-mod check;
+mod arrange;
 mod conf;
-mod del;
 mod desired;
 mod gateway;
-mod rules;
-mod undo;
+mod recall;
 
 #[cfg(test)]
 mod tests;
 
 use cni::args::Args;
 use cni::error::Error;
-use cni::plugin::{Plugin, Request};
-use cni::result::AddResult;
-use kernel::types::IfName;
+use cni::plugin::Request;
+use cni::result::{AddResult, Interface as ResultInterface};
+use kernel::KernelError;
+use kernel::state::{Scope, State};
 
-use conf::{Conf, Document};
+use conf::{Conf, Document, Gateway};
 
-use crate::netns;
+use crate::attach::{Arranged, Birth, Common, Ends, Facts, Ground, Interface, Settled};
+
+/// The ports of a bridge: BR_MAX_PORTS (net/bridge/br_private.h) without number 0, which is reserved.
+const PORTS: u32 = 1023;
 
 /// The plugin.
 pub struct Bridge;
 
-impl Plugin for Bridge {
+impl Interface for Bridge {
+    type Conf = Conf;
+
     fn name(&self) -> &'static str {
         "bridge"
     }
 
-    fn admit(&self, request: &Request) -> Result<(), Error> {
-        netns::admit(request)
+    fn load(&self, request: &Request<'_>) -> Result<Conf, Error> {
+        let document: Document = request.conf.decode()?;
+        let args = Args::parse(&request.env.args, &["MAC"])?;
+        document.check(args.get("MAC").unwrap_or_default())
     }
 
-    fn add(&self, request: &Request) -> Result<AddResult, Error> {
-        add::add(request, &load(request)?)
-    }
-
-    fn del(&self, request: &Request) -> Result<(), Error> {
-        del::del(request, &load(request)?)
-    }
-
-    fn check(&self, request: &Request) -> Result<(), Error> {
-        check::check(request, &load(request)?)
-    }
-
-    fn gc(&self, request: &Request) -> Result<(), Error> {
-        let conf = load(request)?;
-        let ipam = match &conf.ipam {
-            Some(kind) => request.delegates.gc(kind, &request.conf.bytes, request.env),
-            None => Ok(()),
-        };
-        ipam.and(rules::gc(request, &conf))
-    }
-
-    fn status(&self, request: &Request) -> Result<(), Error> {
-        match load(request)?.ipam {
-            Some(kind) => request.delegates.status(&kind, &request.conf.bytes, request.env),
-            None => Ok(()),
+    fn common<'c>(&self, conf: &'c Conf) -> Common<'c> {
+        Common {
+            ipam: conf.ipam.as_deref(),
+            dad: conf.dad,
+            mac: conf.mac,
+            masquerade: conf.masquerade,
+            spoof_check: conf.spoof_check,
+            waits_for_carrier: conf.container_interface,
+            stands_on: Some(&conf.bridge),
         }
     }
+
+    fn birth(&self, conf: &Conf, ends: &Ends, facts: &Facts) -> Result<Birth, Error> {
+        let known = facts.found.as_ref().map(|seen| desired::known(conf, seen)).transpose()?;
+        let host = desired::links(conf, ends, facts.netns, known.is_none());
+        Ok(Birth { host, known: known.unwrap_or_default(), pod: State::default() })
+    }
+
+    fn complete(&self, conf: &Conf, ipam: AddResult) -> Result<AddResult, Error> {
+        desired::complete(conf, ipam)
+    }
+
+    fn settle(&self, conf: &Conf, ends: &Ends, result: &AddResult) -> Result<Settled, Error> {
+        Ok(Settled { host: desired::host(conf, ends, result), pod: desired::pod(conf, ends, result)? })
+    }
+
+    fn arrange(&self, conf: &Conf, ground: &mut Ground<'_>, wanted: &mut State) -> Result<Arranged, Error> {
+        gateway::ensure(ground.host, conf, ground.ends)?;
+        arrange::arrange(conf, ground, wanted)
+    }
+
+    fn interfaces(&self, conf: &Conf, ground: &mut Ground<'_>) -> Result<Vec<ResultInterface>, Error> {
+        let bridge_mac = arrange::bridge_mac(conf, ground)?;
+        let mut all = desired::interfaces(conf, ground.ends, bridge_mac, ground.sandbox);
+        let link = conf.gateway_link();
+        if link != conf.bridge && conf.gateway != Gateway::No {
+            let seen = ground.host.link(&link).map_err(Error::internal)?;
+            all.extend(seen.map(|seen| desired::interface(&seen.name, seen.link.mac, "")));
+        }
+        Ok(all)
+    }
+
+    fn recall(&self, conf: &Conf, request: &Request<'_>, previous: &AddResult) -> Result<Ends, Error> {
+        recall::ends(conf, request, previous)
+    }
+
+    fn judged(&self, conf: &Conf, ends: &Ends, wanted: &mut State) -> Scope {
+        recall::judged(conf, ends, wanted)
+    }
+
+    fn refused(&self, conf: &Conf, error: KernelError) -> Error {
+        refused(conf, error)
+    }
 }
 
-/// The configuration of a request, whole and checked.
-fn load(request: &Request) -> Result<Conf, Error> {
-    let document: Document = request.conf.decode()?;
-    let args = Args::parse(&request.env.args, &["MAC"])?;
-    document.check(args.get("MAC").unwrap_or_default())
-}
-
-/// The host's end of the pair: of the interfaces outside any sandbox, the one that is neither bridge nor VLAN gateway.
-fn host_end(previous: &AddResult) -> Option<IfName> {
-    let host: Vec<_> = previous.interfaces.iter().filter(|i| i.sandbox.is_empty()).collect();
-    host.iter().find(|i| i.name.starts_with("veth")).or(host.get(1)).and_then(|i| IfName::new(&i.name).ok())
+/// With what to do when the bridge takes no more ports.
+fn refused(conf: &Conf, error: KernelError) -> Error {
+    if !error.is_full_bridge() {
+        return Error::internal(error);
+    }
+    let bridge = &conf.bridge;
+    let text = Some(format!("the bridge {bridge} has no free port: it takes {PORTS}"));
+    Error::internal(KernelError { text, ..error }).with_details(format!(
+        "detach pods that are not needed (ip link show master {bridge}), or name another \"bridge\" in the configuration"
+    ))
 }

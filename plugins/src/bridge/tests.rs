@@ -8,7 +8,8 @@ use kernel::state::{AddressKey, LinkKind, Port, State, Vlan, VlanKey};
 use kernel::types::{IfName, Mac, Mtu};
 
 use super::conf::{Conf, Document};
-use super::desired::{Ends, address_conflict, complete, conflicting, host, links, pod, reply, vlan_gateway, vlan_port};
+use super::desired::{address_conflict, complete, conflicting, host, interfaces, links, pod, vlan_gateway, vlan_port};
+use crate::attach::Ends;
 
 fn conf(fields: &str) -> Conf {
     let text = format!(r#"{{"cniVersion":"1.1.0","name":"net1","type":"bridge","bridge":"br1"{fields}}}"#);
@@ -26,12 +27,12 @@ fn name(text: &str) -> IfName {
 fn ends() -> Ends {
     let mac = |n| Mac([2, 0, 0, 0, 0, n]);
     Ends {
-        veth: name("veth1"),
-        veth_mac: mac(1),
+        host: name("veth1"),
+        host_mac: mac(1),
         ifname: name("eth0"),
         pod_mac: mac(2),
-        bridge_mac: mac(3),
-        vlan_port: name("veth2"),
+        shared_mac: mac(3),
+        spare: name("veth2"),
     }
 }
 
@@ -105,7 +106,7 @@ fn a_new_bridge_is_set_up_and_one_that_is_there_keeps_its_settings() {
     let conf = conf(r#","mtu":1400,"promiscMode":true"#);
     let (made, found) = (links(&conf, &ends(), Some(9), true), links(&conf, &ends(), Some(9), false));
     let bridge = |state: &State| state.links[&name("br1")].clone();
-    assert_eq!((bridge(&made).mac, bridge(&made).mtu), (Some(ends().bridge_mac), Some(Mtu(1400))));
+    assert_eq!((bridge(&made).mac, bridge(&made).mtu), (Some(ends().shared_mac), Some(Mtu(1400))));
     assert_eq!((bridge(&found).mac, bridge(&found).mtu), (None, None), "another attachment's MTU and MAC");
     assert_eq!((bridge(&made).promisc, bridge(&found).promisc), (Some(true), Some(true)));
     let deaf = ["net/ipv6/conf/br1/accept_ra", "net/ipv6/conf/veth1/accept_ra"];
@@ -118,7 +119,7 @@ fn the_pair_is_born_whole_and_down() {
     let conf = conf(r#","mtu":1400,"hairpinMode":true,"portIsolation":true"#);
     let state = links(&conf, &ends(), Some(9), false);
     let veth = &state.links[&name("veth1")];
-    assert_eq!((veth.up, veth.mtu, veth.mac), (false, Some(Mtu(1400)), Some(ends().veth_mac)));
+    assert_eq!((veth.up, veth.mtu, veth.mac), (false, Some(Mtu(1400)), Some(ends().host_mac)));
     assert_eq!(veth.master, Some(Some(name("br1"))));
     let LinkKind::Veth(kernel::state::Veth { peer: Some(peer) }) = &veth.kind else { panic!("{:?}", veth.kind) };
     assert_eq!((peer.name.as_str(), peer.mac, peer.mtu), ("eth0", Some(ends().pod_mac), Some(Mtu(1400))));
@@ -254,15 +255,11 @@ fn a_conflict_is_said_with_both_subnets_and_the_way_out() {
 }
 
 #[test]
-fn the_reply_names_bridge_host_end_and_pod_end() {
-    let given = ipam(&[("10.5.1.7/24", "10.5.1.1")], &[]);
-    let reply = reply(&conf(GATEWAY), &ends(), None, "/run/netns/pod", given.clone());
-    let of = |n: usize| {
-        let interface = &reply.interfaces[n];
-        (interface.name.as_str(), interface.mac.as_str(), interface.sandbox.as_str())
-    };
+fn the_answer_names_bridge_host_end_and_pod_end() {
+    let all = interfaces(&conf(GATEWAY), &ends(), None, "/run/netns/pod");
+    let of = |n: usize| (all[n].name.as_str(), all[n].mac.as_str(), all[n].sandbox.as_str());
     assert_eq!(of(0), ("br1", "", ""), "a bridge whose MAC is not known");
     assert_eq!(of(1), ("veth1", "02:00:00:00:00:01", ""));
     assert_eq!(of(2), ("eth0", "02:00:00:00:00:02", "/run/netns/pod"));
-    assert_eq!((reply.interfaces.len(), reply.ips), (3, given.ips));
+    assert_eq!(all.len(), 3);
 }

@@ -6,6 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use cni::conf::Conf;
 use cni::env::Env;
 use cni::error::{Error, code};
 use gojson::Json;
+use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 
 const DEFAULT_DIR: &str = "/var/lib/cni/flannel";
 
@@ -105,27 +107,40 @@ impl States {
 impl State {
     /// Leaves `bytes` under both names, each of which is complete or absent at any moment.
     pub(super) fn write(&self, bytes: &[u8]) -> Result<(), StateError> {
-        let outcome = self.write_all(bytes);
+        let failed = |cause| StateError { operation: "write", path: self.own.clone(), cause };
+        match self.write_unnamed(bytes) {
+            Err(cause) if lacks_unnamed(&cause) => {}
+            outcome => return outcome.map_err(failed),
+        }
+        let outcome = self.write_draft(bytes);
         if outcome.is_err() {
             // the cause matters, not whether the draft could be tidied up
             let _ = fs::remove_file(&self.draft);
         }
-        outcome.map_err(|cause| StateError { operation: "write", path: self.own.clone(), cause })
+        outcome.map_err(failed)
     }
 
-    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
-        let create = || -> io::Result<File> {
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.draft)
-        };
-        let mut file = match create() {
-            Err(cause) if cause.kind() == ErrorKind::NotFound => {
-                let dir = self.draft.parent().unwrap_or(Path::new("/"));
-                DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-                create()?
-            }
-            other => other?,
-        };
+    /// The file has no name until it is complete: a program that is killed leaves nothing.
+    fn write_unnamed(&self, bytes: &[u8]) -> io::Result<()> {
+        let dir = self.own.parent().unwrap_or(Path::new("/"));
+        let mut options = OpenOptions::new();
+        options.write(true).mode(0o600).custom_flags(OFlags::TMPFILE.bits() as i32);
+        let mut file = in_folder(dir, || options.open(dir))?;
         file.write_all(bytes)?;
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        for path in [&self.own, &self.upstream] {
+            link(&unnamed, path)?;
+        }
+        Ok(())
+    }
+
+    /// The same on a file system without unnamed files.
+    fn write_draft(&self, bytes: &[u8]) -> io::Result<()> {
+        let dir = self.own.parent().unwrap_or(Path::new("/"));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+        in_folder(dir, || options.open(&self.draft))?.write_all(bytes)?;
         fs::rename(&self.draft, &self.own)?;
         fs::hard_link(&self.own, &self.draft)?;
         fs::rename(&self.draft, &self.upstream)
@@ -151,7 +166,38 @@ impl State {
         if upstream.is_some() && (own.is_none() || own == upstream) {
             remove(&self.upstream)?;
         }
+        // that of an ADD that was killed
+        remove(&self.draft)?;
         if own.is_some() { remove(&self.own) } else { Ok(()) }
+    }
+}
+
+/// Opens a file in a folder that is made when it is not there.
+fn in_folder(dir: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    match open() {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            open()
+        }
+        opened => opened,
+    }
+}
+
+/// The file system has no O_TMPFILE, or /proc is not there to name the file by (open(2)).
+fn lacks_unnamed(cause: &io::Error) -> bool {
+    let errno = cause.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(errno, Some(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::NOENT))
+}
+
+/// Gives the open file a name, in place of another file that has it.
+fn link(unnamed: &str, path: &Path) -> io::Result<()> {
+    let link = || linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW);
+    match link() {
+        Err(rustix::io::Errno::EXIST) => {
+            remove(path).map_err(|error| error.cause)?;
+            Ok(link()?)
+        }
+        linked => Ok(linked?),
     }
 }
 

@@ -137,27 +137,37 @@ fn what_is_ours_in_the_pod_is_the_interface_and_what_is_by_it() {
     let elsewhere = CniRoute { table: Some(100), ..CniRoute::to(net("10.7.0.0/16")) };
     let lower = CniRoute { table: Some(7), ..CniRoute::to(net("10.8.0.0/16")) };
     let state = of(&answer(&[V4], vec![elsewhere.clone(), lower, elsewhere, CniRoute::to(net("0.0.0.0/0"))]), Dad::Off);
-    assert_eq!(tables(&state), [TableId(7), TableId(100), TableId::MAIN]);
-    assert_eq!(tables(&State::default()), [TableId::MAIN], "always");
-    let ours = scope(&name("eth0"), &state, TableId(100));
+    let parts = by_table(&name("eth0"), &state);
+    let tables = |parts: &[(State, Scope)]| -> Vec<TableId> {
+        parts.iter().map(|(_, scope)| scope.routes.as_ref().unwrap().table).collect()
+    };
+    assert_eq!(tables(&parts), [TableId(7), TableId(100), TableId::MAIN]);
+    assert_eq!(tables(&by_table(&name("eth0"), &State::default())), [TableId::MAIN], "always");
+    let (_, ours) = &parts[2];
     assert_eq!((&ours.links[..], &ours.addresses[..]), (&[name("eth0")][..], &[name("eth0")][..]));
-    let routes =
-        RouteScope { table: TableId(100), protocol: None, adopt: vec![], within: vec![], dev: Some(name("eth0")) };
-    assert_eq!(ours.routes, Some(routes));
+    assert_eq!(ours.routes.as_ref().unwrap().dev, Some(name("eth0")));
     assert_eq!(ours.sysctls, state.sysctls.keys().cloned().collect::<Vec<_>>());
+    let routes: Vec<usize> = parts.iter().map(|(state, _)| state.routes.len()).collect();
+    assert_eq!((routes, parts[0].0.links.len(), parts[2].0.links.len()), (vec![1, 1, 1], 0, 1), "the rest once");
 }
 
 #[test]
-fn routes_of_the_addresses_themselves_are_the_kernels() {
-    let state = of(&answer(&[V4, V6], vec![]), Dad::Off);
-    let dev = || Route::by(&name("eth0"));
-    let via = |route: Route| Route { via: "10.5.1.1".parse().ok(), ..route };
-    let kernels = |route: Route| Route { protocol: RouteProtocol::KERNEL, ..route };
-    let is = |dst: &str, route: &Route| is_connected(&RouteKey::main(net(dst)), route, &state);
-    assert!(is("10.5.1.0/24", &dev()) && is("10.5.1.7/32", &dev()) && is("fd05::/64", &dev()));
-    assert!(!is("10.5.2.0/24", &dev()) && !is("10.5.1.8/32", &dev()) && !is("10.5.0.0/16", &dev()));
-    assert!(!is("10.5.1.0/24", &via(dev())), "somebody's route by a gateway");
-    assert!(is("10.9.0.0/16", &kernels(dev())) && is("10.9.0.0/16", &kernels(via(dev()))), "whatever the kernel made");
+fn what_others_may_change_is_not_checked() {
+    let mut state =
+        of(&answer(&[V4], vec![CniRoute::to(net("0.0.0.0/0")), CniRoute::to(net("10.7.0.0/16"))]), Dad::Off);
+    state.links.get_mut(&name("eth0")).unwrap().mtu = Some(Mtu(1400));
+    leave_to_others(&mut state);
+    assert_eq!((state.sysctls.len(), state.links[&name("eth0")].mtu, state.addresses.len()), (0, None, 1));
+    assert_eq!(state.routes.keys().map(|key| key.dst).collect::<Vec<_>>(), [net("10.7.0.0/16")]);
+}
+
+#[test]
+fn an_unspecified_gateway_is_none() {
+    for (dst, gw) in [("10.7.0.0/16", "0.0.0.0"), ("fd07::/64", "::")] {
+        let route = CniRoute { gw: gw.parse().ok(), ..CniRoute::to(net(dst)) };
+        let state = of(&answer(&[V4, V6], vec![route]), Dad::Off);
+        assert_eq!(state.routes.into_values().next().unwrap().via, None, "{dst}");
+    }
 }
 
 #[test]

@@ -71,7 +71,8 @@ pub(super) fn put_routes(desired: &State, observed: &State, scope: &Scope, steps
         (Some(_), false) => 2,
     };
     put.sort_by_key(|(key, route)| (rank(route), key.ordinal));
-    steps.extend(put.into_iter().map(|(key, route)| Step::PutRoute(key.clone(), route.clone())));
+    let step = if scope.beside { Step::AddRoute } else { Step::PutRoute };
+    steps.extend(put.into_iter().map(|(key, route)| step(key.clone(), route.clone())));
 }
 
 /// Whether a route that nobody wants is ours.

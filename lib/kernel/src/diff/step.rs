@@ -45,6 +45,8 @@ pub enum Step {
     PutFdb(FdbKey, IpAddr),
     /// Add or replace a route.
     PutRoute(RouteKey, Route),
+    /// Add a route before others to the same destination, of which none is replaced.
+    AddRoute(RouteKey, Route),
     /// Delete a route.
     DeleteRoute(RouteKey, Route),
     /// Delete a neighbour.
@@ -102,7 +104,7 @@ impl Step {
             Self::AddAddress(..) | Self::DeleteAddress(_) => "address",
             Self::PutNeighbour(..) | Self::DeleteNeighbour(_) => "neighbour",
             Self::PutFdb(..) | Self::DeleteFdb(..) => "fdb",
-            Self::PutRoute(..) | Self::DeleteRoute(..) => "route",
+            Self::PutRoute(..) | Self::AddRoute(..) | Self::DeleteRoute(..) => "route",
         }
     }
 
@@ -158,6 +160,10 @@ impl fmt::Display for Step {
                 write!(f, "bridge fdb replace {} dev {} dst {dst} self permanent", key.mac, key.dev)
             }
             Self::PutRoute(key, route) => write!(f, "ip route replace {}", RouteText(key, route)),
+            Self::AddRoute(key, route) => {
+                let how = if key.ordinal == 0 { "prepend" } else { "append" };
+                write!(f, "ip route {how} {}", RouteText(key, route))
+            }
             Self::DeleteRoute(key, route) => write!(f, "ip route del {}", RouteText(key, route)),
             Self::DeleteNeighbour(key) => write!(f, "ip neigh del {} dev {}", key.addr, key.dev),
             Self::DeleteFdb(key, dst) => write!(f, "bridge fdb del {} dev {} dst {dst} self", key.mac, key.dev),

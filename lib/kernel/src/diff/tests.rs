@@ -57,7 +57,7 @@ pub(crate) fn take(state: &mut State, step: &Step) {
         }
         Step::PutNeighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
         Step::PutFdb(key, dst) => drop(state.fdb.insert(key, dst)),
-        Step::PutRoute(key, route) => {
+        Step::PutRoute(key, route) | Step::AddRoute(key, route) => {
             if let Some(dev) = &route.dev {
                 assert!(state.links.get(dev).is_some_and(|link| link.up), "a route needs its link up");
             }

@@ -23,6 +23,9 @@ pub const PUT: u16 = netlink_packet_core::NLM_F_CREATE | netlink_packet_core::NL
 /// NLM_F_CREATE | NLM_F_APPEND: one more beside those that are there.
 pub const APPEND: u16 = netlink_packet_core::NLM_F_CREATE | netlink_packet_core::NLM_F_APPEND;
 
+/// NLM_F_CREATE alone: one more before those that are there; to IPv6, where order does not count, the same as [`APPEND`].
+pub const PREPEND: u16 = netlink_packet_core::NLM_F_CREATE;
+
 /// The kernel's number for a family.
 pub fn address_family(family: Family) -> AddressFamily {
     match family {

@@ -29,6 +29,8 @@ pub struct Scope {
     pub sysctls: Vec<String>,
     /// Tables of nf_tables that are ours, or that we use beside others.
     pub nft: BTreeMap<TableKey, NftScope>,
+    /// Routes are added beside those of others to the same destination, before them (`ip route prepend`), and replace none.
+    pub beside: bool,
     /// Nothing is deleted: the view that the desired side was made from is not complete.
     pub keep: bool,
 }

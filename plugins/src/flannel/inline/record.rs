@@ -5,13 +5,13 @@
 //! `<dataDir>/.network.<name>`: a prefix per line. Neither a state nor a draft of one, which have `@`, has this name.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use gojson::parse_cidr;
 use ipnetwork::IpNetwork;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::super::state::StateError;
 
@@ -19,7 +19,18 @@ use super::super::state::StateError;
 pub(super) struct Record {
     path: PathBuf,
     file: File,
+    /// How many bytes the file has.
+    length: usize,
     pub(super) networks: Vec<IpNetwork>,
+}
+
+/// No record is longer: it has a line for each network that is still to be taken away.
+const LONGEST: u64 = 64 * 1024;
+
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+    options
 }
 
 fn path(dir: &Path, name: &str) -> PathBuf {
@@ -44,36 +55,45 @@ impl Record {
     pub(super) fn lock_existing(dir: &Path, name: &str) -> Result<Option<Self>, StateError> {
         let path = path(dir, name);
         let failed = |cause| StateError::new("lock", &path, cause);
-        match OpenOptions::new().read(true).write(true).open(&path) {
+        match options().open(&path) {
             Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
             file => Self::read(path.clone(), file.map_err(failed)?).map(Some).map_err(failed),
         }
     }
 
     fn read(path: PathBuf, mut file: File) -> io::Result<Self> {
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no regular file: delete it"));
+        }
         flock(&file, FlockOperation::LockExclusive)?;
-        let mut text = String::new();
+        let mut text = Vec::new();
+        (&mut file).take(LONGEST).read_to_end(&mut text)?;
         // what is not text has no network in it, and is written anew
-        let networks = file.read_to_string(&mut text).map(|_| parse(&text)).unwrap_or_default();
-        Ok(Self { path, file, networks })
+        let networks = std::str::from_utf8(&text).map(parse).unwrap_or_default();
+        Ok(Self { path, file, networks, length: text.len() })
     }
 
-    /// Leaves `networks` for the next one.
+    /// Leaves `networks` for the next one. One call replaces all, so that a program that is killed leaves the old ones or
+    /// the new: what is shorter than before is filled up with empty lines.
     pub(super) fn write(&mut self, networks: &[IpNetwork]) -> Result<(), StateError> {
         if self.networks == networks {
             return Ok(());
         }
-        let text: String = networks.iter().map(|network| format!("{network}\n")).collect();
-        let written =
-            self.file.rewind().and_then(|()| self.file.set_len(0)).and_then(|()| self.file.write_all(text.as_bytes()));
-        written.map_err(|cause| StateError::new("write", &self.path, cause))?;
+        let mut text: String = networks.iter().map(|network| format!("{network}\n")).collect();
+        text.extend(std::iter::repeat_n('\n', self.length.saturating_sub(text.len())));
+        let failed = |path: &Path, cause| StateError::new("write", path, cause);
+        let written = self.file.write_at(text.as_bytes(), 0).map_err(|cause| failed(&self.path, cause))?;
+        if written != text.len() {
+            return Err(failed(&self.path, ErrorKind::StorageFull.into()));
+        }
+        self.length = text.len();
         self.networks = networks.to_vec();
         Ok(())
     }
 }
 
 fn open(dir: &Path, path: &Path) -> io::Result<File> {
-    let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+    let open = || options().create(true).truncate(false).mode(0o600).open(path);
     match open() {
         Err(cause) if cause.kind() == ErrorKind::NotFound => {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;

@@ -33,7 +33,7 @@ pub fn take(world: &mut State, step: &Step) {
             world.neighbours.insert(key, mac);
         }
         Step::PutFdb(key, dst) => drop(world.fdb.insert(key, dst)),
-        Step::PutRoute(key, route) => {
+        Step::PutRoute(key, route) | Step::AddRoute(key, route) => {
             let down = |dev: &IfName| !world.links.get(dev).is_some_and(|link| link.up);
             assert!(route.kind == RouteKind::Blackhole || !route.dev.as_ref().is_some_and(down), "{step}: down");
             world.routes.insert(key, route);

@@ -1,0 +1,257 @@
+//! ADD: links first, so that nothing is asked of IPAM for a name that is taken; then the rest in one batch per side.
+
+use std::borrow::Cow;
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
+use std::time::Duration;
+
+use attachment::record::{DIRECTORY, Locked, Record};
+use cni::error::Error;
+use cni::plugin::Request;
+use cni::result::AddResult;
+use kernel::diff::Step;
+use kernel::state::{Link, Scope, State};
+use kernel::types::IfName;
+use kernel::{Assumed, Kernel, Outcome};
+
+use super::del::{self, Extent};
+use super::{Arranged, Birth, Common, Ends, Facts, Ground, Interface, Replacement, Settled, join, rules, settled};
+use crate::pod::Dad;
+use crate::{netns, read_only, traces};
+
+/// Upstream looks at the port after 0, 50, 500, 1000 and 1000 ms; the kernel's announcement ends the wait here.
+const PORT_PATIENCE: Duration = Duration::from_millis(2550);
+
+/// How long the kernel may look for the duplicate of an IPv6 address before it is taken as it is, as upstream.
+const DAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A clash of the host end's random name is tried again this often, as upstream.
+const NAME_TRIES: usize = 10;
+
+/// Both sides of the attachment and what is being made.
+struct Adding<'a, I: Interface> {
+    plugin: &'a I,
+    request: &'a Request<'a>,
+    conf: &'a I::Conf,
+    common: Common<'a>,
+    host: Kernel,
+    pod: Kernel,
+    facts: Facts,
+    locked: Locked,
+    /// What was made so far.
+    record: Record,
+    extent: Extent,
+}
+
+/// Attaches the pod; whatever was done for it is undone when a step fails.
+pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, conf: &I::Conf) -> Result<AddResult, Error> {
+    let ifname = IfName::new(&request.env.ifname).map_err(Error::internal)?;
+    let netns = netns::open(request).map_err(|e| netns::refused(&e))?;
+    let common = plugin.common(conf);
+    let mut host = Kernel::open().map_err(Error::internal)?;
+    let pod = netns::kernel(request, netns)?;
+    let found = common.stands_on.map_or(Ok(None), |name| host.link(name)).map_err(Error::internal)?;
+    let facts = Facts { found, netns: pod.netns().map(AsRawFd::as_raw_fd) };
+    let locked = Locked::make(Path::new(DIRECTORY), traces::key(request)).map_err(Error::internal)?;
+    let (record, extent) = (Record::begun(), Extent::Recorded);
+    let mut adding = Adding { plugin, request, conf, common, host, pod, facts, locked, record, extent };
+    adding.remove_left(&ifname)?;
+    match catch_unwind(AssertUnwindSafe(|| adding.make(&ifname))) {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(cause)) => Err(adding.undo(cause)),
+        Err(panic) => {
+            adding.undo(Error::internal("panic"));
+            resume_unwind(panic)
+        }
+    }
+}
+
+impl<I: Interface> Adding<'_, I> {
+    /// An ADD of this attachment was killed, or its pod went without a DEL. One that lives is left alone.
+    fn remove_left(&mut self, ifname: &IfName) -> Result<(), Error> {
+        let Some(left) = self.locked.record.take() else { return Ok(()) };
+        if left.committed && self.pod.link(ifname).map_err(Error::internal)?.is_some() {
+            return Err(taken(ifname));
+        }
+        join(del::remove_recorded(self.request, &mut self.host, &mut self.pod, &left))
+    }
+
+    fn make(&mut self, ifname: &IfName) -> Result<AddResult, Error> {
+        let ends = self.connect(ifname)?;
+        let ipam = match self.common.ipam {
+            Some(kind) => {
+                let answer = self.request.delegates.add(kind, &self.request.conf.bytes, self.request.env)?;
+                self.record.ipam = Some(kind.to_owned());
+                answer
+            }
+            None => AddResult::default(),
+        };
+        let result = self.plugin.complete(self.conf, ipam)?;
+        let Settled { mut host, pod } = self.plugin.settle(self.conf, &ends, &result)?;
+        let last = self.configure_host(&ends, &mut host)?;
+        self.configure_pod(&ends, &pod)?;
+        self.add_rules(&ends, &result)?;
+        if self.common.waits_for_carrier {
+            self.wait_for_port(&ends.host)?;
+        }
+        let interfaces = self.ask(&ends, |plugin, conf, ground| plugin.interfaces(conf, ground))?;
+        if let Some(last) = last {
+            self.replace(&last)?;
+        }
+        self.commit(&ends, &host, &pod)?;
+        Ok(AddResult { interfaces, ..result })
+    }
+
+    /// Makes the links that the plugin wants: those that attachments share, if they are not there, and its own.
+    fn connect(&mut self, ifname: &IfName) -> Result<Ends, Error> {
+        for _ in 0..NAME_TRIES {
+            let ends = Ends::random(ifname, self.common.mac)?;
+            let birth = self.plugin.birth(self.conf, &ends, &self.facts)?;
+            self.begin(&ends, &birth)?;
+            if self.bear(&ends, birth)? {
+                return Ok(ends);
+            }
+            (self.record.host, self.record.pod) = (None, None);
+            if self.pod.link(ifname).map_err(Error::internal)?.is_some() {
+                return Err(taken(ifname));
+            }
+        }
+        Err(Error::internal(format!("no free name for the host's end of the pair after {NAME_TRIES} tries")))
+    }
+
+    /// Writes down what is about to be made, with all that may come later.
+    fn begin(&mut self, ends: &Ends, birth: &Birth) -> Result<(), Error> {
+        (self.record.host, self.record.pod) = traces::links(ends, &birth.host);
+        let ipam = self.common.ipam.map(str::to_owned);
+        self.locked.write(&Record { ipam, ..self.record.clone() }).map_err(Error::internal)
+    }
+
+    /// False when the name of one of the attachment's own links is taken.
+    fn bear(&mut self, ends: &Ends, birth: Birth) -> Result<bool, Error> {
+        let Birth { host, known, pod } = birth;
+        let outcome = self.host.converge(&host, &Scope::default(), Some(known.into())).map_err(Error::internal)?;
+        let born = self.born(ends, outcome)?;
+        if !born || pod == State::default() {
+            return Ok(born);
+        }
+        let outcome = self.pod.bring(&mut self.host, &pod);
+        self.born(ends, outcome)
+    }
+
+    fn born(&mut self, ends: &Ends, outcome: Outcome) -> Result<bool, Error> {
+        let mut taken = false;
+        for (step, error) in outcome.failed {
+            match step {
+                // another ADD made the link in between: it is as that one found it
+                Step::CreateLink(name, _) if error.is_already() && Some(&name) == self.common.stands_on => {
+                    self.facts.found = self.host.link(&name).map_err(Error::internal)?;
+                }
+                Step::CreateLink(name, _) if error.is_already() && (name == ends.host || name == ends.ifname) => {
+                    taken = true;
+                }
+                // it is not there, and that has been said
+                _ if taken => {}
+                step if read_only::passes(&mut self.host, &step, &error).map_err(Error::internal)? => {}
+                step => return Err(self.plugin.refused(self.conf, read_only::explained(&step, error))),
+            }
+        }
+        match outcome.conflicts.first() {
+            Some(conflict) => Err(Error::internal(conflict)),
+            None => Ok(!taken),
+        }
+    }
+
+    fn ask<T>(
+        &mut self,
+        ends: &Ends,
+        question: impl FnOnce(&I, &I::Conf, &mut Ground<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (facts, sandbox) = (&self.facts, self.request.env.netns.as_str());
+        question(self.plugin, self.conf, &mut Ground { host: &mut self.host, ends, facts, sandbox })
+    }
+
+    /// The host's side, and what is still to take the place of something else there.
+    fn configure_host(&mut self, ends: &Ends, wanted: &mut State) -> Result<Option<Replacement>, Error> {
+        let arranged = self.ask(ends, |plugin, conf, ground| plugin.arrange(conf, ground, wanted))?;
+        let Arranged { known, read, scope, last } = arranged;
+        let assumed = Assumed { state: Cow::Owned(known), read };
+        let outcome = self.host.converge(wanted, &scope, Some(assumed)).map_err(Error::internal)?;
+        settled(&mut self.host, outcome).map_err(|error| self.plugin.refused(self.conf, error))?;
+        Ok(last)
+    }
+
+    fn configure_pod(&mut self, ends: &Ends, wanted: &State) -> Result<(), Error> {
+        let mut born = State::default();
+        for (name, link) in &wanted.links {
+            born.links.insert(name.clone(), Link { up: false, ..link.clone() });
+        }
+        // the pod may have other interfaces, and routes of its own
+        let scope = Scope { beside: true, ..Scope::default() };
+        let outcome = self.pod.converge(wanted, &scope, Some(born.into())).map_err(Error::internal)?;
+        settled(&mut self.pod, outcome).map_err(Error::internal)?;
+        if self.common.dad == Dad::On && wanted.addresses.keys().any(|key| key.net.is_ipv6()) {
+            self.pod.wait_addresses(&ends.ifname, DAD_PATIENCE).map_err(Error::internal)?;
+        }
+        Ok(())
+    }
+
+    fn add_rules(&mut self, ends: &Ends, result: &AddResult) -> Result<(), Error> {
+        for rules in rules::wanted(self.request, &self.common, ends, result) {
+            self.extent = Extent::Possible;
+            let added = rules.add(&mut self.host).map_err(|cause| {
+                Error::internal(format!("failed to set up table {} (nftables): {cause}", rules.table))
+            })?;
+            self.record.rules.extend(added.into_iter().map(Into::into));
+        }
+        Ok(())
+    }
+
+    fn wait_for_port(&mut self, name: &IfName) -> Result<(), Error> {
+        match self.host.wait_running(name, PORT_PATIENCE).map_err(Error::internal)? {
+            Some(link) if link.running => Ok(()),
+            Some(link) => Err(Error::internal(format!("bridge port in error state: {}", link.operstate))
+                .with_details(format!("{name} did not come up within {PORT_PATIENCE:?}; see: ip -d link show {name}"))),
+            None => Err(Error::internal(format!("{name} was deleted by somebody while it was being attached"))),
+        }
+    }
+
+    fn replace(&mut self, last: &Replacement) -> Result<(), Error> {
+        let Replacement { wanted, known, scope } = last;
+        let outcome = self.host.converge(wanted, scope, Some(known.into())).map_err(Error::internal)?;
+        settled(&mut self.host, outcome).map(drop).map_err(Error::internal)
+    }
+
+    fn commit(&mut self, ends: &Ends, host: &State, pod: &State) -> Result<(), Error> {
+        (self.record.host, self.record.pod) = traces::links(ends, host);
+        let index = self.host.names().index(&ends.host);
+        if let (Some(link), Some(index)) = (&mut self.record.host, index) {
+            link.index = index.0;
+        }
+        if let Some(link) = &mut self.record.pod {
+            link.addresses = pod.addresses.keys().map(|key| key.net.to_string()).collect();
+        }
+        self.record.committed = true;
+        self.locked.write(&self.record).map_err(Error::internal)
+    }
+
+    /// DEL of what was made; what cannot be undone is said beside the cause, and stays recorded.
+    fn undo(self, cause: Error) -> Error {
+        let Self { request, mut host, mut pod, locked, record, extent, .. } = self;
+        let mut undone: Vec<_> = del::remove_made(request, (&mut host, &mut pod), &record, extent).into();
+        if undone.iter().all(Result::is_ok) {
+            undone.push(locked.delete().map_err(Error::internal));
+        }
+        let left: Vec<_> = undone.into_iter().filter_map(Result::err).map(|e| e.to_string()).collect();
+        if left.is_empty() {
+            return cause;
+        }
+        let gap = if cause.details.is_empty() { "" } else { "; " };
+        let details = format!("{}{gap}not undone: {}", cause.details, left.join("; "));
+        cause.with_details(details)
+    }
+}
+
+fn taken(ifname: &IfName) -> Error {
+    Error::internal(format!("container veth name ({:?}) peer provided already exists", ifname.as_str()))
+}

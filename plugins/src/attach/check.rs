@@ -1,0 +1,57 @@
+//! CHECK: what ADD wanted, compared with what is there; every difference is listed that is this attachment's to judge.
+
+use cni::error::Error;
+use cni::plugin::Request;
+use kernel::Kernel;
+use kernel::diff::Plan;
+use kernel::state::{Scope, State};
+use kernel::types::IfName;
+
+use super::{Interface, Settled, rules};
+use crate::{netns, pod, read_only};
+
+/// Fails with the list of what ADD would change.
+pub(super) fn check<I: Interface>(plugin: &I, request: &Request<'_>, conf: &I::Conf) -> Result<(), Error> {
+    let Some(previous) = &request.conf.prev_result else {
+        return Err(Error::config("Required prevResult missing"));
+    };
+    let common = plugin.common(conf);
+    if let Some(kind) = common.ipam {
+        request.delegates.check(kind, &request.conf.bytes, request.env)?;
+    }
+    let ends = plugin.recall(conf, request, previous)?;
+    let netns = netns::open(request).map_err(|e| netns::refused(&e))?;
+    let Settled { mut host, pod } = plugin.settle(conf, &ends, previous)?;
+    let scope = plugin.judged(conf, &ends, &mut host);
+    let mut found = host_differences(&mut host, &scope)?;
+    found.extend(pod_differences(netns::kernel(request, netns)?, &ends.ifname, pod)?);
+    found.extend(rules::differences(rules::wanted(request, &common, &ends, previous))?);
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(Error::internal(format!("{} is not as ADD left it", request.env.ifname))
+        .with_details(format!("to repair it: {}", found.join("; "))))
+}
+
+fn host_differences(wanted: &mut State, scope: &Scope) -> Result<Vec<String>, Error> {
+    read_only::leave_out(wanted);
+    let scope = Scope { sysctls: wanted.sysctls.keys().cloned().collect(), keep: true, ..scope.clone() };
+    let mut host = Kernel::open().map_err(Error::internal)?;
+    Ok(differences("", host.plan(wanted, &scope, None).map_err(Error::internal)?))
+}
+
+fn pod_differences(mut pod: Kernel, ifname: &IfName, mut wanted: State) -> Result<Vec<String>, Error> {
+    pod::leave_to_others(&mut wanted);
+    let mut found = Vec::new();
+    for (wanted, scope) in pod::by_table(ifname, &wanted) {
+        let plan = pod.plan(&wanted, &scope, None).map_err(Error::internal)?;
+        found.extend(differences("in the pod: ", plan));
+    }
+    Ok(found)
+}
+
+fn differences(place: &str, plan: Plan) -> Vec<String> {
+    let steps = plan.steps.iter().map(|step| format!("{place}{step}"));
+    let conflicts = plan.conflicts.iter().map(|conflict| format!("{place}{conflict}"));
+    steps.chain(conflicts).collect()
+}

@@ -1,0 +1,176 @@
+//! DEL: the desire for nothing. Works without a valid configuration, a namespace, prevResult or nf_tables, any number of
+//! times; goes on after a failure, and reports all.
+
+use std::path::Path;
+
+use attachment::Key;
+use attachment::record::{DIRECTORY, HostLink, Locked, Record};
+use cni::error::Error;
+use cni::plugin::Request;
+use cni::result::{AddResult, Interface};
+use gojson::Json;
+use kernel::Kernel;
+use kernel::message::link::SeenLink;
+use kernel::removal::{delete_and_wait, delete_link, delete_seen};
+use kernel::state::LinkKind;
+use kernel::types::{IfName, Mac};
+
+use super::{join, rules};
+use crate::{netns, traces};
+
+/// How much a record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All that there is.
+    Recorded,
+    /// There may be more: whatever the attachment's names give.
+    Possible,
+}
+
+impl Extent {
+    fn of(record: &Record) -> Self {
+        if record.committed { Self::Recorded } else { Self::Possible }
+    }
+}
+
+/// Detaches the pod. The address is only released when no link uses it any more.
+pub(super) fn del(request: &Request<'_>) -> Result<(), Error> {
+    let (mut locked, refused) = match Locked::existing(Path::new(DIRECTORY), traces::key(request)) {
+        Ok(locked) => (locked, Ok(())),
+        Err(cause) => (None, Err(Error::internal(cause))),
+    };
+    if let Some(locked) = &mut locked {
+        // a record that cannot be written can be deleted
+        let _ = locked.mark();
+    }
+    let record = locked.as_ref().and_then(|locked| locked.record.as_ref());
+    let links = remove_links(request, record);
+    let kind = record.map_or_else(|| ipam_kind(request), |record| record.ipam.as_deref());
+    let ipam = links.as_ref().map_or(Ok(()), |()| release(request, kind));
+    let rules = rules::remove(traces::key(request), None, record, record.map_or(Extent::Possible, Extent::of));
+    join([refused, links, ipam, rules])?;
+    locked.map_or(Ok(()), Locked::delete).map_err(Error::internal)
+}
+
+/// `ipam.type` of a configuration that may be wrong otherwise.
+pub(super) fn ipam_kind<'a>(request: &'a Request<'_>) -> Option<&'a str> {
+    let kind = request.conf.tree().get("ipam").and_then(|ipam| ipam.get("type")).and_then(Json::as_str);
+    kind.filter(|kind| !kind.is_empty())
+}
+
+fn release(request: &Request<'_>, kind: Option<&str>) -> Result<(), Error> {
+    kind.map_or(Ok(()), |kind| request.delegates.del(kind, &request.conf.bytes, request.env))
+}
+
+/// By the pod's end or, when that is not to be found, by the host's.
+fn remove_links(request: &Request<'_>, record: Option<&Record>) -> Result<(), Error> {
+    let ifname = IfName::new(&request.env.ifname).map_err(Error::internal)?;
+    if let Some(mut pod) = netns::remaining(request)?
+        && remove_pod_end(&mut pod, &ifname, record)?
+    {
+        return Ok(());
+    }
+    let named = request.conf.prev_result.as_ref();
+    match record.and_then(|record| record.host.as_ref()) {
+        None if named.is_none() => Ok(()),
+        recorded => {
+            let mut host = Kernel::open().map_err(Error::internal)?;
+            match recorded {
+                Some(end) => remove_host_end(&mut host, end),
+                None => named.map_or(Ok(()), |previous| remove_named_ends(&mut host, previous)),
+            }
+        }
+    }
+}
+
+/// True when there was one, and it is gone. The path may have come to mean another pod's namespace: there the record's
+/// MAC is not to be found.
+fn remove_pod_end(pod: &mut Kernel, ifname: &IfName, record: Option<&Record>) -> Result<bool, Error> {
+    let Some(recorded) = record.filter(|r| r.host.is_some()).and_then(|record| record.pod.as_ref()) else {
+        return delete_link(pod, ifname).map_err(Error::internal);
+    };
+    match find(pod, (ifname.as_str(), &recorded.mac))? {
+        Some(seen) => delete_seen(pod, &seen).map(|_| true).map_err(Error::internal),
+        None => Ok(false),
+    }
+}
+
+/// The link of this name, if it is still the one that was recorded with this MAC.
+fn find(kernel: &mut Kernel, (name, mac): (&str, &str)) -> Result<Option<SeenLink>, Error> {
+    let (Ok(name), Ok(mac)) = (IfName::new(name), mac.parse::<Mac>()) else { return Ok(None) };
+    Ok(kernel.link(&name).map_err(Error::internal)?.filter(|seen| seen.link.mac == Some(mac)))
+}
+
+fn remove_host_end(host: &mut Kernel, end: &HostLink) -> Result<(), Error> {
+    match find(host, (&end.name, &end.mac))? {
+        Some(seen) => delete_seen(host, &seen).map(drop).map_err(Error::internal),
+        None => Ok(()),
+    }
+}
+
+/// Without a record prevResult names the host's end. A name alone may be that of any link of the host: it is a veth, a
+/// port of a bridge that prevResult names too, and has that MAC.
+fn remove_named_ends(host: &mut Kernel, previous: &AddResult) -> Result<(), Error> {
+    let of_host: Vec<&Interface> = previous.interfaces.iter().filter(|i| i.sandbox.is_empty()).collect();
+    for interface in &of_host {
+        if let Some(end) = named_end(host, interface, &of_host)? {
+            delete_seen(host, &end).map_err(Error::internal)?;
+        }
+    }
+    Ok(())
+}
+
+fn named_end(host: &mut Kernel, interface: &Interface, all: &[&Interface]) -> Result<Option<SeenLink>, Error> {
+    let seen = find(host, (&interface.name, &interface.mac))?;
+    let Some(seen) = seen.filter(|seen| matches!(seen.link.kind, LinkKind::Veth(_))) else { return Ok(None) };
+    let Some(master) = seen.master else { return Ok(None) };
+    let master = host.name(master).map_err(Error::internal)?;
+    Ok(master.filter(|master| all.iter().any(|i| i.name == master.as_str())).map(|_| seen))
+}
+
+/// What an ADD that failed has made.
+pub(super) fn remove_made(
+    request: &Request<'_>,
+    (host, pod): (&mut Kernel, &mut Kernel),
+    record: &Record,
+    extent: Extent,
+) -> [Result<(), Error>; 3] {
+    let links = remove_both_ends(host, pod, record);
+    let ipam = links.as_ref().map_or(Ok(()), |()| release(request, record.ipam.as_deref()));
+    let rules = rules::remove(traces::key(request), Some(host), Some(record), extent);
+    [links, ipam, rules]
+}
+
+/// What an ADD that was killed has left, or one whose pod has gone.
+pub(super) fn remove_recorded(
+    request: &Request<'_>,
+    host: &mut Kernel,
+    pod: &mut Kernel,
+    record: &Record,
+) -> [Result<(), Error>; 3] {
+    remove_made(request, (host, pod), record, Extent::of(record))
+}
+
+fn remove_both_ends(host: &mut Kernel, pod: &mut Kernel, record: &Record) -> Result<(), Error> {
+    let (kernel, end) = match (&record.host, &record.pod) {
+        (Some(end), _) => (host, (&*end.name, &*end.mac)),
+        (None, Some(end)) => (pod, (&*end.name, &*end.mac)),
+        (None, None) => return Ok(()),
+    };
+    match find(kernel, end)? {
+        Some(seen) => delete_and_wait(kernel, &seen).map(drop).map_err(Error::internal),
+        None => Ok(()),
+    }
+}
+
+/// What is left of an attachment that no runtime knows any more; its namespace is not known either.
+pub(super) fn collect(key: Key<'_>, locked: Locked) -> Result<(), Error> {
+    let record = locked.record.as_ref();
+    let link = match record.and_then(|record| record.host.as_ref()) {
+        Some(end) => Kernel::open().map_err(Error::internal).and_then(|mut host| remove_host_end(&mut host, end)),
+        None => Ok(()),
+    };
+    let rules = rules::remove(key, None, record, record.map_or(Extent::Possible, Extent::of));
+    join([link, rules])?;
+    locked.delete().map_err(Error::internal)
+}

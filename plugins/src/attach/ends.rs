@@ -1,0 +1,43 @@
+//! The names and MACs of one attachment's links.
+
+use cni::error::Error;
+use kernel::types::{IfName, Mac};
+
+/// The names and MACs that one attachment's links have. A plugin uses those that it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ends {
+    /// The host's end of a pair.
+    pub host: IfName,
+    /// Its MAC. Given at creation, so that systemd-udev's MACAddressPolicy leaves it alone.
+    pub host_mac: Mac,
+    /// The pod's interface: CNI_IFNAME.
+    pub ifname: IfName,
+    /// Its MAC.
+    pub pod_mac: Mac,
+    /// The MAC of what attachments share, when it is made now.
+    pub shared_mac: Mac,
+    /// A second name on the host.
+    pub spare: IfName,
+}
+
+impl Ends {
+    /// New ones, at random but for the pod's name and, when it is asked for, its MAC.
+    pub fn random(ifname: &IfName, mac: Option<Mac>) -> Result<Self, Error> {
+        let mut bytes = [0; 26];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(Error::internal)?;
+        let [h0, h1, h2, h3, s0, s1, s2, s3, macs @ ..] = bytes;
+        let [a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5, c0, c1, c2, c3, c4, c5] = macs;
+        Ok(Self {
+            host: name([h0, h1, h2, h3])?,
+            host_mac: Mac::local([a0, a1, a2, a3, a4, a5]),
+            ifname: ifname.clone(),
+            pod_mac: mac.unwrap_or(Mac::local([b0, b1, b2, b3, b4, b5])),
+            shared_mac: Mac::local([c0, c1, c2, c3, c4, c5]),
+            spare: name([s0, s1, s2, s3])?,
+        })
+    }
+}
+
+fn name([a, b, c, d]: [u8; 4]) -> Result<IfName, Error> {
+    IfName::new(&format!("veth{a:02x}{b:02x}{c:02x}{d:02x}")).map_err(Error::internal)
+}

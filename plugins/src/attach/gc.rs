@@ -1,0 +1,37 @@
+//! GC: DEL of every attachment of the network that is not valid any more, by its record.
+
+use std::path::Path;
+
+use attachment::Key;
+use attachment::record::{DIRECTORY, Locked, list};
+use cni::error::Error;
+use cni::plugin::Request;
+
+use super::{del, join, rules};
+
+/// Needs no valid configuration; goes on after a failure, and reports all.
+pub(super) fn gc(request: &Request<'_>) -> Result<(), Error> {
+    let attachments = remove_stale(request);
+    let ipam = match del::ipam_kind(request) {
+        Some(kind) => request.delegates.gc(kind, &request.conf.bytes, request.env),
+        None => Ok(()),
+    };
+    join([attachments, ipam, rules::collect(request)])
+}
+
+fn remove_stale(request: &Request<'_>) -> Result<(), Error> {
+    let (directory, network) = (Path::new(DIRECTORY), request.conf.name.as_str());
+    let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
+    let recorded = list(directory, network).map_err(Error::internal)?;
+    let stale = recorded
+        .iter()
+        .filter(|(container, ifname)| !valid.iter().any(|a| a.container_id == *container && a.ifname == *ifname));
+    join(stale.map(|(container, ifname)| {
+        let key = Key { network, container, ifname };
+        match Locked::at_once(directory, key).map_err(Error::internal)? {
+            Some(locked) => del::collect(key, locked),
+            // an ADD or a DEL is at work
+            None => Ok(()),
+        }
+    }))
+}

@@ -1,0 +1,64 @@
+//! The attachment as an answer of ADD has it, for CHECK.
+
+use cni::error::Error;
+use cni::plugin::Request;
+use cni::result::AddResult;
+use kernel::state::{Scope, State};
+use kernel::types::{IfName, Mac};
+
+use super::conf::Conf;
+use super::desired;
+use crate::attach::Ends;
+
+/// The links as prevResult has them.
+pub fn ends(conf: &Conf, request: &Request<'_>, previous: &AddResult) -> Result<Ends, Error> {
+    let interface =
+        |name: &str, host: bool| previous.interfaces.iter().find(|i| i.name == name && i.sandbox.is_empty() == host);
+    let pod = interface(&request.env.ifname, false)
+        .ok_or_else(|| Error::config(format!("prevResult has no interface {:?} in a sandbox", request.env.ifname)))?;
+    if pod.sandbox != request.env.netns {
+        return Err(Error::config(format!(
+            "Sandbox in prevResult {} doesn't match configured netns: {}",
+            pod.sandbox, request.env.netns
+        )));
+    }
+    let bridge = interface(conf.bridge.as_str(), true)
+        .ok_or_else(|| Error::config(format!("prevResult has no bridge {:?}", conf.bridge.as_str())))?;
+    let host = host_end(previous).ok_or_else(|| Error::config("prevResult names no host end of the pair"))?;
+    let host_mac = interface(host.as_str(), true).map(|i| i.mac.as_str()).unwrap_or_default();
+    let mac = |text: &str| text.parse::<Mac>().map_err(|e| Error::config(format!("prevResult: {e}")));
+    Ok(Ends {
+        host_mac: mac(host_mac)?,
+        host,
+        ifname: IfName::new(&request.env.ifname).map_err(Error::internal)?,
+        pod_mac: mac(&pod.mac)?,
+        shared_mac: mac(&bridge.mac)?,
+        // CHECK makes nothing: no name is needed
+        spare: conf.bridge.clone(),
+    })
+}
+
+/// The host's end of the pair: of the interfaces outside any sandbox, the one that is neither bridge nor VLAN gateway.
+fn host_end(previous: &AddResult) -> Option<IfName> {
+    let host: Vec<_> = previous.interfaces.iter().filter(|i| i.sandbox.is_empty()).collect();
+    host.iter().find(|i| i.name.starts_with("veth")).or(host.get(1)).and_then(|i| IfName::new(&i.name).ok())
+}
+
+/// What CHECK reads. The bridge's MAC is not judged: one that somebody else made takes that of its lowest port.
+pub fn judged(conf: &Conf, ends: &Ends, wanted: &mut State) -> Scope {
+    if let Some(bridge) = wanted.links.get_mut(&conf.bridge) {
+        bridge.promisc = Some(conf.promisc);
+    }
+    if let Some(end) = wanted.links.get_mut(&ends.host) {
+        // a later plugin may lower it
+        end.mtu = None;
+    }
+    // a port's frames are the bridge's: its own value says nothing while it is one
+    wanted.sysctls.remove(&desired::accept_ra(&ends.host));
+    Scope {
+        read_links: vec![conf.bridge.clone(), ends.host.clone()],
+        addresses: vec![conf.gateway_link()],
+        vlans: conf.vlans.iter().map(|_| ends.host.clone()).collect(),
+        ..Scope::default()
+    }
+}
