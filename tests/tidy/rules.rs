@@ -25,6 +25,20 @@ pub const RULES: &[Rule] = &[
         reason: "no program is executed except a CNI delegate and the extension backend's commands: everything else is netlink",
     },
     Rule {
+        words: &[
+            "kernel.observe(",
+            "host.observe(",
+            "pod.observe(",
+            "diff::diff",
+            "kernel.apply(",
+            "host.apply(",
+            "pod.apply(",
+        ],
+        only_in: &[("lib/kernel/src/", "the trio behind Kernel::converge")],
+        in_tests: false,
+        reason: "reading, comparing and writing the kernel are one verb: Kernel::converge, or Kernel::plan to change nothing",
+    },
+    Rule {
         words: &["thread::sleep", "sleep(", "park_timeout("],
         only_in: &[
             ("flanneld/src/lab/wait.rs", "bounded waiting on a condition"),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsRawFd, RawFd};
 
-use kernel::diff::Step;
 use kernel::state::{Bridge, Link, LinkKind, Scope, State, Veth, VethPeer, Vxlan};
 use kernel::types::{Family, IfName, InvalidValue, Vni};
+use kernel::{Errno, Failure};
 
 use super::netns::Room;
 use super::sandbox::Lack;
@@ -88,17 +88,20 @@ pub fn probe() -> Result<(), Error> {
     let room = Room::create("probe")?;
     let mut kernel = room.kernel()?;
     for (kind, option, link) in probes().doing("plan the probe of link kinds")? {
-        let step = Step::CreateLink(IfName::new("probe").doing("plan the probe")?, link);
-        match kernel.apply(&[step]).ok() {
-            Ok(()) => {}
+        let name = IfName::new("probe").doing("plan the probe")?;
+        let state = State { links: [(name.clone(), link)].into(), ..State::default() };
+        let made = kernel.converge(&state, &Scope::default(), Some(State::default().into()));
+        match made.doing(format_args!("make a {kind} link"))?.ok() {
+            Ok(_) => {}
             // rtnl_newlink: EOPNOTSUPP when no module answers to the kind's name
-            Err(error) if error.errno.0 == rustix::io::Errno::OPNOTSUPP.raw_os_error() => {
+            Err(Failure::Kernel(error)) if error.errno == Errno::OPNOTSUPP => {
                 return Err(Lack::LinkKind { kind, option }.into());
             }
             Err(error) => return Err(error).doing(format_args!("make a {kind} link")),
         }
-        let name = IfName::new("probe").doing("plan the probe")?;
-        kernel.apply(&[Step::DeleteLink(name)]).ok().doing(format_args!("delete a {kind} link"))?;
+        let scope = Scope { links: vec![name], ..Scope::default() };
+        let gone = kernel.converge(&State::default(), &scope, None);
+        gone.doing(format_args!("delete a {kind} link"))?.ok().doing(format_args!("delete a {kind} link"))?;
     }
     room.remove()
 }
