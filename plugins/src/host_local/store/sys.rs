@@ -175,9 +175,7 @@ pub(super) fn touch(dir: &OwnedFd) -> io::Result<(i64, u32)> {
 
 /// This boot of the kernel, or None where /proc is not mounted.
 pub(super) fn boot_id() -> Option<[u8; 36]> {
-    let file = open(Path::new("/proc/sys/kernel/random/boot_id"), OFlags::RDONLY).ok()?;
-    let mut text = [0; 36];
-    (read_at(&file, &mut text, 0).ok()? == text.len()).then_some(text)
+    kernel::sysctl::boot_id()?.as_bytes().try_into().ok()
 }
 
 fn retry(call: impl Fn() -> rustix::io::Result<()>) -> io::Result<()> {
