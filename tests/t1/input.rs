@@ -122,10 +122,10 @@ pub fn a_namespace_that_is_none_is_refused() -> Outcome {
     assert!(error.contains(r#"failed to open netns "/run/netns/gone""#), "{error}");
     let file = caller.files.path().join("file");
     std::fs::write(&file, "")?;
-    for command in ["ADD", "DEL"] {
-        let error = caller.call(command, &Pod::new("cid", &file), &conf(&caller, "10.9.1.0/24")).error();
-        assert!(error.contains("unknown FS magic on"), "{command}: {error}");
-    }
+    let error = caller.call("ADD", &Pod::new("cid", &file), &conf(&caller, "10.9.1.0/24")).error();
+    assert!(error.contains("unknown FS magic on"), "{error}");
+    // to DEL it is gone
+    caller.call("DEL", &Pod::new("cid", &file), &conf(&caller, "10.9.1.0/24")).ok();
     assert_eq!(caller.reserved("net"), Vec::<String>::new());
     assert_eq!(links(), 1);
     Ok(())
@@ -145,7 +145,7 @@ pub fn a_hostile_delegate_runs_nothing() -> Outcome {
         assert!(error.contains("invalid plugin name") || error.contains("failed to find plugin"), "{kind}: {error}");
     }
     assert!(!caller.files.path().join("sprung").exists());
-    assert_eq!(links(), 1);
+    assert_eq!(links(), 2, "lo and the bridge");
     Ok(())
 }
 
@@ -189,5 +189,24 @@ pub fn a_disk_that_takes_nothing_says_so() -> Outcome {
     assert!(error.to_lowercase().contains("read-only file system"), "{error}");
     assert_eq!(links(), before);
     caller.call("DEL", &pod, &conf).ok();
+    Ok(())
+}
+
+/// A document that never ends does not fill the host's memory.
+pub fn what_is_too_long_is_refused() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let mut stdin = br#"{"cniVersion":"1.0.0","name":"net","type":"bridge","bridge":""#.to_vec();
+    stdin.resize(17 * 1024 * 1024, b'a');
+    for command in ["ADD", "DEL"] {
+        let variables = [
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", "cid"),
+            ("CNI_NETNS", "/run/netns/gone"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", "/nowhere"),
+        ];
+        let error = caller.raw("bridge", &variables, &stdin).error();
+        assert!(error.starts_with("6 ") && error.contains("longer than 16777216 bytes"), "{command}: {error}");
+    }
     Ok(())
 }
