@@ -46,7 +46,7 @@ impl Pair {
         let mut kernel = pod.kernel()?;
         assert!(kernel.wait_running(&eth0, LIMIT)?.is_some_and(|link| link.running), "the pod's link does not run");
         let pair = Self { host, pod };
-        pair.host.enter(|| track())??;
+        pair.host.enter(track)??;
         Ok(pair)
     }
 
