@@ -216,6 +216,7 @@ static TESTS: &[Test] = &[
     test!(host_local::go_and_we_at_once_never_share_an_address, Need::File(call::REFERENCE)),
     test!(host_local::killed_at_any_moment_it_loses_no_address),
     test!(host_local::a_full_disk_is_named_and_keeps_nothing, Need::Program("unshare"), Need::Program("mount")),
+    test!(host_local::what_is_no_regular_file_holds_nobody_up),
     test!(host_local::a_read_only_disk_is_named, Need::Program("unshare"), Need::Program("mount")),
     test!(lease_keys::a_padded_length_is_not_canonical),
     test!(lease_keys::a_padded_length_of_ipv6_is_not_canonical),

@@ -47,14 +47,15 @@ pub(super) fn make_dirs(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
+/// A FIFO under this name is not waited for.
 pub(super) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     calls::count("open");
-    Ok(fs::open(path, flags | OFlags::CLOEXEC, FILE)?)
+    Ok(fs::open(path, flags | OFlags::CLOEXEC | OFlags::NONBLOCK, FILE)?)
 }
 
 pub(super) fn open_at(dir: &OwnedFd, name: impl AsRef<OsStr>, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
     calls::count("open");
-    Ok(fs::openat(dir, name.as_ref(), flags | OFlags::CLOEXEC, mode)?)
+    Ok(fs::openat(dir, name.as_ref(), flags | OFlags::CLOEXEC | OFlags::NONBLOCK, mode)?)
 }
 
 /// Waits for the lock that upstream takes: flock(2), not fcntl(2).
