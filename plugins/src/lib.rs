@@ -16,7 +16,7 @@ use cni::plugin::Plugin;
 pub static SUITE: &[&dyn Plugin] = &[
     &attach::Attach(bridge::Bridge),
     &host_local::HostLocal,
-    &loopback::Loopback,
+    &attach::Chain(loopback::Loopback),
     &flannel::FLANNEL,
     &flannel::VXLAN,
     &flannel::DIRECT_ROUTING,

@@ -1,26 +1,19 @@
 //! CNI_NETNS: opened once in a process, and never this process's own namespace.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
-
 use cni::error::{Error, code};
 use cni::plugin::Request;
 use cni::quote;
 use kernel::netns::{Netns, NetnsError};
-use kernel::{Errno, Kernel, KernelError};
+use kernel::{Kernel, KernelError};
 
 /// The namespace of the request. The host's own is refused, unless CNI_NETNS_OVERRIDE allows it.
 pub fn open(request: &Request<'_>) -> Result<Netns, NetnsError> {
-    let own = opened(request)?.try_clone_to_owned();
-    let refused = |e| NetnsError::Refused { path: request.env.netns.clone(), errno: Errno::of(&e) };
-    Ok(Netns::from_file(own.map_err(refused)?.into()))
-}
-
-fn opened<'a>(request: &'a Request<'_>) -> Result<BorrowedFd<'a>, NetnsError> {
     let (env, path) = (request.env, request.env.netns.as_str());
-    env.opened.get_or_open(|| {
+    let file = env.opened.get_or_open(|| {
         let opened = if env.netns_override { Netns::open(path) } else { Netns::open_other(path) };
-        opened.map(OwnedFd::from)
-    })
+        opened.map(|netns| netns.file())
+    });
+    file.map(Netns::of)
 }
 
 /// A socket inside it. What cannot be entered is none of a network: another kind of namespace.
@@ -57,7 +50,7 @@ pub fn admit(request: &Request<'_>) -> Result<(), Error> {
     if request.env.netns.is_empty() {
         return Ok(());
     }
-    match opened(request) {
+    match open(request) {
         Err(own @ NetnsError::Own { .. }) => Err(refused(&own)),
         _ => Ok(()),
     }

@@ -200,3 +200,75 @@ pub fn a_killed_add_leaves_no_state_behind_del() -> Outcome {
     assert!(left.is_empty(), "files of an ADD that was killed: {left:#?}");
     Ok(())
 }
+
+/// An ADD whose delegate fails leaves no state, and one of an attachment that lives leaves that one's.
+pub fn a_failed_delegate_leaves_no_state() -> Outcome {
+    let caller = caller();
+    let rooms = [Room::create("pod")?, Room::create("other")?];
+    let pod = Pod::of(&rooms[0], "cid");
+    let (good, mut bad) = (conf(&caller, "flannel"), conf(&caller, "flannel"));
+    for delegate in [json!({ "type": "no-such-plugin" }), json!({ "mtu": 100_000 })] {
+        bad["delegate"] = delegate;
+        caller.call("ADD", &pod, &bad).error();
+        assert_eq!(states(&caller), 0, "{bad}");
+    }
+    caller.call("ADD", &pod, &good).ok();
+    for again in [&good, &bad] {
+        caller.call("ADD", &pod, again).error();
+        assert_eq!(states(&caller), 1, "{again}");
+    }
+    caller.call("DEL", &pod, &good).ok();
+    assert_eq!((states(&caller), caller.reserved("cbr0").len()), (0, 0));
+    Ok(())
+}
+
+/// GC takes states of attachments that are not valid, empty and damaged ones too, and nothing that is no state.
+pub fn gc_takes_stale_and_damaged_states() -> Outcome {
+    let caller = caller();
+    let room = Room::create("pod")?;
+    let mut gc = conf(&caller, "flannel");
+    gc["cniVersion"] = json!("1.1.0");
+    caller.call("ADD", &Pod::of(&room, "lives"), &gc).ok();
+    let dir = caller.files.path().join("flannel");
+    let others = r#"{"cniVersion":"1.0.0","name":"another","type":"bridge"}"#;
+    for (name, text) in [
+        ("empty@eth0", ""),
+        ("cut@eth0", "{\"name\":\"cbr0\""),
+        ("upstreams", ""),
+        ("odd@eth0", "\u{0}\u{1}"),
+        ("other@eth0", others),
+        ("README", "not a state"),
+    ] {
+        fs::write(dir.join(name), text)?;
+    }
+    gc["cni.dev/valid-attachments"] = json!([{ "containerID": "lives", "ifname": "eth0" }]);
+    caller.call("GC", &Pod::of(&room, ""), &gc).ok();
+    let mut left: Vec<_> = fs::read_dir(&dir)?.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, ["README", "lives", "lives@eth0", "other@eth0"]);
+    Ok(())
+}
+
+/// What cannot be read may belong to a pod: GC says so, keeps it, and goes on.
+pub fn gc_says_what_it_cannot_read() -> Outcome {
+    let caller = caller();
+    let dir = caller.files.path().join("flannel");
+    let state = r#"{"cniVersion":"1.0.0","name":"cbr0","type":"bridge"}"#;
+    let mut gc = conf(&caller, "flannel");
+    (gc["cniVersion"], gc["cni.dev/valid-attachments"]) = (json!("1.1.0"), json!([]));
+    for errno in ["EIO", "EMFILE", "ENOMEM"] {
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("first@eth0"), state)?;
+        fs::write(dir.join("second@eth0"), state)?;
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-qq", "-o", "/dev/null", "-P"]).arg(dir.join("first@eth0"));
+        strace.args(["-e", &format!("inject=openat,open:error={errno}"), "--"]);
+        let pod = Pod::new("", std::path::Path::new(""));
+        let error = crate::call::Answer::from(caller.under(strace, "GC", &pod, &gc)).error();
+        assert!(error.contains("first@eth0") && error.starts_with("5 "), "{errno}: {error}");
+        assert!(dir.join("first@eth0").exists() && !dir.join("second@eth0").exists(), "{errno}");
+        caller.call("GC", &pod, &gc).ok();
+        assert_eq!(fs::read_dir(&dir)?.count(), 0, "{errno}");
+    }
+    Ok(())
+}

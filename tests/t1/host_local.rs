@@ -8,7 +8,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use serde_json::json;
 use tests::harness::{Outcome, executables};
+
+use crate::call::{Answer, Caller, Pod, Whose};
 
 /// The executable under the plugin's name, as it is installed.
 struct Install {
@@ -229,5 +233,37 @@ pub fn a_read_only_disk_is_named() -> Outcome {
     let output = on_a_bad_disk(&install, prepare, "ADD", "ro");
     assert!(stdout(&output).contains("Read-only file system"), "{}", stdout(&output));
     assert_eq!(install.reserved(), ["10.1.2.2".to_owned()].into());
+    Ok(())
+}
+
+/// FIFOs under the names of host-local's files, and a device that never ends: nobody waits, and what is needed is named.
+pub fn what_is_no_regular_file_holds_nobody_up() -> Outcome {
+    let odd = |path: &Path| mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    for (name, refused) in [("lock", false), ("last_reserved_ip.0", true), ("resolv.conf", true), ("/dev/zero", true)] {
+        let caller = Caller::new(Whose::Ours);
+        let folder = caller.data().join("net");
+        fs::create_dir_all(&folder)?;
+        let path = folder.join(name);
+        if !path.exists() {
+            odd(&path);
+        }
+        let mut conf = json!({
+            "cniVersion": "1.0.0", "name": "net", "type": "host-local",
+            "ipam": { "type": "host-local", "dataDir": caller.data(), "ranges": [[{ "subnet": "10.9.1.0/24" }]] },
+        });
+        if ["resolv.conf", "/dev/zero"].contains(&name) {
+            conf["ipam"]["resolvConf"] = json!(path);
+        }
+        for command in ["ADD", "DEL"] {
+            let mut timeout = Command::new("timeout");
+            timeout.arg("20");
+            let answer =
+                Answer::from(caller.under(timeout, command, &Pod::new("cid", Path::new("/run/netns/any")), &conf));
+            let wanted = i32::from(refused && command == "ADD");
+            assert_eq!(answer.status, wanted, "{command} with {name}: {answer:?}");
+            assert!(wanted == 0 || answer.error().contains(name), "{command} does not name {name}: {answer:?}");
+        }
+        assert_eq!(caller.reserved("net"), Vec::<String>::new(), "{name}");
+    }
     Ok(())
 }

@@ -192,3 +192,22 @@ pub fn a_disk_that_takes_nothing_says_so() -> Outcome {
     caller.call("DEL", &pod, &conf).ok();
     Ok(())
 }
+
+/// A document that never ends does not fill the host's memory.
+pub fn what_is_too_long_is_refused() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let mut stdin = br#"{"cniVersion":"1.0.0","name":"net","type":"bridge","bridge":""#.to_vec();
+    stdin.resize(17 * 1024 * 1024, b'a');
+    for command in ["ADD", "DEL"] {
+        let variables = [
+            ("CNI_COMMAND", command),
+            ("CNI_CONTAINERID", "cid"),
+            ("CNI_NETNS", "/run/netns/gone"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", "/nowhere"),
+        ];
+        let error = caller.raw("bridge", &variables, &stdin).error();
+        assert!(error.starts_with("6 ") && error.contains("longer than 16777216 bytes"), "{command}: {error}");
+    }
+    Ok(())
+}

@@ -231,3 +231,40 @@ pub fn del_goes_on_behind_a_failure() -> Outcome {
     assert_eq!(left(&caller), Vec::<String>::new());
     Ok(())
 }
+
+/// A runtime that cannot read the answer takes the ADD for failed.
+pub fn an_add_whose_answer_cannot_be_written_is_undone() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    for version in ["1.0.0", "1.1.0"] {
+        let room = Room::create("pod")?;
+        let conf = with(&with_rules(&caller), json!({ "cniVersion": version }));
+        let mut sh = Command::new("sh");
+        sh.args(["-c", "exec \"$1\" >/dev/full", "sh"]);
+        let answer = Answer::from(caller.under(sh, "ADD", &Pod::of(&room, "cid"), &conf));
+        assert_eq!(answer.status, 1, "{answer:?}");
+        assert_eq!(left(&caller), Vec::<String>::new(), "{answer:?}");
+        assert!(format!("{answer:?}").contains("the answer cannot be written to stdout"), "{answer:?}");
+        room.remove()?;
+    }
+    Ok(())
+}
+
+/// An id that no file can be named by is refused before anything is made, and DEL of it finds nothing.
+pub fn a_container_id_that_is_too_long_is_refused() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let room = Room::create("pod")?;
+    for length in [251, 4090, 5000] {
+        let pod = Pod { id: String::leak("c".repeat(length)), ..Pod::of(&room, "") };
+        let conf = with_rules(&caller);
+        let error = caller.call("ADD", &pod, &conf).error();
+        assert!(error.contains("ENAMETOOLONG") || error.contains("File name too long"), "{length}: {error}");
+        assert_eq!(left(&caller), Vec::<String>::new(), "{length}");
+        caller.call("DEL", &pod, &conf).ok();
+    }
+    let longest = Pod { id: String::leak("c".repeat(250)), ..Pod::of(&room, "") };
+    let conf = v4_only(&conf(&caller), "10.9.1.0/24");
+    caller.call("ADD", &longest, &conf).ok();
+    caller.call("DEL", &longest, &conf).ok();
+    assert_eq!(left(&caller), Vec::<String>::new());
+    Ok(())
+}

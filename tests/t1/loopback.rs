@@ -84,8 +84,10 @@ pub fn every_versions_result_has_its_own_shape() -> Outcome {
 }
 
 pub fn a_foreign_address_on_lo_is_an_error() -> Outcome {
-    let text = in_a_namespace("PATH=$PATH:/usr/sbin:/sbin; ip addr add 10.1.2.3/32 dev lo; call ADD");
-    assert_eq!(text.trim(), r#"{"code":999,"msg":"loopbackinterfacefoundwithnon-loopbackaddress\"10.1.2.3\""}"#);
+    let text = in_a_namespace("PATH=$PATH:/usr/sbin:/sbin; ip addr add 10.1.2.3/32 dev lo; call ADD; up");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], r#"{"code":999,"msg":"loopbackinterfacefoundwithnon-loopbackaddress\"10.1.2.3\""}"#);
+    assert_eq!(lines[1], "0x8down", "the failed ADD is undone");
     Ok(())
 }
 

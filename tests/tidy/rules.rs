@@ -87,6 +87,15 @@ pub const RULES: &[Rule] = &[
         reason: "a thread that stays in the wrong namespace does its work there: use kernel::netns",
     },
     Rule {
+        words: &["diff::diff", "diff(&", "observe(&", "kernel.apply(", "host.apply(", "pod.apply(", "apply_from("],
+        only_in: &[
+            ("lib/kernel/src/", "where they are"),
+            ("flanneld/src/lab/", "the lab makes and breaks links one by one"),
+        ],
+        in_tests: false,
+        reason: "the kernel is made as it is wanted by Kernel::converge: it observes, compares and applies",
+    },
+    Rule {
         words: &["NLM_F_DUMP"],
         only_in: &[("lib/kernel/src/netlink/", "the one client")],
         in_tests: true,

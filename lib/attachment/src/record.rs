@@ -147,7 +147,7 @@ impl Record {
 }
 
 fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    kernel::sysctl::boot_id().unwrap_or_default().to_owned()
 }
 
 /// A record's file that is open and locked.
@@ -352,6 +352,41 @@ mod tests {
         }
         Locked::existing(dir.path(), KEY).unwrap().unwrap().delete().unwrap();
         assert!(Locked::existing(dir.path(), KEY).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_mark_takes_the_commitment_back_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = Record {
+            host: Some(HostLink { name: "veth1".into(), master: Some("cni0".into()), index: 7, ..HostLink::default() }),
+            pod: Some(PodLink { name: "eth0".into(), addresses: vec!["10.1.2.3/24".into()], ..PodLink::default() }),
+            ipam: Some("host-local".into()),
+            ..record(&[1])
+        };
+        Locked::make(dir.path(), KEY).unwrap().write(&whole).unwrap();
+        let mut locked = Locked::existing(dir.path(), KEY).unwrap().unwrap();
+        locked.mark().unwrap();
+        assert_eq!(locked.record, Some(whole.clone()), "who marks it still knows that it was committed");
+        drop(locked);
+        let again = Locked::existing(dir.path(), KEY).unwrap().unwrap();
+        assert_eq!(again.record, Some(Record { committed: false, ..whole }));
+    }
+
+    #[test]
+    fn a_networks_records_are_listed_and_one_in_use_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(list(dir.path(), "net").unwrap(), []);
+        let first = Locked::make(dir.path(), KEY).unwrap();
+        drop(Locked::make(dir.path(), Key { ifname: "net1", ..KEY }).unwrap());
+        drop(Locked::make(dir.path(), Key { network: "other", ..KEY }).unwrap());
+        std::fs::write(dir.path().join("net/no record"), "").unwrap();
+        let mut listed = list(dir.path(), "net").unwrap();
+        listed.sort();
+        assert_eq!(listed, [("c1", "eth0"), ("c1", "net1")].map(|(id, dev)| (id.to_owned(), dev.to_owned())));
+        assert!(Locked::at_once(dir.path(), KEY).unwrap().is_none(), "it is locked");
+        drop(first);
+        assert!(Locked::at_once(dir.path(), KEY).unwrap().is_some());
+        assert!(Locked::at_once(dir.path(), Key { container: "c2", ..KEY }).unwrap().is_none());
     }
 
     #[test]

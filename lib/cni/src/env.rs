@@ -2,7 +2,8 @@
 
 use std::cell::OnceCell;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::sync::Arc;
 
 use crate::error::{Error, code};
 
@@ -77,11 +78,11 @@ pub struct Env {
 /// An open CNI_NETNS. The path is used once, and the plugins that delegate to each other in one process work on the
 /// same file: the path may lead elsewhere a moment later.
 #[derive(Debug, Default)]
-pub struct Opened(OnceCell<OwnedFd>);
+pub struct Opened(OnceCell<Arc<File>>);
 
 impl Opened {
     /// The open file, by `open` when no plugin has opened it yet. A failure is not remembered.
-    pub fn get_or_open<E>(&self, open: impl FnOnce() -> Result<OwnedFd, E>) -> Result<BorrowedFd<'_>, E> {
+    pub fn get_or_open<E>(&self, open: impl FnOnce() -> Result<Arc<File>, E>) -> Result<Arc<File>, E> {
         let file = match self.0.get() {
             Some(file) => file,
             None => {
@@ -89,7 +90,7 @@ impl Opened {
                 self.0.get_or_init(|| file)
             }
         };
-        Ok(file.as_fd())
+        Ok(Arc::clone(file))
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{FsWord, fstat, fstatfs, stat};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -72,7 +73,7 @@ impl NetnsError {
 /// An open network namespace; it lives as long as this does.
 #[derive(Debug)]
 pub struct Netns {
-    file: File,
+    file: Arc<File>,
 }
 
 impl Netns {
@@ -108,7 +109,7 @@ impl Netns {
             io::ErrorKind::NotFound => NetnsError::Absent { path: own() },
             _ => NetnsError::Refused { path: own(), errno: Errno::of(&e) },
         })?;
-        Ok(Self { file })
+        Ok(Self { file: Arc::new(file) })
     }
 
     fn check_kind(&self, path: &str) -> Result<(), NetnsError> {
@@ -125,9 +126,14 @@ impl Netns {
         Self::open_any(OWN)
     }
 
-    /// Wraps an open namespace file.
-    pub fn from_file(file: File) -> Self {
+    /// Wraps an open namespace file, which others may use too.
+    pub fn of(file: Arc<File>) -> Self {
         Self { file }
+    }
+
+    /// The open file.
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 
     /// Device and inode: equal for equal namespaces.
@@ -164,12 +170,6 @@ impl Netns {
 
 fn set(file: &File) -> rustix::io::Result<()> {
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-}
-
-impl From<Netns> for OwnedFd {
-    fn from(netns: Netns) -> Self {
-        netns.file.into()
-    }
 }
 
 impl AsRawFd for Netns {

@@ -1,8 +1,9 @@
 //! Kernel parameters below /proc/sys (man 5 proc). Those of the network follow the thread's namespace.
 
 use std::borrow::Cow;
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::netlink::KernelError;
 
@@ -17,11 +18,29 @@ pub(crate) fn parameter(key: &str) -> Cow<'_, str> {
 
 /// The value without its line end; `None` when the kernel does not have it, as with IPv6 switched off.
 pub fn read(key: &str) -> Result<Option<String>, KernelError> {
-    match std::fs::read_to_string(path(key)) {
-        Ok(value) => Ok(Some(value.trim_end().to_owned())),
+    match read_once(&path(key)) {
+        Ok(value) => Ok(Some(value)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(KernelError::io(format!("read sysctl {}", parameter(key)), &e)),
     }
+}
+
+/// Longer than the value of any parameter that this program reads.
+const LONGEST: usize = 256;
+
+/// The kernel gives a value in one piece (proc_sys_call_handler, fs/proc/proc_sysctl.c).
+fn read_once(path: &Path) -> io::Result<String> {
+    let file = std::fs::File::open(path)?;
+    let mut value = [0; LONGEST];
+    let length = (&file).read(&mut value)?;
+    let text = value.get(..length).and_then(|value| std::str::from_utf8(value).ok());
+    text.map(|text| text.trim_end().to_owned()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// What the kernel calls this boot (`kernel.random.boot_id`), read once in a process; `None` where /proc does not say it.
+pub fn boot_id() -> Option<&'static str> {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    BOOT.get_or_init(|| read_once(&path("kernel/random/boot_id")).ok()).as_deref()
 }
 
 /// Writes a value. One that is there already need not be written where /proc/sys is read-only. One below `net/ipv6` that the kernel does not have counts as written: IPv6 is not there to be set.

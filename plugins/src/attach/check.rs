@@ -3,11 +3,10 @@
 use cni::error::Error;
 use cni::plugin::Request;
 use kernel::Kernel;
-use kernel::diff::Plan;
 use kernel::state::{Scope, State};
 use kernel::types::IfName;
 
-use super::{Interface, Settled, rules};
+use super::{Interface, Settled, differences, rules};
 use crate::{netns, pod, read_only};
 
 /// Fails with the list of what ADD would change.
@@ -37,7 +36,7 @@ fn host_differences(wanted: &mut State, scope: &Scope) -> Result<Vec<String>, Er
     read_only::leave_out(wanted);
     let scope = Scope { sysctls: wanted.sysctls.keys().cloned().collect(), keep: true, ..scope.clone() };
     let mut host = Kernel::open().map_err(Error::internal)?;
-    Ok(differences("", host.plan(wanted, &scope, None).map_err(Error::internal)?))
+    Ok(differences("", &host.plan(wanted, &scope, None).map_err(Error::internal)?))
 }
 
 fn pod_differences(mut pod: Kernel, ifname: &IfName, mut wanted: State) -> Result<Vec<String>, Error> {
@@ -45,13 +44,7 @@ fn pod_differences(mut pod: Kernel, ifname: &IfName, mut wanted: State) -> Resul
     let mut found = Vec::new();
     for (wanted, scope) in pod::by_table(ifname, &wanted) {
         let plan = pod.plan(&wanted, &scope, None).map_err(Error::internal)?;
-        found.extend(differences("in the pod: ", plan));
+        found.extend(differences("in the pod: ", &plan));
     }
     Ok(found)
-}
-
-fn differences(place: &str, plan: Plan) -> Vec<String> {
-    let steps = plan.steps.iter().map(|step| format!("{place}{step}"));
-    let conflicts = plan.conflicts.iter().map(|conflict| format!("{place}{conflict}"));
-    steps.chain(conflicts).collect()
 }

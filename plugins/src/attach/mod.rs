@@ -6,6 +6,7 @@
 //! gateway's address) is made by whoever needs it first, verified by each, and never taken back.
 
 mod add;
+mod chained;
 mod check;
 mod del;
 mod ends;
@@ -17,11 +18,13 @@ use std::os::fd::RawFd;
 use cni::error::Error;
 use cni::plugin::{Plugin, Request};
 use cni::result::{AddResult, Interface as ResultInterface};
+use kernel::diff::Plan;
 use kernel::message::link::SeenLink;
 use kernel::state::{Scope, State};
 use kernel::types::{IfName, Mac};
 use kernel::{Kernel, KernelError, Outcome};
 
+pub use chained::{Chain, Chained, Side, Sides};
 pub use ends::Ends;
 
 use crate::netns;
@@ -211,4 +214,11 @@ pub fn settled(kernel: &mut Kernel, outcome: Outcome) -> Result<Outcome, KernelE
         }
     }
     Ok(outcome)
+}
+
+/// What a plan would do, each as the command that does the same.
+fn differences(place: &str, plan: &Plan) -> Vec<String> {
+    let steps = plan.steps.iter().map(|step| format!("{place}{step}"));
+    let conflicts = plan.conflicts.iter().map(|conflict| format!("{place}{conflict}"));
+    steps.chain(conflicts).collect()
 }

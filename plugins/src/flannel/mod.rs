@@ -18,8 +18,9 @@ use delegate::{Delegate, Mistake};
 use host::{DataPath, Host};
 use inline::Network;
 use overlay::subnet_env::SubnetEnv;
-use state::{Found, States};
+use state::{Content, Found, Left, States};
 
+use crate::attach::join;
 use crate::netns;
 
 /// The plugin, under one of its names.
@@ -55,8 +56,13 @@ impl Plugin for Flannel {
         };
         let bytes = delegate.bytes();
         // before the delegate has done anything that DEL would have to undo
-        States::of(&request.conf).state(request.env).write(&bytes)?;
-        request.delegates.add(&delegate.kind, &bytes, request.env)
+        let state = States::of(&request.conf).state(request.env);
+        let left = state.write(&bytes)?;
+        request.delegates.add(&delegate.kind, &bytes, request.env).map_err(|cause| match left {
+            Left::New => undone(cause, state.remove()),
+            // that of an attachment that lives
+            Left::Replaced => cause,
+        })
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), Error> {
@@ -90,15 +96,16 @@ impl Plugin for Flannel {
             None => checked(request, &Host::of(&request.conf))?,
         };
         let delegate = delegate.with(&request.conf, &["cniVersion", "prevResult"]);
-        both(host, request.delegates.check(&delegate.kind, &delegate.bytes(), request.env))
+        join([host, request.delegates.check(&delegate.kind, &delegate.bytes(), request.env)])
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), Error> {
         let delegate = self.rebuilt(request).with(&request.conf, ATTACHMENTS);
-        request.delegates.gc(&delegate.kind, &delegate.bytes(), request.env)?;
-        remove_stale(request)?;
+        let collected = request.delegates.gc(&delegate.kind, &delegate.bytes(), request.env);
+        let states = remove_stale(request);
         let unused = request.conf.valid_attachments.as_ref().is_some_and(Vec::is_empty);
-        if unused && self.carries_network(request) { inline::remove(request) } else { Ok(()) }
+        let host = if unused && self.carries_network(request) { inline::remove(request) } else { Ok(()) };
+        join([collected, states, host])
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), Error> {
@@ -175,14 +182,11 @@ fn of_network(request: &Request<'_>, env: &SubnetEnv) -> Delegate {
     Delegate::build(&request.conf, Some(env)).0
 }
 
-/// Both failures in one.
-fn both(host: Result<(), Error>, delegate: Result<(), Error>) -> Result<(), Error> {
-    match (host, delegate) {
-        (Err(host), Err(delegate)) => {
-            let details = format!("{}; and {delegate}", host.details);
-            Err(host.with_details(details.trim_start_matches("; ")))
-        }
-        (host, delegate) => host.and(delegate),
+/// The cause, and what could not be taken back.
+fn undone(cause: Error, outcome: Result<(), state::StateError>) -> Error {
+    match outcome {
+        Ok(()) => cause,
+        Err(left) => join([Err(cause.clone()), Err(left.into())]).err().unwrap_or(cause),
     }
 }
 
@@ -208,13 +212,10 @@ fn remove_stale(request: &Request<'_>) -> Result<(), Error> {
     let is_valid = |found: &Found| {
         valid.iter().any(|a| a.container_id == found.id && found.ifname.as_ref().is_none_or(|name| *name == a.ifname))
     };
-    let mut outcome = Ok(());
-    for found in States::of(&request.conf).all()? {
-        let delegate = std::fs::read(&found.path).ok().and_then(|bytes| Delegate::from_state(&bytes));
-        let network = delegate.as_ref().and_then(Delegate::network);
-        if network == Some(request.conf.name.as_str()) && !is_valid(&found) {
-            outcome = outcome.and(state::remove(&found.path).map_err(Error::from));
-        }
-    }
-    outcome
+    let stale = States::of(&request.conf).all()?.into_iter().filter(|found| !is_valid(found));
+    join(stale.map(|found| match found.read()? {
+        Content::Of(delegate) if delegate.network() != Some(request.conf.name.as_str()) => Ok(()),
+        Content::Foreign => Ok(()),
+        Content::Of(_) | Content::Damaged => Ok(state::remove(&found.path)?),
+    }))
 }

@@ -10,6 +10,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::delegate::Delegate;
 use cni::conf::Conf;
 use cni::env::Env;
 use cni::error::{Error, code};
@@ -60,6 +61,38 @@ pub(super) struct Found {
     pub ifname: Option<String>,
 }
 
+/// Whether there was a state before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    New,
+    Replaced,
+}
+
+/// What a file in the directory is.
+pub(super) enum Content {
+    Of(Delegate),
+    /// Empty, or cut off.
+    Damaged,
+    /// Nothing that a plugin wrote.
+    Foreign,
+}
+
+impl Found {
+    /// What the file says. One that has gone is damaged: there is nothing to lose.
+    pub(super) fn read(&self) -> Result<Content, StateError> {
+        let bytes = match fs::read(&self.path) {
+            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Content::Damaged),
+            read => read.map_err(|cause| StateError::new("read", &self.path, cause))?,
+        };
+        let ours = self.ifname.is_some() || bytes.is_empty() || bytes.starts_with(b"{");
+        Ok(match Delegate::from_state(&bytes) {
+            Some(delegate) => Content::Of(delegate),
+            None if ours => Content::Damaged,
+            None => Content::Foreign,
+        })
+    }
+}
+
 impl States {
     /// `dataDir` of the configuration, or upstream's place.
     pub(super) fn of(conf: &Conf) -> Self {
@@ -106,7 +139,7 @@ impl States {
 
 impl State {
     /// Leaves `bytes` under both names, each of which is complete or absent at any moment.
-    pub(super) fn write(&self, bytes: &[u8]) -> Result<(), StateError> {
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<Left, StateError> {
         let failed = |cause| StateError { operation: "write", path: self.own.clone(), cause };
         match self.write_unnamed(bytes) {
             Err(cause) if lacks_unnamed(&cause) => {}
@@ -121,29 +154,30 @@ impl State {
     }
 
     /// The file has no name until it is complete: a program that is killed leaves nothing.
-    fn write_unnamed(&self, bytes: &[u8]) -> io::Result<()> {
+    fn write_unnamed(&self, bytes: &[u8]) -> io::Result<Left> {
         let dir = self.own.parent().unwrap_or(Path::new("/"));
         let mut options = OpenOptions::new();
         options.write(true).mode(0o600).custom_flags(OFlags::TMPFILE.bits() as i32);
         let mut file = in_folder(dir, || options.open(dir))?;
         file.write_all(bytes)?;
         let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-        for path in [&self.own, &self.upstream] {
-            link(&unnamed, path)?;
-        }
-        Ok(())
+        let left = link(&unnamed, &self.own)?;
+        link(&unnamed, &self.upstream)?;
+        Ok(left)
     }
 
     /// The same on a file system without unnamed files.
-    fn write_draft(&self, bytes: &[u8]) -> io::Result<()> {
+    fn write_draft(&self, bytes: &[u8]) -> io::Result<Left> {
         let dir = self.own.parent().unwrap_or(Path::new("/"));
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
         in_folder(dir, || options.open(&self.draft))?.write_all(bytes)?;
+        let left = if self.own.exists() { Left::Replaced } else { Left::New };
         fs::rename(&self.draft, &self.own)?;
         fs::hard_link(&self.own, &self.draft)?;
-        fs::rename(&self.draft, &self.upstream)
+        fs::rename(&self.draft, &self.upstream)?;
+        Ok(left)
     }
 
     /// What is under our name, or under upstream's.
@@ -190,14 +224,15 @@ fn lacks_unnamed(cause: &io::Error) -> bool {
 }
 
 /// Gives the open file a name, in place of another file that has it.
-fn link(unnamed: &str, path: &Path) -> io::Result<()> {
+fn link(unnamed: &str, path: &Path) -> io::Result<Left> {
     let link = || linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW);
     match link() {
         Err(rustix::io::Errno::EXIST) => {
             remove(path).map_err(|error| error.cause)?;
-            Ok(link()?)
+            link()?;
+            Ok(Left::Replaced)
         }
-        linked => Ok(linked?),
+        linked => Ok(linked.map(|()| Left::New)?),
     }
 }
 

@@ -8,12 +8,17 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use cni::error::{Error, code};
 use cni::plugin::{Plugin, Request};
 use cni::result::{AddResult, Dns, IpConfig};
 use ipnetwork::IpNetwork;
+use rustix::fs::OFlags;
 
 use config::Ipam;
 use range::{Range, RangeSet};
@@ -117,10 +122,26 @@ fn owner<'a>(request: &'a Request<'_>) -> Owner<'a> {
 
 fn read_dns(ipam: &Ipam) -> Result<Dns, Error> {
     let Some(path) = &ipam.resolv_conf else { return Ok(Dns::default()) };
-    let text = std::fs::read(path).map_err(|cause| {
+    let text = read_regular(path).map_err(|cause| {
         Error::new(code::IO, format!("host-local: cannot read 'ipam.resolvConf' {}: {cause}", path.display()))
     })?;
     Ok(resolv::parse(&String::from_utf8_lossy(&text)))
+}
+
+/// More than a resolv.conf(5) has.
+const LONGEST: u64 = 1024 * 1024;
+
+/// Neither waits for the writer of a FIFO nor reads a device that never ends.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > LONGEST {
+        return Err(io::Error::other("it is no regular file, or too long"));
+    }
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// For each set the first requested address that it holds; an address that no set takes is an error.

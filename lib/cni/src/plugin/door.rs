@@ -35,7 +35,8 @@ pub fn serve(
         say(about(plugin).as_bytes());
         return 0;
     }
-    let call = Call { plugin, suite, command: &command, env: Env::read(vars), say: &say };
+    let document = RefCell::default();
+    let call = Call { plugin, suite, command: &command, env: Env::read(vars), say: &say, document };
     let (answer, status) = match panic::caught(|| call.answer(stdin)) {
         Ok(text) => (text, 0),
         Err(error) => (error.to_json(), 1),
@@ -44,6 +45,9 @@ pub fn serve(
         Ok(()) => status,
         Err(cause) => {
             say(format!("{}: {command}: the answer cannot be written to stdout: {cause}\n", plugin.name()).as_bytes());
+            if status == 0 && command == Command::Add.as_str() {
+                call.take_back();
+            }
             1
         }
     }
@@ -70,7 +74,12 @@ struct Call<'a> {
     command: &'a str,
     env: Env,
     say: &'a dyn Fn(&[u8]),
+    /// What came by stdin.
+    document: RefCell<Vec<u8>>,
 }
+
+/// More than any configuration with its prevResult has, and less than what harms a host.
+const LONGEST: u64 = 16 * 1024 * 1024;
 
 impl Call<'_> {
     fn answer(&self, stdin: &mut dyn Read) -> Result<String, Error> {
@@ -83,13 +92,30 @@ impl Call<'_> {
         }
         // room for nearly every document at once saves reads
         let mut bytes = Vec::with_capacity(8192);
-        stdin
-            .read_to_end(&mut bytes)
-            .map_err(|cause| Error::new(code::IO, format!("error reading from stdin: {cause}")))?;
+        let read = stdin.take(LONGEST + 1).read_to_end(&mut bytes);
+        read.map_err(|cause| Error::new(code::IO, format!("error reading from stdin: {cause}")))?;
+        if bytes.len() as u64 > LONGEST {
+            let limit = format!("the network config on stdin is longer than {LONGEST} bytes");
+            return Err(Error::new(code::DECODE, limit));
+        }
         let head = Head::read(&bytes)?;
+        self.document.replace(bytes);
         let command = command
             .ok_or_else(|| Error::new(code::INVALID_ENVIRONMENT, format!("unknown CNI_COMMAND: {}", self.command)))?;
         self.work(command, head)
+    }
+
+    /// DEL of an ADD that the runtime takes for failed.
+    fn take_back(&self) {
+        let delegates = Delegates::new(&self.env.path, self.suite, Environ::Inherit, self.say);
+        let undone = panic::caught(|| {
+            let head = Head::read(&self.document.borrow())?;
+            let request = prepare(self.plugin, Command::Del, &self.env, head, &delegates)?;
+            perform(self.plugin, Command::Del, &request)
+        });
+        if let Err(cause) = undone {
+            (self.say)(format!("{}: the failed ADD could not be undone: {cause}\n", self.plugin.name()).as_bytes());
+        }
     }
 
     fn work(&self, command: Command, head: Head) -> Result<String, Error> {

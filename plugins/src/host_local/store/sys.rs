@@ -47,14 +47,15 @@ pub(super) fn make_dirs(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
+/// A FIFO under this name is not waited for.
 pub(super) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     calls::count("open");
-    Ok(fs::open(path, flags | OFlags::CLOEXEC, FILE)?)
+    Ok(fs::open(path, flags | OFlags::CLOEXEC | OFlags::NONBLOCK, FILE)?)
 }
 
 pub(super) fn open_at(dir: &OwnedFd, name: impl AsRef<OsStr>, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
     calls::count("open");
-    Ok(fs::openat(dir, name.as_ref(), flags | OFlags::CLOEXEC, mode)?)
+    Ok(fs::openat(dir, name.as_ref(), flags | OFlags::CLOEXEC | OFlags::NONBLOCK, mode)?)
 }
 
 /// Waits for the lock that upstream takes: flock(2), not fcntl(2).
@@ -175,9 +176,7 @@ pub(super) fn touch(dir: &OwnedFd) -> io::Result<(i64, u32)> {
 
 /// This boot of the kernel, or None where /proc is not mounted.
 pub(super) fn boot_id() -> Option<[u8; 36]> {
-    let file = open(Path::new("/proc/sys/kernel/random/boot_id"), OFlags::RDONLY).ok()?;
-    let mut text = [0; 36];
-    (read_at(&file, &mut text, 0).ok()? == text.len()).then_some(text)
+    kernel::sysctl::boot_id()?.as_bytes().try_into().ok()
 }
 
 fn retry(call: impl Fn() -> rustix::io::Result<()>) -> io::Result<()> {
