@@ -25,20 +25,6 @@ pub const RULES: &[Rule] = &[
         reason: "no program is executed except a CNI delegate and the extension backend's commands: everything else is netlink",
     },
     Rule {
-        words: &[
-            "kernel.observe(",
-            "host.observe(",
-            "pod.observe(",
-            "diff::diff",
-            "kernel.apply(",
-            "host.apply(",
-            "pod.apply(",
-        ],
-        only_in: &[("lib/kernel/src/", "the trio behind Kernel::converge")],
-        in_tests: false,
-        reason: "reading, comparing and writing the kernel are one verb: Kernel::converge, or Kernel::plan to change nothing",
-    },
-    Rule {
         words: &["thread::sleep", "sleep(", "park_timeout("],
         only_in: &[
             ("flanneld/src/lab/wait.rs", "bounded waiting on a condition"),
@@ -88,10 +74,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         words: &["diff::diff", "diff(&", "observe(&", "kernel.apply(", "host.apply(", "pod.apply(", "apply_from("],
-        only_in: &[
-            ("lib/kernel/src/", "where they are"),
-            ("flanneld/src/lab/", "the lab makes and breaks links one by one"),
-        ],
+        only_in: &[("lib/kernel/src/", "where they are")],
         in_tests: false,
         reason: "the kernel is made as it is wanted by Kernel::converge: it observes, compares and applies",
     },

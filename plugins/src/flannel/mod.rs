@@ -102,7 +102,8 @@ impl Plugin for Flannel {
     fn gc(&self, request: &Request<'_>) -> Result<(), Error> {
         let delegate = self.rebuilt(request).with(&request.conf, ATTACHMENTS);
         let collected = request.delegates.gc(&delegate.kind, &delegate.bytes(), request.env);
-        let states = remove_stale(request);
+        // a state is kept until the delegate has removed what it is about
+        let states = if collected.is_ok() { remove_stale(request) } else { Ok(()) };
         let unused = request.conf.valid_attachments.as_ref().is_some_and(Vec::is_empty);
         let host = if unused && self.carries_network(request) { inline::remove(request) } else { Ok(()) };
         join([collected, states, host])

@@ -236,12 +236,15 @@ fn link(unnamed: &str, path: &Path) -> io::Result<Left> {
     }
 }
 
+/// There is no such file, nor can there be one.
+fn is_gone(cause: &io::Error) -> bool {
+    matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
+}
+
 /// Removes a file; fine when it is gone.
 pub(super) fn remove(path: &Path) -> Result<(), StateError> {
     match fs::remove_file(path) {
-        Err(cause) if cause.kind() != ErrorKind::NotFound => {
-            Err(StateError { operation: "remove", path: path.to_owned(), cause })
-        }
+        Err(cause) if !is_gone(&cause) => Err(StateError { operation: "remove", path: path.to_owned(), cause }),
         _ => Ok(()),
     }
 }

@@ -327,10 +327,10 @@ fn gc_reaches_the_delegate_and_drops_this_networks_stale_states() {
     assert_eq!(world.calls(), "bridge GC  eth0, bridge GC  eth0");
     let document = world.document();
     assert!(document.contains(r#""cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]"#), "{document}");
-    assert_eq!(world.states(), "a a@eth0 else@eth0 unknown");
+    assert_eq!(world.states(), "a a@eth0 else@eth0");
     world.rest = r#","cni.dev/valid-attachments":[]"#.to_owned();
     world.run("GC", "").unwrap();
-    assert_eq!(world.states(), "else@eth0 unknown");
+    assert_eq!(world.states(), "else@eth0");
 }
 
 #[test]
