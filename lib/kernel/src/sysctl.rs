@@ -1,8 +1,11 @@
 //! Kernel parameters below /proc/sys (man 5 proc). Those of the network follow the thread's namespace.
 
 use std::borrow::Cow;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::netlink::KernelError;
 
@@ -26,14 +29,18 @@ pub fn read(key: &str) -> Result<Option<String>, KernelError> {
 
 /// Writes a value. One that is there already need not be written where /proc/sys is read-only. One below `net/ipv6` that the kernel does not have counts as written: IPv6 is not there to be set.
 pub fn write(key: &str, value: &str) -> Result<(), KernelError> {
-    use std::io::Write;
-    let opened = std::fs::OpenOptions::new().write(true).open(path(key));
-    match opened.and_then(|mut file| file.write_all(value.as_bytes())) {
+    match put(key, value.as_bytes()) {
         Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem && has(key, value) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound && key.starts_with("net/ipv6/") => Ok(()),
         Err(e) => Err(KernelError::io(format!("sysctl -w {}={value}", parameter(key)), &e)),
         Ok(()) => Ok(()),
     }
+}
+
+/// One call each to open, write and close: musl's open, which std calls, asks for close-on-exec twice.
+fn put(key: &str, value: &[u8]) -> io::Result<()> {
+    let mut file = File::from(rustix::fs::open(path(key), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?);
+    file.write_all(value)
 }
 
 fn has(key: &str, value: &str) -> bool {

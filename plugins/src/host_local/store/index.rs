@@ -48,7 +48,7 @@ impl Index {
     /// The index of the directory, covering `wanted`; read from the directory when the file does not do.
     pub(super) fn open(directory: &Directory, path: &Path, wanted: &[Span]) -> Result<Self, StoreError> {
         let stamp = sys::stamp(&directory.fd).map_err(|cause| directory.failed("stat", "", cause))?;
-        let boot = sys::boot_id();
+        let boot = kernel::boot::id();
         let file = sys::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW).ok();
         let backing = file.and_then(|file| Backing::open(file).ok());
         let wanted = &wanted[..wanted.len().min(MAX_RANGES)];

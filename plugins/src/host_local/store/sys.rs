@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -167,17 +168,12 @@ pub(super) fn stamp(dir: &OwnedFd) -> io::Result<Stamp> {
 /// Sets the directory's time of change to the clock's now, and gives it.
 pub(super) fn touch(dir: &OwnedFd) -> io::Result<(i64, u32)> {
     calls::count("utime");
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    // std's clock: rustix would ask the kernel for the auxiliary vector first, which libc has at hand
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+    let now = Timespec { tv_sec: now.as_secs().cast_signed(), tv_nsec: now.subsec_nanos().into() };
     let omit = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
     fs::futimens(dir, &Timestamps { last_access: omit, last_modification: now })?;
     Ok((now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)))
-}
-
-/// This boot of the kernel, or None where /proc is not mounted.
-pub(super) fn boot_id() -> Option<[u8; 36]> {
-    let file = open(Path::new("/proc/sys/kernel/random/boot_id"), OFlags::RDONLY).ok()?;
-    let mut text = [0; 36];
-    (read_at(&file, &mut text, 0).ok()? == text.len()).then_some(text)
 }
 
 fn retry(call: impl Fn() -> rustix::io::Result<()>) -> io::Result<()> {
