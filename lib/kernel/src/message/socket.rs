@@ -99,7 +99,7 @@ impl Socket {
         let first = self.client.begin();
         for (i, request) in page.iter().enumerate() {
             // one acknowledgement, of the last, says that all are through; refusals come unasked
-            let ack = if i + 1 == page.len() { NLM_F_ACK } else { 0 };
+            let ack = if i + 1 == page.len() && !brings_one(&request.message) { NLM_F_ACK } else { 0 };
             self.put(&request.message, request.flags | NLM_F_REQUEST | ack);
         }
         let mut outcomes: Vec<Answer> = page.iter().map(|_| Ok(None)).collect();
@@ -108,7 +108,7 @@ impl Socket {
             let (Some(request), Some(outcome)) = (page.get(index), outcomes.get_mut(index)) else { return false };
             if i32::from(answer.kind) != libc::NLMSG_ERROR {
                 *outcome = object(answer);
-                return false;
+                return index + 1 == page.len() && brings_one(&request.message);
             }
             let (errno, text) = answer.verdict();
             if errno != 0 {
@@ -177,6 +177,11 @@ impl Socket {
         heard.map_err(|errno| KernelError::new("read kernel announcements", errno))?;
         Ok(found)
     }
+}
+
+/// The kernel's answer is one object or a refusal, after which an acknowledgement would say nothing new.
+fn brings_one(message: &RouteNetlinkMessage) -> bool {
+    matches!(message, RouteNetlinkMessage::GetLink(_))
 }
 
 fn put(client: &mut Client, message: &RouteNetlinkMessage, flags: u16) {
