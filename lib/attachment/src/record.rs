@@ -3,13 +3,13 @@
 //! It is the file `/run/cni-attachments/NETWORK/ID@IF`, a line of JSON. Whoever adds or deletes the attachment holds the
 //! file's lock. The file is written in one call, so that a program that is killed leaves the old content or the new.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use kernel::nft::{NftFamily, RuleHandle, TableKey};
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::Key;
@@ -181,10 +181,8 @@ impl Locked {
     pub fn make(directory: &Path, key: Key<'_>) -> Result<Self, RecordError> {
         let path = path(directory, key);
         let failed = |cause| RecordError { doing: "lock", path: path.clone(), cause };
-        let mut options = options();
-        options.create(true).mode(0o600);
         loop {
-            let file = match options.open(&path) {
+            let file = match open(&path, OFlags::CREATE) {
                 Err(cause) if cause.kind() == ErrorKind::NotFound => {
                     let folder = path.parent().unwrap_or(directory);
                     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
@@ -203,7 +201,7 @@ impl Locked {
         let path = path(directory, key);
         let failed = |cause| RecordError { doing: "lock", path: path.clone(), cause };
         loop {
-            let file = match options().open(&path) {
+            let file = match open(&path, OFlags::empty()) {
                 Err(cause) if is_absent(&cause) => return Ok(None),
                 file => file.map_err(failed)?,
             };
@@ -220,7 +218,7 @@ impl Locked {
     pub fn at_once(directory: &Path, key: Key<'_>) -> Result<Option<Self>, RecordError> {
         let path = path(directory, key);
         let failed = |cause| RecordError { doing: "lock", path: path.clone(), cause };
-        let file = match options().open(&path) {
+        let file = match open(&path, OFlags::empty()) {
             Err(cause) if is_absent(&cause) => return Ok(None),
             file => file.map_err(failed)?,
         };
@@ -316,10 +314,10 @@ fn path(directory: &Path, key: Key<'_>) -> PathBuf {
     directory.join(key.network).join(format!("{}@{}", key.container, key.ifname))
 }
 
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
-    options
+/// musl's open, which std calls, asks for close-on-exec twice.
+fn open(path: &Path, more: OFlags) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | more;
+    Ok(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into())
 }
 
 /// There is no such file, nor can there be one.

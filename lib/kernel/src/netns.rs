@@ -1,13 +1,12 @@
 //! Network namespaces: opened, compared, entered in a scope that cannot leak.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FsWord, fstat, fstatfs, stat};
+use rustix::fs::{FsWord, Mode, OFlags, fstat, fstatfs, stat};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::netlink::{Errno, KernelError};
@@ -104,12 +103,13 @@ impl Netns {
     /// Opens whatever `path` is, without waiting for the writer of a FIFO.
     fn open_any(path: &str) -> Result<Self, NetnsError> {
         let own = || path.to_owned();
-        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-        let file = opened.map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => NetnsError::Absent { path: own() },
-            _ => NetnsError::Refused { path: own(), errno: Errno::of(&e) },
+        // musl's open, which std calls, asks for close-on-exec twice
+        let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+        let file = opened.map_err(|e| match e {
+            rustix::io::Errno::NOENT => NetnsError::Absent { path: own() },
+            _ => NetnsError::Refused { path: own(), errno: Errno(e.raw_os_error()) },
         })?;
-        Ok(Self { file: Arc::new(file) })
+        Ok(Self { file: Arc::new(file.into()) })
     }
 
     fn check_kind(&self, path: &str) -> Result<(), NetnsError> {

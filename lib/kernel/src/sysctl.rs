@@ -1,9 +1,12 @@
 //! Kernel parameters below /proc/sys (man 5 proc). Those of the network follow the thread's namespace.
 
 use std::borrow::Cow;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::netlink::KernelError;
 
@@ -30,9 +33,9 @@ const LONGEST: usize = 256;
 
 /// The kernel gives a value in one piece (proc_sys_call_handler, fs/proc/proc_sysctl.c).
 fn read_once(path: &Path) -> io::Result<String> {
-    let file = std::fs::File::open(path)?;
+    let mut file = open(path, OFlags::RDONLY)?;
     let mut value = [0; LONGEST];
-    let length = (&file).read(&mut value)?;
+    let length = file.read(&mut value)?;
     let text = value.get(..length).and_then(|value| std::str::from_utf8(value).ok());
     text.map(|text| text.trim_end().to_owned()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
@@ -45,14 +48,21 @@ pub fn boot_id() -> Option<&'static str> {
 
 /// Writes a value. One that is there already need not be written where /proc/sys is read-only. One below `net/ipv6` that the kernel does not have counts as written: IPv6 is not there to be set.
 pub fn write(key: &str, value: &str) -> Result<(), KernelError> {
-    use std::io::Write;
-    let opened = std::fs::OpenOptions::new().write(true).open(path(key));
-    match opened.and_then(|mut file| file.write_all(value.as_bytes())) {
+    match put(key, value.as_bytes()) {
         Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem && has(key, value) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound && key.starts_with("net/ipv6/") => Ok(()),
         Err(e) => Err(KernelError::io(format!("sysctl -w {}={value}", parameter(key)), &e)),
         Ok(()) => Ok(()),
     }
+}
+
+fn put(key: &str, value: &[u8]) -> io::Result<()> {
+    open(&path(key), OFlags::WRONLY)?.write_all(value)
+}
+
+/// musl's open, which std calls, asks for close-on-exec twice.
+fn open(path: &Path, how: OFlags) -> io::Result<File> {
+    Ok(rustix::fs::open(path, how | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
 fn has(key: &str, value: &str) -> bool {
