@@ -122,7 +122,7 @@ impl<I: Interface> Adding<'_, I> {
 
     /// Writes down what is about to be made, with all that may come later.
     fn begin(&mut self, ends: &Ends, birth: &Birth) -> Result<(), Error> {
-        (self.record.host, self.record.pod) = traces::links(ends, &birth.host);
+        (self.record.host, self.record.pod) = traces::links(self.request, ends, &birth.host);
         let ipam = self.common.ipam.map(str::to_owned);
         self.locked.write(&Record { ipam, ..self.record.clone() }).map_err(Error::internal)
     }
@@ -223,7 +223,7 @@ impl<I: Interface> Adding<'_, I> {
     }
 
     fn commit(&mut self, ends: &Ends, host: &State, pod: &State) -> Result<(), Error> {
-        (self.record.host, self.record.pod) = traces::links(ends, host);
+        (self.record.host, self.record.pod) = traces::links(self.request, ends, host);
         let index = self.host.names().index(&ends.host);
         if let (Some(link), Some(index)) = (&mut self.record.host, index) {
             link.index = index.0;
