@@ -5,6 +5,7 @@ pub mod bridge;
 pub mod flannel;
 pub mod host_local;
 pub mod loopback;
+pub mod macvlan;
 pub mod netns;
 pub mod pod;
 pub mod read_only;
@@ -17,6 +18,7 @@ pub static SUITE: &[&dyn Plugin] = &[
     &attach::Attach(bridge::Bridge),
     &host_local::HostLocal,
     &attach::Chain(loopback::Loopback),
+    &attach::Attach(macvlan::Macvlan),
     &flannel::FLANNEL,
     &flannel::VXLAN,
     &flannel::DIRECT_ROUTING,

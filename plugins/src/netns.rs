@@ -32,11 +32,20 @@ pub fn remaining(request: &Request<'_>) -> Result<Option<Kernel>, Error> {
     if request.env.netns.is_empty() {
         return Ok(None);
     }
-    let opened = open(request).and_then(|netns| {
-        let refused = |e: KernelError| NetnsError::Refused { path: request.env.netns.clone(), errno: e.errno };
-        Kernel::open_in(netns).map_err(refused)
-    });
-    match opened {
+    inside(&request.env.netns, open(request))
+}
+
+/// The same for a path that is recorded.
+pub fn recorded(path: &str) -> Result<Option<Kernel>, Error> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    inside(path, Netns::open_other(path))
+}
+
+fn inside(path: &str, netns: Result<Netns, NetnsError>) -> Result<Option<Kernel>, Error> {
+    let refused_by = |e: KernelError| NetnsError::Refused { path: path.to_owned(), errno: e.errno };
+    match netns.and_then(|netns| Kernel::open_in(netns).map_err(refused_by)) {
         Ok(kernel) => Ok(Some(kernel)),
         Err(error) if error.leads_to_none() => Ok(None),
         Err(error) => Err(refused(&error)),

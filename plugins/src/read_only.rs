@@ -7,7 +7,7 @@ use kernel::{Kernel, KernelError};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 /// Settings that a pod's interface works without: they announce its addresses, look for duplicates, keep its addresses.
-const OPTIONAL: [&str; 4] = ["arp_notify", "accept_dad", "enhanced_dad", "keep_addr_on_down"];
+const OPTIONAL: [&str; 5] = ["arp_notify", "ndisc_notify", "accept_dad", "enhanced_dad", "keep_addr_on_down"];
 
 /// Whether the step may stay undone.
 pub fn passes(kernel: &mut Kernel, step: &Step, error: &KernelError) -> Result<bool, KernelError> {

@@ -12,10 +12,13 @@ pub fn key<'a>(request: &'a Request<'_>) -> Key<'a> {
     Key { network: &request.conf.name, container: &request.env.container_id, ifname: &request.env.ifname }
 }
 
-/// The attachment's own links: the host's end, where the host's state has one, and the pod's.
-pub fn links(ends: &Ends, host: &State) -> (Option<HostLink>, Option<PodLink>) {
-    let pod = PodLink { name: ends.ifname.to_string(), mac: ends.pod_mac.to_string(), addresses: Vec::new() };
-    (host_link(ends, host), Some(pod))
+/// The attachment's own links: the host's end, where the host's state has one, and the pod's. Where it has none, the pod's
+/// is found by its namespace.
+pub fn links(request: &Request<'_>, ends: &Ends, host: &State) -> (Option<HostLink>, Option<PodLink>) {
+    let host = host_link(ends, host);
+    let netns = if host.is_none() { request.env.netns.clone() } else { String::new() };
+    let pod = PodLink { name: ends.ifname.to_string(), mac: ends.pod_mac.to_string(), addresses: Vec::new(), netns };
+    (host, Some(pod))
 }
 
 fn host_link(ends: &Ends, host: &State) -> Option<HostLink> {

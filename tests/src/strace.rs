@@ -1,5 +1,6 @@
 //! What a program asks of the kernel, counted by strace(1); and the program stopped, killed or refused at one call.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -60,6 +61,17 @@ impl Traced<'_> {
         let (strace, log) = self.start(dir, &["-e", &format!("trace={call}")])?;
         let output = strace.wait_with_output()?;
         Ok((output, nth(&fs::read_to_string(log)?, call, parts)))
+    }
+
+    /// Runs it, and says how often it makes each call.
+    pub fn calls(&self, dir: &Path) -> io::Result<(Output, BTreeMap<String, usize>)> {
+        let (strace, log) = self.start(dir, &[])?;
+        let output = strace.wait_with_output()?;
+        let mut often = BTreeMap::new();
+        for name in fs::read_to_string(log)?.lines().filter_map(call).filter_map(|call| call.split('(').next()) {
+            *often.entry(name.to_owned()).or_default() += 1;
+        }
+        Ok((output, often))
     }
 
     /// Runs it with `change` at its `nth` call of `call`: `signal=KILL` before it is made, `error=ENOSPC` in its place.

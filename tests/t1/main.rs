@@ -24,6 +24,8 @@ mod kernel;
 mod lease_keys;
 mod life;
 mod loopback;
+mod macvlan;
+mod macvlan_left;
 mod masquerade;
 mod netns;
 mod news;
@@ -240,6 +242,30 @@ static TESTS: &[Test] = &[
         Need::Program("sysctl")
     ),
     test!(loopback::the_hosts_own_lo_is_not_taken_down, Need::Program("unshare"), Need::Program("mount")),
+    alike!(macvlan::a_pod_lives_and_goes, ours),
+    alike!(macvlan::a_pod_lives_and_goes, reference),
+    alike!(macvlan::every_version_is_spoken, ours),
+    alike!(macvlan::every_version_is_spoken, reference),
+    alike!(macvlan::every_mode_is_made, ours),
+    alike!(macvlan::every_mode_is_made, reference),
+    alike!(macvlan::a_mac_can_be_asked_for, ours),
+    alike!(macvlan::a_mac_can_be_asked_for, reference),
+    alike!(macvlan::the_default_routes_link_is_the_master, ours, IP),
+    alike!(macvlan::the_default_routes_link_is_the_master, reference, IP),
+    alike!(macvlan::del_needs_nothing, ours),
+    alike!(macvlan::del_needs_nothing, reference),
+    alike!(macvlan::an_mtu_above_the_masters_is_refused, ours),
+    alike!(macvlan::an_mtu_above_the_masters_is_refused, reference),
+    test!(macvlan::pods_of_one_master_reach_each_other),
+    test!(macvlan::a_failed_add_leaves_nothing, IP),
+    test!(macvlan::a_taken_name_harms_nothing),
+    test!(macvlan::a_master_that_is_in_use_says_so, IP),
+    test!(macvlan::check_lists_every_difference, IP),
+    test!(macvlan_left::del_by_another_pods_path_deletes_nothing_of_that_pod),
+    test!(macvlan_left::del_finds_what_an_add_left_that_was_killed_at_any_call, STRACE),
+    test!(macvlan_left::del_without_a_path_finds_what_an_add_left_that_was_killed_at_any_call, STRACE),
+    test!(macvlan_left::gc_finds_what_an_add_left_that_was_killed_at_any_call, STRACE),
+    test!(macvlan_left::gc_takes_dead_pods_interfaces_only),
     test!(rules::masquerade_is_what_the_reference_plugins_write, Need::Program("nft")),
     test!(rules::masquerade_is_added_in_one_transaction_and_deleted_by_handle, Need::Program("nft")),
     test!(rules::a_handle_of_another_rule_deletes_nothing_of_others, Need::Program("nft")),

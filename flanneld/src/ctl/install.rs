@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::files::{Draft, FileError, make_dirs, sweep};
 
 /// The names by which the executable is called.
-pub const NAMES: [&str; 7] = ["bridge", "direct-routing", "flannel", "host-gw", "host-local", "loopback", "vxlan"];
+pub const NAMES: [&str; 8] =
+    ["bridge", "direct-routing", "flannel", "host-gw", "host-local", "loopback", "macvlan", "vxlan"];
 
 /// Why nothing, or not everything, was installed.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +135,7 @@ mod tests {
         for content in ["old", "new"] {
             let paths = install(&source(dir.path(), content), &bin).unwrap();
             let inodes: std::collections::BTreeSet<_> = paths.iter().map(|p| fs::metadata(p).unwrap().ino()).collect();
-            assert_eq!((paths.len(), inodes.len()), (7, 1));
+            assert_eq!((paths.len(), inodes.len()), (NAMES.len(), 1));
             assert_eq!(listed(&bin), NAMES);
             for path in paths {
                 assert_eq!(fs::read_to_string(&path).unwrap(), content);

@@ -66,6 +66,7 @@ fn device(name: &str, vni: u32, mac: &str, alias: Option<&str>) -> SeenLink {
         link,
         master: None,
         lower: None,
+        lower_elsewhere: None,
         port: None,
         running: true,
         operstate: "Up".into(),

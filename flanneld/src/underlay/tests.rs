@@ -12,6 +12,7 @@ fn link(index: u32, name: &str) -> SeenLink {
         link,
         master: None,
         lower: None,
+        lower_elsewhere: None,
         port: None,
         running: true,
         operstate: "Up".into(),

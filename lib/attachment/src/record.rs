@@ -99,6 +99,9 @@ pub struct PodLink {
     /// The addresses that ADD gave it, with their prefix lengths.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
+    /// The path of its namespace, when no link of the host leads to it. Another namespace may have it by now.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub netns: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

@@ -69,11 +69,10 @@ impl Kernel {
         let Err(mut error) = self.create_from(parent, netns, None, (name, link)) else { return Ok(()) };
         // before Linux 6.13 the kernel looks for the name where the message comes from, unless the link has an index
         // (__rtnl_newlink, net/core/rtnetlink.c)
+        if !error.is_already() || self.link(name)?.is_some() {
+            return Err(error);
+        }
         for _ in 0..TRIES {
-            let again = error.is_already() || error.errno.0 == libc::EBUSY;
-            if !again || self.link(name)?.is_some() {
-                return Err(error);
-            }
             let index = random_index()?;
             match self.create_from(parent, netns, Some(index), (name, link)) {
                 Ok(()) => {
@@ -82,8 +81,14 @@ impl Kernel {
                 }
                 Err(next) => error = next,
             }
+            // an index that is taken is busy, and so is a lower link that is something else's
+            if error.errno.0 != libc::EBUSY {
+                return Err(error);
+            }
         }
-        let text = Some("every index that was tried is taken in one of the namespaces".to_owned());
+        let lower =
+            link.kind.lower().map(|lower| format!("{lower} is in use by something else, or ")).unwrap_or_default();
+        let text = Some(format!("{lower}every index that was tried is taken in one of the namespaces"));
         Err(KernelError { text, ..error })
     }
 

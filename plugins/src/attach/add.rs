@@ -72,7 +72,7 @@ impl<I: Interface> Adding<'_, I> {
     fn remove_left(&mut self, ifname: &IfName) -> Result<(), Error> {
         let Some(left) = self.locked.record.take() else { return Ok(()) };
         if left.committed && self.pod.link(ifname).map_err(Error::internal)?.is_some() {
-            return Err(taken(ifname));
+            return Err(self.plugin.taken(ifname));
         }
         join(del::remove_recorded(self.request, &mut self.host, &mut self.pod, &left))
     }
@@ -106,7 +106,7 @@ impl<I: Interface> Adding<'_, I> {
     /// Makes the links that the plugin wants: those that attachments share, if they are not there, and its own.
     fn connect(&mut self, ifname: &IfName) -> Result<Ends, Error> {
         for _ in 0..NAME_TRIES {
-            let ends = Ends::random(ifname, self.common.mac)?;
+            let ends = Ends::random(ifname, self.plugin.pod_mac(self.conf, &self.facts))?;
             let birth = self.plugin.birth(self.conf, &ends, &self.facts)?;
             self.begin(&ends, &birth)?;
             if self.bear(&ends, birth)? {
@@ -114,15 +114,15 @@ impl<I: Interface> Adding<'_, I> {
             }
             (self.record.host, self.record.pod) = (None, None);
             if self.pod.link(ifname).map_err(Error::internal)?.is_some() {
-                return Err(taken(ifname));
+                return Err(self.plugin.taken(ifname));
             }
         }
-        Err(Error::internal(format!("no free name for the host's end of the pair after {NAME_TRIES} tries")))
+        Err(Error::internal(format!("no free name for the attachment's link after {NAME_TRIES} tries")))
     }
 
     /// Writes down what is about to be made, with all that may come later.
     fn begin(&mut self, ends: &Ends, birth: &Birth) -> Result<(), Error> {
-        (self.record.host, self.record.pod) = traces::links(ends, &birth.host);
+        (self.record.host, self.record.pod) = traces::links(self.request, ends, &birth.host);
         let ipam = self.common.ipam.map(str::to_owned);
         self.locked.write(&Record { ipam, ..self.record.clone() }).map_err(Error::internal)
     }
@@ -189,7 +189,7 @@ impl<I: Interface> Adding<'_, I> {
         // the pod may have other interfaces, and routes of its own
         let scope = Scope { beside: true, ..Scope::default() };
         let outcome = self.pod.converge(wanted, &scope, Some(born.into())).map_err(Error::internal)?;
-        settled(&mut self.pod, outcome).map_err(Error::internal)?;
+        settled(&mut self.pod, outcome).map_err(|error| self.plugin.refused(self.conf, error))?;
         if self.common.dad == Dad::On && wanted.addresses.keys().any(|key| key.net.is_ipv6()) {
             self.pod.wait_addresses(&ends.ifname, DAD_PATIENCE).map_err(Error::internal)?;
         }
@@ -223,7 +223,7 @@ impl<I: Interface> Adding<'_, I> {
     }
 
     fn commit(&mut self, ends: &Ends, host: &State, pod: &State) -> Result<(), Error> {
-        (self.record.host, self.record.pod) = traces::links(ends, host);
+        (self.record.host, self.record.pod) = traces::links(self.request, ends, host);
         let index = self.host.names().index(&ends.host);
         if let (Some(link), Some(index)) = (&mut self.record.host, index) {
             link.index = index.0;
@@ -250,8 +250,4 @@ impl<I: Interface> Adding<'_, I> {
         let details = format!("{}{gap}not undone: {}", cause.details, left.join("; "));
         cause.with_details(details)
     }
-}
-
-fn taken(ifname: &IfName) -> Error {
-    Error::internal(format!("container veth name ({:?}) peer provided already exists", ifname.as_str()))
 }

@@ -22,8 +22,10 @@ pub(super) fn check<I: Interface>(plugin: &I, request: &Request<'_>, conf: &I::C
     let netns = netns::open(request).map_err(|e| netns::refused(&e))?;
     let Settled { mut host, pod } = plugin.settle(conf, &ends, previous)?;
     let scope = plugin.judged(conf, &ends, &mut host);
-    let mut found = host_differences(&mut host, &scope)?;
-    found.extend(pod_differences(netns::kernel(request, netns)?, &ends.ifname, pod)?);
+    let (mut kernel, mut inside) = (Kernel::open().map_err(Error::internal)?, netns::kernel(request, netns)?);
+    let mut found = host_differences(&mut kernel, &mut host, &scope)?;
+    found.extend(pod_differences(&mut inside, &ends.ifname, pod)?);
+    found.extend(plugin.differences(conf, &ends, &mut kernel, &mut inside)?);
     found.extend(rules::differences(rules::wanted(request, &common, &ends, previous))?);
     if found.is_empty() {
         return Ok(());
@@ -32,14 +34,13 @@ pub(super) fn check<I: Interface>(plugin: &I, request: &Request<'_>, conf: &I::C
         .with_details(format!("to repair it: {}", found.join("; "))))
 }
 
-fn host_differences(wanted: &mut State, scope: &Scope) -> Result<Vec<String>, Error> {
+fn host_differences(host: &mut Kernel, wanted: &mut State, scope: &Scope) -> Result<Vec<String>, Error> {
     read_only::leave_out(wanted);
     let scope = Scope { sysctls: wanted.sysctls.keys().cloned().collect(), keep: true, ..scope.clone() };
-    let mut host = Kernel::open().map_err(Error::internal)?;
     Ok(differences("", &host.plan(wanted, &scope, None).map_err(Error::internal)?))
 }
 
-fn pod_differences(mut pod: Kernel, ifname: &IfName, mut wanted: State) -> Result<Vec<String>, Error> {
+fn pod_differences(pod: &mut Kernel, ifname: &IfName, mut wanted: State) -> Result<Vec<String>, Error> {
     pod::leave_to_others(&mut wanted);
     let mut found = Vec::new();
     for (wanted, scope) in pod::by_table(ifname, &wanted) {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use attachment::Key;
-use attachment::record::{DIRECTORY, HostLink, Locked, Record};
+use attachment::record::{DIRECTORY, HostLink, Locked, PodLink, Record};
 use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::{AddResult, Interface};
@@ -62,7 +62,7 @@ fn release(request: &Request<'_>, kind: Option<&str>) -> Result<(), Error> {
     kind.map_or(Ok(()), |kind| request.delegates.del(kind, &request.conf.bytes, request.env))
 }
 
-/// By the pod's end or, when that is not to be found, by the host's.
+/// By the pod's end or, when that is not to be found, by the host's, or in the namespace that is recorded.
 fn remove_links(request: &Request<'_>, record: Option<&Record>) -> Result<(), Error> {
     let ifname = IfName::new(&request.env.ifname).map_err(Error::internal)?;
     if let Some(mut pod) = netns::remaining(request)?
@@ -70,26 +70,36 @@ fn remove_links(request: &Request<'_>, record: Option<&Record>) -> Result<(), Er
     {
         return Ok(());
     }
-    let named = request.conf.prev_result.as_ref();
-    match record.and_then(|record| record.host.as_ref()) {
-        None if named.is_none() => Ok(()),
-        recorded => {
-            let mut host = Kernel::open().map_err(Error::internal)?;
-            match recorded {
-                Some(end) => remove_host_end(&mut host, end),
-                None => named.map_or(Ok(()), |previous| remove_named_ends(&mut host, previous)),
-            }
-        }
+    match (record, &request.conf.prev_result) {
+        (Some(record), _) => remove_by_record(record),
+        (None, Some(previous)) => remove_named_ends(&mut Kernel::open().map_err(Error::internal)?, previous),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Without the request's namespace: by the host's end or, when the attachment has none, in the namespace that is recorded.
+fn remove_by_record(record: &Record) -> Result<(), Error> {
+    match (&record.host, &record.pod) {
+        (Some(end), _) => remove_host_end(&mut Kernel::open().map_err(Error::internal)?, end),
+        (None, Some(end)) => match netns::recorded(&end.netns)? {
+            Some(mut pod) => remove_recorded_end(&mut pod, end).map(drop),
+            None => Ok(()),
+        },
+        (None, None) => Ok(()),
     }
 }
 
 /// True when there was one, and it is gone. The path may have come to mean another pod's namespace: there the record's
 /// MAC is not to be found.
 fn remove_pod_end(pod: &mut Kernel, ifname: &IfName, record: Option<&Record>) -> Result<bool, Error> {
-    let Some(recorded) = record.filter(|r| r.host.is_some()).and_then(|record| record.pod.as_ref()) else {
-        return delete_link(pod, ifname).map_err(Error::internal);
-    };
-    match find(pod, (ifname.as_str(), &recorded.mac))? {
+    match record.and_then(|record| record.pod.as_ref()) {
+        Some(end) => remove_recorded_end(pod, end),
+        None => delete_link(pod, ifname).map_err(Error::internal),
+    }
+}
+
+fn remove_recorded_end(pod: &mut Kernel, end: &PodLink) -> Result<bool, Error> {
+    match find(pod, (&end.name, &end.mac))? {
         Some(seen) => delete_seen(pod, &seen).map(|_| true).map_err(Error::internal),
         None => Ok(false),
     }
@@ -163,13 +173,10 @@ fn remove_both_ends(host: &mut Kernel, pod: &mut Kernel, record: &Record) -> Res
     }
 }
 
-/// What is left of an attachment that no runtime knows any more; its namespace is not known either.
+/// What is left of an attachment that no runtime knows any more.
 pub(super) fn collect(key: Key<'_>, locked: Locked) -> Result<(), Error> {
     let record = locked.record.as_ref();
-    let link = match record.and_then(|record| record.host.as_ref()) {
-        Some(end) => Kernel::open().map_err(Error::internal).and_then(|mut host| remove_host_end(&mut host, end)),
-        None => Ok(()),
-    };
+    let link = record.map_or(Ok(()), remove_by_record);
     let rules = rules::remove(key, None, record, record.map_or(Extent::Possible, Extent::of));
     join([link, rules])?;
     locked.delete().map_err(Error::internal)

@@ -1,6 +1,8 @@
 //! The names and MACs of one attachment's links.
 
 use cni::error::Error;
+use cni::plugin::Request;
+use cni::result::{AddResult, Interface};
 use kernel::types::{IfName, Mac};
 
 /// The names and MACs that one attachment's links have. A plugin uses those that it needs.
@@ -40,4 +42,26 @@ impl Ends {
 
 fn name([a, b, c, d]: [u8; 4]) -> Result<IfName, Error> {
     IfName::new(&format!("veth{a:02x}{b:02x}{c:02x}{d:02x}")).map_err(Error::internal)
+}
+
+/// One interface of a result; `sandbox` is empty for the host's.
+pub fn interface(name: &IfName, mac: Option<Mac>, sandbox: &str) -> Interface {
+    Interface {
+        name: name.to_string(),
+        mac: mac.map(|m| m.to_string()).unwrap_or_default(),
+        sandbox: sandbox.to_owned(),
+        ..Interface::default()
+    }
+}
+
+/// For CHECK: the pod's interface as an answer has it.
+pub fn pod_interface<'a>(request: &Request<'_>, previous: &'a AddResult) -> Result<&'a Interface, Error> {
+    let (ifname, netns) = (&request.env.ifname, &request.env.netns);
+    let pod = previous.interfaces.iter().find(|i| i.name == *ifname && !i.sandbox.is_empty());
+    let pod = pod.ok_or_else(|| Error::config(format!("prevResult has no interface {ifname:?} in a sandbox")))?;
+    if pod.sandbox == *netns {
+        return Ok(pod);
+    }
+    let found = &pod.sandbox;
+    Err(Error::config(format!("Sandbox in prevResult {found} doesn't match configured netns: {netns}")))
 }

@@ -10,6 +10,7 @@ mod chained;
 mod check;
 mod del;
 mod ends;
+pub mod fields;
 mod gc;
 mod rules;
 
@@ -25,7 +26,7 @@ use kernel::types::{IfName, Mac};
 use kernel::{Kernel, KernelError, Outcome};
 
 pub use chained::{Chain, Chained, Side, Sides};
-pub use ends::Ends;
+pub use ends::{Ends, interface, pod_interface};
 
 use crate::netns;
 use crate::pod::Dad;
@@ -44,6 +45,11 @@ pub trait Interface: Sync {
 
     /// What all plugins have in their configurations.
     fn common<'c>(&self, conf: &'c Self::Conf) -> Common<'c>;
+
+    /// The MAC that the pod's interface must have, if not any. Pure.
+    fn pod_mac(&self, conf: &Self::Conf, _facts: &Facts) -> Option<Mac> {
+        self.common(conf).mac
+    }
 
     /// The links that it wants before IPAM is asked. Pure.
     fn birth(&self, conf: &Self::Conf, ends: &Ends, facts: &Facts) -> Result<Birth, Error>;
@@ -65,6 +71,22 @@ pub trait Interface: Sync {
 
     /// For CHECK: which of [`Interface::settle`]'s objects are this plugin's to judge.
     fn judged(&self, conf: &Self::Conf, ends: &Ends, wanted: &mut State) -> Scope;
+
+    /// For CHECK: what is not as ADD left it and what no state can say. `pod` is the pod's namespace.
+    fn differences(
+        &self,
+        _conf: &Self::Conf,
+        _ends: &Ends,
+        _host: &mut Kernel,
+        _pod: &mut Kernel,
+    ) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// The pod has an interface of the attachment's name, in upstream's words.
+    fn taken(&self, ifname: &IfName) -> Error {
+        Error::internal(format!("container veth name ({:?}) peer provided already exists", ifname.as_str()))
+    }
 
     /// A step of its own that the kernel refused, with what to do about it.
     fn refused(&self, _conf: &Self::Conf, error: KernelError) -> Error {

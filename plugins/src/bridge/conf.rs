@@ -4,6 +4,8 @@ use cni::error::Error;
 use kernel::types::{IfName, Mac, Mtu, VlanId};
 use serde::Deserialize;
 
+use crate::attach::fields::{Args, Ipam, WithMac, note, parse_mac};
+
 /// The document's own fields, in upstream's spelling.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -26,27 +28,8 @@ pub struct Document {
     port_isolation: bool,
     ipam: Ipam,
     dns: cni::result::Dns,
-    runtime_config: RuntimeConfig,
+    runtime_config: WithMac,
     args: Args,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Ipam {
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct RuntimeConfig {
-    mac: String,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-struct Args {
-    cni: RuntimeConfig,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -124,8 +107,7 @@ impl Document {
         let bridge = note(&mut mistakes, IfName::new(bridge).map_err(|e| format!("bridge: {e}")));
         let mtu = note(&mut mistakes, mtu(self.mtu));
         let vlans = note(&mut mistakes, vlans(self.vlan, &self.vlan_trunk, self.preserve_default_vlan));
-        let named = [&self.runtime_config.mac, &self.args.cni.mac, args_mac];
-        let mac = note(&mut mistakes, parse_mac(named.into_iter().find(|mac| !mac.is_empty())));
+        let mac = note(&mut mistakes, parse_mac([&self.runtime_config.mac[..], &self.args.cni.mac, args_mac]));
         if let (Some(bridge), Some(Some(Vlans { pvid: Some(id), .. }))) = (&bridge, &vlans)
             && let Err(e) = vlan_gateway(bridge, *id)
         {
@@ -162,7 +144,7 @@ impl Document {
             dad: if self.enabledad { crate::pod::Dad::On } else { crate::pod::Dad::Off },
             container_interface: !self.disable_container_interface,
             isolated: self.port_isolation,
-            ipam: Some(self.ipam.kind).filter(|kind| !kind.is_empty()),
+            ipam: self.ipam.named(),
             dns: self.dns,
             mac,
         })
@@ -181,25 +163,12 @@ impl Conf {
     }
 }
 
-fn note<T>(mistakes: &mut Vec<String>, outcome: Result<T, String>) -> Option<T> {
-    outcome.map_err(|mistake| mistakes.push(mistake)).ok()
-}
-
 fn mtu(mtu: i64) -> Result<Option<Mtu>, String> {
     match mtu {
         0 => Ok(None),
         // ETH_MIN_MTU and ETH_MAX_MTU, linux/if_ether.h: what veth takes
         68..=65535 => Ok(u32::try_from(mtu).ok().map(Mtu)),
         _ => Err(format!("invalid mtu {mtu} (must be 0 for the kernel's own, or between 68 and 65535)")),
-    }
-}
-
-fn parse_mac(text: Option<&str>) -> Result<Option<Mac>, String> {
-    let Some(text) = text else { return Ok(None) };
-    match text.parse::<Mac>() {
-        Ok(mac) if mac.is_unicast() => Ok(Some(mac)),
-        Ok(mac) => Err(format!("mac {mac}: not an address for one interface (multicast or zero)")),
-        Err(e) => Err(format!("mac: {e}")),
     }
 }
 

@@ -12,7 +12,7 @@ use kernel::state::{AddressKey, Bridge, Link, LinkKind, Port, State, Veth, VethP
 use kernel::types::{Family, IfName, Mac, VlanId, masked};
 
 use super::conf::{Conf, Gateway, Vlans};
-use crate::attach::Ends;
+use crate::attach::{Ends, interface};
 use crate::pod;
 
 /// The alias of a bridge that this plugin made: one that has no pod any more takes the addresses of another subnet.
@@ -246,14 +246,4 @@ pub fn interfaces(conf: &Conf, ends: &Ends, bridge_mac: Option<Mac>, sandbox: &s
         interface(&ends.host, Some(ends.host_mac), ""),
         interface(&ends.ifname, Some(ends.pod_mac), sandbox),
     ]
-}
-
-/// One interface of a result; `sandbox` is empty for the host's.
-pub fn interface(name: &IfName, mac: Option<Mac>, sandbox: &str) -> Interface {
-    Interface {
-        name: name.to_string(),
-        mac: mac.map(|m| m.to_string()).unwrap_or_default(),
-        sandbox: sandbox.to_owned(),
-        ..Interface::default()
-    }
 }

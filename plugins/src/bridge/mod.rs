@@ -18,7 +18,7 @@ use kernel::state::{Scope, State};
 
 use conf::{Conf, Document, Gateway};
 
-use crate::attach::{Arranged, Birth, Common, Ends, Facts, Ground, Interface, Settled};
+use crate::attach::{Arranged, Birth, Common, Ends, Facts, Ground, Interface, Settled, interface};
 
 /// The ports of a bridge: BR_MAX_PORTS (net/bridge/br_private.h) without number 0, which is reserved.
 const PORTS: u32 = 1023;
@@ -76,7 +76,7 @@ impl Interface for Bridge {
         let link = conf.gateway_link();
         if link != conf.bridge && conf.gateway != Gateway::No {
             let seen = ground.host.link(&link).map_err(Error::internal)?;
-            all.extend(seen.map(|seen| desired::interface(&seen.name, seen.link.mac, "")));
+            all.extend(seen.map(|seen| interface(&seen.name, seen.link.mac, "")));
         }
         Ok(all)
     }

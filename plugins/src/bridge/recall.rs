@@ -8,24 +8,16 @@ use kernel::types::{IfName, Mac};
 
 use super::conf::Conf;
 use super::desired;
-use crate::attach::Ends;
+use crate::attach::{Ends, pod_interface};
 
 /// The links as prevResult has them.
 pub fn ends(conf: &Conf, request: &Request<'_>, previous: &AddResult) -> Result<Ends, Error> {
-    let interface =
-        |name: &str, host: bool| previous.interfaces.iter().find(|i| i.name == name && i.sandbox.is_empty() == host);
-    let pod = interface(&request.env.ifname, false)
-        .ok_or_else(|| Error::config(format!("prevResult has no interface {:?} in a sandbox", request.env.ifname)))?;
-    if pod.sandbox != request.env.netns {
-        return Err(Error::config(format!(
-            "Sandbox in prevResult {} doesn't match configured netns: {}",
-            pod.sandbox, request.env.netns
-        )));
-    }
-    let bridge = interface(conf.bridge.as_str(), true)
+    let of_host = |name: &str| previous.interfaces.iter().find(|i| i.name == name && i.sandbox.is_empty());
+    let pod = pod_interface(request, previous)?;
+    let bridge = of_host(conf.bridge.as_str())
         .ok_or_else(|| Error::config(format!("prevResult has no bridge {:?}", conf.bridge.as_str())))?;
     let host = host_end(previous).ok_or_else(|| Error::config("prevResult names no host end of the pair"))?;
-    let host_mac = interface(host.as_str(), true).map(|i| i.mac.as_str()).unwrap_or_default();
+    let host_mac = of_host(host.as_str()).map(|i| i.mac.as_str()).unwrap_or_default();
     let mac = |text: &str| text.parse::<Mac>().map_err(|e| Error::config(format!("prevResult: {e}")));
     Ok(Ends {
         host_mac: mac(host_mac)?,

@@ -29,6 +29,8 @@ pub struct SeenLink {
     pub master: Option<u32>,
     /// IFLA_LINK or IFLA_VXLAN_LINK
     pub lower: Option<u32>,
+    /// IFLA_LINK of a link whose lower link is in another namespace: the index there.
+    pub lower_elsewhere: Option<u32>,
     /// The flags of a bridge port.
     pub port: Option<Port>,
     /// IF_OPER_UP, or unknown for links that do not tell.
@@ -246,6 +248,7 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
         },
         master: None,
         lower: None,
+        lower_elsewhere: None,
         port: None,
         running: false,
         operstate: String::new(),
@@ -271,8 +274,7 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
         }
     }
     if elsewhere {
-        // an index of that namespace says nothing here
-        seen.lower = None;
+        seen.lower_elsewhere = seen.lower.take();
         seen.link.birth = Birth::Parent;
     }
     if flags.contains(LinkFlags::Loopback) {

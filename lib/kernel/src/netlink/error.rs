@@ -100,6 +100,11 @@ impl KernelError {
         self.errno.0 == libc::EROFS
     }
 
+    /// What is asked for, or the link that it is asked on, is in use by something else.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.errno.0, libc::EBUSY | libc::EADDRINUSE)
+    }
+
     /// A bridge has no number left for one more port (`find_portno`, net/bridge/br_if.c).
     pub fn is_full_bridge(&self) -> bool {
         self.errno.0 == libc::EXFULL

@@ -46,6 +46,7 @@ fn seen_link(name: &IfName, link: Link) -> Box<SeenLink> {
         link,
         master: None,
         lower: None,
+        lower_elsewhere: None,
         port: None,
         running: true,
         operstate: String::new(),

@@ -39,6 +39,7 @@ fn link(index: u32, dev: &str) -> SeenLink {
         link,
         master,
         lower,
+        lower_elsewhere: None,
         port,
         running: true,
         operstate: "Up".into(),

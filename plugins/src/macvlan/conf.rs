@@ -1,0 +1,89 @@
+//! The macvlan plugin's configuration: as written, then checked whole.
+
+use cni::error::Error;
+use kernel::state::MacvlanMode;
+use kernel::types::{IfName, Mac, Mtu};
+use serde::Deserialize;
+
+use crate::attach::fields::{Args, Ipam, WithMac, note, parse_mac};
+
+/// The document's own fields, in upstream's spelling.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Document {
+    /// Empty: the link of the default route.
+    pub master: String,
+    mode: String,
+    mtu: i64,
+    mac: String,
+    bcqueuelen: u32,
+    link_in_container: bool,
+    ipam: Ipam,
+    dns: cni::result::Dns,
+    runtime_config: WithMac,
+    args: Args,
+}
+
+/// The configuration, checked.
+#[derive(Debug, Clone)]
+pub struct Conf {
+    /// The host's link that the pods' interfaces stand on.
+    pub master: IfName,
+    /// How they see each other.
+    pub mode: MacvlanMode,
+    /// Of the pod's interface. `None`: the master's.
+    pub mtu: Option<Mtu>,
+    /// Broadcast packets that may wait.
+    pub bc_queue_len: Option<u32>,
+    /// The pod's MAC.
+    pub mac: Option<Mac>,
+    /// The IPAM plugin, when there is one.
+    pub ipam: Option<String>,
+    /// The answer's; IPAM's is left out, as upstream.
+    pub dns: cni::result::Dns,
+}
+
+impl Document {
+    /// The checked configuration, or every mistake in one error. `args_mac` is `MAC` of CNI_ARGS.
+    pub fn check(self, args_mac: &str) -> Result<Conf, Error> {
+        let mut mistakes = Vec::new();
+        let master = note(&mut mistakes, IfName::new(&self.master).map_err(|e| format!("master: {e}")));
+        let mode = note(&mut mistakes, mode(&self.mode));
+        let mtu = note(&mut mistakes, mtu(self.mtu));
+        let asked = [&self.runtime_config.mac[..], &self.args.cni.mac, args_mac, &self.mac];
+        let mac = note(&mut mistakes, parse_mac(asked));
+        if mode == Some(MacvlanMode::Passthru) && mac.flatten().is_some() {
+            mistakes.push("mac: an interface in mode passthru has its master's".to_owned());
+        }
+        if self.link_in_container {
+            let way_out = "name a \"master\" of the host, and leave the key out";
+            mistakes.push(format!("linkInContainer is not supported by this version: {way_out}"));
+        }
+        let (Some(master), Some(mode), Some(mtu), Some(mac), true) = (master, mode, mtu, mac, mistakes.is_empty())
+        else {
+            return Err(Error::config(mistakes.join("; ")));
+        };
+        let bc_queue_len = Some(self.bcqueuelen).filter(|packets| *packets != 0);
+        Ok(Conf { master, mode, mtu, bc_queue_len, mac, ipam: self.ipam.named(), dns: self.dns })
+    }
+}
+
+fn mode(text: &str) -> Result<MacvlanMode, String> {
+    match text {
+        "" | "bridge" => Ok(MacvlanMode::Bridge),
+        "private" => Ok(MacvlanMode::Private),
+        "vepa" => Ok(MacvlanMode::Vepa),
+        "passthru" => Ok(MacvlanMode::Passthru),
+        _ => Err(format!("unknown macvlan mode: {text:?} (must be bridge, private, vepa or passthru)")),
+    }
+}
+
+/// That it is not above the master's is seen when the master is.
+fn mtu(mtu: i64) -> Result<Option<Mtu>, String> {
+    match mtu {
+        0 => Ok(None),
+        // ETH_MIN_MTU, linux/if_ether.h
+        68.. => u32::try_from(mtu).map(|mtu| Some(Mtu(mtu))).map_err(|_| format!("invalid MTU {mtu}")),
+        _ => Err(format!("invalid MTU {mtu}, must be 0 for the master's, or from 68 to that")),
+    }
+}

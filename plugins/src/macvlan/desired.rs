@@ -1,0 +1,58 @@
+//! What an attachment wants of the pod; of the host it wants nothing. Pure.
+
+use cni::error::Error;
+use cni::result::AddResult;
+use kernel::message::link::SeenLink;
+use kernel::state::{Birth as LinkBirth, Link, LinkKind, Macvlan, State};
+
+use super::conf::Conf;
+use crate::attach::Ends;
+use crate::pod;
+
+/// Addresses are on a segment that others share: duplicates are looked for, as upstream does.
+pub const DAD: pod::Dad = pod::Dad::On;
+
+/// The pod's interface.
+fn link(conf: &Conf, ends: &Ends) -> Link {
+    let kind = Macvlan { bc_queue_len: conf.bc_queue_len, ..Macvlan::on(conf.master.clone(), conf.mode) };
+    Link { birth: LinkBirth::Parent, mtu: conf.mtu, mac: Some(ends.pod_mac), ..Link::up(LinkKind::Macvlan(kind)) }
+}
+
+/// It, still down. `master` is the link that it is to stand on.
+pub fn born(conf: &Conf, ends: &Ends, master: Option<&SeenLink>) -> Result<State, Error> {
+    let name = conf.master.as_str();
+    let Some(master) = master else {
+        return Err(Error::internal(format!("failed to lookup master {name:?}: Link not found"))
+            .with_details(format!("name a link of this host as \"master\": ip link show {name}")));
+    };
+    if let (Some(wanted), Some(most)) = (conf.mtu, master.link.mtu)
+        && wanted.0 > most.0
+    {
+        return Err(Error::internal(format!("invalid MTU {}, must be [0, master MTU({})]", wanted.0, most.0)));
+    }
+    let mut state = State::default();
+    state.links.insert(ends.ifname.clone(), Link { up: false, ..link(conf, ends) });
+    Ok(state)
+}
+
+/// IPAM's answer with what the plugin adds: the interface that each address is on, and dns.
+pub fn complete(conf: &Conf, mut ipam: AddResult) -> Result<AddResult, Error> {
+    if conf.ipam.is_some() && ipam.ips.is_empty() {
+        return Err(Error::internal("IPAM plugin returned missing IP config"));
+    }
+    ipam.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
+    Ok(AddResult { dns: conf.dns.clone(), ..ipam })
+}
+
+/// The interface, up, with its addresses and routes. Without IPAM it is only raised.
+pub fn pod(conf: &Conf, ends: &Ends, result: &AddResult) -> Result<State, Error> {
+    if conf.ipam.is_none() {
+        let mut state = State::default();
+        state.links.insert(ends.ifname.clone(), link(conf, ends));
+        return Ok(state);
+    }
+    let mut state = pod::desired(&ends.ifname, link(conf, ends), result, DAD)?;
+    // as arp_notify does for IPv4
+    state.conf("ipv6", &ends.ifname, "ndisc_notify", "1");
+    Ok(state)
+}
