@@ -20,9 +20,12 @@ const PANICKED: c_int = 101;
 #[macro_export]
 macro_rules! start {
     ($main:path) => {
-        /// Called by libc's start.
+        /// libc's start calls it with `count` arguments.
         #[unsafe(no_mangle)]
-        pub extern "C" fn main(count: std::ffi::c_int, arguments: *const *const std::ffi::c_char) -> std::ffi::c_int {
+        pub unsafe extern "C" fn main(
+            count: std::ffi::c_int,
+            arguments: *const *const std::ffi::c_char,
+        ) -> std::ffi::c_int {
             // SAFETY: libc's start passes `count` strings.
             unsafe { $crate::start::run(count, arguments, $main) }
         }
