@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("overlay", &["gojson", "kernel"]),
     ("plugins", &["attachment", "cni", "gojson", "kernel", "overlay"]),
     ("flanneld", &["cni", "gojson", "kernel", "overlay"]),
+    ("floor", &[]),
     ("tests", &["attachment", "cni", "flanneld", "gojson", "kernel", "overlay", "plugins"]),
 ];
 

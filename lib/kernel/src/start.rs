@@ -20,10 +20,7 @@ const PANICKED: c_int = 101;
 #[macro_export]
 macro_rules! start {
     ($main:path) => {
-        /// Called by libc's start.
-        ///
-        /// # Safety
-        /// `arguments` are `count` strings that live for ever.
+        /// libc's start calls it with `count` arguments.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn main(
             count: std::ffi::c_int,
