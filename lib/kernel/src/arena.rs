@@ -18,6 +18,9 @@ const LARGE: usize = 128 * 1024;
 /// What is asked of the system at a time. Untouched pages of it cost nothing.
 const CHUNK: usize = 512 * 1024;
 
+/// The first chunk is a part of the arena, which is a static: no call is made for it. A plugin needs no other.
+const FIRST: usize = 384 * 1024;
+
 /// Every block starts at a multiple of this, and is at least as long: room for a link of the free list.
 const GRAIN: usize = 16;
 
@@ -27,16 +30,24 @@ const FINE: usize = 512;
 /// How many sizes there are below [`LARGE`].
 const SIZES: usize = FINE / GRAIN + 4 * (LARGE / FINE).ilog2() as usize;
 
-/// The allocator: `#[global_allocator] static ARENA: Arena = Arena::new();`
+/// The allocator: `#[global_allocator] static ARENA: Arena = Arena::new();` It stays where it was first used: blocks are
+/// parts of it.
 pub struct Arena {
     busy: AtomicBool,
     free: UnsafeCell<Free>,
+    first: UnsafeCell<First>,
 }
+
+#[repr(align(4096))]
+#[expect(dead_code, reason = "it is memory that blocks are cut from by address")]
+struct First([u8; FIRST]);
 
 /// What is left of the current chunk, and freed blocks by size, each holding the address of the next (0: none).
 struct Free {
     start: usize,
     end: usize,
+    /// The first chunk is in use.
+    begun: bool,
     lists: [usize; SIZES],
 }
 
@@ -63,14 +74,15 @@ impl Size {
     }
 }
 
-// SAFETY: `free` is only touched by `with`, under the lock `busy`.
+// SAFETY: `free` is only touched by `with`, under the lock `busy`, and `first` by the owners of blocks cut from it.
 unsafe impl Sync for Arena {}
 
 impl Arena {
     /// Nothing asked for yet.
     pub const fn new() -> Self {
-        let free = Free { start: 0, end: 0, lists: [0; SIZES] };
-        Self { busy: AtomicBool::new(false), free: UnsafeCell::new(free) }
+        let free = Free { start: 0, end: 0, begun: false, lists: [0; SIZES] };
+        let first = UnsafeCell::new(First([0; FIRST]));
+        Self { busy: AtomicBool::new(false), free: UnsafeCell::new(free), first }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Free) -> T) -> T {
@@ -78,7 +90,12 @@ impl Arena {
             std::hint::spin_loop();
         }
         // SAFETY: the lock makes this the only reference.
-        let outcome = work(unsafe { &mut *self.free.get() });
+        let free = unsafe { &mut *self.free.get() };
+        if !std::mem::replace(&mut free.begun, true) {
+            free.start = self.first.get().expose_provenance();
+            free.end = free.start + FIRST;
+        }
+        let outcome = work(free);
         self.busy.store(false, Ordering::Release);
         outcome
     }

@@ -23,6 +23,7 @@ pub mod news;
 pub mod nft;
 pub mod observe;
 pub mod removal;
+pub mod start;
 pub mod state;
 pub mod survey;
 pub mod sysctl;
