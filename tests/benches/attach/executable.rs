@@ -1,4 +1,4 @@
-//! Our plugins as they are released: static, for musl.
+//! Our plugins as they are released: static, for musl. So is the program that they are measured against.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,20 +10,25 @@ use flanneld::lab::{Doing, Error};
 const TARGET: &str =
     if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-musl" } else { "x86_64-unknown-linux-musl" };
 
-/// The release executable and a word on it. `cargo` builds it; without, it must be there. `target` is cargo's folder.
-pub fn release(target: &Path, cargo: Option<&OsStr>) -> Result<(PathBuf, String), Error> {
+/// The release executable `program` of `package` and a word on it. `cargo` builds it; without, it must be there.
+/// `target` is cargo's folder.
+pub fn release(
+    target: &Path,
+    cargo: Option<&OsStr>,
+    (package, program): (&str, &str),
+) -> Result<(PathBuf, String), Error> {
     let musl = has_target();
     let mut path = target.to_owned();
     path.extend(musl.then_some(TARGET));
-    path.extend(["release", "cni-plugins"]);
+    path.extend(["release", program]);
     if let Some(cargo) = cargo {
-        build(cargo, target, musl)?;
+        build(cargo, target, package, musl)?;
     }
     if !path.is_file() {
         let wanted = if musl { format!(" --target {TARGET}") } else { String::new() };
         let path = path.display();
         return Err(Error::Wrong(format!(
-            "{path} is not there: `cargo build --release --package plugins{wanted}` makes it"
+            "{path} is not there: `cargo build --release --package {package}{wanted}` makes it"
         )));
     }
     let word = if musl {
@@ -39,9 +44,9 @@ fn has_target() -> bool {
     output.is_ok_and(|o| o.status.success() && Path::new(String::from_utf8_lossy(&o.stdout).trim()).is_dir())
 }
 
-fn build(cargo: &OsStr, target: &Path, musl: bool) -> Result<(), Error> {
+fn build(cargo: &OsStr, target: &Path, package: &str, musl: bool) -> Result<(), Error> {
     let mut command = Command::new(cargo);
-    command.args(["build", "--release", "--package", "plugins", "--target-dir"]).arg(target);
+    command.args(["build", "--release", "--package", package, "--target-dir"]).arg(target);
     if musl {
         command.args(["--target", TARGET]);
     }

@@ -103,16 +103,20 @@ fn run() -> Result<(String, bool), Error> {
     let me = std::env::current_exe().doing("find this executable")?;
     // target/PROFILE/deps/attach-…
     let target = me.ancestors().nth(3).unwrap_or(Path::new("target"));
+    let cargo = std::env::var_os("CARGO");
     let (plugins, word) = match options.plugins {
         Some(path) => (path, "as given".to_owned()),
-        None => executable::release(target, std::env::var_os("CARGO").as_deref())?,
+        None => executable::release(target, cargo.as_deref(), ("plugins", "cni-plugins"))?,
     };
+    let (least, _) = executable::release(target, cargo.as_deref(), ("floor", "floor"))?;
+    let least = fs::canonicalize(&least).doing(format_args!("find {}", least.display()))?;
     let plugins = fs::canonicalize(&plugins).doing(format_args!("find {}", plugins.display()))?;
     let right = sandbox::enter()?;
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(std::process::id() as i32))
         .doing("become the parent of orphans")?;
     let sides = sides(&plugins)?;
     let mut host = Kernel::open().doing("open netlink")?;
+    let floor = Floor::new(&least, &mut host)?;
     // a pod that stays: the bridges are there and in use, as on a host at work
     let (keepers, pods) = (rooms("keeper", 3)?, rooms("pod", IN_A_ROW)?);
     for (side, room) in sides.all().into_iter().zip(&keepers) {
@@ -120,11 +124,11 @@ fn run() -> Result<(String, bool), Error> {
     }
     let root = Path::new(ROOT);
     let mut masquerade = Masquerade::new(&root.join("bin"), sides.go.as_ref().map(|_| Path::new(REFERENCE)), root)?;
-    let figures = measure(&sides, &pods, (&mut host, &mut masquerade), options.rounds)?;
+    let figures = measure(&sides, &pods, (&mut host, &mut masquerade, &floor), options.rounds)?;
     let mut rows = rows(&sides, &figures);
     rows.extend(masquerade.rows());
     rows.extend(sizes(&sides, &pods, &plugins)?);
-    rows.extend(counts(&sides, &pods)?);
+    rows.extend(counts(&sides, &pods, &floor, &mut host)?);
     let right = if right == Right::Root { "root" } else { "a user namespace" };
     let text = format!(
         "{}\nTimes are p50 / p90 of {} calls from posix_spawn to the end of the process, its answer read; ours and Go's by turns.\n\
@@ -174,13 +178,12 @@ fn version(side: &Side, room: &Room) -> Call {
 fn measure(
     sides: &Sides,
     pods: &[Room],
-    (host, masquerade): (&mut Kernel, &mut Masquerade),
+    (host, masquerade, floor): (&mut Kernel, &mut Masquerade, &Floor),
     rounds: usize,
 ) -> Result<Figures, Error> {
     let nothing = Path::new(ROOT).join("nothing");
     call::write_nothing(&nothing).doing("write the smallest program")?;
     let nothing = Call { program: nothing, variables: Vec::new(), stdin: String::new() };
-    let floor = Floor::new(host)?;
     let mut figures = Figures::default();
     for round in 0..rounds {
         let room = &pods[round % AT_ONCE];
@@ -190,7 +193,7 @@ fn measure(
         }
         figures.chain.round(&sides.chain, room, host)?;
         masquerade.round(round, room)?;
-        figures.floor.times.push(floor.add(host, room)?);
+        floor.add(&mut figures.floor, host, room)?;
         if cfg!(target_arch = "x86_64") {
             figures.nothing.take(&nothing)?;
         }
@@ -217,7 +220,7 @@ fn rows(sides: &Sides, figures: &Figures) -> Vec<Row> {
     let failed = |rates: &[Rates; 2]| format!("failed: {}, Go {}", rates[0].failures, rates[1].failures);
     vec![
         Row::times("bridge + host-local ADD", &ours.add.times, &go.add.times, "≤ 0.7 ms, 9×"),
-        Row::times("the same DEL", &ours.del.times, &go.del.times, "≤ 1.2 ms, 15×"),
+        Row::times("the same DEL", &ours.del.times, &go.del.times, "≤ 1.2 ms, 17×"),
         Row::times("flannel → bridge → host-local ADD", &chain.add.times, &[], "≤ 0.9 ms"),
         Row::times("the same DEL", &chain.del.times, &[], ""),
         Row::rates(&format!("{AT_ONCE} ADD at once"), &at_once[0].add, &at_once[1].add, "8×, no failure"),
@@ -226,17 +229,20 @@ fn rows(sides: &Sides, figures: &Figures) -> Vec<Row> {
         Row::rates(&format!("200 DEL one by one ({})", failed(in_a_row)), &in_a_row[0].del, &in_a_row[1].del, ""),
         Row::times("CPU of an ADD", &ours.add.cpu, &go.add.cpu, ""),
         Row::times("CPU of a DEL, with what it leaves to a child", &ours.del.cpu, &go.del.cpu, ""),
-        Row::numbers("page faults of an ADD", middle(&ours.add.faults), there.then(|| middle(&go.add.faults)), ""),
+        Row::numbers("page faults of an ADD", middle(&ours.add.faults), there.then(|| middle(&go.add.faults)), "≤ 60"),
         Row::times("start and end (VERSION)", &start[0].times, &start[1].times, ""),
         Row::times("the same of a program that only exits", &nothing.times, &[], ""),
-        Row::times("the kernel's part of an ADD, in a process that runs", &floor.times, &[], ""),
-        Row::times("the least an ADD can take: those two", &sum(&nothing.times, &floor.times), &go.add.times, ""),
+        Row::times("a program that sends an ADD's messages and exits", &floor.times, &go.add.times, ""),
+        Row::number("ADD, to that program", per(&ours.add.times, &floor.times), "≤ 1.5×"),
+        Row::number("CPU of an ADD, to that program's", per(&ours.add.cpu, &floor.cpu), ""),
+        Row::number("page faults of that program", middle(&floor.faults) as f64, ""),
     ]
 }
 
-/// Of each round, both together.
-fn sum(one: &[Duration], other: &[Duration]) -> Vec<Duration> {
-    one.iter().zip(other).map(|(a, b)| *a + *b).collect()
+/// How many times the other's middle one is.
+fn per(one: &[Duration], other: &[Duration]) -> f64 {
+    let middle = |times: &[Duration]| measure::quantile(times, 0.5).map_or(f64::NAN, |time| time.as_secs_f64());
+    middle(one) / middle(other)
 }
 
 fn middle(values: &[u64]) -> u64 {
@@ -269,7 +275,7 @@ fn sizes(sides: &Sides, pods: &[Room], plugins: &Path) -> Result<Vec<Row>, Error
 }
 
 /// What strace counts: an ADD and a DEL of each side.
-fn counts(sides: &Sides, pods: &[Room]) -> Result<Vec<Row>, Error> {
+fn counts(sides: &Sides, pods: &[Room], floor: &Floor, host: &mut Kernel) -> Result<Vec<Row>, Error> {
     if let Some(absent) = Need::Program("strace").absent() {
         return Ok(vec![Row::text(&format!("system calls: {absent}"), String::new(), None, "")]);
     }
@@ -277,16 +283,31 @@ fn counts(sides: &Sides, pods: &[Room]) -> Result<Vec<Row>, Error> {
         let dir = Path::new(ROOT);
         Ok([side.count("ADD", &pods[0], dir)?, side.count("DEL", &pods[0], dir)?])
     };
+    same_messages(sides, &pods[0], floor, host)?;
     let text = |c: Counts| format!("{} / {} / {}", c.execs, c.calls, c.sends);
     let [ours, chain] = [both(&sides.ours)?, both(&sides.chain)?];
     let go = sides.go.as_ref().map(both).transpose()?;
     let what = |command: &str| format!("{command}: execve / system calls / netlink sends");
     Ok(vec![
-        Row::text(&what("ADD"), text(ours[0]), go.map(|go| text(go[0])), "1 / ≤ 200 / ≤ 8"),
+        Row::text(&what("ADD"), text(ours[0]), go.map(|go| text(go[0])), "1 / ≤ 110 / ≤ 8"),
         Row::text(&what("DEL"), text(ours[1]), go.map(|go| text(go[1])), ""),
         Row::text(&what("flannel's ADD"), text(chain[0]), None, "1"),
         Row::text(&what("flannel's DEL"), text(chain[1]), None, ""),
     ])
+}
+
+/// The floor is one for our ADD only as long as both send the same messages.
+fn same_messages(sides: &Sides, pod: &Room, floor: &Floor, host: &mut Kernel) -> Result<(), Error> {
+    let dir = Path::new(ROOT);
+    sides.ours.count("ADD", pod, dir)?;
+    let ours = floor::sent(dir)?;
+    sides.ours.run("DEL", pod)?;
+    let least = floor.messages(host, pod, dir)?;
+    if ours == least {
+        return Ok(());
+    }
+    let (ours, least) = (ours.join("\n"), least.join("\n"));
+    Err(Error::Wrong(format!("tests/floor does not send what ADD sends. ADD:\n{ours}\ntests/floor:\n{least}")))
 }
 
 fn go_version(sides: &Sides) -> &'static str {

@@ -44,6 +44,12 @@ impl Row {
         row
     }
 
+    /// One number that stands for itself.
+    pub fn number(what: &str, number: f64, goal: &str) -> Self {
+        let text = if number.fract() == 0.0 { format!("{number:.0}") } else { format!("{number:.2}×") };
+        Self::text(what, text, None, goal)
+    }
+
     /// Sizes in bytes.
     pub fn bytes(what: &str, ours: u64, theirs: Option<u64>, goal: &str) -> Self {
         let mut row = Self::text(what, megabytes(ours), theirs.map(megabytes), goal);
