@@ -98,7 +98,8 @@ pub fn bridge_and_host_local_are_few_calls_of_one_program() -> Outcome {
     let add = counter.count("ADD", &second, &conf);
     let del = counter.count("DEL", &second, &conf);
     assert_eq!((new.execs, add.execs, del.execs), (1, 1, 1));
-    assert!(add.calls <= 200, "{add:?}");
+    // the debug build, linked to glibc, whose start is some 40 calls; the released one makes 109
+    assert!(add.calls <= 160, "{add:?}");
     // the first also makes the bridge, and asks for its number
     assert!(add.sends <= 8 && new.sends <= 10, "{add:?} {new:?}");
     Ok(())

@@ -130,7 +130,7 @@ impl Packages {
                 let named = |with_tests| code.iter().any(|file| names(file, &dependency.name, with_tests));
                 if !named(true) {
                     unused.push(format!("{folder}Cargo.toml:1: {} is not used", dependency.name));
-                } else if !dependency.dev && package.name != "tests" && !named(false) {
+                } else if !dependency.dev && !folder.starts_with("tests/") && !named(false) {
                     unused.push(format!("{folder}Cargo.toml:1: {} is only used in tests", dependency.name));
                 }
             }
