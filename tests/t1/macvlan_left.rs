@@ -1,8 +1,6 @@
 //! What is left of a macvlan attachment, whose interface no link of the host leads to: an ADD that was killed, a path that
 //! is another pod's by now, a pod that went without DEL.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
