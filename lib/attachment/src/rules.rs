@@ -12,7 +12,7 @@ pub mod masquerade;
 use std::collections::BTreeMap;
 
 use kernel::converge::Failure;
-use kernel::nft::{NftError, Policy, RuleHandle, TableKey};
+use kernel::nft::{NftError, RuleHandle, TableKey};
 use kernel::state::{NftChainScope, NftScope, NftTable, Scope, State};
 use kernel::{Errno, Kernel, KernelError, Outcome};
 use sha2::{Digest, Sha512};
@@ -60,8 +60,12 @@ impl Rules {
     pub fn add(&self, kernel: &mut Kernel) -> Result<Vec<RuleHandle>, Failure> {
         let (state, scope) = (self.state(self.wanted.clone()), self.scope(self.chains.clone()));
         for _ in 0..TURNS {
-            let there = self.has_chains(kernel);
-            let assumed = if there { self.state(self.unproven()) } else { State::default() };
+            let there = match self.look(kernel) {
+                Shared::Absent => false,
+                Shared::Stands => true,
+                Shared::Differs => break,
+            };
+            let assumed = if there { self.state(self.shared.clone()) } else { State::default() };
             let outcome = kernel.converge(&state, &scope, Some(assumed.into()))?;
             match obstacle(outcome) {
                 Ok(handles) => return Ok(self.shared_handles(handles)),
@@ -77,21 +81,24 @@ impl Rules {
         Ok(self.shared_handles(outcome.handles))
     }
 
-    /// What all attachments share, as it is assumed to be there. The policy of a base chain is taken for another one: setting
-    /// it makes the kernel refuse (EEXIST, EOPNOTSUPP) a chain of this name that has another hook or type, or none, where the rules
-    /// would do nothing.
-    fn unproven(&self) -> NftTable {
-        let mut shared = self.shared.clone();
-        for base in shared.chains.values_mut().filter_map(|chain| chain.base.as_mut()) {
-            base.policy = Policy::Drop;
+    /// Looks for what all attachments share. A base chain of this name that has another hook or type, or none, would do
+    /// nothing; to set its policy would prove that it is right, and would make the kernel wait for all readers of the rules.
+    fn look(&self, kernel: &mut Kernel) -> Shared {
+        // where it cannot be known the transaction says why
+        let Ok(nft) = kernel.nft() else { return Shared::Stands };
+        let mut missing = 0;
+        for (name, wanted) in &self.shared.chains {
+            match nft.chain(&self.table, name) {
+                Ok(Some(found)) if found.base != wanted.base => return Shared::Differs,
+                Ok(None) => missing += 1,
+                Ok(Some(_)) | Err(_) => {}
+            }
         }
-        shared
-    }
-
-    /// Whether the chains that others use too are there. Where that cannot be known the transaction says why.
-    fn has_chains(&self, kernel: &mut Kernel) -> bool {
-        let Ok(nft) = kernel.nft() else { return true };
-        self.among_others().all(|(chain, _)| nft.has_chain(&self.table, chain).unwrap_or(true))
+        match missing {
+            0 => Shared::Stands,
+            all if all == self.shared.chains.len() => Shared::Absent,
+            _ => Shared::Differs,
+        }
     }
 
     fn shared_handles(&self, handles: Vec<RuleHandle>) -> Vec<RuleHandle> {
@@ -139,6 +146,14 @@ impl Rules {
         let conflicts = plan.conflicts.iter().map(ToString::to_string);
         Ok(conflicts.chain(plan.steps.iter().map(ToString::to_string)).collect())
     }
+}
+
+/// What there is of the chains that all attachments share.
+enum Shared {
+    Absent,
+    Stands,
+    /// A part, or something else of that name.
+    Differs,
 }
 
 /// The handles, or the one reason why a transaction was refused.

@@ -85,16 +85,16 @@ impl Nft {
         answers.iter().filter(|a| belongs(a, table)).map(read).collect()
     }
 
-    /// Whether a table has a chain of this name; one request without a dump.
-    pub fn has_chain(&mut self, table: &TableKey, chain: &str) -> Result<bool, NftError> {
+    /// One chain (`nft list chain`, without its rules); none when there is no such table or chain.
+    pub fn chain(&mut self, table: &TableKey, chain: &str) -> Result<Option<Chain>, NftError> {
         let what = format!("list chain {table} {chain}");
         let answer = self.ask(&what, msg::GETCHAIN, table.family.number(), |w| {
             w.text(attr::CHAIN_TABLE, &table.name);
             w.text(attr::CHAIN_NAME, chain);
         });
         match answer {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_absent() => Ok(false),
+            Ok(answer) => read_chain(table, &answer).map(Some).ok_or_else(|| malformed(&what)),
+            Err(error) if error.is_absent() => Ok(None),
             Err(error) => Err(error),
         }
     }
