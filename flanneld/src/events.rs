@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use self::facts::Facts;
 use crate::backoff::Backoff;
 
-/// What the kernel's news is held against.
+/// What the daemon compares a kernel announcement with, to decide whether it needs a pass.
 #[derive(Debug, Default)]
 pub struct Interest {
     /// What is wanted of the kernel. An announcement that agrees with it is no news: most are of what we wrote.

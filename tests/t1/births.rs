@@ -45,7 +45,7 @@ impl Pair {
         assert!(again.is_empty(), "still to do: {again:#?}");
     }
 
-    /// What is in both, as fresh sockets see it.
+    /// The links of both namespaces, read by new sockets.
     fn all(&self) -> [Vec<Found>; 2] {
         let found = |seen: SeenLink| Found { index: seen.index, name: seen.name, link: seen.link };
         self.rooms.each_ref().map(|room| room.kernel().unwrap().links().unwrap().into_iter().map(found).collect())

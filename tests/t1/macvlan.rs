@@ -130,7 +130,7 @@ pub fn every_version_is_spoken(whose: Whose) -> Outcome {
     Ok(())
 }
 
-/// Each mode, and each without IPAM, too.
+/// Every mode works, with IPAM and without.
 pub fn every_mode_is_made(whose: Whose) -> Outcome {
     let caller = Caller::new(whose);
     let _host = host();

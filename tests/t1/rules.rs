@@ -98,7 +98,7 @@ pub fn masquerade_is_what_the_reference_plugins_write() -> Outcome {
     Ok(())
 }
 
-/// An ADD is one transaction when others were there before, and a DEL one that reads its own rules alone.
+/// Beside other attachments' rules, ADD is one transaction. DEL is one transaction too, and reads only its own rules.
 pub fn masquerade_is_added_in_one_transaction_and_deleted_by_handle() -> Outcome {
     let mut kernel = Kernel::open()?;
     nft(&["-f", "-"], "table ip foreign {\nchain c {\naccept\n}\n}");

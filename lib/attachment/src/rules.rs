@@ -25,7 +25,8 @@ const TURNS: usize = 3;
 pub struct Rules {
     /// The table.
     pub table: TableKey,
-    /// The attachment's rules and what all attachments share: base chains and the rules that lead to ours.
+    /// The rules of this attachment, and what all attachments share: the base chains, and the rules in them that jump to
+    /// ours.
     pub wanted: NftTable,
     /// What all attachments share, alone.
     shared: NftTable,

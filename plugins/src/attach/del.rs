@@ -151,7 +151,7 @@ pub(super) fn remove_made(
     [links, ipam, rules]
 }
 
-/// What an ADD that was killed has left, or one whose pod has gone.
+/// Removes what a killed ADD left behind, or an attachment whose pod is gone without DEL.
 pub(super) fn remove_recorded(
     request: &Request<'_>,
     host: &mut Kernel,

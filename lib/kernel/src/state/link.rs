@@ -47,7 +47,7 @@ impl Link {
         }
     }
 
-    /// One message of this namespace's socket makes it.
+    /// True when one RTM_NEWLINK on this namespace's socket creates the link (`ip link add`).
     pub(crate) fn is_born_by_own_message(&self) -> bool {
         self.birth == Birth::Here && self.kind.as_kind().made() != Made::Ioctl
     }

@@ -34,7 +34,7 @@ struct Fate {
     dead: BTreeSet<IfName>,
 }
 
-/// Whether a link that lives can be made into what is wanted.
+/// Whether a link that exists can be changed to the wanted one, without being deleted first.
 fn can_become(want: &LinkKind, have: &LinkKind) -> bool {
     match (want, have) {
         (LinkKind::Vxlan(w), LinkKind::Vxlan(h)) => {
