@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use flanneld::ctl::install::install;
 use flanneld::lab::netns::Room;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::harness::executables;
 use tests::strace::Traced;
 
@@ -58,6 +58,14 @@ impl Caller {
     /// Where the plugins are: CNI_PATH.
     pub fn bin(&self) -> &Path {
         &self.bin
+    }
+
+    /// A bridge that is the pods' IPv4 gateway, with host-local. The host does not forward IPv6, and so may take routers.
+    pub fn gateway(&self) -> Value {
+        json!({
+            "cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "cni0", "isDefaultGateway": true,
+            "ipam": { "type": "host-local", "dataDir": self.data(), "ranges": [[{ "subnet": "10.9.1.0/24" }]] },
+        })
     }
 
     /// A folder for IPAM data.

@@ -22,16 +22,9 @@ fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
 }
 
-fn conf(caller: &Caller) -> Value {
-    json!({
-        "cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "cni0", "isDefaultGateway": true,
-        "ipam": { "type": "host-local", "dataDir": caller.data(), "ranges": [[{ "subnet": "10.9.1.0/24" }]] },
-    })
-}
-
 /// With rules, whose removal is left to a process, too.
 fn conf_with_rules(caller: &Caller) -> Value {
-    let mut conf = conf(caller);
+    let mut conf = caller.gateway();
     (conf["ipMasq"], conf["ipMasqBackend"], conf["macspoofchk"]) = (json!(true), json!("nftables"), json!(true));
     conf
 }
@@ -64,7 +57,7 @@ fn pair(host: &mut Kernel, dev: &str, master: Option<&str>) {
 pub fn a_name_in_prev_result_deletes_nothing_of_others() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let (mine, other) = (Room::create("mine")?, Room::create("other")?);
-    let conf = conf(&caller);
+    let conf = caller.gateway();
     let result = caller.call("ADD", &Pod::of(&mine, "mine"), &conf).ok();
     let theirs = caller.call("ADD", &Pod::of(&other, "other"), &conf).ok();
     let mut host = Kernel::open()?;
@@ -125,7 +118,7 @@ fn namespace(caller: &Caller, file: &str) -> PathBuf {
 pub fn the_namespaces_file_is_free_after_del() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     for round in 0..5 {
-        for conf in [conf(&caller), conf_with_rules(&caller)] {
+        for conf in [caller.gateway(), conf_with_rules(&caller)] {
             let path = namespace(&caller, &format!("netns-{round}"));
             let pod = Pod::new("cid", &path);
             caller.call("ADD", &pod, &conf).ok();
@@ -147,7 +140,7 @@ done"#;
 /// In a container whose PID 1 reaps nothing, no process is left when DEL has returned.
 pub fn no_process_is_left_to_a_pid_1_that_does_not_reap() -> Outcome {
     let caller = Caller::new(Whose::Ours);
-    for conf in [conf(&caller), conf_with_rules(&caller)] {
+    for conf in [caller.gateway(), conf_with_rules(&caller)] {
         let room = Room::create("pod")?;
         let pod = Pod::of(&room, "cid");
         caller.call("ADD", &pod, &conf).ok();
@@ -170,7 +163,7 @@ pub fn without_another_process_del_takes_longer() -> Outcome {
     for inject in
         ["clone,clone3,fork,vfork:error=EAGAIN", "clone,clone3,fork,vfork:error=ENOMEM", "pipe,pipe2:error=EMFILE"]
     {
-        for (conf, gone) in [(conf(&caller), false), (conf_with_rules(&caller), false), (conf(&caller), true)] {
+        for (conf, gone) in [(caller.gateway(), false), (conf_with_rules(&caller), false), (caller.gateway(), true)] {
             let room = Room::create("pod")?;
             let pod = Pod::of(&room, "cid");
             let result = caller.call("ADD", &pod, &conf).ok();

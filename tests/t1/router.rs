@@ -26,16 +26,8 @@ fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
 }
 
-/// A gateway of IPv4 alone: the host does not forward IPv6, and so may take routers.
-fn conf(caller: &Caller) -> Value {
-    json!({
-        "cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "cni0", "isDefaultGateway": true,
-        "ipam": { "type": "host-local", "dataDir": caller.data(), "ranges": [[{ "subnet": "10.9.1.0/24" }]] },
-    })
-}
-
 fn dual(caller: &Caller) -> Value {
-    let mut conf = conf(caller);
+    let mut conf = caller.gateway();
     conf["ipam"]["ranges"] = json!([[{ "subnet": "10.9.1.0/24" }], [{ "subnet": "fd09:1::/64" }]]);
     conf
 }
@@ -103,7 +95,7 @@ fn assert_no_router(result: &Value, what: &str) {
 pub fn an_advertisement_is_taken_where_it_may_be() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;
-    caller.call("ADD", &Pod::of(&room, "cid"), &conf(&caller)).ok();
+    caller.call("ADD", &Pod::of(&room, "cid"), &caller.gateway()).ok();
     set_accept_ra("cni0", "2");
     advertise(&room)?;
     eventually("the host takes the pod for a router", SOON, || learnt().ok_or("no route of a router"))?;
@@ -118,7 +110,7 @@ pub fn a_bridge_of_somebody_else_takes_no_router_from_a_pod() -> Outcome {
         let room = Room::create("pod")?;
         make_bridge(up);
         set_accept_ra("cni0", value);
-        let conf = if forwards { dual(&caller) } else { conf(&caller) };
+        let conf = if forwards { dual(&caller) } else { caller.gateway() };
         let result = caller.call("ADD", &Pod::of(&room, "cid"), &conf).ok();
         advertise(&room)?;
         let what = format!("accept_ra={value}, up: {up}, dual-stack: {forwards}");
@@ -144,7 +136,7 @@ pub fn a_bridge_of_a_killed_add_takes_no_router_from_a_pod() -> Outcome {
         let caller = Caller::new(Whose::Ours);
         set_accept_ra("default", default);
         let (first, second) = (Room::create("first")?, Room::create("second")?);
-        let conf = conf(&caller);
+        let conf = caller.gateway();
         killed_add(&caller, &Pod::of(&first, "first"), &conf);
         assert_eq!(accept_ra("cni0"), default, "the first ADD was to be killed before");
         caller.call("DEL", &Pod::of(&first, "first"), &conf).ok();
@@ -180,12 +172,12 @@ pub fn parameters_that_are_right_need_not_be_written() -> Outcome {
     }
     mount_bind("/proc/sys", "/proc/sys")?;
     mount_remount("/proc/sys", MountFlags::RDONLY | MountFlags::BIND, "")?;
-    for (room, conf) in rooms.iter().zip([conf(&caller), dual(&caller)]) {
+    for (room, conf) in rooms.iter().zip([caller.gateway(), dual(&caller)]) {
         caller.call("ADD", &Pod::of(room, "cid"), &conf).ok();
         caller.call("DEL", &Pod::of(room, "cid"), &conf).ok();
     }
     // a bridge is made on a host that forwards: it takes no router
-    let mut other = conf(&caller);
+    let mut other = caller.gateway();
     (other["name"], other["bridge"]) = (json!("other"), json!("cni1"));
     other["ipam"]["ranges"] = json!([[{ "subnet": "10.9.2.0/24" }]]);
     caller.call("ADD", &Pod::of(&rooms[2], "cid"), &other).ok();
@@ -206,7 +198,7 @@ pub fn a_parameter_that_is_wrong_and_cannot_be_written_is_named() -> Outcome {
     };
     for (wrong, right) in [("net/ipv6/conf/cni0/accept_ra", "0"), ("net/ipv4/ip_forward", "1")] {
         lock(true)?;
-        let error = caller.call("ADD", &Pod::of(&room, "cid"), &conf(&caller)).error();
+        let error = caller.call("ADD", &Pod::of(&room, "cid"), &caller.gateway()).error();
         assert!(
             error.contains(&format!("sysctl -w {wrong}={right}")) || error.contains(&wrong.replace('/', ".")),
             "{error}"
@@ -217,6 +209,6 @@ pub fn a_parameter_that_is_wrong_and_cannot_be_written_is_named() -> Outcome {
         kernel::sysctl::write(wrong, right)?;
     }
     lock(true)?;
-    caller.call("ADD", &Pod::of(&room, "cid"), &conf(&caller)).ok();
+    caller.call("ADD", &Pod::of(&room, "cid"), &caller.gateway()).ok();
     Ok(())
 }
