@@ -4,10 +4,12 @@
 
 mod attrs;
 mod key;
+mod stored;
 mod wireguard;
 
 pub use attrs::{AttrsError, LeaseAttrs, VxlanData};
 pub use key::{KeyError, Subnets};
+pub use stored::{LeaseChanges, Refusal, StoredLease};
 pub use wireguard::WireguardData;
 
 /// A host's claim to its subnets.

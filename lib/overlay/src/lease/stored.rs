@@ -1,0 +1,82 @@
+//! Leases as a store hands them out: read and checked once, at its door.
+
+use super::{AttrsError, KeyError, LeaseAttrs, Subnets};
+
+/// One lease of the store.
+///
+/// The key of a stored lease is canonical: `subnets.to_string()` is its text, and no other text names these subnets. So a
+/// newcomer cannot take a subnet by another spelling of the holder's key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredLease {
+    /// The key.
+    pub subnets: Subnets,
+    /// The value.
+    pub attrs: LeaseAttrs,
+    /// The order in which leases were created, where the store knows it (etcd's `create_revision`), else 0. Of two leases
+    /// that contradict each other the older one wins.
+    pub created: u64,
+}
+
+/// Why an entry of the store is not a lease.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The key names no subnets.
+    #[error("its key is {0}")]
+    Key(#[from] KeyError),
+    /// The key names subnets in another than the one spelling that counts.
+    #[error("its key is not canonical: the key of these subnets is {canonical}")]
+    NotCanonical {
+        /// The spelling that counts.
+        canonical: Subnets,
+    },
+    /// The value cannot be read.
+    #[error("its value cannot be read: {0}")]
+    Value(#[from] AttrsError),
+    /// The value is larger than any lease.
+    #[error("its value is larger than 64 KiB")]
+    TooLarge,
+}
+
+impl StoredLease {
+    /// Reads a key and its value.
+    ///
+    /// # Errors
+    /// The key is no key, or not canonical; the value cannot be read.
+    ///
+    /// ```
+    /// use overlay::lease::StoredLease;
+    ///
+    /// let value = br#"{"PublicIP":"192.0.2.1","PublicIPv6":null}"#;
+    /// let lease = StoredLease::read("10.5.53.0-24", value, 7)?;
+    /// assert_eq!(lease.subnets.to_string(), "10.5.53.0-24");
+    /// assert!(StoredLease::read("10.5.53.0-024", value, 8).is_err());
+    /// # Ok::<(), overlay::lease::Refusal>(())
+    /// ```
+    pub fn read(key: &str, value: &[u8], created: u64) -> Result<Self, Refusal> {
+        let subnets: Subnets = key.parse()?;
+        if subnets.to_string() != key {
+            return Err(Refusal::NotCanonical { canonical: subnets });
+        }
+        Ok(Self { subnets, attrs: LeaseAttrs::parse(value)?, created })
+    }
+}
+
+/// What has changed in a store since the last change set. Each lease occurs at most once.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LeaseChanges {
+    /// `put` is everything there is; what was known before and is not among it is gone.
+    pub snapshot: bool,
+    /// Leases that are new or have another value.
+    pub put: Vec<StoredLease>,
+    /// Leases that are gone.
+    pub gone: Vec<Subnets>,
+    /// Entries that are not leases, by their text in the store, and why; `None`: the entry is gone, or is a lease now.
+    pub refused: Vec<(String, Option<Refusal>)>,
+}
+
+impl LeaseChanges {
+    /// Nothing has changed.
+    pub fn is_empty(&self) -> bool {
+        !self.snapshot && self.put.is_empty() && self.gone.is_empty() && self.refused.is_empty()
+    }
+}
