@@ -21,6 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::backoff::Backoff;
 use crate::metrics::{self, Metrics};
 use crate::status::rfc3339;
+use crate::supervise::{Ended, Task};
 
 /// A probe sends its request at once.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,13 +54,7 @@ impl Ready {
 #[derive(Debug)]
 pub struct Health {
     address: SocketAddr,
-    task: AbortHandle,
-}
-
-impl Drop for Health {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    task: Task,
 }
 
 impl Health {
@@ -72,13 +67,18 @@ impl Health {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let listener = TcpListener::from_std(listener)?;
-        let task = tokio::spawn(accept(listener, ready, metrics)).abort_handle();
+        let task = Task::spawn("the health server", accept(listener, ready, metrics));
         Ok(Self { address, task })
     }
 
     /// Where it listens: with port 0 asked for, the one that was given.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Waits until it has ended. Cancel-safe.
+    pub async fn ended(&mut self) -> Ended {
+        self.task.ended().await
     }
 }
 

@@ -16,6 +16,7 @@ pub mod logging;
 pub mod metrics;
 pub mod status;
 pub mod store;
+pub mod supervise;
 pub mod systemd;
 pub mod udp;
 pub mod underlay;

@@ -45,6 +45,7 @@ use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::status::{self, Status};
 use crate::store::{Store, View};
+use crate::supervise::Ended;
 use crate::underlay::{Underlay, UnderlayError};
 
 pub use limits::Limits;
@@ -91,6 +92,9 @@ pub enum DaemonError {
         /// Why not.
         source: io::Error,
     },
+    /// A part of the daemon has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
     /// The program's own machinery.
     #[error("start the runtime: {0}")]
     Runtime(#[source] io::Error),
@@ -145,8 +149,7 @@ pub struct Daemon {
     telling: Telling,
     metrics: Metrics,
     ready: watch::Sender<Ready>,
-    /// Kept: it serves while it is there.
-    _health: Option<Health>,
+    health: Option<Health>,
     /// What was warned of and still is so.
     warned: BTreeSet<String>,
     status: Status,
@@ -208,7 +211,7 @@ impl Daemon {
             telling: Telling::default(),
             metrics,
             ready,
-            _health: health,
+            health,
             warned: BTreeSet::new(),
             status,
             writer,
@@ -240,37 +243,41 @@ impl Daemon {
         let read = self.view.wait_for(|view| view.complete || view.error.is_some());
         let _ = tokio::time::timeout(FIRST_READING, read).await;
         loop {
-            let due = match self.pass().await {
-                Ok(due) => due,
+            let next = match self.pass().await {
+                Ok(due) => self.wait(due).await,
+                Err(error) => Err(error),
+            };
+            match next {
+                Ok(why) => tracing::debug!(why, "looking"),
                 Err(error) => {
                     self.status.last_error = Some(error.to_string());
                     self.write_status();
                     return error;
                 }
-            };
-            let why = self.wait(due).await;
-            tracing::debug!(why, "looking");
+            }
         }
     }
 
     /// Waits for a reason to look, and says which it is.
-    async fn wait(&mut self, due: Due) -> &'static str {
+    async fn wait(&mut self, due: Due) -> Result<&'static str, DaemonError> {
         let ended = Instant::now();
         let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
         loop {
             let status = self.telling.due();
             tokio::select! {
-                changed = self.view.changed() => match changed {
-                    Ok(()) => return "the store changed",
-                    // its follower has panicked; the next pass reads what is left
-                    Err(_) => tokio::time::sleep_until(due).await,
-                },
-                () = self.events.news() => {
+                changed = self.view.changed() => {
+                    changed.map_err(|_| Ended { name: "the store's follower", panic: None })?;
+                    return Ok("the store changed");
+                }
+                news = self.events.news() => {
+                    news?;
                     tokio::time::sleep_until(ended + QUIET).await;
                     self.trust = None;
-                    return "the kernel changed";
+                    return Ok("the kernel changed");
                 }
-                () = self.extension.news() => return "commands have run",
+                ended = health(&mut self.health) => return Err(ended.into()),
+                () = self.udp.ended() => return Ok("a udp worker has ended"),
+                () = self.extension.news() => return Ok("commands have run"),
                 () = tokio::time::sleep_until(due) => {}
                 () = tokio::time::sleep_until(status.unwrap_or(due)), if status.is_some() => {
                     self.write_status();
@@ -278,7 +285,7 @@ impl Daemon {
                 }
             }
             self.trust = None;
-            return "due";
+            return Ok("due");
         }
     }
 
@@ -291,5 +298,13 @@ impl Daemon {
     fn previous(&self) -> overlay::lease::Subnets {
         let text = files::read_configured(&self.options.subnet_file, LARGEST_SUBNET_FILE).unwrap_or_default();
         overlay::subnet_env::Previous::parse(&String::from_utf8_lossy(&text)).subnets
+    }
+}
+
+/// The end of the health server, if there is one.
+async fn health(server: &mut Option<Health>) -> Ended {
+    match server {
+        Some(server) => server.ended().await,
+        None => std::future::pending().await,
     }
 }
