@@ -12,7 +12,7 @@ use cni::runtime::{NetworkList, PluginConf, Runtime};
 use cni::version::Version;
 use flanneld::ctl::install::NAMES;
 use flanneld::flags::{self, Command, Options, StoreOptions};
-use flanneld::status::{Status, Writer};
+use flanneld::status::{Status, path_beside};
 use gojson::Json;
 use kernel::types::{Family, Mtu};
 use overlay::lease::Subnets;
@@ -49,7 +49,7 @@ impl Host {
         let host = Self { dir };
         fs::write(host.subnet_file(), env.format()).unwrap();
         let status = Status { backend: backend.into(), direct_routing, ..Status::default() };
-        Writer::new(&host.subnet_file()).write(&status, true).unwrap();
+        fs::write(path_beside(&host.subnet_file()), status.to_json()).unwrap();
         host
     }
 

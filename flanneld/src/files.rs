@@ -53,7 +53,7 @@ pub fn at(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError 
 }
 
 /// The directory that `path` lies in.
-pub(crate) fn dir_of(path: &Path) -> &Path {
+pub fn dir_of(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

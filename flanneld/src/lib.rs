@@ -14,6 +14,7 @@ pub mod kernel_thread;
 pub mod lab;
 pub mod logging;
 pub mod metrics;
+pub mod report;
 pub mod status;
 pub mod store;
 pub mod supervise;

@@ -42,6 +42,7 @@ pub const RULES: &[Rule] = &[
         words: &["sleep_until("],
         only_in: &[
             ("flanneld/src/daemon/mod.rs", "the loop's timers"),
+            ("flanneld/src/report/task.rs", "the loop's timers"),
             ("flanneld/src/store/embedded.rs", "the next expiry of a lease"),
             ("flanneld/src/store/etcd/follow.rs", "what comes in a burst is told at once"),
         ],

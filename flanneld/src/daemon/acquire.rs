@@ -120,7 +120,7 @@ impl Daemon {
         let inputs = allocate::Inputs { conf, leases: &leases, own: &identity, previous, random: random() };
         let choice = match allocate::choose(&inputs) {
             Ok(choice) => choice,
-            Err(error) if self.started() => return Err(NoLease::Later(error.to_string())),
+            Err(error) if self.started => return Err(NoLease::Later(error.to_string())),
             Err(error) => return Err(NoLease::Stop(error.into())),
         };
         self.check_revoked(conf, &choice)?;

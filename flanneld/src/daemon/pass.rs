@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::acquire::{NoLease, random};
 use super::tell::Picture;
-use super::{Daemon, DaemonError, Due, limits, make, report, tunnels};
+use super::{Daemon, DaemonError, Due, OVERLAY, limits, make, report, tunnels};
 use crate::events::Interest;
 use crate::store::View;
 use crate::underlay::{self, Survey, Underlay};
@@ -146,13 +146,13 @@ impl Daemon {
             self.carry_udp(&conf, &wanted, &underlay, &peers, view.complete).await.map_err(Halt::Retry)?;
         }
         self.picture = Picture { peers, paths, ignored: view.ignored.clone() };
-        let applied = self.apply(wanted, scope, survey).await?;
+        let applied = self.apply(wanted, scope, survey.clone()).await?;
         applied.log();
         troubles.all.extend(self.extension.tell(&conf, &self.picture.peers.good, view.complete, due));
         if let Some(trouble) = applied.trouble() {
             troubles.retry(trouble);
         }
-        self.say_ready(applied.ready() && view.complete, &view);
+        self.say_ready(applied.up().and_then(|()| report::carries(&survey, &underlay)), &view);
         if udp_ends && applied.ready() {
             self.udp.end();
         }
@@ -163,14 +163,14 @@ impl Daemon {
             }
             self.status.mtu = mtu.0;
             let env = SubnetEnv { networks: conf.networks(), subnets, mtu, ipmasq: false };
-            self.tell_plugin(env, troubles);
+            self.tell_plugin(env);
         }
         Ok(!applied.outcome.done.is_empty())
     }
 
     /// At the start there is nothing to go on with; later a lease is to be kept, and a host's peers followed.
     fn retry_once_started(&self, why: String, troubles: &mut Troubles) -> Result<(), Halt> {
-        if !self.started() {
+        if !self.started {
             return Err(Halt::Retry(why));
         }
         troubles.retry(why);
@@ -213,8 +213,9 @@ impl Daemon {
                 }
                 Ok(found)
             }
-            Err(error) if !self.started() => Err(Halt::Stop(error.into())),
+            Err(error) if !self.started => Err(Halt::Stop(error.into())),
             Err(error) => {
+                self.readiness.set(OVERLAY, Err(error.to_string()));
                 let facts = make::facts(&self.options.select, conf, None, &[], survey);
                 self.events.set_interest(Interest { facts, ..Interest::default() });
                 Err(Halt::Wait(error.to_string()))

@@ -193,8 +193,8 @@ fn peers_and_rejected_leases_are_told_once() {
     report::base(&mut status, &conf, &underlay());
     let ignored = [("README".to_owned(), "its name is not a lease's key".to_owned())].into();
     let picture = tell::Picture { peers: judged, paths: desired.paths, ignored: Arc::new(ignored) };
-    report::peers(&mut status, &picture);
-    let paths: Vec<_> = status.peers.iter().map(|p| (p.subnet.to_string(), p.path, p.vtep_mac.as_deref())).collect();
+    let peers = report::peers(&picture);
+    let paths: Vec<_> = peers.iter().map(|p| (p.subnet.to_string(), p.path, p.vtep_mac.as_deref())).collect();
     assert_eq!(
         paths,
         [
@@ -202,7 +202,8 @@ fn peers_and_rejected_leases_are_told_once() {
             ("10.5.3.0/24".to_owned(), Reach::Unreachable, None),
         ]
     );
-    assert_eq!(status.rejected.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["10.9.0.0-24", "junk", "README"]);
+    let rejected: Vec<_> = report::rejected(&picture.peers, &picture.ignored).map(|r| r.key).collect();
+    assert_eq!(rejected, ["10.9.0.0-24", "junk", "README"]);
     let warnings = report::warnings(&picture.peers, &picture.paths, &picture.ignored).join("\n");
     assert!(warnings.contains("10.5.3.0/24 at 198.51.100.3 cannot be reached: the peer has no VTEP"), "{warnings}");
     assert!(warnings.contains("junk in the store is ignored"), "{warnings}");
