@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use self::facts::Facts;
-use crate::backoff::Backoff;
+use store::backoff::Backoff;
 
 /// What the daemon compares a kernel announcement with, to decide whether it needs a pass.
 #[derive(Debug, Default)]

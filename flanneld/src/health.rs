@@ -18,9 +18,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::backoff::Backoff;
 use crate::metrics::{self, Metrics};
 use crate::status::rfc3339;
+use store::backoff::Backoff;
 
 /// A probe sends its request at once.
 const PATIENCE: Duration = Duration::from_secs(10);

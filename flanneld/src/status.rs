@@ -9,8 +9,8 @@ use ipnetwork::IpNetwork;
 use overlay::reach::{self, Tunnel};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{self, FileError};
 use crate::udp::counters::Snapshot;
+use store::files::{self, FileError};
 
 /// The daemon's state after its last pass. Fields that are not known yet are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

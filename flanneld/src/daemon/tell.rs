@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use super::pass::Troubles;
 use super::{Daemon, report};
 use crate::health::Ready;
-use crate::store::View;
-use crate::{files, systemd};
+use crate::systemd;
+use store::View;
+use store::files;
 
 /// The status of thousands of peers takes longer to write than one lease to follow: it is written no more often, but for
 /// what is wrong.
