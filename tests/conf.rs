@@ -11,7 +11,7 @@ use cni::plugin::Plugin;
 use cni::runtime::{NetworkList, PluginConf, Runtime};
 use cni::version::Version;
 use flanneld::ctl::install::NAMES;
-use flanneld::flags::{self, Command, Options, StoreOptions};
+use flanneld::flags::{self, Command, Options};
 use flanneld::status::{Status, path_beside};
 use gojson::Json;
 use kernel::types::{Family, Mtu};
@@ -19,6 +19,7 @@ use overlay::lease::Subnets;
 use overlay::netconf::{Backend, IpipConf, NetConf, UdpConf, VxlanConf, WireguardConf};
 use overlay::subnet_env::SubnetEnv;
 use plugins::{SUITE, flannel};
+use store::StoreOptions;
 
 fn path(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf").join(file)

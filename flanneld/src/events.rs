@@ -17,8 +17,8 @@ use rtnetlink::proto::{Connection, ConnectionHandle, new_connection_with_socket}
 use tokio::sync::Notify;
 
 use self::facts::Facts;
-use crate::backoff::Backoff;
 use crate::supervise::{Ended, Task};
+use store::backoff::Backoff;
 
 /// What the daemon compares a kernel announcement with, to decide whether it needs a pass.
 #[derive(Debug, Default)]

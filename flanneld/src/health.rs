@@ -18,10 +18,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::backoff::Backoff;
 use crate::metrics::{self, Metrics};
 use crate::status::rfc3339;
 use crate::supervise::{Ended, Task};
+use store::backoff::Backoff;
 
 /// A probe sends its request at once.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -14,10 +14,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gojson", &[]),
     ("kernel", &[]),
     ("overlay", &["gojson", "kernel"]),
+    ("store", &["overlay"]),
     ("plugins", &["attachment", "cni", "gojson", "kernel", "overlay"]),
-    ("flanneld", &["cni", "gojson", "kernel", "overlay"]),
+    ("flanneld", &["cni", "gojson", "kernel", "overlay", "store"]),
     ("floor", &[]),
-    ("tests", &["attachment", "cni", "flanneld", "gojson", "kernel", "overlay", "plugins"]),
+    ("tests", &["attachment", "cni", "flanneld", "gojson", "kernel", "overlay", "plugins", "store"]),
 ];
 
 /// What a plugin, which starts in a tenth of a millisecond, has no use for.

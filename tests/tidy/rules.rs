@@ -29,9 +29,9 @@ pub const RULES: &[Rule] = &[
         only_in: &[
             ("flanneld/src/lab/wait.rs", "bounded waiting on a condition"),
             ("lib/cni/src/delegate", "back-off while an executable is being written"),
-            ("flanneld/src/store/embedded.rs", "back-off after the store could not be read"),
-            ("flanneld/src/store/lock.rs", "bounded waiting for another daemon"),
-            ("flanneld/src/store/etcd/follow.rs", "back-off after etcd could not be followed"),
+            ("lib/store/src/embedded/mod.rs", "back-off after the store could not be read"),
+            ("lib/store/src/embedded/lock.rs", "bounded waiting for another daemon"),
+            ("lib/store/src/etcd/follow.rs", "back-off after etcd could not be followed"),
             ("flanneld/src/events.rs", "back-off after the kernel's announcements ended"),
             ("flanneld/src/health.rs", "back-off while no connection can be accepted"),
         ],
@@ -43,8 +43,8 @@ pub const RULES: &[Rule] = &[
         only_in: &[
             ("flanneld/src/daemon/mod.rs", "the loop's timers"),
             ("flanneld/src/report/task.rs", "the loop's timers"),
-            ("flanneld/src/store/embedded.rs", "the next expiry of a lease"),
-            ("flanneld/src/store/etcd/follow.rs", "what comes in a burst is told at once"),
+            ("lib/store/src/embedded/mod.rs", "the next expiry of a lease"),
+            ("lib/store/src/etcd/follow.rs", "what comes in a burst is told at once"),
         ],
         in_tests: true,
         reason: "a timer belongs to a loop: pass the time in as an argument",

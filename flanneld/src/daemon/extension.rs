@@ -16,9 +16,9 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Due;
-use crate::backoff::Backoff;
 use crate::commands::{self, Input, LIMIT};
 use crate::flags::Environment;
+use store::backoff::Backoff;
 
 /// What the commands are to know.
 #[derive(Debug, Clone, Default)]

@@ -35,19 +35,19 @@ use tokio::time::Instant;
 
 use self::apply::Trust;
 use self::tell::Picture;
-use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::events::Events;
-use crate::files;
 use crate::flags::Options;
 use crate::health::{Health, Readiness};
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::report::{Reporter, Settings};
 use crate::status::{Status, path_beside};
-use crate::store::{Store, View};
 use crate::supervise::Ended;
 use crate::underlay::{Underlay, UnderlayError};
+use store::backoff::Backoff;
+use store::files;
+use store::{Store, View};
 
 pub use limits::Limits;
 pub use wireguard_key::DEFAULT as KEY_FILE;

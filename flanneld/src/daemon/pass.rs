@@ -18,8 +18,8 @@ use super::acquire::{NoLease, random};
 use super::tell::Picture;
 use super::{Daemon, DaemonError, Due, OVERLAY, limits, make, report, tunnels};
 use crate::events::Interest;
-use crate::store::View;
 use crate::underlay::{self, Survey, Underlay};
+use store::View;
 
 /// Why a pass ended before it made the host right.
 pub(super) enum Halt {

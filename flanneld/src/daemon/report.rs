@@ -14,8 +14,8 @@ use overlay::reach::{self, Mode};
 use super::tell::Picture;
 use crate::metrics::StepCount;
 use crate::status::{self, Rejected, Status};
-use crate::store::View;
 use crate::underlay::{Survey, Underlay};
+use store::View;
 
 /// What became of the wish.
 #[derive(Debug, Default)]

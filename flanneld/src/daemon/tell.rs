@@ -9,7 +9,7 @@ use overlay::subnet_env::SubnetEnv;
 
 use super::{Daemon, OVERLAY, report};
 use crate::report::PeerChanges;
-use crate::store::View;
+use store::View;
 
 /// The peers of the last pass.
 #[derive(Debug, Default)]

@@ -14,9 +14,9 @@ use overlay::peers;
 use super::acquire::{Standing, fits, renewal, standing};
 use super::report::Applied;
 use super::*;
-use crate::clock::Moment;
 use crate::status::Reach;
 use crate::underlay::Survey;
+use store::clock::Moment;
 
 const KEY: &str = "10.5.1.0-24";
 const MAC: &str = "02:00:00:00:00:01";
@@ -304,8 +304,8 @@ fn a_start_that_fails_says_why_to_the_plugin() {
 #[ignore = "run by a_start_that_fails_says_why_to_the_plugin"]
 fn without_a_network() {
     let dir = std::path::PathBuf::from(std::env::var_os("DAEMON_TEST_DIR").expect("only run by another test"));
-    let config = crate::store::config_path(&dir, "n");
-    crate::files::replace(&config, br#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap();
+    let config = store::config_path(&dir, "n");
+    store::files::replace(&config, br#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap();
     let (store, file) =
         (format!("-store-dir={}", dir.display()), format!("-subnet-file={}/run/subnet.env", dir.display()));
     assert_eq!(run(&[&store, "-etcd-prefix=n", &file]), format!("{:?}", std::process::ExitCode::FAILURE));

@@ -90,7 +90,7 @@ impl Reporter {
     pub fn last_words(&self, error: &str) {
         let text = self.shared.lock().last_words(error);
         // the error itself is on its way to the log
-        let _ = crate::files::replace(&self.status, text.as_bytes());
+        let _ = store::files::replace(&self.status, text.as_bytes());
     }
 
     /// Waits until the task has ended. Cancel-safe.

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use super::pace::{Repairs, next_status};
 use super::watch::{Fingerprint, Watch};
 use super::{SUBNET_FILE, Settings, Shared};
-use crate::backoff::Backoff;
-use crate::files::{self, FileError};
 use crate::status::path_beside;
 use crate::systemd;
+use store::backoff::Backoff;
+use store::files::{self, FileError};
 
 /// One of the two files.
 #[derive(Debug)]

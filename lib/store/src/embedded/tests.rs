@@ -3,9 +3,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 use std::time::UNIX_EPOCH;
 
-use super::files::Layout;
+use tokio::sync::watch as level;
+
+use super::layout::Layout;
 use super::ttl::Now;
-use super::*;
+use crate::clock::Moment;
+use crate::*;
 
 const DAY: Option<Duration> = Some(Duration::from_secs(86_400));
 const KEY: &str = "10.5.1.0-24";
@@ -293,7 +296,7 @@ fn a_store_that_cannot_be_is_tried_again() {
 /// Runs one of the ignored tests below in a process of its own, after `prepare` (a line for `sh`).
 fn helper(name: &str, dir: &Path, prepare: &str) -> Command {
     let exe = std::env::current_exe().unwrap();
-    let line = format!(r#"{prepare} exec "$0" --exact store::tests::{name} --ignored --nocapture"#);
+    let line = format!(r#"{prepare} exec "$0" --exact embedded::tests::{name} --ignored --nocapture"#);
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &line]).arg(exe).env("STORE_TEST_DIR", dir);
     command.stdout(Stdio::piped());
@@ -371,11 +374,12 @@ fn tight() {
         std::fs::write(dir.join("n/ttl").join(KEY), "1").unwrap();
         // refused while a file is open for writing, and the follower removes the lease that has just ended
         let remount = || Command::new("mount").args(["-o", "remount,ro"]).arg(&dir).status().unwrap();
-        crate::lab::wait::eventually("read-only", Duration::from_secs(10), || match remount() {
-            status if status.success() => Ok(()),
-            status => Err(status),
-        })
-        .unwrap();
+        let read_only = async {
+            while !remount().success() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), read_only).await.expect("it is not made read-only");
         let error = store.create("10.5.2.0-24", &value(1), DAY).await.unwrap_err().to_string();
         assert!(error.contains("Read-only") && error.contains("mount it writable"), "{error}");
         let again = Store::embedded(&dir, "n");

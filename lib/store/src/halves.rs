@@ -1,6 +1,6 @@
 //! A lease of both families has two halves, and two leases may share one without sharing a key. Pure.
 
-use kernel::types::Family;
+use ipnetwork::IpNetwork;
 use overlay::lease::{LeaseAttrs, Subnets};
 
 /// True when another host's lease (`theirs`) has a subnet that the lease `name` has, too; only then its value is read. What is not a lease counts for
@@ -12,14 +12,13 @@ pub(super) fn is_half_of_another(
     their_value: impl FnOnce() -> Vec<u8>,
 ) -> bool {
     let (Ok(wanted), Ok(there)) = (name.parse::<Subnets>(), theirs.parse::<Subnets>()) else { return false };
-    let shares = Family::ALL.into_iter().any(|f| wanted.get(f).is_some() && wanted.get(f) == there.get(f));
-    if !shares {
+    if !wanted.iter().any(|half| there.iter().any(|theirs| theirs == half)) {
         return false;
     }
     let (Ok(own), Ok(their)) = (LeaseAttrs::parse(value), LeaseAttrs::parse(&their_value())) else { return false };
-    let publishes = |attrs: &LeaseAttrs, family| attrs.public(family).filter(|_| wanted.get(family).is_some());
-    let is_own = |f| publishes(&their, f).is_some() && publishes(&their, f) == publishes(&own, f);
-    !Family::ALL.into_iter().any(is_own)
+    let publishes_the_same =
+        |half: IpNetwork| their.public(half.into()).is_some_and(|public| own.public(half.into()) == Some(public));
+    !wanted.iter().any(publishes_the_same)
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::path::Path;
 use futures_util::{FutureExt, StreamExt};
 use inotify::{EventMask, EventStream, Inotify, WatchMask, Watches};
 
-use super::StoreError;
-use super::files::Layout;
+use super::layout::Layout;
+use crate::StoreError;
 
 /// Watches a store's three directories.
 pub(super) struct Watch {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-pub(crate) use draft::{Draft, sweep};
+pub use draft::{Draft, sweep};
 pub use read::{read_configured, read_own};
 
 /// As upstream's files.
@@ -58,7 +58,7 @@ pub fn dir_of(path: &Path) -> &Path {
 }
 
 /// Makes `dir` and what is missing above it, each with mode 0755 whatever the umask is. What is there stays as it is.
-pub(crate) fn make_dirs(dir: &Path) -> Result<(), FileError> {
+pub fn make_dirs(dir: &Path) -> Result<(), FileError> {
     if dir.is_dir() {
         return Ok(());
     }

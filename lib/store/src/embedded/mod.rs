@@ -1,5 +1,12 @@
 //! The embedded store: files that several daemons of one machine share.
 
+mod layout;
+mod lock;
+#[cfg(test)]
+mod tests;
+mod ttl;
+mod watch;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,9 +15,11 @@ use tokio::sync::watch as level;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::files::Layout;
-use super::watch::Watch;
-use super::{Outcome, StoreError, View};
+use crate::{Outcome, StoreError, View};
+use layout::Layout;
+pub(crate) use layout::is_key;
+use watch::Watch;
+
 use crate::backoff::Backoff;
 use crate::clock::Moment;
 

@@ -21,8 +21,8 @@ pub use client::Client;
 pub use error::{EtcdError, LinkError, WatchEnd};
 pub use options::{Address, Asked, DEFAULT_ENDPOINTS, Login, Options, Secret, Timing, TlsFiles};
 
-use super::files::is_key;
 use super::{StoreError, View};
+use crate::embedded::is_key;
 use ends::Ends;
 use follow::Follower;
 use keys::Keys;

@@ -15,7 +15,7 @@ use super::{FileError, at, dir_of};
 /// A file without a name where the file system has such; elsewhere one whose name cannot be guessed. It goes with this, if
 /// it was not given a name.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub struct Draft {
     file: File,
     /// Its name so far, if it has one.
     name: Option<PathBuf>,
@@ -35,7 +35,7 @@ impl Drop for Draft {
 
 impl Draft {
     /// Empty, in `dir`, which is on the file system of `target`; it is to become `target` with mode `mode`.
-    pub(crate) fn new(dir: &Path, target: &Path, mode: u32) -> Result<Self, FileError> {
+    pub fn new(dir: &Path, target: &Path, mode: u32) -> Result<Self, FileError> {
         match unnamed(dir) {
             // EISDIR: a kernel without O_TMPFILE
             Err(Errno::OPNOTSUPP | Errno::ISDIR) => Self::with_name(dir, target, mode),
@@ -57,23 +57,23 @@ impl Draft {
     }
 
     /// For what is written in parts.
-    pub(crate) fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         &self.file
     }
 
     /// Writes `content`, onto the disk.
-    pub(crate) fn fill(&self, content: &[u8]) -> Result<(), FileError> {
+    pub fn fill(&self, content: &[u8]) -> Result<(), FileError> {
         let mut file = &self.file;
         file.write_all(content).and_then(|()| file.sync_all()).map_err(at("write", &self.target))
     }
 
     /// Becomes the target, whose name must be free.
-    pub(crate) fn link(self) -> io::Result<()> {
+    pub fn link(self) -> io::Result<()> {
         self.link_to(&self.target)
     }
 
     /// Becomes the target in place of what is there.
-    pub(crate) fn replace(mut self) -> io::Result<()> {
+    pub fn replace(mut self) -> io::Result<()> {
         if self.name.is_none() {
             let name = self.dir.join(draft_name(&self.target)?);
             self.link_to(&name)?;
@@ -83,7 +83,7 @@ impl Draft {
     }
 
     /// Appears under `path`, too, in place of what is there.
-    pub(crate) fn replace_also(&self, path: &Path) -> io::Result<()> {
+    pub fn replace_also(&self, path: &Path) -> io::Result<()> {
         let name = dir_of(path).join(draft_name(path)?);
         self.link_to(&name)?;
         std::fs::rename(&name, path).inspect_err(|_| {
@@ -132,7 +132,7 @@ fn draft_name(target: &Path) -> Result<OsString, Errno> {
 }
 
 /// Removes what killed writers left of `target`. Of a writer that is alive, too: it finds out, and tries again.
-pub(crate) fn sweep(target: &Path) {
+pub fn sweep(target: &Path) {
     let prefix = prefix(target);
     for entry in std::fs::read_dir(dir_of(target)).into_iter().flatten().flatten() {
         if entry.file_name().as_bytes().starts_with(&prefix) {

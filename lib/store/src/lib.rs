@@ -2,13 +2,12 @@
 //!
 //! A store is level triggered: [`View`] is all that it says now, and a change of it is only a reason to look again.
 
+pub mod backoff;
+pub mod clock;
 mod embedded;
 pub mod etcd;
-mod files;
+pub mod files;
 mod halves;
-mod lock;
-mod ttl;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +21,6 @@ pub use etcd::Etcd;
 
 use crate::clock::Moment;
 use crate::files::FileError;
-use crate::flags::StoreOptions;
 
 /// All that a store says at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,6 +83,15 @@ pub enum StoreError {
     /// The program is stopping.
     #[error("store: stopped")]
     Stopped,
+}
+
+/// Which store to open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreOptions {
+    /// Files in this directory.
+    Embedded(PathBuf),
+    /// An etcd cluster.
+    Etcd(Box<etcd::Options>),
 }
 
 /// The store that the daemon was given.
@@ -158,6 +165,3 @@ impl Store {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::halves::is_half_of_another;
+use super::lock;
 use super::ttl::{Now, Seen, Ttl};
-use super::{Outcome, StoreError, View, lock};
 use crate::clock::Moment;
 use crate::files::{Draft, FileError, READABLE, at, make_dirs, read_own};
+use crate::halves::is_half_of_another;
+use crate::{Outcome, StoreError, View};
 
 /// A lease is some 200 bytes and a configuration some 500; more than this is somebody else's file.
 const LARGEST: u64 = 64 * 1024;
@@ -32,7 +33,7 @@ pub(super) struct Layout {
 type Garbage = BTreeMap<String, String>;
 
 /// The characters of `10.5.1.0-24` and `10.5.1.0-24&fd05:0:0:1::-64`, and nothing that a path or a shell would read.
-pub(super) fn is_key(name: &str) -> bool {
+pub(crate) fn is_key(name: &str) -> bool {
     (1..=128).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || b".-&:".contains(&b))

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::View;
-use super::super::files::is_key;
 use super::keys::{Keys, LARGEST, Place};
 use super::pb::{EventType, KeyValue, RangeResponse, WatchResponse};
 use crate::clock::Moment;
+use crate::embedded::is_key;
 
 /// The end of each etcd lease that this process made or renewed.
 pub(super) type KnownEnds = BTreeMap<i64, Moment>;
