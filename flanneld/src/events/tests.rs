@@ -120,7 +120,7 @@ fn wanted() -> State {
     state.address(&dev, net("10.5.1.0/32"), true);
     let (key, route) = peer();
     state.neighbours.insert(NeighbourKey { dev: dev.clone(), addr: key.dst.network() }, mac());
-    state.fdb.insert(FdbKey { dev, mac: mac() }, IpAddr::from([192, 0, 2, 2]));
+    state.fdb.insert(FdbKey { dev, mac: mac() }, IpAddr::from([192, 0, 2, 2]).into());
     state.routes.insert(key, route);
     state
 }
