@@ -16,7 +16,7 @@ use cni::plugin::Plugin;
 /// Every plugin of this executable.
 pub static SUITE: &[&dyn Plugin] = &[
     &attach::Attach(bridge::Bridge),
-    &host_local::HostLocal,
+    &attach::Addresses(host_local::HostLocal),
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),
     &flannel::FLANNEL,

@@ -12,6 +12,7 @@ mod del;
 mod ends;
 pub mod fields;
 mod gc;
+mod ipam;
 mod rules;
 
 use std::os::fd::RawFd;
@@ -27,6 +28,7 @@ use kernel::{Kernel, KernelError, Outcome};
 
 pub use chained::{Chain, Chained, Side, Sides};
 pub use ends::{Ends, interface, pod_interface};
+pub use ipam::{Addresses, Ipam};
 
 use crate::netns;
 use crate::pod::Dad;
