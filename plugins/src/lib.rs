@@ -19,8 +19,8 @@ pub static SUITE: &[&dyn Plugin] = &[
     &attach::Addresses(host_local::HostLocal),
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),
-    &flannel::FLANNEL,
-    &flannel::VXLAN,
-    &flannel::DIRECT_ROUTING,
-    &flannel::HOST_GW,
+    &attach::Delegation(flannel::FLANNEL),
+    &attach::Delegation(flannel::VXLAN),
+    &attach::Delegation(flannel::DIRECT_ROUTING),
+    &attach::Delegation(flannel::HOST_GW),
 ];

@@ -75,3 +75,106 @@ impl<I: Ipam> Plugin for Addresses<I> {
         if found.is_empty() { Ok(()) } else { Err(Error::new(code::NOT_AVAILABLE, found.join("; "))) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    thread_local!(static CALLS: RefCell<Vec<&'static str>> = RefCell::default());
+
+    fn called(name: &'static str) {
+        CALLS.with_borrow_mut(|calls| calls.push(name));
+    }
+
+    /// An IPAM plugin whose configuration is `"good": true`; its address is there while `"there"` says so.
+    struct Fixed;
+
+    impl Fixed {
+        fn says(request: &Request<'_>, key: &str) -> bool {
+            request.conf.tree().get(key).and_then(gojson::Json::as_bool).unwrap_or_default()
+        }
+    }
+
+    impl Ipam for Fixed {
+        type Conf = ();
+
+        fn name(&self) -> &'static str {
+            "fixed"
+        }
+
+        fn load(&self, request: &Request<'_>) -> Result<(), Error> {
+            called("load");
+            if Self::says(request, "good") { Ok(()) } else { Err(Error::config("no good")) }
+        }
+
+        fn reserve(&self, _conf: &(), _request: &Request<'_>) -> Result<AddResult, Error> {
+            called("reserve");
+            Ok(AddResult::default())
+        }
+
+        fn release(&self, _request: &Request<'_>) -> Result<(), Error> {
+            called("release");
+            Ok(())
+        }
+
+        fn retain(&self, _request: &Request<'_>, valid: &[Attachment]) -> Result<(), Error> {
+            called(if valid.is_empty() { "retain none" } else { "retain some" });
+            Ok(())
+        }
+
+        fn differences(&self, _conf: &(), request: &Request<'_>) -> Result<Vec<String>, Error> {
+            Ok(if Self::says(request, "there") { vec![] } else { vec!["a is gone".into(), "b is gone".into()] })
+        }
+
+        fn obstacles(&self, _conf: &(), request: &Request<'_>) -> Result<Vec<String>, Error> {
+            if Self::says(request, "there") { Ok(vec!["full".into()]) } else { Err(Error::new(code::IO, "no disk")) }
+        }
+    }
+
+    /// The code and message of the answer, 0 for a success; and what was called.
+    fn run(command: &str, rest: &str) -> (u32, String, Vec<&'static str>) {
+        let document = format!(r#"{{"cniVersion":"1.1.0","name":"net"{rest}}}"#);
+        let vars = |name: &str| {
+            let value = match name {
+                "CNI_COMMAND" => command,
+                "CNI_CONTAINERID" => "c1",
+                "CNI_NETNS" => "/no/such/netns",
+                "CNI_IFNAME" => "eth0",
+                "CNI_PATH" => "/nowhere",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let status = cni::plugin::serve(&Addresses(Fixed), &[], &vars, &mut document.as_bytes(), &mut out, &mut err);
+        let error: Error = if status == 0 { Error::new(0, "") } else { gojson::decode(&out).unwrap() };
+        (error.code, error.msg, CALLS.take())
+    }
+
+    #[test]
+    fn del_and_gc_need_no_valid_configuration() {
+        assert_eq!(run("ADD", r#","good":true"#).2, ["load", "reserve"]);
+        assert_eq!(run("ADD", ""), (7, "no good".to_owned(), vec!["load"]));
+        assert_eq!(run("DEL", ""), (0, String::new(), vec!["release"]));
+        let nobody = r#","cni.dev/valid-attachments":[]"#;
+        assert_eq!(run("GC", nobody), (0, String::new(), vec!["retain none"]));
+        let somebody = r#","cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]"#;
+        assert_eq!(run("GC", somebody), (0, String::new(), vec!["retain some"]));
+        assert_eq!(run("GC", ""), (0, String::new(), vec![]), "nothing is known of what is valid");
+    }
+
+    #[test]
+    fn check_lists_every_difference_and_status_says_why_not() {
+        let said = |command, rest| {
+            let (code, msg, _) = run(command, rest);
+            (code, msg)
+        };
+        assert_eq!(said("CHECK", r#","good":true,"there":true"#), (0, String::new()));
+        assert_eq!(said("CHECK", r#","good":true"#), (999, "fixed: a is gone; b is gone".to_owned()));
+        assert_eq!(said("STATUS", r#","good":true,"there":true"#), (50, "full".to_owned()));
+        assert_eq!(said("STATUS", r#","good":true"#), (50, "no disk".to_owned()));
+        assert_eq!(said("STATUS", ""), (7, "no good".to_owned()), "a mistake is no obstacle of the host's");
+    }
+}

@@ -9,6 +9,7 @@ mod add;
 mod chained;
 mod check;
 mod del;
+pub mod delegating;
 mod ends;
 pub mod fields;
 mod gc;
@@ -27,6 +28,7 @@ use kernel::types::{IfName, Mac};
 use kernel::{Kernel, KernelError, Outcome};
 
 pub use chained::{Chain, Chained, Side, Sides};
+pub use delegating::{Delegate, Delegating, Delegation, HostFacts, HostPart, Planned};
 pub use ends::{Ends, interface, pod_interface};
 pub use ipam::{Addresses, Ipam};
 
