@@ -7,7 +7,6 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use cni::plugin::Plugin;
 use cni::runtime::{NetworkList, PluginConf, Runtime};
 use cni::version::Version;
 use flanneld::ctl::install::NAMES;
@@ -18,6 +17,7 @@ use kernel::types::{Family, Mtu};
 use overlay::lease::Subnets;
 use overlay::netconf::{Backend, IpipConf, NetConf, UdpConf, VxlanConf, WireguardConf};
 use overlay::subnet_env::SubnetEnv;
+use plugins::attach::Delegating;
 use plugins::{SUITE, flannel};
 use store::StoreOptions;
 

@@ -225,7 +225,7 @@ fn other_peoples_objects_are_no_news() {
         (gone(via("10.5.200.0/24", "192.0.2.9", BGP)), false, "it goes"),
         (route_to("10.5.1.0/24", "veth0", kernel), false, "the bridge's own route"),
         (neighbour::put_neighbour(ETH0, [192, 0, 2, 9].into(), mac()), false, "ARP on the underlay"),
-        (neighbour::put_fdb(POD, mac(), [192, 0, 2, 1].into()), false, "another device's entry"),
+        (neighbour::put_fdb(POD, mac(), Fdb::from(IpAddr::from([192, 0, 2, 1]))), false, "another device's entry"),
         (neighbour::delete_neighbour(FLANNEL, [10, 5, 9, 0].into()), false, "an entry goes that nobody wants"),
     ]);
 }

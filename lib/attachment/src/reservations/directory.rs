@@ -2,13 +2,14 @@
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::StoreError;
-use super::sys;
+use super::span::Number;
+use super::{ReservationError, sys};
+use crate::is_absent;
 
 /// Where file systems without O_TMPFILE get a reservation's content before its name exists. Only the holder of the lock
 /// writes it, upstream takes no name for a reservation that is not an address, and the next writer replaces it.
@@ -19,7 +20,7 @@ const MAX_CONTENT: usize = 4096;
 
 /// What a file holds.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::host_local) enum Content {
+pub(super) enum Content {
     Missing,
     /// Left by a writer that died between creating and writing: nobody's.
     Empty,
@@ -36,21 +37,21 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// None when it is absent and not to be created.
-    pub(super) fn open(path: PathBuf, create: bool) -> Result<Option<Self>, StoreError> {
+    /// None when it is not to be created, and is absent or cannot be there.
+    pub(super) fn open(path: PathBuf, create: bool) -> Result<Option<Self>, ReservationError> {
         match sys::open_dir(&path) {
             Ok(fd) => return Ok(Some(Self { fd, path })),
-            Err(cause) if cause.kind() == ErrorKind::NotFound && !create => return Ok(None),
+            Err(cause) if !create && is_absent(&cause) => return Ok(None),
             Err(cause) if cause.kind() == ErrorKind::NotFound => {}
-            Err(cause) => return Err(StoreError::new("open", &path, cause)),
+            Err(cause) => return Err(ReservationError::new("open", &path, cause)),
         }
-        sys::make_dirs(&path).map_err(|cause| StoreError::new("create", &path, cause))?;
-        let fd = sys::open_dir(&path).map_err(|cause| StoreError::new("open", &path, cause))?;
+        sys::make_dirs(&path).map_err(|cause| ReservationError::new("create", &path, cause))?;
+        let fd = sys::open_dir(&path).map_err(|cause| ReservationError::new("open", &path, cause))?;
         Ok(Some(Self { fd, path }))
     }
 
     /// Upstream's lock; it lasts as long as the file.
-    pub(super) fn lock(&self) -> Result<OwnedFd, StoreError> {
+    pub(super) fn lock(&self) -> Result<OwnedFd, ReservationError> {
         let failed = |cause| self.failed("lock", "lock", cause);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
         let file = match sys::open_at(&self.fd, "lock", flags, Mode::empty()) {
@@ -64,7 +65,7 @@ impl Directory {
         Ok(file)
     }
 
-    pub(super) fn read(&self, name: &str) -> Result<Content, StoreError> {
+    pub(super) fn read(&self, name: &str) -> Result<Content, ReservationError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = match sys::open_at(&self.fd, name, flags, Mode::empty()) {
             Ok(file) => file,
@@ -78,7 +79,7 @@ impl Directory {
         }
     }
 
-    fn unreadable(&self, name: &str, cause: io::Error) -> Result<Content, StoreError> {
+    fn unreadable(&self, name: &str, cause: io::Error) -> Result<Content, ReservationError> {
         match Errno::from_io_error(&cause) {
             Some(Errno::NOENT) => Ok(Content::Missing),
             Some(Errno::ISDIR | Errno::LOOP | Errno::SPIPE | Errno::NXIO) => Ok(Content::Foreign),
@@ -87,16 +88,16 @@ impl Directory {
     }
 
     /// True when there was something to remove.
-    pub(super) fn remove(&self, name: &str) -> Result<bool, StoreError> {
+    pub(super) fn remove(&self, name: &str) -> Result<bool, ReservationError> {
         sys::unlink(&self.fd, name).map_err(|cause| self.failed("remove", name, cause))
     }
 
-    pub(super) fn names(&self) -> Result<Vec<String>, StoreError> {
-        sys::names(&self.fd).map_err(|cause| StoreError::new("list", &self.path, cause))
+    pub(super) fn names(&self) -> Result<Vec<String>, ReservationError> {
+        sys::names(&self.fd).map_err(|cause| ReservationError::new("list", &self.path, cause))
     }
 
     /// Content on disk that has no name yet.
-    pub(super) fn draft(&self, content: &str) -> Result<Draft<'_>, StoreError> {
+    pub(super) fn draft(&self, content: &str) -> Result<Draft<'_>, ReservationError> {
         let failed = |cause| self.failed("write a reservation in", "", cause);
         let flags = OFlags::WRONLY | OFlags::TMPFILE;
         let unnamed = match sys::open_at(&self.fd, ".", flags, sys::FILE) {
@@ -111,9 +112,9 @@ impl Directory {
         Ok(draft)
     }
 
-    pub(super) fn failed(&self, operation: &'static str, name: &str, cause: io::Error) -> StoreError {
+    pub(super) fn failed(&self, operation: &'static str, name: &str, cause: io::Error) -> ReservationError {
         let path = if name.is_empty() { self.path.clone() } else { self.path.join(name) };
-        StoreError::new(operation, &path, cause)
+        ReservationError::new(operation, &path, cause)
     }
 }
 
@@ -138,7 +139,7 @@ pub(super) struct Draft<'a> {
 
 impl Draft<'_> {
     /// False when the name is taken. Once it gave true, the draft is used up.
-    pub(super) fn publish(&mut self, name: &str) -> Result<bool, StoreError> {
+    pub(super) fn publish(&mut self, name: &str) -> Result<bool, ReservationError> {
         let Some(file) = &self.unnamed else { return self.publish_named(name) };
         match sys::link(file, &self.directory.fd, name) {
             Ok(()) => Ok(true),
@@ -152,7 +153,7 @@ impl Draft<'_> {
         }
     }
 
-    fn publish_named(&self, name: &str) -> Result<bool, StoreError> {
+    fn publish_named(&self, name: &str) -> Result<bool, ReservationError> {
         let outcome = self.write_named().and_then(|()| self.rename(name));
         match outcome {
             Ok(()) => Ok(true),
@@ -189,7 +190,7 @@ impl Draft<'_> {
     }
 }
 
-/// `<dataDir>/<network>`. The name was checked to be one component.
-pub(super) fn path_of(data_dir: &Path, network: &str) -> PathBuf {
-    data_dir.join(network)
+/// Of the names in a directory, those of reservations.
+pub(super) fn addresses(names: Vec<String>) -> impl Iterator<Item = (String, Number)> {
+    names.into_iter().filter_map(|name| Number::from_file_name(&name).map(|number| (name, number)))
 }

@@ -9,7 +9,7 @@
 //! ```
 //! Numbers are little-endian: the file never leaves the machine, and never outlives its boot.
 
-use super::super::span::{Key, Span};
+use super::span::{Number, Span};
 use super::sys::Stamp;
 
 pub(super) const HEADER: usize = 4096;
@@ -84,7 +84,7 @@ impl Header {
         rest = Reader(bytes.get(RANGES_AT..)?);
         let mut ranges = Vec::with_capacity(count);
         for _ in 0..count {
-            let [first, last] = [rest.key()?, rest.key()?];
+            let [first, last] = [rest.number()?, rest.number()?];
             ranges.push((first <= last).then_some(Span { first, last })?);
         }
         let stamp = Stamp { device, inode, seconds: seconds.cast_signed(), nanoseconds };
@@ -94,7 +94,7 @@ impl Header {
     pub(super) fn bits(&self) -> impl Iterator<Item = Bits> {
         let mut offset = HEADER as u64;
         self.ranges.iter().map(move |range| {
-            let last = Key(range.last.0.min(range.first.0.saturating_add(MAX_BITS - 1)));
+            let last = Number(range.last.0.min(range.first.0.saturating_add(MAX_BITS - 1)));
             let bits = Bits { span: Span { first: range.first, last }, offset };
             offset = bits.end().next_multiple_of(8);
             bits
@@ -115,13 +115,13 @@ impl Header {
 }
 
 impl Bits {
-    /// The number of a key's bit. The span never has more than MAX_BITS.
-    pub(super) fn number(self, key: Key) -> u64 {
-        u64::try_from(key.0 - self.span.first.0).unwrap_or(u64::MAX)
+    /// Which of the bits is the address's. The span never has more than MAX_BITS.
+    pub(super) fn bit(self, number: Number) -> u64 {
+        u64::try_from(number.0 - self.span.first.0).unwrap_or(u64::MAX)
     }
 
     fn end(self) -> u64 {
-        self.offset + self.number(self.span.last) / 8 + 1
+        self.offset + self.bit(self.span.last) / 8 + 1
     }
 }
 
@@ -144,7 +144,7 @@ const OUTLIVED: u64 = 1 << 63;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Slot {
     pub hash: u64,
-    pub key: Key,
+    pub number: Number,
     /// Made before this boot, so that its container is gone.
     pub outlived: bool,
 }
@@ -154,14 +154,14 @@ impl Slot {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = Reader(bytes);
         let word = rest.u64().filter(|word| *word != 0)?;
-        Some(Self { hash: word & !OUTLIVED, key: rest.key()?, outlived: word & OUTLIVED != 0 })
+        Some(Self { hash: word & !OUTLIVED, number: rest.number()?, outlived: word & OUTLIVED != 0 })
     }
 
     pub(super) fn encode(self) -> [u8; SLOT] {
         let mut out = [0; SLOT];
         let word = if self.outlived { self.hash | OUTLIVED } else { self.hash };
         out[..8].copy_from_slice(&word.to_le_bytes());
-        out[8..].copy_from_slice(&self.key.0.to_le_bytes());
+        out[8..].copy_from_slice(&self.number.0.to_le_bytes());
         out
     }
 }
@@ -183,7 +183,7 @@ impl Reader<'_> {
         self.take().map(u64::from_le_bytes)
     }
 
-    fn key(&mut self) -> Option<Key> {
-        self.take().map(|bytes| Key(u128::from_le_bytes(bytes)))
+    fn number(&mut self) -> Option<Number> {
+        self.take().map(|bytes| Number(u128::from_le_bytes(bytes)))
     }
 }

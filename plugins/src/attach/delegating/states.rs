@@ -4,20 +4,16 @@
 //! overwrite each other. The same file is linked as `<dataDir>/<container id>`, upstream's only name: a Go plugin that
 //! takes over finds it, and what a Go plugin left is found there.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::delegate::Delegate;
-use cni::conf::Conf;
 use cni::env::Env;
-use cni::error::{Error, code};
-use gojson::Json;
 use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 
-const DEFAULT_DIR: &str = "/var/lib/cni/flannel";
+use super::Delegate;
 
 /// A state file that could not be dealt with.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +28,6 @@ pub(super) struct StateError {
 impl StateError {
     pub(super) fn new(operation: &'static str, path: &Path, cause: io::Error) -> Self {
         Self { operation, path: path.to_owned(), cause }
-    }
-}
-
-impl From<StateError> for Error {
-    fn from(error: StateError) -> Self {
-        Self::new(code::IO, format!("flannel: {error}"))
     }
 }
 
@@ -81,7 +71,7 @@ impl Found {
     /// What the file says. One that has gone is damaged: there is nothing to lose.
     pub(super) fn read(&self) -> Result<Content, StateError> {
         let bytes = match fs::read(&self.path) {
-            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Content::Damaged),
+            Err(cause) if is_gone(&cause) => return Ok(Content::Damaged),
             read => read.map_err(|cause| StateError::new("read", &self.path, cause))?,
         };
         let ours = self.ifname.is_some() || bytes.is_empty() || bytes.starts_with(b"{");
@@ -94,14 +84,8 @@ impl Found {
 }
 
 impl States {
-    /// `dataDir` of the configuration, or upstream's place.
-    pub(super) fn of(conf: &Conf) -> Self {
-        let given = conf.tree().get("dataDir").and_then(Json::as_str).filter(|dir| !dir.is_empty());
-        Self { dir: given.unwrap_or(DEFAULT_DIR).into() }
-    }
-
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
+    pub(super) fn of(dir: PathBuf) -> Self {
+        Self { dir }
     }
 
     pub(super) fn state(&self, env: &Env) -> State {
@@ -117,7 +101,7 @@ impl States {
     pub(super) fn all(&self) -> Result<Vec<Found>, StateError> {
         let failed = |cause| StateError { operation: "list", path: self.dir.clone(), cause };
         let entries = match fs::read_dir(&self.dir) {
-            Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(cause) if is_gone(&cause) => return Ok(Vec::new()),
             entries => entries.map_err(failed)?,
         };
         let mut found = Vec::new();
@@ -180,29 +164,42 @@ impl State {
         Ok(left)
     }
 
-    /// What is under our name, or under upstream's.
+    /// What is under our name, or under upstream's, when that is not another interface's.
     pub(super) fn read(&self) -> Result<Option<Vec<u8>>, StateError> {
-        for path in [&self.own, &self.upstream] {
-            match fs::read(path) {
-                Ok(bytes) => return Ok(Some(bytes)),
-                Err(cause) if cause.kind() == ErrorKind::NotFound => {}
-                Err(cause) => return Err(StateError { operation: "read", path: path.clone(), cause }),
-            }
-        }
-        Ok(None)
+        let own = read(&self.own)?;
+        if own.is_some() || self.upstream_is_anothers() { Ok(own) } else { read(&self.upstream) }
     }
 
     /// Removes what [`State::read`] gave: our file and upstream's name for it, or upstream's file. Another interface's
     /// file under upstream's name stays.
     pub(super) fn remove(&self) -> Result<(), StateError> {
-        let inode = |path: &Path| fs::symlink_metadata(path).ok().map(|m| (m.dev(), m.ino()));
-        let (own, upstream) = (inode(&self.own), inode(&self.upstream));
-        if upstream.is_some() && (own.is_none() || own == upstream) {
+        let own = self.own.symlink_metadata().is_ok();
+        if !self.upstream_is_anothers() {
             remove(&self.upstream)?;
         }
         // that of an ADD that was killed
         remove(&self.draft)?;
-        if own.is_some() { remove(&self.own) } else { Ok(()) }
+        if own { remove(&self.own) } else { Ok(()) }
+    }
+}
+
+impl State {
+    /// Upstream's name is that of another interface's state: a second name of a file that is not ours. What a Go plugin
+    /// left has one name.
+    fn upstream_is_anothers(&self) -> bool {
+        let inode = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        let Ok(upstream) = self.upstream.symlink_metadata() else { return false };
+        let own = self.own.symlink_metadata().ok();
+        own.map_or(upstream.nlink() > 1, |own| inode(&own) != inode(&upstream))
+    }
+}
+
+/// What is in a file; `None` when there is none.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(cause) if is_gone(&cause) => Ok(None),
+        Err(cause) => Err(StateError { operation: "read", path: path.to_owned(), cause }),
     }
 }
 
@@ -237,7 +234,7 @@ fn link(unnamed: &str, path: &Path) -> io::Result<Left> {
 }
 
 /// There is no such file, nor can there be one.
-fn is_gone(cause: &io::Error) -> bool {
+pub(super) fn is_gone(cause: &io::Error) -> bool {
     matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }
 

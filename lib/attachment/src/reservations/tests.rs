@@ -4,23 +4,21 @@ use std::os::unix::fs::PermissionsExt;
 
 use proptest::prelude::*;
 
-use super::super::range::RawRange;
 use super::sys::calls;
 use super::*;
 
 const NET: &str = "net";
 
 fn set(subnet: &str) -> RangeSet {
-    let range = RawRange { subnet: gojson::parse_cidr(subnet).map(gojson::Cidr), ..RawRange::default() };
-    RangeSet::canonical(&[range]).unwrap()
+    RangeSet::canonical(&[RangeSpec { subnet: gojson::parse_cidr(subnet), ..RangeSpec::default() }]).unwrap()
 }
 
-fn key(ip: &str) -> Key {
-    Key::from(ip.parse::<IpAddr>().unwrap())
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
 }
 
-fn ip(key: Key) -> String {
-    name(key)
+fn number(text: &str) -> Number {
+    ip(text).into()
 }
 
 struct World {
@@ -33,8 +31,8 @@ impl World {
         Self { data: tempfile::tempdir().unwrap(), sets: vec![set(subnet)] }
     }
 
-    fn open(&self) -> Store {
-        Store::open(self.data.path(), NET, &self.sets).unwrap()
+    fn open(&self) -> Reservations {
+        Reservations::open(self.data.path(), NET, &self.sets).unwrap()
     }
 
     fn dir(&self) -> PathBuf {
@@ -46,27 +44,27 @@ impl World {
     }
 
     fn add(&self, id: &str) -> Option<String> {
-        let mut store = self.open();
-        let last = store.last_reserved(0).unwrap();
-        let got = store.reserve_next(&self.sets[0], last, eth0(id)).unwrap().map(|(key, _)| key);
-        if let Some(key) = got {
-            store.set_last_reserved(0, key).unwrap();
+        let mut reservations = self.open();
+        let last = reservations.last_reserved(0).unwrap();
+        let got = reservations.reserve_next(&self.sets[0], last, eth0(id)).unwrap().map(|(ip, _)| ip);
+        if let Some(ip) = got {
+            reservations.set_last_reserved(0, ip).unwrap();
         }
-        store.close();
-        got.map(ip)
+        reservations.close();
+        got.map(|ip| ip.to_string())
     }
 
     fn owned(&self, id: &str) -> Vec<String> {
-        let mut store = self.open();
-        let owned = store.owned(eth0(id)).unwrap();
-        store.close();
-        owned.into_iter().map(ip).collect()
+        let mut reservations = self.open();
+        let owned = reservations.of(eth0(id)).unwrap();
+        reservations.close();
+        owned.into_iter().map(|ip| ip.to_string()).collect()
     }
 
     fn del(&self, id: &str) {
-        let mut store = self.open();
-        store.release_all(eth0(id)).unwrap();
-        store.close();
+        let mut reservations = self.open();
+        reservations.release_all(eth0(id)).unwrap();
+        reservations.close();
     }
 
     fn files(&self) -> BTreeMap<String, String> {
@@ -76,7 +74,7 @@ impl World {
 }
 
 fn eth0(id: &str) -> Owner<'_> {
-    Owner { id, ifname: "eth0" }
+    Owner { container: id, ifname: "eth0" }
 }
 
 #[test]
@@ -114,7 +112,7 @@ fn a_writer_in_the_same_tick_of_the_clock_is_noticed() {
     let world = World::new("10.1.0.0/16");
     for n in 0..200 {
         let own = world.add(&format!("own{n}")).unwrap();
-        let path = world.dir().join(ip(key(&own).next()));
+        let path = world.dir().join(name(number(&own).next()));
         fs::write(&path, format!("go{n}\r\neth0")).unwrap();
         assert!(world.open().index.index.fresh, "{n}");
         assert_eq!(world.owned(&format!("go{n}")).len(), 1);
@@ -166,9 +164,9 @@ fn an_index_of_another_boot_or_directory_is_not_used() {
 fn a_call_that_died_leaves_no_wrong_index() {
     let world = World::new("10.1.2.0/24");
     world.add("c1").unwrap();
-    let mut store = world.open();
-    store.reserve(key("10.1.2.9"), eth0("dead")).unwrap();
-    drop(store);
+    let mut reservations = world.open();
+    reservations.reserve(ip("10.1.2.9"), eth0("dead")).unwrap();
+    drop(reservations);
     assert!(world.open().index.index.fresh);
     assert_eq!(world.owned("dead"), ["10.1.2.9"]);
     world.del("dead");
@@ -206,9 +204,9 @@ fn names_that_are_no_reservations_stay_out_of_the_way() {
     assert_eq!(world.add("c2").unwrap(), "10.1.2.6");
     assert_eq!(world.add("c3"), None);
     world.del("c1");
-    let mut store = world.open();
-    store.retain(|_| false).unwrap();
-    store.close();
+    let mut reservations = world.open();
+    reservations.retain(|_| false).unwrap();
+    reservations.close();
     for name in ["10.1.2.2", "notes.txt", "010.1.2.3", "10.1.2.4", "10.1.2.5", "lock"] {
         assert!(fs::symlink_metadata(world.dir().join(name)).is_ok(), "{name}");
     }
@@ -235,11 +233,11 @@ fn legacy_files_hold_an_id_alone() {
 #[test]
 fn without_unnamed_files_it_goes_by_a_draft() {
     let world = World::new("10.1.2.0/24");
-    let store = world.open();
-    let draft = || store.directory.draft("c1\r\neth0").unwrap().without_unnamed_files();
+    let reservations = world.open();
+    let draft = || reservations.directory.draft("c1\r\neth0").unwrap().without_unnamed_files();
     assert!(draft().publish("10.1.2.2").unwrap());
     assert!(!draft().publish("10.1.2.2").unwrap());
-    drop(store);
+    drop(reservations);
     let names: Vec<String> = world.files().into_keys().collect();
     assert_eq!(names, ["10.1.2.2", "lock"]);
     assert_eq!(world.owned("c1"), ["10.1.2.2"]);
@@ -256,9 +254,9 @@ fn two_configurations_take_turns_without_rereading() {
         assert!(!world.open().index.index.fresh, "{subnet}");
     }
     // whoever gives an address back knows no range at all
-    let mut store = Store::open_existing(world.data.path(), NET).unwrap().unwrap();
-    store.release_all(eth0("b")).unwrap();
-    store.close();
+    let mut reservations = Reservations::existing(world.data.path(), NET).unwrap().unwrap();
+    reservations.release_all(eth0("b")).unwrap();
+    reservations.close();
     world.sets = vec![set("10.9.0.0/30")];
     fs::remove_file(world.dir().join("last_reserved_ip.0")).unwrap();
     assert_eq!(world.add("c").unwrap(), "10.9.0.2");
@@ -267,23 +265,23 @@ fn two_configurations_take_turns_without_rereading() {
 #[test]
 fn a_network_that_never_reserved_is_not_created() {
     let world = World::new("10.1.2.0/24");
-    assert!(Store::open_existing(world.data.path(), NET).unwrap().is_none());
+    assert!(Reservations::existing(world.data.path(), NET).unwrap().is_none());
     assert_eq!(fs::read_dir(world.data.path()).unwrap().count(), 0);
 }
 
 #[test]
 fn owners_beyond_a_bucket_are_found() {
     let world = World::new("10.1.0.0/16");
-    let mut store = world.open();
-    let first = key("10.1.1.0").0;
+    let mut reservations = world.open();
+    let first = number("10.1.1.0").0;
     for n in 0..1000 {
-        assert!(store.reserve(Key(first + n), eth0(&format!("c{n}"))).unwrap());
+        assert!(reservations.reserve(Number(first + n).into(), eth0(&format!("c{n}"))).unwrap());
     }
-    store.close();
-    let mut store = world.open();
-    assert!(!store.index.index.fresh);
+    reservations.close();
+    let mut reservations = world.open();
+    assert!(!reservations.index.index.fresh);
     for n in 0..1000 {
-        assert_eq!(store.owned(eth0(&format!("c{n}"))).unwrap(), [Key(first + n)]);
+        assert_eq!(reservations.of(eth0(&format!("c{n}"))).unwrap(), [IpAddr::from(Number(first + n))]);
     }
 }
 
@@ -313,6 +311,95 @@ fn reservations_of_an_earlier_boot_give_way_when_nothing_else_is_free() {
 }
 
 #[test]
+fn an_address_that_is_asked_for_is_reclaimed_from_an_earlier_boot() {
+    let world = World::new("10.1.2.0/24");
+    world.add("old").unwrap();
+    let reserve = |address: &str, id: &str| {
+        let mut reservations = world.open();
+        let got = reservations.reserve(ip(address), eth0(id)).unwrap();
+        reservations.close();
+        got
+    };
+    assert!(!reserve("10.1.2.2", "new"), "of this boot");
+    boot(&world);
+    assert!(reserve("10.1.2.2", "new"));
+    assert_eq!((world.owned("old"), world.owned("new")), (vec![], vec!["10.1.2.2".to_owned()]));
+    assert!(!reserve("10.1.2.2", "next"));
+}
+
+/// Neither the directory's time nor its names change.
+#[test]
+fn a_file_that_somebody_rewrote_in_place_is_of_its_new_owner() {
+    let world = World::new("10.1.2.0/24");
+    world.add("before").unwrap();
+    fs::write(world.dir().join("10.1.2.2"), "after\r\neth0").unwrap();
+    let mut reservations = world.open();
+    assert!(!reservations.index.index.fresh);
+    assert!(reservations.all_of(eth0("before")).unwrap().is_empty());
+    drop(reservations);
+    world.del("before");
+    assert_eq!(world.files()["10.1.2.2"], "after\r\neth0");
+    world.del("after");
+    assert!(!world.files().contains_key("10.1.2.2"));
+}
+
+#[test]
+fn they_are_listed_without_a_lock() {
+    let world = World::new("10.1.2.0/24");
+    assert_eq!(list(world.data.path(), NET).unwrap(), []);
+    world.add("b").unwrap();
+    world.add("a").unwrap();
+    fs::write(world.dir().join("10.1.2.9"), "legacy\n").unwrap();
+    fs::write(world.dir().join("10.1.2.10"), "").unwrap();
+    fs::write(world.dir().join("fd00::1"), "c\r\nnet1").unwrap();
+    fs::write(world.dir().join("notes.txt"), "x").unwrap();
+    let locked = world.open();
+    let found = list(world.data.path(), NET).unwrap();
+    let text = |r: &Reservation| format!("{} {} {}", r.address, r.container, r.ifname.as_deref().unwrap_or("-"));
+    let texts: Vec<String> = found.iter().map(text).collect();
+    assert_eq!(texts, ["10.1.2.2 b eth0", "10.1.2.3 a eth0", "10.1.2.9 legacy -", "fd00::1 c net1"]);
+    assert!(found[2].is_of(eth0("legacy")) && found[0].is_of(eth0("b")) && !found[3].is_of(eth0("c")));
+    drop(locked);
+}
+
+#[test]
+fn where_nothing_can_be_reserved_nothing_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let long = "n".repeat(300);
+    for (data_dir, network) in [(file.as_path(), NET), (&dir.path().join("none"), NET), (dir.path(), &long)] {
+        assert!(Reservations::existing(data_dir, network).unwrap().is_none(), "{}", data_dir.display());
+        assert_eq!(list(data_dir, network).unwrap(), []);
+    }
+    let said = Reservations::open(&file, NET, &[]).err().unwrap().to_string();
+    assert!(said.contains("'ipam.dataDir' and what is above it must be directories"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_removed_is_said_and_the_rest_goes() {
+    let world = World::new("10.1.2.0/24");
+    for id in ["a", "b", "c"] {
+        world.add(id).unwrap();
+    }
+    let mut reservations = world.open();
+    // read, but no file that can be unlinked by then
+    let replaced = |number: &str| {
+        fs::remove_file(world.dir().join(number)).unwrap();
+        fs::create_dir(world.dir().join(number)).unwrap();
+    };
+    let refused = reservations.retain(|reservation| {
+        if reservation.container != "c" {
+            replaced(&reservation.address.to_string());
+        }
+        false
+    });
+    let said = refused.unwrap_err().to_string();
+    assert!(said.contains("10.1.2.2: ") && said.contains("10.1.2.3: ") && !said.contains("10.1.2.4"), "{said}");
+    assert!(!world.dir().join("10.1.2.4").exists());
+}
+
+#[test]
 fn what_somebody_else_wrote_since_the_boot_is_never_taken() {
     let world = World::new("10.1.2.0/29");
     for n in 2..=5 {
@@ -339,14 +426,14 @@ fn a_container_started_again_after_a_boot_gets_an_address() {
     let world = World::new("10.1.2.0/24");
     world.add("c1").unwrap();
     world.add("c2").unwrap();
-    let mut store = world.open();
-    store.release_outlived(eth0("c1")).unwrap();
-    store.close();
+    let mut reservations = world.open();
+    reservations.release_outlived(eth0("c1")).unwrap();
+    reservations.close();
     assert_eq!(world.owned("c1"), ["10.1.2.2"], "of this boot");
     boot(&world);
-    let mut store = world.open();
-    store.release_outlived(eth0("c1")).unwrap();
-    store.close();
+    let mut reservations = world.open();
+    reservations.release_outlived(eth0("c1")).unwrap();
+    reservations.close();
     assert_eq!((world.owned("c1"), world.owned("c2")), (vec![], vec!["10.1.2.3".to_owned()]));
 }
 
@@ -355,8 +442,8 @@ fn nearly_full() -> World {
     let world = World::new("10.2.0.0/16");
     fs::create_dir_all(world.dir()).unwrap();
     for n in 2..59_000_u128 {
-        let key = Key(key("10.2.0.0").0 + n);
-        fs::write(world.dir().join(ip(key)), format!("c{n}\r\neth0")).unwrap();
+        let free = Number(number("10.2.0.0").0 + n);
+        fs::write(world.dir().join(name(free)), format!("c{n}\r\neth0")).unwrap();
     }
     world
 }
@@ -467,9 +554,9 @@ proptest! {
                 }
                 Op::Request(id, host) => {
                     let id = format!("c{id}");
-                    let mut store = world.open();
-                    let got = store.reserve(key(&address(host)), eth0(&id)).unwrap();
-                    store.close();
+                    let mut reservations = world.open();
+                    let got = reservations.reserve(ip(&address(host)), eth0(&id)).unwrap();
+                    reservations.close();
                     prop_assert_eq!(got, !model.owners.contains_key(&host));
                     model.owners.entry(host).or_insert(id);
                 }
@@ -492,8 +579,8 @@ proptest! {
                     model.owners.remove(&host);
                 }
                 Op::Crash(host) if !model.owners.contains_key(&host) => {
-                    let mut store = world.open();
-                    prop_assert!(store.reserve(key(&address(host)), eth0("crashed")).unwrap());
+                    let mut reservations = world.open();
+                    prop_assert!(reservations.reserve(ip(&address(host)), eth0("crashed")).unwrap());
                     model.owners.insert(host, "crashed".to_owned());
                 }
                 Op::Empty(host) if !model.owners.contains_key(&host) => {

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// An address as a number: IPv6 as it is, IPv4 as its IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Key(pub u128);
+pub(super) struct Number(pub u128);
 
-impl From<IpAddr> for Key {
+impl From<IpAddr> for Number {
     fn from(ip: IpAddr) -> Self {
         match ip {
             IpAddr::V4(v4) => Self(v4.to_ipv6_mapped().to_bits()),
@@ -15,13 +15,13 @@ impl From<IpAddr> for Key {
     }
 }
 
-impl From<Key> for IpAddr {
-    fn from(key: Key) -> Self {
-        Ipv6Addr::from_bits(key.0).to_canonical()
+impl From<Number> for IpAddr {
+    fn from(number: Number) -> Self {
+        Ipv6Addr::from_bits(number.0).to_canonical()
     }
 }
 
-impl Key {
+impl Number {
     /// The file name of a reservation is the canonical text; anything else is not one.
     pub(super) fn from_file_name(name: &str) -> Option<Self> {
         let ip: IpAddr = name.parse().ok()?;
@@ -38,13 +38,13 @@ impl Key {
 /// Addresses from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
-    pub first: Key,
-    pub last: Key,
+    pub first: Number,
+    pub last: Number,
 }
 
 impl Span {
-    pub(super) fn contains(self, key: Key) -> bool {
-        self.first <= key && key <= self.last
+    pub(super) fn contains(self, number: Number) -> bool {
+        self.first <= number && number <= self.last
     }
 
     pub(super) fn overlaps(self, other: Self) -> bool {
@@ -59,13 +59,13 @@ mod tests {
     #[test]
     fn file_names_are_canonical_text() {
         for good in ["10.1.2.3", "fd00::1", "::1", "2001:db8::102:304"] {
-            let key = Key::from_file_name(good).unwrap();
-            assert_eq!(IpAddr::from(key).to_string(), good);
+            let number = Number::from_file_name(good).unwrap();
+            assert_eq!(IpAddr::from(number).to_string(), good);
         }
         for other in
             ["lock", "last_reserved_ip.0", "10.1.2", "010.1.2.3", "FD00::1", "fd00:0::1", "::ffff:10.1.2.3", ""]
         {
-            assert_eq!(Key::from_file_name(other), None, "{other}");
+            assert_eq!(Number::from_file_name(other), None, "{other}");
         }
     }
 }

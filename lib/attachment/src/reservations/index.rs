@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::super::span::{Key, Span};
-use super::StoreError;
+use super::ReservationError;
 use super::backing::Backing;
-use super::directory::{Content, Directory};
+use super::directory::{self, Content, Directory};
 use super::layout::{BUCKET, HEADER, Header, MAX_BUCKETS, MAX_RANGES, SLOT, SLOTS, Slot, hash};
+use super::span::{Number, Span};
 use super::sys::{self, Stamp};
 
 /// Bits read at a time: a /16 whole.
@@ -46,7 +46,7 @@ pub(super) fn path_of(directory: &Path, network: &str) -> PathBuf {
 
 impl Index {
     /// The index of the directory, covering `wanted`; read from the directory when the file does not do.
-    pub(super) fn open(directory: &Directory, path: &Path, wanted: &[Span]) -> Result<Self, StoreError> {
+    pub(super) fn open(directory: &Directory, path: &Path, wanted: &[Span]) -> Result<Self, ReservationError> {
         let stamp = sys::stamp(&directory.fd).map_err(|cause| directory.failed("stat", "", cause))?;
         let boot = sys::boot_id();
         let file = sys::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW).ok();
@@ -69,7 +69,7 @@ impl Index {
     }
 
     /// The same from the directory, in memory.
-    pub(super) fn reread(&self, directory: &Directory, path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn reread(&self, directory: &Directory, path: &Path) -> Result<Self, ReservationError> {
         let Header { ranges, boot, stamp, .. } = self.header.clone();
         Ok(Self::blank(ranges, boot, stamp).read_directory(directory, false)?.kept_in(path))
     }
@@ -79,31 +79,30 @@ impl Index {
         Self { header, backing: Backing::memory(0), changed: true, doubted: false, fresh: true }
     }
 
-    fn read_directory(mut self, directory: &Directory, outlived: bool) -> Result<Self, StoreError> {
+    fn read_directory(mut self, directory: &Directory, outlived: bool) -> Result<Self, ReservationError> {
         let mut found = Vec::new();
-        for name in directory.names()? {
-            let Some(key) = Key::from_file_name(&name) else { continue };
+        for (name, number) in directory::addresses(directory.names()?) {
             match directory.read(&name)? {
                 Content::Missing | Content::Empty => {}
-                Content::Text(owner) => found.push((key, Some(owner))),
-                Content::Foreign => found.push((key, None)),
+                Content::Text(owner) => found.push((number, Some(owner))),
+                Content::Foreign => found.push((number, None)),
             }
         }
         let buckets = u32::try_from(found.len() / (SLOTS / 2) + 1).unwrap_or(MAX_BUCKETS);
         self.header.buckets = buckets.next_power_of_two().min(MAX_BUCKETS);
         self.backing = Backing::memory(self.header.file_length());
-        for (key, owner) in found {
+        for (number, owner) in found {
             // memory takes every write inside its length; what is beyond is a table that is too full
-            if self.fill(key, owner.as_deref(), outlived).is_err() {
+            if self.fill(number, owner.as_deref(), outlived).is_err() {
                 self.doubted = true;
             }
         }
         Ok(self)
     }
 
-    fn fill(&mut self, key: Key, owner: Option<&str>, outlived: bool) -> io::Result<()> {
-        self.set_bit(key, true)?;
-        owner.map_or(Ok(()), |owner| self.add_owner(owner, key, outlived))
+    fn fill(&mut self, number: Number, owner: Option<&str>, outlived: bool) -> io::Result<()> {
+        self.set_bit(number, true)?;
+        owner.map_or(Ok(()), |owner| self.add_owner(owner, number, outlived))
     }
 
     /// Moves a fresh index into the file; where that cannot be (a full or read-only disk), it stays in memory.
@@ -143,18 +142,20 @@ impl Index {
     }
 
     /// The first address of `span` that is not known to be taken. Whether one without a bit is free, the disk knows.
-    pub(super) fn next_free(&self, span: Span) -> io::Result<Option<Key>> {
-        let mut key = span.first;
+    pub(super) fn next_free(&self, span: Span) -> io::Result<Option<Number>> {
+        let mut number = span.first;
         loop {
-            let Some(bits) = self.header.bits().find(|bits| bits.span.contains(key)) else { return Ok(Some(key)) };
+            let Some(bits) = self.header.bits().find(|bits| bits.span.contains(number)) else {
+                return Ok(Some(number));
+            };
             let last = bits.span.last.min(span.last);
-            if let Some(number) = self.first_clear(bits.offset, bits.number(key), bits.number(last))? {
-                return Ok(Some(Key(bits.span.first.0 + u128::from(number))));
+            if let Some(bit) = self.first_clear(bits.offset, bits.bit(number), bits.bit(last))? {
+                return Ok(Some(Number(bits.span.first.0 + u128::from(bit))));
             }
             if last >= span.last {
                 return Ok(None);
             }
-            key = last.next();
+            number = last.next();
         }
     }
 
@@ -169,8 +170,8 @@ impl Index {
                 let bits = bits | mask;
                 mask = 0;
                 if bits != 0xff {
-                    let number = at * 8 + u64::from(bits.trailing_ones());
-                    return Ok((number <= to).then_some(number));
+                    let bit = at * 8 + u64::from(bits.trailing_ones());
+                    return Ok((bit <= to).then_some(bit));
                 }
             }
             byte += length as u64;
@@ -179,19 +180,19 @@ impl Index {
     }
 
     /// Notes a reservation that has just been made.
-    pub(super) fn insert(&mut self, key: Key, owner: &str) -> io::Result<()> {
+    pub(super) fn insert(&mut self, number: Number, owner: &str) -> io::Result<()> {
         self.changed = true;
-        self.fill(key, Some(owner), false)
+        self.fill(number, Some(owner), false)
     }
 
     /// Notes one that has just been removed.
-    pub(super) fn remove(&mut self, key: Key, owner: &str) -> io::Result<()> {
+    pub(super) fn remove(&mut self, number: Number, owner: &str) -> io::Result<()> {
         self.changed = true;
-        self.set_bit(key, false)?;
+        self.set_bit(number, false)?;
         let hash = hash(owner);
         let at = self.header.bucket_of(hash);
         let bucket = self.bucket(hash)?;
-        let slot = slots(&bucket).find(|(_, slot)| slot.is_some_and(|slot| (slot.hash, slot.key) == (hash, key)));
+        let slot = slots(&bucket).find(|(_, slot)| slot.is_some_and(|slot| (slot.hash, slot.number) == (hash, number)));
         if let Some((offset, slot)) = slot {
             self.backing.write(at + offset, &[0; SLOT])?;
             if is_legacy(owner) {
@@ -205,10 +206,10 @@ impl Index {
     }
 
     /// The disk has an address that is free here. Later calls read the directory again.
-    pub(super) fn doubt(&mut self, key: Key) -> io::Result<()> {
-        if self.header.bits().any(|bits| bits.span.contains(key)) {
+    pub(super) fn doubt(&mut self, number: Number) -> io::Result<()> {
+        if self.header.bits().any(|bits| bits.span.contains(number)) {
             self.doubted = true;
-            self.set_bit(key, true)?;
+            self.set_bit(number, true)?;
         }
         Ok(())
     }
@@ -224,13 +225,13 @@ impl Index {
         let _ = self.backing.write(0, &self.header.encode());
     }
 
-    fn set_bit(&mut self, key: Key, taken: bool) -> io::Result<()> {
-        let places: Vec<_> = self.header.bits().filter(|bits| bits.span.contains(key)).collect();
+    fn set_bit(&mut self, number: Number, taken: bool) -> io::Result<()> {
+        let places: Vec<_> = self.header.bits().filter(|bits| bits.span.contains(number)).collect();
         for bits in places {
-            let number = bits.number(key);
-            let at = bits.offset + number / 8;
+            let bit = bits.bit(number);
+            let at = bits.offset + bit / 8;
             let [byte] = *self.backing.read(at, 1)? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
-            let mask = 1 << (number % 8);
+            let mask = 1 << (bit % 8);
             let wanted = if taken { byte | mask } else { byte & !mask };
             if wanted != byte {
                 self.backing.write(at, &[wanted])?;
@@ -243,12 +244,12 @@ impl Index {
         self.backing.read(self.header.bucket_of(hash), BUCKET)
     }
 
-    fn add_owner(&mut self, owner: &str, key: Key, outlived: bool) -> io::Result<()> {
+    fn add_owner(&mut self, owner: &str, number: Number, outlived: bool) -> io::Result<()> {
         let hash = hash(owner);
         loop {
             let free = slots(&self.bucket(hash)?).find(|(_, slot)| slot.is_none()).map(|(offset, _)| offset);
             if let Some(offset) = free {
-                let slot = Slot { hash, key, outlived };
+                let slot = Slot { hash, number, outlived };
                 self.backing.write(self.header.bucket_of(hash) + offset, &slot.encode())?;
                 if is_legacy(owner) {
                     self.header.legacy += 1;

@@ -1,6 +1,6 @@
-//! A network's file beside the states of its attachments: the lock of all who change the host for it, and the networks
-//! that it has routes to, so that those of a network that the configuration no longer has are found. It stays when the
-//! network is removed: whoever waits for the lock has it open.
+//! A network's file beside the states of its attachments: the lock of all who change the host for it, and the prefixes
+//! that it has routes to, so that those that the configuration no longer has are found. It stays when the network is
+//! removed: whoever waits for the lock has it open.
 //!
 //! `<dataDir>/.network.<name>`: a prefix per line. Neither a state nor a draft of one, which have `@`, has this name.
 
@@ -13,18 +13,19 @@ use gojson::parse_cidr;
 use ipnetwork::IpNetwork;
 use rustix::fs::{FlockOperation, OFlags, flock};
 
-use super::super::state::StateError;
+use super::states::{StateError, is_gone};
 
 /// The file, open and locked until it is dropped.
-pub(super) struct Record {
+pub(super) struct Prefixes {
     path: PathBuf,
     file: File,
     /// How many bytes the file has.
     length: usize,
-    pub(super) networks: Vec<IpNetwork>,
+    /// What the file says.
+    pub(super) all: Vec<IpNetwork>,
 }
 
-/// No record is longer: it has a line for each network that is still to be taken away.
+/// No such file is longer: it has a line for each prefix that is still to be taken away.
 const LONGEST: u64 = 64 * 1024;
 
 fn options() -> OpenOptions {
@@ -37,12 +38,12 @@ fn path(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!(".network.{name}"))
 }
 
-/// The networks of a record; lines that are no prefix are left out.
-pub(super) fn parse(text: &str) -> Vec<IpNetwork> {
+/// The prefixes in such a file; lines that are no prefix are left out.
+fn parse(text: &str) -> Vec<IpNetwork> {
     text.lines().filter_map(|line| parse_cidr(line.trim())).map(kernel::types::masked).collect()
 }
 
-impl Record {
+impl Prefixes {
     /// Waits for the lock; makes the file and its folder when they are not there.
     pub(super) fn lock(dir: &Path, name: &str) -> Result<Self, StateError> {
         let path = path(dir, name);
@@ -56,7 +57,7 @@ impl Record {
         let path = path(dir, name);
         let failed = |cause| StateError::new("lock", &path, cause);
         match options().open(&path) {
-            Err(cause) if cause.kind() == ErrorKind::NotFound => Ok(None),
+            Err(cause) if is_gone(&cause) => Ok(None),
             file => Self::read(path.clone(), file.map_err(failed)?).map(Some).map_err(failed),
         }
     }
@@ -68,18 +69,18 @@ impl Record {
         flock(&file, FlockOperation::LockExclusive)?;
         let mut text = Vec::new();
         (&mut file).take(LONGEST).read_to_end(&mut text)?;
-        // what is not text has no network in it, and is written anew
-        let networks = std::str::from_utf8(&text).map(parse).unwrap_or_default();
-        Ok(Self { path, file, networks, length: text.len() })
+        // what is not text has no prefix in it, and is written anew
+        let all = std::str::from_utf8(&text).map(parse).unwrap_or_default();
+        Ok(Self { path, file, all, length: text.len() })
     }
 
-    /// Leaves `networks` for the next one. One call replaces all, so that a program that is killed leaves the old ones or
+    /// Leaves `prefixes` for the next one. One call replaces all, so that a program that is killed leaves the old ones or
     /// the new: what is shorter than before is filled up with empty lines.
-    pub(super) fn write(&mut self, networks: &[IpNetwork]) -> Result<(), StateError> {
-        if self.networks == networks {
+    pub(super) fn write(&mut self, prefixes: &[IpNetwork]) -> Result<(), StateError> {
+        if self.all == prefixes {
             return Ok(());
         }
-        let mut text: String = networks.iter().map(|network| format!("{network}\n")).collect();
+        let mut text: String = prefixes.iter().map(|prefix| format!("{prefix}\n")).collect();
         text.extend(std::iter::repeat_n('\n', self.length.saturating_sub(text.len())));
         let failed = |path: &Path, cause| StateError::new("write", path, cause);
         let written = self.file.write_at(text.as_bytes(), 0).map_err(|cause| failed(&self.path, cause))?;
@@ -87,7 +88,7 @@ impl Record {
             return Err(failed(&self.path, ErrorKind::StorageFull.into()));
         }
         self.length = text.len();
-        self.networks = networks.to_vec();
+        self.all = prefixes.to_vec();
         Ok(())
     }
 }
@@ -100,5 +101,26 @@ fn open(dir: &Path, path: &Path) -> io::Result<File> {
             open()
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_kept_under_their_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("not/yet");
+        assert!(Prefixes::lock_existing(&folder, "net").unwrap().is_none());
+        let prefixes = vec!["10.244.0.0/16".parse().unwrap(), "fd10::/48".parse().unwrap()];
+        Prefixes::lock(&folder, "net").unwrap().write(&prefixes).unwrap();
+        let mut again = Prefixes::lock_existing(&folder, "net").unwrap().unwrap();
+        assert_eq!(again.all, prefixes);
+        again.write(&prefixes[..1]).unwrap();
+        drop(again);
+        let text = std::fs::read_to_string(folder.join(".network.net")).unwrap();
+        assert_eq!(text.trim_end(), "10.244.0.0/16", "what is shorter is filled up");
+        assert_eq!(parse("x\n10.1.2.3/8\n\u{fffd}\n"), ["10.0.0.0/8".parse().unwrap()]);
     }
 }
