@@ -39,11 +39,13 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::flags::Options;
 use crate::health::{Health, Readiness};
+use crate::instance::Taken;
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::report::{Reporter, Settings};
 use crate::status::{Status, path_beside};
 use crate::supervise::Ended;
+use crate::systemd::Manager;
 use crate::underlay::{Underlay, UnderlayError};
 use store::backoff::Backoff;
 use store::files;
@@ -96,6 +98,9 @@ pub enum DaemonError {
         /// Why not.
         source: io::Error,
     },
+    /// Another daemon does this one's work.
+    #[error(transparent)]
+    Taken(#[from] Taken),
     /// A part of the daemon has ended.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -189,7 +194,7 @@ impl Daemon {
         })?;
         let reporter = Reporter::start(Settings {
             subnet_file: options.subnet_file.clone(),
-            notify_socket,
+            manager: notify_socket.map(Manager::new),
             metrics: metrics.clone(),
             readiness: readiness.clone(),
         });
