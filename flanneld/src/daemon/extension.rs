@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gojson::Json;
 use kernel::types::Family;
+use overlay::backend::Companion;
+use overlay::backend::extension::{Command, ExtensionConf};
 use overlay::lease::{LeaseAttrs, Subnets};
-use overlay::netconf::{Backend, Command, ExtensionConf, NetConf};
+use overlay::netconf::NetConf;
 use overlay::peers::Peer;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -114,8 +115,8 @@ impl Extension {
     }
 
     /// Before the lease: `PreStartupCommand`, once, whose output is the lease's data.
-    pub(super) async fn prepare(&mut self, conf: &NetConf, attrs: &mut LeaseAttrs) -> Result<(), String> {
-        let Backend::Extension(ExtensionConf { pre_startup: Some(command), .. }) = &conf.backend else {
+    pub(super) async fn prepare(&mut self, conf: &NetConf) -> Result<(), String> {
+        let Some(command) = &of_backend(conf).and_then(|conf| conf.pre_startup) else {
             self.before = None;
             return Ok(());
         };
@@ -129,9 +130,12 @@ impl Extension {
                 Err(error) => outcome = Err(format!("PreStartupCommand: {error}")),
             }
         }
-        // what was published stays until there is something new
-        attrs.backend_data = self.before.as_ref().map(|(_, output)| Json::String(output.clone()));
         outcome
+    }
+
+    /// What the first command printed. What was published stays until there is something new.
+    pub(super) fn printed(&self) -> Option<String> {
+        self.before.as_ref().map(|(_, output)| output.clone())
     }
 
     /// Once there is a lease: `PostStartupCommand`, once for each that this host has.
@@ -141,7 +145,7 @@ impl Extension {
         subnets: &Subnets,
         attrs: &LeaseAttrs,
     ) -> Result<(), String> {
-        let Backend::Extension(ExtensionConf { post_startup: Some(command), .. }) = &conf.backend else {
+        let Some(command) = &of_backend(conf).and_then(|conf| conf.post_startup) else {
             self.after = None;
             return Ok(());
         };
@@ -164,10 +168,7 @@ impl Extension {
     /// Has the commands told of these peers, all that there are if `complete`. Gives what failed, and when it is tried
     /// again.
     pub(super) fn tell(&mut self, conf: &NetConf, peers: &[Peer], complete: bool, due: &mut Due) -> Vec<String> {
-        let of_backend = match &conf.backend {
-            Backend::Extension(conf) => Some(conf),
-            _ => None,
-        };
+        let of_backend = of_backend(conf);
         if of_backend.is_none() && self.task.is_none() {
             return Vec::new();
         }
@@ -176,7 +177,7 @@ impl Extension {
         self.wish.send_if_modified(|wish| {
             let before = (wish.conf.clone(), wish.peers.clone());
             // the last commands still remove what they added
-            wish.conf = of_backend.cloned().unwrap_or_else(|| wish.conf.clone());
+            wish.conf = of_backend.unwrap_or_else(|| wish.conf.clone());
             if complete {
                 wish.peers = wanted;
             } else {
@@ -212,6 +213,14 @@ impl Extension {
         }
         failed
     }
+}
+
+/// The commands, with backend extension.
+fn of_backend(conf: &NetConf) -> Option<ExtensionConf> {
+    conf.backend.companion().and_then(|companion| match companion {
+        Companion::Commands(conf) => Some(conf),
+        Companion::DataPath(_) => None,
+    })
 }
 
 /// The names of a family's variables.

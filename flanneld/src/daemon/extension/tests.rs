@@ -120,17 +120,14 @@ async fn the_first_command_prints_the_leases_data() {
     );
     let mut extension = Extension::new(Environment::default());
     for _ in 0..2 {
-        let mut attrs = LeaseAttrs { backend_type: "extension".into(), ..LeaseAttrs::default() };
-        extension.prepare(&conf(&command), &mut attrs).await.unwrap();
-        let wanted = r#"{"PublicIP":"0.0.0.0","PublicIPv6":null,"BackendType":"extension","BackendData":"a \nb"}"#;
-        assert_eq!(attrs.to_json(), wanted);
+        extension.prepare(&conf(&command)).await.unwrap();
+        assert_eq!(extension.printed().as_deref(), Some("a \nb"));
     }
     assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n", "once");
     let broken = conf(r#"{"Type":"extension","PreStartupCommand":"false"}"#);
-    let mut attrs = LeaseAttrs::default();
-    let error = extension.prepare(&broken, &mut attrs).await.unwrap_err();
+    let error = extension.prepare(&broken).await.unwrap_err();
     assert_eq!(error, "PreStartupCommand: false: exit status: 1");
-    assert!(attrs.backend_data.is_some(), "what was published stays");
+    assert!(extension.printed().is_some(), "what was published stays");
 }
 
 #[tokio::test]

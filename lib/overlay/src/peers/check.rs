@@ -10,9 +10,10 @@ use kernel::types::{Family, Mac};
 
 use super::leases::{Entry, Leases};
 use super::{Half, Own, Peer, Peers, Reason, Rejected, Shared};
+use crate::backend::{Data, data_of};
 use crate::lease::{AttrsError, LeaseAttrs, Subnets, VxlanData, WireguardData};
 use crate::net::{ByFamily, address, bounds, number, overlap, within};
-use crate::netconf::{Backend, FamilyConf, NetConf};
+use crate::netconf::{FamilyConf, NetConf};
 
 /// Judges every lease of the store: [`judge`] of leases that are read for it.
 pub fn check<K, V>(conf: &NetConf, own: &Own, leases: impl IntoIterator<Item = (K, V)>) -> Peers
@@ -40,7 +41,7 @@ pub fn judge(conf: &NetConf, own: &Own, leases: &Leases) -> Peers {
     let mut peers = Peers::default();
     let mut halves: Vec<ByFamily<Option<Half>>> = vec![ByFamily::default(); candidates.len()];
     let mut keys = Keys::new();
-    let encrypted = matches!(conf.backend, Backend::Wireguard(_));
+    let encrypted = conf.backend.needs_key();
     for (family, conf) in conf.families() {
         let of_family = own.addresses.iter().filter(|addr| Family::from(**addr) == family);
         let mut table = Table {
@@ -105,8 +106,8 @@ fn read<'a>(conf: &NetConf, own: &Own, key: &'a str, entry: &'a Entry) -> Result
         return Err(Reason::FamilyOff);
     }
     let attrs = entry.attrs()?;
-    let extension = match conf.backend {
-        Backend::Extension(_) => extension(attrs).map_err(Reason::Extension)?,
+    let extension = match conf.backend.kind().data {
+        Data::Text => extension(attrs).map_err(Reason::Extension)?,
         _ => None,
     };
     Ok(Some(Candidate { key, subnets, attrs, entry, extension }))
@@ -114,10 +115,10 @@ fn read<'a>(conf: &NetConf, own: &Own, key: &'a str, entry: &'a Entry) -> Result
 
 /// No data is an empty text: the peer has no first command.
 fn extension(attrs: &LeaseAttrs) -> Result<Option<String>, AttrsError> {
-    match (attrs.backend_type.as_str(), &attrs.backend_data) {
-        ("extension", Some(Json::String(text))) => Ok(Some(text.clone())),
-        ("extension", Some(other)) => Err(AttrsError::NotText(other.to_string())),
-        ("extension", None) => Ok(Some(String::new())),
+    match (data_of(&attrs.backend_type), &attrs.backend_data) {
+        (Some(Data::Text), Some(Json::String(text))) => Ok(Some(text.clone())),
+        (Some(Data::Text), Some(other)) => Err(AttrsError::NotText(other.to_string())),
+        (Some(Data::Text), None) => Ok(Some(String::new())),
         _ => Ok(None),
     }
 }
@@ -215,7 +216,7 @@ impl Table<'_> {
     }
 
     fn wireguard(&self, attrs: &LeaseAttrs) -> Result<Option<WireguardData>, Reason> {
-        if attrs.backend_type != "wireguard" || self.keys.is_none() {
+        if data_of(&attrs.backend_type) != Some(Data::Key) || self.keys.is_none() {
             return Ok(None);
         }
         let data = WireguardData::parse(attrs.data(self.family).ok_or(Reason::NoKey)?).map_err(Reason::Wireguard)?;
@@ -228,10 +229,10 @@ impl Table<'_> {
     /// A host that has left vxlan may still publish its VTEP while it keeps it. There it is an offer, and one that is
     /// no good is no VTEP; for vxlan itself it is a must.
     fn vtep(&self, attrs: &LeaseAttrs, entry: &Entry) -> Result<Option<VxlanData>, Reason> {
-        match (attrs.backend_type.as_str(), entry.vtep(self.family)) {
-            ("vxlan", None) => Err(Reason::NoVtep),
-            ("vxlan", Some(data)) => self.check_vtep(data).map(Some),
-            ("host-gw", Some(data)) => Ok(self.check_vtep(data).ok()),
+        match (data_of(&attrs.backend_type), entry.vtep(self.family)) {
+            (Some(Data::Vtep), None) => Err(Reason::NoVtep),
+            (Some(Data::Vtep), Some(data)) => self.check_vtep(data).map(Some),
+            (Some(Data::KeptVtep), Some(data)) => Ok(self.check_vtep(data).ok()),
             _ => Ok(None),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kernel::types::Family;
 
 use super::Reason;
+use crate::backend::{Data, data_of};
 use crate::lease::{AttrsError, KeyError, LeaseAttrs, Subnets, VxlanData};
 use crate::net::ByFamily;
 
@@ -24,7 +25,8 @@ impl Entry {
         let attrs = LeaseAttrs::parse(value);
         let mut vteps = ByFamily::default();
         // others' data is not VXLAN's
-        for attrs in attrs.iter().filter(|attrs| matches!(attrs.backend_type.as_str(), "vxlan" | "host-gw")) {
+        let vtep = |attrs: &&LeaseAttrs| matches!(data_of(&attrs.backend_type), Some(Data::Vtep | Data::KeptVtep));
+        for attrs in attrs.iter().filter(vtep) {
             for family in Family::ALL {
                 *vteps.get_mut(family) = attrs.data(family).map(VxlanData::parse);
             }
