@@ -266,7 +266,10 @@ impl Daemon {
                 return Ok("the store changed");
             }
             () = self.udp.ended() => return Ok("a udp worker has ended"),
-            () = self.extension.news() => return Ok("commands have run"),
+            news = self.extension.news() => {
+                news?;
+                return Ok("commands have run");
+            }
             ended = health(&mut self.health) => return Err(ended.into()),
             ended = self.reporter.ended() => return Err(ended.into()),
             news = self.events.news() => {

@@ -17,6 +17,7 @@ use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
 
 use super::acquire::{NoLease, random};
+use super::extension::Unready;
 use super::tell::Picture;
 use super::{Daemon, DaemonError, Due, OVERLAY, limits, make, report, tunnels};
 use crate::events::Interest;
@@ -106,9 +107,8 @@ impl Daemon {
         let underlay = self.find_underlay(&conf, &survey, troubles)?;
         self.know_macs(&conf, &survey, &view, &underlay);
         self.know_keys(&conf).map_err(Halt::Retry)?;
-        if let Err(why) = self.extension.prepare(&conf).await {
-            self.retry_once_started(why, troubles)?;
-        }
+        let prepared = self.extension.prepare(&conf, due);
+        self.wait_until_started(prepared, troubles)?;
         self.identity.text = self.extension.printed();
         let public = make::public(&underlay);
         let attrs = keep::publish(&conf.backend, &self.offered, public, &self.identity);
@@ -122,9 +122,8 @@ impl Daemon {
         troubles.note(self.contest_note());
         let subnets = self.own.as_ref().map(|own| own.subnets).unwrap_or_default();
         self.status.subnets = subnets.iter().collect();
-        if let Err(why) = self.extension.announce(&conf, &subnets, &attrs).await {
-            self.retry_once_started(why, troubles)?;
-        }
+        let announced = self.extension.announce(&conf, &subnets, &attrs, due);
+        self.wait_until_started(announced, troubles)?;
         // not marked as seen: a configuration that came since the pass began is for the next one
         let view = self.view.borrow().clone();
         let mut peers = self.judge(&conf, &survey, subnets, &view, BTreeMap::new());
@@ -176,12 +175,15 @@ impl Daemon {
         Ok(!applied.outcome.done.is_empty())
     }
 
-    /// At the start there is nothing to go on with; later a lease is to be kept, and a host's peers followed.
-    fn retry_once_started(&self, why: String, troubles: &mut Troubles) -> Result<(), Halt> {
-        if !self.started {
-            return Err(Halt::Retry(why));
+    /// Before the start is done, a command that has not done its work ends the pass. Later the lease and the peers go on, and
+    /// only a failure is reported.
+    fn wait_until_started(&self, command: Result<(), Unready>, troubles: &mut Troubles) -> Result<(), Halt> {
+        match command {
+            Ok(()) => {}
+            Err(Unready::Running(why) | Unready::Failed(why)) if !self.started => return Err(Halt::Wait(why)),
+            Err(Unready::Running(_)) => {}
+            Err(Unready::Failed(why)) => troubles.note(Some(why)),
         }
-        troubles.retry(why);
         Ok(())
     }
 
