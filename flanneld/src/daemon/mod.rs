@@ -7,6 +7,7 @@ mod acquire;
 mod apply;
 mod drain;
 mod extension;
+mod leases;
 mod limits;
 mod make;
 mod pass;
@@ -29,7 +30,7 @@ use kernel::types::{IfName, Mac};
 use overlay::host::WireguardKeys;
 use overlay::net::ByFamily;
 use overlay::netconf::VxlanConf;
-use overlay::peers::Leases;
+use overlay::peers::Book;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -135,8 +136,10 @@ pub struct Daemon {
     extension: extension::Extension,
     /// The content of subnet.env, once it is written.
     subnet_env: Option<String>,
-    /// All leases, taken apart.
-    leases: Leases,
+    /// All leases, and the verdict on each.
+    book: Book,
+    /// What the store said when the book was brought up to date.
+    seen: Arc<BTreeMap<String, Arc<[u8]>>>,
     /// The kernel as it was left.
     trust: Option<Trust>,
     /// What was wanted of it last.
@@ -201,7 +204,8 @@ impl Daemon {
             drain: drain::Drain::default(),
             udp: udp::Udp::new(metrics.udp.clone()),
             subnet_env: None,
-            leases: Leases::default(),
+            book: Book::default(),
+            seen: Arc::default(),
             trust: None,
             wanted: None,
             picture: Picture::default(),

@@ -7,6 +7,7 @@ use kernel::Outcome;
 use kernel::diff::Step;
 use kernel::types::Family;
 use overlay::host::PeerPath;
+use overlay::lease::Subnets;
 use overlay::netconf::{Backend, NetConf};
 use overlay::peers::{Peer, Peers};
 use overlay::reach::{self, Mode};
@@ -112,16 +113,16 @@ pub(super) fn same_address(conf: &NetConf, underlay: &Underlay, peers: &Peers) -
     Some(format!(
         "the lease {} publishes this host's public address {public}, too: one of the two hosts cannot be reached; give \
          it another --public-ip",
-        peer.key
+        peer.subnets()
     ))
 }
 
 /// The part of the status that the leases make.
 pub(super) fn peers(status: &mut Status, picture: &Picture) {
     let Picture { peers, paths, ignored } = picture;
-    let by_key: BTreeMap<&str, _> = peers.good.iter().map(|peer| (peer.key.as_str(), peer)).collect();
+    let by_key: BTreeMap<String, _> = peers.good.iter().map(|peer| (peer.key(), peer)).collect();
     let paths = paths.iter().filter_map(|path| {
-        let half = by_key.get(path.peer.as_str())?.half(path.family)?;
+        let half = by_key.get(&path.peer)?.half(path.family)?;
         Some(status::Peer {
             subnet: half.subnet,
             public_ip: half.public,
@@ -155,7 +156,8 @@ pub(super) fn warnings(peers: &Peers, paths: &[PeerPath], ignored: &BTreeMap<Str
     let unreachable = paths.iter().filter(|path| matches!(path.reach, reach::Reach::Unreachable(_)));
     let unreachable = unreachable.filter_map(|path| {
         // they are in the order of their keys
-        let at = peers.good.binary_search_by(|peer| peer.key.as_str().cmp(&path.peer)).ok()?;
+        let key: Subnets = path.peer.parse().ok()?;
+        let at = peers.good.binary_search_by_key(&key, Peer::subnets).ok()?;
         let peer = peers.good.get(at)?.half(path.family)?;
         Some(format!("{} at {} cannot be reached: {}", peer.subnet, peer.public, path.reason))
     });

@@ -58,8 +58,8 @@ pub fn desired(inputs: &HostInputs<'_>) -> Desired {
     for peer in inputs.peers {
         for half in inputs.conf.families().filter_map(|(family, _)| peer.half(family)) {
             match (&inputs.conf.backend, Mode::of(&inputs.conf.backend)) {
-                (_, Some(mode)) => paths.push(write_peer(&mut state, inputs, mode, &own, peer, half)),
-                (Backend::Extension(_), None) => paths.push(by_commands(peer, half)),
+                (_, Some(mode)) => paths.push(write_peer(&mut state, inputs, mode, &own, peer, &half)),
+                (Backend::Extension(_), None) => paths.push(by_commands(peer, &half)),
                 (_, None) => {}
             }
         }
@@ -216,9 +216,9 @@ fn write_peer(
     let tunnel = match &inputs.conf.backend {
         // a lease of udp has no type, and Go's udp does not look at it: it sends to every host. One that has another type
         // is on its way to udp or from it, and there is a better way to it until it is there
-        Backend::Udp(_) if peer.backend_type.is_empty() => Ok(Tunnel::Udp),
+        Backend::Udp(_) if peer.backend_type() == "" => Ok(Tunnel::Udp),
         Backend::Udp(_) => in_vxlan.or_else(|why| if on_link { Err(why) } else { Ok(Tunnel::Udp) }),
-        Backend::Ipip(_) if peer.backend_type == "ipip" && own.ipip.is_some() => Ok(Tunnel::Ipip),
+        Backend::Ipip(_) if peer.backend_type() == "ipip" && own.ipip.is_some() => Ok(Tunnel::Ipip),
         Backend::Ipip(_) => in_vxlan.map_err(|_| Why::NotIn(Tunnel::Ipip)),
         Backend::Wireguard(conf) => wireguard::endpoint(inputs, conf, peer, half).map(|at| {
             endpoint = Some((conf, at));
@@ -241,16 +241,16 @@ fn write_peer(
         }
         _ => {}
     }
-    PeerPath { peer: peer.key.clone(), family: half.subnet.into(), reach, reason }
+    PeerPath { peer: peer.key(), family: half.subnet.into(), reach, reason }
 }
 
 /// The operator's commands are told of peers that run them, too; routes are theirs.
 fn by_commands(peer: &Peer, half: &Half) -> PeerPath {
-    let (reach, reason) = match peer.backend_type.as_str() {
+    let (reach, reason) = match peer.backend_type().as_str() {
         "extension" => (Reach::Through(Tunnel::Extension), Why::ByMode(Tunnel::Extension)),
         _ => (Reach::Unreachable(Why::NotIn(Tunnel::Extension)), Why::NotIn(Tunnel::Extension)),
     };
-    PeerPath { peer: peer.key.clone(), family: half.subnet.into(), reach, reason }
+    PeerPath { peer: peer.key(), family: half.subnet.into(), reach, reason }
 }
 
 /// A tunnel of the backend before, to which peers may still send: it stays as it is, but for its routes.
@@ -263,7 +263,7 @@ fn may_be_sent_to(inputs: &HostInputs<'_>, device: &IfName) -> bool {
         _ => return false,
     };
     backend != inputs.conf.backend.name()
-        && (!inputs.complete || inputs.peers.iter().any(|peer| peer.backend_type == lease_type))
+        && (!inputs.complete || inputs.peers.iter().any(|peer| peer.backend_type() == lease_type))
 }
 
 /// Our routes by their protocol, and what a Go flanneld left; our devices by their names and by their mark.

@@ -58,7 +58,7 @@ pub struct HostInputs<'a> {
 pub fn wanted_vtep(conf: &NetConf, keep: Option<VxlanConf>, peers: &[Peer], complete: bool) -> Option<VxlanConf> {
     match conf.backend {
         Backend::Vxlan(vxlan) => Some(vxlan),
-        _ => keep.filter(|_| !complete || peers.iter().any(|peer| peer.backend_type == "vxlan")),
+        _ => keep.filter(|_| !complete || peers.iter().any(|peer| peer.backend_type() == "vxlan")),
     }
 }
 

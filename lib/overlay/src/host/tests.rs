@@ -307,14 +307,15 @@ proptest! {
             let (v4, v6) = if *vxlan { (Some(data.clone()), Some(data)) } else { (None, None) };
             let attrs = LeaseAttrs { backend_data: v4, backend_v6_data: v6, ..attrs };
             let six = if *six { format!("&fd05:0:0:{n:x}::-64") } else { String::new() };
-            (format!("10.5.{n}.0-24{six}"), attrs.to_json())
+            let key: Subnets = format!("10.5.{n}.0-24{six}").parse().unwrap();
+            (key.to_string(), attrs.to_json())
         }).collect();
         let peers = peers::check(&conf, &Own::default(), leases).good;
         prop_assert_eq!(peers.len(), hosts.len());
         let underlay = underlay();
         let inputs = HostInputs { keep_vtep: keep.then(VxlanConf::default), complete, ..build(&conf, &peers, &underlay) };
         let Desired { state, paths, scope, .. } = desired(&inputs);
-        let reached = |peer: &Peer, family| paths.iter().any(|p| p.peer == peer.key && p.family == family && !matches!(p.reach, Reach::Unreachable(_)));
+        let reached = |peer: &Peer, family| paths.iter().any(|p| p.peer == peer.key() && p.family == family && !matches!(p.reach, Reach::Unreachable(_)));
         let wanted: Vec<IpNetwork> = Family::ALL.into_iter().flat_map(|family| {
             peers.iter().filter(move |peer| reached(peer, family)).filter_map(move |peer| Some(peer.half(family)?.subnet))
         }).collect();
