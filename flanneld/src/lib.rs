@@ -1,21 +1,20 @@
 //! The daemon that keeps a host equal to the leases, the operator's tool, and the lab that shows and tests both.
 
-pub mod backoff;
-pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod ctl;
 pub mod daemon;
 pub mod events;
-pub mod files;
 pub mod flags;
 pub mod health;
 pub mod kernel_thread;
 pub mod lab;
 pub mod logging;
 pub mod metrics;
+pub mod report;
 pub mod status;
-pub mod store;
+
+pub mod supervise;
 pub mod systemd;
 pub mod udp;
 pub mod underlay;

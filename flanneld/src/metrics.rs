@@ -18,7 +18,11 @@ use crate::udp::counters::Counters;
 use crate::udp::metrics::Crossed;
 
 /// What can drift, by `Step::object`.
-const KINDS: [&str; 8] = ["link", "sysctl", "address", "wireguard", "wireguard-peer", "neighbour", "fdb", "route"];
+const KINDS: [&str; 9] =
+    ["link", "sysctl", "address", "wireguard", "wireguard-peer", "neighbour", "fdb", "route", FILE];
+
+/// subnet.env and status.json, which are no objects of the kernel.
+const FILE: &str = "file";
 
 /// The content type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -51,6 +55,27 @@ pub struct StepCount {
     pub done: u64,
     /// How many could not be done.
     pub failed: u64,
+}
+
+/// How many peers are reached how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerCounts([i64; Reach::ALL.len()]);
+
+impl PeerCounts {
+    /// How many are reached so.
+    pub fn of(&self, reach: Reach) -> i64 {
+        self.0[reach as usize]
+    }
+
+    /// One more.
+    pub fn add(&mut self, reach: Reach) {
+        self.0[reach as usize] += 1;
+    }
+
+    /// One less.
+    pub fn remove(&mut self, reach: Reach) {
+        self.0[reach as usize] -= 1;
+    }
 }
 
 /// Everything that is counted. A clone counts into the same.
@@ -130,18 +155,17 @@ impl Metrics {
         self.last_clean.set(unix(SystemTime::now()));
     }
 
-    /// How many peers are reached how, and how many leases are not believed.
-    pub fn count(&self, paths: impl Iterator<Item = Reach>, rejected: usize) {
-        let mut counts = [0_i64; Reach::ALL.len()];
-        for path in paths {
-            if let Some(at) = Reach::ALL.iter().position(|reach| *reach == path) {
-                counts[at] += 1;
-            }
-        }
-        for (reach, count) in Reach::ALL.iter().zip(counts) {
-            self.peers.get_or_create(&PathLabel { path: reach.as_str() }).set(count);
+    /// How many peers are reached how, and how many entries of the store are not followed.
+    pub fn count(&self, peers: &PeerCounts, rejected: usize) {
+        for reach in Reach::ALL {
+            self.peers.get_or_create(&PathLabel { path: reach.as_str() }).set(peers.of(reach));
         }
         self.rejected.set(i64::try_from(rejected).unwrap_or(i64::MAX));
+    }
+
+    /// A file of ours was written again after somebody had changed it.
+    pub fn repaired_file(&self) {
+        self.drift.get_or_create(&KindLabel { kind: FILE }).inc();
     }
 
     /// The store cannot be followed since `since`, or is again.
@@ -181,7 +205,11 @@ mod tests {
         let route = StepCount { kind: "route", op: "put", done: 3, failed: 1 };
         metrics.passed(0.001, &[route], false);
         metrics.passed(0.001, &[StepCount { done: 2, failed: 0, ..route }], true);
-        metrics.count([Reach::Direct, Reach::Vxlan, Reach::Vxlan].into_iter(), 4);
+        let mut peers = PeerCounts::default();
+        [Reach::Direct, Reach::Vxlan, Reach::Vxlan, Reach::Udp].into_iter().for_each(|reach| peers.add(reach));
+        peers.remove(Reach::Udp);
+        metrics.count(&peers, 4);
+        metrics.repaired_file();
         metrics.store(Some(UNIX_EPOCH + std::time::Duration::from_secs(7)));
         metrics.store(None);
         metrics.udp.sent(3, 400);
@@ -207,6 +235,6 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
         assert!(text.contains("flanneld_last_clean_reconcile_timestamp_seconds 1"), "{text}");
-        assert_eq!(metrics.drifts(), [("route".to_owned(), 2)].into());
+        assert_eq!(metrics.drifts(), [("route".to_owned(), 2), ("file".to_owned(), 1)].into());
     }
 }

@@ -10,10 +10,10 @@ use flanneld::lab::process::{Daemon, Launch, last_lines};
 use flanneld::lab::topology::Topology;
 use flanneld::lab::wait::eventually;
 use flanneld::lab::world::World;
-use flanneld::store::etcd::{Asked, Options, Timing};
-use flanneld::store::{Store, View};
 use kernel::types::Family;
 use rustix::process::{Pid, Signal, kill_process};
+use store::etcd::{Asked, Options, Timing};
+use store::{Store, View};
 
 use crate::{Failure, Outcome};
 
@@ -208,7 +208,7 @@ pub fn with_store<T>(
     world.host(1)?.enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let outcome = runtime.block_on(async {
-            let store = Store::Etcd(flanneld::store::Etcd::open(options, PREFIX));
+            let store = Store::Etcd(store::Etcd::open(options, PREFIX));
             work(&store).await
         });
         runtime.shutdown_background();

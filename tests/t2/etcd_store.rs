@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use flanneld::lab::topology::{Node, Topology};
 use flanneld::lab::world::World;
-use flanneld::store::etcd::Client;
-use flanneld::store::etcd::pb;
-use flanneld::store::{Outcome as Written, Store, View};
+use store::etcd::Client;
+use store::etcd::pb;
+use store::{Outcome as Written, Store, View};
 use tests::harness::figure;
 
 use crate::etcd_server::{Lab, Member, PREFIX, Start, ctl, options, patient, until, until_within, value, with_store};
@@ -210,7 +210,7 @@ pub fn a_burst_is_few_changes() -> Outcome {
         assert!(changes < KEYS / PAGE, "{changes} changes: as many as there were writes, and nothing was gathered");
         // and a list of as many
         let begun = Instant::now();
-        let again = Store::Etcd(flanneld::store::Etcd::open(options(&lab.etcd.url())?, PREFIX));
+        let again = Store::Etcd(store::Etcd::open(options(&lab.etcd.url())?, PREFIX));
         until(&again, "all of them", |view| view.leases.len() == KEYS).await?;
         figure(format_args!("{KEYS} leases listed in {:?}", begun.elapsed()));
         Ok(())

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use flanneld::store::Outcome as Written;
-use flanneld::store::etcd::{Asked, Options, Secret};
+use store::Outcome as Written;
+use store::etcd::{Asked, Options, Secret};
 
 use crate::etcd_server::{Lab, Start, dir, quick, until, value, with_store};
 use crate::{Failure, Outcome};

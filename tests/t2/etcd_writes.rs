@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use flanneld::clock::Moment;
-use flanneld::store::{Outcome as Written, Store};
+use store::clock::Moment;
+use store::{Outcome as Written, Store};
 
 use crate::Outcome;
 use crate::etcd_server::{Lab, until, value};
@@ -116,7 +116,7 @@ pub fn of_many_creators_one_wins() -> Outcome {
 /// Begins all at once and waits for all.
 async fn all<F>(calls: impl Iterator<Item = F>) -> Result<Vec<Written>, crate::Failure>
 where
-    F: Future<Output = Result<Written, flanneld::store::StoreError>>,
+    F: Future<Output = Result<Written, store::StoreError>>,
 {
     let mut calls: Vec<_> = calls.map(Box::pin).collect();
     let mut outcomes: Vec<Option<Written>> = vec![None; calls.len()];
@@ -127,7 +127,7 @@ where
             }
         }
         if outcomes.iter().all(Option::is_some) {
-            std::task::Poll::Ready(Ok::<_, flanneld::store::StoreError>(()))
+            std::task::Poll::Ready(Ok::<_, store::StoreError>(()))
         } else {
             std::task::Poll::Pending
         }

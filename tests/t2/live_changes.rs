@@ -1,15 +1,15 @@
 //! Changes of the configuration during which hosts disagree, or their devices are made anew.
 
-use flanneld::files;
 use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
 use flanneld::lab::mode::{Mode, NETWORK, Path};
 use flanneld::lab::topology::Topology;
 use flanneld::lab::traffic::Traffic;
 use flanneld::lab::wait::eventually;
-use flanneld::store::config_path;
 use kernel::state::{LinkKind, Vxlan};
 use kernel::types::Family;
 use serde_json::json;
+use store::config_path;
+use store::files;
 use tests::harness::{self, figure};
 
 use crate::disturb::stays;

@@ -2,15 +2,15 @@
 
 use std::fs;
 
-use flanneld::files;
 use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
 use flanneld::lab::mode::{Mode, NETWORK};
 use flanneld::lab::topology::Topology;
 use flanneld::lab::wait::eventually;
 use flanneld::status::Status;
-use flanneld::store::config_path;
 use kernel::types::TableId;
 use serde_json::json;
+use store::config_path;
+use store::files;
 
 use crate::{Failure, Outcome, all_pairs_answer, harness, up};
 

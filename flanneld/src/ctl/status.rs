@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ctl::screen::Screen;
-use crate::files::read_own;
 use crate::status::{Reach, Status, path_beside};
+use store::files::read_own;
 
 /// The status of 100,000 peers is 30 MB.
 const LARGEST: u64 = 256 << 20;

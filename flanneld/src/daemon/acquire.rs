@@ -13,8 +13,8 @@ use overlay::netconf::NetConf;
 use tokio::time::Instant;
 
 use super::{AUDIT, Daemon, DaemonError, Due, Own, make};
-use crate::clock::Moment;
-use crate::store::{Outcome, View};
+use store::clock::Moment;
+use store::{Outcome, View};
 
 /// A lease's life, as upstream's.
 const TTL: Duration = Duration::from_secs(86_400);
@@ -120,7 +120,7 @@ impl Daemon {
         let inputs = allocate::Inputs { conf, leases: &leases, own: &identity, previous, random: random() };
         let choice = match allocate::choose(&inputs) {
             Ok(choice) => choice,
-            Err(error) if self.started() => return Err(NoLease::Later(error.to_string())),
+            Err(error) if self.started => return Err(NoLease::Later(error.to_string())),
             Err(error) => return Err(NoLease::Stop(error.into())),
         };
         self.check_revoked(conf, &choice)?;
@@ -271,7 +271,7 @@ impl Daemon {
     }
 }
 
-fn written(outcome: Result<Outcome, crate::store::StoreError>) -> Result<(), NoLease> {
+fn written(outcome: Result<Outcome, store::StoreError>) -> Result<(), NoLease> {
     match outcome {
         Ok(Outcome::Done) => Ok(()),
         Ok(Outcome::Conflict) => Err(NoLease::Later("another host was faster to write this lease".into())),

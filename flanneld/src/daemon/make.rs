@@ -13,8 +13,8 @@ use overlay::netconf::{Backend, NetConf, VxlanConf, vxlan_device};
 
 use crate::events::facts::{Chosen, Facts};
 use crate::flags::Select;
-use crate::store::View;
 use crate::underlay::{Survey, Underlay};
+use store::View;
 
 /// What the peers must know to reach this host.
 pub(super) fn attributes(conf: &NetConf, underlay: &Underlay, macs: &ByFamily<Option<Mac>>) -> LeaseAttrs {

@@ -35,21 +35,26 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::apply::Trust;
-use self::tell::{Picture, Telling};
-use crate::backoff::Backoff;
+use self::tell::Picture;
 use crate::config::Config;
 use crate::events::Events;
-use crate::files;
 use crate::flags::Options;
-use crate::health::{Health, Ready};
+use crate::health::{Health, Readiness};
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
-use crate::status::{self, Status};
-use crate::store::{Store, View};
+use crate::report::{Reporter, Settings};
+use crate::status::{Status, path_beside};
+use crate::supervise::Ended;
 use crate::underlay::{Underlay, UnderlayError};
+use store::backoff::Backoff;
+use store::files;
+use store::{Store, View};
 
 pub use limits::Limits;
 pub use wireguard_key::DEFAULT as KEY_FILE;
+
+/// Readiness: the host's own part of the data path is up.
+const OVERLAY: &str = "overlay";
 
 /// Nothing should change unnoticed; this is how long it lasts if something does.
 const AUDIT: Duration = Duration::from_secs(600);
@@ -92,6 +97,9 @@ pub enum DaemonError {
         /// Why not.
         source: io::Error,
     },
+    /// A part of the daemon has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
     /// The program's own machinery.
     #[error("start the runtime: {0}")]
     Runtime(#[source] io::Error),
@@ -112,7 +120,6 @@ struct Own {
 /// Everything that outlives a pass. All of it can be lost: a new daemon finds it again.
 pub struct Daemon {
     options: Options,
-    notify_socket: Option<String>,
     store: Store,
     view: watch::Receiver<View>,
     kernel: KernelThread,
@@ -134,8 +141,8 @@ pub struct Daemon {
     /// The udp backend's data path.
     udp: udp::Udp,
     extension: extension::Extension,
-    /// The content of subnet.env, once it is written.
-    subnet_env: Option<String>,
+    /// The host was as it must be once: from then on what goes wrong is waited for.
+    started: bool,
     /// All leases, and the verdict on each.
     book: Book,
     /// What the store said when the book was brought up to date.
@@ -145,15 +152,13 @@ pub struct Daemon {
     /// What was wanted of it last.
     wanted: Option<Arc<State>>,
     picture: Picture,
-    telling: Telling,
+    reporter: Reporter,
     metrics: Metrics,
-    ready: watch::Sender<Ready>,
-    /// Kept: it serves while it is there.
-    _health: Option<Health>,
+    readiness: Readiness,
+    health: Option<Health>,
     /// What was warned of and still is so.
     warned: BTreeSet<String>,
     status: Status,
-    writer: status::Writer,
     retry: Backoff,
     /// Against another host that writes our lease again and again.
     contest: Backoff,
@@ -175,19 +180,24 @@ impl Due {
 impl Daemon {
     /// Opens what the daemon needs. `notify_socket` is NOTIFY_SOCKET's value.
     pub fn new(options: Options, notify_socket: Option<String>) -> Result<Self, DaemonError> {
-        let mut writer = status::Writer::new(&options.subnet_file);
-        let mut status = Status { pid: std::process::id(), ..Status::default() };
-        let (metrics, (ready, answers)) = (Metrics::default(), watch::channel(Ready::default()));
-        let served = Self::serve(options.health, answers, metrics.clone());
+        let status = Status { pid: std::process::id(), ..Status::default() };
+        let (metrics, readiness) = (Metrics::default(), Readiness::default());
+        readiness.set(OVERLAY, Err("not configured yet".into()));
+        let served = Self::serve(options.health, readiness.clone(), metrics.clone());
         let opened = served.and_then(|health| Ok((health, Self::open()?)));
         let (health, (events, kernel)) = opened.inspect_err(|error| {
-            status.last_error = Some(error.to_string());
+            let status = Status { last_error: Some(error.to_string()), ..status.clone() };
             // the error itself is on its way to the log
-            let _ = writer.write(&status, true);
+            let _ = files::replace(&path_beside(&options.subnet_file), status.to_json().as_bytes());
         })?;
+        let reporter = Reporter::start(Settings {
+            subnet_file: options.subnet_file.clone(),
+            notify_socket,
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+        });
         let store = Store::open(&options.store, &options.etcd_prefix);
         Ok(Self {
-            notify_socket,
             view: store.view(),
             config: Config::new(store.no_config()),
             store,
@@ -203,19 +213,18 @@ impl Daemon {
             wireguard: BTreeMap::new(),
             drain: drain::Drain::default(),
             udp: udp::Udp::new(metrics.udp.clone()),
-            subnet_env: None,
+            started: false,
             book: Book::default(),
             seen: Arc::default(),
             trust: None,
             wanted: None,
             picture: Picture::default(),
-            telling: Telling::default(),
+            reporter,
             metrics,
-            ready,
-            _health: health,
+            readiness,
+            health,
             warned: BTreeSet::new(),
             status,
-            writer,
             retry: Backoff::default(),
             contest: Backoff::default(),
             publish_after: None,
@@ -223,11 +232,7 @@ impl Daemon {
         })
     }
 
-    fn serve(
-        address: Option<SocketAddr>,
-        ready: watch::Receiver<Ready>,
-        metrics: Metrics,
-    ) -> Result<Option<Health>, DaemonError> {
+    fn serve(address: Option<SocketAddr>, ready: Readiness, metrics: Metrics) -> Result<Option<Health>, DaemonError> {
         let serve =
             |address| Health::serve(address, ready, metrics).map_err(|source| DaemonError::Health { address, source });
         address.map(serve).transpose()
@@ -244,56 +249,58 @@ impl Daemon {
         let read = self.view.wait_for(|view| view.complete || view.error.is_some());
         let _ = tokio::time::timeout(FIRST_READING, read).await;
         loop {
-            let due = match self.pass().await {
-                Ok(due) => due,
+            let next = match self.pass().await {
+                Ok(due) => self.wait(due).await,
+                Err(error) => Err(error),
+            };
+            match next {
+                Ok(why) => tracing::debug!(why, "looking"),
                 Err(error) => {
-                    self.status.last_error = Some(error.to_string());
-                    self.write_status();
+                    self.reporter.last_words(&error.to_string());
                     return error;
                 }
-            };
-            let why = self.wait(due).await;
-            tracing::debug!(why, "looking");
+            }
         }
     }
 
     /// Waits for a reason to look, and says which it is.
-    async fn wait(&mut self, due: Due) -> &'static str {
+    async fn wait(&mut self, due: Due) -> Result<&'static str, DaemonError> {
         let ended = Instant::now();
         let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
-        loop {
-            let status = self.telling.due();
-            tokio::select! {
-                changed = self.view.changed() => match changed {
-                    Ok(()) => return "the store changed",
-                    // its follower has panicked; the next pass reads what is left
-                    Err(_) => tokio::time::sleep_until(due).await,
-                },
-                () = self.events.news() => {
-                    tokio::time::sleep_until(ended + QUIET).await;
-                    self.trust = None;
-                    return "the kernel changed";
-                }
-                () = self.extension.news() => return "commands have run",
-                () = tokio::time::sleep_until(due) => {}
-                () = tokio::time::sleep_until(status.unwrap_or(due)), if status.is_some() => {
-                    self.write_status();
-                    continue;
-                }
+        let why = tokio::select! {
+            changed = self.view.changed() => {
+                changed.map_err(|_| Ended { name: "the store's follower", panic: None })?;
+                return Ok("the store changed");
             }
-            self.trust = None;
-            return "due";
-        }
-    }
-
-    /// True once the host was as wanted: from then on what goes wrong is waited for.
-    fn started(&self) -> bool {
-        self.subnet_env.is_some()
+            () = self.udp.ended() => return Ok("a udp worker has ended"),
+            news = self.extension.news() => {
+                news?;
+                return Ok("commands have run");
+            }
+            ended = health(&mut self.health) => return Err(ended.into()),
+            ended = self.reporter.ended() => return Err(ended.into()),
+            news = self.events.news() => {
+                news?;
+                tokio::time::sleep_until(ended + QUIET).await;
+                "the kernel changed"
+            }
+            () = tokio::time::sleep_until(due) => "due",
+        };
+        self.trust = None;
+        Ok(why)
     }
 
     /// The subnets that the last run told the CNI plugin.
     fn previous(&self) -> overlay::lease::Subnets {
         let text = files::read_configured(&self.options.subnet_file, LARGEST_SUBNET_FILE).unwrap_or_default();
         overlay::subnet_env::Previous::parse(&String::from_utf8_lossy(&text)).subnets
+    }
+}
+
+/// The end of the health server, if there is one.
+async fn health(server: &mut Option<Health>) -> Ended {
+    match server {
+        Some(server) => server.ended().await,
+        None => std::future::pending().await,
     }
 }

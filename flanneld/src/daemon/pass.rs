@@ -15,11 +15,12 @@ use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
 
 use super::acquire::{NoLease, random};
+use super::extension::Unready;
 use super::tell::Picture;
-use super::{Daemon, DaemonError, Due, leases, limits, make, report, tunnels};
+use super::{Daemon, DaemonError, Due, OVERLAY, leases, limits, make, report, tunnels};
 use crate::events::Interest;
-use crate::store::View;
 use crate::underlay::{self, Survey, Underlay};
+use store::View;
 
 /// Why a pass ended before it made the host right.
 pub(super) enum Halt {
@@ -105,9 +106,8 @@ impl Daemon {
         self.know_macs(&conf, &survey, &view, &underlay);
         let mut attrs = make::attributes(&conf, &underlay, &self.macs);
         self.know_keys(&conf, &mut attrs).map_err(Halt::Retry)?;
-        if let Err(why) = self.extension.prepare(&conf, &mut attrs).await {
-            self.retry_once_started(why, troubles)?;
-        }
+        let prepared = self.extension.prepare(&conf, &mut attrs, due);
+        self.wait_until_started(prepared, troubles)?;
         report::base(&mut self.status, &conf, &underlay);
         troubles.note(report::behind_nat(&conf, &underlay));
         match self.ensure_lease(&conf, &attrs, due).await {
@@ -118,9 +118,8 @@ impl Daemon {
         troubles.note(self.contest_note());
         let subnets = self.own.as_ref().map(|own| own.subnets).unwrap_or_default();
         self.status.subnets = subnets.iter().collect();
-        if let Err(why) = self.extension.announce(&conf, &subnets, &attrs).await {
-            self.retry_once_started(why, troubles)?;
-        }
+        let announced = self.extension.announce(&conf, &subnets, &attrs, due);
+        self.wait_until_started(announced, troubles)?;
         // not marked as seen: a configuration that came since the pass began is for the next one
         let view = self.view.borrow().clone();
         let mut peers = self.judge(&conf, &survey, subnets, &view, BTreeMap::new());
@@ -146,13 +145,13 @@ impl Daemon {
             self.carry_udp(&conf, &wanted, &underlay, &peers, view.complete).await.map_err(Halt::Retry)?;
         }
         self.picture = Picture { peers, paths, ignored: view.ignored.clone() };
-        let applied = self.apply(wanted, scope, survey).await?;
+        let applied = self.apply(wanted, scope, survey.clone()).await?;
         applied.log();
         troubles.all.extend(self.extension.tell(&conf, &self.picture.peers.good, view.complete, due));
         if let Some(trouble) = applied.trouble() {
             troubles.retry(trouble);
         }
-        self.say_ready(applied.ready() && view.complete, &view);
+        self.say_ready(applied.up().and_then(|()| report::carries(&survey, &underlay)), &view);
         if udp_ends && applied.ready() {
             self.udp.end();
         }
@@ -163,17 +162,20 @@ impl Daemon {
             }
             self.status.mtu = mtu.0;
             let env = SubnetEnv { networks: conf.networks(), subnets, mtu, ipmasq: false };
-            self.tell_plugin(env, troubles);
+            self.tell_plugin(env);
         }
         Ok(!applied.outcome.done.is_empty())
     }
 
-    /// At the start there is nothing to go on with; later a lease is to be kept, and a host's peers followed.
-    fn retry_once_started(&self, why: String, troubles: &mut Troubles) -> Result<(), Halt> {
-        if !self.started() {
-            return Err(Halt::Retry(why));
+    /// Before the start is done, a command that has not done its work ends the pass. Later the lease and the peers go on, and
+    /// only a failure is reported.
+    fn wait_until_started(&self, command: Result<(), Unready>, troubles: &mut Troubles) -> Result<(), Halt> {
+        match command {
+            Ok(()) => {}
+            Err(Unready::Running(why) | Unready::Failed(why)) if !self.started => return Err(Halt::Wait(why)),
+            Err(Unready::Running(_)) => {}
+            Err(Unready::Failed(why)) => troubles.note(Some(why)),
         }
-        troubles.retry(why);
         Ok(())
     }
 
@@ -213,8 +215,9 @@ impl Daemon {
                 }
                 Ok(found)
             }
-            Err(error) if !self.started() => Err(Halt::Stop(error.into())),
+            Err(error) if !self.started => Err(Halt::Stop(error.into())),
             Err(error) => {
+                self.readiness.set(OVERLAY, Err(error.to_string()));
                 let facts = make::facts(&self.options.select, conf, None, &[], survey);
                 self.events.set_interest(Interest { facts, ..Interest::default() });
                 Err(Halt::Wait(error.to_string()))

@@ -15,8 +15,8 @@ use overlay::reach::{self, Mode};
 use super::tell::Picture;
 use crate::metrics::StepCount;
 use crate::status::{self, Rejected, Status};
-use crate::store::View;
-use crate::underlay::Underlay;
+use crate::underlay::{Survey, Underlay};
+use store::View;
 
 /// What became of the wish.
 #[derive(Debug, Default)]
@@ -43,6 +43,11 @@ impl Applied {
         let carries = |object: &str| matches!(object, "link" | "address" | "wireguard");
         self.outcome.conflicts.is_empty()
             && !self.outcome.failed.iter().any(|(step, _)| carries(step.object()) && !step.is_delete())
+    }
+
+    /// As [`Applied::ready`], with the reason why not.
+    pub(super) fn up(&self) -> Result<(), String> {
+        if self.ready() { Ok(()) } else { Err(self.trouble().unwrap_or_default()) }
     }
 
     /// What went wrong, one line.
@@ -72,6 +77,17 @@ impl Applied {
                 "reconciled"
             );
         }
+    }
+}
+
+/// Whether the underlay carries packets now.
+pub(super) fn carries(survey: &Survey, underlay: &Underlay) -> Result<(), String> {
+    let dev = &underlay.dev;
+    match survey.links.iter().find(|link| link.index == underlay.index) {
+        Some(link) if link.link.up && link.running => Ok(()),
+        Some(link) if link.link.up => Err(format!("{dev} has no carrier: ip link show {dev}")),
+        Some(_) => Err(format!("{dev} is down: ip link set {dev} up")),
+        None => Err(format!("{dev} is gone")),
     }
 }
 
@@ -117,9 +133,9 @@ pub(super) fn same_address(conf: &NetConf, underlay: &Underlay, peers: &Peers) -
     ))
 }
 
-/// The part of the status that the leases make.
-pub(super) fn peers(status: &mut Status, picture: &Picture) {
-    let Picture { peers, paths, ignored } = picture;
+/// The peers as the status shows them.
+pub(super) fn peers(picture: &Picture) -> Vec<status::Peer> {
+    let Picture { peers, paths, .. } = picture;
     let by_key: BTreeMap<String, _> = peers.good.iter().map(|peer| (peer.key(), peer)).collect();
     let paths = paths.iter().filter_map(|path| {
         let half = by_key.get(&path.peer)?.half(path.family)?;
@@ -132,14 +148,11 @@ pub(super) fn peers(status: &mut Status, picture: &Picture) {
             since: String::new(),
         })
     });
-    let mut peers_now: Vec<_> = paths.collect();
-    status::date(&mut peers_now, &status.peers, &now());
-    status.peers = peers_now;
-    status.rejected = rejected(peers, ignored).collect();
+    paths.collect()
 }
 
 /// What the store holds that is not followed, leases first.
-fn rejected(peers: &Peers, ignored: &BTreeMap<String, String>) -> impl Iterator<Item = Rejected> {
+pub(super) fn rejected(peers: &Peers, ignored: &BTreeMap<String, String>) -> impl Iterator<Item = Rejected> {
     let family = |family: Option<Family>| match family {
         Some(Family::V4) => "IPv4: ",
         Some(Family::V6) => "IPv6: ",

@@ -14,9 +14,9 @@ use overlay::peers;
 use super::acquire::{Standing, fits, renewal, standing};
 use super::report::Applied;
 use super::*;
-use crate::clock::Moment;
 use crate::status::Reach;
 use crate::underlay::Survey;
+use store::clock::Moment;
 
 const KEY: &str = "10.5.1.0-24";
 const MAC: &str = "02:00:00:00:00:01";
@@ -193,8 +193,8 @@ fn peers_and_rejected_leases_are_told_once() {
     report::base(&mut status, &conf, &underlay());
     let ignored = [("README".to_owned(), "its name is not a lease's key".to_owned())].into();
     let picture = tell::Picture { peers: judged, paths: desired.paths, ignored: Arc::new(ignored) };
-    report::peers(&mut status, &picture);
-    let paths: Vec<_> = status.peers.iter().map(|p| (p.subnet.to_string(), p.path, p.vtep_mac.as_deref())).collect();
+    let peers = report::peers(&picture);
+    let paths: Vec<_> = peers.iter().map(|p| (p.subnet.to_string(), p.path, p.vtep_mac.as_deref())).collect();
     assert_eq!(
         paths,
         [
@@ -202,7 +202,8 @@ fn peers_and_rejected_leases_are_told_once() {
             ("10.5.3.0/24".to_owned(), Reach::Unreachable, None),
         ]
     );
-    assert_eq!(status.rejected.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["10.9.0.0-24", "junk", "README"]);
+    let rejected: Vec<_> = report::rejected(&picture.peers, &picture.ignored).map(|r| r.key).collect();
+    assert_eq!(rejected, ["10.9.0.0-24", "junk", "README"]);
     let warnings = report::warnings(&picture.peers, &picture.paths, &picture.ignored).join("\n");
     assert!(warnings.contains("10.5.3.0/24 at 198.51.100.3 cannot be reached: the peer has no VTEP"), "{warnings}");
     assert!(warnings.contains("junk in the store is ignored"), "{warnings}");
@@ -303,8 +304,8 @@ fn a_start_that_fails_says_why_to_the_plugin() {
 #[ignore = "run by a_start_that_fails_says_why_to_the_plugin"]
 fn without_a_network() {
     let dir = std::path::PathBuf::from(std::env::var_os("DAEMON_TEST_DIR").expect("only run by another test"));
-    let config = crate::store::config_path(&dir, "n");
-    crate::files::replace(&config, br#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap();
+    let config = store::config_path(&dir, "n");
+    store::files::replace(&config, br#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap();
     let (store, file) =
         (format!("-store-dir={}", dir.display()), format!("-subnet-file={}/run/subnet.env", dir.display()));
     assert_eq!(run(&[&store, "-etcd-prefix=n", &file]), format!("{:?}", std::process::ExitCode::FAILURE));

@@ -58,6 +58,14 @@ impl Udp {
         Ok(())
     }
 
+    /// Waits until one of its workers has ended. Cancel-safe.
+    pub(super) async fn ended(&self) {
+        match &self.path {
+            Some(path) => path.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Ends the data path.
     pub(super) fn end(&mut self) {
         if self.path.take().is_some() {

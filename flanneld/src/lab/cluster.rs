@@ -19,9 +19,9 @@ use super::topology::Topology;
 use super::wait::eventually;
 use super::world::{World, families};
 use super::{Doing, Error};
-use crate::files;
 use crate::status::{self, Status};
-use crate::store;
+use store;
+use store::files;
 
 /// For what takes a daemon a fraction of a second when all is well. On a busy machine its end takes longer than anything
 /// else: the kernel waits for all who look at a watched file's marks (`inotify_release`).

@@ -142,12 +142,12 @@ impl Kernel {
             Step::DeleteVlan(key) => (vlan::delete(names.index(&key.dev)?, key.id), 0),
             Step::AddAddress(key, addr) => (address::add(names.index(&key.dev)?, key.net, addr), PUT),
             Step::PutNeighbour(key, mac) => (neighbour::put_neighbour(names.index(&key.dev)?, key.addr, *mac), PUT),
-            Step::PutFdb(key, dst) => (neighbour::put_fdb(names.index(&key.dev)?, key.mac, *dst), PUT),
+            Step::PutFdb(key, to) => (neighbour::put_fdb(names.index(&key.dev)?, key.mac, *to), PUT),
             Step::PutRoute(key, r) => (route::put(key, r, names)?, if key.ordinal == 0 { PUT } else { APPEND }),
             Step::AddRoute(key, r) => (route::put(key, r, names)?, if key.ordinal == 0 { PREPEND } else { APPEND }),
             Step::DeleteRoute(key, r) => (route::delete(key, r, names)?, 0),
             Step::DeleteNeighbour(key) => (neighbour::delete_neighbour(names.index(&key.dev)?, key.addr), 0),
-            Step::DeleteFdb(key, dst) => (neighbour::delete_fdb(names.index(&key.dev)?, key.mac, *dst), 0),
+            Step::DeleteFdb(key) => (neighbour::delete_fdb(names.index(&key.dev)?, key.mac), 0),
             Step::DeleteAddress(key) => (address::delete(names.index(&key.dev)?, key.net), 0),
             Step::DeleteLink(name) => (link::delete(name), 0),
             Step::Nft(..)
@@ -172,7 +172,7 @@ fn refers_to(step: &Step) -> Vec<&IfName> {
         Step::AddVlan(key, _) | Step::DeleteVlan(key) => (Some(&key.dev), None),
         Step::AddAddress(key, _) | Step::DeleteAddress(key) => (Some(&key.dev), None),
         Step::PutNeighbour(key, _) | Step::DeleteNeighbour(key) => (Some(&key.dev), None),
-        Step::PutFdb(key, _) | Step::DeleteFdb(key, _) => (Some(&key.dev), None),
+        Step::PutFdb(key, _) | Step::DeleteFdb(key) => (Some(&key.dev), None),
         Step::PutRoute(_, route) | Step::AddRoute(_, route) | Step::DeleteRoute(_, route) => (route.dev.as_ref(), None),
         Step::Nft(..)
         | Step::SetPort(..)

@@ -56,7 +56,7 @@ pub(crate) fn take(state: &mut State, step: &Step) {
             state.addresses.insert(key, address);
         }
         Step::PutNeighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
-        Step::PutFdb(key, dst) => drop(state.fdb.insert(key, dst)),
+        Step::PutFdb(key, entry) => drop(state.fdb.insert(key, entry)),
         Step::PutRoute(key, route) | Step::AddRoute(key, route) => {
             if let Some(dev) = &route.dev {
                 assert!(state.links.get(dev).is_some_and(|link| link.up), "a route needs its link up");
@@ -65,7 +65,7 @@ pub(crate) fn take(state: &mut State, step: &Step) {
         }
         Step::DeleteRoute(key, _) => assert!(state.routes.remove(&key).is_some()),
         Step::DeleteNeighbour(key) => assert!(state.neighbours.remove(&key).is_some()),
-        Step::DeleteFdb(key, _) => assert!(state.fdb.remove(&key).is_some()),
+        Step::DeleteFdb(key) => assert!(state.fdb.remove(&key).is_some()),
         Step::DeleteAddress(key) => assert!(state.addresses.remove(&key).is_some()),
         Step::DeleteLink(name) => {
             assert!(state.links.remove(&name).is_some());
@@ -120,7 +120,7 @@ pub(crate) fn state(foreign: bool) -> impl Strategy<Value = State> {
             let mac = Mac([2, 0, 0, 0, 0, mac]);
             state.address(&dev, "10.5.99.0/32".parse().unwrap(), false);
             state.neighbours.insert(NeighbourKey { dev: dev.clone(), addr: net.ip() }, mac);
-            state.fdb.insert(FdbKey { dev: dev.clone(), mac }, underlay);
+            state.fdb.insert(FdbKey { dev: dev.clone(), mac }, underlay.into());
             let via = Some(if direct { underlay } else { net.ip() });
             let route = Route { via, onlink: true, protocol: RouteProtocol::FLANNEL, ..Route::by(&dev) };
             state.routes.insert(RouteKey::main(net), route);
@@ -215,7 +215,7 @@ fn neighbour_comes_before_fdb_before_route() {
     let net: IpNetwork = "10.5.2.0/24".parse().unwrap();
     let mac = Mac([2, 0, 0, 0, 0, 2]);
     desired.neighbours.insert(NeighbourKey { dev: dev.clone(), addr: net.ip() }, mac);
-    desired.fdb.insert(FdbKey { dev: dev.clone(), mac }, [192, 0, 2, 2].into());
+    desired.fdb.insert(FdbKey { dev: dev.clone(), mac }, IpAddr::from([192, 0, 2, 2]).into());
     let route = Route { via: Some(net.ip()), onlink: true, protocol: RouteProtocol::FLANNEL, ..Route::by(&dev) };
     desired.routes.insert(RouteKey::main(net), route);
     let plan = diff(&desired, &State::default(), &scope());

@@ -165,7 +165,7 @@ impl Vtep {
     fn write_peer(&self, state: &mut State, half: &Half, mac: Mac) {
         let addr = half.subnet.network();
         state.neighbours.insert(NeighbourKey { dev: self.dev.clone(), addr }, mac);
-        state.fdb.insert(FdbKey { dev: self.dev.clone(), mac }, half.public);
+        state.fdb.insert(FdbKey { dev: self.dev.clone(), mac }, half.public.into());
         let route = Route { via: Some(addr), onlink: true, ..flannel_route(&self.dev) };
         state.routes.insert(RouteKey::main(half.subnet), route);
         if addr.is_ipv6() {

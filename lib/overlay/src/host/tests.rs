@@ -82,7 +82,7 @@ fn lines(state: &State) -> Vec<String> {
     let sysctls = state.sysctls.iter().map(|(key, value)| format!("{key}={value}"));
     let neighbours =
         state.neighbours.iter().map(|(key, mac)| format!("{} dev {} lladdr {mac} PERMANENT", key.addr, key.dev));
-    let fdb = state.fdb.iter().map(|(key, dst)| format!("{} dev {} dst {dst} self permanent", key.mac, key.dev));
+    let fdb = state.fdb.iter().map(|(key, entry)| format!("{} dev {}{entry} self permanent", key.mac, key.dev));
     let routes = state.routes.iter().map(|(key, route)| {
         let Route { dev, via, onlink, protocol, src, mtu, scope, .. } = route;
         assert_eq!((*protocol, *src, *mtu, *scope), (RouteProtocol::FLANNEL, None, None, None));

@@ -46,7 +46,7 @@ pub(super) struct Host {
 
 /// A network without a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::flannel) struct Network {
+pub struct Network {
     pub(super) conf: NetConf,
     pub(super) own: Host,
     pub(super) peers: Vec<Host>,

@@ -13,6 +13,7 @@ use overlay::reach::Reach;
 use overlay::subnet_env::SubnetEnv;
 
 use super::network::Network;
+use crate::attach::delegating::joined;
 
 /// The alias of a network's VXLAN devices, its owner mark: flanneld's own and other networks' are left alone.
 pub(super) fn mark(name: &str) -> String {
@@ -89,16 +90,10 @@ fn unreachable(network: &Network, why: overlay::reach::Why) -> String {
 }
 
 /// What removes the network called `name`, which used `networks`, from the host.
-pub(super) fn removal(name: &str, survey: &Survey, networks: Vec<IpNetwork>) -> (State, Scope) {
+pub(in crate::flannel) fn removal(name: &str, survey: &Survey, networks: Vec<IpNetwork>) -> (State, Scope) {
     let devices = marked(name, survey);
     let scope = Scope { links: devices.clone(), addresses: devices.clone(), neighbours: devices, ..Scope::default() };
     marked_as(name, State::default(), scope, networks)
-}
-
-/// What routes go to, or went to.
-pub(super) fn joined(old: &[IpNetwork], new: &[IpNetwork]) -> Vec<IpNetwork> {
-    let gone = old.iter().filter(|network| !new.contains(network));
-    new.iter().chain(gone).copied().collect()
 }
 
 /// The same with this plugin's marks in place of the daemon's. All such networks' routes have one protocol: ours are those to

@@ -1,11 +1,13 @@
 //! Examples: what can change in place and what cannot, per kind of link; and the command of each step.
 
+use std::net::IpAddr;
+
 use crate::diff::*;
 use crate::state::{
-    Address, AddressKey, Bridge, FdbKey, Ipip, Link, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route,
+    Address, AddressKey, Bridge, Fdb, FdbKey, Ipip, Link, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route,
     RouteKey, RouteKind, TunTap, Veth, Vlan, VlanKey, Vxlan, WireguardPeerChange,
 };
-use crate::types::{Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
+use crate::types::{IfIndex, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
 fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
@@ -173,7 +175,8 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
     let vlan = VlanKey { dev: dev(), id: VlanId::new(5).unwrap() };
     let near = NeighbourKey { dev: dev(), addr: [10, 5, 1, 0].into() };
     let fdb = FdbKey { dev: dev(), mac };
-    let at = [192, 0, 2, 1].into();
+    let at = IpAddr::from([192, 0, 2, 1]);
+    let elsewhere = Fdb { port: Some(9999), vni: Some(Vni::new(7).unwrap()), via: Some(IfIndex(3)), ..Fdb::from(at) };
     let key = RouteKey::main("10.5.1.0/24".parse().unwrap());
     let full_key = RouteKey { table: TableId(100), metric: Some(7), ..key.clone() };
     let full = Route {
@@ -245,12 +248,18 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
         ),
         (Step::DeleteNeighbour(near), "neighbour", true, "ip neigh del 10.5.1.0 dev dev"),
         (
-            Step::PutFdb(fdb.clone(), at),
+            Step::PutFdb(fdb.clone(), at.into()),
             "fdb",
             false,
             "bridge fdb replace 02:00:00:00:00:01 dev dev dst 192.0.2.1 self permanent",
         ),
-        (Step::DeleteFdb(fdb, at), "fdb", true, "bridge fdb del 02:00:00:00:00:01 dev dev dst 192.0.2.1 self"),
+        (
+            Step::PutFdb(fdb.clone(), elsewhere),
+            "fdb",
+            false,
+            "bridge fdb replace 02:00:00:00:00:01 dev dev dst 192.0.2.1 port 9999 vni 7 via if3 self permanent",
+        ),
+        (Step::DeleteFdb(fdb), "fdb", true, "bridge fdb del 02:00:00:00:00:01 dev dev self"),
         (
             Step::PutRoute(full_key, full),
             "route",
