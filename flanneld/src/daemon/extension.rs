@@ -166,7 +166,7 @@ impl Extension {
             return Vec::new();
         }
         let peers = if of_backend.is_some() { peers } else { &[] };
-        let wanted: BTreeMap<_, _> = peers.iter().filter_map(|peer| Some((peer.key.clone(), input(peer)?))).collect();
+        let wanted: BTreeMap<_, _> = peers.iter().filter_map(|peer| Some((peer.key(), input(peer)?))).collect();
         self.wish.send_if_modified(|wish| {
             let before = (wish.conf.clone(), wish.peers.clone());
             // the last commands still remove what they added
@@ -246,7 +246,7 @@ fn names(family: Family) -> [&'static str; 2] {
 
 /// What is said of a peer that runs this backend: its checked subnets and addresses, and its own words as input only.
 fn input(peer: &Peer) -> Option<Input> {
-    let data = peer.extension.as_ref()?;
+    let data = peer.extension()?;
     let mut variables = Vec::new();
     for family in Family::ALL {
         let [subnet, public] = names(family);

@@ -6,6 +6,7 @@
 mod acquire;
 mod apply;
 mod extension;
+mod leases;
 mod limits;
 mod make;
 mod pass;
@@ -27,7 +28,7 @@ use kernel::state::{State, WireguardDevice};
 use kernel::types::IfName;
 use overlay::backend::{Backend, Identity};
 use overlay::keep::Keep;
-use overlay::peers::Leases;
+use overlay::peers::Book;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -139,8 +140,10 @@ pub struct Daemon {
     extension: extension::Extension,
     /// The host was as it must be once: from then on what goes wrong is waited for.
     started: bool,
-    /// All leases, taken apart.
-    leases: Leases,
+    /// All leases, and the verdict on each.
+    book: Book,
+    /// What the store said when the book was brought up to date.
+    seen: Arc<BTreeMap<String, Arc<[u8]>>>,
     /// The kernel as it was left.
     trust: Option<Trust>,
     /// What was wanted of it last.
@@ -208,7 +211,8 @@ impl Daemon {
             wireguard: BTreeMap::new(),
             udp: udp::Udp::new(metrics.udp.clone()),
             started: false,
-            leases: Leases::default(),
+            book: Book::default(),
+            seen: Arc::default(),
             trust: None,
             wanted: None,
             picture: Picture::default(),

@@ -1,6 +1,6 @@
 //! One pass: from the store's view and the kernel's state to a host that is as the leases say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::acquire::{NoLease, random};
 use super::extension::Unready;
 use super::tell::Picture;
-use super::{Daemon, DaemonError, Due, OVERLAY, limits, make, report, tunnels};
+use super::{Daemon, DaemonError, Due, OVERLAY, leases, limits, make, report, tunnels};
 use crate::events::Interest;
 use crate::underlay::{self, Survey, Underlay};
 use store::View;
@@ -128,8 +128,8 @@ impl Daemon {
         let view = self.view.borrow().clone();
         let mut peers = self.judge(&conf, &survey, subnets, &view, BTreeMap::new());
         if tunnels::is_contested(&peers) {
-            let heard = self.heard(due).await?;
-            peers = self.judge(&conf, &survey, subnets, &view, heard);
+            let endpoints = self.endpoints(due).await?;
+            peers = self.judge(&conf, &survey, subnets, &view, endpoints);
         }
         let keeping = self.keep(&conf, &survey, &peers, view.complete, due);
         self.udp.follow(std::iter::once(&conf.backend).chain(keeping.kept.iter().map(|kept| &kept.backend)));
@@ -260,17 +260,22 @@ impl Daemon {
         survey: &Survey,
         subnets: Subnets,
         view: &View,
-        heard: BTreeMap<PublicKey, Vec<IpAddr>>,
+        endpoints: BTreeMap<PublicKey, Vec<IpAddr>>,
     ) -> Peers {
         let own = peers::Own {
             subnets,
-            addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect(),
+            addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect::<BTreeSet<_>>().into(),
             macs: Family::ALL.into_iter().filter_map(|family| *self.identity.vtep_macs.get(family)).collect(),
             key: self.identity.wireguard.map(|keys| keys.public),
-            heard,
+            endpoints,
+            ..peers::Own::default()
         };
-        self.leases.update(&view.leases);
-        peers::judge(conf, &own, &self.leases)
+        if !Arc::ptr_eq(&self.seen, &view.leases) {
+            self.book.apply(leases::changes(&self.seen, &view.leases));
+            self.seen = view.leases.clone();
+        }
+        self.book.judge(conf, &own);
+        Peers::from(&self.book)
     }
 
     /// What stays of the backends before.

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use kernel::Outcome;
 use kernel::diff::Step;
 use kernel::types::Family;
+use overlay::lease::Subnets;
 use overlay::netconf::NetConf;
 use overlay::peers::{Peer, Peers};
 use overlay::reach::{self, Mode};
@@ -125,16 +126,16 @@ pub(super) fn same_address(conf: &NetConf, underlay: &Underlay, peers: &Peers) -
     Some(format!(
         "the lease {} publishes this host's public address {public}, too: one of the two hosts cannot be reached; give \
          it another --public-ip",
-        peer.key
+        peer.subnets()
     ))
 }
 
 /// The peers as the status shows them.
 pub(super) fn peers(picture: &Picture) -> Vec<status::Peer> {
     let Picture { peers, paths, .. } = picture;
-    let by_key: BTreeMap<&str, _> = peers.good.iter().map(|peer| (peer.key.as_str(), peer)).collect();
+    let by_key: BTreeMap<String, _> = peers.good.iter().map(|peer| (peer.key(), peer)).collect();
     let paths = paths.iter().filter_map(|path| {
-        let half = by_key.get(path.peer.as_str())?.half(path.family)?;
+        let half = by_key.get(&path.peer)?.half(path.family)?;
         Some(status::Peer {
             subnet: half.subnet,
             public_ip: half.public,
@@ -165,7 +166,8 @@ pub(super) fn warnings(peers: &Peers, paths: &[PeerPath], ignored: &BTreeMap<Str
     let unreachable = paths.iter().filter(|path| matches!(path.reach, reach::Reach::Unreachable(_)));
     let unreachable = unreachable.filter_map(|path| {
         // they are in the order of their keys
-        let at = peers.good.binary_search_by(|peer| peer.key.as_str().cmp(&path.peer)).ok()?;
+        let key: Subnets = path.peer.parse().ok()?;
+        let at = peers.good.binary_search_by_key(&key, Peer::subnets).ok()?;
         let peer = peers.good.get(at)?.half(path.family)?;
         Some(format!("{} at {} cannot be reached: {}", peer.subnet, peer.public, path.reason))
     });

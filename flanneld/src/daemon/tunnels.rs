@@ -32,17 +32,17 @@ impl Daemon {
         Ok(())
     }
 
-    /// From where the owners of WireGuard keys spoke of late.
-    pub(super) async fn heard(&self, due: &mut Due) -> Result<BTreeMap<PublicKey, Vec<IpAddr>>, Halt> {
+    /// From where the owners of WireGuard keys have sent lately.
+    pub(super) async fn endpoints(&self, due: &mut Due) -> Result<BTreeMap<PublicKey, Vec<IpAddr>>, Halt> {
         due.by(Instant::now() + LISTEN);
         let devices: Vec<IfName> = DEVICES.iter().filter_map(|name| IfName::new(name).ok()).collect();
         let seen = self.kernel.call(move |kernel| kernel.wireguard(&devices)).await;
         let seen = seen.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
-        let mut heard: BTreeMap<PublicKey, Vec<IpAddr>> = BTreeMap::new();
+        let mut endpoints: BTreeMap<PublicKey, Vec<IpAddr>> = BTreeMap::new();
         for (key, peer) in seen.into_values().flat_map(|device| device.peers) {
             let from = peer.endpoint.filter(|_| peer.live).map(|endpoint| endpoint.ip());
-            heard.entry(key).or_default().extend(from);
+            endpoints.entry(key).or_default().extend(from);
         }
-        Ok(heard)
+        Ok(endpoints)
     }
 }

@@ -1,5 +1,7 @@
 //! The network configuration, leases, subnet.env.
 
+use std::collections::BTreeSet;
+
 use ipnetwork::IpNetwork;
 use kernel::types::{Family, Mac};
 use overlay::backend::{Backend, vxlan};
@@ -85,10 +87,9 @@ pub fn leases(bytes: &[u8]) {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
     let own = Own {
         subnets: "10.5.1.0-24&fd05:0:0:1::-64".parse().unwrap_or_default(),
-        addresses: vec![[192, 0, 2, 1].into(), [10, 5, 1, 1].into()],
+        addresses: BTreeSet::from([[192, 0, 2, 1].into(), [10, 5, 1, 1].into()]).into(),
         macs: vec![mac],
-        key: None,
-        heard: Default::default(),
+        ..Own::default()
     };
     let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok()?.split_once(' '));
     let peers = check(&conf, &own, lines);

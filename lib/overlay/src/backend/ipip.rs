@@ -96,7 +96,7 @@ impl End for Device {
     }
 
     fn reaches(&self, peer: &Peer, _half: &Half) -> Result<(), Why> {
-        if peer.backend_type == KIND.lease_type { Ok(()) } else { Err(Why::NotIn(TUNNEL)) }
+        if peer.backend_type() == KIND.lease_type { Ok(()) } else { Err(Why::NotIn(TUNNEL)) }
     }
 
     /// `10.5.53.0/24 via 10.99.0.3 dev flannel.ipip onlink`

@@ -21,7 +21,6 @@ pub mod udp;
 pub mod vxlan;
 pub mod wireguard;
 
-use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -31,7 +30,7 @@ use kernel::types::{Family, IfName, Mac, Mtu};
 
 pub use error::Mistake;
 
-use crate::lease::{LeaseAttrs, Subnets};
+use crate::lease::{LeaseAttrs, LeaseType, Subnets};
 use crate::net::ByFamily;
 use crate::peers::{Half, Peer};
 use crate::reach::{Mode, Reach, Tunnel, Why};
@@ -197,7 +196,7 @@ pub(crate) trait End: fmt::Debug + Send + Sync {
 /// The leases of the peers, counted by what they say about the devices that their hosts send to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Census {
-    types: BTreeMap<String, usize>,
+    types: BTreeMap<LeaseType, usize>,
     vtep_vnis: BTreeMap<Option<u32>, usize>,
 }
 
@@ -391,7 +390,7 @@ impl Backend {
     /// How one family of a peer is reached where routes are left to others.
     pub(crate) fn left_to_others(&self, peer: &Peer) -> Option<(Reach, Why)> {
         let tunnel = self.kind().tunnel?;
-        Some(match peer.backend_type == self.lease_type() {
+        Some(match peer.backend_type() == self.lease_type() {
             true => (Reach::Through(tunnel), Why::ByMode(tunnel)),
             false => (Reach::Unreachable(Why::NotIn(tunnel)), Why::NotIn(tunnel)),
         })
@@ -433,11 +432,7 @@ impl Census {
 
     /// One peer more.
     pub fn add(&mut self, peer: &Peer) {
-        if let Some(count) = self.types.get_mut(&peer.backend_type) {
-            *count += 1;
-        } else {
-            self.types.insert(peer.backend_type.clone(), 1);
-        }
+        *self.types.entry(peer.backend_type()).or_default() += 1;
         for vni in sent_to(peer) {
             *self.vtep_vnis.entry(vni).or_default() += 1;
         }
@@ -445,14 +440,14 @@ impl Census {
 
     /// One peer less.
     pub fn remove(&mut self, peer: &Peer) {
-        take_one(&mut self.types, &peer.backend_type);
+        take_one(&mut self.types, &peer.backend_type());
         for vni in sent_to(peer) {
             take_one(&mut self.vtep_vnis, &vni);
         }
     }
 
     fn of_type(&self, lease_type: &str) -> bool {
-        self.types.contains_key(lease_type)
+        self.types.contains_key(&LeaseType::new(lease_type))
     }
 
     /// Some host of backend vxlan has a VTEP of this VNI, as far as its lease says.
@@ -463,12 +458,12 @@ impl Census {
 
 /// The VNIs that a peer sends with. A lease has the low 16 bits of one ([`crate::lease::VxlanData::to_json`]).
 fn sent_to(peer: &Peer) -> impl Iterator<Item = Option<u32>> {
-    let sends = data_of(&peer.backend_type) == Some(Data::Vtep);
+    let sends = peer.backend_type().says() == Some(Data::Vtep);
     let halves = Family::ALL.into_iter().filter_map(|family| peer.half(family)).filter(move |_| sends);
     halves.filter_map(|half| Some(half.vtep?.vni.map(|vni| vni.get() & 0xffff)))
 }
 
-fn take_one<K: Ord + Borrow<Q>, Q: Ord + ?Sized>(counts: &mut BTreeMap<K, usize>, key: &Q) {
+fn take_one<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
         if *count == 0 {

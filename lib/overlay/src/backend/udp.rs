@@ -113,7 +113,7 @@ impl End for Tun {
 
     /// A lease of udp has no type.
     fn reaches(&self, peer: &Peer, _half: &Half) -> Result<(), Why> {
-        if peer.backend_type == KIND.lease_type { Ok(()) } else { Err(Why::NotIn(TUNNEL)) }
+        if peer.backend_type() == KIND.lease_type { Ok(()) } else { Err(Why::NotIn(TUNNEL)) }
     }
 
     /// Go's udp does not look at the type of a lease: it sends to every host. A host of another type is on its way to udp

@@ -147,14 +147,14 @@ impl Renderer {
         let on = Family::ALL.into_iter().filter(|family| self.networks.get(*family).is_some());
         for half in on.filter_map(|family| peer.half(family)) {
             let way = match self.mode {
-                Some(mode) => Some(self.write_half(mode, peer, half, state)),
+                Some(mode) => Some(self.write_half(mode, peer, &half, state)),
                 None => self.backend.left_to_others(peer),
             };
             if spread && let Some(route) = state.routes.get_mut(&RouteKey::main(half.subnet)) {
                 spread_route(half.subnet, route);
             }
             let family = half.subnet.into();
-            paths.extend(way.map(|(reach, reason)| PeerPath { peer: peer.key.clone(), family, reach, reason }));
+            paths.extend(way.map(|(reach, reason)| PeerPath { peer: peer.key(), family, reach, reason }));
         }
     }
 

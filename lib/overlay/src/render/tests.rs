@@ -9,7 +9,7 @@ use super::*;
 use crate::backend::vxlan::VxlanConf;
 use crate::backend::{Identity, udp, vxlan};
 use crate::keep::publish;
-use crate::lease::{LeaseAttrs, VxlanData};
+use crate::lease::{LeaseAttrs, Subnets, VxlanData};
 use crate::netconf::NetConf;
 use crate::peers::{self, Own};
 use crate::underlay::Underlay;
@@ -370,13 +370,14 @@ proptest! {
             let (v4, v6) = if *vxlan { (Some(data.clone()), Some(data)) } else { (None, None) };
             let attrs = LeaseAttrs { backend_data: v4, backend_v6_data: v6, ..attrs };
             let six = if *six { format!("&fd05:0:0:{n:x}::-64") } else { String::new() };
-            (format!("10.5.{n}.0-24{six}"), attrs.to_json())
+            let key: Subnets = format!("10.5.{n}.0-24{six}").parse().unwrap();
+            (key.to_string(), attrs.to_json())
         }).collect();
         let peers = peers::check(&conf, &Own::default(), leases).good;
         prop_assert_eq!(peers.len(), hosts.len());
         let keeps = if keep && backend == 2 { kept_vxlan().to_vec() } else { vec![] };
         let Desired { state, paths, scope, .. } = desired_with(&conf, &peers, &keeps, Ours { devices: &[], complete });
-        let reached = |peer: &Peer, family| paths.iter().any(|p| p.peer == peer.key && p.family == family && !matches!(p.reach, Reach::Unreachable(_)));
+        let reached = |peer: &Peer, family| paths.iter().any(|p| p.peer == peer.key() && p.family == family && !matches!(p.reach, Reach::Unreachable(_)));
         let wanted: Vec<IpNetwork> = Family::ALL.into_iter().flat_map(|family| {
             peers.iter().filter(move |peer| reached(peer, family)).filter_map(move |peer| Some(peer.half(family)?.subnet))
         }).collect();

@@ -353,6 +353,6 @@ fn extension_leaves_everything_to_commands() {
     assert_eq!((steps(&wanted), wanted.mtu), (vec![], Mtu(1500)));
     assert_eq!(wanted.scope.routes.unwrap().adopt, [], "the commands' own routes");
     let peers = peers::check(&conf, &Own::default(), leases.iter().map(|(k, v)| (k, v))).good;
-    let said: Vec<_> = peers.iter().map(|peer| peer.extension.as_deref()).collect();
+    let said: Vec<_> = peers.iter().map(|peer| peer.extension()).collect();
     assert_eq!(said, [Some("mac 1\nmac 2"), Some(""), None]);
 }
