@@ -89,23 +89,24 @@ pub struct StepCount {
 }
 
 /// How many peers are reached how.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PeerCounts([i64; Reach::ALL.len()]);
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerCounts(BTreeMap<Reach, i64>);
 
 impl PeerCounts {
     /// How many are reached so.
     pub fn of(&self, reach: Reach) -> i64 {
-        self.0[reach as usize]
+        self.0.get(&reach).copied().unwrap_or_default()
     }
 
     /// One more.
     pub fn add(&mut self, reach: Reach) {
-        self.0[reach as usize] += 1;
+        *self.0.entry(reach).or_default() += 1;
     }
 
     /// One less.
     pub fn remove(&mut self, reach: Reach) {
-        self.0[reach as usize] -= 1;
+        *self.0.entry(reach).or_default() -= 1;
+        self.0.retain(|_, count| *count != 0);
     }
 }
 
@@ -196,7 +197,7 @@ impl Metrics {
 
     /// How many peers are reached how, and how many entries of the store are not followed.
     pub fn count(&self, peers: &PeerCounts, rejected: usize) {
-        for reach in Reach::ALL {
+        for reach in Reach::all() {
             self.peers.get_or_create(&PathLabel { path: reach.as_str() }).set(peers.of(reach));
         }
         self.rejected.set(i64::try_from(rejected).unwrap_or(i64::MAX));
@@ -263,6 +264,7 @@ fn unix(time: SystemTime) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use overlay::backend::{udp, vxlan};
 
     #[test]
     fn names_carry_their_units() {
@@ -271,8 +273,9 @@ mod tests {
         metrics.passed(0.001, &[route], false);
         metrics.passed(0.001, &[StepCount { done: 2, failed: 0, ..route }], true);
         let mut peers = PeerCounts::default();
-        [Reach::Direct, Reach::Vxlan, Reach::Vxlan, Reach::Udp].into_iter().for_each(|reach| peers.add(reach));
-        peers.remove(Reach::Udp);
+        let (vxlan, udp) = (Reach::Through(vxlan::TUNNEL), Reach::Through(udp::TUNNEL));
+        [Reach::Direct, vxlan, vxlan, udp].into_iter().for_each(|reach| peers.add(reach));
+        peers.remove(udp);
         metrics.count(&peers, 4);
         metrics.repaired_file();
         metrics.store(Some(UNIX_EPOCH + std::time::Duration::from_secs(7)));

@@ -1,7 +1,9 @@
-//! A lease has one spelling. Pure: what is believed of keys beside each other.
+//! A lease has one spelling. Pure: which of several spellings is followed.
+
+use std::collections::BTreeSet;
 
 use overlay::netconf::NetConf;
-use overlay::peers::{Own, Peers, check};
+use overlay::peers::{Own, Peer, Peers, check};
 use tests::harness::Outcome;
 
 const CONF: &[u8] =
@@ -15,15 +17,15 @@ fn lease(n: u8) -> String {
 
 fn judge(keys: &[&str]) -> Result<Peers, Box<dyn std::error::Error>> {
     let conf = NetConf::parse(CONF)?.conf;
-    let own = Own { subnets: OWN.parse()?, addresses: vec!["192.0.2.1".parse()?], ..Own::default() };
+    let own = Own { subnets: OWN.parse()?, addresses: BTreeSet::from(["192.0.2.1".parse()?]).into(), ..Own::default() };
     Ok(check(&conf, &own, keys.iter().zip(2..).map(|(key, n)| (*key, lease(n)))))
 }
 
 /// The holder's lease is followed, and the other one, of the same subnet by another spelling, is named with a reason.
 fn the_holder_keeps_its_subnet(holder: &str, other: &str) -> Outcome {
     let peers = judge(&[holder, other])?;
-    let good: Vec<&str> = peers.good.iter().map(|peer| peer.key.as_str()).collect();
-    assert!(good == [holder], "another spelling is believed: {good:?}, and not {holder} alone");
+    let good: Vec<String> = peers.good.iter().map(Peer::key).collect();
+    assert!(good == [holder], "another spelling is followed: {good:?}, and not {holder} alone");
     assert!(peers.rejected.iter().any(|rejected| rejected.key == other), "{other} is not named: {:?}", peers.rejected);
     Ok(())
 }

@@ -111,11 +111,7 @@ fn store(status: &Status) -> String {
 fn peers(status: &Status) -> Vec<[String; 6]> {
     let path = |reach| match reach {
         Reach::Direct => "direct",
-        Reach::Vxlan => "VXLAN",
-        Reach::Udp => "UDP",
-        Reach::Ipip => "IPIP",
-        Reach::Wireguard => "WireGuard",
-        Reach::Extension => "extension",
+        Reach::Through(tunnel) => tunnel.title(),
         Reach::Unreachable => "none",
     };
     let row = |peer: &crate::status::Peer| {

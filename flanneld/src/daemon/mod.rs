@@ -5,8 +5,8 @@
 
 mod acquire;
 mod apply;
-mod drain;
 mod extension;
+mod leases;
 mod limits;
 mod make;
 mod pass;
@@ -25,11 +25,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::state::{State, WireguardDevice};
-use kernel::types::{IfName, Mac};
-use overlay::host::WireguardKeys;
-use overlay::net::ByFamily;
-use overlay::netconf::VxlanConf;
-use overlay::peers::Leases;
+use kernel::types::IfName;
+use overlay::backend::{Backend, Identity};
+use overlay::keep::Keep;
+use overlay::peers::Book;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -133,22 +132,23 @@ pub struct Daemon {
     /// When the lease was taken for its address alone.
     unproven: Option<Instant>,
     underlay: Option<Underlay>,
-    macs: ByFamily<Option<Mac>>,
-    /// The backend that was, while others may still send to its devices.
-    vxlan: Option<VxlanConf>,
-    /// This host's WireGuard keys, once they are needed.
-    wireguard_keys: Option<WireguardKeys>,
+    identity: Identity,
+    keep: Keep,
+    /// The kernel gives a link that is up another name.
+    can_rename: bool,
+    /// The devices before the backend in force that a peer may start to send to.
+    offered: Vec<Backend>,
     /// What was wanted last of the WireGuard devices.
     wireguard: BTreeMap<IfName, WireguardDevice>,
-    /// The devices of the backend before.
-    drain: drain::Drain,
     /// The udp backend's data path.
     udp: udp::Udp,
     extension: extension::Extension,
     /// The host was as it must be once: from then on what goes wrong is waited for.
     started: bool,
-    /// All leases, taken apart.
-    leases: Leases,
+    /// All leases, and the verdict on each.
+    book: Book,
+    /// What the store said when the book was brought up to date.
+    seen: Arc<BTreeMap<String, Arc<[u8]>>>,
     /// The kernel as it was left.
     trust: Option<Trust>,
     /// What was wanted of it last.
@@ -208,15 +208,16 @@ impl Daemon {
             own: None,
             unproven: None,
             underlay: None,
-            macs: ByFamily::default(),
-            vxlan: None,
-            wireguard_keys: None,
+            identity: Identity::default(),
+            keep: Keep::default(),
+            can_rename: ::kernel::release::renames_links(),
+            offered: Vec::new(),
             extension: extension::Extension::new(options.environment.clone()),
             wireguard: BTreeMap::new(),
-            drain: drain::Drain::default(),
             udp: udp::Udp::new(metrics.udp.clone()),
             started: false,
-            leases: Leases::default(),
+            book: Book::default(),
+            seen: Arc::default(),
             trust: None,
             wanted: None,
             picture: Picture::default(),
