@@ -1,20 +1,16 @@
 //! What this host says of itself, made from what is known. Pure.
 
-use std::sync::Arc;
-
 use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, Route, RouteKey, RouteKind, State};
 use kernel::types::{Family, IfName, Mac, RouteProtocol};
-use overlay::allocate::Stored;
 use overlay::host::{self, ALIAS};
-use overlay::lease::{Lease, LeaseAttrs, Subnets, VxlanData};
+use overlay::lease::{LeaseAttrs, Subnets, VxlanData};
 use overlay::net::ByFamily;
 use overlay::netconf::{Backend, NetConf, VxlanConf, vxlan_device};
 
 use crate::events::facts::{Chosen, Facts};
 use crate::flags::Select;
 use crate::underlay::{Survey, Underlay};
-use store::View;
 
 /// What the peers must know to reach this host.
 pub(super) fn attributes(conf: &NetConf, underlay: &Underlay, macs: &ByFamily<Option<Mac>>) -> LeaseAttrs {
@@ -109,15 +105,6 @@ pub(super) fn add_blackholes(state: &mut State, subnets: Subnets) {
         };
         state.routes.insert(key, route);
     }
-}
-
-/// The leases that can be read.
-pub(super) fn stored(view: &View) -> Vec<Stored> {
-    let read = |(key, value): (&String, &Arc<[u8]>)| {
-        let lease = Lease { subnets: key.parse().ok()?, attrs: LeaseAttrs::parse(value).ok()? };
-        Some(Stored { key: key.clone(), lease })
-    };
-    view.leases.iter().filter_map(read).collect()
 }
 
 /// What the plan depends on, when `underlay` was found in `survey` and `devices` are ours.

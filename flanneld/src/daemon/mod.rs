@@ -3,10 +3,10 @@
 //! There are four reasons to look: the store said something new, the kernel announced a change to something of ours,
 //! what failed or is due is due, and ten minutes have passed. Whatever the reason, the same pass is made.
 
-mod acquire;
 mod apply;
 mod drain;
 mod extension;
+mod known;
 mod limits;
 mod make;
 mod pass;
@@ -34,6 +34,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::apply::Trust;
+use self::known::Known;
 use self::tell::{Picture, Telling};
 use crate::config::Config;
 use crate::events::Events;
@@ -45,7 +46,7 @@ use crate::status::{self, Status};
 use crate::underlay::{Underlay, UnderlayError};
 use store::backoff::Backoff;
 use store::files;
-use store::{Store, View};
+use store::{Ended, Store};
 
 pub use limits::Limits;
 pub use wireguard_key::DEFAULT as KEY_FILE;
@@ -68,6 +69,9 @@ pub enum DaemonError {
     /// The kernel cannot be spoken to.
     #[error(transparent)]
     Kernel(#[from] ThreadError),
+    /// A part of the daemon has ended, and nothing goes on without it.
+    #[error(transparent)]
+    Ended(#[from] Ended),
     /// The kernel's announcements cannot be heard.
     #[error("listen to the kernel: {0}")]
     Listen(#[source] io::Error),
@@ -96,30 +100,15 @@ pub enum DaemonError {
     Runtime(#[source] io::Error),
 }
 
-/// This host's lease, as it was last written.
-#[derive(Debug, Clone, PartialEq)]
-struct Own {
-    /// As it is spelt in the store.
-    key: String,
-    subnets: overlay::lease::Subnets,
-    value: Vec<u8>,
-    /// It does not end, and is not made to.
-    reservation: bool,
-    renewed: Instant,
-}
-
 /// Everything that outlives a pass. All of it can be lost: a new daemon finds it again.
 pub struct Daemon {
     options: Options,
     notify_socket: Option<String>,
     store: Store,
-    view: watch::Receiver<View>,
+    known: Known,
     kernel: KernelThread,
     events: Events,
     config: Config,
-    own: Option<Own>,
-    /// When the lease was taken for its address alone.
-    unproven: Option<Instant>,
     underlay: Option<Underlay>,
     macs: ByFamily<Option<Mac>>,
     /// The backend that was, while others may still send to its devices.
@@ -152,9 +141,6 @@ pub struct Daemon {
     status: Status,
     writer: status::Writer,
     retry: Backoff,
-    /// Against another host that writes our lease again and again.
-    contest: Backoff,
-    publish_after: Option<Instant>,
 }
 
 /// What a pass leaves to wait for.
@@ -182,16 +168,14 @@ impl Daemon {
             // the error itself is on its way to the log
             let _ = writer.write(&status, true);
         })?;
-        let store = Store::open(&options.store, &options.etcd_prefix);
+        let store = Store::open(&options.store, &options.etcd_prefix, options.renew_margin);
         Ok(Self {
             notify_socket,
-            view: store.view(),
+            known: Known::new(store.health()),
             config: Config::new(store.no_config()),
             store,
             kernel,
             events,
-            own: None,
-            unproven: None,
             underlay: None,
             macs: ByFamily::default(),
             vxlan: None,
@@ -213,8 +197,6 @@ impl Daemon {
             status,
             writer,
             retry: Backoff::default(),
-            contest: Backoff::default(),
-            publish_after: None,
             options,
         })
     }
@@ -237,40 +219,53 @@ impl Daemon {
 
     /// Runs until it must not go on. The last error is then in the status.
     pub async fn run(mut self) -> DaemonError {
-        let read = self.view.wait_for(|view| view.complete || view.error.is_some());
-        let _ = tokio::time::timeout(FIRST_READING, read).await;
+        if let Ok(Err(ended)) = tokio::time::timeout(FIRST_READING, self.first_reading()).await {
+            return self.end(ended.into());
+        }
         loop {
             let due = match self.pass().await {
                 Ok(due) => due,
-                Err(error) => {
-                    self.status.last_error = Some(error.to_string());
-                    self.write_status();
-                    return error;
-                }
+                Err(error) => return self.end(error),
             };
-            let why = self.wait(due).await;
-            tracing::debug!(why, "looking");
+            match self.wait(due).await {
+                Ok(why) => tracing::debug!(why, "looking"),
+                Err(error) => return self.end(error),
+            }
         }
     }
 
+    /// The last error is in the status.
+    fn end(&mut self, error: DaemonError) -> DaemonError {
+        self.status.last_error = Some(error.to_string());
+        self.write_status();
+        error
+    }
+
+    async fn first_reading(&mut self) -> Result<(), Ended> {
+        while !self.known.is_read() {
+            let changes = self.store.changes().await?;
+            self.known.take(changes);
+        }
+        Ok(())
+    }
+
     /// Waits for a reason to look, and says which it is.
-    async fn wait(&mut self, due: Due) -> &'static str {
+    async fn wait(&mut self, due: Due) -> Result<&'static str, DaemonError> {
         let ended = Instant::now();
         let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
         loop {
             let status = self.telling.due();
             tokio::select! {
-                changed = self.view.changed() => match changed {
-                    Ok(()) => return "the store changed",
-                    // its follower has panicked; the next pass reads what is left
-                    Err(_) => tokio::time::sleep_until(due).await,
-                },
+                changes = self.store.changes() => {
+                    self.known.take(changes?);
+                    return Ok("the store changed");
+                }
                 () = self.events.news() => {
                     tokio::time::sleep_until(ended + QUIET).await;
                     self.trust = None;
-                    return "the kernel changed";
+                    return Ok("the kernel changed");
                 }
-                () = self.extension.news() => return "commands have run",
+                () = self.extension.news() => return Ok("commands have run"),
                 () = tokio::time::sleep_until(due) => {}
                 () = tokio::time::sleep_until(status.unwrap_or(due)), if status.is_some() => {
                     self.write_status();
@@ -278,13 +273,18 @@ impl Daemon {
                 }
             }
             self.trust = None;
-            return "due";
+            return Ok("due");
         }
     }
 
     /// True once the host was as wanted: from then on what goes wrong is waited for.
     fn started(&self) -> bool {
         self.subnet_env.is_some()
+    }
+
+    /// This host's subnets.
+    fn subnets(&self) -> overlay::lease::Subnets {
+        self.store.held().map(|held| held.subnets).unwrap_or_default()
     }
 
     /// The subnets that the last run told the CNI plugin.

@@ -14,12 +14,12 @@ use overlay::peers::{self, Peers};
 use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
 
-use super::acquire::{NoLease, random};
+use super::known::Known;
 use super::tell::Picture;
 use super::{Daemon, DaemonError, Due, limits, make, report, tunnels};
 use crate::events::Interest;
 use crate::underlay::{self, Survey, Underlay};
-use store::View;
+use store::{Claim, HoldError, Published};
 
 /// Why a pass ended before it made the host right.
 pub(super) enum Halt {
@@ -31,11 +31,13 @@ pub(super) enum Halt {
     Wait(String),
 }
 
-impl From<NoLease> for Halt {
-    fn from(no: NoLease) -> Self {
-        match no {
-            NoLease::Stop(error) => Self::Stop(error),
-            NoLease::Later(why) => Self::Retry(why),
+impl From<HoldError> for Halt {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::Wait(why) => Self::Wait(why.to_string()),
+            HoldError::Retry(why) => Self::Retry(why.to_string()),
+            HoldError::Lost(subnets) => Self::Stop(DaemonError::Revoked(subnets.to_string())),
+            HoldError::OutOfSubnets(error) => Self::Stop(error.into()),
         }
     }
 }
@@ -92,17 +94,16 @@ impl Daemon {
 
     /// True when something was changed.
     async fn reconcile(&mut self, due: &mut Due, troubles: &mut Troubles) -> Result<bool, Halt> {
-        let view = self.view.borrow_and_update().clone();
-        report::store(&mut self.status, &view);
-        self.metrics.store(view.stale_since);
-        troubles.note(view.error.as_deref());
-        let conf = self.configuration(&view, troubles)?;
+        report::store(&mut self.status, &self.known.health);
+        self.metrics.store(self.known.health.stale_since);
+        troubles.note(self.known.health.error.as_deref());
+        let conf = self.configuration(troubles)?;
         let survey = match &self.trust {
             Some(trust) => trust.survey.clone(),
             None => Arc::new(self.survey().await?),
         };
         let underlay = self.find_underlay(&conf, &survey, troubles)?;
-        self.know_macs(&conf, &survey, &view, &underlay);
+        self.know_macs(&conf, &survey, &underlay);
         let mut attrs = make::attributes(&conf, &underlay, &self.macs);
         self.know_keys(&conf, &mut attrs).map_err(Halt::Retry)?;
         if let Err(why) = self.extension.prepare(&conf, &mut attrs).await {
@@ -110,56 +111,53 @@ impl Daemon {
         }
         report::base(&mut self.status, &conf, &underlay);
         troubles.note(report::behind_nat(&conf, &underlay));
-        match self.ensure_lease(&conf, &attrs, due).await {
-            // a lease that cannot be renewed or written again now is no reason to let go of the kernel
-            Err(NoLease::Later(why)) if self.own.is_some() => troubles.retry(why),
-            other => other?,
-        }
-        troubles.note(self.contest_note());
-        let subnets = self.own.as_ref().map(|own| own.subnets).unwrap_or_default();
+        self.hold(&conf, &attrs, due, troubles).await?;
+        let subnets = self.subnets();
         self.status.subnets = subnets.iter().collect();
         if let Err(why) = self.extension.announce(&conf, &subnets, &attrs).await {
             self.retry_once_started(why, troubles)?;
         }
-        // not marked as seen: a configuration that came since the pass began is for the next one
-        let view = self.view.borrow().clone();
-        let mut peers = self.judge(&conf, &survey, subnets, &view, BTreeMap::new());
+        let complete = self.known.health.complete;
+        let mut peers = self.judge(&conf, &survey, subnets, BTreeMap::new());
         if tunnels::is_contested(&peers) {
             let heard = self.heard(due).await?;
-            peers = self.judge(&conf, &survey, subnets, &view, heard);
+            peers = self.judge(&conf, &survey, subnets, heard);
         }
         self.udp.follow(&conf);
         self.drain.follow(&conf, Instant::now(), due);
         troubles.note(report::same_address(&conf, &underlay, &peers));
-        let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, view.complete);
+        let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, complete);
         limits::raise(&mut state, &survey.limits);
         if self.options.blackhole_route {
             make::add_blackholes(&mut state, subnets);
         }
         let wanted = Arc::new(state);
-        self.warn(&peers, &paths, &view.ignored);
+        let refused = self.known.refused.clone();
+        self.warn(&peers, &paths, &refused);
         let facts = make::facts(&self.options.select, &conf, Some(&underlay), &scope.links, &survey);
         self.events.set_interest(Interest { wanted: wanted.clone(), scope: scope.clone(), facts });
         let udp_ends = self.udp.ends(&conf, &scope);
         if !udp_ends {
             // before its routes: what they send to the device is moved from the first packet on
-            self.carry_udp(&conf, &wanted, &underlay, &peers, view.complete).await.map_err(Halt::Retry)?;
+            self.carry_udp(&conf, &wanted, &underlay, &peers, complete).await.map_err(Halt::Retry)?;
         }
-        self.picture = Picture { peers, paths, ignored: view.ignored.clone() };
+        self.picture = Picture { peers, paths, ignored: refused };
         let applied = self.apply(wanted, scope, survey).await?;
         applied.log();
-        troubles.all.extend(self.extension.tell(&conf, &self.picture.peers.good, view.complete, due));
+        troubles.all.extend(self.extension.tell(&conf, &self.picture.peers.good, complete, due));
         if let Some(trouble) = applied.trouble() {
             troubles.retry(trouble);
         }
-        self.say_ready(applied.ready() && view.complete, &view);
+        self.say_ready(applied.ready() && complete);
         if udp_ends && applied.ready() {
             self.udp.end();
         }
         self.status.udp = self.udp.counters().map(Into::into);
         if applied.ready() {
-            if let Err(why) = self.publish(&attrs, due).await {
-                troubles.retry(why);
+            match self.store.publish(&attrs).await {
+                Ok(Published::After(after)) => due.by(after),
+                Ok(Published::Unchanged | Published::Written) => {}
+                Err(error) => troubles.retry(error.to_string()),
             }
             self.status.mtu = mtu.0;
             let env = SubnetEnv { networks: conf.networks(), subnets, mtu, ipmasq: false };
@@ -177,8 +175,31 @@ impl Daemon {
         Ok(())
     }
 
-    fn configuration(&mut self, view: &View, troubles: &mut Troubles) -> Result<Arc<NetConf>, Halt> {
-        if view.complete && self.config.take(view.config.as_ref()) {
+    /// Sees to it that this host has a lease, and keeps it.
+    async fn hold(
+        &mut self,
+        conf: &NetConf,
+        attrs: &LeaseAttrs,
+        due: &mut Due,
+        troubles: &mut Troubles,
+    ) -> Result<(), Halt> {
+        let (previous, started) = (self.previous(), self.started());
+        let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random() };
+        match self.store.hold(&claim).await {
+            Ok(held) => {
+                held.look_again.into_iter().for_each(|at| due.by(at));
+                troubles.note(held.note);
+            }
+            // a lease that cannot be renewed or written again now is no reason to let go of the kernel
+            Err(HoldError::Retry(why)) if self.store.held().is_some() => troubles.retry(why.to_string()),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn configuration(&mut self, troubles: &mut Troubles) -> Result<Arc<NetConf>, Halt> {
+        let Known { health, config, .. } = &self.known;
+        if health.complete && self.config.take(config.as_ref()) {
             // another backend has other devices
             self.trust = None;
         }
@@ -223,7 +244,7 @@ impl Daemon {
     }
 
     /// The MACs of this host's VTEPs, found once and then kept: the peers know them.
-    fn know_macs(&mut self, conf: &NetConf, survey: &Survey, view: &View, underlay: &Underlay) {
+    fn know_macs(&mut self, conf: &NetConf, survey: &Survey, underlay: &Underlay) {
         let Backend::Vxlan(vxlan) = &conf.backend else {
             self.vxlan = self.vxlan.or_else(|| make::vxlan_left(survey));
             return;
@@ -232,16 +253,13 @@ impl Daemon {
         if conf.families().all(|(family, _)| self.macs.get(family).is_some()) {
             return;
         }
-        let leases = make::stored(view);
         // a MAC is taken from the lease of the last run alone: the host that another lease is of may be alive
-        let previous = self.previous();
-        let own = leases.iter().filter(|stored| stored.lease.subnets == previous);
-        let own = own.map(|stored| &stored.lease.attrs).find(|attrs| publishes(attrs, underlay));
+        let own = self.known.attrs(&self.previous()).filter(|attrs| publishes(attrs, underlay));
         for (family, _) in conf.families() {
             let known = self.macs.get_mut(family);
             if known.is_none() {
                 let [a, b, c, d, e, f, ..] = random().to_ne_bytes();
-                *known = Some(make::vtep_mac(family, vxlan, survey, own, Mac::local([a, b, c, d, e, f])));
+                *known = Some(make::vtep_mac(family, vxlan, survey, own.as_ref(), Mac::local([a, b, c, d, e, f])));
             }
         }
     }
@@ -251,7 +269,6 @@ impl Daemon {
         conf: &NetConf,
         survey: &Survey,
         subnets: Subnets,
-        view: &View,
         heard: BTreeMap<PublicKey, Vec<IpAddr>>,
     ) -> Peers {
         let own = peers::Own {
@@ -261,14 +278,14 @@ impl Daemon {
             key: self.wireguard_keys.map(|keys| keys.public),
             heard,
         };
-        self.leases.update(&view.leases);
+        self.leases.update(&self.known.leases);
         peers::judge(conf, &own, &self.leases)
     }
 
     fn desired(&self, conf: &NetConf, survey: &Survey, underlay: &Underlay, peers: &Peers, complete: bool) -> Desired {
         host::desired(&HostInputs {
             conf,
-            own: self.own.as_ref().map(|own| own.subnets).unwrap_or_default(),
+            own: self.subnets(),
             vtep_macs: self.macs,
             wireguard_keys: self.wireguard_keys,
             peers: &peers.good,
@@ -278,6 +295,14 @@ impl Daemon {
             complete,
         })
     }
+}
+
+/// From the kernel; none of it is a secret.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // a machine without entropy yet: two hosts that draw alike find out at the creation of the key
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::INSECURE);
+    u64::from_ne_bytes(bytes)
 }
 
 /// True when the lease is this host's by its addresses.

@@ -15,7 +15,7 @@ use super::tell::Picture;
 use crate::metrics::StepCount;
 use crate::status::{self, Rejected, Status};
 use crate::underlay::Underlay;
-use store::View;
+use store::StoreHealth;
 
 /// What became of the wish.
 #[derive(Debug, Default)]
@@ -75,10 +75,10 @@ impl Applied {
 }
 
 /// The part of the status that the store makes.
-pub(super) fn store(status: &mut Status, view: &View) {
-    status.store = view.name.to_string();
-    status.store_stale_since = view.stale_since.map(status::rfc3339);
-    status.store_error = view.error.as_deref().map(str::to_owned);
+pub(super) fn store(status: &mut Status, health: &StoreHealth) {
+    status.store = health.name.to_string();
+    status.store_stale_since = health.stale_since.map(status::rfc3339);
+    status.store_error = health.error.as_deref().map(str::to_owned);
 }
 
 /// The part of the status that the configuration and the underlay make.

@@ -13,7 +13,6 @@ use super::pass::Troubles;
 use super::{Daemon, report};
 use crate::health::Ready;
 use crate::systemd;
-use store::View;
 use store::files;
 
 /// The status of thousands of peers takes longer to write than one lease to follow: it is written no more often, but for
@@ -67,10 +66,11 @@ impl Daemon {
 
     /// Answers `/readyz`: ready is the host whose own data path is up, once it was made from all that the store holds. That
     /// the store is away then is no reason to take the host out of service.
-    pub(super) fn say_ready(&mut self, up: bool, view: &View) {
-        let why = || view.error.clone().unwrap_or_else(|| "it does not answer".into());
-        let stale = view.stale_since.map(|since| (since, why()));
-        let now = Ready { ready: up || (self.ready.borrow().ready && !view.complete), stale };
+    pub(super) fn say_ready(&mut self, up: bool) {
+        let health = &self.known.health;
+        let why = || health.error.clone().unwrap_or_else(|| "it does not answer".into());
+        let stale = health.stale_since.map(|since| (since, why()));
+        let now = Ready { ready: up || (self.ready.borrow().ready && !health.complete), stale };
         self.ready.send_if_modified(|ready| {
             let news = *ready != now;
             *ready = now;

@@ -11,30 +11,13 @@ use overlay::lease::LeaseAttrs;
 use overlay::netconf::NetConf;
 use overlay::peers;
 
-use super::acquire::{Standing, fits, renewal, standing};
 use super::report::Applied;
 use super::*;
 use crate::status::Reach;
 use crate::underlay::Survey;
-use store::clock::Moment;
 
 const KEY: &str = "10.5.1.0-24";
 const MAC: &str = "02:00:00:00:00:01";
-
-fn own(value: &str) -> Own {
-    Own {
-        key: KEY.into(),
-        subnets: KEY.parse().unwrap(),
-        value: value.into(),
-        reservation: false,
-        renewed: Instant::now(),
-    }
-}
-
-fn view(leases: &[(&str, &str)]) -> View {
-    let leases = leases.iter().map(|(key, value)| (key.to_string(), Arc::from(value.as_bytes()))).collect();
-    View { leases: Arc::new(leases), complete: true, ..View::default() }
-}
 
 fn conf(text: &str) -> NetConf {
     NetConf::parse(text.as_bytes()).unwrap().conf
@@ -71,42 +54,6 @@ fn device(name: &str, vni: u32, mac: &str, alias: Option<&str>) -> SeenLink {
         running: true,
         operstate: "Up".into(),
         ipv6: None,
-    }
-}
-
-#[test]
-fn a_lease_is_held_altered_or_gone() {
-    assert_eq!(standing(&own("a"), &view(&[(KEY, "a"), ("10.5.2.0-24", "b")])), Standing::Held);
-    assert_eq!(standing(&own("a"), &view(&[(KEY, "b")])), Standing::Altered);
-    assert_eq!(standing(&own("a"), &view(&[("10.5.2.0-24", "a")])), Standing::Gone);
-}
-
-#[test]
-fn renewal_is_a_margin_before_the_end_and_never_for_a_reservation() {
-    let end = Moment::since_boot(Duration::from_secs(100_000));
-    let mut seen = view(&[(KEY, "a")]);
-    assert_eq!(renewal(&own("a"), &seen, Duration::from_secs(3600)), None, "a reservation does not end");
-    seen.expires = Arc::new([(KEY.to_owned(), Some(end))].into());
-    let due = Moment::since_boot(Duration::from_secs(96_400));
-    assert_eq!(renewal(&own("a"), &seen, Duration::from_secs(3600)), Some(due));
-    let unknown = View { expires: Arc::new([(KEY.to_owned(), None)].into()), ..seen.clone() };
-    assert_eq!(renewal(&own("a"), &unknown, Duration::from_secs(3600)), Some(Moment::default()), "at once");
-    assert_eq!(renewal(&Own { reservation: true, ..own("a") }, &seen, Duration::from_secs(3600)), None);
-}
-
-#[test]
-fn subnets_fit_their_configuration() {
-    let dual = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/56","Backend":{"Type":"vxlan"}}"#;
-    for (config, key, fit) in [
-        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#, KEY, true),
-        (r#"{"Network":"10.6.0.0/16","Backend":{"Type":"vxlan"}}"#, KEY, false),
-        (r#"{"Network":"10.5.0.0/16","SubnetLen":25,"Backend":{"Type":"vxlan"}}"#, KEY, false),
-        (r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","Backend":{"Type":"vxlan"}}"#, KEY, false),
-        (dual, KEY, false),
-        (dual, "10.5.1.0-24&fd05:0:0:1::-64", true),
-        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#, "10.5.1.0-24&fd05:0:0:1::-64", false),
-    ] {
-        assert_eq!(fits(&conf(config), &key.parse().unwrap()), fit, "{config} {key}");
     }
 }
 
