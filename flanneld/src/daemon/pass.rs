@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
-use kernel::state::PublicKey;
-use kernel::types::{Family, Mac, RouteProtocol, TableId};
+use kernel::types::{Family, Mac, RouteProtocol, TableId, masked};
 use kernel::{Kernel, KernelError};
 use overlay::host::{self, Desired, HostInputs};
 use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::{Backend, NetConf};
-use overlay::peers::{self, Peers};
+use overlay::peers::{self, Peers, Service};
 use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
 
@@ -21,6 +21,9 @@ use super::{Daemon, DaemonError, Due, OVERLAY, leases, limits, make, report, tun
 use crate::events::Interest;
 use crate::underlay::{self, Survey, Underlay};
 use store::View;
+
+/// Bytes. glibc reads three servers and six domains (resolv.conf(5)).
+const LARGEST_RESOLV_CONF: u64 = 64 * 1024;
 
 /// Why a pass ended before it made the host right.
 pub(super) enum Halt {
@@ -122,10 +125,11 @@ impl Daemon {
         self.wait_until_started(announced, troubles)?;
         // not marked as seen: a configuration that came since the pass began is for the next one
         let view = self.view.borrow().clone();
-        let mut peers = self.judge(&conf, &survey, subnets, &view, BTreeMap::new());
+        let mut own = self.own_facts(&survey, &underlay, subnets);
+        let mut peers = self.judge(&conf, &own, &view);
         if tunnels::is_contested(&peers) {
-            let endpoints = self.endpoints(due).await?;
-            peers = self.judge(&conf, &survey, subnets, &view, endpoints);
+            own.endpoints = self.endpoints(due).await?;
+            peers = self.judge(&conf, &own, &view);
         }
         self.udp.follow(&conf);
         self.drain.follow(&conf, Instant::now(), due);
@@ -249,27 +253,29 @@ impl Daemon {
         }
     }
 
-    fn judge(
-        &mut self,
-        conf: &NetConf,
-        survey: &Survey,
-        subnets: Subnets,
-        view: &View,
-        endpoints: BTreeMap<PublicKey, Vec<IpAddr>>,
-    ) -> Peers {
-        let own = peers::Own {
+    /// What no other host may claim.
+    fn own_facts(&self, survey: &Survey, underlay: &Underlay, subnets: Subnets) -> peers::Own {
+        let mut hosts = peers::gateways(&survey.routes, &underlay.dev);
+        hosts.extend(self.store.addresses().into_iter().map(|address| (address, Service::Store)));
+        hosts.extend(&survey.dns_servers);
+        let of_underlay = survey.addresses.iter().filter(|seen| seen.key.dev == underlay.dev);
+        peers::Own {
             subnets,
             addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect::<BTreeSet<_>>().into(),
             macs: Family::ALL.into_iter().filter_map(|family| *self.macs.get(family)).collect(),
             key: self.wireguard_keys.map(|keys| keys.public),
-            endpoints,
-            ..peers::Own::default()
-        };
+            endpoints: BTreeMap::new(),
+            hosts,
+            underlay: of_underlay.map(|seen| masked(seen.key.net)).collect(),
+        }
+    }
+
+    fn judge(&mut self, conf: &NetConf, own: &peers::Own, view: &View) -> Peers {
         if !Arc::ptr_eq(&self.seen, &view.leases) {
             self.book.apply(leases::changes(&self.seen, &view.leases));
             self.seen = view.leases.clone();
         }
-        self.book.judge(conf, &own);
+        self.book.judge(conf, own);
         Peers::from(&self.book)
     }
 
@@ -303,5 +309,6 @@ fn survey(kernel: &mut Kernel, can_reach: Option<IpAddr>) -> Result<Survey, Kern
     let routes = kernel.routes_but(TableId::MAIN, RouteProtocol::FLANNEL)?;
     // no route is an answer
     let reach = can_reach.and_then(|addr| kernel.route_to(addr).ok().flatten());
-    Ok(Survey { links, addresses, routes, reach, limits: limits::read() })
+    let read = |path: &str| store::files::read_configured(Path::new(path), LARGEST_RESOLV_CONF).ok();
+    Ok(Survey { links, addresses, routes, reach, limits: limits::read(), dns_servers: peers::dns_servers(read) })
 }

@@ -10,6 +10,7 @@ pub mod files;
 mod halves;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -115,6 +116,14 @@ impl Store {
         match options {
             StoreOptions::Embedded(dir) => Self::embedded(dir, prefix),
             StoreOptions::Etcd(options) => Self::Etcd(Etcd::open((**options).clone(), prefix)),
+        }
+    }
+
+    /// The addresses of the hosts that hold the leases, as far as the endpoints name them; none of an embedded store.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        match self {
+            Self::Embedded(_) => Vec::new(),
+            Self::Etcd(store) => store.addresses(),
         }
     }
 

@@ -9,6 +9,7 @@ mod book;
 mod claims;
 #[cfg(test)]
 mod hostile_tests;
+mod hosts;
 mod index;
 mod judge;
 mod own;
@@ -25,6 +26,7 @@ use kernel::types::Family;
 
 pub use alone::shape;
 pub use book::Book;
+pub use hosts::{dns_servers, gateways};
 pub use judge::Touched;
 pub use own::{Own, Service};
 pub use reason::Reason;

@@ -132,6 +132,61 @@ fn each_bad_lease_has_its_reason() {
 }
 
 #[test]
+fn a_lease_takes_no_host_away_that_this_one_needs() {
+    let hosts = [
+        ("10.5.9.1", Service::Gateway),
+        ("10.5.9.53", Service::Dns),
+        ("fd05:0:0:9::2379", Service::Store),
+        ("192.0.2.254", Service::Gateway),
+    ];
+    let hosts = hosts.map(|(address, service)| (address.parse().unwrap(), service)).to_vec();
+    let own = Own { hosts, ..own() };
+    let value = r#"{"PublicIP":"10.99.0.9","PublicIPv6":"fd99::9","BackendType":"host-gw"}"#;
+    let said = |key: &str| {
+        let peers = check(&conf(), &own, [(key, value), ("10.5.8.0-24", &host_gw("10.99.0.8"))]);
+        assert_eq!(keys(&peers), ["10.5.8.0-24"]);
+        peers.rejected.iter().map(|rejected| rejected.reason.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(said("10.5.9.0-26"), ["its subnet 10.5.9.0/26 contains 10.5.9.1, this host's gateway"]);
+    assert_eq!(said("10.5.9.32-27"), ["its subnet 10.5.9.32/27 contains 10.5.9.53, this host's DNS server"]);
+    assert_eq!(
+        said("0.0.0.0-0&fd05:0:0:9::-64"),
+        ["its subnet fd05:0:0:9::/64 contains fd05:0:0:9::2379, this host's store"]
+    );
+}
+
+#[test]
+fn an_address_of_the_underlay_itself_is_no_hosts() {
+    let said = |prefix: &str, public: &str| {
+        let own = Own { underlay: vec![prefix.parse().unwrap()], ..Own::default() };
+        let value = format!(r#"{{"PublicIP":"{public}","PublicIPv6":"{public}","BackendType":"host-gw"}}"#);
+        let six = public.contains(':');
+        let (key, value) = match six {
+            true => ("0.0.0.0-0&fd05:0:0:9::-64", value.replacen(public, "0.0.0.0", 1)),
+            false => ("10.5.9.0-24", value.replace(&format!(r#""PublicIPv6":"{public}""#), r#""PublicIPv6":null"#)),
+        };
+        let peers = check(&conf(), &own, [(key, value)]);
+        assert_eq!(peers.good.len() + peers.rejected.len(), 1);
+        peers.rejected.first().map(|rejected| rejected.reason.to_string())
+    };
+    for (prefix, public, what) in [
+        ("192.0.2.0/24", "192.0.2.0", Some("network address")),
+        ("192.0.2.0/24", "192.0.2.255", Some("broadcast address")),
+        ("192.0.2.128/30", "192.0.2.131", Some("broadcast address")),
+        ("192.0.2.0/24", "192.0.2.9", None),
+        ("192.0.2.0/24", "198.51.100.255", None),
+        ("192.0.2.0/31", "192.0.2.1", None),
+        ("192.0.2.0/32", "192.0.2.0", None),
+        ("2001:db8::/64", "2001:db8::", Some("routers' anycast address")),
+        ("2001:db8::/64", "2001:db8::ffff:ffff:ffff:ffff", None),
+        ("2001:db8::/127", "2001:db8::", None),
+    ] {
+        let wanted = what.map(|what| format!("its address {public} is the {what} of the underlay's {prefix}"));
+        assert_eq!(said(prefix, public), wanted, "{prefix} {public}");
+    }
+}
+
+#[test]
 fn an_ipv6_address_is_one_that_a_single_host_has() {
     for (address, what) in [
         ("::", "it publishes no address of this family"),

@@ -1,5 +1,7 @@
 //! The way to etcd: one connection, to the first member that takes it, and the next one when that fails.
 
+use std::net::{IpAddr, SocketAddr};
+
 use tokio::sync::Mutex;
 use tonic::{Status, Streaming};
 
@@ -36,6 +38,12 @@ impl Client {
     /// Connects when it is first asked for something.
     pub fn new(options: Options) -> Self {
         Self { options, state: Mutex::default() }
+    }
+
+    /// The endpoints' addresses, where they are not names.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let address = |address: &str| address.parse().ok().map(|socket: SocketAddr| socket.ip());
+        self.options.endpoints.iter().filter_map(|endpoint| address(&endpoint.authority)).collect()
     }
 
     /// All endpoints, for people.

@@ -11,6 +11,7 @@ pub mod pb;
 mod working;
 mod write;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -65,6 +66,11 @@ impl Etcd {
 
     pub(super) fn view(&self) -> level::Receiver<View> {
         self.view.clone()
+    }
+
+    /// The addresses of the hosts that hold the leases, as far as the endpoints name them.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.client.addresses()
     }
 
     fn key(&self, name: &str) -> Result<Vec<u8>, StoreError> {
