@@ -19,7 +19,7 @@ use crate::{Failure, Outcome};
 
 const KEY: &str = "10.244.7.0-24";
 
-/// A lease of a host that may be a liar.
+/// A lease of a host that may not be honest.
 fn lease(public: &str) -> String {
     format!(
         r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:07"}}}}"#

@@ -153,13 +153,7 @@ pub(super) fn peers(picture: &Picture) -> Vec<status::Peer> {
 
 /// What the store holds that is not followed, leases first.
 pub(super) fn rejected(peers: &Peers, ignored: &BTreeMap<String, String>) -> impl Iterator<Item = Rejected> {
-    let family = |family: Option<Family>| match family {
-        Some(Family::V4) => "IPv4: ",
-        Some(Family::V6) => "IPv6: ",
-        None => "",
-    };
-    let reason = move |r: &overlay::peers::Rejected| format!("{}{}", family(r.family), r.reason);
-    let rejected = peers.rejected.iter().map(move |r| Rejected { key: r.key.clone(), reason: reason(r) });
+    let rejected = peers.rejected.iter().map(|r| Rejected { key: r.key.clone(), reason: r.explained() });
     rejected.chain(ignored.iter().map(|(key, reason)| Rejected { key: key.clone(), reason: reason.clone() }))
 }
 

@@ -3,8 +3,8 @@
 //! Everything here is pure: no file, no socket, no clock, no randomness. What such things yield is an argument.
 //!
 //! The way of a lease: [`netconf`] says which network there is, [`allocate`] chooses this host's part of it, [`lease`]
-//! is how it is published, [`peers`] decides which other hosts' leases are believed, [`reach`] how each of them is
-//! reached, [`host`] what the kernel must look like for that, and [`subnet_env`] what the CNI plugin is told.
+//! is how it is published, [`peers`] decides which other hosts' leases are followed, [`reach`] how each of them is
+//! reached, [`host`] what the kernel must look like for that, and [`subnet_env`] what the CNI plugin reads.
 
 pub mod allocate;
 pub mod host;

@@ -130,6 +130,18 @@ pub struct Rejected {
     pub reason: Reason,
 }
 
+impl Rejected {
+    /// The family, the reason and what to do about it, for the operator of a store.
+    pub fn explained(&self) -> String {
+        let family = match self.family {
+            Some(Family::V4) => "IPv4: ",
+            Some(Family::V6) => "IPv6: ",
+            None => "",
+        };
+        format!("{family}{} ({})", self.reason, self.reason.remedy())
+    }
+}
+
 /// Two peers with one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shared {

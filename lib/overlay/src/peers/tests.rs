@@ -57,7 +57,7 @@ fn reason(key: &str, value: &str) -> String {
 }
 
 #[test]
-fn a_good_lease_is_believed_in_both_families() {
+fn a_good_lease_is_followed_in_both_families() {
     let value = r#"{"PublicIP":"10.99.0.3","PublicIPv6":"fd99::3","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"4a:ed:0f:9b:24:90"},"BackendV6Data":{"VNI":1,"VtepMAC":"12:a5:0d:d7:d9:76"}}"#;
     let peers = judge(&[("10.5.53.0-24&fd05:0:0:65::-64", value.into())]);
     assert_eq!((peers.rejected.len(), peers.shared.len()), (0, 0));
@@ -269,7 +269,7 @@ fn a_mac_belongs_to_one_address_but_an_address_may_be_shared() {
 }
 
 #[test]
-fn peers_of_other_backends_are_believed_without_a_vtep() {
+fn peers_of_other_backends_are_followed_without_a_vtep() {
     let with_data = |kind: &str, data: &str| {
         format!(r#"{{"PublicIP":"10.99.0.7","PublicIPv6":null,"BackendType":"{kind}","BackendData":{data}}}"#)
     };
@@ -323,7 +323,7 @@ fn some_leases() -> impl Strategy<Value = Vec<(String, String)>> {
 
 proptest! {
     #[test]
-    fn believed_subnets_are_apart_and_inside(leases in some_leases()) {
+    fn subnets_that_are_followed_are_apart_and_inside(leases in some_leases()) {
         let (conf, own) = (conf(), own());
         let peers = check(&conf, &own, leases.clone());
         for family in Family::ALL {
@@ -391,9 +391,7 @@ fn a_key_is_one_hosts() {
         said,
         [
             others,
-            format!(
-                "its WireGuard key {OWN} is this host's own (a copied key file? delete one, and restart flanneld there)"
-            ),
+            format!("its WireGuard key {OWN} is this host's own"),
             "its WireGuard data cannot be read: PublicKey \"no key\" is not a WireGuard key".to_owned(),
             "its WireGuard data cannot be read: Port 70000 is not a port".to_owned(),
             "its type is wireguard, but it publishes no key for this family".to_owned(),
