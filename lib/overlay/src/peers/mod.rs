@@ -13,6 +13,8 @@ mod hosts;
 mod index;
 mod judge;
 mod own;
+mod query;
+mod questions;
 mod reason;
 #[cfg(test)]
 mod tests;
