@@ -98,7 +98,7 @@ impl Daemon {
         let usurped = self.is_usurped(&view).await;
         let (identity, previous) = match &self.own {
             Some(own) => match standing(own, &view) {
-                Standing::Held if fits(conf, &own.subnets) => return self.keep(&view, due).await,
+                Standing::Held if fits(conf, &own.subnets) => return self.keep_lease(&view, due).await,
                 Standing::Altered if usurped => {
                     tracing::warn!(
                         key = own.key,
@@ -217,7 +217,7 @@ impl Daemon {
     }
 
     /// Renews the lease when it is time to.
-    async fn keep(&mut self, view: &View, due: &mut Due) -> Result<(), NoLease> {
+    async fn keep_lease(&mut self, view: &View, due: &mut Due) -> Result<(), NoLease> {
         if self.publish_after.take_if(|after| after.elapsed() > PEACE).is_some() {
             self.contest.reset();
         }

@@ -8,10 +8,11 @@ mod once;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gojson::Json;
 use kernel::types::Family;
+use overlay::backend::Companion;
+use overlay::backend::extension::ExtensionConf;
 use overlay::lease::{LeaseAttrs, Subnets};
-use overlay::netconf::{Backend, ExtensionConf, NetConf};
+use overlay::netconf::NetConf;
 use overlay::peers::Peer;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -119,17 +120,19 @@ impl Extension {
         }
     }
 
-    /// Before the lease: `PreStartupCommand`, once, whose output is the lease's data. What was published stays until there
-    /// is something new.
-    pub(super) fn prepare(&mut self, conf: &NetConf, attrs: &mut LeaseAttrs, due: &mut Due) -> Result<(), Unready> {
-        let Backend::Extension(ExtensionConf { pre_startup: Some(command), .. }) = &conf.backend else {
+    /// Before the lease: `PreStartupCommand`, once, whose output is the lease's data.
+    pub(super) fn prepare(&mut self, conf: &NetConf, due: &mut Due) -> Result<(), Unready> {
+        let Some(command) = of_backend(conf).and_then(|conf| conf.pre_startup) else {
             self.before.forget();
             return Ok(());
         };
-        let call = (command.clone(), Input::default());
-        let progress = self.before.run(call, &self.environment, &self.news, Instant::now());
-        attrs.backend_data = self.before.output().map(|output| Json::String(output.to_owned()));
+        let progress = self.before.run((command, Input::default()), &self.environment, &self.news, Instant::now());
         ready("PreStartupCommand", progress, due)
+    }
+
+    /// What the first command printed. What was published stays until there is something new.
+    pub(super) fn printed(&self) -> Option<String> {
+        self.before.output().map(str::to_owned)
     }
 
     /// Once there is a lease: `PostStartupCommand`, once for each that this host has.
@@ -140,7 +143,7 @@ impl Extension {
         attrs: &LeaseAttrs,
         due: &mut Due,
     ) -> Result<(), Unready> {
-        let Backend::Extension(ExtensionConf { post_startup: Some(command), .. }) = &conf.backend else {
+        let Some(command) = &of_backend(conf).and_then(|conf| conf.post_startup) else {
             self.after.forget();
             return Ok(());
         };
@@ -158,10 +161,7 @@ impl Extension {
     /// Has the commands told of these peers, all that there are if `complete`. Gives what failed, and when it is tried
     /// again.
     pub(super) fn tell(&mut self, conf: &NetConf, peers: &[Peer], complete: bool, due: &mut Due) -> Vec<String> {
-        let of_backend = match &conf.backend {
-            Backend::Extension(conf) => Some(conf),
-            _ => None,
-        };
+        let of_backend = of_backend(conf);
         if of_backend.is_none() && self.task.is_none() {
             return Vec::new();
         }
@@ -170,7 +170,7 @@ impl Extension {
         self.wish.send_if_modified(|wish| {
             let before = (wish.conf.clone(), wish.peers.clone());
             // the last commands still remove what they added
-            wish.conf = of_backend.cloned().unwrap_or_else(|| wish.conf.clone());
+            wish.conf = of_backend.unwrap_or_else(|| wish.conf.clone());
             if complete {
                 wish.peers = wanted;
             } else {
@@ -206,6 +206,14 @@ impl Extension {
         }
         failed
     }
+}
+
+/// The commands, with backend extension.
+fn of_backend(conf: &NetConf) -> Option<ExtensionConf> {
+    conf.backend.companion().and_then(|companion| match companion {
+        Companion::Commands(conf) => Some(conf),
+        Companion::DataPath(_) => None,
+    })
 }
 
 /// Why a command has not done its work.

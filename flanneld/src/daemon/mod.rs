@@ -5,7 +5,6 @@
 
 mod acquire;
 mod apply;
-mod drain;
 mod extension;
 mod leases;
 mod limits;
@@ -26,10 +25,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::state::{State, WireguardDevice};
-use kernel::types::{IfName, Mac};
-use overlay::host::WireguardKeys;
-use overlay::net::ByFamily;
-use overlay::netconf::VxlanConf;
+use kernel::types::IfName;
+use overlay::backend::{Backend, Identity};
+use overlay::keep::Keep;
 use overlay::peers::Book;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -40,11 +38,13 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::flags::Options;
 use crate::health::{Health, Readiness};
+use crate::instance::Taken;
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::report::{Reporter, Settings};
 use crate::status::{Status, path_beside};
 use crate::supervise::Ended;
+use crate::systemd::Manager;
 use crate::underlay::{Underlay, UnderlayError};
 use store::backoff::Backoff;
 use store::files;
@@ -97,6 +97,9 @@ pub enum DaemonError {
         /// Why not.
         source: io::Error,
     },
+    /// Another daemon does this one's work.
+    #[error(transparent)]
+    Taken(#[from] Taken),
     /// A part of the daemon has ended.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -129,15 +132,14 @@ pub struct Daemon {
     /// When the lease was taken for its address alone.
     unproven: Option<Instant>,
     underlay: Option<Underlay>,
-    macs: ByFamily<Option<Mac>>,
-    /// The backend that was, while others may still send to its devices.
-    vxlan: Option<VxlanConf>,
-    /// This host's WireGuard keys, once they are needed.
-    wireguard_keys: Option<WireguardKeys>,
+    identity: Identity,
+    keep: Keep,
+    /// The kernel gives a link that is up another name.
+    can_rename: bool,
+    /// The devices before the backend in force that a peer may start to send to.
+    offered: Vec<Backend>,
     /// What was wanted last of the WireGuard devices.
     wireguard: BTreeMap<IfName, WireguardDevice>,
-    /// The devices of the backend before.
-    drain: drain::Drain,
     /// The udp backend's data path.
     udp: udp::Udp,
     extension: extension::Extension,
@@ -192,7 +194,7 @@ impl Daemon {
         })?;
         let reporter = Reporter::start(Settings {
             subnet_file: options.subnet_file.clone(),
-            notify_socket,
+            manager: notify_socket.map(Manager::new),
             metrics: metrics.clone(),
             readiness: readiness.clone(),
         });
@@ -206,12 +208,12 @@ impl Daemon {
             own: None,
             unproven: None,
             underlay: None,
-            macs: ByFamily::default(),
-            vxlan: None,
-            wireguard_keys: None,
+            identity: Identity::default(),
+            keep: Keep::default(),
+            can_rename: ::kernel::release::renames_links(),
+            offered: Vec::new(),
             extension: extension::Extension::new(options.environment.clone()),
             wireguard: BTreeMap::new(),
-            drain: drain::Drain::default(),
             udp: udp::Udp::new(metrics.udp.clone()),
             started: false,
             book: Book::default(),

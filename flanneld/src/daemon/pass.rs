@@ -5,12 +5,14 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use kernel::types::{Family, Mac, RouteProtocol, TableId, masked};
+use kernel::types::{Family, IfName, Mac, RouteProtocol, TableId, masked};
 use kernel::{Kernel, KernelError};
-use overlay::host::{self, Desired, HostInputs};
+use overlay::backend::{Backend, Census, Host};
+use overlay::keep::{self, Keeping};
 use overlay::lease::{LeaseAttrs, Subnets};
-use overlay::netconf::{Backend, NetConf};
+use overlay::netconf::NetConf;
 use overlay::peers::{self, Peers, Service};
+use overlay::render::{Desired, Ours, Renderer};
 use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
 
@@ -107,10 +109,12 @@ impl Daemon {
         };
         let underlay = self.find_underlay(&conf, &survey, troubles)?;
         self.know_macs(&conf, &survey, &view, &underlay);
-        let mut attrs = make::attributes(&conf, &underlay, &self.macs);
-        self.know_keys(&conf, &mut attrs).map_err(Halt::Retry)?;
-        let prepared = self.extension.prepare(&conf, &mut attrs, due);
+        self.know_keys(&conf).map_err(Halt::Retry)?;
+        let prepared = self.extension.prepare(&conf, due);
         self.wait_until_started(prepared, troubles)?;
+        self.identity.text = self.extension.printed();
+        let public = make::public(&underlay);
+        let attrs = keep::publish(&conf.backend, &self.offered, public, &self.identity);
         report::base(&mut self.status, &conf, &underlay);
         troubles.note(report::behind_nat(&conf, &underlay));
         match self.ensure_lease(&conf, &attrs, due).await {
@@ -131,10 +135,13 @@ impl Daemon {
             own.endpoints = self.endpoints(due).await?;
             peers = self.judge(&conf, &own, &view);
         }
-        self.udp.follow(&conf);
-        self.drain.follow(&conf, Instant::now(), due);
+        let keeping = self.keep(&conf, &survey, &peers, view.complete, due);
+        self.udp.follow(std::iter::once(&conf.backend).chain(keeping.kept.iter().map(|kept| &kept.backend)));
         troubles.note(report::same_address(&conf, &underlay, &peers));
-        let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, view.complete);
+        let host = self.host(&conf, &survey, &underlay);
+        let ours = Ours { devices: &make::known_devices(&survey), complete: view.complete };
+        let Desired { mut state, scope, paths, mtu } =
+            Renderer::new(&host, &conf.backend, &keeping.kept).desired(&peers.good, ours);
         limits::raise(&mut state, &survey.limits);
         if self.options.blackhole_route {
             make::add_blackholes(&mut state, subnets);
@@ -143,7 +150,7 @@ impl Daemon {
         self.warn(&peers, &paths, &view.ignored);
         let facts = make::facts(&self.options.select, &conf, Some(&underlay), &scope.links, &survey);
         self.events.set_interest(Interest { wanted: wanted.clone(), scope: scope.clone(), facts });
-        let udp_ends = self.udp.ends(&conf, &scope);
+        let udp_ends = self.udp.ends();
         if !udp_ends {
             // before its routes: what they send to the device is moved from the first packet on
             self.carry_udp(&conf, &wanted, &underlay, &peers, view.complete).await.map_err(Halt::Retry)?;
@@ -161,6 +168,7 @@ impl Daemon {
         }
         self.status.udp = self.udp.counters().map(Into::into);
         if applied.ready() {
+            let attrs = keep::publish(&conf.backend, &self.offered, public, &self.identity);
             if let Err(why) = self.publish(&attrs, due).await {
                 troubles.retry(why);
             }
@@ -231,12 +239,9 @@ impl Daemon {
 
     /// The MACs of this host's VTEPs, found once and then kept: the peers know them.
     fn know_macs(&mut self, conf: &NetConf, survey: &Survey, view: &View, underlay: &Underlay) {
-        let Backend::Vxlan(vxlan) = &conf.backend else {
-            self.vxlan = self.vxlan.or_else(|| make::vxlan_left(survey));
-            return;
-        };
-        self.vxlan = Some(*vxlan);
-        if conf.families().all(|(family, _)| self.macs.get(family).is_some()) {
+        let unknown = |(family, _)| self.identity.vtep_macs.get(family).is_none();
+        let devices = || conf.families().filter_map(|(family, _)| Some((family, device(conf, survey, family)?)));
+        if !conf.families().any(unknown) || devices().next().is_none() {
             return;
         }
         let leases = make::stored(view);
@@ -244,11 +249,11 @@ impl Daemon {
         let previous = self.previous();
         let own = leases.iter().filter(|stored| stored.lease.subnets == previous);
         let own = own.map(|stored| &stored.lease.attrs).find(|attrs| publishes(attrs, underlay));
-        for (family, _) in conf.families() {
-            let known = self.macs.get_mut(family);
+        for (family, device) in devices() {
+            let known = self.identity.vtep_macs.get_mut(family);
             if known.is_none() {
                 let [a, b, c, d, e, f, ..] = random().to_ne_bytes();
-                *known = Some(make::vtep_mac(family, vxlan, survey, own, Mac::local([a, b, c, d, e, f])));
+                *known = Some(make::vtep_mac(family, &device, survey, own, Mac::local([a, b, c, d, e, f])));
             }
         }
     }
@@ -262,8 +267,8 @@ impl Daemon {
         peers::Own {
             subnets,
             addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect::<BTreeSet<_>>().into(),
-            macs: Family::ALL.into_iter().filter_map(|family| *self.macs.get(family)).collect(),
-            key: self.wireguard_keys.map(|keys| keys.public),
+            macs: Family::ALL.into_iter().filter_map(|family| *self.identity.vtep_macs.get(family)).collect(),
+            key: self.identity.wireguard.map(|keys| keys.public),
             endpoints: BTreeMap::new(),
             hosts,
             underlay: of_underlay.map(|seen| masked(seen.key.net)).collect(),
@@ -279,19 +284,37 @@ impl Daemon {
         Peers::from(&self.book)
     }
 
-    fn desired(&self, conf: &NetConf, survey: &Survey, underlay: &Underlay, peers: &Peers, complete: bool) -> Desired {
-        host::desired(&HostInputs {
-            conf,
-            own: self.own.as_ref().map(|own| own.subnets).unwrap_or_default(),
-            vtep_macs: self.macs,
-            wireguard_keys: self.wireguard_keys,
-            peers: &peers.good,
-            underlay: &make::underlay_facts(underlay, survey),
-            keep_vtep: self.vxlan,
-            known_devices: &self.drain.deletable(make::known_devices(survey)),
+    /// What stays of the backends before.
+    fn keep(&mut self, conf: &NetConf, survey: &Survey, peers: &Peers, complete: bool, due: &mut Due) -> Keeping {
+        let published = self.own.as_ref().and_then(|own| LeaseAttrs::parse(&own.value).ok());
+        let keeping = self.keep.follow(&keep::Facts {
+            now: Instant::now().into_std(),
+            backend: &conf.backend,
+            found: &make::left(survey),
+            census: &Census::of(&peers.good),
             complete,
-        })
+            published: published.as_ref(),
+            can_rename: self.can_rename,
+        });
+        keeping.look_again.into_iter().for_each(|at| due.by(at.into()));
+        self.offered.clone_from(&keeping.offered);
+        keeping
     }
+
+    fn host(&self, conf: &NetConf, survey: &Survey, underlay: &Underlay) -> Host {
+        Host {
+            networks: conf.network_by_family(),
+            own: self.own.as_ref().map(|own| own.subnets).unwrap_or_default(),
+            identity: self.identity.clone(),
+            underlay: make::underlay_facts(underlay, survey),
+        }
+    }
+}
+
+/// The device whose MAC address is this host's VTEP's: that of the backend in force, or of one before.
+fn device(conf: &NetConf, survey: &Survey, family: Family) -> Option<IfName> {
+    let left = make::left(survey);
+    std::iter::once(&conf.backend).chain(&left).find_map(|backend: &Backend| backend.mac_device(family))
 }
 
 /// True when the lease is this host's by its addresses.

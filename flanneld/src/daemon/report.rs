@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 use kernel::Outcome;
 use kernel::diff::Step;
 use kernel::types::Family;
-use overlay::host::PeerPath;
 use overlay::lease::Subnets;
-use overlay::netconf::{Backend, NetConf};
+use overlay::netconf::NetConf;
 use overlay::peers::{Peer, Peers};
 use overlay::reach::{self, Mode};
+use overlay::render::PeerPath;
 
 use super::tell::Picture;
 use crate::metrics::StepCount;
@@ -101,7 +101,7 @@ pub(super) fn store(status: &mut Status, view: &View) {
 /// The part of the status that the configuration and the underlay make.
 pub(super) fn base(status: &mut Status, conf: &NetConf, underlay: &Underlay) {
     status.backend = conf.backend.name().to_owned();
-    status.direct_routing = Mode::of(&conf.backend) == Some(Mode::WherePossible);
+    status.direct_routing = conf.backend.mode() == Some(Mode::WherePossible);
     status.network = conf.networks();
     status.public_ips = underlay.public.clone();
     status.underlay = Some(status::Underlay { dev: underlay.dev.to_string(), mtu: underlay.mtu.0 });
@@ -109,16 +109,13 @@ pub(super) fn base(status: &mut Status, conf: &NetConf, underlay: &Underlay) {
 
 /// Routes by an address that this host does not have lead nowhere.
 pub(super) fn behind_nat(conf: &NetConf, underlay: &Underlay) -> Option<&'static str> {
-    (conf.backend == Backend::HostGw && underlay.public != underlay.addresses).then_some(
-        "your PublicIP differs from interface IP, meaning that probably you're on a NAT, which is not supported by \
-         host-gw backend",
-    )
+    conf.backend.behind_nat().filter(|_| underlay.public != underlay.addresses)
 }
 
 /// A peer that publishes this host's address. Where the host itself has it the lease is rejected; where it is a
 /// router's the peer is believed, but only of wireguard both can be behind it, by their ports.
 pub(super) fn same_address(conf: &NetConf, underlay: &Underlay, peers: &Peers) -> Option<String> {
-    if matches!(conf.backend, Backend::Wireguard(_)) {
+    if conf.backend.shares_addresses() {
         return None;
     }
     let halves = |peer| Family::ALL.into_iter().filter_map(move |family| Peer::half(peer, family));

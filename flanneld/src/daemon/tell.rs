@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use overlay::host::PeerPath;
 use overlay::peers::Peers;
+use overlay::render::PeerPath;
 use overlay::subnet_env::SubnetEnv;
 
 use super::{Daemon, OVERLAY, report};

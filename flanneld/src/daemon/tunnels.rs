@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use kernel::state::PublicKey;
-use kernel::types::{Family, IfName};
-use overlay::host::wireguard::{DEVICES, wireguard_data};
-use overlay::lease::LeaseAttrs;
-use overlay::netconf::{Backend, NetConf};
+use kernel::types::IfName;
+use overlay::backend::wireguard::DEVICES;
+use overlay::netconf::NetConf;
 use overlay::peers::{Peers, Reason};
 use tokio::time::Instant;
 
@@ -24,21 +23,11 @@ pub(super) fn is_contested(peers: &Peers) -> bool {
 }
 
 impl Daemon {
-    /// With backend wireguard: this host's keys, found once and then kept, and what the peers are told of them.
-    pub(super) fn know_keys(&mut self, conf: &NetConf, attrs: &mut LeaseAttrs) -> Result<(), String> {
-        if !matches!(conf.backend, Backend::Wireguard(_)) {
-            return Ok(());
-        }
-        let keys = match self.wireguard_keys {
-            Some(keys) => keys,
-            None => wireguard_key::load(&self.options.wireguard_key_file).map_err(|error| error.to_string())?,
-        };
-        self.wireguard_keys = Some(keys);
-        let data = wireguard_data(conf, keys.public);
-        for family in Family::ALL {
-            if let Some(data) = *data.get(family) {
-                attrs.set_data(family, data.to_json());
-            }
+    /// This host's WireGuard keys, if its lease says them: found once and then kept.
+    pub(super) fn know_keys(&mut self, conf: &NetConf) -> Result<(), String> {
+        if conf.backend.needs_key() && self.identity.wireguard.is_none() {
+            let keys = wireguard_key::load(&self.options.wireguard_key_file).map_err(|error| error.to_string())?;
+            self.identity.wireguard = Some(keys);
         }
         Ok(())
     }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use ipnetwork::IpNetwork;
 use kernel::types::{Family, Mac};
+use overlay::backend::{Backend, vxlan};
 use overlay::lease::{LeaseAttrs, Subnets, VxlanData};
 use overlay::net::{overlap, within};
-use overlay::netconf::{Backend, NetConf};
+use overlay::netconf::NetConf;
 use overlay::peers::{Own, check};
 use overlay::subnet_env::{Previous, SubnetEnv};
 
@@ -24,8 +25,8 @@ pub fn net_conf(bytes: &[u8]) {
         assert_eq!(conf.network.ip(), conf.network.network());
         assert!(conf.allocation.min <= conf.allocation.max && conf.allocation.len > conf.network.prefix());
         assert!(conf.network.contains(conf.allocation.min) && conf.network.contains(conf.allocation.max));
-        if let Backend::Vxlan(vxlan) = parsed.conf.backend {
-            assert!(overlay::netconf::vxlan_device(family, vxlan.vni).is_ok());
+        if let Backend::Vxlan(conf) = parsed.conf.backend {
+            assert!(vxlan::device(family, conf.vni).is_ok());
         }
     }
 }

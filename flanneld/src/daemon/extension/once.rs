@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use overlay::netconf::Command;
+use overlay::backend::extension::Command;
 use store::backoff::Backoff;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;

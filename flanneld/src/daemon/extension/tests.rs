@@ -136,22 +136,20 @@ async fn the_first_command_prints_the_leases_data() {
     );
     let mut extension = Extension::new(Environment::default());
     for _ in 0..2 {
-        let mut attrs = LeaseAttrs { backend_type: "extension".into(), ..LeaseAttrs::default() };
-        ended(&mut extension, |extension, due| extension.prepare(&conf(&command), &mut attrs, due)).await.unwrap();
-        let wanted = r#"{"PublicIP":"0.0.0.0","PublicIPv6":null,"BackendType":"extension","BackendData":"a \nb"}"#;
-        assert_eq!(attrs.to_json(), wanted);
+        ended(&mut extension, |extension, due| extension.prepare(&conf(&command), due)).await.unwrap();
+        assert_eq!(extension.printed().as_deref(), Some("a \nb"));
     }
     assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n", "once");
     let broken = conf(r#"{"Type":"extension","PreStartupCommand":"false"}"#);
-    let (mut attrs, mut again) = (LeaseAttrs::default(), None);
+    let mut again = None;
     let outcome = ended(&mut extension, |extension, due| {
-        let outcome = extension.prepare(&broken, &mut attrs, due);
+        let outcome = extension.prepare(&broken, due);
         again = due.at;
         outcome
     });
     assert_eq!(outcome.await, Err(Unready::Failed("PreStartupCommand: false: exit status: 1".into())));
     assert!(again.is_some(), "it runs again");
-    assert!(attrs.backend_data.is_some(), "what was published stays");
+    assert!(extension.printed().is_some(), "what was published stays");
 }
 
 #[tokio::test]
@@ -163,8 +161,7 @@ async fn nobody_waits_for_a_command_that_runs() {
         file.display()
     );
     let mut extension = Extension::new(Environment::default());
-    let look =
-        |extension: &mut Extension| extension.prepare(&conf(&command), &mut LeaseAttrs::default(), &mut Due::default());
+    let look = |extension: &mut Extension| extension.prepare(&conf(&command), &mut Due::default());
     for _ in 0..3 {
         assert!(matches!(look(&mut extension), Err(Unready::Running(_))));
     }

@@ -7,6 +7,7 @@ use gojson::Json;
 use kernel::types::Family;
 
 use super::{AttrsError, LeaseAttrs, VxlanData, WireguardData};
+use crate::backend::{Data, data_of};
 use crate::net::ByFamily;
 
 /// A `BackendType` as published: its first 15 bytes. No backend has a longer name, so a text that is cut is nobody's type
@@ -34,16 +35,9 @@ impl LeaseType {
         self.bytes.get(..self.len.into()).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 
-    /// What the data of such a lease is.
-    pub(crate) fn says(&self) -> Says {
-        match self.as_str() {
-            "vxlan" => Says::Vtep,
-            // a host that has left vxlan offers its VTEP for as long as it keeps it
-            "host-gw" => Says::OfferedVtep,
-            "wireguard" => Says::Key,
-            "extension" => Says::Text,
-            _ => Says::Other,
-        }
+    /// What the data of such a lease is; `None`: nothing that this program reads.
+    pub(crate) fn says(&self) -> Option<Data> {
+        data_of(self.as_str())
     }
 }
 
@@ -63,21 +57,6 @@ impl fmt::Debug for LeaseType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self.as_str(), f)
     }
-}
-
-/// What `BackendData` and `BackendV6Data` are for leases of one type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Says {
-    /// A VTEP, without which the host is not reached.
-    Vtep,
-    /// A VTEP, or nothing.
-    OfferedVtep,
-    /// A WireGuard key.
-    Key,
-    /// A text of the operator's.
-    Text,
-    /// Nothing that this program reads.
-    Other,
 }
 
 /// One family's data of a lease.
@@ -103,13 +82,13 @@ impl BackendData {
     pub fn read(kind: LeaseType, data: Option<&Json>) -> Self {
         let Some(data) = data else { return Self::Nothing };
         let read = match kind.says() {
-            Says::Vtep | Says::OfferedVtep => VxlanData::parse(data).map(Self::Vxlan),
-            Says::Key => WireguardData::parse(data).map(|data| Self::Wireguard(Box::new(data))),
-            Says::Text => match data {
+            Some(Data::Vtep | Data::KeptVtep) => VxlanData::parse(data).map(Self::Vxlan),
+            Some(Data::Key) => WireguardData::parse(data).map(|data| Self::Wireguard(Box::new(data))),
+            Some(Data::Text) => match data {
                 Json::String(text) => Ok(Self::Text(text.as_str().into())),
                 other => Err(AttrsError::NotText(other.to_string())),
             },
-            Says::Other => Ok(Self::Other),
+            None => Ok(Self::Other),
         };
         read.unwrap_or_else(|error| Self::Unreadable(Box::new(error)))
     }
@@ -156,8 +135,8 @@ impl StoredAttrs {
     /// What the first command of a host with backend extension printed; no data is an empty text. `None` for other types.
     pub fn extension(&self) -> Option<&str> {
         match (self.backend_type.says(), &self.data.v4) {
-            (Says::Text, BackendData::Text(text)) => Some(text),
-            (Says::Text, BackendData::Nothing) => Some(""),
+            (Some(Data::Text), BackendData::Text(text)) => Some(text),
+            (Some(Data::Text), BackendData::Nothing) => Some(""),
             _ => None,
         }
     }
@@ -197,7 +176,10 @@ mod tests {
         let attrs_of_key = attrs("wireguard", &format!(r#"{{"PublicKey":"{key}"}}"#));
         assert_eq!(attrs_of_key.wireguard(Family::V6).unwrap().public_key.to_string(), key);
         assert_eq!(attrs("extension", r#""text""#).data.v6, BackendData::Text("text".into()));
-        for kind in ["", "udp", "wireguards", "a type of more than fifteen bytes"] {
+        for kind in ["", "ipip"] {
+            assert!(attrs(kind, vtep).vtep(Family::V6).is_some(), "the VTEP that a host keeps");
+        }
+        for kind in ["udp", "wireguards", "a type of more than fifteen bytes"] {
             assert_eq!(attrs(kind, vtep).data.v6, BackendData::Other, "{kind}");
         }
         for (kind, bad) in [("vxlan", "7"), ("host-gw", "{}"), ("wireguard", vtep), ("extension", "7")] {

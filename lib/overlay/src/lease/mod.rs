@@ -9,7 +9,6 @@ mod stored;
 mod wireguard;
 
 pub use attrs::{AttrsError, LeaseAttrs, VxlanData};
-pub(crate) use data::Says;
 pub use data::{BackendData, LeaseType, StoredAttrs};
 pub use key::{KeyError, Subnets};
 pub use stored::{LeaseChanges, Refusal, StoredLease};

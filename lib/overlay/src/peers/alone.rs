@@ -7,9 +7,10 @@ use kernel::state::PublicKey;
 use kernel::types::{Family, Mac};
 
 use super::{Own, Reason};
-use crate::lease::{AttrsError, BackendData, Says, StoredAttrs, StoredLease, VxlanData};
+use crate::backend::Data;
+use crate::lease::{AttrsError, BackendData, StoredAttrs, StoredLease, VxlanData};
 use crate::net::{ByFamily, overlap, within};
-use crate::netconf::{Backend, NetConf};
+use crate::netconf::NetConf;
 
 /// What verdicts depend on of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +28,8 @@ impl Rules {
         let family = |family| conf.family(family).map(|conf| (conf.network, conf.allocation.len));
         Self {
             families: ByFamily { v4: family(Family::V4), v6: family(Family::V6) },
-            encrypted: matches!(conf.backend, Backend::Wireguard(_)),
-            commands: matches!(conf.backend, Backend::Extension(_)),
+            encrypted: conf.backend.needs_key(),
+            commands: conf.backend.kind().data == Data::Text,
         }
     }
 
@@ -64,7 +65,7 @@ impl Alone<'_> {
             return Err(Reason::FamilyOff);
         }
         match (&attrs.data.v4, attrs.backend_type.says()) {
-            (BackendData::Unreadable(error), Says::Text) if self.rules.commands => {
+            (BackendData::Unreadable(error), Some(Data::Text)) if self.rules.commands => {
                 Err(Reason::Extension((**error).clone()))
             }
             _ => Ok(true),
@@ -120,7 +121,7 @@ impl Alone<'_> {
     }
 
     fn key(&self, attrs: &StoredAttrs, family: Family) -> Result<Option<PublicKey>, Reason> {
-        if !self.rules.encrypted || attrs.backend_type.says() != Says::Key {
+        if !self.rules.encrypted || attrs.backend_type.says() != Some(Data::Key) {
             return Ok(None);
         }
         match attrs.data.get(family) {
@@ -141,8 +142,8 @@ impl Alone<'_> {
             _ => Err(Reason::NoVtep),
         };
         match attrs.backend_type.says() {
-            Says::Vtep => vtep.map(Some),
-            Says::OfferedVtep => Ok(vtep.ok()),
+            Some(Data::Vtep) => vtep.map(Some),
+            Some(Data::KeptVtep) => Ok(vtep.ok()),
             _ => Ok(None),
         }
     }

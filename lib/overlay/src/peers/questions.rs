@@ -6,7 +6,8 @@ use kernel::types::Family;
 use super::claims::Rank;
 use super::judge::Judgement;
 use super::{Peer, Standing};
-use crate::lease::{Says, Subnets};
+use crate::backend::Data;
+use crate::lease::Subnets;
 use crate::net::{address, bounds};
 
 impl Judgement<'_> {
@@ -45,7 +46,7 @@ impl Judgement<'_> {
         let mac = lease.attrs.vtep(family).map(|vtep| (family, vtep.vtep_mac));
         let claimed = mac.is_some_and(|mac| self.book.macs.has(mac, rank, family));
         let vtep = claimed && self.book.owner_of_mac(lease, family).is_none();
-        if claimed && !vtep && lease.attrs.backend_type.says() == Says::Vtep {
+        if claimed && !vtep && lease.attrs.backend_type.says() == Some(Data::Vtep) {
             return Standing::Mac;
         }
         Standing::Good { vtep, key }

@@ -7,11 +7,12 @@ use std::net::IpAddr;
 use gojson::Json;
 use ipnetwork::IpNetwork;
 use kernel::types::{Family, Mac, Mtu, Vni};
-use overlay::lease::{LeaseAttrs, StoredAttrs, StoredLease, Subnets, VxlanData};
+use overlay::backend::vxlan::{VxlanConf, mtu_in_range, port_in_range, vni_in_range};
+use overlay::backend::{Backend, Identity};
+use overlay::keep::publish;
+use overlay::lease::{LeaseAttrs, StoredAttrs, StoredLease, Subnets};
 use overlay::net::ByFamily;
-use overlay::netconf::{
-    Allocation, Backend, FamilyConf, NetConf, VxlanConf, mtu_in_range, port_in_range, vni_in_range,
-};
+use overlay::netconf::{Allocation, FamilyConf, NetConf};
 use overlay::peers::{self, Own, Peer, Peers, Reason};
 use overlay::subnet_env::SubnetEnv;
 
@@ -102,10 +103,14 @@ impl Network {
 
     /// The MACs of this host's VTEPs, when peers send to `public`.
     pub(super) fn own_macs(&self, public: &ByFamily<Option<IpAddr>>) -> ByFamily<Option<Mac>> {
+        self.macs(&self.own, public)
+    }
+
+    fn macs(&self, host: &Host, public: &ByFamily<Option<IpAddr>>) -> ByFamily<Option<Mac>> {
         let mut macs = ByFamily::default();
         for family in Family::ALL {
             let derived = || Some(mac::derived(self.vni()?, (*public.get(family))?));
-            *macs.get_mut(family) = self.own.macs.get(family).or_else(derived);
+            *macs.get_mut(family) = host.macs.get(family).or_else(derived);
         }
         macs
     }
@@ -181,21 +186,8 @@ impl Network {
 
     /// What the peer would publish, had it a daemon.
     fn attributes(&self, peer: &Host) -> LeaseAttrs {
-        let mut attrs = LeaseAttrs { backend_type: self.conf.backend.lease_type().to_owned(), ..LeaseAttrs::default() };
-        for family in Family::ALL {
-            let public = *peer.public.get(family);
-            match public {
-                Some(IpAddr::V4(addr)) => attrs.public_ip = Some(addr),
-                Some(IpAddr::V6(addr)) => attrs.public_ipv6 = Some(addr),
-                None => {}
-            }
-            if let Some(vni) = self.vni()
-                && let Some(vtep_mac) = peer.macs.get(family).or_else(|| Some(mac::derived(vni, public?)))
-            {
-                attrs.set_data(family, VxlanData { vni: Some(vni), vtep_mac }.to_json());
-            }
-        }
-        attrs
+        let vtep_macs = self.macs(peer, &peer.public);
+        publish(&self.conf.backend, &[], peer.public, &Identity { vtep_macs, ..Identity::default() })
     }
 }
 

@@ -7,11 +7,13 @@ use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, RouteScope, Scope, State};
 use kernel::survey::{Survey, connected, default_route, preferred_address};
 use kernel::types::{Family, IfName, RouteProtocol, TableId, masked};
-use overlay::host::{self, HostInputs, Underlay};
+use overlay::backend::{Host, Identity};
 use overlay::net::ByFamily;
 use overlay::peers::gateways;
 use overlay::reach::Reach;
+use overlay::render::{Ours, Renderer};
 use overlay::subnet_env::SubnetEnv;
+use overlay::underlay::Underlay;
 
 use super::network::Network;
 use crate::attach::delegating::joined;
@@ -60,17 +62,14 @@ pub(super) fn plan(network: &Network, name: &str, survey: &Survey, recorded: &[I
     let of_link = survey.addresses.iter().filter(|seen| seen.key.dev == link.name);
     own.underlay = of_link.map(|seen| masked(seen.key.net)).collect();
     let peers = network.judge(&own, &public).map_err(Obstacle::Mistakes)?;
-    let wanted = host::desired(&HostInputs {
-        conf: &network.conf,
+    let host = Host {
+        networks: network.conf.network_by_family(),
         own: network.own.subnets,
-        vtep_macs: network.own_macs(&public),
-        wireguard_keys: None,
-        peers: &peers,
-        underlay: &underlay,
-        keep_vtep: None,
-        known_devices: &marked(name, survey),
-        complete: true,
-    });
+        identity: Identity { vtep_macs: network.own_macs(&public), ..Identity::default() },
+        underlay,
+    };
+    let ours = Ours { devices: &marked(name, survey), complete: true };
+    let wanted = Renderer::new(&host, &network.conf.backend, &[]).desired(&peers, ours);
     let mut limits = Vec::new();
     if !link.running {
         limits.push(format!("{} has no carrier ({})", link.name, link.operstate));
