@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
+use overlay::backend::tunnels;
 use overlay::reach::{self, Tunnel};
 use serde::{Deserialize, Serialize};
 
@@ -175,41 +176,43 @@ impl<'de> Deserialize<'de> for Peers {
 }
 
 /// How a peer is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// By a route over the underlay.
     Direct,
-    /// In VXLAN packets.
-    Vxlan,
-    /// In datagrams of the daemon's.
-    Udp,
-    /// In IPIP packets.
-    Ipip,
-    /// In WireGuard packets.
-    Wireguard,
-    /// By the operator's commands.
-    Extension,
+    /// Packed in something.
+    Through(Tunnel),
     /// Not at all.
     Unreachable,
 }
 
 impl Reach {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Direct, Self::Vxlan, Self::Udp, Self::Ipip, Self::Wireguard, Self::Extension, Self::Unreachable];
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Self::Direct].into_iter().chain(tunnels().map(Self::Through)).chain([Self::Unreachable])
+    }
 
     /// Its name in the status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Direct => "direct",
-            Self::Vxlan => "vxlan",
-            Self::Udp => "udp",
-            Self::Ipip => "ipip",
-            Self::Wireguard => "wireguard",
-            Self::Extension => "extension",
+            Self::Through(tunnel) => tunnel.name(),
             Self::Unreachable => "unreachable",
         }
+    }
+}
+
+impl Serialize for Reach {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Reach {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let unknown = || serde::de::Error::custom(format_args!("{name:?} is no way to reach a peer"));
+        Self::all().find(|reach| reach.as_str() == name).ok_or_else(unknown)
     }
 }
 
@@ -217,20 +220,8 @@ impl From<reach::Reach> for Reach {
     fn from(reach: reach::Reach) -> Self {
         match reach {
             reach::Reach::Direct => Self::Direct,
-            reach::Reach::Through(tunnel) => tunnel.into(),
+            reach::Reach::Through(tunnel) => Self::Through(tunnel),
             reach::Reach::Unreachable(_) => Self::Unreachable,
-        }
-    }
-}
-
-impl From<Tunnel> for Reach {
-    fn from(tunnel: Tunnel) -> Self {
-        match tunnel {
-            Tunnel::Vxlan => Self::Vxlan,
-            Tunnel::Udp => Self::Udp,
-            Tunnel::Ipip => Self::Ipip,
-            Tunnel::Wireguard => Self::Wireguard,
-            Tunnel::Extension => Self::Extension,
         }
     }
 }

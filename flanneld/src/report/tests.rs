@@ -1,6 +1,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use overlay::backend::vxlan;
+
 use super::*;
 use crate::lab::wait;
 use crate::status::{Peer, Reach};
@@ -52,7 +54,7 @@ fn only_news_is_written() {
 #[test]
 fn a_peer_is_as_old_as_its_last_change() {
     let mut contents = Contents::default();
-    let all = vec![peer("10.5.2.0/24", Reach::Direct), peer("10.5.10.0/24", Reach::Vxlan)];
+    let all = vec![peer("10.5.2.0/24", Reach::Direct), peer("10.5.10.0/24", Reach::Through(vxlan::TUNNEL))];
     contents.passed(&head("one"), PeerChanges::Whole(all.clone()), None, false);
     contents.passed(&head("two"), PeerChanges::Whole(all.clone()), None, false);
     let ages = |contents: &mut Contents| -> Vec<(String, String)> {
@@ -62,9 +64,9 @@ fn a_peer_is_as_old_as_its_last_change() {
     assert_eq!(ages(&mut contents), [pair("10.5.2.0/24", "one"), pair("10.5.10.0/24", "one")]);
     contents.passed(&head("three"), PeerChanges::default(), None, false);
     assert!(!contents.is_unwritten());
-    let (subnet, moved) = (all[0].subnet, peer("10.5.2.0/24", Reach::Vxlan));
+    let (subnet, moved) = (all[0].subnet, peer("10.5.2.0/24", Reach::Through(vxlan::TUNNEL)));
     contents.passed(&head("four"), PeerChanges::Some(vec![(subnet, Some(moved))]), None, false);
-    assert_eq!((contents.counts().of(Reach::Direct), contents.counts().of(Reach::Vxlan)), (0, 2));
+    assert_eq!((contents.counts().of(Reach::Direct), contents.counts().of(Reach::Through(vxlan::TUNNEL))), (0, 2));
     assert_eq!(ages(&mut contents), [pair("10.5.2.0/24", "four"), pair("10.5.10.0/24", "one")]);
     contents.passed(&head("five"), PeerChanges::Some(vec![(subnet, None)]), None, false);
     assert_eq!(ages(&mut contents), [pair("10.5.10.0/24", "one")]);
@@ -90,7 +92,7 @@ async fn eventually(path: &Path, is_right: impl Fn(&str) -> bool + Send + 'stati
 fn settings(dir: &Path) -> Settings {
     Settings {
         subnet_file: dir.join("flannel/subnet.env"),
-        notify_socket: None,
+        manager: None,
         metrics: Metrics::default(),
         readiness: Readiness::default(),
     }

@@ -6,11 +6,14 @@ use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, RouteScope, Scope, State};
 use kernel::survey::{Survey, connected, default_route, preferred_address};
-use kernel::types::{Family, IfName, RouteProtocol, TableId};
-use overlay::host::{self, HostInputs, Underlay};
+use kernel::types::{Family, IfName, RouteProtocol, TableId, masked};
+use overlay::backend::{Host, Identity};
 use overlay::net::ByFamily;
+use overlay::peers::gateways;
 use overlay::reach::Reach;
+use overlay::render::{Ours, Renderer};
 use overlay::subnet_env::SubnetEnv;
+use overlay::underlay::Underlay;
 
 use super::network::Network;
 use crate::attach::delegating::joined;
@@ -53,19 +56,20 @@ pub(super) fn plan(network: &Network, name: &str, survey: &Survey, recorded: &[I
         let public = public.get_mut(family);
         *public = public.or(address);
     }
-    let own = network.own_at(&public, survey.addresses.iter().map(|seen| seen.key.net.ip()));
+    let mut own = network.own_at(&public, survey.addresses.iter().map(|seen| seen.key.net.ip()));
+    // who wrote the list of peers may well have a DNS server among the pods
+    own.hosts = gateways(&survey.routes, &link.name);
+    let of_link = survey.addresses.iter().filter(|seen| seen.key.dev == link.name);
+    own.underlay = of_link.map(|seen| masked(seen.key.net)).collect();
     let peers = network.judge(&own, &public).map_err(Obstacle::Mistakes)?;
-    let wanted = host::desired(&HostInputs {
-        conf: &network.conf,
+    let host = Host {
+        networks: network.conf.network_by_family(),
         own: network.own.subnets,
-        vtep_macs: network.own_macs(&public),
-        wireguard_keys: None,
-        peers: &peers,
-        underlay: &underlay,
-        keep_vtep: None,
-        known_devices: &marked(name, survey),
-        complete: true,
-    });
+        identity: Identity { vtep_macs: network.own_macs(&public), ..Identity::default() },
+        underlay,
+    };
+    let ours = Ours { devices: &marked(name, survey), complete: true };
+    let wanted = Renderer::new(&host, &network.conf.backend, &[]).desired(&peers, ours);
     let mut limits = Vec::new();
     if !link.running {
         limits.push(format!("{} has no carrier ({})", link.name, link.operstate));

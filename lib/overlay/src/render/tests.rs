@@ -1,11 +1,18 @@
 use proptest::prelude::*;
 
+use std::net::IpAddr;
+
+use kernel::state::LinkKind;
+use kernel::types::{Mac, Vni};
+
 use super::*;
-use crate::lease::LeaseAttrs;
+use crate::backend::vxlan::VxlanConf;
+use crate::backend::{Identity, udp, vxlan};
+use crate::keep::publish;
+use crate::lease::{LeaseAttrs, Subnets, VxlanData};
+use crate::netconf::NetConf;
 use crate::peers::{self, Own};
-use crate::reach::Tunnel;
-use kernel::state::{LinkKind, Route};
-use kernel::types::{RouteProtocol, Vni};
+use crate::underlay::Underlay;
 
 const DUAL: &str = r#""Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/56""#;
 
@@ -41,18 +48,37 @@ const FAR: (&str, &str) = (
 /// On the same segment, already host-gw.
 const PLAIN: (&str, &str) = ("10.5.55.0-24", r#"{"PublicIP":"10.99.0.5","PublicIPv6":null,"BackendType":"host-gw"}"#);
 
-fn build<'a>(conf: &'a NetConf, peers: &'a [Peer], underlay: &'a Underlay) -> HostInputs<'a> {
-    HostInputs {
-        conf,
+fn macs() -> ByFamily<Option<Mac>> {
+    ByFamily { v4: "02:00:00:00:00:01".parse().ok(), v6: "02:00:00:00:00:02".parse().ok() }
+}
+
+fn host(conf: &NetConf, underlay: &Underlay) -> Host {
+    Host {
+        networks: conf.network_by_family(),
         own: "10.5.97.0-24&fd05:0:0:4d::-64".parse().unwrap(),
-        vtep_macs: ByFamily { v4: "02:00:00:00:00:01".parse().ok(), v6: "02:00:00:00:00:02".parse().ok() },
-        wireguard_keys: None,
-        peers,
-        underlay,
-        keep_vtep: None,
-        known_devices: &[],
-        complete: true,
+        identity: Identity { vtep_macs: macs(), ..Identity::default() },
+        underlay: underlay.clone(),
     }
+}
+
+const ALL: Ours<'_> = Ours { devices: &[], complete: true };
+
+/// A fresh host.
+fn desired(conf: &NetConf, peers: &[Peer]) -> Desired {
+    desired_with(conf, peers, &[], ALL)
+}
+
+fn desired_with(conf: &NetConf, peers: &[Peer], kept: &[Kept], ours: Ours<'_>) -> Desired {
+    Renderer::new(&host(conf, &underlay()), &conf.backend, kept).desired(peers, ours)
+}
+
+/// The devices of a configuration before.
+fn kept(backend: Backend) -> Kept {
+    Kept { backend, leads: false }
+}
+
+fn kept_vxlan() -> [Kept; 1] {
+    [kept(Backend::Vxlan(VxlanConf::default()))]
 }
 
 /// The objects as `ip` and `bridge` show them, in the order links, addresses, sysctls, neighbours, FDB, routes.
@@ -110,8 +136,7 @@ const DEVICES: [&str; 6] = [
 #[test]
 fn vxlan_is_upstreams_objects() {
     let conf = conf(r#"{"Type":"vxlan"}"#);
-    let (peers, underlay) = (peers(&conf, &[NEAR, FAR]), underlay());
-    let desired = desired(&build(&conf, &peers, &underlay));
+    let desired = desired(&conf, &peers(&conf, &[NEAR, FAR]));
     let mut wanted = DEVICES.to_vec();
     wanted.extend([
         "fd05:0:0:65:: dev flannel-v6.1 lladdr 12:a5:0d:d7:d9:76 PERMANENT",
@@ -141,7 +166,7 @@ fn vxlan_is_upstreams_objects() {
         (&scope.links[..], &scope.addresses[..], &scope.neighbours[..]),
         (&devices[..], &devices[..], &devices[..])
     );
-    assert_eq!(scope.read_links, [underlay.dev]);
+    assert_eq!(scope.read_links, [underlay().dev]);
     let routes = scope.routes.unwrap();
     assert_eq!((routes.protocol, routes.adopt, routes.dev), (Some(RouteProtocol::FLANNEL), conf.networks(), None));
     assert_eq!(scope.sysctls, ["net/ipv6/conf/flannel-v6.1/accept_ra", "net/ipv6/conf/flannel.1/accept_ra"]);
@@ -151,9 +176,8 @@ fn vxlan_is_upstreams_objects() {
 #[test]
 fn direct_routing_changes_routes_and_never_the_device() {
     let (never, where_possible) = (conf(r#"{"Type":"vxlan"}"#), conf(r#"{"Type":"vxlan","DirectRouting":true}"#));
-    let (peers, underlay) = (peers(&never, &[NEAR, FAR]), underlay());
-    let before = desired(&build(&never, &peers, &underlay));
-    let after = desired(&build(&where_possible, &peers, &underlay));
+    let peers = peers(&never, &[NEAR, FAR]);
+    let (before, after) = (desired(&never, &peers), desired(&where_possible, &peers));
     assert_eq!((&before.state.links, &before.state.addresses), (&after.state.links, &after.state.addresses));
     assert_eq!((&before.state.sysctls, &before.scope, before.mtu), (&after.state.sysctls, &after.scope, after.mtu));
     assert_eq!(
@@ -175,12 +199,9 @@ fn direct_routing_changes_routes_and_never_the_device() {
 #[test]
 fn host_gw_is_routes_and_keeps_the_vtep_while_it_may_be_sent_to() {
     let conf = conf(r#"{"Type":"host-gw"}"#);
-    let underlay = underlay();
     let mixed = peers(&conf, &[NEAR, FAR, PLAIN]);
     let left = [IfName::new("flannel.1").unwrap(), IfName::new("flannel-v6.1").unwrap()];
-    let changed =
-        HostInputs { keep_vtep: Some(VxlanConf::default()), known_devices: &left, ..build(&conf, &mixed, &underlay) };
-    let during = desired(&changed);
+    let during = desired_with(&conf, &mixed, &kept_vxlan(), Ours { devices: &left, complete: true });
     assert_eq!(lines(&during.state)[..6], DEVICES);
     assert_eq!(
         lines(&during.state)[8..],
@@ -192,17 +213,20 @@ fn host_gw_is_routes_and_keeps_the_vtep_while_it_may_be_sent_to() {
         ]
     );
     assert_eq!(during.mtu, Mtu(1500));
+    assert_eq!(
+        paths(&during)[2..3],
+        [
+            "10.5.54.0-24 V4 vxlan: the configuration changes, and the vxlan device before the change still reaches the peer"
+        ]
+    );
     // everybody has changed: the devices go
     let plain = peers(&conf, &[PLAIN]);
-    let after = desired(&HostInputs { peers: &plain, ..changed.clone() });
+    let after = desired_with(&conf, &plain, &[], Ours { devices: &left, complete: true });
     assert_eq!(lines(&after.state), ["10.5.55.0/24 via 10.99.0.5 dev eth0"]);
     assert_eq!(after.scope.links.len(), 2);
-    // unless that is not certain
-    let unsure = desired(&HostInputs { peers: &plain, complete: false, ..changed });
-    assert_eq!(lines(&unsure.state)[..6], DEVICES);
-    assert!(unsure.scope.keep);
+    assert!(desired_with(&conf, &plain, &kept_vxlan(), Ours { devices: &left, complete: false }).scope.keep);
     // a fresh host-gw host has no VTEP, and cannot reach what is behind a router
-    let fresh = desired(&build(&conf, &mixed, &underlay));
+    let fresh = desired(&conf, &mixed);
     assert!(fresh.state.links.is_empty() && fresh.scope.links.is_empty());
     assert_eq!(paths(&fresh)[2], "10.5.54.0-24 V4 unreachable: this host has no VTEP");
     assert_eq!(fresh.state.routes.len(), 3);
@@ -211,8 +235,7 @@ fn host_gw_is_routes_and_keeps_the_vtep_while_it_may_be_sent_to() {
 #[test]
 fn a_vxlan_host_reaches_peers_that_have_changed_already() {
     let conf = conf(r#"{"Type":"vxlan"}"#);
-    let (peers, underlay) = (peers(&conf, &[PLAIN]), underlay());
-    let desired = desired(&build(&conf, &peers, &underlay));
+    let desired = desired(&conf, &peers(&conf, &[PLAIN]));
     assert_eq!(lines(&desired.state)[6..], ["10.5.55.0/24 via 10.99.0.5 dev eth0"]);
     assert_eq!(paths(&desired), ["10.5.55.0-24 V4 direct: the peer has no VTEP"]);
 }
@@ -220,8 +243,7 @@ fn a_vxlan_host_reaches_peers_that_have_changed_already() {
 #[test]
 fn alloc_leaves_the_routes_to_others() {
     let conf = conf(r#"{"Type":"alloc"}"#);
-    let (peers, underlay) = (peers(&conf, &[NEAR, FAR]), underlay());
-    let desired = desired(&build(&conf, &peers, &underlay));
+    let desired = desired(&conf, &peers(&conf, &[NEAR, FAR]));
     assert_eq!((desired.state, desired.paths.len(), desired.mtu), (State::default(), 0, Mtu(1500)));
     assert_eq!(desired.scope.routes.unwrap().adopt, []);
 }
@@ -231,7 +253,7 @@ fn the_options_of_vxlan_reach_the_device() {
     let conf = conf(r#"{"Type":"vxlan","VNI":7,"Port":4789,"MTU":1400,"GBP":true,"Learning":true}"#);
     let mut underlay = underlay();
     let old = [IfName::new("flannel.1").unwrap()];
-    let desired = desired(&HostInputs { known_devices: &old, ..build(&conf, &[], &underlay) });
+    let desired = desired_with(&conf, &[], &[], Ours { devices: &old, complete: true });
     assert_eq!(
         lines(&desired.state)[..2],
         [
@@ -245,48 +267,89 @@ fn the_options_of_vxlan_reach_the_device() {
     // more than the underlay carries is not asked of the kernel, and a family without an address has no device
     underlay.mtu = Mtu(1300);
     underlay.addresses.v6 = None;
-    let small = super::desired(&build(&conf, &[], &underlay));
+    let small = Renderer::new(&host(&conf, &underlay), &conf.backend, &[]).desired(&[], ALL);
     assert_eq!((small.state.links.len(), small.mtu), (1, Mtu(1250)));
 }
 
 #[test]
 fn what_is_published_is_upstreams() {
     let public = underlay().addresses;
-    let macs = ByFamily { v4: "4a:ed:0f:9b:24:90".parse().ok(), v6: "12:a5:0d:d7:d9:76".parse().ok() };
-    let vxlan = Some(VxlanConf::default());
-    let both = publish(&conf(r#"{"Type":"vxlan"}"#), vxlan, public, macs);
+    let vtep_macs = ByFamily { v4: "4a:ed:0f:9b:24:90".parse().ok(), v6: "12:a5:0d:d7:d9:76".parse().ok() };
+    let identity = Identity { vtep_macs, ..Identity::default() };
+    let offered = [Backend::Vxlan(VxlanConf::default())];
+    let both = publish(&conf(r#"{"Type":"vxlan"}"#).backend, &offered, public, &identity);
+    let data = r#""BackendData":{"VNI":1,"VtepMAC":"4a:ed:0f:9b:24:90"}"#;
     assert_eq!(
         both.to_json(),
-        r#"{"PublicIP":"10.99.0.2","PublicIPv6":"fd99::2","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"4a:ed:0f:9b:24:90"},"BackendV6Data":{"VNI":1,"VtepMAC":"12:a5:0d:d7:d9:76"}}"#
+        format!(
+            r#"{{"PublicIP":"10.99.0.2","PublicIPv6":"fd99::2","BackendType":"vxlan",{data},"BackendV6Data":{{"VNI":1,"VtepMAC":"12:a5:0d:d7:d9:76"}}}}"#
+        )
     );
-    let host_gw = publish(&conf(r#"{"Type":"host-gw"}"#), None, ByFamily { v6: None, ..public }, macs);
-    assert_eq!(host_gw.to_json(), r#"{"PublicIP":"10.99.0.2","PublicIPv6":null,"BackendType":"host-gw"}"#);
-    let v4 = NetConf::parse(br#"{"Network":"10.5.0.0/16","Backend":{"Type":"alloc"}}"#).unwrap().conf;
-    assert_eq!(publish(&v4, vxlan, public, macs).to_json(), r#"{"PublicIP":"10.99.0.2","PublicIPv6":null}"#);
+    let v4 = ByFamily { v6: None, ..public };
+    let host_gw = |offered| publish(&Backend::HostGw, offered, v4, &identity).to_json();
+    let plain = r#"{"PublicIP":"10.99.0.2","PublicIPv6":null"#;
+    assert_eq!(host_gw(&[]), format!(r#"{plain},"BackendType":"host-gw"}}"#));
+    assert_eq!(host_gw(&offered), format!(r#"{plain},"BackendType":"host-gw",{data}}}"#));
+    let udp = Backend::Udp(udp::UdpConf::default());
+    assert_eq!(publish(&udp, &offered, v4, &identity).to_json(), format!("{plain},{data}}}"));
+    assert_eq!(publish(&Backend::Alloc, &offered, v4, &identity).to_json(), format!("{plain}}}"));
+}
+
+/// Through a router there is no other way than a tunnel.
+#[test]
+fn routed_hosts_that_disagree_about_the_backend_reach_each_other() {
+    let vxlan = |options: &str| conf(&format!(r#"{{"Type":"vxlan"{options}}}"#));
+    let (old, plain) = (vxlan(""), conf(r#"{"Type":"host-gw"}"#));
+    let identity =
+        Identity { vtep_macs: ByFamily { v4: "4a:ed:0f:9b:24:91".parse().ok(), v6: None }, ..Identity::default() };
+    let far = ByFamily { v4: "10.98.0.4".parse().ok(), v6: None };
+    let left = [old.backend.clone()];
+    for new in [plain.clone(), vxlan(r#","VNI":7"#), vxlan(r#","VNI":7,"Port":4789"#), vxlan(r#","Port":4789"#)] {
+        // who has changed keeps the device, and offers it
+        let published = |theirs: &NetConf| {
+            let offered: &[Backend] = if *theirs == old { &[] } else { &left };
+            publish(&theirs.backend, offered, far, &identity).to_json()
+        };
+        for (ours, theirs) in [(&old, &new), (&new, &old)] {
+            let peers = peers(ours, &[("10.5.54.0-24", &published(theirs))]);
+            let keeps = if *ours == old { vec![] } else { vec![Kept { backend: old.backend.clone(), leads: true }] };
+            let desired = desired_with(ours, &peers, &keeps, ALL);
+            assert_eq!(desired.paths[0].reach, Reach::Through(vxlan::TUNNEL), "{ours:?} {theirs:?}");
+            // by the device that both have: the one before the change
+            let (_, route) =
+                desired.state.routes.iter().find(|(key, _)| key.dst.to_string() == "10.5.54.0/24").unwrap();
+            let LinkKind::Vxlan(device) = &desired.state.links[route.dev.as_ref().unwrap()].kind else { panic!() };
+            assert_eq!((device.vni.get(), device.port), (1, None), "{ours:?} {theirs:?}");
+        }
+    }
+    // once both have changed, the configuration rules: host-gw does not cross routers
+    let peers = peers(&plain, &[("10.5.54.0-24", &publish(&plain.backend, &left, far, &identity).to_json())]);
+    assert_eq!(desired(&plain, &peers).paths[0].reach, Reach::Unreachable(Why::NoOwnVtep));
 }
 
 #[test]
-fn routed_hosts_that_disagree_about_the_backend_reach_each_other() {
-    let (old, new) = (conf(r#"{"Type":"vxlan"}"#), conf(r#"{"Type":"host-gw"}"#));
-    let underlay = underlay();
-    let far = ByFamily { v4: "10.98.0.4".parse().ok(), v6: None };
-    let macs = ByFamily { v4: "4a:ed:0f:9b:24:91".parse().ok(), v6: None };
-    let keep = Some(VxlanConf::default());
-    for (ours, theirs) in [(&old, &new), (&new, &old), (&new, &new)] {
-        let published = publish(theirs, keep, far, macs).to_json();
-        let peers = peers(ours, &[("10.5.54.0-24", &published)]);
-        let path = |complete| {
-            let inputs = HostInputs { keep_vtep: keep, complete, ..build(ours, &peers, &underlay) };
-            desired(&inputs).paths[0].reach
-        };
-        assert_eq!(path(false), Reach::Through(Tunnel::Vxlan), "{published}");
-        // once both have changed, the configuration rules: host-gw does not cross routers
-        let both_new = std::ptr::eq(ours, theirs);
-        assert_eq!(
-            path(true),
-            if both_new { Reach::Unreachable(Why::NoOwnVtep) } else { Reach::Through(Tunnel::Vxlan) }
-        );
-    }
+fn devices_of_one_name_stay_under_another() {
+    let conf = conf(r#"{"Type":"vxlan","Port":4789}"#);
+    let peers = peers(&conf, &[FAR]);
+    let devices = |leads| {
+        let kept = [Kept { backend: Backend::Vxlan(VxlanConf::default()), leads }];
+        let desired = desired_with(&conf, &peers, &kept, ALL);
+        let links = desired.state.links.iter().map(|(name, link)| {
+            let LinkKind::Vxlan(vxlan) = &link.kind else { panic!("{name}") };
+            (name.to_string(), vxlan.port, link.was.as_ref().map(ToString::to_string))
+        });
+        let dev = desired.state.routes[&RouteKey::main("10.5.54.0/24".parse().unwrap())].dev.clone().unwrap();
+        (links.collect::<Vec<_>>(), dev.to_string())
+    };
+    let link = |name: &str, port, was: &str| (name.to_owned(), port, Some(was.to_owned()));
+    let links = vec![
+        link("fl6-8472.1", None, "flannel-v6.1"),
+        link("fl8472.1", None, "flannel.1"),
+        link("flannel-v6.1", Some(4789), "fl6-4789.1"),
+        link("flannel.1", Some(4789), "fl4789.1"),
+    ];
+    assert_eq!(devices(true), (links.clone(), "fl8472.1".to_owned()));
+    assert_eq!(devices(false), (links, "flannel.1".to_owned()));
 }
 
 proptest! {
@@ -307,14 +370,14 @@ proptest! {
             let (v4, v6) = if *vxlan { (Some(data.clone()), Some(data)) } else { (None, None) };
             let attrs = LeaseAttrs { backend_data: v4, backend_v6_data: v6, ..attrs };
             let six = if *six { format!("&fd05:0:0:{n:x}::-64") } else { String::new() };
-            (format!("10.5.{n}.0-24{six}"), attrs.to_json())
+            let key: Subnets = format!("10.5.{n}.0-24{six}").parse().unwrap();
+            (key.to_string(), attrs.to_json())
         }).collect();
         let peers = peers::check(&conf, &Own::default(), leases).good;
         prop_assert_eq!(peers.len(), hosts.len());
-        let underlay = underlay();
-        let inputs = HostInputs { keep_vtep: keep.then(VxlanConf::default), complete, ..build(&conf, &peers, &underlay) };
-        let Desired { state, paths, scope, .. } = desired(&inputs);
-        let reached = |peer: &Peer, family| paths.iter().any(|p| p.peer == peer.key && p.family == family && !matches!(p.reach, Reach::Unreachable(_)));
+        let keeps = if keep && backend == 2 { kept_vxlan().to_vec() } else { vec![] };
+        let Desired { state, paths, scope, .. } = desired_with(&conf, &peers, &keeps, Ours { devices: &[], complete });
+        let reached = |peer: &Peer, family| paths.iter().any(|p| p.peer == peer.key() && p.family == family && !matches!(p.reach, Reach::Unreachable(_)));
         let wanted: Vec<IpNetwork> = Family::ALL.into_iter().flat_map(|family| {
             peers.iter().filter(move |peer| reached(peer, family)).filter_map(move |peer| Some(peer.half(family)?.subnet))
         }).collect();
@@ -348,28 +411,13 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
     let subnets = "10.5.1.0-24".parse().unwrap();
     let own = Own { subnets, ..Own::default() };
     let peers = peers::check(&conf, &own, leases);
-    let underlay = Underlay {
-        dev: IfName::new("eth0").unwrap(),
-        mtu: Mtu(1500),
-        addresses: ByFamily { v4: Some("10.99.0.2".parse().unwrap()), v6: None },
-        connected: vec!["10.99.0.0/24".parse().unwrap()],
-    };
-    let wanted = desired(&HostInputs {
-        conf: &conf,
-        own: subnets,
-        vtep_macs: ByFamily::default(),
-        wireguard_keys: None,
-        peers: &peers.good,
-        underlay: &underlay,
-        keep_vtep: None,
-        known_devices: &[],
-        complete: true,
-    });
+    let host = Host { own: subnets, ..host(&conf, &underlay()) };
+    let wanted = Renderer::new(&host, &conf.backend, &[]).desired(&peers.good, ALL);
     let ways: Vec<String> = wanted.paths.iter().map(|path| format!("{} {}", path.peer, path.reach)).collect();
     assert_eq!(ways, ["10.5.2.0-24 udp", "10.5.3.0-24 direct", "10.5.4.0-24 udp"]);
     assert_eq!(wanted.mtu, Mtu(1472));
     let kind = LinkKind::TunTap(kernel::state::TunTap { multi_queue: true, ..Default::default() });
-    assert_eq!(wanted.state.links[&IfName::new(UDP_DEVICE).unwrap()].kind, kind, "a queue per thread");
+    assert_eq!(wanted.state.links[&IfName::new(udp::DEVICE).unwrap()].kind, kind, "a queue per thread");
     let steps: Vec<String> = kernel::diff::diff(&wanted.state, &State::default(), &wanted.scope)
         .steps
         .iter()
@@ -389,22 +437,13 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
 }
 
 #[test]
-fn a_tun_stays_while_it_may_be_sent_to() {
-    let tun = [IfName::new(UDP_DEVICE).unwrap()];
-    let plain = ("10.5.54.0-24", r#"{"PublicIP":"10.98.0.4","PublicIPv6":null}"#);
-    for (backend, lease, complete, deleted) in [
-        ("vxlan", plain, true, false),
-        ("vxlan", FAR, true, true),
-        ("vxlan", FAR, false, false),
-        ("host-gw", plain, true, false),
-        ("alloc", plain, true, true),
-    ] {
-        let conf = conf(&format!(r#"{{"Type":"{backend}"}}"#));
-        let peers = peers(&conf, &[lease]);
-        let underlay = underlay();
-        let wanted = desired(&HostInputs { known_devices: &tun, complete, ..build(&conf, &peers, &underlay) });
+fn a_tun_that_stays_is_left_as_it_is() {
+    let tun = [IfName::new(udp::DEVICE).unwrap()];
+    let conf = conf(r#"{"Type":"vxlan"}"#);
+    for (keeps, deleted) in [(vec![kept(Backend::Udp(udp::UdpConf::default()))], false), (vec![], true)] {
+        let wanted = desired_with(&conf, &[], &keeps, Ours { devices: &tun, complete: true });
         assert!(!wanted.state.links.contains_key(&tun[0]));
-        assert_eq!(wanted.scope.links.contains(&tun[0]), deleted, "{backend} {complete}");
+        assert_eq!(wanted.scope.links.contains(&tun[0]), deleted);
     }
 }
 
@@ -422,24 +461,9 @@ fn with_many_peers_routes_are_spread_over_scopes() {
     };
     let scopes = |count: u32| -> Vec<Option<u8>> {
         let peers = peers::check(&conf, &Own::default(), (0..count).map(lease)).good;
-        let underlay = Underlay {
-            dev: IfName::new("eth0").unwrap(),
-            mtu: Mtu(1500),
-            addresses: ByFamily { v4: Some("192.0.2.1".parse().unwrap()), v6: None },
-            connected: Vec::new(),
-        };
-        let inputs = HostInputs {
-            conf: &conf,
-            own: "10.1.1.0-24".parse().unwrap(),
-            vtep_macs: ByFamily::default(),
-            wireguard_keys: None,
-            peers: &peers,
-            underlay: &underlay,
-            keep_vtep: None,
-            known_devices: &[],
-            complete: true,
-        };
-        let state = desired(&inputs).state;
+        let underlay = Underlay { connected: Vec::new(), ..underlay() };
+        let host = Host { own: "10.1.1.0-24".parse().unwrap(), ..host(&conf, &underlay) };
+        let state = Renderer::new(&host, &conf.backend, &[]).desired(&peers, ALL).state;
         assert_eq!(state.routes.len(), count as usize);
         state.routes.values().map(|route| route.scope).collect()
     };

@@ -1,11 +1,15 @@
 //! ipip, wireguard and extension: what they want of the kernel.
 
 use kernel::diff::{Step, diff};
-use kernel::state::{PublicKey, Secret};
+use kernel::state::Secret;
 
-use super::wireguard::{follow_roaming, wireguard_data};
 use super::*;
+use crate::backend::wireguard::follow_roaming;
+use crate::backend::{Identity, WireguardKeys};
+use crate::keep::publish;
+use crate::netconf::NetConf;
 use crate::peers::{self, Own};
+use crate::underlay::Underlay;
 
 const V4: &str = r#""Network":"10.5.0.0/16""#;
 const DUAL: &str = r#""Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/56""#;
@@ -25,24 +29,24 @@ fn underlay() -> Underlay {
     }
 }
 
-/// The desired state for these leases, none of them rejected.
-fn want(conf: &NetConf, own: &str, leases: &[(&str, String)], left: &[&str]) -> Desired {
+fn identity() -> Identity {
+    let keys = WireguardKeys { private: Secret([64; 32]), public: KEY.parse().unwrap() };
+    Identity { wireguard: Some(keys), ..Identity::default() }
+}
+
+/// The desired state for these leases, none of them rejected, of a host that keeps the devices of `kept`.
+fn want_with(conf: &NetConf, own: &str, leases: &[(&str, String)], kept: &[&NetConf], left: &[&str]) -> Desired {
     let subnets = own.parse().unwrap();
     let judged = peers::check(conf, &Own { subnets, ..Own::default() }, leases.iter().map(|(k, v)| (k, v)));
     assert_eq!(judged.rejected, []);
     let known: Vec<IfName> = left.iter().map(|name| IfName::new(name).unwrap()).collect();
-    let keys = WireguardKeys { private: Secret([64; 32]), public: PublicKey([1; 32]) };
-    desired(&HostInputs {
-        conf,
-        own: subnets,
-        vtep_macs: ByFamily::default(),
-        wireguard_keys: Some(keys),
-        peers: &judged.good,
-        underlay: &underlay(),
-        keep_vtep: None,
-        known_devices: &known,
-        complete: true,
-    })
+    let host = Host { networks: conf.network_by_family(), own: subnets, identity: identity(), underlay: underlay() };
+    let kept: Vec<Kept> = kept.iter().map(|conf| Kept { backend: conf.backend.clone(), leads: false }).collect();
+    Renderer::new(&host, &conf.backend, &kept).desired(&judged.good, Ours { devices: &known, complete: true })
+}
+
+fn want(conf: &NetConf, own: &str, leases: &[(&str, String)]) -> Desired {
+    want_with(conf, own, leases, &[], &[])
 }
 
 fn steps(wanted: &Desired) -> Vec<String> {
@@ -77,7 +81,7 @@ fn wireguard(v4: &str, v6: Option<&str>, key: &str, ports: (u16, u16)) -> String
 #[test]
 fn ipip_has_one_device_and_a_route_per_peer() {
     let leases = [("10.5.2.0-24", lease("10.99.0.3", "ipip")), ("10.5.3.0-24", lease("10.98.0.4", "ipip"))];
-    let wanted = want(&conf(V4, r#"{"Type":"ipip"}"#), "10.5.1.0-24", &leases, &[]);
+    let wanted = want(&conf(V4, r#"{"Type":"ipip"}"#), "10.5.1.0-24", &leases);
     assert_eq!(wanted.mtu, Mtu(1480));
     assert_eq!(
         steps(&wanted),
@@ -103,7 +107,7 @@ fn ipip_goes_directly_where_it_may_and_where_it_must() {
         ("10.5.4.0-24", lease("10.99.0.5", "host-gw")),
         ("10.5.5.0-24", lease("10.98.0.6", "host-gw")),
     ];
-    let wanted = want(&conf(V4, r#"{"Type":"ipip"}"#), "10.5.1.0-24", &leases, &[]);
+    let wanted = want(&conf(V4, r#"{"Type":"ipip"}"#), "10.5.1.0-24", &leases);
     let other = "the peer runs another backend than ipip";
     assert_eq!(
         ways(&wanted),
@@ -114,7 +118,7 @@ fn ipip_goes_directly_where_it_may_and_where_it_must() {
             format!("10.5.5.0-24 unreachable: {other}"),
         ]
     );
-    let wanted = want(&conf(V4, r#"{"Type":"ipip","DirectRouting":true}"#), "10.5.1.0-24", &leases[..2], &[]);
+    let wanted = want(&conf(V4, r#"{"Type":"ipip","DirectRouting":true}"#), "10.5.1.0-24", &leases[..2]);
     assert_eq!(ways(&wanted), ["10.5.2.0-24 direct: on the same segment", "10.5.3.0-24 ipip: a router is between"]);
     let routes = steps(&wanted).into_iter().filter(|step| step.contains("route")).collect::<Vec<_>>();
     assert_eq!(
@@ -128,7 +132,7 @@ fn ipip_goes_directly_where_it_may_and_where_it_must() {
 
 #[test]
 fn another_link_of_the_name_is_said_with_the_way_out() {
-    let wanted = want(&conf(V4, r#"{"Type":"ipip"}"#), "10.5.1.0-24", &[], &[]);
+    let wanted = want(&conf(V4, r#"{"Type":"ipip"}"#), "10.5.1.0-24", &[]);
     let mut observed = State::default();
     let kind = kernel::state::LinkKind::Other("dummy".into());
     observed.links.insert(IfName::new("flannel.ipip").unwrap(), kernel::state::Link::up(kind));
@@ -146,7 +150,7 @@ fn wireguard_has_a_device_per_family() {
     let near = wireguard("10.99.0.3", Some("2001:db8::3"), KEY, (4000, 4001));
     let old = wireguard("10.98.0.4", Some("2001:db8:1::4"), OTHER, (0, 0));
     let leases = [("10.5.2.0-24&fd05:0:0:2::-64", near), ("10.5.3.0-24&fd05:0:0:3::-64", old)];
-    let wanted = want(&conf(DUAL, backend), "10.5.1.0-24&fd05:0:0:1::-64", &leases, &[]);
+    let wanted = want(&conf(DUAL, backend), "10.5.1.0-24&fd05:0:0:1::-64", &leases);
     assert_eq!(wanted.mtu, Mtu(1420));
     let peer = |dev: &str, key: &str, at: &str, net: &str| {
         format!("wg set {dev} peer {key} endpoint {at} persistent-keepalive 25 allowed-ips +{net}")
@@ -179,7 +183,7 @@ fn wireguard_has_a_device_per_family() {
 fn endpoint(mode: &str, v4: &str, v6: &str, ports: (u16, u16)) -> String {
     let backend = format!(r#"{{"Type":"wireguard","Mode":"{mode}","ListenPort":5000,"ListenPortV6":6000}}"#);
     let leases = [("10.5.2.0-24&fd05:0:0:2::-64", wireguard(v4, Some(v6), KEY, ports))];
-    let wanted = want(&conf(DUAL, &backend), "10.5.1.0-24&fd05:0:0:1::-64", &leases, &[]);
+    let wanted = want(&conf(DUAL, &backend), "10.5.1.0-24&fd05:0:0:1::-64", &leases);
     let devices: Vec<_> =
         wanted.state.wireguard.iter().map(|(dev, device)| (dev.to_string(), device.listen_port)).collect();
     assert_eq!(devices, [("flannel-wg".to_owned(), Some(5000))]);
@@ -206,22 +210,27 @@ fn one_device_chooses_the_underlay_per_peer() {
 
 #[test]
 fn what_a_host_says_is_where_it_listens() {
-    let said = |mode: &str| {
-        let conf = conf(DUAL, &format!(r#"{{"Type":"wireguard","Mode":"{mode}"}}"#));
-        let data = wireguard_data(&conf, KEY.parse().unwrap());
-        [data.v4, data.v6].map(|data| data.unwrap().to_json().to_string())
+    let said = |families: &str, mode: &str| {
+        let conf = conf(families, &format!(r#"{{"Type":"wireguard","Mode":"{mode}"}}"#));
+        let on = conf.network_by_family();
+        let public = ByFamily {
+            v4: underlay().addresses.v4.filter(|_| on.v4.is_some()),
+            v6: underlay().addresses.v6.filter(|_| on.v6.is_some()),
+        };
+        let attrs = publish(&conf.backend, &[], public, &identity());
+        [attrs.backend_data, attrs.backend_v6_data].map(|data| data.map(|data| data.compact()))
     };
-    let text = |port| format!(r#"{{"PublicKey":"{KEY}","Port":{port}}}"#);
-    assert_eq!(said("separate"), [text(51820), text(51821)]);
-    assert_eq!(said("auto"), [text(51820), text(51820)]);
-    assert_eq!(wireguard_data(&conf(V4, r#"{"Type":"wireguard"}"#), KEY.parse().unwrap()).v6, None);
+    let text = |port| Some(format!(r#"{{"PublicKey":"{KEY}","Port":{port}}}"#));
+    assert_eq!(said(DUAL, "separate"), [text(51820), text(51821)]);
+    assert_eq!(said(DUAL, "auto"), [text(51820), text(51820)]);
+    assert_eq!(said(V4, "separate"), [text(51820), None]);
 }
 
 #[test]
 fn a_peer_without_the_family_of_the_mode_is_not_reached() {
     let leases = [("10.5.2.0-24", wireguard("10.99.0.3", None, KEY, (4000, 0)))];
     let backend = r#"{"Type":"wireguard","Mode":"ipv6"}"#;
-    let wanted = want(&conf(DUAL, backend), "10.5.1.0-24&fd05:0:0:1::-64", &leases, &[]);
+    let wanted = want(&conf(DUAL, backend), "10.5.1.0-24&fd05:0:0:1::-64", &leases);
     assert_eq!(ways(&wanted), ["10.5.2.0-24 unreachable: the peer publishes no IPv6 address, over which Mode sends"]);
 }
 
@@ -229,7 +238,7 @@ fn a_peer_without_the_family_of_the_mode_is_not_reached() {
 #[test]
 fn what_is_encrypted_stays_so() {
     let leases = [("10.5.2.0-24", lease("10.99.0.3", "host-gw")), ("10.5.3.0-24", lease("10.99.0.4", ""))];
-    let wanted = want(&conf(V4, r#"{"Type":"wireguard"}"#), "10.5.1.0-24", &leases, &[]);
+    let wanted = want(&conf(V4, r#"{"Type":"wireguard"}"#), "10.5.1.0-24", &leases);
     let other = "unreachable: the peer runs another backend than wireguard";
     assert_eq!(ways(&wanted), [format!("10.5.2.0-24 {other}"), format!("10.5.3.0-24 {other}")]);
     let routes: Vec<String> = wanted.state.routes.keys().map(|key| key.dst.to_string()).collect();
@@ -240,7 +249,7 @@ fn what_is_encrypted_stays_so() {
 fn a_hosts_left_over_lease_is_one_peer_with_two_subnets() {
     let value = wireguard("10.98.0.3", None, KEY, (4000, 0));
     let leases = [("10.5.2.0-24", value.clone()), ("10.5.3.0-24", value)];
-    let wanted = want(&conf(V4, r#"{"Type":"wireguard"}"#), "10.5.1.0-24", &leases, &[]);
+    let wanted = want(&conf(V4, r#"{"Type":"wireguard"}"#), "10.5.1.0-24", &leases);
     let peers = &wanted.state.wireguard.values().next().unwrap().peers;
     assert_eq!((peers.len(), peers.values().next().unwrap().allowed_ips.len()), (1, 2));
 }
@@ -249,7 +258,7 @@ fn a_hosts_left_over_lease_is_one_peer_with_two_subnets() {
 fn a_peer_that_speaks_from_elsewhere_is_left_there_until_its_lease_changes() {
     let at = |public: &str| {
         let leases = [("10.5.2.0-24", wireguard(public, None, KEY, (4000, 0)))];
-        want(&conf(V4, r#"{"Type":"wireguard"}"#), "10.5.1.0-24", &leases, &[]).state
+        want(&conf(V4, r#"{"Type":"wireguard"}"#), "10.5.1.0-24", &leases).state
     };
     let observed = |endpoint: &str, live: bool| {
         let mut state = at("10.98.0.3");
@@ -277,27 +286,35 @@ fn a_peer_that_speaks_from_elsewhere_is_left_there_until_its_lease_changes() {
 }
 
 #[test]
-fn the_device_before_stays_while_peers_may_send_to_it() {
-    let conf = conf(V4, r#"{"Type":"ipip"}"#);
-    let scope = |leases: &[(&str, String)]| {
-        let left = ["flannel-wg", "flannel-wg-v6", "flannel.1"];
-        let links = want(&conf, "10.5.1.0-24", leases, &left).scope.links;
+fn wireguard_devices_that_stay_are_left_as_they_are() {
+    let (ipip, wireguard) = (conf(V4, r#"{"Type":"ipip"}"#), conf(V4, r#"{"Type":"wireguard"}"#));
+    let left = ["flannel-wg", "flannel-wg-v6", "flannel.1"];
+    let scope = |kept: &[&NetConf]| {
+        let links = want_with(&ipip, "10.5.1.0-24", &[], kept, &left).scope.links;
         links.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let old = [("10.5.2.0-24", wireguard("10.99.0.3", None, KEY, (4000, 0)))];
-    assert_eq!(scope(&old), ["flannel.1", "flannel.ipip"]);
+    assert_eq!(scope(&[&wireguard]), ["flannel.1", "flannel.ipip"]);
     assert_eq!(scope(&[]), ["flannel-wg", "flannel-wg-v6", "flannel.1", "flannel.ipip"]);
 }
 
-/// The other way round: to vxlan, while peers still send in ipip.
+/// To host-gw, while a peer behind a router still runs ipip.
 #[test]
-fn an_ipip_device_stays_while_peers_may_send_to_it() {
-    let conf = conf(V4, r#"{"Type":"host-gw"}"#);
-    let scope = |backend: &str| {
-        want(&conf, "10.5.1.0-24", &[("10.5.2.0-24", lease("10.99.0.3", backend))], &["flannel.ipip"]).scope
-    };
-    assert_eq!(scope("ipip").links, []);
-    assert_eq!(scope("host-gw").links, [IfName::new("flannel.ipip").unwrap()]);
+fn an_ipip_device_that_stays_still_sends() {
+    let (plain, ipip) = (conf(V4, r#"{"Type":"host-gw"}"#), conf(V4, r#"{"Type":"ipip"}"#));
+    let leases = [("10.5.2.0-24", lease("10.98.0.3", "ipip")), ("10.5.3.0-24", lease("10.99.0.3", "ipip"))];
+    let wanted = want_with(&plain, "10.5.1.0-24", &leases, &[&ipip], &["flannel.ipip"]);
+    let routes = steps(&wanted).into_iter().filter(|step| step.contains("route")).collect::<Vec<_>>();
+    assert_eq!(
+        routes,
+        [
+            "ip route replace 10.5.2.0/24 via 10.98.0.3 dev flannel.ipip onlink proto 70",
+            "ip route replace 10.5.3.0/24 via 10.99.0.3 dev eth0 proto 70",
+        ]
+    );
+    // what has to be encrypted goes by nothing else
+    let wireguard = conf(V4, r#"{"Type":"wireguard"}"#);
+    let wanted = want_with(&wireguard, "10.5.1.0-24", &leases[..1], &[&ipip], &[]);
+    assert_eq!(ways(&wanted), ["10.5.2.0-24 unreachable: the peer runs another backend than wireguard"]);
 }
 
 #[test]
@@ -305,7 +322,7 @@ fn a_wireguard_device_has_what_the_configuration_says_and_no_peer_that_is_gone()
     let backend = format!(r#"{{"Type":"wireguard","MTU":1400,"PSK":"{OTHER}"}}"#);
     let leases = [("10.5.2.0-24", wireguard("10.98.0.3", None, KEY, (4000, 0)))];
     let conf = conf(V4, &backend);
-    let (before, now) = (want(&conf, "10.5.1.0-24", &leases, &[]), want(&conf, "10.5.1.0-24", &[], &[]));
+    let (before, now) = (want(&conf, "10.5.1.0-24", &leases), want(&conf, "10.5.1.0-24", &[]));
     let dev = IfName::new("flannel-wg").unwrap();
     assert_eq!((before.state.links[&dev].mtu, before.mtu), (Some(Mtu(1320)), Mtu(1320)));
     let psk = before.state.wireguard[&dev].peers.values().next().unwrap().preshared_key;
@@ -324,7 +341,7 @@ fn extension_leaves_everything_to_commands() {
         ("10.5.4.0-24", lease("10.99.0.5", "host-gw")),
     ];
     let conf = conf(V4, r#"{"Type":"extension"}"#);
-    let wanted = want(&conf, "10.5.1.0-24", &leases, &[]);
+    let wanted = want(&conf, "10.5.1.0-24", &leases);
     assert_eq!(
         ways(&wanted),
         [
@@ -336,6 +353,6 @@ fn extension_leaves_everything_to_commands() {
     assert_eq!((steps(&wanted), wanted.mtu), (vec![], Mtu(1500)));
     assert_eq!(wanted.scope.routes.unwrap().adopt, [], "the commands' own routes");
     let peers = peers::check(&conf, &Own::default(), leases.iter().map(|(k, v)| (k, v))).good;
-    let said: Vec<_> = peers.iter().map(|peer| peer.extension.as_deref()).collect();
+    let said: Vec<_> = peers.iter().map(|peer| peer.extension()).collect();
     assert_eq!(said, [Some("mac 1\nmac 2"), Some(""), None]);
 }
