@@ -1,6 +1,7 @@
 //! The daemon that keeps a host equal to the leases, the operator's tool, and the lab that shows and tests both.
 
 pub mod backoff;
+pub mod claims;
 pub mod clock;
 pub mod commands;
 pub mod config;

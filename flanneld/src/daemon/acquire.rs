@@ -114,7 +114,7 @@ impl Daemon {
                     (LeaseAttrs::parse(&own.value).unwrap_or_else(|_| attrs.clone()), own.subnets)
                 }
             },
-            None => (attrs.clone(), self.previous()),
+            None => (attrs.clone(), self.previous().subnets),
         };
         let leases = make::stored(&view);
         let inputs = allocate::Inputs { conf, leases: &leases, own: &identity, previous, random: random() };
@@ -157,7 +157,7 @@ impl Daemon {
                     self.contested(&own);
                 } else {
                     // a host that has just started, and of which neither subnet.env nor a device says that it was here
-                    let known = self.previous() == subnets || own.value == attrs.to_json().into_bytes();
+                    let known = self.previous().subnets == subnets || own.value == attrs.to_json().into_bytes();
                     self.unproven = (!known).then(Instant::now);
                 }
                 // its value stays until the kernel is ready for another

@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
+use kernel::diff::RouteText;
 use kernel::message::link::SeenLink;
-use kernel::state::{LinkKind, Route, RouteKey, RouteKind, State};
+use kernel::state::{LinkKind, Route, RouteKey, RouteKind, Scope, State};
 use kernel::types::{Family, IfName, Mac, RouteProtocol};
 use overlay::allocate::Stored;
-use overlay::host::{self, ALIAS};
+use overlay::host;
 use overlay::lease::{Lease, LeaseAttrs, Subnets, VxlanData};
 use overlay::net::ByFamily;
 use overlay::netconf::{Backend, NetConf, VxlanConf, vxlan_device};
+use overlay::ownership::{self, Owner, Whose};
 
-use crate::events::facts::{Chosen, Facts};
+use crate::events::facts::{Chosen, Facts, Named};
 use crate::flags::Select;
 use crate::store::View;
 use crate::underlay::{Survey, Underlay};
@@ -40,28 +43,31 @@ pub(super) fn attributes(conf: &NetConf, underlay: &Underlay, macs: &ByFamily<Op
 pub(super) fn vtep_mac(
     family: Family,
     vxlan: &VxlanConf,
-    survey: &Survey,
+    (survey, owner): (&Survey, &Owner),
     own: Option<&LeaseAttrs>,
     random: Mac,
 ) -> Mac {
-    let device = vxlan_device(family, vxlan.vni).ok().and_then(|name| survey.links.iter().find(|l| l.name == name));
+    let device = vxlan_device(family, vxlan.vni).ok().filter(|name| !owner.others().contains_key(name));
+    let device = device.and_then(|name| survey.links.iter().find(|l| l.name == name));
     let existing = device.filter(|link| matches!(link.link.kind, LinkKind::Vxlan(_))).and_then(|link| link.link.mac);
     let published = || VxlanData::parse(own?.data(family)?).ok().map(|data| data.vtep_mac);
     existing.or_else(published).filter(|mac| mac.is_unicast()).unwrap_or(random)
 }
 
-fn is_ours(link: &&SeenLink) -> bool {
-    link.link.kind.is_tunnel() && link.link.alias.as_deref() == Some(ALIAS)
+fn addresses(survey: &Survey, dev: &IfName) -> Vec<IpNetwork> {
+    survey.addresses.iter().filter(|seen| seen.key.dev == *dev).map(|seen| seen.key.net).collect()
 }
 
-/// The tunnel devices that carry our mark.
-pub(super) fn known_devices(survey: &Survey) -> Vec<IfName> {
-    survey.links.iter().filter(is_ours).map(|link| link.name.clone()).collect()
+/// The tunnel devices that are ours; `owner` learns of others'.
+pub(super) fn known_devices(survey: &Survey, owner: &mut Owner) -> Vec<IfName> {
+    let tunnels = survey.links.iter().filter(|link| link.link.kind.is_tunnel());
+    owner.survey(tunnels.map(|link| (&link.name, &link.link, addresses(survey, &link.name))))
 }
 
 /// The backend of which a daemon before this one left a device.
-pub(super) fn vxlan_left(survey: &Survey) -> Option<VxlanConf> {
-    survey.links.iter().filter(is_ours).find_map(|link| match &link.link.kind {
+pub(super) fn vxlan_left(survey: &Survey, owner: &Owner) -> Option<VxlanConf> {
+    let ours = |link: &&SeenLink| owner.judge(&link.name, &link.link, &addresses(survey, &link.name)) == Whose::Ours;
+    survey.links.iter().filter(ours).find_map(|link| match &link.link.kind {
         LinkKind::Vxlan(vxlan) => Some(VxlanConf {
             vni: vxlan.vni,
             port: vxlan.port,
@@ -72,6 +78,13 @@ pub(super) fn vxlan_left(survey: &Survey) -> Option<VxlanConf> {
         }),
         _ => None,
     })
+}
+
+/// The routes inside the network that are somebody else's, as `ip route` shows them.
+pub(super) fn foreign_routes(scope: &Scope, own: Subnets, survey: &Survey) -> Vec<String> {
+    let Some(routes) = &scope.routes else { return Vec::new() };
+    let foreign = ownership::foreign(routes, (&scope.links, own), &survey.routes);
+    foreign.into_iter().map(|(key, route)| RouteText(key, route).to_string()).collect()
 }
 
 /// The underlay in the words of the domain.
@@ -106,6 +119,7 @@ pub(super) fn add_blackholes(state: &mut State, subnets: Subnets) {
             protocol: RouteProtocol::FLANNEL,
             mtu: None,
             advmss: None,
+            further: false,
         };
         state.routes.insert(key, route);
     }
@@ -120,12 +134,12 @@ pub(super) fn stored(view: &View) -> Vec<Stored> {
     view.leases.iter().filter_map(read).collect()
 }
 
-/// What the plan depends on, when `underlay` was found in `survey` and `devices` are ours.
+/// What the plan depends on, when `underlay` was found in `survey`, what is in `scope` is ours, and pods have `own`.
 pub(super) fn facts(
     select: &Select,
     conf: &NetConf,
     underlay: Option<&Underlay>,
-    devices: &[IfName],
+    (scope, own): (&Scope, Subnets),
     survey: &Survey,
 ) -> Facts {
     let chosen = Chosen {
@@ -133,7 +147,9 @@ pub(super) fn facts(
         by_default_route: select.follows_default_route(&families(conf)),
         can_reach: select.can_reach,
     };
-    Facts::new(chosen, devices, survey)
+    let adopts = scope.routes.as_ref().filter(|routes| !routes.adopt.within.is_empty());
+    let within = adopts.map(|routes| routes.within.clone()).unwrap_or_default();
+    Facts::new(chosen, &scope.links, Named { within, own }, survey)
 }
 
 /// The families that are on, IPv4 first.

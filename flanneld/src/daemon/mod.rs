@@ -9,6 +9,7 @@ mod drain;
 mod extension;
 mod limits;
 mod make;
+mod ownership;
 mod pass;
 mod report;
 mod tell;
@@ -128,6 +129,7 @@ pub struct Daemon {
     wireguard_keys: Option<WireguardKeys>,
     /// What was wanted last of the WireGuard devices.
     wireguard: BTreeMap<IfName, WireguardDevice>,
+    ownership: ownership::Ownership,
     /// The devices of the backend before.
     drain: drain::Drain,
     /// The udp backend's data path.
@@ -198,6 +200,7 @@ impl Daemon {
             wireguard_keys: None,
             extension: extension::Extension::new(options.environment.clone()),
             wireguard: BTreeMap::new(),
+            ownership: ownership::Ownership::default(),
             drain: drain::Drain::default(),
             udp: udp::Udp::new(metrics.udp.clone()),
             subnet_env: None,
@@ -287,9 +290,9 @@ impl Daemon {
         self.subnet_env.is_some()
     }
 
-    /// The subnets that the last run told the CNI plugin.
-    fn previous(&self) -> overlay::lease::Subnets {
+    /// What the last run told the CNI plugin.
+    fn previous(&self) -> overlay::subnet_env::Previous {
         let text = files::read_configured(&self.options.subnet_file, LARGEST_SUBNET_FILE).unwrap_or_default();
-        overlay::subnet_env::Previous::parse(&String::from_utf8_lossy(&text)).subnets
+        overlay::subnet_env::Previous::parse(&String::from_utf8_lossy(&text))
     }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kernel::state::PublicKey;
+use kernel::state::{PublicKey, Scope};
 use kernel::types::{Family, Mac, RouteProtocol, TableId};
 use kernel::{Kernel, KernelError};
 use overlay::host::{self, Desired, HostInputs};
 use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::{Backend, NetConf};
+use overlay::ownership::Owner;
 use overlay::peers::{self, Peers};
 use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
@@ -101,8 +102,9 @@ impl Daemon {
             Some(trust) => trust.survey.clone(),
             None => Arc::new(self.survey().await?),
         };
+        let (owner, devices) = self.ownership(&conf, &survey)?;
         let underlay = self.find_underlay(&conf, &survey, troubles)?;
-        self.know_macs(&conf, &survey, &view, &underlay);
+        self.know_macs(&conf, (&survey, &owner), &view, &underlay);
         let mut attrs = make::attributes(&conf, &underlay, &self.macs);
         self.know_keys(&conf, &mut attrs).map_err(Halt::Retry)?;
         if let Err(why) = self.extension.prepare(&conf, &mut attrs).await {
@@ -131,14 +133,29 @@ impl Daemon {
         self.udp.follow(&conf);
         self.drain.follow(&conf, Instant::now(), due);
         troubles.note(report::same_address(&conf, &underlay, &peers));
-        let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, view.complete);
+        let facts = make::underlay_facts(&underlay, &survey);
+        let Desired { mut state, scope, paths, mtu } = host::desired(&HostInputs {
+            conf: &conf,
+            own: subnets,
+            vtep_macs: self.macs,
+            wireguard_keys: self.wireguard_keys,
+            peers: &peers.good,
+            underlay: &facts,
+            keep_vtep: self.vxlan,
+            owner: &owner,
+            known_devices: &self.drain.deletable(devices),
+            complete: view.complete,
+        });
         limits::raise(&mut state, &survey.limits);
+        if self.trust.is_none() {
+            self.status.foreign_routes = make::foreign_routes(&scope, subnets, &survey);
+        }
         if self.options.blackhole_route {
             make::add_blackholes(&mut state, subnets);
         }
         let wanted = Arc::new(state);
         self.warn(&peers, &paths, &view.ignored);
-        let facts = make::facts(&self.options.select, &conf, Some(&underlay), &scope.links, &survey);
+        let facts = make::facts(&self.options.select, &conf, Some(&underlay), (&scope, subnets), &survey);
         self.events.set_interest(Interest { wanted: wanted.clone(), scope: scope.clone(), facts });
         let udp_ends = self.udp.ends(&conf, &scope);
         if !udp_ends {
@@ -153,6 +170,7 @@ impl Daemon {
             troubles.retry(trouble);
         }
         self.say_ready(applied.ready() && view.complete, &view);
+        self.ownership.settled(&conf, applied.outcome.is_whole() && view.complete);
         if udp_ends && applied.ready() {
             self.udp.end();
         }
@@ -215,7 +233,8 @@ impl Daemon {
             }
             Err(error) if !self.started() => Err(Halt::Stop(error.into())),
             Err(error) => {
-                let facts = make::facts(&self.options.select, conf, None, &[], survey);
+                let nothing = (&Scope::default(), Subnets::default());
+                let facts = make::facts(&self.options.select, conf, None, nothing, survey);
                 self.events.set_interest(Interest { facts, ..Interest::default() });
                 Err(Halt::Wait(error.to_string()))
             }
@@ -223,9 +242,9 @@ impl Daemon {
     }
 
     /// The MACs of this host's VTEPs, found once and then kept: the peers know them.
-    fn know_macs(&mut self, conf: &NetConf, survey: &Survey, view: &View, underlay: &Underlay) {
+    fn know_macs(&mut self, conf: &NetConf, (survey, owner): (&Survey, &Owner), view: &View, underlay: &Underlay) {
         let Backend::Vxlan(vxlan) = &conf.backend else {
-            self.vxlan = self.vxlan.or_else(|| make::vxlan_left(survey));
+            self.vxlan = self.vxlan.or_else(|| make::vxlan_left(survey, owner));
             return;
         };
         self.vxlan = Some(*vxlan);
@@ -234,14 +253,14 @@ impl Daemon {
         }
         let leases = make::stored(view);
         // a MAC is taken from the lease of the last run alone: the host that another lease is of may be alive
-        let previous = self.previous();
+        let previous = self.previous().subnets;
         let own = leases.iter().filter(|stored| stored.lease.subnets == previous);
         let own = own.map(|stored| &stored.lease.attrs).find(|attrs| publishes(attrs, underlay));
         for (family, _) in conf.families() {
             let known = self.macs.get_mut(family);
             if known.is_none() {
                 let [a, b, c, d, e, f, ..] = random().to_ne_bytes();
-                *known = Some(make::vtep_mac(family, vxlan, survey, own, Mac::local([a, b, c, d, e, f])));
+                *known = Some(make::vtep_mac(family, vxlan, (survey, owner), own, Mac::local([a, b, c, d, e, f])));
             }
         }
     }
@@ -263,20 +282,6 @@ impl Daemon {
         };
         self.leases.update(&view.leases);
         peers::judge(conf, &own, &self.leases)
-    }
-
-    fn desired(&self, conf: &NetConf, survey: &Survey, underlay: &Underlay, peers: &Peers, complete: bool) -> Desired {
-        host::desired(&HostInputs {
-            conf,
-            own: self.own.as_ref().map(|own| own.subnets).unwrap_or_default(),
-            vtep_macs: self.macs,
-            wireguard_keys: self.wireguard_keys,
-            peers: &peers.good,
-            underlay: &make::underlay_facts(underlay, survey),
-            keep_vtep: self.vxlan,
-            known_devices: &self.drain.deletable(make::known_devices(survey)),
-            complete,
-        })
     }
 }
 

@@ -6,9 +6,10 @@ use kernel::message::link::SeenLink;
 use kernel::state::{Bridge, Link, LinkKind, Vxlan};
 use kernel::types::{Family, IfIndex, IfName, Mtu, Vni};
 use kernel::{Errno, KernelError, Outcome};
-use overlay::host::{self, ALIAS, HostInputs};
+use overlay::host::{self, HostInputs};
 use overlay::lease::LeaseAttrs;
 use overlay::netconf::NetConf;
+use overlay::ownership::{NOBODY, Owner};
 use overlay::peers;
 
 use super::acquire::{Standing, fits, renewal, standing};
@@ -130,7 +131,9 @@ fn the_mac_is_the_devices_then_the_leases_then_a_new_one() {
     let published = r#"{"PublicIP":"192.0.2.1","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}}"#;
     let lease = LeaseAttrs::parse(published.as_bytes()).unwrap();
     let with = |links| Survey { links, ..Survey::default() };
-    let mac = |survey: &Survey, own| make::vtep_mac(Family::V4, &VxlanConf::default(), survey, own, random).to_string();
+    let mac = |survey: &Survey, own| {
+        make::vtep_mac(Family::V4, &VxlanConf::default(), (survey, &NOBODY), own, random).to_string()
+    };
     let bridge = SeenLink {
         link: Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })),
         ..device("flannel.1", 1, MAC, None)
@@ -146,16 +149,16 @@ fn the_mac_is_the_devices_then_the_leases_then_a_new_one() {
 #[test]
 fn only_devices_with_our_mark_are_known() {
     let links = vec![
-        device("flannel.1", 1, MAC, Some(ALIAS)),
+        device("flannel.1", 1, MAC, Some("flannel")),
         device("vx0", 9, MAC, None),
         SeenLink {
-            link: Link { alias: Some(ALIAS.into()), ..Link::up(LinkKind::Loopback) },
+            link: Link { alias: Some("flannel".into()), ..Link::up(LinkKind::Loopback) },
             ..device("lo", 1, MAC, None)
         },
     ];
     let survey = Survey { links, ..Survey::default() };
-    assert_eq!(make::known_devices(&survey), [IfName::new("flannel.1").unwrap()]);
-    let left = make::vxlan_left(&survey).unwrap();
+    assert_eq!(make::known_devices(&survey, &mut Owner::default()), [IfName::new("flannel.1").unwrap()]);
+    let left = make::vxlan_left(&survey, &NOBODY).unwrap();
     assert_eq!((left.vni.get(), left.port, left.gbp), (1, None, true));
 }
 
@@ -186,6 +189,7 @@ fn peers_and_rejected_leases_are_told_once() {
         peers: &judged.good,
         underlay: &facts,
         keep_vtep: None,
+        owner: &NOBODY,
         known_devices: &[],
         complete: true,
     });

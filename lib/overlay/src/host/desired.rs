@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use kernel::state::{FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, RouteScope, Scope, State, TunTap, Vxlan};
-use kernel::types::{Family, IfName, Mac, Mtu, RouteProtocol, TableId, Vni, host_net};
+use kernel::state::{FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, Scope, State, TunTap, Vxlan};
+use kernel::types::{Family, IfName, Mac, Mtu, RouteProtocol, Vni, host_net};
 
-use super::{ALIAS, Desired, HostInputs, PeerPath, ipip, wanted_vtep, wireguard};
+use super::{Desired, HostInputs, PeerPath, ipip, wanted_vtep, wireguard};
 use crate::net::{ByFamily, number};
 use crate::netconf::{Backend, VxlanConf, vxlan_device};
 use crate::peers::{Half, Peer};
@@ -103,7 +103,7 @@ fn write_tun(state: &mut State, inputs: &HostInputs<'_>) {
     let Some(((conf, own), dev)) = conf else { return };
     let link = Link {
         mtu: Some(udp_mtu(inputs)),
-        alias: Some(ALIAS.to_owned()),
+        alias: Some(inputs.owner.mark()),
         ..Link::up(LinkKind::TunTap(TunTap { multi_queue: true, ..TunTap::default() }))
     };
     state.links.insert(dev.clone(), link);
@@ -144,11 +144,12 @@ impl Vtep {
         let link = Link {
             mtu: Some(device_mtu(inputs, conf, family)),
             mac: *inputs.vtep_macs.get(family),
-            alias: Some(ALIAS.to_owned()),
+            alias: Some(inputs.owner.mark()),
             // it carries nothing as a port of a bridge or a VRF, and no link-layer header without ARP
             master: Some(None),
             arp: Some(true),
             multicast: Some(true),
+            protodown: Some(false),
             ..Link::up(kind)
         };
         Some(Self { dev, vni: conf.vni, link, base })
@@ -272,21 +273,17 @@ fn scope(inputs: &HostInputs<'_>, vxlan: Option<VxlanConf>, state: &State) -> Sc
     let made = state.links.keys().cloned();
     let known = inputs.known_devices.iter().filter(|device| !may_be_sent_to(inputs, device)).cloned();
     let devices: BTreeSet<IfName> = named.flatten().chain(made).chain(known).collect();
-    let devices: Vec<IfName> = devices.into_iter().collect();
+    let others = inputs.owner.others();
+    let devices: Vec<IfName> = devices.into_iter().filter(|device| !others.contains_key(device)).collect();
     // with alloc and extension somebody else routes inside the network, and may well use protocol boot
-    let adopt = if Mode::of(&inputs.conf.backend).is_none() { Vec::new() } else { inputs.conf.networks() };
+    let adopts = Mode::of(&inputs.conf.backend).is_some();
     Scope {
         links: devices.clone(),
         read_links: vec![inputs.underlay.dev.clone()],
         addresses: devices.clone(),
         neighbours: devices,
-        routes: Some(RouteScope {
-            table: TableId::MAIN,
-            protocol: Some(RouteProtocol::FLANNEL),
-            adopt,
-            within: Vec::new(),
-            dev: None,
-        }),
+        routes: Some(inputs.owner.routes(adopts, inputs.peers)),
+        others,
         wireguard: state.wireguard.keys().cloned().collect(),
         sysctls: state.sysctls.keys().cloned().collect(),
         keep: !inputs.complete,

@@ -4,8 +4,8 @@ use kernel::state::{Ipip, Link, LinkKind, Route, RouteKey, State};
 use kernel::types::{Family, IfName, Mtu, host_net};
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::HostInputs;
 use super::desired::flannel_route;
-use super::{ALIAS, HostInputs};
 use crate::netconf::Backend;
 use crate::peers::Half;
 
@@ -22,6 +22,7 @@ pub(super) struct Tunnel {
     dev: IfName,
     local: Ipv4Addr,
     base: IpAddr,
+    mark: String,
 }
 
 impl Tunnel {
@@ -32,12 +33,12 @@ impl Tunnel {
         }
         let base = inputs.own.get(Family::V4)?.network();
         let IpAddr::V4(local) = (*inputs.underlay.addresses.get(Family::V4))? else { return None };
-        Some(Self { dev: IfName::new(DEVICE).ok()?, local, base })
+        Some(Self { dev: IfName::new(DEVICE).ok()?, local, base, mark: inputs.owner.mark() })
     }
 
     pub(super) fn write(&self, state: &mut State, mtu: Mtu) {
         let kind = LinkKind::Ipip(Ipip { local: Some(self.local), ..Ipip::default() });
-        let link = Link { mtu: Some(mtu), alias: Some(ALIAS.to_owned()), ..Link::up(kind) };
+        let link = Link { mtu: Some(mtu), alias: Some(self.mark.clone()), ..Link::up(kind) };
         state.links.insert(self.dev.clone(), link);
         state.address(&self.dev, host_net(self.base), true);
     }

@@ -23,12 +23,9 @@ pub use wireguard::WireguardKeys;
 use crate::lease::{LeaseAttrs, Subnets, VxlanData};
 use crate::net::ByFamily;
 use crate::netconf::{Backend, NetConf, VxlanConf};
+use crate::ownership::Owner;
 use crate::peers::Peer;
 use crate::reach::{Reach, Why};
-
-/// The alias of every link that flanneld made or took over (`ip link set … alias`): its owner mark. A tunnel device that
-/// carries it is ours to change and to delete, whatever its name.
-pub const ALIAS: &str = "flannel";
 
 /// What the desired state is made from.
 #[derive(Debug, Clone)]
@@ -47,7 +44,9 @@ pub struct HostInputs<'a> {
     pub underlay: &'a Underlay,
     /// The vxlan configuration of the backend before, if it was vxlan: its devices stay while they may be sent to.
     pub keep_vtep: Option<VxlanConf>,
-    /// The tunnel devices of this host that carry [`ALIAS`]. Those that are not wanted are deleted.
+    /// Which devices and routes of this host are ours.
+    pub owner: &'a Owner,
+    /// The tunnel devices of this host that are ours. Those that are not wanted are deleted.
     pub known_devices: &'a [IfName],
     /// `peers` are all there are. If not, nothing is deleted.
     pub complete: bool,

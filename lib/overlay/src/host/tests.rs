@@ -2,9 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::lease::LeaseAttrs;
+use crate::ownership::NOBODY;
 use crate::peers::{self, Own};
 use crate::reach::Tunnel;
-use kernel::state::{LinkKind, Route};
+use kernel::state::{Adopt, LinkKind, Route};
 use kernel::types::{RouteProtocol, Vni};
 
 const DUAL: &str = r#""Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/56""#;
@@ -50,6 +51,7 @@ fn build<'a>(conf: &'a NetConf, peers: &'a [Peer], underlay: &'a Underlay) -> Ho
         peers,
         underlay,
         keep_vtep: None,
+        owner: &NOBODY,
         known_devices: &[],
         complete: true,
     }
@@ -143,7 +145,7 @@ fn vxlan_is_upstreams_objects() {
     );
     assert_eq!(scope.read_links, [underlay.dev]);
     let routes = scope.routes.unwrap();
-    assert_eq!((routes.protocol, routes.adopt, routes.dev), (Some(RouteProtocol::FLANNEL), conf.networks(), None));
+    assert_eq!((routes.protocol, routes.dev), (Some(RouteProtocol::FLANNEL), None));
     assert_eq!(scope.sysctls, ["net/ipv6/conf/flannel-v6.1/accept_ra", "net/ipv6/conf/flannel.1/accept_ra"]);
     assert!(!scope.keep);
 }
@@ -223,7 +225,7 @@ fn alloc_leaves_the_routes_to_others() {
     let (peers, underlay) = (peers(&conf, &[NEAR, FAR]), underlay());
     let desired = desired(&build(&conf, &peers, &underlay));
     assert_eq!((desired.state, desired.paths.len(), desired.mtu), (State::default(), 0, Mtu(1500)));
-    assert_eq!(desired.scope.routes.unwrap().adopt, []);
+    assert_eq!(desired.scope.routes.unwrap().adopt, Adopt::default());
 }
 
 #[test]
@@ -362,6 +364,7 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
         peers: &peers.good,
         underlay: &underlay,
         keep_vtep: None,
+        owner: &NOBODY,
         known_devices: &[],
         complete: true,
     });
@@ -382,8 +385,8 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
             "ip link set flannel0 mtu 1472 alias \"flannel\"",
             "ip addr add 10.5.1.0/32 dev flannel0",
             "ip link set flannel0 up",
-            "ip route replace 10.5.0.0/16 dev flannel0 proto 70",
-            "ip route replace 10.5.3.0/24 via 10.99.0.4 dev eth0 proto 70",
+            "ip route prepend 10.5.0.0/16 dev flannel0 proto 70",
+            "ip route prepend 10.5.3.0/24 via 10.99.0.4 dev eth0 proto 70",
         ]
     );
 }
@@ -436,6 +439,7 @@ fn with_many_peers_routes_are_spread_over_scopes() {
             peers: &peers,
             underlay: &underlay,
             keep_vtep: None,
+            owner: &NOBODY,
             known_devices: &[],
             complete: true,
         };

@@ -5,6 +5,7 @@ use kernel::state::{PublicKey, Secret};
 
 use super::wireguard::{follow_roaming, wireguard_data};
 use super::*;
+use crate::ownership::NOBODY;
 use crate::peers::{self, Own};
 
 const V4: &str = r#""Network":"10.5.0.0/16""#;
@@ -40,6 +41,7 @@ fn want(conf: &NetConf, own: &str, leases: &[(&str, String)], left: &[&str]) -> 
         peers: &judged.good,
         underlay: &underlay(),
         keep_vtep: None,
+        owner: &NOBODY,
         known_devices: &known,
         complete: true,
     })
@@ -86,8 +88,8 @@ fn ipip_has_one_device_and_a_route_per_peer() {
             "ip link set flannel.ipip alias \"flannel\"",
             "ip addr add 10.5.1.0/32 dev flannel.ipip",
             "ip link set flannel.ipip up",
-            "ip route replace 10.5.2.0/24 via 10.99.0.3 dev flannel.ipip onlink proto 70",
-            "ip route replace 10.5.3.0/24 via 10.98.0.4 dev flannel.ipip onlink proto 70",
+            "ip route prepend 10.5.2.0/24 via 10.99.0.3 dev flannel.ipip onlink proto 70",
+            "ip route prepend 10.5.3.0/24 via 10.98.0.4 dev flannel.ipip onlink proto 70",
         ]
     );
     let link = &wanted.state.links[&IfName::new("flannel.ipip").unwrap()];
@@ -120,8 +122,8 @@ fn ipip_goes_directly_where_it_may_and_where_it_must() {
     assert_eq!(
         routes,
         [
-            "ip route replace 10.5.3.0/24 via 10.98.0.4 dev flannel.ipip onlink proto 70",
-            "ip route replace 10.5.2.0/24 via 10.99.0.3 dev eth0 proto 70",
+            "ip route prepend 10.5.3.0/24 via 10.98.0.4 dev flannel.ipip onlink proto 70",
+            "ip route prepend 10.5.2.0/24 via 10.99.0.3 dev eth0 proto 70",
         ]
     );
 }
@@ -168,8 +170,8 @@ fn wireguard_has_a_device_per_family() {
             "ip addr add fd05:0:0:1::/128 dev flannel-wg-v6 nodad".to_owned(),
             "ip link set flannel-wg up".to_owned(),
             "ip link set flannel-wg-v6 up".to_owned(),
-            "ip route replace 10.5.0.0/16 dev flannel-wg proto 70".to_owned(),
-            "ip route replace fd05::/56 dev flannel-wg-v6 proto 70".to_owned(),
+            "ip route prepend 10.5.0.0/16 dev flannel-wg proto 70".to_owned(),
+            "ip route add fd05::/56 dev flannel-wg-v6 proto 70".to_owned(),
         ]
     );
     assert_eq!(ways(&wanted)[0], "10.5.2.0-24&fd05:0:0:2::-64 wireguard: the backend is wireguard");
@@ -334,7 +336,7 @@ fn extension_leaves_everything_to_commands() {
         ]
     );
     assert_eq!((steps(&wanted), wanted.mtu), (vec![], Mtu(1500)));
-    assert_eq!(wanted.scope.routes.unwrap().adopt, [], "the commands' own routes");
+    assert_eq!(wanted.scope.routes.unwrap().adopt, kernel::state::Adopt::default(), "the commands' own routes");
     let peers = peers::check(&conf, &Own::default(), leases.iter().map(|(k, v)| (k, v))).good;
     let said: Vec<_> = peers.iter().map(|peer| peer.extension.as_deref()).collect();
     assert_eq!(said, [Some("mac 1\nmac 2"), Some(""), None]);

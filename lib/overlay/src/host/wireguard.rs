@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use kernel::state::{Link, LinkKind, PublicKey, RouteKey, Secret, State, WireguardDevice as Device, WireguardPeer};
 use kernel::types::{Family, IfName, Mtu, host_net};
 
+use super::HostInputs;
 use super::desired::flannel_route;
-use super::{ALIAS, HostInputs};
 use crate::lease::WireguardData;
 use crate::net::ByFamily;
 use crate::netconf::{Backend, NetConf, WireguardConf, WireguardMode};
@@ -64,7 +64,7 @@ pub(super) fn write(state: &mut State, inputs: &HostInputs<'_>, conf: &Wireguard
     for (family, of_family) in inputs.conf.families() {
         let Some((dev, own)) = device(conf, family).zip(inputs.own.get(family)) else { continue };
         let link =
-            Link { mtu: Some(mtu(inputs, conf)), alias: Some(ALIAS.to_owned()), ..Link::up(LinkKind::Wireguard) };
+            Link { mtu: Some(mtu(inputs, conf)), alias: Some(inputs.owner.mark()), ..Link::up(LinkKind::Wireguard) };
         state.links.insert(dev.clone(), link);
         let private_key = inputs.wireguard_keys.map(|keys| keys.private);
         let listen_port = Some(own_port(conf, family));

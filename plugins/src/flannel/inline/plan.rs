@@ -6,9 +6,10 @@ use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, RouteScope, Scope, State};
 use kernel::survey::{Survey, connected, default_route, preferred_address};
-use kernel::types::{Family, IfName, RouteProtocol, TableId};
+use kernel::types::{Family, IfName, RouteProtocol};
 use overlay::host::{self, HostInputs, Underlay};
 use overlay::net::ByFamily;
+use overlay::ownership::NOBODY;
 use overlay::reach::Reach;
 use overlay::subnet_env::SubnetEnv;
 
@@ -62,6 +63,7 @@ pub(super) fn plan(network: &Network, name: &str, survey: &Survey, recorded: &[I
         peers: &peers,
         underlay: &underlay,
         keep_vtep: None,
+        owner: &NOBODY,
         known_devices: &marked(name, survey),
         complete: true,
     });
@@ -112,7 +114,7 @@ fn marked_as(name: &str, mut state: State, mut scope: Scope, networks: Vec<IpNet
     }
     let protocol = Some(RouteProtocol::FLANNEL_CNI);
     // a network without any has no routes either
-    let routes = RouteScope { table: TableId::MAIN, protocol, adopt: Vec::new(), within: networks, dev: None };
+    let routes = RouteScope { protocol, within: networks, ..RouteScope::default() };
     scope.routes = Some(routes).filter(|routes| !routes.within.is_empty());
     (state, scope)
 }
