@@ -80,6 +80,18 @@ pub(super) fn vxlan_left(survey: &Survey, owner: &Owner) -> Option<VxlanConf> {
     })
 }
 
+/// The links by which the host has an IPv6 default route from a router.
+pub(super) fn routers(survey: &Survey) -> Vec<IfName> {
+    let by_router = |dev: &IfName| {
+        let of_link = |(key, route): &(RouteKey, Route)| {
+            key.dst.prefix() == 0 && route.dev.as_ref() == Some(dev) && route.protocol == RouteProtocol::ROUTER
+        };
+        survey.routes.iter().any(of_link)
+    };
+    let takes = |link: &&SeenLink| link.ipv6.is_some_and(|ipv6| ipv6.accept_ra != 0) && by_router(&link.name);
+    survey.links.iter().filter(takes).map(|link| link.name.clone()).collect()
+}
+
 /// The routes inside the network that are somebody else's, as `ip route` shows them.
 pub(super) fn foreign_routes(scope: &Scope, own: Subnets, survey: &Survey) -> Vec<String> {
     let Some(routes) = &scope.routes else { return Vec::new() };

@@ -12,6 +12,7 @@ use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::{Backend, NetConf};
 use overlay::ownership::Owner;
 use overlay::peers::{self, Peers};
+use overlay::settings;
 use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
 
@@ -134,7 +135,7 @@ impl Daemon {
         self.drain.follow(&conf, Instant::now(), due);
         troubles.note(report::same_address(&conf, &underlay, &peers));
         let facts = make::underlay_facts(&underlay, &survey);
-        let Desired { mut state, scope, paths, mtu } = host::desired(&HostInputs {
+        let Desired { mut state, mut scope, paths, mtu } = host::desired(&HostInputs {
             conf: &conf,
             own: subnets,
             vtep_macs: self.macs,
@@ -147,6 +148,9 @@ impl Daemon {
             complete: view.complete,
         });
         limits::raise(&mut state, &survey.limits);
+        let settings = settings::wanted(&conf, &underlay.dev, &make::routers(&survey), &state);
+        scope.sysctls.extend(settings.keys().cloned());
+        state.sysctls.extend(settings);
         if self.trust.is_none() {
             self.status.foreign_routes = make::foreign_routes(&scope, subnets, &survey);
         }

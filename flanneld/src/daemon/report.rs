@@ -10,6 +10,7 @@ use overlay::host::PeerPath;
 use overlay::netconf::{Backend, NetConf};
 use overlay::peers::{Peer, Peers};
 use overlay::reach::{self, Mode};
+use overlay::settings;
 
 use super::tell::Picture;
 use crate::metrics::StepCount;
@@ -37,11 +38,13 @@ pub(super) fn count(outcome: &Outcome) -> Vec<StepCount> {
 }
 
 impl Applied {
-    /// Peers may send here as the wish says: the devices are there and have their addresses.
+    /// Peers may send here as desired: the devices are there and have their addresses, and the host forwards.
     pub(super) fn ready(&self) -> bool {
-        let carries = |object: &str| matches!(object, "link" | "address" | "wireguard");
-        self.outcome.conflicts.is_empty()
-            && !self.outcome.failed.iter().any(|(step, _)| carries(step.object()) && !step.is_delete())
+        let carries = |step: &Step| match step {
+            Step::WriteSysctl(path, _) => settings::is_vital(path),
+            step => matches!(step.object(), "link" | "address" | "wireguard") && !step.is_delete(),
+        };
+        self.outcome.conflicts.is_empty() && !self.outcome.failed.iter().any(|(step, _)| carries(step))
     }
 
     /// What went wrong, one line.

@@ -5,7 +5,7 @@
 //! The way of a lease: [`netconf`] says which network there is, [`allocate`] chooses this host's part of it, [`lease`]
 //! is how it is published, [`peers`] decides which other hosts' leases are believed, [`reach`] how each of them is
 //! reached, [`host`] what the kernel must look like for that, [`ownership`] which of its objects are this network's,
-//! and [`subnet_env`] what the CNI plugin is told.
+//! [`settings`] what makes it forward, and [`subnet_env`] what the CNI plugin is told.
 
 pub mod allocate;
 pub mod host;
@@ -15,5 +15,6 @@ pub mod netconf;
 pub mod ownership;
 pub mod peers;
 pub mod reach;
+pub mod settings;
 pub mod subnet_env;
 pub mod words;

@@ -6,12 +6,13 @@ use super::Step;
 use crate::state::{Scope, State};
 use crate::types::IfName;
 
+/// Forwarding last: a host that begins to forward drops the default routes that routers gave it on links whose `accept_ra`
+/// is not 2 yet (`rt6_purge_dflt_routers`, net/ipv6/route.c).
 pub(super) fn sysctls(desired: &State, observed: &State, steps: &mut Vec<Step>) {
-    for (path, value) in &desired.sysctls {
-        if observed.sysctls.get(path) != Some(value) {
-            steps.push(Step::WriteSysctl(path.clone(), value.clone()));
-        }
-    }
+    let mut differ: Vec<_> =
+        desired.sysctls.iter().filter(|(path, value)| observed.sysctls.get(*path) != Some(value)).collect();
+    differ.sort_by_key(|(path, _)| path.ends_with("/forwarding"));
+    steps.extend(differ.into_iter().map(|(path, value)| Step::WriteSysctl(path.clone(), value.clone())));
 }
 
 pub(super) fn add_addresses(desired: &State, observed: &State, steps: &mut Vec<Step>) {
