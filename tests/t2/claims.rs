@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::IpAddr;
 
-use flanneld::files;
 use flanneld::lab::cluster::{Cluster, PATIENCE, Spec, host_dir, log_file, subnet_file};
 use flanneld::lab::mode::Mode;
 use flanneld::lab::process::{Launch, last_lines};
@@ -11,6 +10,7 @@ use flanneld::lab::topology::Topology;
 use flanneld::lab::wait::eventually;
 use ipnetwork::IpNetwork;
 use rustix::mount::mount_bind;
+use store::files;
 use tests::harness;
 
 use crate::disturb::run;

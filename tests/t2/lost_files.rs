@@ -9,7 +9,7 @@ use flanneld::lab::process::last_lines;
 use flanneld::lab::topology::Topology;
 use flanneld::lab::wait::eventually;
 use flanneld::status::path_beside;
-use flanneld::store::config_path;
+use store::config_path;
 use tests::harness;
 
 use crate::disturb::{repaired, rests, start_first};

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::PathBuf;
 
-use flanneld::files;
 use flanneld::lab::cluster::PATIENCE;
 use flanneld::lab::netns::Room;
 use flanneld::lab::process::{Daemon, Launch, last_lines};
@@ -11,8 +10,9 @@ use flanneld::lab::topology::Topology;
 use flanneld::lab::wait::eventually;
 use flanneld::lab::world::World;
 use flanneld::status::{Status, path_beside};
-use flanneld::store::config_path;
 use kernel::types::TableId;
+use store::config_path;
+use store::files;
 use tests::harness;
 
 use crate::disturb::stays;

@@ -9,15 +9,16 @@ use crate::sources::{File, root};
 
 /// The arrows between the workspace's crates: from, and to what.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("attachment", &["kernel"]),
+    ("attachment", &["gojson", "kernel"]),
     ("cni", &["gojson"]),
     ("gojson", &[]),
     ("kernel", &[]),
     ("overlay", &["gojson", "kernel"]),
+    ("store", &["overlay"]),
     ("plugins", &["attachment", "cni", "gojson", "kernel", "overlay"]),
-    ("flanneld", &["cni", "gojson", "kernel", "overlay"]),
+    ("flanneld", &["cni", "gojson", "kernel", "overlay", "store"]),
     ("floor", &[]),
-    ("tests", &["attachment", "cni", "flanneld", "gojson", "kernel", "overlay", "plugins"]),
+    ("tests", &["attachment", "cni", "flanneld", "gojson", "kernel", "overlay", "plugins", "store"]),
 ];
 
 /// What a plugin, which starts in a tenth of a millisecond, has no use for.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::files::{Draft, FileError, make_dirs, sweep};
+use store::files::{Draft, FileError, make_dirs, sweep};
 
 /// The names by which the executable is called.
 pub const NAMES: [&str; 8] =

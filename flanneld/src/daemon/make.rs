@@ -1,56 +1,35 @@
 //! What this host says of itself, made from what is known. Pure.
 
-use std::sync::Arc;
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use kernel::diff::RouteText;
 use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, Route, RouteKey, RouteKind, Scope, State};
 use kernel::types::{Family, IfName, Mac, RouteProtocol};
-use overlay::allocate::Stored;
-use overlay::host;
-use overlay::lease::{Lease, LeaseAttrs, Subnets, VxlanData};
+use overlay::backend::{self, Backend};
+use overlay::lease::{StoredLease, Subnets};
 use overlay::net::ByFamily;
-use overlay::netconf::{Backend, NetConf, VxlanConf, vxlan_device};
+use overlay::netconf::NetConf;
 use overlay::ownership::{self, Owner, Whose};
 
 use crate::events::facts::{Chosen, Facts, Named};
 use crate::flags::Select;
-use crate::store::View;
 use crate::underlay::{Survey, Underlay};
-
-/// What the peers must know to reach this host.
-pub(super) fn attributes(conf: &NetConf, underlay: &Underlay, macs: &ByFamily<Option<Mac>>) -> LeaseAttrs {
-    let mut attrs = LeaseAttrs { backend_type: conf.backend.lease_type().to_owned(), ..LeaseAttrs::default() };
-    for public in &underlay.public {
-        match public {
-            std::net::IpAddr::V4(v4) => attrs.public_ip = Some(*v4),
-            std::net::IpAddr::V6(v6) => attrs.public_ipv6 = Some(*v6),
-        }
-    }
-    if let Backend::Vxlan(vxlan) = &conf.backend {
-        for (family, _) in conf.families() {
-            if let Some(vtep_mac) = *macs.get(family) {
-                attrs.set_data(family, VxlanData { vni: Some(vxlan.vni), vtep_mac }.to_json());
-            }
-        }
-    }
-    attrs
-}
 
 /// The MAC of this host's VTEP: that of the device that is there, because the peers send to it; else the one that the
 /// lease says; else a new one.
 pub(super) fn vtep_mac(
     family: Family,
-    vxlan: &VxlanConf,
+    name: &IfName,
     (survey, owner): (&Survey, &Owner),
-    own: Option<&LeaseAttrs>,
+    own: Option<&StoredLease>,
     random: Mac,
 ) -> Mac {
-    let device = vxlan_device(family, vxlan.vni).ok().filter(|name| !owner.others().contains_key(name));
-    let device = device.and_then(|name| survey.links.iter().find(|l| l.name == name));
+    let ours = |link: &&SeenLink| link.name == *name && !owner.others().contains_key(name);
+    let device = survey.links.iter().find(ours);
     let existing = device.filter(|link| matches!(link.link.kind, LinkKind::Vxlan(_))).and_then(|link| link.link.mac);
-    let published = || VxlanData::parse(own?.data(family)?).ok().map(|data| data.vtep_mac);
+    let published = || own?.attrs.vtep(family).map(|data| data.vtep_mac);
     existing.or_else(published).filter(|mac| mac.is_unicast()).unwrap_or(random)
 }
 
@@ -64,20 +43,10 @@ pub(super) fn known_devices(survey: &Survey, owner: &mut Owner) -> Vec<IfName> {
     owner.survey(tunnels.map(|link| (&link.name, &link.link, addresses(survey, &link.name))))
 }
 
-/// The backend of which a daemon before this one left a device.
-pub(super) fn vxlan_left(survey: &Survey, owner: &Owner) -> Option<VxlanConf> {
+/// The backends of which a daemon before this one left devices.
+pub(super) fn left(survey: &Survey, owner: &Owner) -> Vec<Backend> {
     let ours = |link: &&SeenLink| owner.judge(&link.name, &link.link, &addresses(survey, &link.name)) == Whose::Ours;
-    survey.links.iter().filter(ours).find_map(|link| match &link.link.kind {
-        LinkKind::Vxlan(vxlan) => Some(VxlanConf {
-            vni: vxlan.vni,
-            port: vxlan.port,
-            mtu: None,
-            gbp: vxlan.gbp,
-            learning: vxlan.learning,
-            direct_routing: false,
-        }),
-        _ => None,
-    })
+    survey.links.iter().filter(ours).filter_map(|link| backend::left(&link.name, &link.link)).collect()
 }
 
 /// The links by which the host has an IPv6 default route from a router.
@@ -100,17 +69,26 @@ pub(super) fn foreign_routes(scope: &Scope, own: Subnets, survey: &Survey) -> Ve
 }
 
 /// The underlay in the words of the domain.
-pub(super) fn underlay_facts(underlay: &Underlay, survey: &Survey) -> host::Underlay {
+pub(super) fn underlay_facts(underlay: &Underlay, survey: &Survey) -> overlay::underlay::Underlay {
     let mut addresses = ByFamily::default();
     for addr in &underlay.addresses {
         *addresses.get_mut(Family::from(*addr)) = Some(*addr);
     }
-    host::Underlay {
+    overlay::underlay::Underlay {
         dev: underlay.dev.clone(),
         mtu: underlay.mtu,
         addresses,
         connected: survey.connected(&underlay.dev),
     }
+}
+
+/// The published addresses.
+pub(super) fn public(underlay: &Underlay) -> ByFamily<Option<IpAddr>> {
+    let mut public = ByFamily::default();
+    for addr in &underlay.public {
+        *public.get_mut(Family::from(*addr)) = Some(*addr);
+    }
+    public
 }
 
 /// Behind every other route to this host's subnets: the bridge's own, and a pod's, have a lower metric. Upstream's has
@@ -135,15 +113,6 @@ pub(super) fn add_blackholes(state: &mut State, subnets: Subnets) {
         };
         state.routes.insert(key, route);
     }
-}
-
-/// The leases that can be read.
-pub(super) fn stored(view: &View) -> Vec<Stored> {
-    let read = |(key, value): (&String, &Arc<[u8]>)| {
-        let lease = Lease { subnets: key.parse().ok()?, attrs: LeaseAttrs::parse(value).ok()? };
-        Some(Stored { key: key.clone(), lease })
-    };
-    view.leases.iter().filter_map(read).collect()
 }
 
 /// What the plan depends on, when `underlay` was found in `survey`, what is in `scope` is ours, and pods have `own`.

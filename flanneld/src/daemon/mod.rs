@@ -3,10 +3,9 @@
 //! There are four reasons to look: the store said something new, the kernel announced a change to something of ours,
 //! what failed or is due is due, and ten minutes have passed. Whatever the reason, the same pass is made.
 
-mod acquire;
 mod apply;
-mod drain;
 mod extension;
+mod known;
 mod limits;
 mod make;
 mod ownership;
@@ -26,30 +25,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::state::{State, WireguardDevice};
-use kernel::types::{IfName, Mac};
-use overlay::host::WireguardKeys;
-use overlay::net::ByFamily;
-use overlay::netconf::VxlanConf;
-use overlay::peers::Leases;
-use tokio::sync::watch;
+use kernel::types::IfName;
+use overlay::backend::{Backend, Identity};
+use overlay::keep::Keep;
+use overlay::peers::Book;
 use tokio::time::Instant;
 
 use self::apply::Trust;
-use self::tell::{Picture, Telling};
-use crate::backoff::Backoff;
+use self::known::Known;
+use self::tell::Picture;
 use crate::config::Config;
 use crate::events::Events;
-use crate::files;
 use crate::flags::Options;
-use crate::health::{Health, Ready};
+use crate::health::{Health, Readiness};
+use crate::instance::Taken;
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
-use crate::status::{self, Status};
-use crate::store::{Store, View};
+use crate::report::{Reporter, Settings};
+use crate::status::{Status, path_beside};
+use crate::supervise::Ended;
+use crate::systemd::Manager;
 use crate::underlay::{Underlay, UnderlayError};
+use store::backoff::Backoff;
+use store::files;
+use store::{Changes, Store};
 
 pub use limits::Limits;
 pub use wireguard_key::DEFAULT as KEY_FILE;
+
+/// Readiness: the host's own part of the data path is up.
+const OVERLAY: &str = "overlay";
 
 /// Nothing should change unnoticed; this is how long it lasts if something does.
 const AUDIT: Duration = Duration::from_secs(600);
@@ -92,71 +97,58 @@ pub enum DaemonError {
         /// Why not.
         source: io::Error,
     },
+    /// The store's follower has ended.
+    #[error("{0}; the daemon stops, so that it is started again")]
+    Store(#[from] store::Ended),
+    /// Another daemon does this one's work.
+    #[error(transparent)]
+    Taken(#[from] Taken),
+    /// A part of the daemon has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
     /// The program's own machinery.
     #[error("start the runtime: {0}")]
     Runtime(#[source] io::Error),
 }
 
-/// This host's lease, as it was last written.
-#[derive(Debug, Clone, PartialEq)]
-struct Own {
-    /// As it is spelt in the store.
-    key: String,
-    subnets: overlay::lease::Subnets,
-    value: Vec<u8>,
-    /// It does not end, and is not made to.
-    reservation: bool,
-    renewed: Instant,
-}
-
 /// Everything that outlives a pass. All of it can be lost: a new daemon finds it again.
 pub struct Daemon {
     options: Options,
-    notify_socket: Option<String>,
     store: Store,
-    view: watch::Receiver<View>,
+    known: Known,
     kernel: KernelThread,
     events: Events,
     config: Config,
-    own: Option<Own>,
-    /// When the lease was taken for its address alone.
-    unproven: Option<Instant>,
     underlay: Option<Underlay>,
-    macs: ByFamily<Option<Mac>>,
-    /// The backend that was, while others may still send to its devices.
-    vxlan: Option<VxlanConf>,
-    /// This host's WireGuard keys, once they are needed.
-    wireguard_keys: Option<WireguardKeys>,
+    identity: Identity,
+    ownership: ownership::Ownership,
+    keep: Keep,
+    /// The kernel gives a link that is up another name.
+    can_rename: bool,
+    /// The devices before the backend in force that a peer may start to send to.
+    offered: Vec<Backend>,
     /// What was wanted last of the WireGuard devices.
     wireguard: BTreeMap<IfName, WireguardDevice>,
-    ownership: ownership::Ownership,
-    /// The devices of the backend before.
-    drain: drain::Drain,
     /// The udp backend's data path.
     udp: udp::Udp,
     extension: extension::Extension,
-    /// The content of subnet.env, once it is written.
-    subnet_env: Option<String>,
-    /// All leases, taken apart.
-    leases: Leases,
+    /// The host was as it must be once: from then on what goes wrong is waited for.
+    started: bool,
+    /// All leases, and the verdict on each.
+    book: Book,
     /// The kernel as it was left.
     trust: Option<Trust>,
     /// What was wanted of it last.
     wanted: Option<Arc<State>>,
     picture: Picture,
-    telling: Telling,
+    reporter: Reporter,
     metrics: Metrics,
-    ready: watch::Sender<Ready>,
-    /// Kept: it serves while it is there.
-    _health: Option<Health>,
+    readiness: Readiness,
+    health: Option<Health>,
     /// What was warned of and still is so.
     warned: BTreeSet<String>,
     status: Status,
-    writer: status::Writer,
     retry: Backoff,
-    /// Against another host that writes our lease again and again.
-    contest: Backoff,
-    publish_after: Option<Instant>,
 }
 
 /// What a pass leaves to wait for.
@@ -174,59 +166,55 @@ impl Due {
 impl Daemon {
     /// Opens what the daemon needs. `notify_socket` is NOTIFY_SOCKET's value.
     pub fn new(options: Options, notify_socket: Option<String>) -> Result<Self, DaemonError> {
-        let mut writer = status::Writer::new(&options.subnet_file);
-        let mut status = Status { pid: std::process::id(), ..Status::default() };
-        let (metrics, (ready, answers)) = (Metrics::default(), watch::channel(Ready::default()));
-        let served = Self::serve(options.health, answers, metrics.clone());
+        let status = Status { pid: std::process::id(), ..Status::default() };
+        let (metrics, readiness) = (Metrics::default(), Readiness::default());
+        readiness.set(OVERLAY, Err("not configured yet".into()));
+        let served = Self::serve(options.health, readiness.clone(), metrics.clone());
         let opened = served.and_then(|health| Ok((health, Self::open()?)));
         let (health, (events, kernel)) = opened.inspect_err(|error| {
-            status.last_error = Some(error.to_string());
+            let status = Status { last_error: Some(error.to_string()), ..status.clone() };
             // the error itself is on its way to the log
-            let _ = writer.write(&status, true);
+            let _ = files::replace(&path_beside(&options.subnet_file), status.to_json().as_bytes());
         })?;
-        let store = Store::open(&options.store, &options.etcd_prefix);
+        let reporter = Reporter::start(Settings {
+            subnet_file: options.subnet_file.clone(),
+            manager: notify_socket.map(Manager::new),
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+        });
+        let store = Store::open(&options.store, &options.etcd_prefix, options.renew_margin);
         Ok(Self {
-            notify_socket,
-            view: store.view(),
+            known: Known::new(store.health()),
             config: Config::new(store.no_config()),
             store,
             kernel,
             events,
-            own: None,
-            unproven: None,
             underlay: None,
-            macs: ByFamily::default(),
-            vxlan: None,
-            wireguard_keys: None,
+            identity: Identity::default(),
+            ownership: ownership::Ownership::default(),
+            keep: Keep::default(),
+            can_rename: ::kernel::release::renames_links(),
+            offered: Vec::new(),
             extension: extension::Extension::new(options.environment.clone()),
             wireguard: BTreeMap::new(),
-            ownership: ownership::Ownership::default(),
-            drain: drain::Drain::default(),
             udp: udp::Udp::new(metrics.udp.clone()),
-            subnet_env: None,
-            leases: Leases::default(),
+            started: false,
+            book: Book::default(),
             trust: None,
             wanted: None,
             picture: Picture::default(),
-            telling: Telling::default(),
+            reporter,
             metrics,
-            ready,
-            _health: health,
+            readiness,
+            health,
             warned: BTreeSet::new(),
             status,
-            writer,
             retry: Backoff::default(),
-            contest: Backoff::default(),
-            publish_after: None,
             options,
         })
     }
 
-    fn serve(
-        address: Option<SocketAddr>,
-        ready: watch::Receiver<Ready>,
-        metrics: Metrics,
-    ) -> Result<Option<Health>, DaemonError> {
+    fn serve(address: Option<SocketAddr>, ready: Readiness, metrics: Metrics) -> Result<Option<Health>, DaemonError> {
         let serve =
             |address| Health::serve(address, ready, metrics).map_err(|source| DaemonError::Health { address, source });
         address.map(serve).transpose()
@@ -240,59 +228,88 @@ impl Daemon {
 
     /// Runs until it must not go on. The last error is then in the status.
     pub async fn run(mut self) -> DaemonError {
-        let read = self.view.wait_for(|view| view.complete || view.error.is_some());
-        let _ = tokio::time::timeout(FIRST_READING, read).await;
-        loop {
-            let due = match self.pass().await {
-                Ok(due) => due,
-                Err(error) => {
-                    self.status.last_error = Some(error.to_string());
-                    self.write_status();
-                    return error;
-                }
-            };
-            let why = self.wait(due).await;
-            tracing::debug!(why, "looking");
+        if let Ok(Err(ended)) = tokio::time::timeout(FIRST_READING, self.first_reading()).await {
+            return self.end(ended.into());
         }
+        loop {
+            let next = match self.pass().await {
+                Ok(due) => self.wait(due).await,
+                Err(error) => Err(error),
+            };
+            match next {
+                Ok(why) => tracing::debug!(why, "looking"),
+                Err(error) => return self.end(error),
+            }
+        }
+    }
+
+    /// The last error is in the status.
+    fn end(&self, error: DaemonError) -> DaemonError {
+        self.reporter.last_words(&error.to_string());
+        error
+    }
+
+    /// Takes over what the store says.
+    fn take(&mut self, changes: Changes) {
+        let Changes { leases, config, health } = changes;
+        self.known.health = health;
+        self.book.apply(leases);
+        if let Some(config) = config {
+            self.known.config = config;
+        }
+    }
+
+    async fn first_reading(&mut self) -> Result<(), store::Ended> {
+        while !self.known.is_read() {
+            let changes = self.store.changes().await?;
+            self.take(changes);
+        }
+        Ok(())
     }
 
     /// Waits for a reason to look, and says which it is.
-    async fn wait(&mut self, due: Due) -> &'static str {
+    async fn wait(&mut self, due: Due) -> Result<&'static str, DaemonError> {
         let ended = Instant::now();
         let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
-        loop {
-            let status = self.telling.due();
-            tokio::select! {
-                changed = self.view.changed() => match changed {
-                    Ok(()) => return "the store changed",
-                    // its follower has panicked; the next pass reads what is left
-                    Err(_) => tokio::time::sleep_until(due).await,
-                },
-                () = self.events.news() => {
-                    tokio::time::sleep_until(ended + QUIET).await;
-                    self.trust = None;
-                    return "the kernel changed";
-                }
-                () = self.extension.news() => return "commands have run",
-                () = tokio::time::sleep_until(due) => {}
-                () = tokio::time::sleep_until(status.unwrap_or(due)), if status.is_some() => {
-                    self.write_status();
-                    continue;
-                }
+        let why = tokio::select! {
+            changes = self.store.changes() => {
+                self.take(changes?);
+                return Ok("the store changed");
             }
-            self.trust = None;
-            return "due";
-        }
+            () = self.udp.ended() => return Ok("a udp worker has ended"),
+            news = self.extension.news() => {
+                news?;
+                return Ok("commands have run");
+            }
+            ended = health(&mut self.health) => return Err(ended.into()),
+            ended = self.reporter.ended() => return Err(ended.into()),
+            news = self.events.news() => {
+                news?;
+                tokio::time::sleep_until(ended + QUIET).await;
+                "the kernel changed"
+            }
+            () = tokio::time::sleep_until(due) => "due",
+        };
+        self.trust = None;
+        Ok(why)
     }
 
-    /// True once the host was as wanted: from then on what goes wrong is waited for.
-    fn started(&self) -> bool {
-        self.subnet_env.is_some()
+    /// This host's subnets.
+    fn subnets(&self) -> overlay::lease::Subnets {
+        self.store.held().map(|held| held.subnets).unwrap_or_default()
     }
 
     /// What the last run told the CNI plugin.
     fn previous(&self) -> overlay::subnet_env::Previous {
         let text = files::read_configured(&self.options.subnet_file, LARGEST_SUBNET_FILE).unwrap_or_default();
         overlay::subnet_env::Previous::parse(&String::from_utf8_lossy(&text))
+    }
+}
+
+/// The end of the health server, if there is one.
+async fn health(server: &mut Option<Health>) -> Ended {
+    match server {
+        Some(server) => server.ended().await,
+        None => std::future::pending().await,
     }
 }

@@ -1,27 +1,30 @@
 //! One pass: from the store's view and the kernel's state to a host that is as the leases say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use kernel::state::{PublicKey, Scope};
-use kernel::types::{Family, Mac, RouteProtocol, TableId};
+use kernel::types::{Family, IfName, Mac, RouteProtocol, TableId};
 use kernel::{Kernel, KernelError};
-use overlay::host::{self, Desired, HostInputs};
-use overlay::lease::{LeaseAttrs, Subnets};
-use overlay::netconf::{Backend, NetConf};
+use overlay::backend::{Backend, Census, Host};
+use overlay::keep::{self, Keeping};
+use overlay::lease::{LeaseAttrs, StoredAttrs, Subnets};
+use overlay::netconf::NetConf;
 use overlay::ownership::Owner;
 use overlay::peers::{self, Peers};
+use overlay::render::{Desired, Ours, Renderer};
 use overlay::settings;
 use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
 
-use super::acquire::{NoLease, random};
+use super::extension::Unready;
+use super::known::Known;
 use super::tell::Picture;
-use super::{Daemon, DaemonError, Due, limits, make, report, tunnels};
+use super::{Daemon, DaemonError, Due, OVERLAY, limits, make, report, tunnels};
 use crate::events::Interest;
-use crate::store::View;
 use crate::underlay::{self, Survey, Underlay};
+use store::{Claim, HoldError, Published};
 
 /// Why a pass ended before it made the host right.
 pub(super) enum Halt {
@@ -33,11 +36,13 @@ pub(super) enum Halt {
     Wait(String),
 }
 
-impl From<NoLease> for Halt {
-    fn from(no: NoLease) -> Self {
-        match no {
-            NoLease::Stop(error) => Self::Stop(error),
-            NoLease::Later(why) => Self::Retry(why),
+impl From<HoldError> for Halt {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::Wait(why) => Self::Wait(why.to_string()),
+            HoldError::Retry(why) => Self::Retry(why.to_string()),
+            HoldError::Lost(subnets) => Self::Stop(DaemonError::Revoked(subnets.to_string())),
+            HoldError::OutOfSubnets(error) => Self::Stop(error.into()),
         }
     }
 }
@@ -94,59 +99,43 @@ impl Daemon {
 
     /// True when something was changed.
     async fn reconcile(&mut self, due: &mut Due, troubles: &mut Troubles) -> Result<bool, Halt> {
-        let view = self.view.borrow_and_update().clone();
-        report::store(&mut self.status, &view);
-        self.metrics.store(view.stale_since);
-        troubles.note(view.error.as_deref());
-        let conf = self.configuration(&view, troubles)?;
+        report::store(&mut self.status, &self.known.health);
+        self.metrics.store(self.known.health.stale_since);
+        troubles.note(self.known.health.error.as_deref());
+        let conf = self.configuration(troubles)?;
         let survey = match &self.trust {
             Some(trust) => trust.survey.clone(),
             None => Arc::new(self.survey().await?),
         };
         let (owner, devices) = self.ownership(&conf, &survey)?;
         let underlay = self.find_underlay(&conf, &survey, troubles)?;
-        self.know_macs(&conf, (&survey, &owner), &view, &underlay);
-        let mut attrs = make::attributes(&conf, &underlay, &self.macs);
-        self.know_keys(&conf, &mut attrs).map_err(Halt::Retry)?;
-        if let Err(why) = self.extension.prepare(&conf, &mut attrs).await {
-            self.retry_once_started(why, troubles)?;
-        }
+        self.know_macs(&conf, (&survey, &owner), &underlay);
+        self.know_keys(&conf).map_err(Halt::Retry)?;
+        let prepared = self.extension.prepare(&conf, due);
+        self.wait_until_started(prepared, troubles)?;
+        self.identity.text = self.extension.printed();
+        let public = make::public(&underlay);
+        let attrs = keep::publish(&conf.backend, &self.offered, public, &self.identity);
         report::base(&mut self.status, &conf, &underlay);
         troubles.note(report::behind_nat(&conf, &underlay));
-        match self.ensure_lease(&conf, &attrs, due).await {
-            // a lease that cannot be renewed or written again now is no reason to let go of the kernel
-            Err(NoLease::Later(why)) if self.own.is_some() => troubles.retry(why),
-            other => other?,
-        }
-        troubles.note(self.contest_note());
-        let subnets = self.own.as_ref().map(|own| own.subnets).unwrap_or_default();
+        self.hold(&conf, &attrs, due, troubles).await?;
+        let subnets = self.subnets();
         self.status.subnets = subnets.iter().collect();
-        if let Err(why) = self.extension.announce(&conf, &subnets, &attrs).await {
-            self.retry_once_started(why, troubles)?;
-        }
-        // not marked as seen: a configuration that came since the pass began is for the next one
-        let view = self.view.borrow().clone();
-        let mut peers = self.judge(&conf, &survey, subnets, &view, BTreeMap::new());
+        let announced = self.extension.announce(&conf, &subnets, &attrs, due);
+        self.wait_until_started(announced, troubles)?;
+        let complete = self.known.health.complete;
+        let mut peers = self.judge(&conf, &survey, subnets, BTreeMap::new());
         if tunnels::is_contested(&peers) {
-            let heard = self.heard(due).await?;
-            peers = self.judge(&conf, &survey, subnets, &view, heard);
+            let endpoints = self.endpoints(due).await?;
+            peers = self.judge(&conf, &survey, subnets, endpoints);
         }
-        self.udp.follow(&conf);
-        self.drain.follow(&conf, Instant::now(), due);
+        let keeping = self.keep(&conf, (&survey, &owner), &peers, complete, due);
+        self.udp.follow(std::iter::once(&conf.backend).chain(keeping.kept.iter().map(|kept| &kept.backend)));
         troubles.note(report::same_address(&conf, &underlay, &peers));
-        let facts = make::underlay_facts(&underlay, &survey);
-        let Desired { mut state, mut scope, paths, mtu } = host::desired(&HostInputs {
-            conf: &conf,
-            own: subnets,
-            vtep_macs: self.macs,
-            wireguard_keys: self.wireguard_keys,
-            peers: &peers.good,
-            underlay: &facts,
-            keep_vtep: self.vxlan,
-            owner: &owner,
-            known_devices: &self.drain.deletable(devices),
-            complete: view.complete,
-        });
+        let host = self.host(&conf, &survey, &underlay);
+        let ours = Ours { devices: &devices, owner: &owner, complete };
+        let Desired { mut state, mut scope, paths, mtu } =
+            Renderer::new(&host, &conf.backend, &keeping.kept).desired(&peers.good, ours);
         limits::raise(&mut state, &survey.limits);
         let settings = settings::wanted(&conf, &underlay.dev, &make::routers(&survey), &state);
         scope.sysctls.extend(settings.keys().cloned());
@@ -158,49 +147,78 @@ impl Daemon {
             make::add_blackholes(&mut state, subnets);
         }
         let wanted = Arc::new(state);
-        self.warn(&peers, &paths, &view.ignored);
+        self.warn(&peers, &paths);
         let facts = make::facts(&self.options.select, &conf, Some(&underlay), (&scope, subnets), &survey);
         self.events.set_interest(Interest { wanted: wanted.clone(), scope: scope.clone(), facts });
-        let udp_ends = self.udp.ends(&conf, &scope);
+        let udp_ends = self.udp.ends();
         if !udp_ends {
             // before its routes: what they send to the device is moved from the first packet on
-            self.carry_udp(&conf, &wanted, &underlay, &peers, view.complete).await.map_err(Halt::Retry)?;
+            self.carry_udp(&conf, &wanted, &underlay, &peers, complete).await.map_err(Halt::Retry)?;
         }
-        self.picture = Picture { peers, paths, ignored: view.ignored.clone() };
-        let applied = self.apply(wanted, scope, survey).await?;
+        self.picture = Picture { peers, paths };
+        let applied = self.apply(wanted, scope, survey.clone()).await?;
         applied.log();
-        troubles.all.extend(self.extension.tell(&conf, &self.picture.peers.good, view.complete, due));
+        troubles.all.extend(self.extension.tell(&conf, &self.picture.peers.good, complete, due));
         if let Some(trouble) = applied.trouble() {
             troubles.retry(trouble);
         }
-        self.say_ready(applied.ready() && view.complete, &view);
-        self.ownership.settled(&conf, applied.outcome.is_whole() && view.complete);
+        self.say_ready(applied.up().and_then(|()| report::carries(&survey, &underlay)));
+        self.ownership.settled(&conf, applied.outcome.is_whole() && complete);
         if udp_ends && applied.ready() {
             self.udp.end();
         }
         self.status.udp = self.udp.counters().map(Into::into);
         if applied.ready() {
-            if let Err(why) = self.publish(&attrs, due).await {
-                troubles.retry(why);
+            let attrs = keep::publish(&conf.backend, &self.offered, public, &self.identity);
+            match self.store.publish(&attrs).await {
+                Ok(Published::After(after)) => due.by(after),
+                Ok(Published::Unchanged | Published::Written) => {}
+                Err(error) => troubles.retry(error.to_string()),
             }
             self.status.mtu = mtu.0;
             let env = SubnetEnv { networks: conf.networks(), subnets, mtu, ipmasq: false };
-            self.tell_plugin(env, troubles);
+            self.tell_plugin(env);
         }
         Ok(!applied.outcome.done.is_empty())
     }
 
-    /// At the start there is nothing to go on with; later a lease is to be kept, and a host's peers followed.
-    fn retry_once_started(&self, why: String, troubles: &mut Troubles) -> Result<(), Halt> {
-        if !self.started() {
-            return Err(Halt::Retry(why));
+    /// Before the start is done, a command that has not done its work ends the pass. Later the lease and the peers go on, and
+    /// only a failure is reported.
+    fn wait_until_started(&self, command: Result<(), Unready>, troubles: &mut Troubles) -> Result<(), Halt> {
+        match command {
+            Ok(()) => {}
+            Err(Unready::Running(why) | Unready::Failed(why)) if !self.started => return Err(Halt::Wait(why)),
+            Err(Unready::Running(_)) => {}
+            Err(Unready::Failed(why)) => troubles.note(Some(why)),
         }
-        troubles.retry(why);
         Ok(())
     }
 
-    fn configuration(&mut self, view: &View, troubles: &mut Troubles) -> Result<Arc<NetConf>, Halt> {
-        if view.complete && self.config.take(view.config.as_ref()) {
+    /// Sees to it that this host has a lease, and keeps it.
+    async fn hold(
+        &mut self,
+        conf: &NetConf,
+        attrs: &LeaseAttrs,
+        due: &mut Due,
+        troubles: &mut Troubles,
+    ) -> Result<(), Halt> {
+        let (previous, started) = (self.previous().subnets, self.started);
+        let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random() };
+        match self.store.hold(&claim).await {
+            Ok(held) => {
+                held.look_again.into_iter().for_each(|at| due.by(at));
+                troubles.note(held.note);
+            }
+            // a lease that cannot be renewed or written again now is no reason to let go of the kernel
+            Err(HoldError::Retry(why)) if self.store.held().is_some() => troubles.retry(why.to_string()),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn configuration(&mut self, troubles: &mut Troubles) -> Result<Arc<NetConf>, Halt> {
+        let Known { health, config, .. } = &self.known;
+        if health.complete && self.config.take(config.as_ref()) {
             // another backend has other devices
             self.trust = None;
         }
@@ -235,8 +253,9 @@ impl Daemon {
                 }
                 Ok(found)
             }
-            Err(error) if !self.started() => Err(Halt::Stop(error.into())),
+            Err(error) if !self.started => Err(Halt::Stop(error.into())),
             Err(error) => {
+                self.readiness.set(OVERLAY, Err(error.to_string()));
                 let nothing = (&Scope::default(), Subnets::default());
                 let facts = make::facts(&self.options.select, conf, None, nothing, survey);
                 self.events.set_interest(Interest { facts, ..Interest::default() });
@@ -246,25 +265,20 @@ impl Daemon {
     }
 
     /// The MACs of this host's VTEPs, found once and then kept: the peers know them.
-    fn know_macs(&mut self, conf: &NetConf, (survey, owner): (&Survey, &Owner), view: &View, underlay: &Underlay) {
-        let Backend::Vxlan(vxlan) = &conf.backend else {
-            self.vxlan = self.vxlan.or_else(|| make::vxlan_left(survey, owner));
-            return;
-        };
-        self.vxlan = Some(*vxlan);
-        if conf.families().all(|(family, _)| self.macs.get(family).is_some()) {
+    fn know_macs(&mut self, conf: &NetConf, (survey, owner): (&Survey, &Owner), underlay: &Underlay) {
+        let unknown = |(family, _)| self.identity.vtep_macs.get(family).is_none();
+        let devices =
+            || conf.families().filter_map(|(family, _)| Some((family, device(conf, (survey, owner), family)?)));
+        if !conf.families().any(unknown) || devices().next().is_none() {
             return;
         }
-        let leases = make::stored(view);
         // a MAC is taken from the lease of the last run alone: the host that another lease is of may be alive
-        let previous = self.previous().subnets;
-        let own = leases.iter().filter(|stored| stored.lease.subnets == previous);
-        let own = own.map(|stored| &stored.lease.attrs).find(|attrs| publishes(attrs, underlay));
-        for (family, _) in conf.families() {
-            let known = self.macs.get_mut(family);
+        let own = self.book.lease(&self.previous().subnets).filter(|lease| publishes(&lease.attrs, underlay));
+        for (family, device) in devices() {
+            let known = self.identity.vtep_macs.get_mut(family);
             if known.is_none() {
                 let [a, b, c, d, e, f, ..] = random().to_ne_bytes();
-                *known = Some(make::vtep_mac(family, vxlan, (survey, owner), own, Mac::local([a, b, c, d, e, f])));
+                *known = Some(make::vtep_mac(family, &device, (survey, owner), own, Mac::local([a, b, c, d, e, f])));
             }
         }
     }
@@ -274,23 +288,70 @@ impl Daemon {
         conf: &NetConf,
         survey: &Survey,
         subnets: Subnets,
-        view: &View,
-        heard: BTreeMap<PublicKey, Vec<IpAddr>>,
+        endpoints: BTreeMap<PublicKey, Vec<IpAddr>>,
     ) -> Peers {
         let own = peers::Own {
             subnets,
-            addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect(),
-            macs: Family::ALL.into_iter().filter_map(|family| *self.macs.get(family)).collect(),
-            key: self.wireguard_keys.map(|keys| keys.public),
-            heard,
+            addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect::<BTreeSet<_>>().into(),
+            macs: Family::ALL.into_iter().filter_map(|family| *self.identity.vtep_macs.get(family)).collect(),
+            key: self.identity.wireguard.map(|keys| keys.public),
+            endpoints,
+            ..peers::Own::default()
         };
-        self.leases.update(&view.leases);
-        peers::judge(conf, &own, &self.leases)
+        self.book.judge(conf, &own);
+        Peers::from(&self.book)
+    }
+
+    /// What stays of the backends before.
+    fn keep(
+        &mut self,
+        conf: &NetConf,
+        (survey, owner): (&Survey, &Owner),
+        peers: &Peers,
+        complete: bool,
+        due: &mut Due,
+    ) -> Keeping {
+        let published = self.store.published();
+        let keeping = self.keep.follow(&keep::Facts {
+            now: Instant::now().into_std(),
+            backend: &conf.backend,
+            found: &make::left(survey, owner),
+            census: &Census::of(&peers.good),
+            complete,
+            published: published.as_ref(),
+            can_rename: self.can_rename,
+        });
+        keeping.look_again.into_iter().for_each(|at| due.by(at.into()));
+        self.offered.clone_from(&keeping.offered);
+        keeping
+    }
+
+    fn host(&self, conf: &NetConf, survey: &Survey, underlay: &Underlay) -> Host {
+        Host {
+            networks: conf.network_by_family(),
+            own: self.subnets(),
+            identity: self.identity.clone(),
+            underlay: make::underlay_facts(underlay, survey),
+        }
     }
 }
 
+/// The device whose MAC address is this host's VTEP's: that of the backend in force, or of one before.
+fn device(conf: &NetConf, (survey, owner): (&Survey, &Owner), family: Family) -> Option<IfName> {
+    let left = make::left(survey, owner);
+    std::iter::once(&conf.backend).chain(&left).find_map(|backend: &Backend| backend.mac_device(family))
+}
+
+/// From the kernel; none of it is a secret.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // a machine without entropy yet: two hosts that draw alike find out at the creation of the key
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::INSECURE);
+    u64::from_ne_bytes(bytes)
+}
+
 /// True when the lease is this host's by its addresses.
-fn publishes(attrs: &LeaseAttrs, underlay: &Underlay) -> bool {
+fn publishes(attrs: &StoredAttrs, underlay: &Underlay) -> bool {
     underlay.public.iter().all(|addr| attrs.public(Family::from(*addr)).is_none_or(|theirs| theirs == *addr))
         && underlay.public.iter().any(|addr| attrs.public(Family::from(*addr)) == Some(*addr))
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::StoreOptions;
-use crate::store::etcd::{Asked, DEFAULT_ENDPOINTS, Options, Secret};
+use store::StoreOptions;
+use store::etcd::{Asked, DEFAULT_ENDPOINTS, Options, Secret};
 
 /// As they are given.
 #[derive(Args)]

@@ -108,7 +108,7 @@ fn a_prefix_is_as_go_joins_it() {
 }
 
 #[track_caller]
-fn etcd(args: &[&str], env: &[(&str, &str)]) -> crate::store::etcd::Options {
+fn etcd(args: &[&str], env: &[(&str, &str)]) -> store::etcd::Options {
     match run(args, env).store {
         StoreOptions::Etcd(options) => *options,
         other => panic!("{args:?}: {other:?}"),
@@ -117,9 +117,8 @@ fn etcd(args: &[&str], env: &[(&str, &str)]) -> crate::store::etcd::Options {
 
 #[test]
 fn the_store_is_etcd_unless_a_directory_is_named() {
-    let members = |options: crate::store::etcd::Options| -> Vec<String> {
-        options.endpoints.iter().map(ToString::to_string).collect()
-    };
+    let members =
+        |options: store::etcd::Options| -> Vec<String> { options.endpoints.iter().map(ToString::to_string).collect() };
     assert_eq!(members(etcd(&[], &[])), ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
     let env = [("FLANNELD_ETCD_ENDPOINTS", "https://a:1,https://b:2"), ("FLANNELD_ETCD_CAFILE", "/ca")];
     assert_eq!(members(etcd(&[], &env)), ["https://a:1", "https://b:2"]);

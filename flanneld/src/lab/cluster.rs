@@ -7,7 +7,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use kernel::types::Family;
-use overlay::host::UDP_DEVICE;
+use overlay::backend::udp;
 
 use super::executables::Executables;
 use super::flow::{self, Flow};
@@ -19,9 +19,9 @@ use super::topology::Topology;
 use super::wait::eventually;
 use super::world::{World, families};
 use super::{Doing, Error};
-use crate::files;
 use crate::status::{self, Status};
-use crate::store;
+use store;
+use store::files;
 
 /// For what takes a daemon a fraction of a second when all is well. On a busy machine its end takes longer than anything
 /// else: the kernel waits for all who look at a watched file's marks (`inotify_release`).
@@ -273,10 +273,11 @@ impl Cluster {
 
 fn path_by(dev: Option<&str>) -> Path {
     match dev {
-        Some(UDP_DEVICE) => Path::Udp,
+        Some(udp::DEVICE) => Path::Udp,
         Some("flannel.ipip") => Path::Ipip,
         Some(dev) if dev.starts_with("flannel-wg") => Path::Wireguard,
-        Some(dev) if dev.starts_with("flannel") => Path::Vxlan,
+        // while the configuration changes the device before may have another name
+        Some(dev) if dev.starts_with("fl") => Path::Vxlan,
         Some(_) => Path::Direct,
         None => Path::None,
     }

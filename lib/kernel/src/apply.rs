@@ -121,6 +121,11 @@ impl Kernel {
         };
         match step {
             Step::CreateLink(name, _) => page.creates.push(name.clone()),
+            Step::RenameLink(from, to) => {
+                page.creates.push(to.clone());
+                self.seen.remove(from);
+                self.seen.remove(to);
+            }
             Step::DeleteLink(name) => self.seen.remove(name),
             _ => {}
         }
@@ -136,6 +141,7 @@ impl Kernel {
         let names = self.names();
         let message = match step {
             Step::CreateLink(name, created) => (link::create(name, created, names)?, ADD),
+            Step::RenameLink(from, to) => (link::rename(names.index(from)?, to), 0),
             Step::ChangeLink(name, change) => (link::change(name, change, names)?, 0),
             Step::SetPort(name, port) => (link::set_port(name, *port, names), 0),
             Step::AddVlan(key, v) => (vlan::add(names.index(&key.dev)?, key.id, *v), 0),
@@ -165,6 +171,7 @@ impl Kernel {
 fn refers_to(step: &Step) -> Vec<&IfName> {
     let (name, other) = match step {
         Step::CreateLink(_, link) => (link.kind.lower(), link.master.as_ref().and_then(Option::as_ref)),
+        Step::RenameLink(from, _) => (Some(from), None),
         // the link itself may be named
         Step::ChangeLink(_, change) => {
             let lower = change.kind.as_ref().and_then(LinkKind::lower);

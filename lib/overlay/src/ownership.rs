@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use kernel::state::{Adopt, Link, Route, RouteKey, RouteScope};
-use kernel::types::{IfName, RouteProtocol, TableId};
+use kernel::types::{Family, IfName, RouteProtocol};
 
 use crate::lease::Subnets;
 use crate::net::{overlap, parse_cidr, within};
@@ -70,19 +70,6 @@ impl Owner {
     pub fn new(networks: Vec<IpNetwork>, mut former: Vec<IpNetwork>) -> Self {
         former.retain(|network| !networks.contains(network));
         Self { networks, former, others: BTreeMap::new() }
-    }
-
-    /// The alias of this network's devices: `flannel 10.244.0.0/16 fd00:10:244::/56`.
-    pub fn mark(&self) -> String {
-        let mut mark = MARK.to_owned();
-        for network in &self.networks {
-            let length = mark.len();
-            let _ = write!(mark, " {network}");
-            if mark.len() > LONGEST {
-                mark.truncate(length);
-            }
-        }
-        mark
     }
 
     /// The networks of now and of before.
@@ -149,19 +136,39 @@ impl Owner {
         })
     }
 
-    /// Which of the main table's routes are ours, and which may be taken over when `adopts`.
-    pub fn routes(&self, adopts: bool, peers: &[Peer]) -> RouteScope {
-        let halves = peers.iter().flat_map(|peer| [&peer.halves.v4, &peer.halves.v6]).flatten();
-        let gateways = halves.filter(|_| adopts).map(|half| (half.subnet, half.public)).collect();
+    /// Which of the main table's routes are ours. `gateways`: what may be taken over; `None`: somebody else routes inside
+    /// the network.
+    pub fn routes(&self, gateways: Option<Gateways>) -> RouteScope {
         let within: Vec<_> = self.all().collect();
+        let adopt = gateways.map(|gateways| Adopt { within: within.clone(), gateways });
         RouteScope {
-            table: TableId::MAIN,
             protocol: Some(RouteProtocol::FLANNEL),
-            adopt: Adopt { within: if adopts { within.clone() } else { Vec::new() }, gateways: Arc::new(gateways) },
+            adopt: adopt.unwrap_or_default(),
             within,
-            dev: None,
+            ..RouteScope::default()
         }
     }
+}
+
+/// Subnets of leases and their public addresses: by such a pair a Go flanneld's direct route is known.
+pub type Gateways = Arc<BTreeMap<IpNetwork, IpAddr>>;
+
+/// The pairs of one peer.
+pub fn gateways(peer: &Peer) -> impl Iterator<Item = (IpNetwork, IpAddr)> {
+    Family::ALL.into_iter().filter_map(|family| peer.half(family)).map(|half| (half.subnet, half.public))
+}
+
+/// The alias of the devices of these networks: `flannel 10.244.0.0/16 fd00:10:244::/56`.
+pub fn mark(networks: impl IntoIterator<Item = IpNetwork>) -> String {
+    let mut mark = MARK.to_owned();
+    for network in networks {
+        let length = mark.len();
+        let _ = write!(mark, " {network}");
+        if mark.len() > LONGEST {
+            mark.truncate(length);
+        }
+    }
+    mark
 }
 
 /// The networks that a flanneld's device is marked with. `None`: the alias names none.

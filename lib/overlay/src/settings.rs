@@ -7,7 +7,6 @@ use kernel::state::State;
 use kernel::types::{Family, IfName};
 
 use crate::netconf::NetConf;
-use crate::reach::Mode;
 
 /// `net.ipv4.ip_forward`, by its path below `/proc/sys`. Writing it sets all links' forwarding.
 pub const FORWARD_V4: &str = "net/ipv4/ip_forward";
@@ -22,7 +21,7 @@ pub const FORWARD_V6: &str = "net/ipv6/conf/all/forwarding";
 /// Empty for alloc, which moves no packets, and for extension, whose commands do.
 pub fn wanted(conf: &NetConf, underlay: &IfName, routers: &[IfName], state: &State) -> BTreeMap<String, String> {
     let mut wanted = BTreeMap::new();
-    if Mode::of(&conf.backend).is_none() {
+    if conf.backend.mode().is_none() {
         return wanted;
     }
     let mut set = |path: String, value: &str| drop(wanted.insert(path, value.to_owned()));

@@ -9,8 +9,8 @@ use flanneld::lab::process::{Daemon, Launch, last_lines};
 use flanneld::lab::wait::eventually;
 use flanneld::lab::world::World;
 use flanneld::lab::{Doing, Error};
-use flanneld::store::etcd::{Asked, Client, Options, pb};
 use kernel::types::Family;
+use store::etcd::{Asked, Client, Options, pb};
 use tokio::runtime::Runtime;
 
 use crate::leases;

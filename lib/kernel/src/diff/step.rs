@@ -18,6 +18,8 @@ use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
 pub enum Step {
     /// Create a link, down.
     CreateLink(IfName, Link),
+    /// Give a link another name: the one that it has, the one that it gets.
+    RenameLink(IfName, IfName),
     /// Change a link's settings.
     ChangeLink(IfName, LinkChange),
     /// Set the flags of a bridge port.
@@ -97,7 +99,7 @@ impl Step {
     /// `wireguard-peer`, `address`, `neighbour`, `fdb`, `route` or `nft`.
     pub fn object(&self) -> &'static str {
         match self {
-            Self::CreateLink(..) | Self::ChangeLink(..) | Self::DeleteLink(_) => "link",
+            Self::CreateLink(..) | Self::RenameLink(..) | Self::ChangeLink(..) | Self::DeleteLink(_) => "link",
             Self::SetPort(..) => "port",
             Self::AddVlan(..) | Self::DeleteVlan(_) => "vlan",
             Self::Nft(..) => "nft",
@@ -133,6 +135,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateLink(name, link) => Creation::new(name, link).fmt(f),
+            Self::RenameLink(from, to) => write!(f, "ip link set {from} name {to}"),
             Self::ChangeLink(name, change) => write!(f, "ip link set {name}{change}"),
             Self::SetPort(name, port) => {
                 let on = |on| if on { "on" } else { "off" };

@@ -19,12 +19,40 @@ pub(crate) fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
 }
 
+/// What hangs on a link goes with it.
+pub(crate) fn rename(state: &mut State, from: &IfName, to: &IfName) {
+    assert!(!state.links.contains_key(to), "{to}: File exists");
+    let link = state.links.remove(from).expect("a link to rename");
+    state.links.insert(to.clone(), link);
+    let other = |dev: &IfName| if dev == from { to.clone() } else { dev.clone() };
+    state.addresses =
+        state.addresses.iter().map(|(k, v)| (AddressKey { dev: other(&k.dev), ..k.clone() }, v.clone())).collect();
+    state.neighbours =
+        state.neighbours.iter().map(|(k, v)| (NeighbourKey { dev: other(&k.dev), ..k.clone() }, *v)).collect();
+    state.fdb = state.fdb.iter().map(|(k, v)| (FdbKey { dev: other(&k.dev), ..k.clone() }, *v)).collect();
+    state.wireguard = std::mem::take(&mut state.wireguard).into_iter().map(|(k, v)| (other(&k), v)).collect();
+    state.ports = std::mem::take(&mut state.ports).into_iter().map(|(k, v)| (other(&k), v)).collect();
+    state.vlans = std::mem::take(&mut state.vlans)
+        .into_iter()
+        .map(|(k, v)| (crate::state::VlanKey { dev: other(&k.dev), ..k }, v))
+        .collect();
+    for route in state.routes.values_mut() {
+        route.dev = route.dev.as_ref().map(other);
+    }
+    for link in state.links.values_mut() {
+        link.master = link.master.as_ref().map(|master| master.as_ref().map(other));
+    }
+    let (was, is) = (format!("/conf/{from}/"), format!("/conf/{to}/"));
+    state.sysctls = state.sysctls.iter().map(|(path, value)| (path.replace(&was, &is), value.clone())).collect();
+}
+
 /// What the kernel does with a step.
 pub(crate) fn take(state: &mut State, step: &Step) {
     match step.clone() {
         Step::CreateLink(name, link) => {
             assert!(state.links.insert(name, Link { up: false, alias: None, promisc: None, ..link }).is_none());
         }
+        Step::RenameLink(from, to) => rename(state, &from, &to),
         Step::ChangeLink(name, change) => {
             let link = state.links.get_mut(&name).expect("a link to change");
             link.up = change.up.unwrap_or(link.up);

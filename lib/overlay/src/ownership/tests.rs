@@ -1,7 +1,5 @@
 use super::*;
 use crate::lease::Subnets;
-use crate::net::ByFamily;
-use crate::peers::Half;
 use kernel::state::{LinkKind, Vxlan};
 use kernel::types::Vni;
 
@@ -24,15 +22,15 @@ fn device(alias: Option<&str>) -> Link {
 
 #[test]
 fn the_mark_names_the_networks_and_is_read_back() {
-    let mark = owner().mark();
-    assert_eq!(mark, "flannel 10.5.0.0/16 fd05::/56");
-    assert_eq!(marked(&mark), Some(vec![net("10.5.0.0/16"), net("fd05::/56")]));
+    let text = mark(owner().networks.clone());
+    assert_eq!(text, "flannel 10.5.0.0/16 fd05::/56");
+    assert_eq!(marked(&text), Some(vec![net("10.5.0.0/16"), net("fd05::/56")]));
     for none in ["", "flannel", "flannel ", "flannel 10.5.0.0", "flannel-cni/10.5.0.0/16", "x 10.5.0.0/16"] {
         assert_eq!(marked(none), None, "{none:?}");
     }
-    assert!(is_mark("flannel") && is_mark(&mark) && !is_mark("flannel-cni/net") && !is_mark("somebody's"));
-    let many = Owner::new((0..64).map(|n| net(&format!("fd05:0:0:{n:x}00::/56"))).collect(), Vec::new());
-    assert!(many.mark().len() <= 255 && marked(&many.mark()).is_some());
+    assert!(is_mark("flannel") && is_mark(&text) && !is_mark("flannel-cni/net") && !is_mark("somebody's"));
+    let many = mark((0..64).map(|n| net(&format!("fd05:0:0:{n:x}00::/56"))));
+    assert!(many.len() <= 255 && marked(&many).is_some());
 }
 
 #[test]
@@ -80,19 +78,10 @@ fn others_devices_are_named_and_their_networks_may_overlap() {
     assert_eq!(owner.overlap([net("10.4.0.0/16")]), None, "what was left may be another's now");
 }
 
-fn peer(subnet: &str, public: &str) -> Peer {
-    let half = Half { subnet: net(subnet), public: public.parse().unwrap(), vtep: None, wireguard: None };
-    Peer {
-        key: String::new(),
-        backend_type: "host-gw".into(),
-        halves: ByFamily { v4: Some(half), v6: None },
-        extension: None,
-    }
-}
-
 #[test]
 fn routes_of_others_are_named_where_they_may_lead_ours_elsewhere() {
-    let scope = owner().routes(true, &[peer("10.5.2.0/24", "192.0.2.2")]);
+    let leased = Gateways::new([(net("10.5.2.0/24"), "192.0.2.2".parse().unwrap())].into());
+    let scope = owner().routes(Some(leased));
     assert_eq!(scope.within.len(), 3);
     let route = |dst: &str, via: &str, protocol| {
         let route = Route { via: via.parse().ok(), protocol, ..Route::by(&name("eth0")) };
@@ -119,6 +108,6 @@ fn routes_of_others_are_named_where_they_may_lead_ours_elsewhere() {
         named(&scope),
         ["10.5.2.0/24 Some(192.0.2.9)", "10.5.3.0/25 Some(192.0.2.9)", "10.4.0.0/16 Some(192.0.2.9)"]
     );
-    let others = owner().routes(false, &[peer("10.5.2.0/24", "192.0.2.2")]);
+    let others = owner().routes(None);
     assert_eq!((others.adopt.clone(), named(&others)), (Adopt::default(), vec![]), "somebody else routes");
 }

@@ -10,7 +10,7 @@ use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, Vni};
 
 use super::super::host::{Daemon, DataPath};
 use super::plan::{Obstacle, Plan, mark, plan, removal};
-use super::{Network, guard, mac, record};
+use super::{Network, guard, mac};
 
 const VXLAN: &str = r#"{"network":"10.244.0.0/16","subnet":"10.244.1.0/24",
     "peers":[{"subnet":"10.244.1.0/24","publicIP":"192.0.2.1"},{"subnet":"10.244.2.0/24","publicIP":"192.0.2.2"},
@@ -116,8 +116,8 @@ fn vxlan_is_what_flanneld_makes_with_marks_of_its_own() {
             "ip neigh replace 10.244.3.0 lladdr 0e:00:00:00:00:03 dev flannel.1 nud permanent",
             "bridge fdb replace 0e:00:00:00:00:03 dev flannel.1 dst 198.51.100.3 self permanent",
             "bridge fdb replace 0e:98:cd:a6:c7:f8 dev flannel.1 dst 192.0.2.2 self permanent",
-            "ip route replace 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink proto 71",
-            "ip route replace 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink proto 71",
+            "ip route prepend 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink proto 71",
+            "ip route prepend 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink proto 71",
         ]
     );
     let device = &plan.desired.links[&name("flannel.1")];
@@ -136,12 +136,12 @@ fn the_other_paths_are_chosen_as_flanneld_chooses_them() {
     assert_eq!(
         routes(&direct),
         [
-            "ip route replace 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink proto 71",
-            "ip route replace 10.244.2.0/24 via 192.0.2.2 dev eth0 proto 71",
+            "ip route prepend 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink proto 71",
+            "ip route prepend 10.244.2.0/24 via 192.0.2.2 dev eth0 proto 71",
         ]
     );
     let host_gw = planned(DataPath::HostGw, VXLAN);
-    assert_eq!(steps(&host_gw), ["ip route replace 10.244.2.0/24 via 192.0.2.2 dev eth0 proto 71"]);
+    assert_eq!(steps(&host_gw), ["ip route prepend 10.244.2.0/24 via 192.0.2.2 dev eth0 proto 71"]);
     assert_eq!(host_gw.env.mtu, Mtu(1500));
     assert_eq!(
         host_gw.limits,
@@ -174,7 +174,7 @@ fn keys_are_read_in_any_case_and_in_both_families() {
         "{all}"
     );
     assert!(
-        all.contains("ip route replace fd10:0:0:2::/64 via fd10:0:0:2:: dev flannel-v6.7 onlink proto 71"),
+        all.contains("ip route add fd10:0:0:2::/64 via fd10:0:0:2:: dev flannel-v6.7 onlink proto 71"),
         "{all}"
     );
 }
@@ -376,20 +376,4 @@ fn only_what_is_this_networks_is_taken_away() {
             "ip route del 10.244.9.0/24 via 192.0.2.9 dev eth0 proto 71"
         ]
     );
-}
-
-#[test]
-fn a_record_is_kept_under_its_lock() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("not/yet");
-    assert!(record::Record::lock_existing(&folder, "net").unwrap().is_none());
-    let networks = vec!["10.244.0.0/16".parse().unwrap(), "fd10::/48".parse().unwrap()];
-    record::Record::lock(&folder, "net").unwrap().write(&networks).unwrap();
-    let mut again = record::Record::lock_existing(&folder, "net").unwrap().unwrap();
-    assert_eq!(again.networks, networks);
-    again.write(&networks[..1]).unwrap();
-    drop(again);
-    let text = std::fs::read_to_string(folder.join(".network.net")).unwrap();
-    assert_eq!(text.trim_end(), "10.244.0.0/16", "what is shorter is filled up");
-    assert_eq!(record::parse("x\n10.1.2.3/8\n\u{fffd}\n"), ["10.0.0.0/8".parse().unwrap()]);
 }

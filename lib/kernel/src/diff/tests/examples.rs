@@ -303,3 +303,53 @@ fn forwarding_begins_when_all_else_is_set() {
         diff(&desired, &State::default(), &Scope::default()).steps.iter().map(ToString::to_string).collect();
     assert_eq!(text, ["sysctl -w net.ipv6.conf.eth0.accept_ra=2", "sysctl -w net.ipv6.conf.all.forwarding=1"]);
 }
+
+/// A VXLAN device of this port, which may be there under another name.
+fn of_port(port: u16, was: Option<&str>) -> Link {
+    Link { was: was.map(name), ..Link::up(vxlan(|v| v.port = Some(port))) }
+}
+
+#[test]
+fn a_link_that_is_there_under_another_name_gets_its_own() {
+    let scope = Scope {
+        links: ["a", "b"].map(name).to_vec(),
+        addresses: ["a", "b"].map(name).to_vec(),
+        neighbours: ["a", "b"].map(name).to_vec(),
+        ..Scope::default()
+    };
+    let net = "10.5.1.0/32".parse().unwrap();
+    let with = |links: &[(&str, Link)]| {
+        let mut state = State::default();
+        for (dev, link) in links {
+            state.links.insert(name(dev), link.clone());
+            state.address(&name(dev), net, false);
+        }
+        state
+    };
+    let commands = |desired: &State, observed: &State| -> Vec<String> {
+        diff(desired, observed, &scope).steps.iter().map(brief).collect()
+    };
+    // the port changes: the device before stays, by another name, with its address
+    let before = with(&[("a", of_port(1, Some("b")))]);
+    let during = with(&[("a", of_port(2, Some("b"))), ("b", of_port(1, Some("a")))]);
+    let seen = |state: &State| {
+        let mut seen = state.clone();
+        seen.links.values_mut().for_each(|link| link.was = None);
+        seen
+    };
+    assert_eq!(
+        commands(&during, &seen(&before)),
+        ["ip link set a name b", "ip link add a type vxlan", "ip addr add 10.5.1.0/32 dev a", "ip link set a up"]
+    );
+    assert_eq!(commands(&during, &seen(&during)), Vec::<String>::new());
+    // it changes back: the one waits for the other's name
+    let third = |port: u16, was: &str| of_port(port, Some(was));
+    let back = with(&[("a", third(1, "b")), ("c", third(2, "a"))]);
+    let scope = Scope { links: ["a", "b", "c"].map(name).to_vec(), ..scope.clone() };
+    let steps: Vec<String> = diff(&back, &seen(&during), &scope).steps.iter().map(brief).collect();
+    assert_eq!(steps, ["ip link set a name c", "ip link set b name a"]);
+    // what is not ours keeps its name
+    let foreign = Scope { links: vec![name("a")], ..scope };
+    let steps = diff(&back, &seen(&with(&[("b", of_port(1, None))])), &foreign).steps;
+    assert!(!steps.iter().any(|step| matches!(step, Step::RenameLink(..))), "{steps:?}");
+}

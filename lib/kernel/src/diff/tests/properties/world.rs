@@ -14,6 +14,7 @@ pub fn take(world: &mut State, step: &Step) {
     match step.clone() {
         Step::CreateLink(name, link) => create(world, name, link),
         Step::ChangeLink(name, change) => alter(world, &name, change),
+        Step::RenameLink(from, to) => super::super::rename(world, &from, &to),
         Step::DeleteLink(name) => delete(world, &name),
         Step::SetPort(name, port) => {
             assert!(world.links[&name].master.is_some(), "{name} is no port");

@@ -1,0 +1,142 @@
+//! A file that is not there yet.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
+use rustix::io::Errno;
+
+use super::{FileError, at, dir_of};
+
+/// A file without a name where the file system has such; elsewhere one whose name cannot be guessed. It goes with this, if
+/// it was not given a name.
+#[derive(Debug)]
+pub struct Draft {
+    file: File,
+    /// Its name so far, if it has one.
+    name: Option<PathBuf>,
+    /// Where it may have a name before the last one.
+    dir: PathBuf,
+    target: PathBuf,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            // after a rename it is gone already
+            let _ = std::fs::remove_file(name);
+        }
+    }
+}
+
+impl Draft {
+    /// Empty, in `dir`, which is on the file system of `target`; it is to become `target` with mode `mode`.
+    pub fn new(dir: &Path, target: &Path, mode: u32) -> Result<Self, FileError> {
+        match unnamed(dir) {
+            // EISDIR: a kernel without O_TMPFILE
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => Self::with_name(dir, target, mode),
+            Ok(file) => Self::of(file, None, dir, target, mode),
+            Err(error) => Err(at("create", target)(error.into())),
+        }
+    }
+
+    /// The same with a name, for file systems where every file has one.
+    pub(super) fn with_name(dir: &Path, target: &Path, mode: u32) -> Result<Self, FileError> {
+        let (file, name) = named(dir, target).map_err(|error| at("create", target)(error.into()))?;
+        Self::of(file, Some(name), dir, target, mode)
+    }
+
+    fn of(file: File, name: Option<PathBuf>, dir: &Path, target: &Path, mode: u32) -> Result<Self, FileError> {
+        let draft = Self { file, name, dir: dir.to_owned(), target: target.to_owned() };
+        let set = rustix::fs::fchmod(&draft.file, Mode::from_raw_mode(mode));
+        set.map(|()| draft).map_err(|error| at("create", target)(error.into()))
+    }
+
+    /// For what is written in parts.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Writes `content`, onto the disk.
+    pub fn fill(&self, content: &[u8]) -> Result<(), FileError> {
+        let mut file = &self.file;
+        file.write_all(content).and_then(|()| file.sync_all()).map_err(at("write", &self.target))
+    }
+
+    /// Becomes the target, whose name must be free.
+    pub fn link(self) -> io::Result<()> {
+        self.link_to(&self.target)
+    }
+
+    /// Becomes the target in place of what is there.
+    pub fn replace(mut self) -> io::Result<()> {
+        if self.name.is_none() {
+            let name = self.dir.join(draft_name(&self.target)?);
+            self.link_to(&name)?;
+            self.name = Some(name);
+        }
+        self.name.as_ref().map_or(Ok(()), |name| std::fs::rename(name, &self.target))
+    }
+
+    /// Appears under `path`, too, in place of what is there.
+    pub fn replace_also(&self, path: &Path) -> io::Result<()> {
+        let name = dir_of(path).join(draft_name(path)?);
+        self.link_to(&name)?;
+        std::fs::rename(&name, path).inspect_err(|_| {
+            let _ = std::fs::remove_file(&name);
+        })
+    }
+
+    /// A link is not made over anything, and a symbolic link there is not followed.
+    fn link_to(&self, path: &Path) -> io::Result<()> {
+        match &self.name {
+            Some(name) => linkat(CWD, name, CWD, path, AtFlags::empty())?,
+            None => {
+                let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                linkat(CWD, own, CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unnamed(dir: &Path) -> Result<File, Errno> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    open(dir, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+}
+
+fn named(dir: &Path, target: &Path) -> Result<(File, PathBuf), Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    let name = dir.join(draft_name(target)?);
+    let file = open(&name, flags, Mode::RUSR | Mode::WUSR)?;
+    Ok((file.into(), name))
+}
+
+/// How the names of the drafts of `target` begin.
+fn prefix(target: &Path) -> Vec<u8> {
+    let name = target.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
+    [b".", name, b".draft-"].concat()
+}
+
+/// A name that nobody else has, and nobody can guess.
+fn draft_name(target: &Path) -> Result<OsString, Errno> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    let mut name = prefix(target);
+    name.extend(format!("{:016x}", u64::from_ne_bytes(bytes)).bytes());
+    Ok(OsString::from_vec(name))
+}
+
+/// Removes what killed writers left of `target`. Of a writer that is alive, too: it finds out, and tries again.
+pub fn sweep(target: &Path) {
+    let prefix = prefix(target);
+    for entry in std::fs::read_dir(dir_of(target)).into_iter().flatten().flatten() {
+        if entry.file_name().as_bytes().starts_with(&prefix) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
