@@ -7,17 +7,22 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use cni::plugin::Plugin;
 use cni::runtime::{NetworkList, PluginConf, Runtime};
 use cni::version::Version;
 use flanneld::ctl::install::NAMES;
 use flanneld::flags::{self, Command, Options};
-use flanneld::status::{Status, Writer};
+use flanneld::status::{Status, path_beside};
 use gojson::Json;
 use kernel::types::{Family, Mtu};
+use overlay::backend::Backend;
+use overlay::backend::ipip::IpipConf;
+use overlay::backend::udp::UdpConf;
+use overlay::backend::vxlan::VxlanConf;
+use overlay::backend::wireguard::WireguardConf;
 use overlay::lease::Subnets;
-use overlay::netconf::{Backend, IpipConf, NetConf, UdpConf, VxlanConf, WireguardConf};
+use overlay::netconf::NetConf;
 use overlay::subnet_env::SubnetEnv;
+use plugins::attach::Delegating;
 use plugins::{SUITE, flannel};
 use store::StoreOptions;
 
@@ -50,7 +55,7 @@ impl Host {
         let host = Self { dir };
         fs::write(host.subnet_file(), env.format()).unwrap();
         let status = Status { backend: backend.into(), direct_routing, ..Status::default() };
-        Writer::new(&host.subnet_file()).write(&status, true).unwrap();
+        fs::write(path_beside(&host.subnet_file()), status.to_json()).unwrap();
         host
     }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use overlay::netconf::Command as Words;
+use overlay::backend::extension::Command as Words;
 use overlay::words::expand;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};

@@ -15,9 +15,9 @@ use rtnetlink::proto::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::proto::sys::{AsyncSocket, SocketAddr, TokioSocket};
 use rtnetlink::proto::{Connection, ConnectionHandle, new_connection_with_socket};
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 
 use self::facts::Facts;
+use crate::supervise::{Ended, Task};
 use store::backoff::Backoff;
 
 /// What the daemon compares a kernel announcement with, to decide whether it needs a pass.
@@ -71,13 +71,7 @@ impl Filter {
 pub struct Events {
     filter: Arc<Mutex<Filter>>,
     news: Arc<Notify>,
-    task: AbortHandle,
-}
-
-impl Drop for Events {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    task: Task,
 }
 
 impl Events {
@@ -108,7 +102,7 @@ impl Events {
                 waker.notify_one();
             }
         };
-        let task = tokio::spawn(follow).abort_handle();
+        let task = Task::spawn("the reader of the kernel's announcements", follow);
         Ok(Self { filter, news, task })
     }
 
@@ -131,9 +125,15 @@ impl Events {
         filter.facts_hold = true;
     }
 
-    /// Waits for news since the last wait.
-    pub async fn news(&self) {
-        self.news.notified().await;
+    /// Waits for news since the last call. Cancel-safe.
+    ///
+    /// # Errors
+    /// The reader has ended: there will be no news.
+    pub async fn news(&mut self) -> Result<(), Ended> {
+        tokio::select! {
+            () = self.news.notified() => Ok(()),
+            ended = self.task.ended() => Err(ended),
+        }
     }
 }
 

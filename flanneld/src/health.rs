@@ -1,25 +1,26 @@
 //! `/healthz`, `/readyz` and `/metrics`, by HTTP.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::metrics::{self, Metrics};
+use crate::metrics::{Exposition, Metrics};
 use crate::status::rfc3339;
+use crate::supervise::{Ended, Task};
 use store::backoff::Backoff;
 
 /// A probe sends its request at once.
@@ -31,21 +32,63 @@ const MOST: usize = 64;
 /// While connections cannot be accepted: a probe's patience is a second.
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
-/// What `/readyz` answers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Ready {
-    /// The host's own data path is up, and it was made from all that the store held.
-    pub ready: bool,
-    /// Since when the store cannot be followed, and why; `None` while it is.
-    pub stale: Option<(SystemTime, Arc<str>)>,
+/// What `/readyz` answers: this host is ready while all of its conditions hold. A clone is the same.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<Mutex<Conditions>>);
+
+#[derive(Debug, Default)]
+struct Conditions {
+    /// By name; why one does not hold.
+    all: BTreeMap<&'static str, Result<(), String>>,
+    /// Since when the store cannot be followed, and why; `None` while it is. It makes no host unready.
+    stale: Option<(SystemTime, Arc<str>)>,
 }
 
-impl Ready {
-    /// What a person should know beside the answer, as lines.
-    fn note(&self) -> String {
-        let Some((since, why)) = &self.stale else { return String::new() };
-        let age = SystemTime::now().duration_since(*since).unwrap_or_default().as_secs();
-        format!("\nthe store was last heard {age} s ago, at {}: {why}\n", rfc3339(*since))
+impl Readiness {
+    /// Sets a condition. Whoever is responsible for one sets it before it is first asked for.
+    pub fn set(&self, name: &'static str, holds: Result<(), String>) {
+        self.lock().all.insert(name, holds);
+    }
+
+    /// Sets since when the store cannot be followed, and why.
+    pub fn set_stale(&self, stale: Option<(SystemTime, Arc<str>)>) {
+        self.lock().stale = stale;
+    }
+
+    /// There is a condition, and all hold.
+    pub fn is_ready(&self) -> bool {
+        self.lock().is_ready()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Conditions> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Status and text of the answer.
+    fn answer(&self) -> (StatusCode, String) {
+        let conditions = self.lock();
+        let (status, mut text) = match conditions.is_ready() {
+            true => (StatusCode::OK, "flanneld is ready".to_owned()),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet".to_owned()),
+        };
+        let unmet = conditions.all.iter().filter_map(|(name, holds)| Some((name, holds.as_ref().err()?)));
+        for (name, why) in unmet {
+            text.push_str(&format!("\n{name}: {why}"));
+        }
+        if let Some((since, why)) = &conditions.stale {
+            let age = SystemTime::now().duration_since(*since).unwrap_or_default().as_secs();
+            text.push_str(&format!("\nthe store cannot be read for {age} s, since {}: {why}", rfc3339(*since)));
+        }
+        if text.contains('\n') {
+            text.push('\n');
+        }
+        (status, text)
+    }
+}
+
+impl Conditions {
+    fn is_ready(&self) -> bool {
+        !self.all.is_empty() && self.all.values().all(Result::is_ok)
     }
 }
 
@@ -53,13 +96,7 @@ impl Ready {
 #[derive(Debug)]
 pub struct Health {
     address: SocketAddr,
-    task: AbortHandle,
-}
-
-impl Drop for Health {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    task: Task,
 }
 
 impl Health {
@@ -67,12 +104,12 @@ impl Health {
     ///
     /// # Errors
     /// The address cannot be had.
-    pub fn serve(address: SocketAddr, ready: watch::Receiver<Ready>, metrics: Metrics) -> io::Result<Self> {
+    pub fn serve(address: SocketAddr, ready: Readiness, metrics: Metrics) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let listener = TcpListener::from_std(listener)?;
-        let task = tokio::spawn(accept(listener, ready, metrics)).abort_handle();
+        let task = Task::spawn("the health server", accept(listener, ready, metrics));
         Ok(Self { address, task })
     }
 
@@ -80,11 +117,16 @@ impl Health {
     pub fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// Waits until it has ended. Cancel-safe.
+    pub async fn ended(&mut self) -> Ended {
+        self.task.ended().await
+    }
 }
 
 /// Accepts for as long as it is polled. Whoever connects is served: when there are too many, or no descriptor is left,
 /// the connection goes that has been idle for longest.
-async fn accept(listener: TcpListener, ready: watch::Receiver<Ready>, metrics: Metrics) {
+async fn accept(listener: TcpListener, ready: Readiness, metrics: Metrics) {
     let (mut places, mut conversations) = (Places::default(), JoinSet::new());
     let mut backoff = Backoff::default();
     loop {
@@ -158,10 +200,10 @@ impl Use {
     }
 }
 
-async fn converse(stream: TcpStream, ready: &watch::Receiver<Ready>, metrics: &Metrics, used: &Use) {
+async fn converse(stream: TcpStream, ready: &Readiness, metrics: &Metrics, used: &Use) {
     let service = service_fn(|request: Request<Incoming>| {
         used.now();
-        let response = answer(request.uri().path(), &ready.borrow(), metrics);
+        let response = answer(&request, ready, metrics);
         async { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -174,13 +216,20 @@ async fn converse(stream: TcpStream, ready: &watch::Receiver<Ready>, metrics: &M
 }
 
 /// Upstream's answers, to any method.
-fn answer(path: &str, ready: &Ready, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, ready: &Readiness, metrics: &Metrics) -> Response<Full<Bytes>> {
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+    let exposition = Exposition::accepted(accept);
     const TEXT: &str = "text/plain; charset=utf-8";
-    let (status, kind, text) = match path {
+    let (status, kind, text) = match request.uri().path() {
         "/healthz" => (StatusCode::OK, TEXT, "flanneld is running".to_owned()),
-        "/readyz" if ready.ready => (StatusCode::OK, TEXT, format!("flanneld is ready{}", ready.note())),
-        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("flanneld is not ready yet{}", ready.note())),
-        "/metrics" => (StatusCode::OK, metrics::CONTENT_TYPE, metrics.text()),
+        "/readyz" => {
+            let (status, text) = ready.answer();
+            (status, TEXT, text)
+        }
+        "/metrics" => {
+            metrics.set_ready(ready.is_ready());
+            (StatusCode::OK, exposition.content_type(), metrics.text(exposition))
+        }
         _ => (StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
@@ -207,7 +256,7 @@ mod tests {
 
     #[tokio::test]
     async fn probes_get_upstreams_answers() {
-        let (tell, ready) = watch::channel(Ready::default());
+        let ready = Readiness::default();
         let metrics = Metrics::default();
         let health = Health::serve("127.0.0.1:0".parse().unwrap(), ready.clone(), metrics.clone()).unwrap();
         let at = health.address();
@@ -216,14 +265,25 @@ mod tests {
         };
         ends(get(at, "GET /healthz").await, "200", "\r\n\r\nflanneld is running");
         ends(get(at, "POST /readyz").await, "503", "\r\n\r\nflanneld is not ready yet");
-        tell.send_replace(Ready { ready: true, stale: None });
+        ready.set("overlay", Ok(()));
+        ready.set("subnet file", Err("disk full".into()));
+        let why = "\r\n\r\nflanneld is not ready yet\nsubnet file: disk full\n";
+        ends(get(at, "GET /readyz").await, "503", why);
+        ready.set("subnet file", Ok(()));
         ends(get(at, "GET /readyz?verbose").await, "200", "\r\n\r\nflanneld is ready");
         let since = SystemTime::now() - Duration::from_secs(90);
-        tell.send_replace(Ready { ready: true, stale: Some((since, "connection refused".into())) });
+        ready.set_stale(Some((since, "connection refused".into())));
         let text = get(at, "GET /readyz").await;
-        assert!(text.contains("\r\n\r\nflanneld is ready\nthe store was last heard 9"), "{text}");
+        assert!(text.contains("\r\n\r\nflanneld is ready\nthe store cannot be read for 9"), "{text}");
         ends(text, "200", ": connection refused\n");
-        ends(get(at, "GET /metrics").await, "200", "# EOF\n");
+        assert!(get(at, "GET /metrics").await.contains("content-type: text/plain; version=0.0.4"));
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let accept =
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: application/openmetrics-text\r\n\r\n";
+        stream.write_all(accept).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        ends(text, "200", "# EOF\n");
         ends(get(at, "GET /").await, "404", "404 page not found\n");
         assert!(Health::serve(at, ready, metrics).is_err(), "the port is taken");
     }
@@ -249,9 +309,8 @@ mod tests {
         streams
     }
 
-    fn serve() -> (watch::Sender<Ready>, Health) {
-        let (tell, ready) = watch::channel(Ready::default());
-        (tell, Health::serve("127.0.0.1:0".parse().unwrap(), ready, Metrics::default()).unwrap())
+    fn serve() -> Health {
+        Health::serve("127.0.0.1:0".parse().unwrap(), Readiness::default(), Metrics::default()).unwrap()
     }
 
     /// A probe's patience is a second or more.
@@ -262,7 +321,7 @@ mod tests {
     #[tokio::test]
     async fn those_who_stay_do_not_keep_others_out() {
         for asks in [true, false] {
-            let (_tell, health) = serve();
+            let health = serve();
             let mut others = Vec::new();
             for _ in 0..70 {
                 others.extend(connected(&health, 1).await);
@@ -276,7 +335,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_one_that_is_idle_for_longest_goes() {
-        let (_tell, health) = serve();
+        let health = serve();
         let mut streams = connected(&health, MOST).await;
         for stream in &mut streams {
             soon(ask(stream)).await.unwrap();
@@ -292,7 +351,7 @@ mod tests {
 
     #[tokio::test]
     async fn requests_in_parts_and_answers_that_nobody_reads_do_not_keep_others_out() {
-        let (_tell, health) = serve();
+        let health = serve();
         let mut streams = connected(&health, 2 * MOST).await;
         for (n, stream) in streams.iter_mut().enumerate() {
             let part: &[u8] = if n % 2 == 0 { b"GET /met" } else { b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" };

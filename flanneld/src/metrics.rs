@@ -1,6 +1,8 @@
 //! What the daemon counts, in the names and units of Prometheus.
 
-use std::collections::BTreeMap;
+mod process;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,10 +20,38 @@ use crate::udp::counters::Counters;
 use crate::udp::metrics::Crossed;
 
 /// What can drift, by `Step::object`.
-const KINDS: [&str; 8] = ["link", "sysctl", "address", "wireguard", "wireguard-peer", "neighbour", "fdb", "route"];
+const KINDS: [&str; 9] =
+    ["link", "sysctl", "address", "wireguard", "wireguard-peer", "neighbour", "fdb", "route", FILE];
 
-/// The content type of [`Metrics::text`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// subnet.env and status.json, which are no objects of the kernel.
+const FILE: &str = "file";
+
+/// The form in which metrics are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposition {
+    /// Prometheus' text format 0.0.4, for whoever asks for nothing else.
+    Text,
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+}
+
+impl Exposition {
+    /// The one that an `Accept` header asks for.
+    pub fn accepted(header: Option<&str>) -> Self {
+        match header.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
+            true => Self::OpenMetrics,
+            false => Self::Text,
+        }
+    }
+
+    /// Its content type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StepLabels {
@@ -33,6 +63,11 @@ struct StepLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +88,28 @@ pub struct StepCount {
     pub failed: u64,
 }
 
+/// How many peers are reached how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerCounts(BTreeMap<Reach, i64>);
+
+impl PeerCounts {
+    /// How many are reached so.
+    pub fn of(&self, reach: Reach) -> i64 {
+        self.0.get(&reach).copied().unwrap_or_default()
+    }
+
+    /// One more.
+    pub fn add(&mut self, reach: Reach) {
+        *self.0.entry(reach).or_default() += 1;
+    }
+
+    /// One less.
+    pub fn remove(&mut self, reach: Reach) {
+        *self.0.entry(reach).or_default() -= 1;
+        self.0.retain(|_, count| *count != 0);
+    }
+}
+
 /// Everything that is counted. A clone counts into the same.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -65,6 +122,7 @@ pub struct Metrics {
     last_clean: Gauge<f64, AtomicU64>,
     store_restarts: Counter,
     store_stale: Gauge<f64, AtomicU64>,
+    ready: Gauge,
     /// What the udp backend's workers count.
     pub udp: Arc<Counters>,
 }
@@ -83,6 +141,7 @@ impl Default for Metrics {
             last_clean: Gauge::default(),
             store_restarts: Counter::default(),
             store_stale: Gauge::default(),
+            ready: Gauge::default(),
             udp: Arc::default(),
         };
         new.registry = Arc::new(new.register());
@@ -92,7 +151,8 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&self) -> Registry {
-        let mut all = Registry::with_prefix("flanneld");
+        let mut root = Registry::default();
+        let all = root.sub_registry_with_prefix("flanneld");
         let seconds = || Unit::Seconds;
         let (reconcile, clean, stale) = (self.reconcile.clone(), self.last_clean.clone(), self.store_stale.clone());
         all.register_with_unit("reconcile", "Reading and changing the kernel, per pass", seconds(), reconcile);
@@ -107,7 +167,12 @@ impl Metrics {
         let text = "Since when the store cannot be followed (Unix time); 0 while it is";
         all.register_with_unit("store_stale_since_timestamp", text, seconds(), stale);
         all.register_collector(Box::new(Crossed(self.udp.clone())));
-        all
+        let build = Family::<BuildLabels, Gauge>::default();
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+        all.register("build_info", "The program's version; always 1", build);
+        all.register("ready", "1 while /readyz says 200, else 0", self.ready.clone());
+        root.register_collector(Box::new(process::Process));
+        root
     }
 
     /// A pass that took `took` seconds with the kernel. `drift`: nothing new was wanted.
@@ -130,18 +195,17 @@ impl Metrics {
         self.last_clean.set(unix(SystemTime::now()));
     }
 
-    /// How many peers are reached how, and how many leases are not believed.
-    pub fn count(&self, paths: impl Iterator<Item = Reach>, rejected: usize) {
-        let mut counts = [0_i64; Reach::ALL.len()];
-        for path in paths {
-            if let Some(at) = Reach::ALL.iter().position(|reach| *reach == path) {
-                counts[at] += 1;
-            }
-        }
-        for (reach, count) in Reach::ALL.iter().zip(counts) {
-            self.peers.get_or_create(&PathLabel { path: reach.as_str() }).set(count);
+    /// How many peers are reached how, and how many entries of the store are not followed.
+    pub fn count(&self, peers: &PeerCounts, rejected: usize) {
+        for reach in Reach::all() {
+            self.peers.get_or_create(&PathLabel { path: reach.as_str() }).set(peers.of(reach));
         }
         self.rejected.set(i64::try_from(rejected).unwrap_or(i64::MAX));
+    }
+
+    /// A file of ours was written again after somebody had changed it.
+    pub fn repaired_file(&self) {
+        self.drift.get_or_create(&KindLabel { kind: FILE }).inc();
     }
 
     /// The store cannot be followed since `since`, or is again.
@@ -152,19 +216,45 @@ impl Metrics {
         }
     }
 
+    /// Whether this host is ready.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.set(i64::from(ready));
+    }
+
     /// How much drift was repaired, by kind of object; kinds without any are left out.
     pub fn drifts(&self) -> BTreeMap<String, u64> {
         let of = |kind: &'static str| self.drift.get_or_create(&KindLabel { kind }).get();
         KINDS.into_iter().map(|kind| (kind.to_owned(), of(kind))).filter(|(_, count)| *count > 0).collect()
     }
 
-    /// All of it, as OpenMetrics text.
-    pub fn text(&self) -> String {
+    /// All of it.
+    pub fn text(&self, exposition: Exposition) -> String {
         let mut text = String::new();
         // writing to a String cannot fail
         let _ = encode(&mut text, &self.registry);
-        text
+        match exposition {
+            Exposition::OpenMetrics => text,
+            Exposition::Text => in_text_format(&text),
+        }
     }
+}
+
+/// From OpenMetrics to the text format, which knows no units and no end, and calls a counter by the name of its samples.
+fn in_text_format(openmetrics: &str) -> String {
+    let counters: BTreeSet<&str> =
+        openmetrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut text = String::with_capacity(openmetrics.len());
+    for line in openmetrics.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what @ ("HELP" | "TYPE")), Some(name), Some(rest)) if counters.contains(name) => {
+                text.push_str(&format!("# {what} {name}_total {rest}"));
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
 }
 
 fn unix(time: SystemTime) -> f64 {
@@ -174,6 +264,7 @@ fn unix(time: SystemTime) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use overlay::backend::{udp, vxlan};
 
     #[test]
     fn names_carry_their_units() {
@@ -181,13 +272,18 @@ mod tests {
         let route = StepCount { kind: "route", op: "put", done: 3, failed: 1 };
         metrics.passed(0.001, &[route], false);
         metrics.passed(0.001, &[StepCount { done: 2, failed: 0, ..route }], true);
-        metrics.count([Reach::Direct, Reach::Vxlan, Reach::Vxlan].into_iter(), 4);
+        let mut peers = PeerCounts::default();
+        let (vxlan, udp) = (Reach::Through(vxlan::TUNNEL), Reach::Through(udp::TUNNEL));
+        [Reach::Direct, vxlan, vxlan, udp].into_iter().for_each(|reach| peers.add(reach));
+        peers.remove(udp);
+        metrics.count(&peers, 4);
+        metrics.repaired_file();
         metrics.store(Some(UNIX_EPOCH + std::time::Duration::from_secs(7)));
         metrics.store(None);
         metrics.udp.sent(3, 400);
         metrics.udp.dropped(crate::udp::counters::Loss::UnknownSender, 2);
         metrics.clean();
-        let text = metrics.text();
+        let text = metrics.text(Exposition::OpenMetrics);
         for line in [
             "flanneld_reconcile_seconds_count 2",
             r#"flanneld_steps_total{kind="route",op="put",outcome="done"} 5"#,
@@ -207,6 +303,23 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
         assert!(text.contains("flanneld_last_clean_reconcile_timestamp_seconds 1"), "{text}");
-        assert_eq!(metrics.drifts(), [("route".to_owned(), 2)].into());
+        let plain = metrics.text(Exposition::Text);
+        for line in [
+            "# HELP flanneld_steps_total Changes made to the kernel.",
+            "# TYPE flanneld_steps_total counter",
+            "# TYPE flanneld_reconcile_seconds histogram",
+            "flanneld_build_info{version=\"0.1.0\"} 1",
+            "flanneld_ready 0",
+            "# TYPE process_start_time_seconds gauge",
+        ] {
+            assert!(plain.lines().any(|l| l == line), "{line} is not in\n{plain}");
+        }
+        assert!(!plain.contains("# UNIT") && !plain.contains("# EOF"), "{plain}");
+        assert_eq!(
+            Exposition::accepted(Some("text/plain;q=0.5,application/openmetrics-text")),
+            Exposition::OpenMetrics
+        );
+        assert_eq!(Exposition::accepted(None), Exposition::Text);
+        assert_eq!(metrics.drifts(), [("route".to_owned(), 2), ("file".to_owned(), 1)].into());
     }
 }

@@ -1,16 +1,16 @@
 //! What the daemon says of itself: `status.json` beside subnet.env, for flannelctl, for the CNI plugin and for people.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipnetwork::IpNetwork;
+use overlay::backend::tunnels;
 use overlay::reach::{self, Tunnel};
 use serde::{Deserialize, Serialize};
 
 use crate::udp::counters::Snapshot;
-use store::files::{self, FileError};
 
 /// The daemon's state after its last pass. Fields that are not known yet are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct Status {
     /// FLANNEL_MTU, bytes; 0 when not known yet.
     pub mtu: u32,
     /// The other hosts, one entry per subnet.
-    pub peers: Vec<Peer>,
+    pub peers: Peers,
     /// udp only: what has crossed so far. A change of this alone is not written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<Udp>,
@@ -114,57 +114,105 @@ pub struct Peer {
 }
 
 impl Peer {
-    fn is_as(&self, other: &Self) -> bool {
+    /// True when the two differ in nothing but their age.
+    pub fn is_as(&self, other: &Self) -> bool {
         (self.public_ip, self.path, &self.reason, &self.vtep_mac)
             == (other.public_ip, other.path, &other.reason, &other.vtep_mac)
     }
 }
 
-/// Dates `peers`: who is as among `before` has been so since then, others are new.
-pub fn date(peers: &mut [Peer], before: &[Peer], now: &str) {
-    let known: HashMap<IpNetwork, &Peer> = before.iter().map(|peer| (peer.subnet, peer)).collect();
-    for peer in peers {
-        let same = known.get(&peer.subnet).filter(|before| before.is_as(peer));
-        peer.since = same.map_or(now, |before| before.since.as_str()).to_owned();
+/// All other hosts' subnets, each once; a list in the order of the subnets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peers(BTreeMap<IpNetwork, Peer>);
+
+impl Peers {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.0.values()
+    }
+
+    /// The host of a subnet.
+    pub fn get(&self, subnet: &IpNetwork) -> Option<&Peer> {
+        self.0.get(subnet)
+    }
+
+    /// Adds one; it replaces the one with its subnet.
+    pub fn put(&mut self, peer: Peer) {
+        self.0.insert(peer.subnet, peer);
+    }
+
+    /// Removes the one with this subnet.
+    pub fn remove(&mut self, subnet: &IpNetwork) {
+        self.0.remove(subnet);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<Peer> for Peers {
+    fn from_iter<I: IntoIterator<Item = Peer>>(peers: I) -> Self {
+        Self(peers.into_iter().map(|peer| (peer.subnet, peer)).collect())
+    }
+}
+
+impl Serialize for Peers {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Peers {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Vec::<Peer>::deserialize(deserializer)?.into_iter().collect())
     }
 }
 
 /// How a peer is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// By a route over the underlay.
     Direct,
-    /// In VXLAN packets.
-    Vxlan,
-    /// In datagrams of the daemon's.
-    Udp,
-    /// In IPIP packets.
-    Ipip,
-    /// In WireGuard packets.
-    Wireguard,
-    /// By the operator's commands.
-    Extension,
+    /// Packed in something.
+    Through(Tunnel),
     /// Not at all.
     Unreachable,
 }
 
 impl Reach {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Direct, Self::Vxlan, Self::Udp, Self::Ipip, Self::Wireguard, Self::Extension, Self::Unreachable];
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Self::Direct].into_iter().chain(tunnels().map(Self::Through)).chain([Self::Unreachable])
+    }
 
     /// Its name in the status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Direct => "direct",
-            Self::Vxlan => "vxlan",
-            Self::Udp => "udp",
-            Self::Ipip => "ipip",
-            Self::Wireguard => "wireguard",
-            Self::Extension => "extension",
+            Self::Through(tunnel) => tunnel.name(),
             Self::Unreachable => "unreachable",
         }
+    }
+}
+
+impl Serialize for Reach {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Reach {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let unknown = || serde::de::Error::custom(format_args!("{name:?} is no way to reach a peer"));
+        Self::all().find(|reach| reach.as_str() == name).ok_or_else(unknown)
     }
 }
 
@@ -172,20 +220,8 @@ impl From<reach::Reach> for Reach {
     fn from(reach: reach::Reach) -> Self {
         match reach {
             reach::Reach::Direct => Self::Direct,
-            reach::Reach::Through(tunnel) => tunnel.into(),
+            reach::Reach::Through(tunnel) => Self::Through(tunnel),
             reach::Reach::Unreachable(_) => Self::Unreachable,
-        }
-    }
-}
-
-impl From<Tunnel> for Reach {
-    fn from(tunnel: Tunnel) -> Self {
-        match tunnel {
-            Tunnel::Vxlan => Self::Vxlan,
-            Tunnel::Udp => Self::Udp,
-            Tunnel::Ipip => Self::Ipip,
-            Tunnel::Wireguard => Self::Wireguard,
-            Tunnel::Extension => Self::Extension,
         }
     }
 }
@@ -204,42 +240,12 @@ pub fn path_beside(subnet_file: &Path) -> PathBuf {
     subnet_file.with_file_name("status.json")
 }
 
-/// Writes the status when it says something new.
-#[derive(Debug)]
-pub struct Writer {
-    path: PathBuf,
-    last: Option<Status>,
-}
-
-impl Writer {
-    /// For the status beside `subnet_file`.
-    pub fn new(subnet_file: &Path) -> Self {
-        Self { path: path_beside(subnet_file), last: None }
+impl Status {
+    /// The content of status.json.
+    #[expect(clippy::expect_used, reason = "a struct of strings, numbers and lists always serializes")]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("plain data") + "\n"
     }
-
-    /// Writes `status` unless it differs from the last one by its time and counters only; `fresh` writes it then too.
-    pub fn write(&mut self, status: &Status, fresh: bool) -> Result<(), FileError> {
-        let same = self.last.as_ref().is_some_and(|last| {
-            let (last_reconcile, udp) = (status.last_reconcile.clone(), status.udp.clone());
-            *status == Status { last_reconcile, udp, ..last.clone() }
-        });
-        if same && !fresh {
-            return Ok(());
-        }
-        files::replace(&self.path, to_json(status).as_bytes())?;
-        self.last = Some(status.clone());
-        Ok(())
-    }
-
-    /// What was written last.
-    pub fn last(&self) -> Option<&Status> {
-        self.last.as_ref()
-    }
-}
-
-#[expect(clippy::expect_used, reason = "a struct of strings, numbers and lists always serializes")]
-fn to_json(status: &Status) -> String {
-    serde_json::to_string_pretty(status).expect("plain data") + "\n"
 }
 
 /// `time` in UTC as RFC 3339 writes it, to the second.
@@ -276,14 +282,16 @@ mod tests {
             public_ips: vec!["192.0.2.1".parse().unwrap()],
             underlay: Some(Underlay { dev: "eth0".into(), mtu: 1500 }),
             mtu: 1450,
-            peers: vec![Peer {
+            peers: [Peer {
                 subnet: "10.5.2.0/24".parse().unwrap(),
                 public_ip: "192.0.2.2".parse().unwrap(),
                 path: Reach::Direct,
                 reason: "on the same segment".into(),
                 vtep_mac: None,
                 since: "2026-01-02T03:00:00Z".into(),
-            }],
+            }]
+            .into_iter()
+            .collect(),
             drift: [("route".to_owned(), 2)].into(),
             udp: None,
             rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
@@ -306,34 +314,6 @@ mod tests {
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), sample());
-    }
-
-    #[test]
-    fn a_peer_is_as_old_as_its_last_change() {
-        let before = sample().peers;
-        let mut now = vec![before[0].clone(), Peer { subnet: "10.5.3.0/24".parse().unwrap(), ..before[0].clone() }];
-        date(&mut now, &before, "later");
-        assert_eq!([now[0].since.as_str(), now[1].since.as_str()], ["2026-01-02T03:00:00Z", "later"]);
-        now[0].path = Reach::Vxlan;
-        date(&mut now, &before, "later");
-        assert_eq!(now[0].since, "later");
-    }
-
-    #[test]
-    fn only_news_is_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = Writer::new(&dir.path().join("subnet.env"));
-        let read = || std::fs::read_to_string(dir.path().join("status.json")).unwrap();
-        writer.write(&sample(), false).unwrap();
-        let first = read();
-        let mut later = Status { last_reconcile: Some("2027-01-01T00:00:00Z".into()), ..sample() };
-        writer.write(&later, false).unwrap();
-        assert_eq!(read(), first);
-        writer.write(&later, true).unwrap();
-        assert!(read().contains("2027-01-01"));
-        later.last_error = Some("no".into());
-        writer.write(&later, false).unwrap();
-        assert!(read().contains(r#""lastError": "no""#));
     }
 
     #[test]

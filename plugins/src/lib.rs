@@ -16,11 +16,11 @@ use cni::plugin::Plugin;
 /// Every plugin of this executable.
 pub static SUITE: &[&dyn Plugin] = &[
     &attach::Attach(bridge::Bridge),
-    &host_local::HostLocal,
+    &attach::Addresses(host_local::HostLocal),
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),
-    &flannel::FLANNEL,
-    &flannel::VXLAN,
-    &flannel::DIRECT_ROUTING,
-    &flannel::HOST_GW,
+    &attach::Delegation(flannel::FLANNEL),
+    &attach::Delegation(flannel::VXLAN),
+    &attach::Delegation(flannel::DIRECT_ROUTING),
+    &attach::Delegation(flannel::HOST_GW),
 ];

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking and prints figures"
 )]
 
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,7 @@ fn host(peers: u8) -> State {
         let mac = Mac([2, 0, 0, 0, 1, i]);
         let subnet = net(&format!("10.5.{i}.0/24"));
         state.neighbours.insert(NeighbourKey { dev: dev.clone(), addr: subnet.ip() }, mac);
-        state.fdb.insert(FdbKey { dev: dev.clone(), mac }, [192, 0, 2, i].into());
+        state.fdb.insert(FdbKey { dev: dev.clone(), mac }, IpAddr::from([192, 0, 2, i]).into());
         let via = Some(subnet.ip());
         state.routes.insert(RouteKey::main(subnet), Route { via, onlink: true, ..ours(&dev) });
     }

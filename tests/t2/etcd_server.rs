@@ -12,7 +12,7 @@ use flanneld::lab::topology::Topology;
 use flanneld::lab::wait::eventually;
 use flanneld::lab::world::World;
 use kernel::types::Family;
-use overlay::lease::Subnets;
+use overlay::lease::{StoredAttrs, Subnets};
 use rustix::process::{Pid, Signal, kill_process};
 use store::etcd::{Asked, Options, Timing};
 use store::{Changes, CompareStore, Etcd, Feed, Raw, StoreError, StoreHealth, Written};
@@ -272,14 +272,19 @@ impl Key {
 #[derive(Debug, Clone)]
 pub struct View {
     pub health: StoreHealth,
-    /// Each lease's key and value.
-    pub leases: BTreeMap<String, String>,
+    /// What each lease says, by its key.
+    pub leases: BTreeMap<String, StoredAttrs>,
     /// How many change sets there were, and how many of them were snapshots.
     pub changes: usize,
     pub snapshots: usize,
 }
 
 impl View {
+    /// Whether a lease says what a value says.
+    pub fn says(&self, key: &str, value: &str) -> bool {
+        self.leases.get(key).is_some_and(|attrs| StoredAttrs::parse(value.as_bytes()).as_ref() == Ok(attrs))
+    }
+
     fn take(&mut self, changes: Changes) {
         let Changes { leases, health, .. } = changes;
         self.changes += 1;
@@ -288,7 +293,7 @@ impl View {
             self.snapshots += 1;
             self.leases.clear();
         }
-        self.leases.extend(leases.put.iter().map(|lease| (lease.subnets.to_string(), lease.attrs.to_json())));
+        self.leases.extend(leases.put.into_iter().map(|lease| (lease.subnets.to_string(), lease.attrs)));
         leases.gone.iter().for_each(|gone| drop(self.leases.remove(&gone.to_string())));
     }
 }

@@ -66,7 +66,7 @@ pub fn a_member_that_is_dead_or_paused_is_left() -> Outcome {
             tries += 1;
             assert!(tries < 8, "{error}");
         }
-        store.until("the write", |view| view.leases.get(KEY).is_some_and(|v| *v == value(2))).await?;
+        store.until("the write", |view| view.says(KEY, &value(2))).await?;
         figure(format_args!("a paused member that is asked: written and seen after {:?}", begun.elapsed()));
         members[now].resume()
     })

@@ -153,7 +153,7 @@ pub fn a_token_is_renewed() -> Outcome {
         etcd.kill()?;
         etcd.start(world)?;
         assert!(store.renew(KEY, one, two, DAY).await?.is_done());
-        store.until("its write", |view| view.leases.get(KEY).is_some_and(|value| value.as_bytes() == two)).await?;
+        store.until("its write", |view| view.says(KEY, &value(2))).await?;
         Ok(())
     })?;
     let nobody = checked(Asked { endpoints: Some(lab.etcd.url()), ..Asked::default() })?;

@@ -88,13 +88,13 @@ struct Objects {
 
 impl Objects {
     fn of(whole: &State) -> Result<Self, Failure> {
-        let (fdb, dst) = whole.fdb.iter().next().ok_or("no FDB entry")?;
+        let (fdb, entry) = whole.fdb.iter().next().ok_or("no FDB entry")?;
         let neighbour = whole.neighbours.keys().next().ok_or("no neighbour")?;
         let route = whole.routes.keys().next().ok_or("no route")?;
         let (mac, addr) = (fdb.mac.to_string(), neighbour.addr.to_string());
         let net = route.dst.to_string();
         let route = format!("{net} via {addr} dev {DEVICE} onlink proto 70");
-        Ok(Self { mac, dst: dst.to_string(), addr, net, route })
+        Ok(Self { mac, dst: entry.dst.to_string(), addr, net, route })
     }
 }
 
@@ -105,6 +105,8 @@ pub fn a_forwarding_entry_or_neighbour_that_differs_is_undone() -> Outcome {
         vec![
             vec![format!("bridge fdb replace {mac} dev {DEVICE} dst 192.0.2.77 self permanent")],
             vec![format!("bridge fdb replace {mac} dev {DEVICE} dst {dst} self dynamic")],
+            vec![format!("bridge fdb replace {mac} dev {DEVICE} dst {dst} vni 7 self permanent")],
+            vec![format!("bridge fdb replace {mac} dev {DEVICE} dst {dst} via lo self permanent")],
             vec![format!("bridge fdb replace {mac} dev {DEVICE} dst 192.0.2.77 self static")],
             vec![format!("bridge fdb append 00:00:00:00:00:00 dev {DEVICE} dst 192.0.2.77 self permanent")],
             vec![format!("ip neigh replace {addr} lladdr {wrong} dev {DEVICE} nud reachable")],

@@ -103,7 +103,7 @@ fn changes(whole: &State) -> Result<Vec<Step>, Failure> {
 fn deletions(whole: &State) -> Vec<Step> {
     let mut steps = Vec::new();
     steps.extend(whole.routes.iter().map(|(key, route)| Step::DeleteRoute(key.clone(), route.clone())));
-    steps.extend(whole.fdb.iter().map(|(key, dst)| Step::DeleteFdb(key.clone(), *dst)));
+    steps.extend(whole.fdb.keys().map(|key| Step::DeleteFdb(key.clone())));
     steps.extend(whole.neighbours.keys().map(|key| Step::DeleteNeighbour(key.clone())));
     steps.extend(whole.addresses.keys().map(|key| Step::DeleteAddress(key.clone())));
     steps.extend(whole.links.keys().map(|name| Step::DeleteLink(name.clone())));

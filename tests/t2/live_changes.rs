@@ -1,12 +1,14 @@
 //! Changes of the configuration during which hosts disagree, or their devices are made anew.
 
+use std::fs;
+
 use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
 use flanneld::lab::mode::{Mode, NETWORK, Path};
 use flanneld::lab::topology::Topology;
 use flanneld::lab::traffic::Traffic;
 use flanneld::lab::wait::eventually;
 use kernel::state::{LinkKind, Vxlan};
-use kernel::types::Family;
+use kernel::types::{Family, Mtu};
 use serde_json::json;
 use store::config_path;
 use store::files;
@@ -40,23 +42,23 @@ fn with_own_configurations(from: Mode) -> Result<(Cluster, Vec<flanneld::lab::pr
     Ok((cluster, daemons))
 }
 
-fn set(host: usize, mode: Mode) -> Outcome {
+fn set(host: usize, config: &str) -> Outcome {
     let store = flanneld::lab::cluster::host_dir(host).join("store");
-    Ok(files::replace(&config_path(&store, PREFIX), mode.config(false).as_bytes())?)
+    Ok(files::replace(&config_path(&store, PREFIX), config.as_bytes())?)
 }
 
-/// Host 1 and host 2 go from `from` to host-gw, and host 3 has not followed: it and they reach each other as before.
-fn the_routed_host_keeps_its_path(from: Mode) -> Outcome {
+/// Host 1 and host 2 go from `from` to another configuration, and host 3 has not followed: it and they reach each other as
+/// before. `followed`: what a host has changed that has followed.
+fn the_routed_host_keeps_its_path(from: Mode, config: &str, followed: impl Fn(usize) -> Outcome) -> Outcome {
     let (cluster, _daemons) = with_own_configurations(from)?;
     let traffic = Traffic::at(&cluster, &[(3, 1), (1, 3)], 2_000)?;
     traffic.pass(500)?;
     for host in [1, 2] {
-        set(host, Mode::HostGw)?;
+        set(host, config)?;
     }
     for host in [1, 2] {
-        eventually(format_args!("host{host} has host-gw"), PATIENCE, || match Cluster::status(host) {
-            Some(status) if status.backend == "host-gw" => Ok(()),
-            other => Err(format!("{other:?}")),
+        eventually(format_args!("host{host} follows"), PATIENCE, || {
+            followed(host).map_err(|error| format!("{error}; {:?}", Cluster::status(host)))
         })?;
     }
     stays("the path of a host behind a router, until it follows", || {
@@ -73,28 +75,47 @@ fn the_routed_host_keeps_its_path(from: Mode) -> Outcome {
     Ok(())
 }
 
+fn has_host_gw(host: usize) -> Outcome {
+    let status = Cluster::status(host).ok_or("no status")?;
+    if status.backend == "host-gw" { Ok(()) } else { Err(status.backend.into()) }
+}
+
+/// The lease that a host has published says VNI 7.
+fn has_published_vni_7(host: usize) -> Outcome {
+    let subnet = Cluster::status(host).and_then(|status| status.subnets.first().copied()).ok_or("no subnet")?;
+    let key = format!("{}-{}", subnet.network(), subnet.prefix());
+    let lease = fs::read_to_string(Cluster::leases_dir().join(key))?;
+    if lease.contains(r#""VNI":7"#) { Ok(()) } else { Err(lease.into()) }
+}
+
 pub fn a_routed_host_of_vxlan_keeps_its_path() -> Outcome {
-    the_routed_host_keeps_its_path(Mode::Vxlan)
+    the_routed_host_keeps_its_path(Mode::Vxlan, &Mode::HostGw.config(false), has_host_gw)
 }
 
 pub fn a_routed_host_of_direct_routing_keeps_its_path() -> Outcome {
-    the_routed_host_keeps_its_path(Mode::DirectRouting)
+    the_routed_host_keeps_its_path(Mode::DirectRouting, &Mode::HostGw.config(false), has_host_gw)
+}
+
+pub fn a_routed_host_of_another_vni_keeps_its_path() -> Outcome {
+    let config = json!({ "Network": NETWORK, "Backend": { "Type": "vxlan", "VNI": 7 } }).to_string();
+    the_routed_host_keeps_its_path(Mode::Vxlan, &config, has_published_vni_7)
 }
 
 /// The VXLAN device by which a host sends to the others' pods.
-fn device(cluster: &Cluster, from: usize, to: usize) -> Result<Option<Vxlan>, Failure> {
+fn device(cluster: &Cluster, from: usize, to: usize) -> Result<Option<(Vxlan, Mtu)>, Failure> {
     let pod = cluster.address(to, Family::V4)?;
     let mut kernel = cluster.world.host(from)?.kernel()?;
     let Some(dev) = kernel.route_to(pod).ok().flatten().and_then(|route| route.dev) else { return Ok(None) };
     Ok(kernel.link(&dev)?.and_then(|link| match link.link.kind {
-        LinkKind::Vxlan(vxlan) => Some(vxlan),
+        LinkKind::Vxlan(vxlan) => Some((vxlan, link.link.mtu?)),
         _ => None,
     }))
 }
 
-/// The backend's options change under traffic, there and back, and again: one change may be lucky.
-fn nothing_is_lost(what: &str, options: serde_json::Value, is_so: impl Fn(&Vxlan) -> bool) -> Outcome {
-    let cluster = up(Topology::flat(2), Mode::Vxlan, false)?;
+/// The backend's options change under traffic, there and back, and again: one change may be lucky. One host is behind a
+/// router.
+fn nothing_is_lost(what: &str, options: serde_json::Value, is_so: impl Fn(&Vxlan, Mtu) -> bool) -> Outcome {
+    let cluster = up(Topology::every_third_routed(3), Mode::Vxlan, false)?;
     let traffic = Traffic::start(&cluster, &cluster.pairs())?;
     traffic.pass(PASS)?;
     let mut backend = options;
@@ -106,7 +127,7 @@ fn nothing_is_lost(what: &str, options: serde_json::Value, is_so: impl Fn(&Vxlan
         for (from, to) in cluster.pairs() {
             eventually(format_args!("host{from} sends with the new {what}"), PATIENCE, || {
                 match device(&cluster, from, to).map_err(|error| error.to_string())? {
-                    Some(vxlan) if is_so(&vxlan) == *new => Ok(()),
+                    Some((vxlan, mtu)) if is_so(&vxlan, mtu) == *new => Ok(()),
                     other => Err(format!("{other:?}")),
                 }
             })?;
@@ -120,13 +141,17 @@ fn nothing_is_lost(what: &str, options: serde_json::Value, is_so: impl Fn(&Vxlan
 }
 
 pub fn another_vni() -> Outcome {
-    nothing_is_lost("VNI", json!({ "VNI": 7 }), |vxlan| vxlan.vni.to_string() == "7")
+    nothing_is_lost("VNI", json!({ "VNI": 7 }), |vxlan, _| vxlan.vni.to_string() == "7")
 }
 
 pub fn another_port() -> Outcome {
-    nothing_is_lost("port", json!({ "Port": 4789 }), |vxlan| vxlan.port == Some(4789))
+    nothing_is_lost("port", json!({ "Port": 4789 }), |vxlan, _| vxlan.port == Some(4789))
 }
 
 pub fn another_vni_and_port() -> Outcome {
-    nothing_is_lost("VNI and port", json!({ "VNI": 7, "Port": 4789 }), |vxlan| vxlan.port == Some(4789))
+    nothing_is_lost("VNI and port", json!({ "VNI": 7, "Port": 4789 }), |vxlan, _| vxlan.port == Some(4789))
+}
+
+pub fn another_mtu() -> Outcome {
+    nothing_is_lost("MTU", json!({ "MTU": 1400 }), |_, mtu| mtu == Mtu(1350))
 }

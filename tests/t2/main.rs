@@ -24,6 +24,7 @@ mod files;
 mod foreign_routes;
 mod heal;
 mod health;
+mod instances;
 mod live;
 mod live_changes;
 mod lost_files;
@@ -192,9 +193,12 @@ static TESTS: &[Test] = &[
     test!(foreign_routes::a_peers_own_before_vxlans, IP),
     test!(live_changes::a_routed_host_of_vxlan_keeps_its_path),
     test!(live_changes::a_routed_host_of_direct_routing_keeps_its_path),
+    test!(live_changes::a_routed_host_of_another_vni_keeps_its_path),
     test!(live_changes::another_vni),
     test!(live_changes::another_port),
     test!(live_changes::another_vni_and_port),
+    test!(instances::the_second_refuses),
+    test!(live_changes::another_mtu),
     test!(lost_files::the_status_is_there_when_subnet_env_is, STRACE),
     test!(lost_files::a_deleted_subnet_env),
     test!(lost_files::an_edited_subnet_env),

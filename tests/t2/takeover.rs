@@ -146,7 +146,7 @@ fn stale(cluster: &Cluster, peers: &[Peer]) -> Result<State, Failure> {
     }
     for (peer, n) in peers.iter().filter(|_| vxlan).zip(0..) {
         let (dev, mac) = (go::device(Family::from(peer.subnet))?, Mac([0x0e, 0, 0, 0, 0, n]));
-        state.fdb.insert(FdbKey { dev: dev.clone(), mac }, peer.public);
+        state.fdb.insert(FdbKey { dev: dev.clone(), mac }, peer.public.into());
         // what is left when DirectRouting comes
         let left = NeighbourKey { dev, addr: peer.subnet.network() };
         state.neighbours.extend(peer.mac.is_none().then_some((left, mac)));

@@ -6,8 +6,9 @@ use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
 use flanneld::lab::mode::{Mode, NETWORK};
 use flanneld::lab::topology::Topology;
 use flanneld::lab::wait::eventually;
-use flanneld::status::Status;
+use flanneld::status::{Reach, Status};
 use kernel::types::TableId;
+use overlay::backend::extension;
 use serde_json::json;
 use store::config_path;
 use store::files;
@@ -33,7 +34,7 @@ pub fn extension_routes_by_commands() -> Outcome {
     let mut cluster = up(Topology::flat(3), Mode::Extension, false)?;
     all_pairs_answer(&cluster, Mode::Extension)?;
     let status = says("host1 knows both", |status| status.peers.len() == 2)?;
-    assert!(status.peers.iter().all(|peer| peer.path == flanneld::status::Reach::Extension), "{status:?}");
+    assert!(status.peers.iter().all(|peer| peer.path == Reach::Through(extension::TUNNEL)), "{status:?}");
     assert_eq!((status.last_error, status.mtu), (None, 1500));
     for entry in fs::read_dir(Cluster::leases_dir())? {
         let text = fs::read_to_string(entry?.path())?;

@@ -110,7 +110,7 @@ pub fn a_vxlan_packet_is_seen_and_opened() -> Outcome {
         let (mac, net) = tunnel(peer)?;
         let behind = world.topology.underlay(peer.into(), Family::V4).ok_or("no underlay")?;
         state.neighbours.insert(NeighbourKey { dev: device.clone(), addr: net.ip() }, mac);
-        state.fdb.insert(FdbKey { dev: device, mac }, behind);
+        state.fdb.insert(FdbKey { dev: device, mac }, behind.into());
         establish(world.host(host.into())?, &state)?;
     }
     let listen = |name: &str| Tap::open(name).map(|tap| Place { name: name.into(), tap });

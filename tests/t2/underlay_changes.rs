@@ -87,7 +87,7 @@ fn sent_to(cluster: &Cluster, mac: Mac) -> Result<Option<IpAddr>, Failure> {
     let mut kernel = cluster.world.host(2)?.kernel()?;
     let links = vec![name.clone()];
     let observed = kernel.observe(&Scope { links: links.clone(), neighbours: links, ..Scope::default() })?;
-    Ok(observed.fdb.get(&FdbKey { dev: name, mac }).copied())
+    Ok(observed.fdb.get(&FdbKey { dev: name, mac }).map(|entry| entry.dst))
 }
 
 fn subnet(host: usize) -> Result<IpNetwork, Failure> {

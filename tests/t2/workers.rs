@@ -90,12 +90,15 @@ pub fn a_store_follower_that_panics() -> Outcome {
 pub fn a_reader_of_announcements_that_has_ended() -> Outcome {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
     let first = runtime()?;
-    let events = {
+    let mut events = {
         let _inside = first.enter();
         Events::listen()?
     };
     drop(first);
-    let told = runtime()?.block_on(async { tokio::time::timeout(LIMIT, events.news()).await.is_ok() });
-    assert!(told, "the reader of the kernel's announcements has ended, and who waits for news is not told");
+    let news = runtime()?.block_on(async { tokio::time::timeout(LIMIT, events.news()).await });
+    assert!(
+        matches!(news, Ok(Err(_))),
+        "the reader of the kernel's announcements has ended, and who waits for news is not told"
+    );
     Ok(())
 }

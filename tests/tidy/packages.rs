@@ -9,7 +9,7 @@ use crate::sources::{File, root};
 
 /// The arrows between the workspace's crates: from, and to what.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("attachment", &["kernel"]),
+    ("attachment", &["gojson", "kernel"]),
     ("cni", &["gojson"]),
     ("gojson", &[]),
     ("kernel", &[]),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kernel::state::{Scope, State};
 use kernel::types::IfName;
 use kernel::{Kernel, KernelError};
-use overlay::host;
+use overlay::backend::wireguard::follow_roaming;
 
 use super::Daemon;
 use super::pass::Halt;
@@ -34,7 +34,7 @@ impl Daemon {
         let before = std::mem::replace(&mut self.wireguard, wanted.wireguard.clone());
         let mut state = wanted.clone();
         if !state.wireguard.is_empty() {
-            host::wireguard::follow_roaming(Arc::make_mut(&mut state), &before);
+            follow_roaming(Arc::make_mut(&mut state), &before);
         }
         // a WireGuard peer's address is where it was last heard from, which the kernel does not announce
         let readable = !scope.keep && wanted.wireguard.is_empty();

@@ -3,21 +3,25 @@
 //! What they were told is kept: a peer that comes or changes is added, one that goes is removed, and what failed is told
 //! again when the loop says so. They run one after the other, and nobody waits for those of peers.
 
+mod once;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gojson::Json;
 use kernel::types::Family;
+use overlay::backend::Companion;
+use overlay::backend::extension::ExtensionConf;
 use overlay::lease::{LeaseAttrs, Subnets};
-use overlay::netconf::{Backend, Command, ExtensionConf, NetConf};
+use overlay::netconf::NetConf;
 use overlay::peers::Peer;
 use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use self::once::{Once, Progress};
 use super::Due;
 use crate::commands::{self, Input, LIMIT};
 use crate::flags::Environment;
+use crate::supervise::{Ended, Task};
 use store::backoff::Backoff;
 
 /// What the commands are to know.
@@ -78,19 +82,13 @@ pub(super) struct Extension {
     wish: watch::Sender<Wish>,
     outcome: Arc<Mutex<Outcome>>,
     news: Arc<Notify>,
-    task: Option<AbortHandle>,
-    /// The first command, and what it printed.
-    before: Option<(Command, String)>,
-    /// The second command, and what it was told.
-    after: Option<(Command, Input)>,
+    task: Option<Task>,
+    /// The first command.
+    before: Once,
+    /// The second command.
+    after: Once,
     backoff: Backoff,
     again: Option<Instant>,
-}
-
-impl Drop for Extension {
-    fn drop(&mut self) {
-        self.task.iter().for_each(AbortHandle::abort);
-    }
 }
 
 impl Extension {
@@ -101,48 +99,52 @@ impl Extension {
             outcome: Arc::default(),
             news: Arc::default(),
             task: None,
-            before: None,
-            after: None,
+            before: Once::default(),
+            after: Once::default(),
             backoff: Backoff::default(),
             again: None,
         }
     }
 
     /// Waits until commands have ended, or one has failed.
-    pub(super) async fn news(&self) {
-        self.news.notified().await;
+    pub(super) async fn news(&mut self) -> Result<(), Ended> {
+        let ended = async {
+            match &mut self.task {
+                Some(task) => task.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.news.notified() => Ok(()),
+            ended = ended => Err(ended),
+        }
     }
 
     /// Before the lease: `PreStartupCommand`, once, whose output is the lease's data.
-    pub(super) async fn prepare(&mut self, conf: &NetConf, attrs: &mut LeaseAttrs) -> Result<(), String> {
-        let Backend::Extension(ExtensionConf { pre_startup: Some(command), .. }) = &conf.backend else {
-            self.before = None;
+    pub(super) fn prepare(&mut self, conf: &NetConf, due: &mut Due) -> Result<(), Unready> {
+        let Some(command) = of_backend(conf).and_then(|conf| conf.pre_startup) else {
+            self.before.forget();
             return Ok(());
         };
-        let mut outcome = Ok(());
-        if self.before.as_ref().is_none_or(|(known, _)| known != command) {
-            match commands::run(command, &Input::default(), &self.environment, LIMIT).await {
-                Ok(output) => {
-                    tracing::info!(bytes = output.len(), "PreStartupCommand has run");
-                    self.before = Some((command.clone(), output));
-                }
-                Err(error) => outcome = Err(format!("PreStartupCommand: {error}")),
-            }
-        }
-        // what was published stays until there is something new
-        attrs.backend_data = self.before.as_ref().map(|(_, output)| Json::String(output.clone()));
-        outcome
+        let progress = self.before.run((command, Input::default()), &self.environment, &self.news, Instant::now());
+        ready("PreStartupCommand", progress, due)
+    }
+
+    /// What the first command printed. What was published stays until there is something new.
+    pub(super) fn printed(&self) -> Option<String> {
+        self.before.output().map(str::to_owned)
     }
 
     /// Once there is a lease: `PostStartupCommand`, once for each that this host has.
-    pub(super) async fn announce(
+    pub(super) fn announce(
         &mut self,
         conf: &NetConf,
         subnets: &Subnets,
         attrs: &LeaseAttrs,
-    ) -> Result<(), String> {
-        let Backend::Extension(ExtensionConf { post_startup: Some(command), .. }) = &conf.backend else {
-            self.after = None;
+        due: &mut Due,
+    ) -> Result<(), Unready> {
+        let Some(command) = &of_backend(conf).and_then(|conf| conf.post_startup) else {
+            self.after.forget();
             return Ok(());
         };
         let mut variables = vec![("NETWORK", conf.v4.as_ref().map(|v4| v4.network.to_string()).unwrap_or_default())];
@@ -151,32 +153,24 @@ impl Extension {
             variables.push((subnet, subnets.get(family).map(|net| net.to_string()).unwrap_or_default()));
             variables.push((public, attrs.public(family).map(|addr| addr.to_string()).unwrap_or_default()));
         }
-        let now = (command.clone(), Input { variables, stdin: String::new() });
-        if self.after.as_ref() != Some(&now) {
-            let ran = commands::run(command, &now.1, &self.environment, LIMIT).await;
-            ran.map_err(|error| format!("PostStartupCommand: {error}"))?;
-            tracing::info!("PostStartupCommand has run");
-            self.after = Some(now);
-        }
-        Ok(())
+        let call = (command.clone(), Input { variables, stdin: String::new() });
+        let progress = self.after.run(call, &self.environment, &self.news, Instant::now());
+        ready("PostStartupCommand", progress, due)
     }
 
     /// Has the commands told of these peers, all that there are if `complete`. Gives what failed, and when it is tried
     /// again.
     pub(super) fn tell(&mut self, conf: &NetConf, peers: &[Peer], complete: bool, due: &mut Due) -> Vec<String> {
-        let of_backend = match &conf.backend {
-            Backend::Extension(conf) => Some(conf),
-            _ => None,
-        };
+        let of_backend = of_backend(conf);
         if of_backend.is_none() && self.task.is_none() {
             return Vec::new();
         }
         let peers = if of_backend.is_some() { peers } else { &[] };
-        let wanted: BTreeMap<_, _> = peers.iter().filter_map(|peer| Some((peer.key.clone(), input(peer)?))).collect();
+        let wanted: BTreeMap<_, _> = peers.iter().filter_map(|peer| Some((peer.key(), input(peer)?))).collect();
         self.wish.send_if_modified(|wish| {
             let before = (wish.conf.clone(), wish.peers.clone());
             // the last commands still remove what they added
-            wish.conf = of_backend.cloned().unwrap_or_else(|| wish.conf.clone());
+            wish.conf = of_backend.unwrap_or_else(|| wish.conf.clone());
             if complete {
                 wish.peers = wanted;
             } else {
@@ -187,7 +181,7 @@ impl Extension {
         if self.task.is_none() {
             let (outcome, news) = (self.outcome.clone(), self.news.clone());
             let follow = follow(self.wish.subscribe(), self.environment.clone(), outcome, news);
-            self.task = Some(tokio::spawn(follow).abort_handle());
+            self.task = Some(Task::spawn("the extension backend's commands", follow));
         }
         self.try_again(due)
     }
@@ -214,6 +208,34 @@ impl Extension {
     }
 }
 
+/// The commands, with backend extension.
+fn of_backend(conf: &NetConf) -> Option<ExtensionConf> {
+    conf.backend.companion().and_then(|companion| match companion {
+        Companion::Commands(conf) => Some(conf),
+        Companion::DataPath(_) => None,
+    })
+}
+
+/// Why a command has not done its work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unready {
+    /// It still runs.
+    Running(String),
+    /// It failed; it runs again by itself.
+    Failed(String),
+}
+
+fn ready(name: &str, progress: Progress, due: &mut Due) -> Result<(), Unready> {
+    match progress {
+        Progress::Done => Ok(()),
+        Progress::Running(since) => Err(Unready::Running(format!("{name} has been running for {} s", since.as_secs()))),
+        Progress::Failed(error, again) => {
+            due.by(again);
+            Err(Unready::Failed(format!("{name}: {error}")))
+        }
+    }
+}
+
 /// The names of a family's variables.
 fn names(family: Family) -> [&'static str; 2] {
     match family {
@@ -224,7 +246,7 @@ fn names(family: Family) -> [&'static str; 2] {
 
 /// What is said of a peer that runs this backend: its checked subnets and addresses, and its own words as input only.
 fn input(peer: &Peer) -> Option<Input> {
-    let data = peer.extension.as_ref()?;
+    let data = peer.extension()?;
     let mut variables = Vec::new();
     for family in Family::ALL {
         let [subnet, public] = names(family);

@@ -1,48 +1,26 @@
 //! What this host says of itself, made from what is known. Pure.
 
+use std::net::IpAddr;
+
 use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, Route, RouteKey, RouteKind, State};
 use kernel::types::{Family, IfName, Mac, RouteProtocol};
-use overlay::host::{self, ALIAS};
-use overlay::lease::{LeaseAttrs, Subnets, VxlanData};
+use overlay::backend::{self, Backend};
+use overlay::lease::{StoredAttrs, Subnets};
 use overlay::net::ByFamily;
-use overlay::netconf::{Backend, NetConf, VxlanConf, vxlan_device};
+use overlay::netconf::NetConf;
+use overlay::render::ALIAS;
 
 use crate::events::facts::{Chosen, Facts};
 use crate::flags::Select;
 use crate::underlay::{Survey, Underlay};
 
-/// What the peers must know to reach this host.
-pub(super) fn attributes(conf: &NetConf, underlay: &Underlay, macs: &ByFamily<Option<Mac>>) -> LeaseAttrs {
-    let mut attrs = LeaseAttrs { backend_type: conf.backend.lease_type().to_owned(), ..LeaseAttrs::default() };
-    for public in &underlay.public {
-        match public {
-            std::net::IpAddr::V4(v4) => attrs.public_ip = Some(*v4),
-            std::net::IpAddr::V6(v6) => attrs.public_ipv6 = Some(*v6),
-        }
-    }
-    if let Backend::Vxlan(vxlan) = &conf.backend {
-        for (family, _) in conf.families() {
-            if let Some(vtep_mac) = *macs.get(family) {
-                attrs.set_data(family, VxlanData { vni: Some(vxlan.vni), vtep_mac }.to_json());
-            }
-        }
-    }
-    attrs
-}
-
 /// The MAC of this host's VTEP: that of the device that is there, because the peers send to it; else the one that the
 /// lease says; else a new one.
-pub(super) fn vtep_mac(
-    family: Family,
-    vxlan: &VxlanConf,
-    survey: &Survey,
-    own: Option<&LeaseAttrs>,
-    random: Mac,
-) -> Mac {
-    let device = vxlan_device(family, vxlan.vni).ok().and_then(|name| survey.links.iter().find(|l| l.name == name));
+pub(super) fn vtep_mac(family: Family, name: &IfName, survey: &Survey, own: Option<&StoredAttrs>, random: Mac) -> Mac {
+    let device = survey.links.iter().find(|link| link.name == *name);
     let existing = device.filter(|link| matches!(link.link.kind, LinkKind::Vxlan(_))).and_then(|link| link.link.mac);
-    let published = || VxlanData::parse(own?.data(family)?).ok().map(|data| data.vtep_mac);
+    let published = || own?.vtep(family).map(|data| data.vtep_mac);
     existing.or_else(published).filter(|mac| mac.is_unicast()).unwrap_or(random)
 }
 
@@ -55,33 +33,32 @@ pub(super) fn known_devices(survey: &Survey) -> Vec<IfName> {
     survey.links.iter().filter(is_ours).map(|link| link.name.clone()).collect()
 }
 
-/// The backend of which a daemon before this one left a device.
-pub(super) fn vxlan_left(survey: &Survey) -> Option<VxlanConf> {
-    survey.links.iter().filter(is_ours).find_map(|link| match &link.link.kind {
-        LinkKind::Vxlan(vxlan) => Some(VxlanConf {
-            vni: vxlan.vni,
-            port: vxlan.port,
-            mtu: None,
-            gbp: vxlan.gbp,
-            learning: vxlan.learning,
-            direct_routing: false,
-        }),
-        _ => None,
-    })
+/// The backends of which a daemon before this one left devices.
+pub(super) fn left(survey: &Survey) -> Vec<Backend> {
+    survey.links.iter().filter(is_ours).filter_map(|link| backend::left(&link.name, &link.link)).collect()
 }
 
 /// The underlay in the words of the domain.
-pub(super) fn underlay_facts(underlay: &Underlay, survey: &Survey) -> host::Underlay {
+pub(super) fn underlay_facts(underlay: &Underlay, survey: &Survey) -> overlay::underlay::Underlay {
     let mut addresses = ByFamily::default();
     for addr in &underlay.addresses {
         *addresses.get_mut(Family::from(*addr)) = Some(*addr);
     }
-    host::Underlay {
+    overlay::underlay::Underlay {
         dev: underlay.dev.clone(),
         mtu: underlay.mtu,
         addresses,
         connected: survey.connected(&underlay.dev),
     }
+}
+
+/// The published addresses.
+pub(super) fn public(underlay: &Underlay) -> ByFamily<Option<IpAddr>> {
+    let mut public = ByFamily::default();
+    for addr in &underlay.public {
+        *public.get_mut(Family::from(*addr)) = Some(*addr);
+    }
+    public
 }
 
 /// Behind every other route to this host's subnets: the bridge's own, and a pod's, have a lower metric. Upstream's has

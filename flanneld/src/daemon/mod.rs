@@ -4,9 +4,7 @@
 //! what failed or is due is due, and ten minutes have passed. Whatever the reason, the same pass is made.
 
 mod apply;
-mod drain;
 mod extension;
-mod known;
 mod limits;
 mod make;
 mod pass;
@@ -19,37 +17,42 @@ mod udp;
 mod wireguard_key;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::state::{State, WireguardDevice};
-use kernel::types::{IfName, Mac};
-use overlay::host::WireguardKeys;
-use overlay::net::ByFamily;
-use overlay::netconf::VxlanConf;
-use overlay::peers::Leases;
-use tokio::sync::watch;
+use kernel::types::IfName;
+use overlay::backend::{Backend, Identity};
+use overlay::keep::Keep;
+use overlay::peers::Book;
 use tokio::time::Instant;
 
 use self::apply::Trust;
-use self::known::Known;
-use self::tell::{Picture, Telling};
+use self::tell::Picture;
 use crate::config::Config;
 use crate::events::Events;
 use crate::flags::Options;
-use crate::health::{Health, Ready};
+use crate::health::{Health, Readiness};
+use crate::instance::Taken;
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
-use crate::status::{self, Status};
+use crate::report::{Reporter, Settings};
+use crate::status::{Status, path_beside};
+use crate::supervise::Ended;
+use crate::systemd::Manager;
 use crate::underlay::{Underlay, UnderlayError};
 use store::backoff::Backoff;
 use store::files;
-use store::{Ended, Store};
+use store::{Changes, Store, StoreHealth};
 
 pub use limits::Limits;
 pub use wireguard_key::DEFAULT as KEY_FILE;
+
+/// Readiness: the host's own part of the data path is up.
+const OVERLAY: &str = "overlay";
 
 /// Nothing should change unnoticed; this is how long it lasts if something does.
 const AUDIT: Duration = Duration::from_secs(600);
@@ -69,9 +72,6 @@ pub enum DaemonError {
     /// The kernel cannot be spoken to.
     #[error(transparent)]
     Kernel(#[from] ThreadError),
-    /// A part of the daemon has ended, and nothing goes on without it.
-    #[error(transparent)]
-    Ended(#[from] Ended),
     /// The kernel's announcements cannot be heard.
     #[error("listen to the kernel: {0}")]
     Listen(#[source] io::Error),
@@ -95,6 +95,12 @@ pub enum DaemonError {
         /// Why not.
         source: io::Error,
     },
+    /// Another daemon does this one's work.
+    #[error(transparent)]
+    Taken(#[from] Taken),
+    /// A part of the daemon has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
     /// The program's own machinery.
     #[error("start the runtime: {0}")]
     Runtime(#[source] io::Error),
@@ -103,43 +109,42 @@ pub enum DaemonError {
 /// Everything that outlives a pass. All of it can be lost: a new daemon finds it again.
 pub struct Daemon {
     options: Options,
-    notify_socket: Option<String>,
     store: Store,
-    known: Known,
     kernel: KernelThread,
     events: Events,
     config: Config,
     underlay: Option<Underlay>,
-    macs: ByFamily<Option<Mac>>,
-    /// The backend that was, while others may still send to its devices.
-    vxlan: Option<VxlanConf>,
-    /// This host's WireGuard keys, once they are needed.
-    wireguard_keys: Option<WireguardKeys>,
+    identity: Identity,
+    keep: Keep,
+    /// The kernel gives a link that is up another name.
+    can_rename: bool,
+    /// The devices before the backend in force that a peer may start to send to.
+    offered: Vec<Backend>,
     /// What was wanted last of the WireGuard devices.
     wireguard: BTreeMap<IfName, WireguardDevice>,
-    /// The devices of the backend before.
-    drain: drain::Drain,
     /// The udp backend's data path.
     udp: udp::Udp,
     extension: extension::Extension,
-    /// The content of subnet.env, once it is written.
-    subnet_env: Option<String>,
-    /// All leases, taken apart.
-    leases: Leases,
+    /// The host was as it must be once: from then on what goes wrong is waited for.
+    started: bool,
+    /// All leases, and the verdict on each.
+    book: Book,
+    /// The store's network configuration.
+    stored_config: Option<Arc<[u8]>>,
+    /// How the store was when the book was brought up to date.
+    store_health: StoreHealth,
     /// The kernel as it was left.
     trust: Option<Trust>,
     /// What was wanted of it last.
     wanted: Option<Arc<State>>,
     picture: Picture,
-    telling: Telling,
+    reporter: Reporter,
     metrics: Metrics,
-    ready: watch::Sender<Ready>,
-    /// Kept: it serves while it is there.
-    _health: Option<Health>,
+    readiness: Readiness,
+    health: Option<Health>,
     /// What was warned of and still is so.
     warned: BTreeSet<String>,
     status: Status,
-    writer: status::Writer,
     retry: Backoff,
 }
 
@@ -158,54 +163,55 @@ impl Due {
 impl Daemon {
     /// Opens what the daemon needs. `notify_socket` is NOTIFY_SOCKET's value.
     pub fn new(options: Options, notify_socket: Option<String>) -> Result<Self, DaemonError> {
-        let mut writer = status::Writer::new(&options.subnet_file);
-        let mut status = Status { pid: std::process::id(), ..Status::default() };
-        let (metrics, (ready, answers)) = (Metrics::default(), watch::channel(Ready::default()));
-        let served = Self::serve(options.health, answers, metrics.clone());
+        let status = Status { pid: std::process::id(), ..Status::default() };
+        let (metrics, readiness) = (Metrics::default(), Readiness::default());
+        readiness.set(OVERLAY, Err("not configured yet".into()));
+        let served = Self::serve(options.health, readiness.clone(), metrics.clone());
         let opened = served.and_then(|health| Ok((health, Self::open()?)));
         let (health, (events, kernel)) = opened.inspect_err(|error| {
-            status.last_error = Some(error.to_string());
+            let status = Status { last_error: Some(error.to_string()), ..status.clone() };
             // the error itself is on its way to the log
-            let _ = writer.write(&status, true);
+            let _ = files::replace(&path_beside(&options.subnet_file), status.to_json().as_bytes());
         })?;
+        let reporter = Reporter::start(Settings {
+            subnet_file: options.subnet_file.clone(),
+            manager: notify_socket.map(Manager::new),
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+        });
         let store = Store::open(&options.store, &options.etcd_prefix, options.renew_margin);
         Ok(Self {
-            notify_socket,
-            known: Known::new(store.health()),
+            store_health: store.health(),
+            stored_config: None,
             config: Config::new(store.no_config()),
             store,
             kernel,
             events,
             underlay: None,
-            macs: ByFamily::default(),
-            vxlan: None,
-            wireguard_keys: None,
+            identity: Identity::default(),
+            keep: Keep::default(),
+            can_rename: ::kernel::release::renames_links(),
+            offered: Vec::new(),
             extension: extension::Extension::new(options.environment.clone()),
             wireguard: BTreeMap::new(),
-            drain: drain::Drain::default(),
             udp: udp::Udp::new(metrics.udp.clone()),
-            subnet_env: None,
-            leases: Leases::default(),
+            started: false,
+            book: Book::default(),
             trust: None,
             wanted: None,
             picture: Picture::default(),
-            telling: Telling::default(),
+            reporter,
             metrics,
-            ready,
-            _health: health,
+            readiness,
+            health,
             warned: BTreeSet::new(),
             status,
-            writer,
             retry: Backoff::default(),
             options,
         })
     }
 
-    fn serve(
-        address: Option<SocketAddr>,
-        ready: watch::Receiver<Ready>,
-        metrics: Metrics,
-    ) -> Result<Option<Health>, DaemonError> {
+    fn serve(address: Option<SocketAddr>, ready: Readiness, metrics: Metrics) -> Result<Option<Health>, DaemonError> {
         let serve =
             |address| Health::serve(address, ready, metrics).map_err(|source| DaemonError::Health { address, source });
         address.map(serve).transpose()
@@ -219,67 +225,66 @@ impl Daemon {
 
     /// Runs until it must not go on. The last error is then in the status.
     pub async fn run(mut self) -> DaemonError {
-        if let Ok(Err(ended)) = tokio::time::timeout(FIRST_READING, self.first_reading()).await {
-            return self.end(ended.into());
-        }
-        loop {
-            let due = match self.pass().await {
-                Ok(due) => due,
-                Err(error) => return self.end(error),
-            };
-            match self.wait(due).await {
-                Ok(why) => tracing::debug!(why, "looking"),
-                Err(error) => return self.end(error),
-            }
-        }
-    }
-
-    /// The last error is in the status.
-    fn end(&mut self, error: DaemonError) -> DaemonError {
-        self.status.last_error = Some(error.to_string());
-        self.write_status();
+        let error = match self.go_on().await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        self.reporter.last_words(&error.to_string());
         error
     }
 
+    async fn go_on(&mut self) -> Result<Infallible, DaemonError> {
+        if let Ok(read) = tokio::time::timeout(FIRST_READING, self.first_reading()).await {
+            read?;
+        }
+        loop {
+            let due = self.pass().await?;
+            let why = self.wait(due).await?;
+            tracing::debug!(why, "looking");
+        }
+    }
+
+    /// Waits until the store was read, or could not be.
     async fn first_reading(&mut self) -> Result<(), Ended> {
-        while !self.known.is_read() {
-            let changes = self.store.changes().await?;
-            self.known.take(changes);
+        while !self.store_health.complete && self.store_health.error.is_none() {
+            let changes = self.store.changes().await;
+            self.take(changes.map_err(follower_ended)?);
         }
         Ok(())
+    }
+
+    fn take(&mut self, changes: Changes) {
+        let Changes { leases, config, health } = changes;
+        self.book.apply(leases);
+        self.stored_config = config.unwrap_or(self.stored_config.take());
+        self.store_health = health;
     }
 
     /// Waits for a reason to look, and says which it is.
     async fn wait(&mut self, due: Due) -> Result<&'static str, DaemonError> {
         let ended = Instant::now();
         let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
-        loop {
-            let status = self.telling.due();
-            tokio::select! {
-                changes = self.store.changes() => {
-                    self.known.take(changes?);
-                    return Ok("the store changed");
-                }
-                () = self.events.news() => {
-                    tokio::time::sleep_until(ended + QUIET).await;
-                    self.trust = None;
-                    return Ok("the kernel changed");
-                }
-                () = self.extension.news() => return Ok("commands have run"),
-                () = tokio::time::sleep_until(due) => {}
-                () = tokio::time::sleep_until(status.unwrap_or(due)), if status.is_some() => {
-                    self.write_status();
-                    continue;
-                }
+        let why = tokio::select! {
+            changes = self.store.changes() => {
+                self.take(changes.map_err(follower_ended)?);
+                return Ok("the store changed");
             }
-            self.trust = None;
-            return Ok("due");
-        }
-    }
-
-    /// True once the host was as wanted: from then on what goes wrong is waited for.
-    fn started(&self) -> bool {
-        self.subnet_env.is_some()
+            () = self.udp.ended() => return Ok("a udp worker has ended"),
+            news = self.extension.news() => {
+                news?;
+                return Ok("commands have run");
+            }
+            ended = health(&mut self.health) => return Err(ended.into()),
+            ended = self.reporter.ended() => return Err(ended.into()),
+            news = self.events.news() => {
+                news?;
+                tokio::time::sleep_until(ended + QUIET).await;
+                "the kernel changed"
+            }
+            () = tokio::time::sleep_until(due) => "due",
+        };
+        self.trust = None;
+        Ok(why)
     }
 
     /// This host's subnets.
@@ -291,5 +296,17 @@ impl Daemon {
     fn previous(&self) -> overlay::lease::Subnets {
         let text = files::read_configured(&self.options.subnet_file, LARGEST_SUBNET_FILE).unwrap_or_default();
         overlay::subnet_env::Previous::parse(&String::from_utf8_lossy(&text)).subnets
+    }
+}
+
+fn follower_ended(_: store::Ended) -> Ended {
+    Ended { name: "the store's follower", panic: None }
+}
+
+/// The end of the health server, if there is one.
+async fn health(server: &mut Option<Health>) -> Ended {
+    match server {
+        Some(server) => server.ended().await,
+        None => std::future::pending().await,
     }
 }

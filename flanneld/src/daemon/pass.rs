@@ -1,22 +1,24 @@
 //! One pass: from the store's view and the kernel's state to a host that is as the leases say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use kernel::state::PublicKey;
-use kernel::types::{Family, Mac, RouteProtocol, TableId};
+use kernel::types::{Family, IfName, Mac, RouteProtocol, TableId};
 use kernel::{Kernel, KernelError};
-use overlay::host::{self, Desired, HostInputs};
-use overlay::lease::{LeaseAttrs, Subnets};
-use overlay::netconf::{Backend, NetConf};
-use overlay::peers::{self, Peers};
+use overlay::backend::{Backend, Census, Host};
+use overlay::keep::{self, Keeping};
+use overlay::lease::{LeaseAttrs, StoredAttrs, Subnets};
+use overlay::netconf::NetConf;
+use overlay::peers::{self, Peers, Service};
+use overlay::render::{Desired, Ours, Renderer};
 use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
 
-use super::known::Known;
+use super::extension::Unready;
 use super::tell::Picture;
-use super::{Daemon, DaemonError, Due, limits, make, report, tunnels};
+use super::{Daemon, DaemonError, Due, OVERLAY, limits, make, report, tunnels};
 use crate::events::Interest;
 use crate::underlay::{self, Survey, Underlay};
 use store::{Claim, HoldError, Published};
@@ -94,9 +96,10 @@ impl Daemon {
 
     /// True when something was changed.
     async fn reconcile(&mut self, due: &mut Due, troubles: &mut Troubles) -> Result<bool, Halt> {
-        report::store(&mut self.status, &self.known.health);
-        self.metrics.store(self.known.health.stale_since);
-        troubles.note(self.known.health.error.as_deref());
+        report::store(&mut self.status, &self.store_health);
+        self.metrics.store(self.store_health.stale_since);
+        troubles.note(self.store_health.error.as_deref());
+        let complete = self.store_health.complete;
         let conf = self.configuration(troubles)?;
         let survey = match &self.trust {
             Some(trust) => trust.survey.clone(),
@@ -104,56 +107,58 @@ impl Daemon {
         };
         let underlay = self.find_underlay(&conf, &survey, troubles)?;
         self.know_macs(&conf, &survey, &underlay);
-        let mut attrs = make::attributes(&conf, &underlay, &self.macs);
-        self.know_keys(&conf, &mut attrs).map_err(Halt::Retry)?;
-        if let Err(why) = self.extension.prepare(&conf, &mut attrs).await {
-            self.retry_once_started(why, troubles)?;
-        }
+        self.know_keys(&conf).map_err(Halt::Retry)?;
+        let prepared = self.extension.prepare(&conf, due);
+        self.wait_until_started(prepared, troubles)?;
+        self.identity.text = self.extension.printed();
+        let public = make::public(&underlay);
+        let attrs = keep::publish(&conf.backend, &self.offered, public, &self.identity);
         report::base(&mut self.status, &conf, &underlay);
         troubles.note(report::behind_nat(&conf, &underlay));
         self.hold(&conf, &attrs, due, troubles).await?;
         let subnets = self.subnets();
         self.status.subnets = subnets.iter().collect();
-        if let Err(why) = self.extension.announce(&conf, &subnets, &attrs).await {
-            self.retry_once_started(why, troubles)?;
-        }
-        let complete = self.known.health.complete;
+        let announced = self.extension.announce(&conf, &subnets, &attrs, due);
+        self.wait_until_started(announced, troubles)?;
         let mut peers = self.judge(&conf, &survey, subnets, BTreeMap::new());
         if tunnels::is_contested(&peers) {
-            let heard = self.heard(due).await?;
-            peers = self.judge(&conf, &survey, subnets, heard);
+            let endpoints = self.endpoints(due).await?;
+            peers = self.judge(&conf, &survey, subnets, endpoints);
         }
-        self.udp.follow(&conf);
-        self.drain.follow(&conf, Instant::now(), due);
+        let keeping = self.keep(&conf, &survey, &peers, complete, due);
+        self.udp.follow(std::iter::once(&conf.backend).chain(keeping.kept.iter().map(|kept| &kept.backend)));
         troubles.note(report::same_address(&conf, &underlay, &peers));
-        let Desired { mut state, scope, paths, mtu } = self.desired(&conf, &survey, &underlay, &peers, complete);
+        let host = self.host(&conf, &survey, &underlay);
+        let ours = Ours { devices: &make::known_devices(&survey), complete };
+        let Desired { mut state, scope, paths, mtu } =
+            Renderer::new(&host, &conf.backend, &keeping.kept).desired(&peers.good, ours);
         limits::raise(&mut state, &survey.limits);
         if self.options.blackhole_route {
             make::add_blackholes(&mut state, subnets);
         }
         let wanted = Arc::new(state);
-        let refused = self.known.refused.clone();
-        self.warn(&peers, &paths, &refused);
+        self.warn(&peers, &paths);
         let facts = make::facts(&self.options.select, &conf, Some(&underlay), &scope.links, &survey);
         self.events.set_interest(Interest { wanted: wanted.clone(), scope: scope.clone(), facts });
-        let udp_ends = self.udp.ends(&conf, &scope);
+        let udp_ends = self.udp.ends();
         if !udp_ends {
             // before its routes: what they send to the device is moved from the first packet on
             self.carry_udp(&conf, &wanted, &underlay, &peers, complete).await.map_err(Halt::Retry)?;
         }
-        self.picture = Picture { peers, paths, ignored: refused };
-        let applied = self.apply(wanted, scope, survey).await?;
+        self.picture = Picture { peers, paths };
+        let applied = self.apply(wanted, scope, survey.clone()).await?;
         applied.log();
         troubles.all.extend(self.extension.tell(&conf, &self.picture.peers.good, complete, due));
         if let Some(trouble) = applied.trouble() {
             troubles.retry(trouble);
         }
-        self.say_ready(applied.ready() && complete);
+        self.say_ready(applied.up().and_then(|()| report::carries(&survey, &underlay)));
         if udp_ends && applied.ready() {
             self.udp.end();
         }
         self.status.udp = self.udp.counters().map(Into::into);
         if applied.ready() {
+            let attrs = keep::publish(&conf.backend, &self.offered, public, &self.identity);
             match self.store.publish(&attrs).await {
                 Ok(Published::After(after)) => due.by(after),
                 Ok(Published::Unchanged | Published::Written) => {}
@@ -161,17 +166,20 @@ impl Daemon {
             }
             self.status.mtu = mtu.0;
             let env = SubnetEnv { networks: conf.networks(), subnets, mtu, ipmasq: false };
-            self.tell_plugin(env, troubles);
+            self.tell_plugin(env);
         }
         Ok(!applied.outcome.done.is_empty())
     }
 
-    /// At the start there is nothing to go on with; later a lease is to be kept, and a host's peers followed.
-    fn retry_once_started(&self, why: String, troubles: &mut Troubles) -> Result<(), Halt> {
-        if !self.started() {
-            return Err(Halt::Retry(why));
+    /// Before the start is done, a command that has not done its work ends the pass. Later the lease and the peers go on, and
+    /// only a failure is reported.
+    fn wait_until_started(&self, command: Result<(), Unready>, troubles: &mut Troubles) -> Result<(), Halt> {
+        match command {
+            Ok(()) => {}
+            Err(Unready::Running(why) | Unready::Failed(why)) if !self.started => return Err(Halt::Wait(why)),
+            Err(Unready::Running(_)) => {}
+            Err(Unready::Failed(why)) => troubles.note(Some(why)),
         }
-        troubles.retry(why);
         Ok(())
     }
 
@@ -183,7 +191,7 @@ impl Daemon {
         due: &mut Due,
         troubles: &mut Troubles,
     ) -> Result<(), Halt> {
-        let (previous, started) = (self.previous(), self.started());
+        let (previous, started) = (self.previous(), self.started);
         let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random() };
         match self.store.hold(&claim).await {
             Ok(held) => {
@@ -198,8 +206,7 @@ impl Daemon {
     }
 
     fn configuration(&mut self, troubles: &mut Troubles) -> Result<Arc<NetConf>, Halt> {
-        let Known { health, config, .. } = &self.known;
-        if health.complete && self.config.take(config.as_ref()) {
+        if self.store_health.complete && self.config.take(self.stored_config.as_ref()) {
             // another backend has other devices
             self.trust = None;
         }
@@ -234,8 +241,9 @@ impl Daemon {
                 }
                 Ok(found)
             }
-            Err(error) if !self.started() => Err(Halt::Stop(error.into())),
+            Err(error) if !self.started => Err(Halt::Stop(error.into())),
             Err(error) => {
+                self.readiness.set(OVERLAY, Err(error.to_string()));
                 let facts = make::facts(&self.options.select, conf, None, &[], survey);
                 self.events.set_interest(Interest { facts, ..Interest::default() });
                 Err(Halt::Wait(error.to_string()))
@@ -245,21 +253,19 @@ impl Daemon {
 
     /// The MACs of this host's VTEPs, found once and then kept: the peers know them.
     fn know_macs(&mut self, conf: &NetConf, survey: &Survey, underlay: &Underlay) {
-        let Backend::Vxlan(vxlan) = &conf.backend else {
-            self.vxlan = self.vxlan.or_else(|| make::vxlan_left(survey));
-            return;
-        };
-        self.vxlan = Some(*vxlan);
-        if conf.families().all(|(family, _)| self.macs.get(family).is_some()) {
+        let unknown = |(family, _)| self.identity.vtep_macs.get(family).is_none();
+        let devices = || conf.families().filter_map(|(family, _)| Some((family, device(conf, survey, family)?)));
+        if !conf.families().any(unknown) || devices().next().is_none() {
             return;
         }
         // a MAC is taken from the lease of the last run alone: the host that another lease is of may be alive
-        let own = self.known.attrs(&self.previous()).filter(|attrs| publishes(attrs, underlay));
-        for (family, _) in conf.families() {
-            let known = self.macs.get_mut(family);
+        let own =
+            self.book.lease(&self.previous()).map(|lease| &lease.attrs).filter(|attrs| publishes(attrs, underlay));
+        for (family, device) in devices() {
+            let known = self.identity.vtep_macs.get_mut(family);
             if known.is_none() {
                 let [a, b, c, d, e, f, ..] = random().to_ne_bytes();
-                *known = Some(make::vtep_mac(family, vxlan, survey, own.as_ref(), Mac::local([a, b, c, d, e, f])));
+                *known = Some(make::vtep_mac(family, &device, survey, own, Mac::local([a, b, c, d, e, f])));
             }
         }
     }
@@ -269,32 +275,52 @@ impl Daemon {
         conf: &NetConf,
         survey: &Survey,
         subnets: Subnets,
-        heard: BTreeMap<PublicKey, Vec<IpAddr>>,
+        endpoints: BTreeMap<PublicKey, Vec<IpAddr>>,
     ) -> Peers {
         let own = peers::Own {
             subnets,
-            addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect(),
-            macs: Family::ALL.into_iter().filter_map(|family| *self.macs.get(family)).collect(),
-            key: self.wireguard_keys.map(|keys| keys.public),
-            heard,
+            addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect::<BTreeSet<_>>().into(),
+            macs: Family::ALL.into_iter().filter_map(|family| *self.identity.vtep_macs.get(family)).collect(),
+            key: self.identity.wireguard.map(|keys| keys.public),
+            endpoints,
+            hosts: self.store.addresses().into_iter().map(|address| (address, Service::Store)).collect(),
+            ..peers::Own::default()
         };
-        self.leases.update(&self.known.leases);
-        peers::judge(conf, &own, &self.leases)
+        self.book.judge(conf, &own);
+        Peers::from(&self.book)
     }
 
-    fn desired(&self, conf: &NetConf, survey: &Survey, underlay: &Underlay, peers: &Peers, complete: bool) -> Desired {
-        host::desired(&HostInputs {
-            conf,
-            own: self.subnets(),
-            vtep_macs: self.macs,
-            wireguard_keys: self.wireguard_keys,
-            peers: &peers.good,
-            underlay: &make::underlay_facts(underlay, survey),
-            keep_vtep: self.vxlan,
-            known_devices: &self.drain.deletable(make::known_devices(survey)),
+    /// What stays of the backends before.
+    fn keep(&mut self, conf: &NetConf, survey: &Survey, peers: &Peers, complete: bool, due: &mut Due) -> Keeping {
+        let published = self.store.published();
+        let keeping = self.keep.follow(&keep::Facts {
+            now: Instant::now().into_std(),
+            backend: &conf.backend,
+            found: &make::left(survey),
+            census: &Census::of(&peers.good),
             complete,
-        })
+            published: published.as_ref(),
+            can_rename: self.can_rename,
+        });
+        keeping.look_again.into_iter().for_each(|at| due.by(at.into()));
+        self.offered.clone_from(&keeping.offered);
+        keeping
     }
+
+    fn host(&self, conf: &NetConf, survey: &Survey, underlay: &Underlay) -> Host {
+        Host {
+            networks: conf.network_by_family(),
+            own: self.subnets(),
+            identity: self.identity.clone(),
+            underlay: make::underlay_facts(underlay, survey),
+        }
+    }
+}
+
+/// The device whose MAC address is this host's VTEP's: that of the backend in force, or of one before.
+fn device(conf: &NetConf, survey: &Survey, family: Family) -> Option<IfName> {
+    let left = make::left(survey);
+    std::iter::once(&conf.backend).chain(&left).find_map(|backend: &Backend| backend.mac_device(family))
 }
 
 /// From the kernel; none of it is a secret.
@@ -306,7 +332,7 @@ fn random() -> u64 {
 }
 
 /// True when the lease is this host's by its addresses.
-fn publishes(attrs: &LeaseAttrs, underlay: &Underlay) -> bool {
+fn publishes(attrs: &StoredAttrs, underlay: &Underlay) -> bool {
     underlay.public.iter().all(|addr| attrs.public(Family::from(*addr)).is_none_or(|theirs| theirs == *addr))
         && underlay.public.iter().any(|addr| attrs.public(Family::from(*addr)) == Some(*addr))
 }

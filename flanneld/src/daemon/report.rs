@@ -6,15 +6,16 @@ use std::time::{Duration, SystemTime};
 use kernel::Outcome;
 use kernel::diff::Step;
 use kernel::types::Family;
-use overlay::host::PeerPath;
-use overlay::netconf::{Backend, NetConf};
+use overlay::lease::Subnets;
+use overlay::netconf::NetConf;
 use overlay::peers::{Peer, Peers};
 use overlay::reach::{self, Mode};
+use overlay::render::PeerPath;
 
 use super::tell::Picture;
 use crate::metrics::StepCount;
 use crate::status::{self, Rejected, Status};
-use crate::underlay::Underlay;
+use crate::underlay::{Survey, Underlay};
 use store::StoreHealth;
 
 /// What became of the wish.
@@ -42,6 +43,11 @@ impl Applied {
         let carries = |object: &str| matches!(object, "link" | "address" | "wireguard");
         self.outcome.conflicts.is_empty()
             && !self.outcome.failed.iter().any(|(step, _)| carries(step.object()) && !step.is_delete())
+    }
+
+    /// As [`Applied::ready`], with the reason why not.
+    pub(super) fn up(&self) -> Result<(), String> {
+        if self.ready() { Ok(()) } else { Err(self.trouble().unwrap_or_default()) }
     }
 
     /// What went wrong, one line.
@@ -74,6 +80,17 @@ impl Applied {
     }
 }
 
+/// Whether the underlay carries packets now.
+pub(super) fn carries(survey: &Survey, underlay: &Underlay) -> Result<(), String> {
+    let dev = &underlay.dev;
+    match survey.links.iter().find(|link| link.index == underlay.index) {
+        Some(link) if link.link.up && link.running => Ok(()),
+        Some(link) if link.link.up => Err(format!("{dev} has no carrier: ip link show {dev}")),
+        Some(_) => Err(format!("{dev} is down: ip link set {dev} up")),
+        None => Err(format!("{dev} is gone")),
+    }
+}
+
 /// The part of the status that the store makes.
 pub(super) fn store(status: &mut Status, health: &StoreHealth) {
     status.store = health.name.to_string();
@@ -84,7 +101,7 @@ pub(super) fn store(status: &mut Status, health: &StoreHealth) {
 /// The part of the status that the configuration and the underlay make.
 pub(super) fn base(status: &mut Status, conf: &NetConf, underlay: &Underlay) {
     status.backend = conf.backend.name().to_owned();
-    status.direct_routing = Mode::of(&conf.backend) == Some(Mode::WherePossible);
+    status.direct_routing = conf.backend.mode() == Some(Mode::WherePossible);
     status.network = conf.networks();
     status.public_ips = underlay.public.clone();
     status.underlay = Some(status::Underlay { dev: underlay.dev.to_string(), mtu: underlay.mtu.0 });
@@ -92,16 +109,13 @@ pub(super) fn base(status: &mut Status, conf: &NetConf, underlay: &Underlay) {
 
 /// Routes by an address that this host does not have lead nowhere.
 pub(super) fn behind_nat(conf: &NetConf, underlay: &Underlay) -> Option<&'static str> {
-    (conf.backend == Backend::HostGw && underlay.public != underlay.addresses).then_some(
-        "your PublicIP differs from interface IP, meaning that probably you're on a NAT, which is not supported by \
-         host-gw backend",
-    )
+    conf.backend.behind_nat().filter(|_| underlay.public != underlay.addresses)
 }
 
 /// A peer that publishes this host's address. Where the host itself has it the lease is rejected; where it is a
 /// router's the peer is believed, but only of wireguard both can be behind it, by their ports.
 pub(super) fn same_address(conf: &NetConf, underlay: &Underlay, peers: &Peers) -> Option<String> {
-    if matches!(conf.backend, Backend::Wireguard(_)) {
+    if conf.backend.shares_addresses() {
         return None;
     }
     let halves = |peer| Family::ALL.into_iter().filter_map(move |family| Peer::half(peer, family));
@@ -112,16 +126,16 @@ pub(super) fn same_address(conf: &NetConf, underlay: &Underlay, peers: &Peers) -
     Some(format!(
         "the lease {} publishes this host's public address {public}, too: one of the two hosts cannot be reached; give \
          it another --public-ip",
-        peer.key
+        peer.subnets()
     ))
 }
 
-/// The part of the status that the leases make.
-pub(super) fn peers(status: &mut Status, picture: &Picture) {
-    let Picture { peers, paths, ignored } = picture;
-    let by_key: BTreeMap<&str, _> = peers.good.iter().map(|peer| (peer.key.as_str(), peer)).collect();
+/// The peers as the status shows them.
+pub(super) fn peers(picture: &Picture) -> Vec<status::Peer> {
+    let Picture { peers, paths, .. } = picture;
+    let by_key: BTreeMap<String, _> = peers.good.iter().map(|peer| (peer.key(), peer)).collect();
     let paths = paths.iter().filter_map(|path| {
-        let half = by_key.get(path.peer.as_str())?.half(path.family)?;
+        let half = by_key.get(&path.peer)?.half(path.family)?;
         Some(status::Peer {
             subnet: half.subnet,
             public_ip: half.public,
@@ -131,31 +145,28 @@ pub(super) fn peers(status: &mut Status, picture: &Picture) {
             since: String::new(),
         })
     });
-    let mut peers_now: Vec<_> = paths.collect();
-    status::date(&mut peers_now, &status.peers, &now());
-    status.peers = peers_now;
-    status.rejected = rejected(peers, ignored).collect();
+    paths.collect()
 }
 
 /// What the store holds that is not followed, leases first.
-fn rejected(peers: &Peers, ignored: &BTreeMap<String, String>) -> impl Iterator<Item = Rejected> {
+pub(super) fn rejected(peers: &Peers) -> impl Iterator<Item = Rejected> {
     let family = |family: Option<Family>| match family {
         Some(Family::V4) => "IPv4: ",
         Some(Family::V6) => "IPv6: ",
         None => "",
     };
     let reason = move |r: &overlay::peers::Rejected| format!("{}{}", family(r.family), r.reason);
-    let rejected = peers.rejected.iter().map(move |r| Rejected { key: r.key.clone(), reason: reason(r) });
-    rejected.chain(ignored.iter().map(|(key, reason)| Rejected { key: key.clone(), reason: reason.clone() }))
+    peers.rejected.iter().map(move |r| Rejected { key: r.key.clone(), reason: reason(r) })
 }
 
 /// What a person should know of the leases: each line once for as long as it is so.
-pub(super) fn warnings(peers: &Peers, paths: &[PeerPath], ignored: &BTreeMap<String, String>) -> Vec<String> {
-    let rejected = rejected(peers, ignored).map(|r| format!("{} in the store is ignored: {}", r.key, r.reason));
+pub(super) fn warnings(peers: &Peers, paths: &[PeerPath]) -> Vec<String> {
+    let rejected = rejected(peers).map(|r| format!("{} in the store is ignored: {}", r.key, r.reason));
     let unreachable = paths.iter().filter(|path| matches!(path.reach, reach::Reach::Unreachable(_)));
     let unreachable = unreachable.filter_map(|path| {
         // they are in the order of their keys
-        let at = peers.good.binary_search_by(|peer| peer.key.as_str().cmp(&path.peer)).ok()?;
+        let key: Subnets = path.peer.parse().ok()?;
+        let at = peers.good.binary_search_by_key(&key, Peer::subnets).ok()?;
         let peer = peers.good.get(at)?.half(path.family)?;
         Some(format!("{} at {} cannot be reached: {}", peer.subnet, peer.public, path.reason))
     });

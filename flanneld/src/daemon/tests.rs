@@ -1,15 +1,17 @@
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use kernel::diff::{Conflict, Step};
 use kernel::message::link::SeenLink;
 use kernel::state::{Bridge, Link, LinkKind, Vxlan};
-use kernel::types::{Family, IfIndex, IfName, Mtu, Vni};
+use kernel::types::{Family, IfIndex, IfName, Mac, Mtu, Vni};
 use kernel::{Errno, KernelError, Outcome};
-use overlay::host::{self, ALIAS, HostInputs};
-use overlay::lease::LeaseAttrs;
+use overlay::backend::vxlan;
+use overlay::backend::{Host, Identity};
+use overlay::lease::StoredAttrs;
+use overlay::net::ByFamily;
 use overlay::netconf::NetConf;
 use overlay::peers;
+use overlay::render::{ALIAS, Ours, Renderer};
 
 use super::report::Applied;
 use super::*;
@@ -58,26 +60,15 @@ fn device(name: &str, vni: u32, mac: &str, alias: Option<&str>) -> SeenLink {
 }
 
 #[test]
-fn what_is_published_is_upstreams_text() {
-    let macs = ByFamily { v4: MAC.parse().ok(), v6: None };
-    assert_eq!(
-        make::attributes(&vxlan_conf(), &underlay(), &macs).to_json(),
-        r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#
-    );
-    let host_gw = conf(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#);
-    assert_eq!(
-        make::attributes(&host_gw, &underlay(), &macs).to_json(),
-        r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"host-gw"}"#
-    );
-}
-
-#[test]
 fn the_mac_is_the_devices_then_the_leases_then_a_new_one() {
     let random: Mac = "02:00:00:00:00:99".parse().unwrap();
-    let published = r#"{"PublicIP":"192.0.2.1","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}}"#;
-    let lease = LeaseAttrs::parse(published.as_bytes()).unwrap();
+    let published =
+        r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}}"#;
+    let lease = StoredAttrs::parse(published.as_bytes()).unwrap();
     let with = |links| Survey { links, ..Survey::default() };
-    let mac = |survey: &Survey, own| make::vtep_mac(Family::V4, &VxlanConf::default(), survey, own, random).to_string();
+    let mac = |survey: &Survey, own| {
+        make::vtep_mac(Family::V4, &IfName::new("flannel.1").unwrap(), survey, own, random).to_string()
+    };
     let bridge = SeenLink {
         link: Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })),
         ..device("flannel.1", 1, MAC, None)
@@ -102,7 +93,7 @@ fn only_devices_with_our_mark_are_known() {
     ];
     let survey = Survey { links, ..Survey::default() };
     assert_eq!(make::known_devices(&survey), [IfName::new("flannel.1").unwrap()]);
-    let left = make::vxlan_left(&survey).unwrap();
+    let [Backend::Vxlan(left)] = make::left(&survey)[..] else { panic!() };
     assert_eq!((left.vni.get(), left.port, left.gbp), (1, None, true));
 }
 
@@ -119,38 +110,34 @@ fn peers_and_rejected_leases_are_told_once() {
         ("junk", "{}"),
     ];
     let judged = peers::check(&conf, &peers::Own { subnets: KEY.parse().unwrap(), ..Default::default() }, leases);
-    let facts = host::Underlay {
-        dev: IfName::new("eth0").unwrap(),
-        mtu: Mtu(1500),
-        addresses: ByFamily { v4: "192.0.2.1".parse().ok(), v6: None },
-        connected: vec!["192.0.2.0/24".parse().unwrap()],
-    };
-    let desired = host::desired(&HostInputs {
-        conf: &conf,
+    let host = Host {
+        networks: conf.network_by_family(),
         own: KEY.parse().unwrap(),
-        vtep_macs: ByFamily { v4: MAC.parse().ok(), v6: None },
-        wireguard_keys: None,
-        peers: &judged.good,
-        underlay: &facts,
-        keep_vtep: None,
-        known_devices: &[],
-        complete: true,
-    });
+        identity: Identity { vtep_macs: ByFamily { v4: MAC.parse().ok(), v6: None }, ..Identity::default() },
+        underlay: overlay::underlay::Underlay {
+            dev: IfName::new("eth0").unwrap(),
+            mtu: Mtu(1500),
+            addresses: ByFamily { v4: "192.0.2.1".parse().ok(), v6: None },
+            connected: vec!["192.0.2.0/24".parse().unwrap()],
+        },
+    };
+    let ours = Ours { devices: &[], complete: true };
+    let desired = Renderer::new(&host, &conf.backend, &[]).desired(&judged.good, ours);
     let mut status = Status::default();
     report::base(&mut status, &conf, &underlay());
-    let ignored = [("README".to_owned(), "its name is not a lease's key".to_owned())].into();
-    let picture = tell::Picture { peers: judged, paths: desired.paths, ignored: Arc::new(ignored) };
-    report::peers(&mut status, &picture);
-    let paths: Vec<_> = status.peers.iter().map(|p| (p.subnet.to_string(), p.path, p.vtep_mac.as_deref())).collect();
+    let picture = tell::Picture { peers: judged, paths: desired.paths };
+    let peers = report::peers(&picture);
+    let paths: Vec<_> = peers.iter().map(|p| (p.subnet.to_string(), p.path, p.vtep_mac.as_deref())).collect();
     assert_eq!(
         paths,
         [
-            ("10.5.2.0/24".to_owned(), Reach::Vxlan, Some("02:00:00:00:00:02")),
+            ("10.5.2.0/24".to_owned(), Reach::Through(vxlan::TUNNEL), Some("02:00:00:00:00:02")),
             ("10.5.3.0/24".to_owned(), Reach::Unreachable, None),
         ]
     );
-    assert_eq!(status.rejected.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["10.9.0.0-24", "junk", "README"]);
-    let warnings = report::warnings(&picture.peers, &picture.paths, &picture.ignored).join("\n");
+    let rejected: Vec<_> = report::rejected(&picture.peers).map(|r| r.key).collect();
+    assert_eq!(rejected, ["10.9.0.0-24", "junk"]);
+    let warnings = report::warnings(&picture.peers, &picture.paths).join("\n");
     assert!(warnings.contains("10.5.3.0/24 at 198.51.100.3 cannot be reached: the peer has no VTEP"), "{warnings}");
     assert!(warnings.contains("junk in the store is ignored"), "{warnings}");
     assert_eq!(status.backend, "vxlan");
@@ -219,9 +206,10 @@ fn run(args: &[&str]) -> String {
 fn exit_codes_that_need_no_kernel() {
     use std::process::ExitCode;
     for (args, code) in [
-        (&["--bogus"][..], 2),
-        (&["--store-dir=/a", "--etcd-cafile=/b"], 2),
-        (&["--ip-masq"], 2),
+        (&["--bogus"][..], 64),
+        (&["--store-dir=/a", "--etcd-cafile=/b"], 64),
+        (&["--ip-masq"], 64),
+        (&["--log-format=xml"], 64),
         (&["-h"], 0),
         (&["--version"], 0),
     ] {

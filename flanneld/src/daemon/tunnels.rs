@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use kernel::state::PublicKey;
-use kernel::types::{Family, IfName};
-use overlay::host::wireguard::{DEVICES, wireguard_data};
-use overlay::lease::LeaseAttrs;
-use overlay::netconf::{Backend, NetConf};
+use kernel::types::IfName;
+use overlay::backend::wireguard::DEVICES;
+use overlay::netconf::NetConf;
 use overlay::peers::{Peers, Reason};
 use tokio::time::Instant;
 
@@ -24,36 +23,26 @@ pub(super) fn is_contested(peers: &Peers) -> bool {
 }
 
 impl Daemon {
-    /// With backend wireguard: this host's keys, found once and then kept, and what the peers are told of them.
-    pub(super) fn know_keys(&mut self, conf: &NetConf, attrs: &mut LeaseAttrs) -> Result<(), String> {
-        if !matches!(conf.backend, Backend::Wireguard(_)) {
-            return Ok(());
-        }
-        let keys = match self.wireguard_keys {
-            Some(keys) => keys,
-            None => wireguard_key::load(&self.options.wireguard_key_file).map_err(|error| error.to_string())?,
-        };
-        self.wireguard_keys = Some(keys);
-        let data = wireguard_data(conf, keys.public);
-        for family in Family::ALL {
-            if let Some(data) = *data.get(family) {
-                attrs.set_data(family, data.to_json());
-            }
+    /// This host's WireGuard keys, if its lease says them: found once and then kept.
+    pub(super) fn know_keys(&mut self, conf: &NetConf) -> Result<(), String> {
+        if conf.backend.needs_key() && self.identity.wireguard.is_none() {
+            let keys = wireguard_key::load(&self.options.wireguard_key_file).map_err(|error| error.to_string())?;
+            self.identity.wireguard = Some(keys);
         }
         Ok(())
     }
 
-    /// From where the owners of WireGuard keys spoke of late.
-    pub(super) async fn heard(&self, due: &mut Due) -> Result<BTreeMap<PublicKey, Vec<IpAddr>>, Halt> {
+    /// From where the owners of WireGuard keys have sent lately.
+    pub(super) async fn endpoints(&self, due: &mut Due) -> Result<BTreeMap<PublicKey, Vec<IpAddr>>, Halt> {
         due.by(Instant::now() + LISTEN);
         let devices: Vec<IfName> = DEVICES.iter().filter_map(|name| IfName::new(name).ok()).collect();
         let seen = self.kernel.call(move |kernel| kernel.wireguard(&devices)).await;
         let seen = seen.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
-        let mut heard: BTreeMap<PublicKey, Vec<IpAddr>> = BTreeMap::new();
+        let mut endpoints: BTreeMap<PublicKey, Vec<IpAddr>> = BTreeMap::new();
         for (key, peer) in seen.into_values().flat_map(|device| device.peers) {
             let from = peer.endpoint.filter(|_| peer.live).map(|endpoint| endpoint.ip());
-            heard.entry(key).or_default().extend(from);
+            endpoints.entry(key).or_default().extend(from);
         }
-        Ok(heard)
+        Ok(endpoints)
     }
 }

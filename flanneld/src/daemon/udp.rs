@@ -7,8 +7,9 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use kernel::Kernel;
 use kernel::state::{Scope, State};
 use kernel::types::{Family, IfName};
-use overlay::host::UDP_DEVICE;
-use overlay::netconf::{Backend, NetConf, UdpConf};
+use overlay::backend::Companion;
+use overlay::backend::udp::{DEVICE, UdpConf};
+use overlay::netconf::NetConf;
 use overlay::peers::{Peer, Peers};
 
 use super::Daemon;
@@ -22,8 +23,10 @@ use crate::underlay::Underlay;
 pub(super) struct Udp {
     path: Option<DataPath>,
     counters: Arc<Counters>,
-    /// The backend's configuration, also after it was left.
+    /// The backend's configuration, while its device is there for someone.
     conf: Option<UdpConf>,
+    /// It was at work.
+    used: bool,
 }
 
 impl Udp {
@@ -32,17 +35,17 @@ impl Udp {
         Self { counters, ..Self::default() }
     }
 
-    /// Learns of the backend that is in force now.
-    pub(super) fn follow(&mut self, conf: &NetConf) {
-        if let Backend::Udp(udp) = conf.backend {
-            self.conf = Some(udp);
-        }
+    /// Learns which backends have devices now.
+    pub(super) fn follow<'a>(&mut self, backends: impl Iterator<Item = &'a overlay::backend::Backend>) {
+        self.conf = backends.filter_map(overlay::backend::Backend::companion).find_map(|companion| match companion {
+            Companion::DataPath(conf) => Some(conf),
+            Companion::Commands(_) => None,
+        });
     }
 
     /// True when the device is about to go, or nobody has it.
-    pub(super) fn ends(&self, conf: &NetConf, scope: &Scope) -> bool {
-        let udp = matches!(conf.backend, Backend::Udp(_));
-        !udp && (self.path.is_none() || scope.links.iter().any(|device| device.as_str() == UDP_DEVICE))
+    pub(super) fn ends(&self) -> bool {
+        self.conf.is_none()
     }
 
     /// True when it is at work at this address.
@@ -58,6 +61,14 @@ impl Udp {
         Ok(())
     }
 
+    /// Waits until one of its workers has ended. Cancel-safe.
+    pub(super) async fn ended(&self) {
+        match &self.path {
+            Some(path) => path.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Ends the data path.
     pub(super) fn end(&mut self) {
         if self.path.take().is_some() {
@@ -67,7 +78,7 @@ impl Udp {
 
     /// What it has counted; `None` when it never was at work.
     pub(super) fn counters(&self) -> Option<Snapshot> {
-        self.conf.map(|_| self.counters.snapshot())
+        self.used.then(|| self.counters.snapshot())
     }
 }
 
@@ -89,7 +100,7 @@ impl Daemon {
         if self.trust.is_some() && self.udp.goes_on(local) {
             return self.udp.replace(table, complete);
         }
-        let device = IfName::new(UDP_DEVICE).map_err(|error| error.to_string())?;
+        let device = IfName::new(DEVICE).map_err(|error| error.to_string())?;
         let (wanted, asked) = (only(&device, desired), device.clone());
         let link = self.kernel.call(move |kernel| make(kernel, &asked, &wanted)).await;
         let Some(index) = link.map_err(|error| error.to_string())?? else {
@@ -107,6 +118,7 @@ impl Daemon {
         let Settings { device, local, queues, .. } = path.settings();
         tracing::info!(%device, %local, queues, "the udp backend's data path is at work");
         self.udp.path = Some(path);
+        self.udp.used = true;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use kernel::state::{NotAKey, PublicKey, Secret};
-use overlay::host::WireguardKeys;
+use overlay::backend::WireguardKeys;
 use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
 
 use store::files::{Draft, FileError, at, dir_of, make_dirs, read_configured, sweep};

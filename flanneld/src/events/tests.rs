@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use kernel::message::{Names, address, link, neighbour, route};
-use kernel::state::{Address, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, RouteScope};
+use kernel::state::{Address, Fdb, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, RouteScope};
 use kernel::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::neighbour::NeighbourState;
@@ -120,7 +120,7 @@ fn wanted() -> State {
     state.address(&dev, net("10.5.1.0/32"), true);
     let (key, route) = peer();
     state.neighbours.insert(NeighbourKey { dev: dev.clone(), addr: key.dst.network() }, mac());
-    state.fdb.insert(FdbKey { dev, mac: mac() }, IpAddr::from([192, 0, 2, 2]));
+    state.fdb.insert(FdbKey { dev, mac: mac() }, IpAddr::from([192, 0, 2, 2]).into());
     state.routes.insert(key, route);
     state
 }
@@ -168,7 +168,8 @@ fn check(cases: impl IntoIterator<Item = (Message, bool, &'static str)>) {
 #[test]
 fn what_contradicts_the_desired_state_is_news() {
     let addr = [10, 5, 2, 0].into();
-    let dst = [192, 0, 2, 2].into();
+    let dst = Fdb::from(IpAddr::from([192, 0, 2, 2]));
+    let elsewhere = Fdb::from(IpAddr::from([192, 0, 2, 3]));
     let (key, by) = peer();
     let neighbour = |mac| neighbour::put_neighbour(FLANNEL, addr, mac);
     let mut reachable = neighbour(mac());
@@ -199,7 +200,7 @@ fn what_contradicts_the_desired_state_is_news() {
         (reachable, true, "our neighbour is permanent no more"),
         (gone(neighbour(mac())), true, "our neighbour goes"),
         (neighbour::put_fdb(FLANNEL, mac(), dst), false, "our forwarding entry"),
-        (neighbour::put_fdb(FLANNEL, mac(), [192, 0, 2, 3].into()), true, "our forwarding entry's destination"),
+        (neighbour::put_fdb(FLANNEL, mac(), elsewhere), true, "our forwarding entry's destination"),
         (neighbour::put_fdb(FLANNEL, Mac([0; 6]), dst), true, "somebody's forwarding entry"),
         (gone(neighbour::put_fdb(FLANNEL, mac(), dst)), true, "our forwarding entry goes"),
     ]);
@@ -224,7 +225,7 @@ fn other_peoples_objects_are_no_news() {
         (gone(via("10.5.200.0/24", "192.0.2.9", BGP)), false, "it goes"),
         (route_to("10.5.1.0/24", "veth0", kernel), false, "the bridge's own route"),
         (neighbour::put_neighbour(ETH0, [192, 0, 2, 9].into(), mac()), false, "ARP on the underlay"),
-        (neighbour::put_fdb(POD, mac(), [192, 0, 2, 1].into()), false, "another device's entry"),
+        (neighbour::put_fdb(POD, mac(), Fdb::from(IpAddr::from([192, 0, 2, 1]))), false, "another device's entry"),
         (neighbour::delete_neighbour(FLANNEL, [10, 5, 9, 0].into()), false, "an entry goes that nobody wants"),
     ]);
 }

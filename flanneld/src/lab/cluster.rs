@@ -7,7 +7,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use kernel::types::Family;
-use overlay::host::UDP_DEVICE;
+use overlay::backend::udp;
 
 use super::executables::Executables;
 use super::flow::{self, Flow};
@@ -273,10 +273,11 @@ impl Cluster {
 
 fn path_by(dev: Option<&str>) -> Path {
     match dev {
-        Some(UDP_DEVICE) => Path::Udp,
+        Some(udp::DEVICE) => Path::Udp,
         Some("flannel.ipip") => Path::Ipip,
         Some(dev) if dev.starts_with("flannel-wg") => Path::Wireguard,
-        Some(dev) if dev.starts_with("flannel") => Path::Vxlan,
+        // while the configuration changes the device before may have another name
+        Some(dev) if dev.starts_with("fl") => Path::Vxlan,
         Some(_) => Path::Direct,
         None => Path::None,
     }

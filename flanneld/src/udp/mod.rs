@@ -28,6 +28,7 @@ mod vnet;
 use std::io;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use kernel::KernelError;
@@ -35,6 +36,7 @@ use kernel::tuntap::Queue;
 use kernel::types::IfName;
 use kernel::udp_socket::SegmentSocket;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
+use tokio::sync::Notify;
 
 use counters::{Counters, Snapshot};
 use receiver::Receiver;
@@ -75,6 +77,25 @@ pub struct DataPath {
     settings: Settings,
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    ended: Arc<End>,
+}
+
+/// The end of a worker.
+#[derive(Debug, Default)]
+struct End {
+    /// Set before the notification: the thread itself lives a little longer.
+    happened: AtomicBool,
+    notify: Notify,
+}
+
+/// Notifies when its worker ends, by a panic too.
+struct AtEnd(Arc<End>);
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        self.0.happened.store(true, Ordering::Release);
+        self.0.notify.notify_one();
+    }
 }
 
 /// One pair of threads for each two processors.
@@ -86,7 +107,7 @@ impl DataPath {
     /// Attaches to the device and binds the sockets in the thread's network namespace, and starts to move packets.
     pub fn start(settings: Settings, table: Table, counters: Arc<Counters>) -> Result<Self, UdpError> {
         let shared = Shared::new(table, counters).map_err(|errno| UdpError::Thread(errno.into()))?;
-        let mut path = Self { settings, shared: Arc::new(shared), workers: Vec::new() };
+        let mut path = Self { settings, shared: Arc::new(shared), workers: Vec::new(), ended: Arc::default() };
         let (several, local) = (path.settings.queues > 1, path.settings.local);
         let mut pairs = Vec::new();
         for _ in 0..path.settings.queues.max(1) {
@@ -107,10 +128,11 @@ impl DataPath {
     }
 
     fn work(&mut self, name: String, run: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), UdpError> {
-        let label = name.clone();
+        let (label, end) = (name.clone(), AtEnd(self.ended.clone()));
         let logged = move || {
+            let _end = end;
             if let Err(error) = run() {
-                tracing::warn!(worker = label, %error, "the udp backend's worker has ended");
+                tracing::warn!(worker = label, %error, "a udp worker has ended; the data path starts anew");
             }
         };
         let worker = thread::Builder::new().name(name).spawn(logged).map_err(UdpError::Thread)?;
@@ -125,7 +147,12 @@ impl DataPath {
 
     /// True while all its threads are at work.
     pub fn is_whole(&self) -> bool {
-        !self.workers.iter().any(JoinHandle::is_finished)
+        !self.ended.happened.load(Ordering::Acquire)
+    }
+
+    /// Waits until a worker has ended. Cancel-safe.
+    pub async fn ended(&self) {
+        self.ended.notify.notified().await;
     }
 
     /// Puts another table in force.

@@ -1,9 +1,12 @@
-//! What an attachment leaves on a host: its record and its packet rules.
+//! What an attachment leaves on a host: its record, its packet rules, and host-local's reservations.
 //!
-//! Plugins write both, and flanneld and flannelctl read the records. Nothing here knows the CNI protocol.
+//! Plugins write them; flanneld and flannelctl read records and reservations. Nothing here knows the CNI protocol.
 
 pub mod record;
+pub mod reservations;
 pub mod rules;
+
+use std::io::{self, ErrorKind};
 
 /// Which attachment: one interface of one container in one network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,4 +17,9 @@ pub struct Key<'a> {
     pub container: &'a str,
     /// CNI_IFNAME
     pub ifname: &'a str,
+}
+
+/// There is no such file, nor can there be one.
+fn is_absent(cause: &io::Error) -> bool {
+    matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }

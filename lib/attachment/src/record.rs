@@ -12,7 +12,7 @@ use kernel::nft::{NftFamily, RuleHandle, TableKey};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::Key;
+use crate::{Key, is_absent};
 
 /// Where records are. `/run` is empty after a boot, as the kernel's objects are.
 pub const DIRECTORY: &str = "/run/cni-attachments";
@@ -321,11 +321,6 @@ fn path(directory: &Path, key: Key<'_>) -> PathBuf {
 fn open(path: &Path, more: OFlags) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | more;
     Ok(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into())
-}
-
-/// There is no such file, nor can there be one.
-fn is_absent(cause: &io::Error) -> bool {
-    matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }
 
 #[cfg(test)]

@@ -121,6 +121,11 @@ impl Kernel {
         };
         match step {
             Step::CreateLink(name, _) => page.creates.push(name.clone()),
+            Step::RenameLink(from, to) => {
+                page.creates.push(to.clone());
+                self.seen.remove(from);
+                self.seen.remove(to);
+            }
             Step::DeleteLink(name) => self.seen.remove(name),
             _ => {}
         }
@@ -136,18 +141,19 @@ impl Kernel {
         let names = self.names();
         let message = match step {
             Step::CreateLink(name, created) => (link::create(name, created, names)?, ADD),
+            Step::RenameLink(from, to) => (link::rename(names.index(from)?, to), 0),
             Step::ChangeLink(name, change) => (link::change(name, change, names)?, 0),
             Step::SetPort(name, port) => (link::set_port(name, *port, names), 0),
             Step::AddVlan(key, v) => (vlan::add(names.index(&key.dev)?, key.id, *v), 0),
             Step::DeleteVlan(key) => (vlan::delete(names.index(&key.dev)?, key.id), 0),
             Step::AddAddress(key, addr) => (address::add(names.index(&key.dev)?, key.net, addr), PUT),
             Step::PutNeighbour(key, mac) => (neighbour::put_neighbour(names.index(&key.dev)?, key.addr, *mac), PUT),
-            Step::PutFdb(key, dst) => (neighbour::put_fdb(names.index(&key.dev)?, key.mac, *dst), PUT),
+            Step::PutFdb(key, to) => (neighbour::put_fdb(names.index(&key.dev)?, key.mac, *to), PUT),
             Step::PutRoute(key, r) => (route::put(key, r, names)?, if key.ordinal == 0 { PUT } else { APPEND }),
             Step::AddRoute(key, r) => (route::put(key, r, names)?, if key.ordinal == 0 { PREPEND } else { APPEND }),
             Step::DeleteRoute(key, r) => (route::delete(key, r, names)?, 0),
             Step::DeleteNeighbour(key) => (neighbour::delete_neighbour(names.index(&key.dev)?, key.addr), 0),
-            Step::DeleteFdb(key, dst) => (neighbour::delete_fdb(names.index(&key.dev)?, key.mac, *dst), 0),
+            Step::DeleteFdb(key) => (neighbour::delete_fdb(names.index(&key.dev)?, key.mac), 0),
             Step::DeleteAddress(key) => (address::delete(names.index(&key.dev)?, key.net), 0),
             Step::DeleteLink(name) => (link::delete(name), 0),
             Step::Nft(..)
@@ -164,6 +170,7 @@ impl Kernel {
 fn refers_to(step: &Step) -> Vec<&IfName> {
     let (name, other) = match step {
         Step::CreateLink(_, link) => (link.kind.lower(), link.master.as_ref().and_then(Option::as_ref)),
+        Step::RenameLink(from, _) => (Some(from), None),
         // the link itself may be named
         Step::ChangeLink(_, change) => {
             let lower = change.kind.as_ref().and_then(LinkKind::lower);
@@ -172,7 +179,7 @@ fn refers_to(step: &Step) -> Vec<&IfName> {
         Step::AddVlan(key, _) | Step::DeleteVlan(key) => (Some(&key.dev), None),
         Step::AddAddress(key, _) | Step::DeleteAddress(key) => (Some(&key.dev), None),
         Step::PutNeighbour(key, _) | Step::DeleteNeighbour(key) => (Some(&key.dev), None),
-        Step::PutFdb(key, _) | Step::DeleteFdb(key, _) => (Some(&key.dev), None),
+        Step::PutFdb(key, _) | Step::DeleteFdb(key) => (Some(&key.dev), None),
         Step::PutRoute(_, route) | Step::AddRoute(_, route) | Step::DeleteRoute(_, route) => (route.dev.as_ref(), None),
         Step::Nft(..)
         | Step::SetPort(..)

@@ -1,11 +1,12 @@
 //! From what is there to what is wanted: an ordered list of steps. Pure.
 //!
-//! The order keeps traffic out of half states: links, their settings and sysctls, addresses, then up; neighbour before
+//! The order keeps traffic out of half states: names of links, then links, their settings and sysctls, addresses, then up; neighbour before
 //! forwarding entry before route, and everything new before anything old goes.
 
 mod links;
 mod nft;
 mod objects;
+mod rename;
 mod step;
 mod wireguard;
 
@@ -68,6 +69,7 @@ impl Plan {
 /// The steps from `observed` to `desired`. Only objects in `scope` are deleted, and none while `scope.keep`.
 pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     let mut plan = Plan::default();
+    let observed = &rename::links(desired, observed, scope, &mut plan.steps);
     let links = links::compare(desired, observed, scope, &mut plan);
     // what hung on a link that is made anew goes with it
     let observed = &links.surviving(observed);

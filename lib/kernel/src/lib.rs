@@ -21,6 +21,7 @@ pub mod netns;
 pub mod news;
 pub mod nft;
 pub mod observe;
+pub mod release;
 pub mod removal;
 pub mod start;
 pub mod state;

@@ -185,7 +185,7 @@ impl Kernel {
             for entry in entries {
                 match entry {
                     SeenNeighbour::Neighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
-                    SeenNeighbour::Fdb(key, dst) => drop(state.fdb.insert(key, dst)),
+                    SeenNeighbour::Fdb(key, entry) => drop(state.fdb.insert(key, entry)),
                 }
             }
         }

@@ -3,15 +3,19 @@
 //! Everything here is pure: no file, no socket, no clock, no randomness. What such things yield is an argument.
 //!
 //! The way of a lease: [`netconf`] says which network there is, [`allocate`] chooses this host's part of it, [`lease`]
-//! is how it is published, [`peers`] decides which other hosts' leases are believed, [`reach`] how each of them is
-//! reached, [`host`] what the kernel must look like for that, and [`subnet_env`] what the CNI plugin is told.
+//! is how it is published, [`peers`] decides which other hosts' leases are used, [`reach`] how each of them is reached,
+//! [`backend`] and [`render`] what the kernel must look like for that, [`keep`] what stays while that changes, and
+//! [`subnet_env`] what the CNI plugin reads.
 
 pub mod allocate;
-pub mod host;
+pub mod backend;
+pub mod keep;
 pub mod lease;
 pub mod net;
 pub mod netconf;
 pub mod peers;
 pub mod reach;
+pub mod render;
 pub mod subnet_env;
+pub mod underlay;
 pub mod words;

@@ -5,9 +5,6 @@ use std::fmt;
 
 use kernel::types::{Family, Vni};
 
-use crate::lease::VxlanData;
-use crate::netconf::{Backend, IpipConf, VxlanConf};
-
 /// When packets go to a peer without a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -21,33 +18,35 @@ pub enum Mode {
     Always,
 }
 
-impl Mode {
-    /// The backend's mode; `None` for those that leave routes to others: alloc and extension.
-    pub fn of(backend: &Backend) -> Option<Self> {
-        match backend {
-            Backend::Vxlan(VxlanConf { direct_routing: true, .. })
-            | Backend::Ipip(IpipConf { direct_routing: true }) => Some(Self::WherePossible),
-            Backend::Vxlan(_) | Backend::Ipip(_) | Backend::Udp(_) => Some(Self::Never),
-            Backend::Wireguard(_) => Some(Self::Encrypted),
-            Backend::HostGw => Some(Self::Always),
-            Backend::Alloc | Backend::Extension(_) => None,
-        }
-    }
+/// What packets are packed in: a backend's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tunnel {
+    name: &'static str,
+    title: &'static str,
+    /// The backend has the option `DirectRouting`.
+    direct_routing: bool,
 }
 
-/// What packets are packed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tunnel {
-    /// VXLAN, by the kernel.
-    Vxlan,
-    /// Datagrams, by this program.
-    Udp,
-    /// IP in IP, by the kernel.
-    Ipip,
-    /// WireGuard, by the kernel.
-    Wireguard,
-    /// What the operator's commands make of it.
-    Extension,
+impl Tunnel {
+    /// The tunnel of the backend with this name; `title` is how people write it: `VXLAN`.
+    pub const fn new(name: &'static str, title: &'static str) -> Self {
+        Self { name, title, direct_routing: false }
+    }
+
+    /// The same of a backend that has the option `DirectRouting`.
+    pub const fn with_direct_routing(self) -> Self {
+        Self { direct_routing: true, ..self }
+    }
+
+    /// The backend's name.
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// How people write it.
+    pub const fn title(self) -> &'static str {
+        self.title
+    }
 }
 
 /// The way to a peer.
@@ -63,13 +62,7 @@ pub enum Reach {
 
 impl fmt::Display for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Vxlan => "vxlan",
-            Self::Udp => "udp",
-            Self::Ipip => "ipip",
-            Self::Wireguard => "wireguard",
-            Self::Extension => "extension",
-        })
+        f.write_str(self.name)
     }
 }
 
@@ -93,8 +86,11 @@ pub enum Why {
     #[error("a router is between")]
     Routed,
     /// A tunnel: by configuration.
-    #[error("the backend is {0}{without}", without = if matches!(.0, Tunnel::Vxlan | Tunnel::Ipip) { " without DirectRouting" } else { "" })]
+    #[error("the backend is {0}{without}", without = if .0.direct_routing { " without DirectRouting" } else { "" })]
     ByMode(Tunnel),
+    /// A tunnel of a configuration before: the peer does not follow the change yet.
+    #[error("the configuration changes, and the {0} device before the change still reaches the peer")]
+    Kept(Tunnel),
     /// The peer published no VTEP: it runs another backend.
     #[error("the peer has no VTEP")]
     NoPeerVtep,
@@ -110,20 +106,6 @@ pub enum Why {
     /// WireGuard: the family of the underlay that `Mode` asks for.
     #[error("the peer publishes no {} address, over which Mode sends", if *.0 == Family::V4 { "IPv4" } else { "IPv6" })]
     NoEndpoint(Family),
-}
-
-/// Whether VXLAN reaches a peer. `peer`: its VTEP, if it published one. `own`: the VNI of this host's VTEP of the family,
-/// if it has one.
-///
-/// # Errors
-/// Why it does not.
-pub fn vxlan(peer: Option<VxlanData>, own: Option<Vni>) -> Result<Tunnel, Why> {
-    let peer = peer.ok_or(Why::NoPeerVtep)?;
-    let own = own.ok_or(Why::NoOwnVtep)?;
-    match peer.vni.filter(|_| !peer.speaks(own)) {
-        Some(other) => Err(Why::OtherVni(other)),
-        None => Ok(Tunnel::Vxlan),
-    }
 }
 
 /// The way to a peer, and why. `on_link`: the peer's address is in a prefix that the underlay link is connected to.
@@ -150,35 +132,30 @@ mod tests {
 
     #[test]
     fn every_case() {
-        let vni = |vni| Vni::new(vni).unwrap();
-        let vtep = |n| Some(VxlanData { vni: Some(vni(n)), vtep_mac: "02:00:00:00:00:01".parse().unwrap() });
-        let own = Some(vni(1));
-        let lost = Reach::Unreachable;
+        const TUNNEL: Tunnel = Tunnel::new("vxlan", "VXLAN").with_direct_routing();
         use Mode::{Always, Encrypted, Never, WherePossible};
-        use Reach::Direct;
-        const VXLAN: Reach = Reach::Through(Tunnel::Vxlan);
-        let by_mode = Why::ByMode(Tunnel::Vxlan);
-        for (mode, on_link, peer, own, way, why) in [
-            (Never, true, vtep(1), own, VXLAN, by_mode),
-            (Never, false, vtep(1), own, VXLAN, by_mode),
-            (Never, true, None, own, Direct, Why::NoPeerVtep),
-            (Never, true, vtep(2), own, Direct, Why::OtherVni(vni(2))),
-            (Never, false, None, own, lost(Why::NoPeerVtep), Why::NoPeerVtep),
-            (Never, false, vtep(1), None, lost(Why::NoOwnVtep), Why::NoOwnVtep),
-            (Never, false, vtep(2), own, lost(Why::OtherVni(vni(2))), Why::OtherVni(vni(2))),
-            (Encrypted, true, vtep(1), own, VXLAN, by_mode),
-            (Encrypted, true, None, own, lost(Why::NoPeerVtep), Why::NoPeerVtep),
-            (Encrypted, false, None, own, lost(Why::NoPeerVtep), Why::NoPeerVtep),
-            (WherePossible, true, vtep(1), own, Direct, Why::OnLink),
-            (WherePossible, false, vtep(1), own, VXLAN, Why::Routed),
-            (WherePossible, false, None, own, lost(Why::NoPeerVtep), Why::NoPeerVtep),
-            (Always, true, None, None, Direct, Why::OnLink),
-            (Always, true, vtep(1), own, Direct, Why::OnLink),
-            (Always, false, vtep(1), own, VXLAN, Why::Routed),
-            (Always, false, None, None, lost(Why::NoPeerVtep), Why::NoPeerVtep),
+        use Reach::{Direct, Through, Unreachable};
+        let (by_mode, no) = (Why::ByMode(TUNNEL), Why::NoPeerVtep);
+        for (mode, on_link, tunnel, way, why) in [
+            (Never, true, Ok(TUNNEL), Through(TUNNEL), by_mode),
+            (Never, false, Ok(TUNNEL), Through(TUNNEL), by_mode),
+            (Never, true, Err(no), Direct, no),
+            (Never, false, Err(no), Unreachable(no), no),
+            (Encrypted, true, Ok(TUNNEL), Through(TUNNEL), by_mode),
+            (Encrypted, true, Err(no), Unreachable(no), no),
+            (Encrypted, false, Err(no), Unreachable(no), no),
+            (WherePossible, true, Ok(TUNNEL), Direct, Why::OnLink),
+            (WherePossible, true, Err(no), Direct, Why::OnLink),
+            (WherePossible, false, Ok(TUNNEL), Through(TUNNEL), Why::Routed),
+            (WherePossible, false, Err(no), Unreachable(no), no),
+            (Always, true, Err(no), Direct, Why::OnLink),
+            (Always, true, Ok(TUNNEL), Direct, Why::OnLink),
+            (Always, false, Ok(TUNNEL), Through(TUNNEL), Why::Routed),
+            (Always, false, Err(no), Unreachable(no), no),
         ] {
-            let tunnel = vxlan(peer, own);
-            assert_eq!(decide(mode, on_link, tunnel), (way, why), "{mode:?} {on_link} {peer:?} {own:?}");
+            assert_eq!(decide(mode, on_link, tunnel), (way, why), "{mode:?} {on_link} {tunnel:?}");
         }
+        assert_eq!(by_mode.to_string(), "the backend is vxlan without DirectRouting");
+        assert_eq!(Why::ByMode(Tunnel::new("udp", "UDP")).to_string(), "the backend is udp");
     }
 }

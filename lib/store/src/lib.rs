@@ -140,6 +140,11 @@ impl Store {
         with_keeper!(&self.source, keeper => keeper.held(Instant::now()))
     }
 
+    /// What this host's lease publishes now, if this host has one.
+    pub fn published(&self) -> Option<LeaseAttrs> {
+        with_keeper!(&self.source, keeper => keeper.published())
+    }
+
     /// Publishes `attrs` in this host's lease, if they are not there yet: the kernel must be ready for what the peers do
     /// with them.
     ///

@@ -9,9 +9,11 @@ mod add;
 mod chained;
 mod check;
 mod del;
+pub mod delegating;
 mod ends;
 pub mod fields;
 mod gc;
+mod ipam;
 mod rules;
 
 use std::os::fd::RawFd;
@@ -26,7 +28,9 @@ use kernel::types::{IfName, Mac};
 use kernel::{Kernel, KernelError, Outcome};
 
 pub use chained::{Chain, Chained, Side, Sides};
+pub use delegating::{Delegate, Delegating, Delegation, HostFacts, HostPart, Planned};
 pub use ends::{Ends, interface, pod_interface};
+pub use ipam::{Addresses, Ipam};
 
 use crate::netns;
 use crate::pod::Dad;

@@ -7,6 +7,8 @@ use cni::version::Version;
 use gojson::Json;
 use overlay::subnet_env::SubnetEnv;
 
+use crate::attach::Delegate;
+
 /// What is wrong with the configuration, in upstream's words where it has some.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Mistake {
@@ -22,80 +24,42 @@ pub(super) enum Mistake {
     Routes(String),
 }
 
-/// A plugin and its configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Delegate {
-    pub kind: String,
-    pub conf: Json,
-}
-
-impl Delegate {
-    /// From the user's configuration and subnet.env; and what is wrong with the former, without which the delegate is
-    /// still good enough to undo an ADD. Without subnet.env it has no ranges and no MTU: enough for that, too.
-    pub(super) fn build(conf: &Conf, env: Option<&SubnetEnv>) -> (Self, Vec<Mistake>) {
-        let mut mistakes = Vec::new();
-        let mut out = object(conf, "delegate", &mut mistakes);
-        for reserved in ["name", "ipam"] {
-            if out.has(reserved) {
-                mistakes.push(Mistake::Reserved(reserved));
-            }
+/// From the user's configuration and subnet.env; and what is wrong with the former, without which the delegate is still
+/// good enough to undo an ADD. Without subnet.env it has no ranges and no MTU: enough for that, too.
+pub(super) fn build(conf: &Conf, env: Option<&SubnetEnv>) -> (Delegate, Vec<Mistake>) {
+    let mut mistakes = Vec::new();
+    let mut out = object(conf, "delegate", &mut mistakes);
+    for reserved in ["name", "ipam"] {
+        if out.has(reserved) {
+            mistakes.push(Mistake::Reserved(reserved));
         }
-        let kind = kind(&out, "bridge").unwrap_or_else(|| {
-            mistakes.push(Mistake::Type);
-            "bridge".to_owned()
-        });
-        out.set("name", Json::from(conf.name.as_str()));
-        out.set("type", Json::from(kind.as_str()));
-        if kind == "bridge" {
-            default(&mut out, "isGateway", Json::from(true));
-        }
-        if let Some(env) = env {
-            default(&mut out, "ipMasq", Json::from(!env.ipmasq));
-            default(&mut out, "mtu", Json::from(env.mtu.0));
-        }
-        for copied in ["cniVersion", "runtimeConfig"] {
-            match conf.tree().get(copied) {
-                Some(value) if *value != Json::from("") => out.set(copied, value.clone()),
-                _ => {}
-            }
-        }
-        let (ipam, routes) = ipam(conf, env, &mut mistakes);
-        out.set("ipam", ipam);
-        let mut conf = out.sorted();
-        if let (Some(at), false) =
-            (member(&mut conf, "ipam").and_then(|ipam| member(ipam, "routes")), routes.is_empty())
-        {
-            *at = routes.iter().map(route_json).collect::<Vec<_>>().into();
-        }
-        (Self { kind, conf }, mistakes)
     }
-
-    /// From what an ADD left. None when that is no such thing: it was cut off, or something else wrote it.
-    pub(super) fn from_state(bytes: &[u8]) -> Option<Self> {
-        let conf = Json::parse(bytes).ok()?;
-        let kind = conf.get("type")?.as_str().filter(|kind| !kind.is_empty())?.to_owned();
-        Some(Self { kind, conf })
+    let kind = kind(&out, "bridge").unwrap_or_else(|| {
+        mistakes.push(Mistake::Type);
+        "bridge".to_owned()
+    });
+    out.set("name", Json::from(conf.name.as_str()));
+    out.set("type", Json::from(kind.as_str()));
+    if kind == "bridge" {
+        default(&mut out, "isGateway", Json::from(true));
     }
-
-    /// The document for the delegate.
-    pub(super) fn bytes(&self) -> Vec<u8> {
-        self.conf.compact().into_bytes()
+    if let Some(env) = env {
+        default(&mut out, "ipMasq", Json::from(!env.ipmasq));
+        default(&mut out, "mtu", Json::from(env.mtu.0));
     }
-
-    /// With members of the document that the runtime gave for this one call.
-    pub(super) fn with(mut self, conf: &Conf, keys: &[&str]) -> Self {
-        for key in keys {
-            if let Some(value) = conf.tree().get(key) {
-                self.conf.set(key, value.clone());
-            }
+    for copied in ["cniVersion", "runtimeConfig"] {
+        match conf.tree().get(copied) {
+            Some(value) if *value != Json::from("") => out.set(copied, value.clone()),
+            _ => {}
         }
-        self
     }
-
-    /// The network it belongs to.
-    pub(super) fn network(&self) -> Option<&str> {
-        self.conf.get("name").and_then(Json::as_str)
+    let (ipam, routes) = ipam(conf, env, &mut mistakes);
+    out.set("ipam", ipam);
+    let mut conf = out.sorted();
+    if let (Some(at), false) = (member(&mut conf, "ipam").and_then(|ipam| member(ipam, "routes")), routes.is_empty()) {
+        *at = routes.iter().map(route_json).collect::<Vec<_>>().into();
     }
+    (Delegate { kind, conf }, mistakes)
 }
 
 fn object(conf: &Conf, key: &'static str, mistakes: &mut Vec<Mistake>) -> Json {

@@ -30,7 +30,7 @@ struct Status {
 
 /// A flanneld that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Daemon {
+pub struct Daemon {
     pub(super) pid: u32,
     /// Empty when it has not said any.
     pub(super) network: Vec<IpNetwork>,
@@ -72,6 +72,16 @@ impl Host {
         Self { subnet_file: given.unwrap_or(DEFAULT_PATH).into() }
     }
 
+    /// What flanneld leased, for a plugin that insists on a data path or on none.
+    ///
+    /// # Errors
+    /// Those of [`Host::subnet_env`] and [`Host::require`].
+    pub(super) fn leased(&self, wanted: Option<DataPath>) -> Result<SubnetEnv, Error> {
+        let env = self.subnet_env()?;
+        wanted.map_or(Ok(()), |wanted| self.require(wanted))?;
+        Ok(env)
+    }
+
     /// What flanneld leased. Code 11 when it has not yet written it.
     pub(super) fn subnet_env(&self) -> Result<SubnetEnv, Error> {
         let path = self.subnet_file.display().to_string();
@@ -94,7 +104,7 @@ impl Host {
     }
 
     /// Code 11 when flanneld runs another data path. What it does not say is not contradicted.
-    pub(super) fn require(&self, wanted: DataPath) -> Result<(), Error> {
+    fn require(&self, wanted: DataPath) -> Result<(), Error> {
         let Some(status) = self.status() else { return Ok(()) };
         let wanted = wanted.name();
         match status.data_path() {

@@ -5,23 +5,27 @@
 mod delegate;
 mod host;
 mod inline;
-mod state;
 #[cfg(test)]
 mod tests;
 
-use cni::error::{Error, code};
-use cni::plugin::{Plugin, Request};
-use cni::result::AddResult;
+use std::path::PathBuf;
+
+use cni::conf;
+use cni::error::Error;
+use cni::plugin::Request;
 use gojson::Json;
-
-use delegate::{Delegate, Mistake};
-use host::{DataPath, Host};
-use inline::Network;
+use kernel::state::{Scope, State};
+use kernel::survey::Survey;
 use overlay::subnet_env::SubnetEnv;
-use state::{Content, Found, Left, States};
 
-use crate::attach::join;
-use crate::netns;
+use delegate::Mistake;
+use host::{Daemon, DataPath, Host};
+use inline::Network;
+
+use crate::attach::{Delegate, Delegating, HostFacts, HostPart, Planned};
+
+/// Where upstream keeps the states of attachments, unless a configuration names another folder (`dataDir`).
+const DEFAULT_DIR: &str = "/var/lib/cni/flannel";
 
 /// The plugin, under one of its names.
 pub struct Flannel {
@@ -37,85 +41,70 @@ pub const DIRECT_ROUTING: Flannel = Flannel { wanted: Some(DataPath::DirectRouti
 /// Direct routes only, with or without flanneld.
 pub const HOST_GW: Flannel = Flannel { wanted: Some(DataPath::HostGw) };
 
-/// What a runtime adds to the document for GC.
-const ATTACHMENTS: &[&str] = &["cni.dev/valid-attachments", "cni.dev/attachments"];
+/// A checked configuration, and what the host's files say.
+pub enum Conf {
+    /// flanneld leased this, or the reason why no pod can be attached yet.
+    Leased(Result<SubnetEnv, Error>),
+    /// The configuration carries the network.
+    Carried {
+        /// As it is written.
+        network: Box<Network>,
+        /// The flanneld that runs on this host all the same.
+        daemon: Option<Daemon>,
+    },
+}
 
-impl Plugin for Flannel {
+impl Delegating for Flannel {
+    type Conf = Conf;
+
     fn name(&self) -> &'static str {
         self.wanted.map_or("flannel", DataPath::name)
     }
 
-    fn admit(&self, request: &Request<'_>) -> Result<(), Error> {
-        netns::admit(request)
+    fn load(&self, request: &Request<'_>) -> Result<Conf, Error> {
+        let host = Host::of(&request.conf);
+        if let Some(network) = self.network(&request.conf)? {
+            return Ok(Conf::Carried { network: Box::new(network), daemon: host.daemon() });
+        }
+        let mistakes = mistakes_of(&request.conf);
+        if mistakes.is_empty() {
+            Ok(Conf::Leased(host.leased(self.wanted)))
+        } else {
+            Err(Error::config(mistakes.join("; ")))
+        }
     }
 
-    fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {
-        let delegate = match self.network(request)? {
-            Some(network) => of_network(request, &inline::establish(request, &network)?),
-            None => self.ready(request)?,
-        };
-        let bytes = delegate.bytes();
-        // before the delegate has done anything that DEL would have to undo
-        let state = States::of(&request.conf).state(request.env);
-        let left = state.write(&bytes)?;
-        request.delegates.add(&delegate.kind, &bytes, request.env).map_err(|cause| match left {
-            Left::New => undone(cause, state.remove()),
-            // that of an attachment that lives
-            Left::Replaced => cause,
-        })
+    fn folder(&self, conf: &conf::Conf) -> PathBuf {
+        let given = conf.tree().get("dataDir").and_then(Json::as_str).filter(|dir| !dir.is_empty());
+        given.unwrap_or(DEFAULT_DIR).into()
     }
 
-    fn del(&self, request: &Request<'_>) -> Result<(), Error> {
-        let state = States::of(&request.conf).state(request.env);
-        let left = state.read().unwrap_or_else(|cause| {
-            request.warn(self.name(), format_args!("{cause}: DEL goes by the configuration"));
-            None
-        });
-        let delegate = match left.as_deref().map(Delegate::from_state) {
-            Some(Some(delegate)) => delegate,
-            damaged => {
-                if damaged.is_some() {
-                    request.warn(self.name(), "the state that ADD left is damaged: DEL goes by the configuration");
-                }
-                self.rebuilt(request)
+    fn has_host_part(&self, conf: &conf::Conf) -> bool {
+        self.carries_network(conf).is_some()
+    }
+
+    fn plan(&self, conf: &Conf, request: &Request<'_>, facts: HostFacts<'_>) -> Result<Planned, Error> {
+        let (host, env) = match conf {
+            Conf::Leased(leased) => (HostPart::default(), leased.clone()?),
+            Conf::Carried { network, daemon } => {
+                let names = (request.conf.kind.as_str(), request.conf.name.as_str());
+                inline::host(network, names, daemon.as_ref(), facts)?
             }
         };
-        let keys = prev_result(request, &delegate);
-        let delegate = delegate.with(&request.conf, keys);
-        request.delegates.del(&delegate.kind, &delegate.bytes(), request.env)?;
-        Ok(state.remove()?)
+        Ok(Planned { delegate: delegate::build(&request.conf, Some(&env)).0, host })
     }
 
-    fn check(&self, request: &Request<'_>) -> Result<(), Error> {
-        let network = self.network(request)?;
-        let host = network.as_ref().map_or(Ok(()), |network| inline::check(request, network));
-        let left = States::of(&request.conf).state(request.env).read()?;
-        let delegate = match left.as_deref().and_then(Delegate::from_state) {
-            Some(delegate) => delegate,
-            None if network.is_some() => self.rebuilt(request),
-            None => checked(request, &Host::of(&request.conf))?,
+    fn without(&self, network: &str, facts: HostFacts<'_>) -> (State, Scope) {
+        let nothing = Survey::default();
+        inline::removal(network, facts.survey.unwrap_or(&nothing), facts.recorded.to_vec())
+    }
+
+    fn rebuilt(&self, request: &Request<'_>) -> Delegate {
+        let env = match self.carries_network(&request.conf) {
+            Some(path) => Network::read(path, request.conf.tree()).ok().map(|network| network.env_for_del()),
+            None => Host::of(&request.conf).leased(None).ok(),
         };
-        let delegate = delegate.with(&request.conf, &["cniVersion", "prevResult"]);
-        join([host, request.delegates.check(&delegate.kind, &delegate.bytes(), request.env)])
-    }
-
-    fn gc(&self, request: &Request<'_>) -> Result<(), Error> {
-        let delegate = self.rebuilt(request).with(&request.conf, ATTACHMENTS);
-        let collected = request.delegates.gc(&delegate.kind, &delegate.bytes(), request.env);
-        // a state is kept until the delegate has removed what it is about
-        let states = if collected.is_ok() { remove_stale(request) } else { Ok(()) };
-        let unused = request.conf.valid_attachments.as_ref().is_some_and(Vec::is_empty);
-        let host = if unused && self.carries_network(request) { inline::remove(request) } else { Ok(()) };
-        join([collected, states, host])
-    }
-
-    fn status(&self, request: &Request<'_>) -> Result<(), Error> {
-        let (delegate, limits) = self.could_serve(request).map_err(|error| match error.code {
-            code::DECODE | code::INVALID_CONFIG => error,
-            _ => Error { code: code::NOT_AVAILABLE, ..error },
-        })?;
-        request.delegates.status(&delegate.kind, &delegate.bytes(), request.env)?;
-        if limits.is_empty() { Ok(()) } else { Err(Error::new(code::LIMITED_CONNECTIVITY, limits.join("; "))) }
+        delegate::build(&request.conf, env.as_ref()).0
     }
 }
 
@@ -127,33 +116,17 @@ impl Flannel {
         Some(Network::read(path, conf).err().unwrap_or_default())
     }
 
-    /// The delegate for an ADD, when the host can serve one.
-    fn ready(&self, request: &Request<'_>) -> Result<Delegate, Error> {
-        let host = Host::of(&request.conf);
-        let delegate = checked(request, &host)?;
-        self.wanted.map_or(Ok(()), |wanted| host.require(wanted))?;
-        Ok(delegate)
-    }
-
-    /// The delegate, and what would keep some of a pod's traffic from flowing.
-    fn could_serve(&self, request: &Request<'_>) -> Result<(Delegate, Vec<String>), Error> {
-        let Some(network) = self.network(request)? else { return Ok((self.ready(request)?, Vec::new())) };
-        let (env, limits) = inline::status(request, &network)?;
-        Ok((of_network(request, &env), limits))
-    }
-
-    /// The configuration carries the network itself, which wins over any subnet.env. `flannel` follows a flanneld always.
-    fn carries_network(&self, request: &Request<'_>) -> bool {
-        self.wanted.is_some() && inline::given(request.conf.tree())
+    /// The data path of the network that the configuration carries itself, which wins over any subnet.env. `flannel`
+    /// follows a flanneld always.
+    fn carries_network(&self, conf: &conf::Conf) -> Option<DataPath> {
+        self.wanted.filter(|_| inline::given(conf.tree()))
     }
 
     /// The network that the configuration carries. Its mistakes, and those of the rest, come at once.
-    fn network(&self, request: &Request<'_>) -> Result<Option<Network>, Error> {
-        let Some(path) = self.wanted.filter(|_| self.carries_network(request)) else { return Ok(None) };
-        let read = Network::read(path, request.conf.tree());
-        let (_, others) = Delegate::build(&request.conf, None);
-        let others: Vec<String> = others.iter().map(Mistake::to_string).collect();
-        match read {
+    fn network(&self, conf: &conf::Conf) -> Result<Option<Network>, Error> {
+        let Some(path) = self.carries_network(conf) else { return Ok(None) };
+        let others = mistakes_of(conf);
+        match Network::read(path, conf.tree()) {
             Ok(network) if others.is_empty() => Ok(Some(network)),
             read => {
                 let mistakes = [read.err().unwrap_or_default(), others].concat();
@@ -161,15 +134,11 @@ impl Flannel {
             }
         }
     }
+}
 
-    /// The best delegate there is to undo things with: mistakes do not matter, and subnet.env may be gone.
-    fn rebuilt(&self, request: &Request<'_>) -> Delegate {
-        let env = match self.wanted.filter(|_| self.carries_network(request)) {
-            Some(path) => Network::read(path, request.conf.tree()).ok().map(|network| network.env_for_del()),
-            None => Host::of(&request.conf).subnet_env().ok(),
-        };
-        Delegate::build(&request.conf, env.as_ref()).0
-    }
+/// What is wrong with the delegate's part of a configuration.
+fn mistakes_of(conf: &conf::Conf) -> Vec<String> {
+    delegate::build(conf, None).1.iter().map(Mistake::to_string).collect()
 }
 
 /// The delegate's type and document in a state file of ADD's, Go flannel's too; `None` when it is no such thing.
@@ -177,46 +146,4 @@ pub fn read_state(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
     let delegate = Delegate::from_state(bytes)?;
     let document = delegate.bytes();
     Some((delegate.kind, document))
-}
-
-fn of_network(request: &Request<'_>, env: &SubnetEnv) -> Delegate {
-    Delegate::build(&request.conf, Some(env)).0
-}
-
-/// The cause, and what could not be taken back.
-fn undone(cause: Error, outcome: Result<(), state::StateError>) -> Error {
-    match outcome {
-        Ok(()) => cause,
-        Err(left) => join([Err(cause.clone()), Err(left.into())]).err().unwrap_or(cause),
-    }
-}
-
-/// The delegate by the configuration and subnet.env. The configuration's mistakes come first, and all at once.
-fn checked(request: &Request<'_>, host: &Host) -> Result<Delegate, Error> {
-    let (_, mistakes) = Delegate::build(&request.conf, None);
-    if !mistakes.is_empty() {
-        return Err(Error::config(mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>().join("; ")));
-    }
-    let env = host.subnet_env()?;
-    Ok(Delegate::build(&request.conf, Some(&env)).0)
-}
-
-/// `prevResult` for the delegate, unless it is bad or of another version than what ADD left: a DEL must not fail for it.
-fn prev_result(request: &Request<'_>, delegate: &Delegate) -> &'static [&'static str] {
-    let same_version = delegate.conf.get("cniVersion") == request.conf.tree().get("cniVersion");
-    if same_version && request.conf.prev_result.is_some() { &["prevResult"] } else { &[] }
-}
-
-/// Removes the states of this network's attachments that are not valid; goes on after a failure.
-fn remove_stale(request: &Request<'_>) -> Result<(), Error> {
-    let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
-    let is_valid = |found: &Found| {
-        valid.iter().any(|a| a.container_id == found.id && found.ifname.as_ref().is_none_or(|name| *name == a.ifname))
-    };
-    let stale = States::of(&request.conf).all()?.into_iter().filter(|found| !is_valid(found));
-    join(stale.map(|found| match found.read()? {
-        Content::Of(delegate) if delegate.network() != Some(request.conf.name.as_str()) => Ok(()),
-        Content::Foreign => Ok(()),
-        Content::Of(_) | Content::Damaged => Ok(state::remove(&found.path)?),
-    }))
 }

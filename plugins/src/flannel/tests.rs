@@ -2,10 +2,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use cni::plugin::Plugin;
 use gojson::Json;
 
 use super::*;
 use crate::SUITE;
+use crate::attach::Delegation;
 
 const DUAL: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.97.1/24\nFLANNEL_IPV6_NETWORK=fd05::/56\n\
                     FLANNEL_IPV6_SUBNET=fd05:0:0:4d::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
@@ -21,7 +23,7 @@ if [ $CNI_COMMAND = ADD ]; then echo '{"cniVersion":"1.0.0","ips":[{"address":"1
 /// A host with flanneld's files and a delegate that can be watched.
 struct World {
     dir: tempfile::TempDir,
-    plugin: &'static Flannel,
+    plugin: &'static Delegation<Flannel>,
     rest: String,
     ifname: &'static str,
 }
@@ -35,7 +37,7 @@ impl World {
             fs::write(&fake, FAKE).unwrap();
             fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let world = Self { dir, plugin: &FLANNEL, rest: String::new(), ifname: "eth0" };
+        let world = Self { dir, plugin: &Delegation(FLANNEL), rest: String::new(), ifname: "eth0" };
         fs::create_dir(world.path("run")).unwrap();
         world.subnet_env(DUAL);
         world
@@ -186,9 +188,9 @@ fn without_subnet_env_flanneld_is_asked_why() {
 fn a_network_may_insist_on_a_data_path() {
     let mut world = World::new();
     let paths = [
-        (&VXLAN, r#"{"backend":"vxlan","directRouting":false}"#),
-        (&DIRECT_ROUTING, r#"{"backend":"vxlan","directRouting":true}"#),
-        (&HOST_GW, r#"{"backend":"host-gw","directRouting":false}"#),
+        (&Delegation(VXLAN), r#"{"backend":"vxlan","directRouting":false}"#),
+        (&Delegation(DIRECT_ROUTING), r#"{"backend":"vxlan","directRouting":true}"#),
+        (&Delegation(HOST_GW), r#"{"backend":"host-gw","directRouting":false}"#),
     ];
     for (runs, status) in paths {
         world.status_json(status);
@@ -206,10 +208,10 @@ fn a_network_may_insist_on_a_data_path() {
             assert_eq!(world.run("STATUS", "").unwrap_err().code, 50);
             world.run("DEL", "c1").unwrap();
         }
-        world.plugin = &FLANNEL;
+        world.plugin = &Delegation(FLANNEL);
         world.run("ADD", "c1").unwrap();
     }
-    world.plugin = &HOST_GW;
+    world.plugin = &Delegation(HOST_GW);
     for unknown in ["garbage", "{}", r#"{"backend":7}"#] {
         world.status_json(unknown);
         world.run("ADD", "c1").unwrap();
@@ -258,6 +260,18 @@ fn interfaces_of_a_container_have_their_own_state() {
     world.ifname = "net1";
     world.run("DEL", "c1").unwrap();
     assert_eq!((world.calls().as_str(), world.states().as_str()), ("ptp DEL c1 net1", ""));
+}
+
+#[test]
+fn del_without_a_state_takes_none_of_another_interface() {
+    let mut world = World::new();
+    world.run("ADD", "c1").unwrap();
+    world.ifname = "net1";
+    world.rest = r#","delegate":{"type":"ptp"}"#.to_owned();
+    world.calls();
+    world.run("DEL", "c1").unwrap();
+    assert_eq!(world.calls(), "ptp DEL c1 net1", "not what eth0's state says");
+    assert_eq!(world.states(), "c1 c1@eth0");
 }
 
 #[test]
@@ -335,11 +349,14 @@ fn gc_reaches_the_delegate_and_drops_this_networks_stale_states() {
 
 #[test]
 fn a_state_that_cannot_be_written_stops_add_before_the_delegate() {
-    let world = World::new();
+    let mut world = World::new();
     fs::write(world.path("data"), "a file").unwrap();
     let error = world.run("ADD", "c1").unwrap_err();
     assert!(error.code == 5 && error.msg.starts_with("flannel: cannot write "), "{error}");
     assert_eq!(world.calls(), "");
     world.run("DEL", "c1").unwrap();
     assert_eq!(world.calls(), "bridge DEL c1 eth0", "DEL reaches the delegate all the same");
+    world.rest = r#","cni.dev/valid-attachments":[]"#.to_owned();
+    world.run("GC", "").unwrap();
+    assert_eq!(world.calls(), "bridge GC  eth0", "where no state can be there is none");
 }

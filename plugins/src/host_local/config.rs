@@ -3,19 +3,15 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use attachment::reservations::{DEFAULT_DATA_DIR, RangeError, RangeSet, RangeSpec};
 use cni::args::Args;
-use cni::conf::Conf;
+use cni::conf;
 use cni::error::Error;
 use cni::result::{AddResult, Route};
 use cni::version::Version;
 use gojson::{Cidr, Ip, Json, parse_cidr, parse_ip};
 use kernel::types::Family;
 use serde::Deserialize;
-
-use super::range::{RangeError, RangeSet, RawRange};
-
-/// Where upstream keeps reservations.
-const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -32,9 +28,19 @@ struct IpamDoc {
     range_start: Ip,
     range_end: Ip,
     gateway: Ip,
-    ranges: Vec<Vec<RawRange>>,
+    ranges: Vec<Vec<RangeDoc>>,
     routes: Json,
     resolv_conf: String,
+}
+
+/// A range as it is written.
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RangeDoc {
+    subnet: Option<Cidr>,
+    range_start: Ip,
+    range_end: Ip,
+    gateway: Ip,
 }
 
 #[derive(Default, Deserialize)]
@@ -53,7 +59,14 @@ struct CniArgsDoc {
 #[serde(default, rename_all = "camelCase")]
 struct RuntimeDoc {
     ips: Vec<String>,
-    ip_ranges: Vec<Vec<RawRange>>,
+    ip_ranges: Vec<Vec<RangeDoc>>,
+}
+
+impl From<&RangeDoc> for RangeSpec {
+    fn from(range: &RangeDoc) -> Self {
+        let RangeDoc { subnet, range_start, range_end, gateway } = *range;
+        Self { subnet: subnet.map(|Cidr(net)| net), first: range_start.0, last: range_end.0, gateway: gateway.0 }
+    }
 }
 
 /// What is wrong with a configuration.
@@ -75,25 +88,25 @@ enum Mistake {
 
 /// A checked configuration.
 #[derive(Debug)]
-pub(super) struct Ipam {
-    pub data_dir: PathBuf,
+pub struct Conf {
+    pub(super) data_dir: PathBuf,
     /// One address is given from each; never empty.
-    pub sets: Vec<RangeSet>,
+    pub(super) sets: Vec<RangeSet>,
     /// Addresses that were asked for, each once, in order of precedence.
-    pub requested: Vec<IpAddr>,
-    pub routes: Vec<Route>,
-    pub resolv_conf: Option<PathBuf>,
+    pub(super) requested: Vec<IpAddr>,
+    pub(super) routes: Vec<Route>,
+    pub(super) resolv_conf: Option<PathBuf>,
 }
 
 /// `ipam.dataDir`, whatever else is in the configuration: an address can be given back without a valid range.
-pub(super) fn data_dir(conf: &Conf) -> PathBuf {
+pub(super) fn data_dir(conf: &conf::Conf) -> PathBuf {
     let given = conf.tree().get("ipam").and_then(|ipam| ipam.get("dataDir")).and_then(Json::as_str);
     given.filter(|dir| !dir.is_empty()).unwrap_or(DEFAULT_DATA_DIR).into()
 }
 
-impl Ipam {
+impl Conf {
     /// Code 7 with every mistake, code 6 for a member of the wrong type; `args` is CNI_ARGS.
-    pub(super) fn read(conf: &Conf, args: &str) -> Result<Self, Error> {
+    pub(super) fn read(conf: &conf::Conf, args: &str) -> Result<Self, Error> {
         let doc: Doc = conf.decode()?;
         let ipam = doc.ipam.ok_or_else(|| Error::config("IPAM config missing 'ipam' key"))?;
         let runtime = doc.runtime_config.unwrap_or_default();
@@ -115,9 +128,9 @@ impl Ipam {
 }
 
 /// The runtime's ranges first, then the single range of old configurations, then the list.
-fn raw_sets(ipam: &IpamDoc, runtime: Vec<Vec<RawRange>>) -> Vec<Vec<RawRange>> {
+fn raw_sets(ipam: &IpamDoc, runtime: Vec<Vec<RangeDoc>>) -> Vec<Vec<RangeDoc>> {
     let IpamDoc { subnet, range_start, range_end, gateway, .. } = *ipam;
-    let single = subnet.map(|_| vec![RawRange { subnet, range_start, range_end, gateway }]);
+    let single = subnet.map(|_| vec![RangeDoc { subnet, range_start, range_end, gateway }]);
     runtime.into_iter().chain(single).chain(ipam.ranges.iter().cloned()).collect()
 }
 
@@ -133,10 +146,10 @@ fn requested(texts: impl Iterator<Item = String>, mistakes: &mut Vec<Mistake>) -
     out
 }
 
-fn sets(raw: &[Vec<RawRange>], version: Version, mistakes: &mut Vec<Mistake>) -> Vec<RangeSet> {
+fn sets(raw: &[Vec<RangeDoc>], version: Version, mistakes: &mut Vec<Mistake>) -> Vec<RangeSet> {
     let mut sets: Vec<(usize, RangeSet)> = Vec::new();
     for (i, raw) in raw.iter().enumerate() {
-        match RangeSet::canonical(raw) {
+        match RangeSet::canonical(&raw.iter().map(RangeSpec::from).collect::<Vec<_>>()) {
             Ok(set) => sets.push((i, set)),
             Err(errors) => mistakes.extend(errors.into_iter().map(|error| Mistake::Set(i, error))),
         }

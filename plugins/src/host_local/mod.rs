@@ -1,127 +1,121 @@
 //! `host-local`: addresses of this host's ranges, remembered on this host's disk.
 
 mod config;
-mod range;
 mod resolv;
-mod span;
-mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use attachment::reservations::{Owner, Range, RangeSet, Reservation, Reservations};
+use cni::conf::Attachment;
 use cni::error::{Error, code};
-use cni::plugin::{Plugin, Request};
+use cni::plugin::Request;
 use cni::result::{AddResult, Dns, IpConfig};
 use ipnetwork::IpNetwork;
 use rustix::fs::OFlags;
 
-use config::Ipam;
-use range::{Range, RangeSet};
-use span::Key;
-use store::{Owner, Store, StoreError};
+use config::Conf;
 
-use crate::netns;
+use crate::attach::Ipam;
+use crate::traces;
 
 /// The plugin.
 pub struct HostLocal;
 
-/// An index file's header, read and written again; `None` when it is none of ours. The index is rebuilt then.
-pub fn recode_index(bytes: &[u8]) -> Option<Vec<u8>> {
-    store::recode_index(bytes)
-}
+impl Ipam for HostLocal {
+    type Conf = Conf;
 
-impl From<StoreError> for Error {
-    fn from(error: StoreError) -> Self {
-        Self::new(code::IO, format!("host-local: {error}"))
-    }
-}
-
-impl Plugin for HostLocal {
     fn name(&self) -> &'static str {
         "host-local"
     }
 
-    fn admit(&self, request: &Request<'_>) -> Result<(), Error> {
-        netns::admit(request)
+    fn load(&self, request: &Request<'_>) -> Result<Conf, Error> {
+        Conf::read(&request.conf, &request.env.args)
     }
 
-    fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {
-        let ipam = Ipam::read(&request.conf, &request.env.args)?;
-        let wanted = assign(&ipam.sets, &ipam.requested)?;
-        let dns = read_dns(&ipam)?;
-        let mut store = Store::open(&ipam.data_dir, &request.conf.name, &ipam.sets)?;
-        let ips = allocate_all(&mut store, &ipam.sets, &wanted, owner(request))?;
-        store.close();
-        Ok(AddResult { ips, routes: ipam.routes, dns, ..AddResult::default() })
+    fn reserve(&self, conf: &Conf, request: &Request<'_>) -> Result<AddResult, Error> {
+        let wanted = assign(&conf.sets, &conf.requested)?;
+        let dns = read_dns(conf)?;
+        let mut reservations = Reservations::open(&conf.data_dir, &request.conf.name, &conf.sets).map_err(failed)?;
+        let ips = allocate_all(&mut reservations, &conf.sets, &wanted, owner(request))?;
+        reservations.close();
+        Ok(AddResult { ips, routes: conf.routes.clone(), dns, ..AddResult::default() })
     }
 
-    fn del(&self, request: &Request<'_>) -> Result<(), Error> {
-        let data_dir = config::data_dir(&request.conf);
-        let Some(mut store) = Store::open_existing(&data_dir, &request.conf.name)? else { return Ok(()) };
-        store.release_all(owner(request))?;
-        store.close();
+    fn release(&self, request: &Request<'_>) -> Result<(), Error> {
+        let Some(mut reservations) = existing(request)? else { return Ok(()) };
+        reservations.release_all(owner(request)).map_err(failed)?;
+        reservations.close();
         Ok(())
     }
 
-    fn check(&self, request: &Request<'_>) -> Result<(), Error> {
-        let ipam = Ipam::read(&request.conf, &request.env.args)?;
+    fn retain(&self, request: &Request<'_>, valid: &[Attachment]) -> Result<(), Error> {
+        let Some(mut reservations) = existing(request)? else { return Ok(()) };
+        let containers: HashSet<&str> = valid.iter().map(|a| a.container_id.as_str()).collect();
+        let owners: HashSet<(&str, &str)> =
+            valid.iter().map(|a| (a.container_id.as_str(), a.ifname.as_str())).collect();
+        let is_valid = |reservation: &Reservation| match &reservation.ifname {
+            Some(ifname) => owners.contains(&(reservation.container.as_str(), ifname.as_str())),
+            None => containers.contains(reservation.container.as_str()),
+        };
+        reservations.retain(is_valid).map_err(failed)?;
+        reservations.close();
+        Ok(())
+    }
+
+    fn differences(&self, conf: &Conf, request: &Request<'_>) -> Result<Vec<String>, Error> {
         let mut reserved = Vec::new();
-        if let Some(mut store) = Store::open_existing(&ipam.data_dir, &request.conf.name)? {
-            reserved = store.owned(owner(request))?;
-            store.close();
+        if let Some(mut reservations) = existing(request)? {
+            reserved = reservations.all_of(owner(request)).map_err(failed)?;
+            reservations.close();
         }
-        let id = &request.env.container_id;
+        let container = &request.env.container_id;
         if reserved.is_empty() {
-            return Err(Error::internal(format_args!("host-local: Failed to find address added by container {id}")));
+            return Ok(vec![format!("Failed to find address added by container {container}")]);
         }
         let previous = request.conf.prev_result.iter().flat_map(|result| &result.ips).map(|ip| ip.address.ip());
-        let lost = not_reserved(previous, &ipam.sets, &reserved);
-        if lost.is_empty() {
-            return Ok(());
-        }
-        Err(Error::internal(format_args!("host-local: not reserved for container {id}: {}", join(&lost))))
+        let lost = not_reserved(previous, &conf.sets, &reserved);
+        let said = || format!("not reserved for container {container}: {}", join(&lost));
+        Ok((!lost.is_empty()).then(said).into_iter().collect())
     }
 
-    fn gc(&self, request: &Request<'_>) -> Result<(), Error> {
-        let data_dir = config::data_dir(&request.conf);
-        let Some(mut store) = Store::open_existing(&data_dir, &request.conf.name)? else { return Ok(()) };
-        let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
-        let owners = valid.iter().map(|a| Owner { id: &a.container_id, ifname: &a.ifname });
-        let contents: std::collections::HashSet<String> =
-            owners.flat_map(|owner| [owner.content(), owner.id.to_owned()]).collect();
-        store.retain(|content| contents.contains(content))?;
-        store.close();
-        Ok(())
-    }
-
-    fn status(&self, request: &Request<'_>) -> Result<(), Error> {
-        let unavailable = |cause: String| Error::new(code::NOT_AVAILABLE, cause);
-        let ipam = Ipam::read(&request.conf, &request.env.args)?;
-        let failed = |error: StoreError| unavailable(format!("host-local: {error}"));
-        let mut store = Store::open(&ipam.data_dir, &request.conf.name, &ipam.sets).map_err(failed)?;
-        store.probe_writable().map_err(failed)?;
+    fn obstacles(&self, conf: &Conf, request: &Request<'_>) -> Result<Vec<String>, Error> {
+        let mut reservations = Reservations::open(&conf.data_dir, &request.conf.name, &conf.sets).map_err(failed)?;
+        reservations.probe_writable().map_err(failed)?;
         let mut full = Vec::new();
-        for set in &ipam.sets {
-            if !store.has_free(set).map_err(failed)? {
+        for set in &conf.sets {
+            if !reservations.has_free(set).map_err(failed)? {
                 full.push(exhausted(set));
             }
         }
-        store.close();
-        if full.is_empty() { Ok(()) } else { Err(unavailable(full.join("; "))) }
+        reservations.close();
+        Ok(full)
     }
 }
 
-fn owner<'a>(request: &'a Request<'_>) -> Owner<'a> {
-    Owner { id: &request.env.container_id, ifname: &request.env.ifname }
+/// What the disk refused: code 5.
+fn failed(error: impl Display) -> Error {
+    Error::new(code::IO, format!("host-local: {error}"))
 }
 
-fn read_dns(ipam: &Ipam) -> Result<Dns, Error> {
-    let Some(path) = &ipam.resolv_conf else { return Ok(Dns::default()) };
+fn owner<'a>(request: &'a Request<'_>) -> Owner<'a> {
+    traces::key(request).into()
+}
+
+/// The network's reservations, when it has any, whatever else is wrong with the configuration.
+fn existing(request: &Request<'_>) -> Result<Option<Reservations>, Error> {
+    Reservations::existing(&config::data_dir(&request.conf), &request.conf.name).map_err(failed)
+}
+
+fn read_dns(conf: &Conf) -> Result<Dns, Error> {
+    let Some(path) = &conf.resolv_conf else { return Ok(Dns::default()) };
     let text = read_regular(path).map_err(|cause| {
         Error::new(code::IO, format!("host-local: cannot read 'ipam.resolvConf' {}: {cause}", path.display()))
     })?;
@@ -145,11 +139,11 @@ fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// For each set the first requested address that it holds; an address that no set takes is an error.
-fn assign(sets: &[RangeSet], requested: &[IpAddr]) -> Result<Vec<Option<Key>>, Error> {
+fn assign(sets: &[RangeSet], requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>, Error> {
     let mut left: Vec<IpAddr> = requested.to_vec();
     let mut take = |set: &RangeSet| {
-        let at = left.iter().position(|ip| set.range_of(Key::from(*ip)).is_some())?;
-        Some(Key::from(left.remove(at)))
+        let at = left.iter().position(|ip| set.range_of(*ip).is_some())?;
+        Some(left.remove(at))
     };
     let wanted = sets.iter().map(&mut take).collect();
     if left.is_empty() {
@@ -160,64 +154,62 @@ fn assign(sets: &[RangeSet], requested: &[IpAddr]) -> Result<Vec<Option<Key>>, E
 
 /// One address from each set, or none at all.
 fn allocate_all(
-    store: &mut Store,
+    reservations: &mut Reservations,
     sets: &[RangeSet],
-    wanted: &[Option<Key>],
+    wanted: &[Option<IpAddr>],
     owner: Owner<'_>,
 ) -> Result<Vec<IpConfig>, Error> {
-    store.release_outlived(owner)?;
-    let earlier = store.owned(owner)?;
-    let mut got: Vec<(Key, IpConfig)> = Vec::with_capacity(sets.len());
+    reservations.release_outlived(owner).map_err(failed)?;
+    let earlier = reservations.of(owner).map_err(failed)?;
+    let mut got: Vec<IpConfig> = Vec::with_capacity(sets.len());
     for (index, (set, wanted)) in sets.iter().zip(wanted).enumerate() {
-        let outcome = refuse_second(set, &earlier, owner.id)
-            .and_then(|()| allocate(store, set, index, *wanted, owner))
-            .and_then(|(key, range)| {
-                got.push((key, ip_config(key, range)?));
-                Ok(store.set_last_reserved(index, key)?)
+        let outcome = refuse_second(set, &earlier, owner.container)
+            .and_then(|()| allocate(reservations, (index, set), *wanted, owner))
+            .and_then(|(ip, range)| {
+                got.push(ip_config(ip, range)?);
+                reservations.set_last_reserved(index, ip).map_err(failed)
             });
         if let Err(error) = outcome {
-            for (key, _) in &got {
+            for config in &got {
                 // the first failure is the one to report; GC finds what could not be removed
-                let _ = store.release(*key, owner);
+                let _ = reservations.release(config.address.ip(), owner);
             }
             return Err(error.context(format_args!("failed to allocate for range {index}")));
         }
     }
-    Ok(got.into_iter().map(|(_, config)| config).collect())
+    Ok(got)
 }
 
-fn refuse_second(set: &RangeSet, earlier: &[Key], id: &str) -> Result<(), Error> {
-    match earlier.iter().find(|key| set.range_of(**key).is_some()) {
+fn refuse_second(set: &RangeSet, earlier: &[IpAddr], container: &str) -> Result<(), Error> {
+    match earlier.iter().find(|ip| set.range_of(**ip).is_some()) {
         None => Ok(()),
-        Some(key) => {
-            let ip = IpAddr::from(*key);
-            Err(Error::internal(format_args!("{ip} has been allocated to {id}, duplicate allocation is not allowed")))
-        }
+        Some(ip) => Err(Error::internal(format_args!(
+            "{ip} has been allocated to {container}, duplicate allocation is not allowed"
+        ))),
     }
 }
 
 fn allocate<'s>(
-    store: &mut Store,
-    set: &'s RangeSet,
-    index: usize,
-    wanted: Option<Key>,
+    reservations: &mut Reservations,
+    (index, set): (usize, &'s RangeSet),
+    wanted: Option<IpAddr>,
     owner: Owner<'_>,
-) -> Result<(Key, &'s Range), Error> {
-    let Some(key) = wanted else {
-        let last = store.last_reserved(index)?;
-        return store.reserve_next(set, last, owner)?.ok_or_else(|| Error::internal(exhausted(set)));
+) -> Result<(IpAddr, &'s Range), Error> {
+    let Some(ip) = wanted else {
+        let last = reservations.last_reserved(index).map_err(failed)?;
+        let found = reservations.reserve_next(set, last, owner).map_err(failed)?;
+        return found.ok_or_else(|| Error::internal(exhausted(set)));
     };
-    let ip = IpAddr::from(key);
     let unavailable = || Error::internal(format_args!("requested IP address {ip} is not available in range set {set}"));
-    let range = set.range_of(key).ok_or_else(unavailable)?;
+    let range = set.range_of(ip).ok_or_else(unavailable)?;
     if ip == range.gateway {
         return Err(Error::internal(format_args!("requested ip {ip} is subnet's gateway")));
     }
-    if store.reserve(key, owner)? { Ok((key, range)) } else { Err(unavailable()) }
+    if reservations.reserve(ip, owner).map_err(failed)? { Ok((ip, range)) } else { Err(unavailable()) }
 }
 
-fn ip_config(key: Key, range: &Range) -> Result<IpConfig, Error> {
-    let address = IpNetwork::new(key.into(), range.subnet.prefix()).map_err(Error::internal)?;
+fn ip_config(ip: IpAddr, range: &Range) -> Result<IpConfig, Error> {
+    let address = IpNetwork::new(ip, range.subnet.prefix()).map_err(Error::internal)?;
     Ok(IpConfig { interface: None, address, gateway: Some(range.gateway) })
 }
 
@@ -226,9 +218,9 @@ fn exhausted(set: &RangeSet) -> String {
 }
 
 /// Of the addresses that lie in a set, those that are not among the reserved ones.
-fn not_reserved(ips: impl Iterator<Item = IpAddr>, sets: &[RangeSet], reserved: &[Key]) -> Vec<IpAddr> {
-    let ours = |key: Key| sets.iter().any(|set| set.range_of(key).is_some());
-    ips.filter(|ip| ours(Key::from(*ip)) && !reserved.contains(&Key::from(*ip))).collect()
+fn not_reserved(ips: impl Iterator<Item = IpAddr>, sets: &[RangeSet], reserved: &[IpAddr]) -> Vec<IpAddr> {
+    let ours = |ip: IpAddr| sets.iter().any(|set| set.range_of(ip).is_some());
+    ips.filter(|ip| ours(*ip) && !reserved.contains(ip)).collect()
 }
 
 fn join(ips: &[IpAddr]) -> String {

@@ -5,6 +5,7 @@ use gojson::Json;
 
 use super::*;
 use crate::SUITE;
+use crate::attach::Addresses;
 
 struct Call<'a> {
     data: &'a Path,
@@ -44,7 +45,8 @@ impl<'a> Call<'a> {
             Some(value.to_owned())
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let status = cni::plugin::serve(&HostLocal, SUITE, &vars, &mut document.as_bytes(), &mut out, &mut err);
+        let status =
+            cni::plugin::serve(&Addresses(HostLocal), SUITE, &vars, &mut document.as_bytes(), &mut out, &mut err);
         let unknown = command == "GC" && !document.contains("valid-attachments");
         assert_eq!(String::from_utf8_lossy(&err).is_empty(), !unknown);
         let out = String::from_utf8(out).unwrap();

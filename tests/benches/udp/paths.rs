@@ -132,7 +132,7 @@ fn vxlan(state: &mut State, host: usize, own: Ipv4Addr, other: usize, theirs: Ip
     state.address(&dev, host_net(address(VXLAN, host).into()), true);
     let peer = IpAddr::V4(address(VXLAN, other));
     state.neighbours.insert(NeighbourKey { dev: dev.clone(), addr: peer }, mac(other));
-    state.fdb.insert(FdbKey { dev: dev.clone(), mac: mac(other) }, theirs.into());
+    state.fdb.insert(FdbKey { dev: dev.clone(), mac: mac(other) }, std::net::IpAddr::from(theirs).into());
     let route = Route { via: Some(peer), onlink: true, ..Route::by(&dev) };
     // a host's subnet: 24 bits are a valid prefix length
     if let Ok(subnet) = IpNetwork::new(peer, 24) {

@@ -1,10 +1,13 @@
 //! The network configuration, leases, subnet.env.
 
+use std::collections::BTreeSet;
+
 use ipnetwork::IpNetwork;
 use kernel::types::{Family, Mac};
+use overlay::backend::{Backend, vxlan};
 use overlay::lease::{LeaseAttrs, Subnets, VxlanData};
 use overlay::net::{overlap, within};
-use overlay::netconf::{Backend, NetConf};
+use overlay::netconf::NetConf;
 use overlay::peers::{Own, check};
 use overlay::subnet_env::{Previous, SubnetEnv};
 
@@ -22,8 +25,8 @@ pub fn net_conf(bytes: &[u8]) {
         assert_eq!(conf.network.ip(), conf.network.network());
         assert!(conf.allocation.min <= conf.allocation.max && conf.allocation.len > conf.network.prefix());
         assert!(conf.network.contains(conf.allocation.min) && conf.network.contains(conf.allocation.max));
-        if let Backend::Vxlan(vxlan) = parsed.conf.backend {
-            assert!(overlay::netconf::vxlan_device(family, vxlan.vni).is_ok());
+        if let Backend::Vxlan(conf) = parsed.conf.backend {
+            assert!(vxlan::device(family, conf.vni).is_ok());
         }
     }
 }
@@ -84,10 +87,9 @@ pub fn leases(bytes: &[u8]) {
     let mac = Mac([2, 0, 0, 0, 0, 1]);
     let own = Own {
         subnets: "10.5.1.0-24&fd05:0:0:1::-64".parse().unwrap_or_default(),
-        addresses: vec![[192, 0, 2, 1].into(), [10, 5, 1, 1].into()],
+        addresses: BTreeSet::from([[192, 0, 2, 1].into(), [10, 5, 1, 1].into()]).into(),
         macs: vec![mac],
-        key: None,
-        heard: Default::default(),
+        ..Own::default()
     };
     let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok()?.split_once(' '));
     let peers = check(&conf, &own, lines);

@@ -5,11 +5,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use attachment::reservations::recode_index;
 use cni::error::Error;
 use cni::plugin::serve;
 use flanneld::flags;
 use flanneld::status::Status;
-use plugins::{flannel, host_local};
+use plugins::attach::Addresses;
+use plugins::flannel;
+use plugins::host_local::HostLocal;
 use serde_json::json;
 
 use super::owned;
@@ -98,7 +101,7 @@ fn call(command: &str, id: &str, conf: &str) -> (u8, String) {
         Some(value.to_owned())
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let status = serve(&host_local::HostLocal, &[], &vars, &mut conf.as_bytes(), &mut out, &mut err);
+    let status = serve(&Addresses(HostLocal), &[], &vars, &mut conf.as_bytes(), &mut out, &mut err);
     if status != 0 {
         let error: Error = gojson::decode(&out).unwrap();
         assert!(!error.msg.starts_with("panic"), "{error}");
@@ -112,8 +115,8 @@ pub fn reservations_seeds() -> Vec<Vec<u8>> {
 
 /// A header that is read is written as the same bytes, as far as they say something.
 pub fn reservation_index(bytes: &[u8]) {
-    let Some(again) = host_local::recode_index(bytes) else { return };
-    assert_eq!(host_local::recode_index(&again).as_ref(), Some(&again));
+    let Some(again) = recode_index(bytes) else { return };
+    assert_eq!(recode_index(&again).as_ref(), Some(&again));
 }
 
 pub fn reservation_index_seeds() -> Vec<Vec<u8>> {

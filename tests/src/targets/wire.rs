@@ -56,10 +56,10 @@ pub fn rtnetlink(bytes: &[u8]) {
                 let again = neighbour::decode(&neighbour::put_neighbour(index, key.addr, mac), &Numbered);
                 assert_eq!(again, Some(SeenNeighbour::Neighbour(key, mac)));
             }
-            Some(SeenNeighbour::Fdb(key, addr)) => {
+            Some(SeenNeighbour::Fdb(key, entry)) => {
                 let index = Numbered.index(&key.dev).unwrap();
-                let again = neighbour::decode(&neighbour::put_fdb(index, key.mac, addr), &Numbered);
-                assert_eq!(again, Some(SeenNeighbour::Fdb(key, addr)));
+                let again = neighbour::decode(&neighbour::put_fdb(index, key.mac, entry), &Numbered);
+                assert_eq!(again, Some(SeenNeighbour::Fdb(key, entry)));
             }
             None => {}
         }
@@ -109,7 +109,7 @@ pub fn rtnetlink_seeds() -> Vec<Vec<u8>> {
     vec![
         datagram(vec![by(net, Some(addr)), by("fd00::/64", None)]),
         datagram(vec![address::add(index, "10.1.0.1/24".parse().unwrap(), &Address::default())]),
-        datagram(vec![neighbour::put_neighbour(index, addr, mac), neighbour::put_fdb(index, mac, addr)]),
+        datagram(vec![neighbour::put_neighbour(index, addr, mac), neighbour::put_fdb(index, mac, addr.into())]),
         datagram(vec![bridge, vlan::add(index, VlanId::new(7).unwrap(), kernel::state::Vlan::default())]),
         refused,
     ]

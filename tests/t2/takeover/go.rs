@@ -152,7 +152,7 @@ pub fn add_peer(state: &mut State, peer: &Peer) -> Result<(), Failure> {
     };
     let (dev, addr) = (device(Family::from(peer.subnet))?, peer.subnet.network());
     state.neighbours.insert(NeighbourKey { dev: dev.clone(), addr }, mac);
-    state.fdb.insert(FdbKey { dev: dev.clone(), mac }, peer.public);
+    state.fdb.insert(FdbKey { dev: dev.clone(), mac }, peer.public.into());
     let route = Route { via: Some(addr), onlink: true, ..Route::by(&dev) };
     state.routes.insert(RouteKey::main(peer.subnet), route);
     Ok(())

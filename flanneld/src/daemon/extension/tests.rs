@@ -49,7 +49,7 @@ async fn until(
             }
             let due = due.at.unwrap_or_else(|| Instant::now() + Duration::from_secs(60));
             tokio::select! {
-                () = extension.news() => {}
+                news = extension.news() => news.unwrap(),
                 _ = tokio::time::timeout_at(due, std::future::pending::<()>()) => {}
             }
         }
@@ -110,6 +110,22 @@ async fn an_incomplete_view_removes_nobody() {
     assert_eq!(extension.wish.borrow().peers.len(), 0);
 }
 
+/// Looks again whenever a command has ended or is due, as the loop does, until `step` no longer says that it runs.
+async fn ended(
+    extension: &mut Extension,
+    mut step: impl FnMut(&mut Extension, &mut Due) -> Result<(), Unready>,
+) -> Result<(), Unready> {
+    let work = async {
+        loop {
+            match step(extension, &mut Due::default()) {
+                Err(Unready::Running(_)) => extension.news().await.unwrap(),
+                result => return result,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), work).await.unwrap()
+}
+
 #[tokio::test]
 async fn the_first_command_prints_the_leases_data() {
     let dir = tempfile::tempdir().unwrap();
@@ -120,17 +136,37 @@ async fn the_first_command_prints_the_leases_data() {
     );
     let mut extension = Extension::new(Environment::default());
     for _ in 0..2 {
-        let mut attrs = LeaseAttrs { backend_type: "extension".into(), ..LeaseAttrs::default() };
-        extension.prepare(&conf(&command), &mut attrs).await.unwrap();
-        let wanted = r#"{"PublicIP":"0.0.0.0","PublicIPv6":null,"BackendType":"extension","BackendData":"a \nb"}"#;
-        assert_eq!(attrs.to_json(), wanted);
+        ended(&mut extension, |extension, due| extension.prepare(&conf(&command), due)).await.unwrap();
+        assert_eq!(extension.printed().as_deref(), Some("a \nb"));
     }
     assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n", "once");
     let broken = conf(r#"{"Type":"extension","PreStartupCommand":"false"}"#);
-    let mut attrs = LeaseAttrs::default();
-    let error = extension.prepare(&broken, &mut attrs).await.unwrap_err();
-    assert_eq!(error, "PreStartupCommand: false: exit status: 1");
-    assert!(attrs.backend_data.is_some(), "what was published stays");
+    let mut again = None;
+    let outcome = ended(&mut extension, |extension, due| {
+        let outcome = extension.prepare(&broken, due);
+        again = due.at;
+        outcome
+    });
+    assert_eq!(outcome.await, Err(Unready::Failed("PreStartupCommand: false: exit status: 1".into())));
+    assert!(again.is_some(), "it runs again");
+    assert!(extension.printed().is_some(), "what was published stays");
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_command_that_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("go");
+    let command = format!(
+        r#"{{"Type":"extension","PreStartupCommand":"sh -c 'until test -e {}; do sleep 0.01; done'"}}"#,
+        file.display()
+    );
+    let mut extension = Extension::new(Environment::default());
+    let look = |extension: &mut Extension| extension.prepare(&conf(&command), &mut Due::default());
+    for _ in 0..3 {
+        assert!(matches!(look(&mut extension), Err(Unready::Running(_))));
+    }
+    std::fs::write(&file, "").unwrap();
+    ended(&mut extension, |extension, _| look(extension)).await.unwrap();
 }
 
 #[tokio::test]
@@ -144,7 +180,10 @@ async fn the_second_command_is_told_of_the_lease() {
     let mut extension = Extension::new(Environment::default());
     let attrs = LeaseAttrs { public_ip: "10.99.0.1".parse().ok(), ..LeaseAttrs::default() };
     for key in ["10.5.1.0-24", "10.5.1.0-24", "10.5.9.0-24"] {
-        extension.announce(&conf(&command), &key.parse().unwrap(), &attrs).await.unwrap();
+        let subnets = key.parse().unwrap();
+        ended(&mut extension, |extension, due| extension.announce(&conf(&command), &subnets, &attrs, due))
+            .await
+            .unwrap();
     }
     let wanted = "10.5.0.0/16 10.5.1.0/24 10.99.0.1...\n10.5.0.0/16 10.5.9.0/24 10.99.0.1...\n";
     assert_eq!(std::fs::read_to_string(&file).unwrap(), wanted, "once for each lease");

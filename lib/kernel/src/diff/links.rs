@@ -92,7 +92,7 @@ fn depth(name: &IfName, desired: &State, limit: usize) -> usize {
 }
 
 /// The same link, but for what can be set on it while it lives.
-fn changeable(want: &Link, have: &Link) -> bool {
+pub(super) fn changeable(want: &Link, have: &Link) -> bool {
     have.kind.can_become(&want.kind) && same_birth(want, have)
 }
 

@@ -1,12 +1,9 @@
 //! Everything that hangs on links.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-
 use ipnetwork::IpNetwork;
 
 use super::Step;
-use crate::state::{FdbKey, Route, RouteKey, Scope, State};
+use crate::state::{Route, RouteKey, Scope, State};
 use crate::types::IfName;
 
 pub(super) fn sysctls(desired: &State, observed: &State, steps: &mut Vec<Step>) {
@@ -32,10 +29,16 @@ pub(super) fn put_neighbours(desired: &State, observed: &State, steps: &mut Vec<
             steps.push(Step::PutNeighbour(key.clone(), *mac));
         }
     }
-    for (key, dst) in &desired.fdb {
-        if observed.fdb.get(key) != Some(dst) {
-            steps.push(Step::PutFdb(key.clone(), *dst));
+    for (key, want) in &desired.fdb {
+        let have = observed.fdb.get(key);
+        if have == Some(want) {
+            continue;
         }
+        // the kernel changes no entry of one sort into the other (vxlan_fdb_update_existing, vxlan_core.c)
+        if have.is_some_and(|have| have.nexthop.is_some() != want.nexthop.is_some()) {
+            steps.push(Step::DeleteFdb(key.clone()));
+        }
+        steps.push(Step::PutFdb(key.clone(), *want));
     }
 }
 
@@ -110,18 +113,11 @@ pub(super) fn delete_neighbours(desired: &State, observed: &State, scope: &Scope
             steps.push(Step::DeleteNeighbour(key.clone()));
         }
     }
-    for (key, dst) in unwanted_fdb(&desired.fdb, &observed.fdb) {
-        if stays(&key.dev) {
-            steps.push(Step::DeleteFdb(key.clone(), *dst));
+    for key in observed.fdb.keys().filter(|key| stays(&key.dev)) {
+        if !desired.fdb.contains_key(key) {
+            steps.push(Step::DeleteFdb(key.clone()));
         }
     }
-}
-
-fn unwanted_fdb<'a>(
-    desired: &'a BTreeMap<FdbKey, IpAddr>,
-    observed: &'a BTreeMap<FdbKey, IpAddr>,
-) -> impl Iterator<Item = (&'a FdbKey, &'a IpAddr)> {
-    observed.iter().filter(|(key, _)| !desired.contains_key(key))
 }
 
 /// A link of ours that nobody wants: it is deleted in the end, and all that hangs on it goes with it.

@@ -1,15 +1,14 @@
 //! One change to the kernel, as data; printed as the command that does the same.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use super::NftStep;
 use crate::link::Phase;
 use crate::link::text::{Creation, flags};
 use crate::nft::TableKey;
 use crate::state::{
-    Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind, Secret,
-    Vlan, VlanKey, WireguardPeerChange,
+    Address, AddressKey, Fdb, FdbKey, Link, LinkKind, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind,
+    Secret, Vlan, VlanKey, WireguardPeerChange,
 };
 use crate::sysctl;
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
@@ -19,6 +18,8 @@ use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
 pub enum Step {
     /// Create a link, down.
     CreateLink(IfName, Link),
+    /// Give a link another name: the one that it has, the one that it gets.
+    RenameLink(IfName, IfName),
     /// Change a link's settings.
     ChangeLink(IfName, LinkChange),
     /// Set the flags of a bridge port.
@@ -42,7 +43,7 @@ pub enum Step {
     /// Add or replace a permanent neighbour.
     PutNeighbour(NeighbourKey, Mac),
     /// Add or replace a VXLAN forwarding entry.
-    PutFdb(FdbKey, IpAddr),
+    PutFdb(FdbKey, Fdb),
     /// Add or replace a route.
     PutRoute(RouteKey, Route),
     /// Add a route before others to the same destination, of which none is replaced.
@@ -51,8 +52,8 @@ pub enum Step {
     DeleteRoute(RouteKey, Route),
     /// Delete a neighbour.
     DeleteNeighbour(NeighbourKey),
-    /// Delete a forwarding entry.
-    DeleteFdb(FdbKey, IpAddr),
+    /// Delete a forwarding entry with all its destinations.
+    DeleteFdb(FdbKey),
     /// Delete an address.
     DeleteAddress(AddressKey),
     /// Delete a link.
@@ -94,7 +95,7 @@ impl Step {
     /// `wireguard-peer`, `address`, `neighbour`, `fdb`, `route` or `nft`.
     pub fn object(&self) -> &'static str {
         match self {
-            Self::CreateLink(..) | Self::ChangeLink(..) | Self::DeleteLink(_) => "link",
+            Self::CreateLink(..) | Self::RenameLink(..) | Self::ChangeLink(..) | Self::DeleteLink(_) => "link",
             Self::SetPort(..) => "port",
             Self::AddVlan(..) | Self::DeleteVlan(_) => "vlan",
             Self::Nft(..) => "nft",
@@ -103,7 +104,7 @@ impl Step {
             Self::PutWireguardPeer(..) | Self::DeleteWireguardPeer(..) => "wireguard-peer",
             Self::AddAddress(..) | Self::DeleteAddress(_) => "address",
             Self::PutNeighbour(..) | Self::DeleteNeighbour(_) => "neighbour",
-            Self::PutFdb(..) | Self::DeleteFdb(..) => "fdb",
+            Self::PutFdb(..) | Self::DeleteFdb(_) => "fdb",
             Self::PutRoute(..) | Self::AddRoute(..) | Self::DeleteRoute(..) => "route",
         }
     }
@@ -119,7 +120,7 @@ impl Step {
                 | Self::DeleteVlan(_)
                 | Self::DeleteWireguardPeer(..)
                 | Self::DeleteNeighbour(_)
-                | Self::DeleteFdb(..)
+                | Self::DeleteFdb(_)
                 | Self::DeleteAddress(_)
                 | Self::DeleteLink(_)
         )
@@ -130,6 +131,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateLink(name, link) => Creation::new(name, link).fmt(f),
+            Self::RenameLink(from, to) => write!(f, "ip link set {from} name {to}"),
             Self::ChangeLink(name, change) => write!(f, "ip link set {name}{change}"),
             Self::SetPort(name, port) => {
                 let on = |on| if on { "on" } else { "off" };
@@ -156,8 +158,8 @@ impl fmt::Display for Step {
             Self::PutNeighbour(key, mac) => {
                 write!(f, "ip neigh replace {} lladdr {mac} dev {} nud permanent", key.addr, key.dev)
             }
-            Self::PutFdb(key, dst) => {
-                write!(f, "bridge fdb replace {} dev {} dst {dst} self permanent", key.mac, key.dev)
+            Self::PutFdb(key, entry) => {
+                write!(f, "bridge fdb replace {} dev {}{entry} self permanent", key.mac, key.dev)
             }
             Self::PutRoute(key, route) => write!(f, "ip route replace {}", RouteText(key, route)),
             Self::AddRoute(key, route) => {
@@ -166,7 +168,7 @@ impl fmt::Display for Step {
             }
             Self::DeleteRoute(key, route) => write!(f, "ip route del {}", RouteText(key, route)),
             Self::DeleteNeighbour(key) => write!(f, "ip neigh del {} dev {}", key.addr, key.dev),
-            Self::DeleteFdb(key, dst) => write!(f, "bridge fdb del {} dev {} dst {dst} self", key.mac, key.dev),
+            Self::DeleteFdb(key) => write!(f, "bridge fdb del {} dev {} self", key.mac, key.dev),
             Self::DeleteAddress(key) => write!(f, "ip addr del {} dev {}", key.net, key.dev),
             Self::DeleteLink(name) => write!(f, "ip link del {name}"),
         }
@@ -223,6 +225,19 @@ impl fmt::Display for WireguardPeerChange {
             write!(f, " allowed-ips {}{}", if self.replace { "" } else { "+" }, all.join(",+"))?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Fdb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(id) = self.nexthop {
+            return write!(f, " nhid {id}");
+        }
+        write!(f, " dst {}", self.dst)?;
+        self.port.map_or(Ok(()), |port| write!(f, " port {port}"))?;
+        self.vni.map_or(Ok(()), |vni| write!(f, " vni {vni}"))?;
+        // bridge takes a name or `ifN`
+        self.via.map_or(Ok(()), |via| write!(f, " via if{via}"))
     }
 }
 

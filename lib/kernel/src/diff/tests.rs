@@ -19,12 +19,40 @@ pub(crate) fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
 }
 
+/// What hangs on a link goes with it.
+pub(crate) fn rename(state: &mut State, from: &IfName, to: &IfName) {
+    assert!(!state.links.contains_key(to), "{to}: File exists");
+    let link = state.links.remove(from).expect("a link to rename");
+    state.links.insert(to.clone(), link);
+    let other = |dev: &IfName| if dev == from { to.clone() } else { dev.clone() };
+    state.addresses =
+        state.addresses.iter().map(|(k, v)| (AddressKey { dev: other(&k.dev), ..k.clone() }, v.clone())).collect();
+    state.neighbours =
+        state.neighbours.iter().map(|(k, v)| (NeighbourKey { dev: other(&k.dev), ..k.clone() }, *v)).collect();
+    state.fdb = state.fdb.iter().map(|(k, v)| (FdbKey { dev: other(&k.dev), ..k.clone() }, *v)).collect();
+    state.wireguard = std::mem::take(&mut state.wireguard).into_iter().map(|(k, v)| (other(&k), v)).collect();
+    state.ports = std::mem::take(&mut state.ports).into_iter().map(|(k, v)| (other(&k), v)).collect();
+    state.vlans = std::mem::take(&mut state.vlans)
+        .into_iter()
+        .map(|(k, v)| (crate::state::VlanKey { dev: other(&k.dev), ..k }, v))
+        .collect();
+    for route in state.routes.values_mut() {
+        route.dev = route.dev.as_ref().map(other);
+    }
+    for link in state.links.values_mut() {
+        link.master = link.master.as_ref().map(|master| master.as_ref().map(other));
+    }
+    let (was, is) = (format!("/conf/{from}/"), format!("/conf/{to}/"));
+    state.sysctls = state.sysctls.iter().map(|(path, value)| (path.replace(&was, &is), value.clone())).collect();
+}
+
 /// What the kernel does with a step.
 pub(crate) fn take(state: &mut State, step: &Step) {
     match step.clone() {
         Step::CreateLink(name, link) => {
             assert!(state.links.insert(name, Link { up: false, alias: None, promisc: None, ..link }).is_none());
         }
+        Step::RenameLink(from, to) => rename(state, &from, &to),
         Step::ChangeLink(name, change) => {
             let link = state.links.get_mut(&name).expect("a link to change");
             link.up = change.up.unwrap_or(link.up);
@@ -56,7 +84,7 @@ pub(crate) fn take(state: &mut State, step: &Step) {
             state.addresses.insert(key, address);
         }
         Step::PutNeighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
-        Step::PutFdb(key, dst) => drop(state.fdb.insert(key, dst)),
+        Step::PutFdb(key, entry) => drop(state.fdb.insert(key, entry)),
         Step::PutRoute(key, route) | Step::AddRoute(key, route) => {
             if let Some(dev) = &route.dev {
                 assert!(state.links.get(dev).is_some_and(|link| link.up), "a route needs its link up");
@@ -65,7 +93,7 @@ pub(crate) fn take(state: &mut State, step: &Step) {
         }
         Step::DeleteRoute(key, _) => assert!(state.routes.remove(&key).is_some()),
         Step::DeleteNeighbour(key) => assert!(state.neighbours.remove(&key).is_some()),
-        Step::DeleteFdb(key, _) => assert!(state.fdb.remove(&key).is_some()),
+        Step::DeleteFdb(key) => assert!(state.fdb.remove(&key).is_some()),
         Step::DeleteAddress(key) => assert!(state.addresses.remove(&key).is_some()),
         Step::DeleteLink(name) => {
             assert!(state.links.remove(&name).is_some());
@@ -120,7 +148,7 @@ pub(crate) fn state(foreign: bool) -> impl Strategy<Value = State> {
             let mac = Mac([2, 0, 0, 0, 0, mac]);
             state.address(&dev, "10.5.99.0/32".parse().unwrap(), false);
             state.neighbours.insert(NeighbourKey { dev: dev.clone(), addr: net.ip() }, mac);
-            state.fdb.insert(FdbKey { dev: dev.clone(), mac }, underlay);
+            state.fdb.insert(FdbKey { dev: dev.clone(), mac }, underlay.into());
             let via = Some(if direct { underlay } else { net.ip() });
             let route = Route { via, onlink: true, protocol: RouteProtocol::FLANNEL, ..Route::by(&dev) };
             state.routes.insert(RouteKey::main(net), route);
@@ -215,7 +243,7 @@ fn neighbour_comes_before_fdb_before_route() {
     let net: IpNetwork = "10.5.2.0/24".parse().unwrap();
     let mac = Mac([2, 0, 0, 0, 0, 2]);
     desired.neighbours.insert(NeighbourKey { dev: dev.clone(), addr: net.ip() }, mac);
-    desired.fdb.insert(FdbKey { dev: dev.clone(), mac }, [192, 0, 2, 2].into());
+    desired.fdb.insert(FdbKey { dev: dev.clone(), mac }, IpAddr::from([192, 0, 2, 2]).into());
     let route = Route { via: Some(net.ip()), onlink: true, protocol: RouteProtocol::FLANNEL, ..Route::by(&dev) };
     desired.routes.insert(RouteKey::main(net), route);
     let plan = diff(&desired, &State::default(), &scope());

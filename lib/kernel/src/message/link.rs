@@ -196,6 +196,11 @@ pub fn change(name: &IfName, change: &LinkChange, names: &dyn Names) -> Option<M
     Some(Message::NewLink(message))
 }
 
+/// `ip link set dev INDEX name NAME`
+pub fn rename(index: IfIndex, name: &IfName) -> Message {
+    Message::NewLink(message(index.0, vec![LinkAttribute::IfName(name.as_str().to_owned())]))
+}
+
 /// `bridge link set dev NAME hairpin … isolated …`
 pub fn set_port(name: &IfName, port: Port, names: &dyn Names) -> Message {
     let (index, mut attributes) = existing(name, names);

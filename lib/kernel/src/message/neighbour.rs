@@ -1,7 +1,8 @@
 //! Neighbours and forwarding entries, both RTM_NEWNEIGH (Documentation/netlink/specs/rt-neigh.yaml).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -9,8 +10,8 @@ use netlink_packet_route::route::RouteType;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::{Names, address_family};
-use crate::state::{FdbKey, NeighbourKey};
-use crate::types::{Family, IfIndex, Mac};
+use crate::state::{Fdb, FdbKey, NeighbourKey};
+use crate::types::{Family, IfIndex, Mac, Vni};
 
 fn entry(family: AddressFamily, index: IfIndex, addr: Option<IpAddr>, mac: Option<Mac>) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
@@ -41,16 +42,26 @@ pub fn delete_neighbour(index: IfIndex, addr: IpAddr) -> Message {
     Message::DelNeighbour(entry(address_family(Family::from(addr)), index, Some(addr), None))
 }
 
-/// `bridge fdb replace MAC dev INDEX dst ADDR self permanent`
-pub fn put_fdb(index: IfIndex, mac: Mac, dst: IpAddr) -> Message {
-    let mut message = entry(AddressFamily::Bridge, index, Some(dst), Some(mac));
+/// NDA_NH_ID (linux/neighbour.h).
+const NEXTHOP: u16 = 13;
+
+/// `bridge fdb replace MAC dev INDEX dst ADDR [port P] [vni V] [via LINK] self permanent`
+pub fn put_fdb(index: IfIndex, mac: Mac, to: Fdb) -> Message {
+    let dst = Some(to.dst).filter(|_| to.nexthop.is_none());
+    let mut message = entry(AddressFamily::Bridge, index, dst, Some(mac));
     message.header.flags = NeighbourFlags::Own;
+    let attributes = &mut message.attributes;
+    attributes.extend(to.port.map(NeighbourAttribute::Port));
+    attributes.extend(to.vni.map(|vni| NeighbourAttribute::Vni(vni.get())));
+    attributes.extend(to.via.map(|via| NeighbourAttribute::IfIndex(via.0)));
+    let nexthop = |id: u32| NeighbourAttribute::Other(DefaultNla::new(NEXTHOP, id.to_ne_bytes().to_vec()));
+    attributes.extend(to.nexthop.map(nexthop));
     Message::NewNeighbour(message)
 }
 
-/// `bridge fdb del MAC dev INDEX dst ADDR self`
-pub fn delete_fdb(index: IfIndex, mac: Mac, dst: IpAddr) -> Message {
-    let mut message = entry(AddressFamily::Bridge, index, Some(dst), Some(mac));
+/// `bridge fdb del MAC dev INDEX self`: without a destination all of them go (`__vxlan_fdb_delete`, vxlan_core.c).
+pub fn delete_fdb(index: IfIndex, mac: Mac) -> Message {
+    let mut message = entry(AddressFamily::Bridge, index, None, Some(mac));
     message.header.flags = NeighbourFlags::Own;
     Message::DelNeighbour(message)
 }
@@ -72,8 +83,8 @@ pub fn get(index: IfIndex, family: Option<Family>) -> Message {
 pub enum SeenNeighbour {
     /// A permanent neighbour.
     Neighbour(NeighbourKey, Mac),
-    /// A permanent forwarding entry of a VXLAN device with a remote.
-    Fdb(FdbKey, IpAddr),
+    /// A permanent forwarding entry of a VXLAN device with a destination.
+    Fdb(FdbKey, Fdb),
 }
 
 /// The entry that a RTM_DELNEIGH tells of.
@@ -92,12 +103,40 @@ pub fn decode(message: &Message, names: &dyn Names) -> Option<SeenNeighbour> {
         return None;
     }
     let (addr, mac) = subject(message);
-    let (addr, mac) = (addr?, mac?);
+    let mac = mac?;
     let dev = names.name(message.header.ifindex)?;
     if message.header.family != AddressFamily::Bridge {
-        return Some(SeenNeighbour::Neighbour(NeighbourKey { dev, addr }, mac));
+        return Some(SeenNeighbour::Neighbour(NeighbourKey { dev, addr: addr? }, mac));
     }
-    message.header.flags.contains(NeighbourFlags::Own).then_some(SeenNeighbour::Fdb(FdbKey { dev, mac }, addr))
+    let entry = destination(message, addr).filter(|_| message.header.flags.contains(NeighbourFlags::Own))?;
+    Some(SeenNeighbour::Fdb(FdbKey { dev, mac }, entry))
+}
+
+/// The kernel leaves out what is as the device has it (vxlan_fdb_info, vxlan_core.c). `None`: a bridge's own entry.
+fn destination(message: &NeighbourMessage, dst: Option<IpAddr>) -> Option<Fdb> {
+    let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let mut entry = Fdb::from(dst.unwrap_or(nowhere));
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Port(port) => entry.port = Some(*port),
+            NeighbourAttribute::Vni(vni) => entry.vni = Vni::new(*vni).ok(),
+            NeighbourAttribute::IfIndex(index) => entry.via = Some(IfIndex(*index)),
+            NeighbourAttribute::Other(other) if other.kind() == NEXTHOP => entry.nexthop = nexthop(other),
+            _ => {}
+        }
+    }
+    match entry.nexthop {
+        Some(_) => Some(Fdb { dst: nowhere, ..entry }),
+        None => dst.map(|_| entry),
+    }
+}
+
+fn nexthop(attribute: &DefaultNla) -> Option<u32> {
+    let mut id = [0; 4];
+    (attribute.value_len() == id.len()).then(|| {
+        attribute.emit_value(&mut id);
+        u32::from_ne_bytes(id)
+    })
 }
 
 /// The state is a set of bits: `bridge fdb … permanent` sets NUD_NOARP and NUD_PERMANENT. A forwarding entry stays with
@@ -181,7 +220,7 @@ mod tests {
             (0x02, false, false),
             (0x04, false, false),
         ] {
-            assert_eq!(stays(put_fdb(IfIndex(1), mac, addr), state), fdb, "FDB entry in state {state:#x}");
+            assert_eq!(stays(put_fdb(IfIndex(1), mac, addr.into()), state), fdb, "FDB entry in state {state:#x}");
             assert_eq!(stays(put_neighbour(IfIndex(1), addr, mac), state), neighbour, "neighbour in state {state:#x}");
         }
     }

@@ -61,7 +61,7 @@ fn hanging(name: &IfName, desired: &State, wanted: &mut State) {
     wanted.addresses.extend(addresses.map(|(key, address)| (key.clone(), address.clone())));
     let neighbours = neighbours.iter().filter(|(key, _)| key.dev == *name);
     wanted.neighbours.extend(neighbours.map(|(key, mac)| (key.clone(), *mac)));
-    wanted.fdb.extend(fdb.iter().filter(|(key, _)| key.dev == *name).map(|(key, dst)| (key.clone(), *dst)));
+    wanted.fdb.extend(fdb.iter().filter(|(key, _)| key.dev == *name).map(|(key, entry)| (key.clone(), *entry)));
     wanted.wireguard.extend(wireguard.get(name).map(|device| (name.clone(), device.clone())));
     let sysctls = sysctls.iter().filter(|(path, _)| path.split('/').nth(3) == Some(name.as_str()));
     wanted.sysctls.extend(sysctls.map(|(path, value)| (path.clone(), value.clone())));
@@ -103,9 +103,9 @@ fn pair(news: &News, desired: &State) -> (State, State) {
             there.neighbours.extend(mac.map(|mac| (key.clone(), mac)));
             Some(&key.dev)
         }
-        News::Fdb(key, dst) => {
-            wanted.fdb.extend(desired.fdb.get(key).map(|dst| (key.clone(), *dst)));
-            there.fdb.extend(dst.map(|dst| (key.clone(), dst)));
+        News::Fdb(key, entry) => {
+            wanted.fdb.extend(desired.fdb.get(key).map(|entry| (key.clone(), *entry)));
+            there.fdb.extend(entry.map(|entry| (key.clone(), entry)));
             Some(&key.dev)
         }
         News::Route(key, route) => {

@@ -16,7 +16,6 @@ mod properties;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 pub use announcement::{Announcement, Ear, announcements, listen};
 pub use compare::contradicts;
@@ -24,7 +23,7 @@ pub use read::Reader;
 
 use crate::message::address::SeenAddress;
 use crate::message::link::SeenLink;
-use crate::state::{AddressKey, FdbKey, NeighbourKey, Port, Route, RouteKey, Vlan};
+use crate::state::{AddressKey, Fdb, FdbKey, NeighbourKey, Port, Route, RouteKey, Vlan};
 use crate::types::{IfName, Mac, VlanId};
 
 /// One object, and how it is now. `None`: nothing of the vocabulary is under that key any more. That is so when the object
@@ -43,7 +42,7 @@ pub enum News {
     /// A permanent neighbour.
     Neighbour(NeighbourKey, Option<Mac>),
     /// A permanent forwarding entry of a VXLAN device's own.
-    Fdb(FdbKey, Option<IpAddr>),
+    Fdb(FdbKey, Option<Fdb>),
     /// A route. Ordinal 1 stands for any but the first of its destination, table and metric.
     Route(RouteKey, Option<Route>),
     /// A sysctl that the kernel announces (RTM_NEWNETCONF): path below `/proc/sys` and value.

@@ -1,5 +1,7 @@
 //! News contradicts what is desired exactly when a diff of the whole would find something.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 
 use super::{News, contradicts};
@@ -8,10 +10,10 @@ use crate::diff::tests::{name, scope, state, take};
 use crate::message::address::SeenAddress;
 use crate::message::link::SeenLink;
 use crate::state::{
-    Address, AddressKey, FdbKey, Link, LinkKind, NeighbourKey, Port, Route, RouteKey, RouteKind, Scope, State, Vlan,
-    VlanKey,
+    Address, AddressKey, Fdb, FdbKey, Link, LinkKind, NeighbourKey, Port, Route, RouteKey, RouteKind, Scope, State,
+    Vlan, VlanKey,
 };
-use crate::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, VlanId};
+use crate::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
 /// A change to the kernel: what is announced, and what is there then.
 type Change = (News, State);
@@ -149,6 +151,24 @@ fn addresses(there: &State) -> Vec<Change> {
     changes
 }
 
+fn elsewhere() -> Fdb {
+    IpAddr::from([192, 0, 2, 99]).into()
+}
+
+/// A forwarding entry that is gone, and one that has another field each.
+fn other_ways() -> [Option<Fdb>; 6] {
+    let to = Fdb::from(IpAddr::from([192, 0, 2, 1]));
+    let others = [
+        elsewhere(),
+        Fdb { port: Some(9999), ..to },
+        Fdb { vni: Vni::new(7).ok(), ..to },
+        Fdb { via: Some(IfIndex(3)), ..to },
+        Fdb { nexthop: Some(5), ..to },
+    ];
+    let [a, b, c, d, e] = others.map(Some);
+    [None, a, b, c, d, e]
+}
+
 fn entries(there: &State) -> Vec<Change> {
     let mut changes = Vec::new();
     let mac = Mac([2, 0, 0, 0, 0, 0x99]);
@@ -162,10 +182,10 @@ fn entries(there: &State) -> Vec<Change> {
         }
     }
     for key in there.fdb.keys() {
-        for other in [None, Some([192, 0, 2, 99].into())] {
+        for other in other_ways() {
             changes.push(changed(there, News::Fdb(key.clone(), other), |state| {
                 state.fdb.remove(key);
-                state.fdb.extend(other.map(|dst| (key.clone(), dst)));
+                state.fdb.extend(other.map(|entry| (key.clone(), entry)));
             }));
         }
     }
@@ -174,9 +194,9 @@ fn entries(there: &State) -> Vec<Change> {
         let news = News::Neighbour(key.clone(), Some(mac));
         changes.push(changed(there, news, |state| state.neighbours.extend([(key.clone(), mac)])));
         changes.push((News::Neighbour(key, None), there.clone()));
-        let (key, dst) = (FdbKey { dev: dev.clone(), mac: Mac([0; 6]) }, [192, 0, 2, 99].into());
-        let news = News::Fdb(key.clone(), Some(dst));
-        changes.push(changed(there, news, |state| state.fdb.extend([(key, dst)])));
+        let (key, entry) = (FdbKey { dev: dev.clone(), mac: Mac([0; 6]) }, elsewhere());
+        let news = News::Fdb(key.clone(), Some(entry));
+        changes.push(changed(there, news, |state| state.fdb.extend([(key, entry)])));
     }
     changes
 }

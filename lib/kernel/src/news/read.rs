@@ -137,7 +137,7 @@ impl Reader {
             let seen = if gone { None } else { neighbour::decode(&message, self) };
             Some(match seen {
                 Some(SeenNeighbour::Neighbour(key, mac)) => News::Neighbour(key, Some(mac)),
-                Some(SeenNeighbour::Fdb(key, dst)) => News::Fdb(key, Some(dst)),
+                Some(SeenNeighbour::Fdb(key, entry)) => News::Fdb(key, Some(entry)),
                 None => self.no_neighbour(message)?,
             })
         })

@@ -1,5 +1,7 @@
 //! From messages to news.
 
+use std::net::IpAddr;
+
 use netlink_packet_core::{NLM_F_APPEND, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
@@ -88,7 +90,8 @@ fn an_entry_that_is_not_permanent_is_no_entry() {
         }
         other => other,
     };
-    let (neighbour, fdb) = (neighbour::put_neighbour(FLANNEL, addr, mac), neighbour::put_fdb(FLANNEL, mac, addr));
+    let (neighbour, fdb) =
+        (neighbour::put_neighbour(FLANNEL, addr, mac), neighbour::put_fdb(FLANNEL, mac, addr.into()));
     let key = NeighbourKey { dev: flannel(), addr };
     assert_eq!(read(neighbour.clone()), [News::Neighbour(key.clone(), Some(mac))]);
     for state in [NeighbourState::Reachable, NeighbourState::Stale, NeighbourState::Failed, NeighbourState::Other(0x42)]
@@ -97,7 +100,7 @@ fn an_entry_that_is_not_permanent_is_no_entry() {
     }
     assert_eq!(read(gone(neighbour)), [News::Neighbour(key, None)]);
     let key = FdbKey { dev: flannel(), mac };
-    assert_eq!(read(fdb.clone()), [News::Fdb(key.clone(), Some(addr))]);
+    assert_eq!(read(fdb.clone()), [News::Fdb(key.clone(), Some(addr.into()))]);
     assert_eq!(read(in_state(fdb.clone(), NeighbourState::Reachable)), [News::Fdb(key.clone(), None)]);
     assert_eq!(read(gone(fdb)), [News::Fdb(key, None)]);
 }
@@ -108,8 +111,8 @@ fn other_tables_are_no_news() {
     let (mac, addr) = (Mac([2, 0, 0, 0, 0, 1]), IpAddr::from([10, 5, 2, 0]));
     for (message, flags) in [
         (neighbour::put_neighbour(FLANNEL, addr, mac), NeighbourFlags::Proxy),
-        (neighbour::put_fdb(FLANNEL, mac, addr), NeighbourFlags::Controller),
-        (neighbour::put_fdb(FLANNEL, mac, addr), NeighbourFlags::empty()),
+        (neighbour::put_fdb(FLANNEL, mac, addr.into()), NeighbourFlags::Controller),
+        (neighbour::put_fdb(FLANNEL, mac, addr.into()), NeighbourFlags::empty()),
     ] {
         let Message::NewNeighbour(mut inner) = message else { panic!() };
         inner.header.flags = flags;
@@ -126,7 +129,7 @@ fn what_is_on_a_link_that_is_not_announced_yet_is_no_news() {
     for message in [
         address::add(stranger, net, &Address::default()),
         neighbour::put_neighbour(stranger, "10.5.2.0".parse().unwrap(), Mac([2; 6])),
-        neighbour::put_fdb(stranger, Mac([2; 6]), "192.0.2.1".parse().unwrap()),
+        neighbour::put_fdb(stranger, Mac([2; 6]), IpAddr::from([192, 0, 2, 1]).into()),
     ] {
         assert_eq!(read(message.clone()), [], "{message:?}");
         assert_eq!(read(gone(message.clone())), [], "{message:?}");

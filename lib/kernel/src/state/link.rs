@@ -11,6 +11,9 @@ pub struct Link {
     pub kind: LinkKind,
     /// How the link gets here. Read at creation only. Observed: `Parent` when the lower link is in another namespace.
     pub birth: Birth,
+    /// The name under which the link may be found: there it is given its own one, up as it is, with all that hangs on it
+    /// (`ip link set … name …`). Observed: never. Linux before 6.2 refuses that for a link that is up.
+    pub was: Option<IfName>,
     /// Administratively up.
     pub up: bool,
     /// `None`: the kernel's choice.
@@ -36,6 +39,7 @@ impl Link {
         Self {
             kind,
             birth: Birth::Here,
+            was: None,
             up: true,
             mtu: None,
             mac: None,

@@ -25,7 +25,7 @@ pub use crate::link::{
     VlanDevice, VlanProtocol, Vxlan, VxlanDf, VxlanTtl,
 };
 use crate::nft::TableKey;
-use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId, VlanId};
+use crate::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
 /// The objects of one network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,8 +42,8 @@ pub struct State {
     pub addresses: BTreeMap<AddressKey, Address>,
     /// The neighbour table: ARP and NDP (`ip neigh`).
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
-    /// A VXLAN device's own forwarding entries (`bridge fdb … self`): a MAC and the underlay address behind it.
-    pub fdb: BTreeMap<FdbKey, IpAddr>,
+    /// A VXLAN device's own forwarding entries (`bridge fdb … self`).
+    pub fdb: BTreeMap<FdbKey, Fdb>,
     /// What WireGuard devices hold (`wg show`).
     pub wireguard: BTreeMap<IfName, WireguardDevice>,
     /// Routes (`ip route`).
@@ -103,8 +103,30 @@ pub struct NeighbourKey {
 pub struct FdbKey {
     /// The VXLAN device.
     pub dev: IfName,
-    /// The inner destination.
+    /// The inner destination. A group address or zero has one entry here, however many destinations it has.
     pub mac: Mac,
+}
+
+/// Where a VXLAN device sends frames (`struct vxlan_rdst`, include/net/vxlan.h). What is `None` is the device's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fdb {
+    /// The outer destination; `0.0.0.0` where a next-hop object names it.
+    pub dst: IpAddr,
+    /// The outer UDP port (`port`).
+    pub port: Option<u16>,
+    /// The VNI that the frame carries (`vni`).
+    pub vni: Option<Vni>,
+    /// The link that the outer packet leaves by (`via`).
+    pub via: Option<IfIndex>,
+    /// The next-hop object that stands in place of all this (`nhid`).
+    pub nexthop: Option<u32>,
+}
+
+impl From<IpAddr> for Fdb {
+    /// To `dst`, everything else as the device has it.
+    fn from(dst: IpAddr) -> Self {
+        Self { dst, port: None, vni: None, via: None, nexthop: None }
+    }
 }
 
 /// Which route: what the kernel's own replace looks at.

@@ -12,8 +12,8 @@ use crate::net::parse_len;
 /// At most one subnet of each family.
 ///
 /// As text it is the key of a lease: `10.5.53.0-24`, with both families `10.5.53.0-24&fd05:0:0:65::-64`, with IPv6
-/// alone `0.0.0.0-0&fd05:0:0:65::-64`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// alone `0.0.0.0-0&fd05:0:0:65::-64`. The order is that of the addresses, and not of the text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subnets {
     /// The IPv4 subnet.
     pub v4: Option<Ipv4Network>,

@@ -3,11 +3,13 @@
 //! The text forms are upstream's etcd layout: the last part of a key below `<prefix>/subnets/`, and its value.
 
 mod attrs;
+mod data;
 mod key;
 mod stored;
 mod wireguard;
 
 pub use attrs::{AttrsError, LeaseAttrs, VxlanData};
+pub use data::{BackendData, LeaseType, StoredAttrs};
 pub use key::{KeyError, Subnets};
 pub use stored::{LeaseChanges, Refusal, StoredLease};
 pub use wireguard::WireguardData;

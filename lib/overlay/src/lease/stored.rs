@@ -1,17 +1,17 @@
 //! Leases as a store hands them out: read and checked once, at its door.
 
-use super::{AttrsError, KeyError, LeaseAttrs, Subnets};
+use super::{AttrsError, KeyError, StoredAttrs, Subnets};
 
 /// One lease of the store.
 ///
 /// The key of a stored lease is canonical: `subnets.to_string()` is its text, and no other text names these subnets. So a
 /// newcomer cannot take a subnet by another spelling of the holder's key.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredLease {
     /// The key.
     pub subnets: Subnets,
     /// The value.
-    pub attrs: LeaseAttrs,
+    pub attrs: StoredAttrs,
     /// The order in which leases were created, where the store knows it (etcd's `create_revision`), else 0. Of two leases
     /// that contradict each other the older one wins.
     pub created: u64,
@@ -60,12 +60,12 @@ impl StoredLease {
         if subnets.to_string() != key {
             return Err(Refusal::NotCanonical { canonical: subnets });
         }
-        Ok(Self { subnets, attrs: LeaseAttrs::parse(value)?, created })
+        Ok(Self { subnets, attrs: StoredAttrs::parse(value)?, created })
     }
 }
 
 /// What has changed in a store since the last change set. Each lease occurs at most once.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeaseChanges {
     /// `put` is everything there is; what was known before and is not among it is gone.
     pub snapshot: bool,

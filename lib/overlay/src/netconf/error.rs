@@ -4,10 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use gojson::{JsonError, Wrong};
-use kernel::state::NotAKey;
 use kernel::types::Family;
-
-use crate::words::WordsError;
 
 /// A configuration that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -112,55 +109,9 @@ pub enum Mistake {
         /// The configured or default end
         max: IpAddr,
     },
-    /// A `Backend.Type` that is nobody's.
-    #[error("unknown backend type: {name}")]
-    UnknownBackend {
-        /// What is there, in lower case; empty when there is no `Type`
-        name: String,
-    },
-    /// A backend of upstream's that this program does not have.
-    #[error("backend type {name} is not supported: {why}; set Backend.Type to vxlan, host-gw or alloc")]
-    UnsupportedBackend {
-        /// Its name
-        name: &'static str,
-        /// The reason, and what comes closest
-        why: &'static str,
-    },
-    /// A backend that moves IPv4 only, with IPv6 on.
-    #[error(
-        "backend type {name} moves IPv4 only: set EnableIPv6 to false, or Backend.Type to vxlan, host-gw or wireguard"
-    )]
-    V4Only {
-        /// Its name
-        name: &'static str,
-    },
-    /// wireguard's `PSK`.
-    #[error("Backend.PSK is {0}: wg genpsk makes one")]
-    Psk(NotAKey),
-    /// wireguard's `Mode`.
-    #[error("no valid Mode configured: Backend.Mode {value:?} is none of separate, auto, ipv4, ipv6")]
-    WireguardMode {
-        /// What is there
-        value: String,
-    },
-    /// A command of extension's that cannot be split into words.
-    #[error("Backend.{key} cannot be split into words: {error}")]
-    Command {
-        /// `SubnetAddCommand`
-        key: &'static str,
-        /// Why
-        error: WordsError,
-    },
-    /// A number that is too small or too large.
-    #[error("{key} {value} is out of range: it must be {wanted}")]
-    OutOfRange {
-        /// `Backend.Port`
-        key: &'static str,
-        /// What is there
-        value: u64,
-        /// The range and its reason
-        wanted: &'static str,
-    },
+    /// A key of the backend.
+    #[error(transparent)]
+    Backend(#[from] crate::backend::Mistake),
 }
 
 /// Something that is no mistake, but that a person may want to look at.

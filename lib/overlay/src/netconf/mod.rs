@@ -3,23 +3,20 @@
 //! Keys, defaults and messages are Go flannel's (Documentation/configuration.md). What is wrong is reported whole, not
 //! mistake by mistake; what is merely suspicious is a [`Warning`].
 
-mod backend;
-mod commands;
 mod error;
 mod family;
 #[cfg(test)]
 mod tests;
-mod wireguard;
 
 use gojson::{Json, Leftovers, Reader};
 use ipnetwork::IpNetwork;
 use kernel::types::Family;
 
-pub use backend::{Backend, IpipConf, UdpConf, VxlanConf, mtu_in_range, port_in_range, vni_in_range, vxlan_device};
-pub use commands::{Command, ExtensionConf};
 pub use error::{ConfigError, Mistake, Warning};
 pub use family::{Allocation, FamilyConf};
-pub use wireguard::{WireguardConf, WireguardMode};
+
+use crate::backend::Backend;
+use crate::net::ByFamily;
 
 /// A checked network configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +68,12 @@ impl NetConf {
         Family::ALL.into_iter().filter_map(|family| Some((family, self.family(family)?)))
     }
 
+    /// The network of each family that is on.
+    pub fn network_by_family(&self) -> ByFamily<Option<IpNetwork>> {
+        let network = |conf: &Option<FamilyConf>| conf.as_ref().map(|conf| conf.network);
+        ByFamily { v4: network(&self.v4), v6: network(&self.v6) }
+    }
+
     /// The networks of the families that are on, IPv4 first.
     pub fn networks(&self) -> Vec<IpNetwork> {
         self.families().map(|(_, conf)| conf.network).collect()
@@ -113,7 +116,37 @@ fn read(tree: &Json, notes: &mut Notes) -> Option<NetConf> {
         let on = if raw.family == Family::V4 { on_v4 } else { on_v6 };
         if on { raw.check(notes) } else { None }
     });
-    let backend = backend::read(backend.as_ref(), on_v6, notes);
+    let backend = read_backend(backend.as_ref(), on_v6, notes);
     notes.close(reader);
     Some(NetConf { v4, v6, enable_nftables, backend: backend? })
+}
+
+/// Reads the value of `Backend`; `None` only together with a mistake in `notes`.
+fn read_backend(value: Option<&Json>, ipv6: bool, notes: &mut Notes) -> Option<Backend> {
+    let mut mistakes = Vec::new();
+    let backend = match value {
+        None => {
+            notes.warnings.push(Warning::NoBackend);
+            Backend::absent(ipv6, &mut mistakes)
+        }
+        Some(value) => {
+            let mut reader = Reader::new("Backend", value).map_err(|e| notes.wrong(e)).ok()?;
+            let before = notes.mistakes.len();
+            match Backend::read(&mut reader, ipv6, &mut mistakes) {
+                Ok(backend) => {
+                    notes.close(reader);
+                    backend.filter(|_| notes.mistakes.len() == before)
+                }
+                Err(unknown) => {
+                    let (wrong, _) = reader.finish();
+                    // a type that could not be read is not unknown, too
+                    mistakes.extend(wrong.is_empty().then(|| unknown.into()));
+                    notes.mistakes.extend(wrong.into_iter().map(Mistake::from));
+                    None
+                }
+            }
+        }
+    };
+    notes.mistakes.extend(mistakes.into_iter().map(Mistake::from));
+    backend
 }

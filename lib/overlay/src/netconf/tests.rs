@@ -1,6 +1,11 @@
 use gojson::Wrong;
 
 use super::*;
+use crate::backend::extension::ExtensionConf;
+use crate::backend::ipip::IpipConf;
+use crate::backend::udp::UdpConf;
+use crate::backend::vxlan::VxlanConf;
+use crate::backend::wireguard::{WireguardConf, WireguardMode};
 use kernel::types::{Mtu, Vni};
 
 fn parse(text: &str) -> Result<Parsed, ConfigError> {

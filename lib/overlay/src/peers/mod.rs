@@ -1,74 +1,106 @@
-//! Which of the other hosts' leases are believed.
+//! Which of the other hosts' leases this host follows.
 //!
 //! A lease is hostile until checked: whoever can write to the store can claim any subnet, name any address and any MAC.
-//! A believed lease claims a part of the network that nobody else has, and an address that packets can be sent to. Each
-//! family of a lease is judged by itself.
+//! A lease that is followed claims a part of the network that nobody else has, and an address that packets can be sent to.
+//! Each family of a lease is judged by itself.
 
-mod check;
+mod alone;
+mod book;
+mod claims;
 #[cfg(test)]
 mod hostile_tests;
-mod leases;
+mod index;
+mod judge;
+mod own;
 mod reason;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod warm_tests;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use kernel::state::PublicKey;
-use kernel::types::{Family, Mac};
+use kernel::types::Family;
 
-pub use check::{check, judge, shape};
-pub use leases::Leases;
+pub use alone::shape;
+pub use book::Book;
+pub use judge::Touched;
+pub use own::{Own, Service};
 pub use reason::Reason;
 
-use crate::lease::{Subnets, VxlanData, WireguardData};
+use crate::lease::{LeaseChanges, LeaseType, StoredLease, Subnets, VxlanData, WireguardData};
 use crate::net::ByFamily;
+use crate::netconf::NetConf;
 
-/// What is this host's own and nobody else's.
-#[derive(Debug, Clone, Default)]
-pub struct Own {
-    /// The lease. Its key among the leases is passed over.
-    pub subnets: Subnets,
-    /// All addresses of this host, published or not.
-    pub addresses: Vec<IpAddr>,
-    /// The MAC addresses of its VTEPs.
-    pub macs: Vec<Mac>,
-    /// Its WireGuard key.
-    pub key: Option<PublicKey>,
-    /// From which addresses somebody spoke of late who has the private half of a key. Nobody else can.
-    pub heard: BTreeMap<PublicKey, Vec<IpAddr>>,
-}
-
-/// The verdict on all leases.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Peers {
-    /// Those that are believed, in one family at least, in the order of their keys.
-    pub good: Vec<Peer>,
-    /// What is not believed, in the order of the keys.
-    pub rejected: Vec<Rejected>,
-    /// Peers that publish the same address, as hosts behind one NAT do. They are believed.
-    pub shared: Vec<Shared>,
-}
-
-/// Another host.
+/// Another host's lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Its key, as it is spelt in the store.
-    pub key: String,
-    /// `BackendType`, as published.
-    pub backend_type: String,
-    /// What is believed, per family.
-    pub halves: ByFamily<Option<Half>>,
-    /// Where this host, too, runs extension: what the peer's first command printed. For commands of this host's, and nothing else.
-    pub extension: Option<String>,
+    lease: StoredLease,
+    standing: ByFamily<Standing>,
+}
+
+/// How a half of a lease stands beside the others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Standing {
+    /// There is none, or it is this host's own.
+    #[default]
+    Absent,
+    /// It makes no sense by itself, or claims what is this host's.
+    Refused,
+    /// Its VTEP's MAC address is another lease's.
+    Mac,
+    /// Its WireGuard key is another lease's.
+    Key,
+    /// A part of its subnet is another lease's.
+    Overlaps,
+    /// It has its subnet, but its address is in a leased subnet.
+    Loops,
+    /// It is followed, with its VTEP and its key if they count.
+    Good { vtep: bool, key: bool },
 }
 
 impl Peer {
-    /// What is believed of a family.
-    pub fn half(&self, family: Family) -> Option<&Half> {
-        self.halves.get(family).as_ref()
+    /// Its subnets: the key of its lease.
+    pub fn subnets(&self) -> Subnets {
+        self.lease.subnets
+    }
+
+    /// Its key as text.
+    pub fn key(&self) -> String {
+        self.lease.subnets.to_string()
+    }
+
+    /// `BackendType`, as published.
+    pub fn backend_type(&self) -> LeaseType {
+        self.lease.attrs.backend_type
+    }
+
+    /// What is followed of a family.
+    pub fn half(&self, family: Family) -> Option<Half> {
+        let Standing::Good { vtep, key } = *self.standing.get(family) else { return None };
+        let attrs = &self.lease.attrs;
+        Some(Half {
+            subnet: self.lease.subnets.get(family)?,
+            public: attrs.public(family)?,
+            vtep: attrs.vtep(family).filter(|_| vtep),
+            wireguard: attrs.wireguard(family).filter(|_| key),
+        })
+    }
+
+    /// What the peer's first command printed, when it runs the extension backend: input for commands of this host's, and
+    /// for nothing else.
+    pub fn extension(&self) -> Option<&str> {
+        self.lease.attrs.extension()
+    }
+
+    fn is_followed(&self) -> bool {
+        judge::is_followed(self.standing)
+    }
+
+    fn is_rejected(&self) -> bool {
+        let fine = |standing: &Standing| matches!(standing, Standing::Absent | Standing::Good { .. });
+        !Family::ALL.into_iter().all(|family| fine(self.standing.get(family)))
     }
 }
 
@@ -85,24 +117,74 @@ pub struct Half {
     pub wireguard: Option<WireguardData>,
 }
 
-/// A lease, or one family of it, that is not believed.
+/// A lease, or one family of it, that is not followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
     /// Its key, as it is spelt in the store.
     pub key: String,
     /// The family; `None` for all of the lease.
     pub family: Option<Family>,
-    /// Why
+    /// The rule that it breaks.
     pub reason: Reason,
 }
 
 /// Two peers with one address.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shared {
-    /// The key of one.
-    pub key: String,
-    /// The key of the first that has the address.
-    pub with: String,
+    /// One of the two.
+    pub key: Subnets,
+    /// The first that has the address.
+    pub with: Subnets,
     /// The address.
     pub public: IpAddr,
+}
+
+/// The verdict on all leases, for whoever judges them once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// [`Book::peers`]
+    pub good: Vec<Peer>,
+    /// [`Book::rejected`]
+    pub rejected: Vec<Rejected>,
+    /// [`Book::shared`]
+    pub shared: Vec<Shared>,
+}
+
+impl From<&Book> for Peers {
+    fn from(book: &Book) -> Self {
+        Self {
+            good: book.peers().cloned().collect(),
+            rejected: book.rejected().collect(),
+            shared: book.shared().collect(),
+        }
+    }
+}
+
+/// Judges keys and values once, all of the same age. Of a key that occurs twice the last one counts.
+pub fn check<K, V>(conf: &NetConf, own: &Own, leases: impl IntoIterator<Item = (K, V)>) -> Peers
+where
+    K: AsRef<str>,
+    V: AsRef<[u8]>,
+{
+    let mut changes = LeaseChanges { snapshot: true, ..LeaseChanges::default() };
+    for (key, value) in leases {
+        match StoredLease::read(key.as_ref(), value.as_ref(), 0) {
+            Ok(lease) => changes.put.push(lease),
+            Err(refusal) => changes.refused.push((key.as_ref().to_owned(), Some(refusal))),
+        }
+    }
+    once(conf, own, changes)
+}
+
+/// Judges leases once.
+pub fn judge(conf: &NetConf, own: &Own, leases: impl IntoIterator<Item = StoredLease>) -> Peers {
+    let put = leases.into_iter().collect();
+    once(conf, own, LeaseChanges { snapshot: true, put, ..LeaseChanges::default() })
+}
+
+fn once(conf: &NetConf, own: &Own, leases: LeaseChanges) -> Peers {
+    let mut book = Book::default();
+    book.apply(leases);
+    book.judge(conf, own);
+    Peers::from(&book)
 }

@@ -1,4 +1,4 @@
-//! Why a lease is not believed.
+//! Why a lease is not followed.
 
 use std::net::IpAddr;
 
@@ -6,17 +6,15 @@ use ipnetwork::IpNetwork;
 use kernel::state::PublicKey;
 use kernel::types::Mac;
 
-use crate::lease::{AttrsError, KeyError};
+use super::Service;
+use crate::lease::{AttrsError, Refusal, Subnets};
 
-/// Why a lease, or one family of it, is not believed.
+/// Why a lease, or one family of it, is not followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// The key names no subnets.
-    #[error("its key is {0}")]
-    Key(#[from] KeyError),
-    /// The value cannot be read.
-    #[error("its value cannot be read: {0}")]
-    Value(#[from] AttrsError),
+    /// It is no lease.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// It has only subnets of families that are off here.
     #[error("it has no subnet of a family that is on in this host's configuration")]
     FamilyOff,
@@ -50,13 +48,23 @@ pub enum Reason {
         /// What is ours
         address: IpAddr,
     },
+    /// The subnet has an address that this host needs.
+    #[error("its subnet {subnet} contains {address}, this host's {service}")]
+    ContainsHost {
+        /// What it claims
+        subnet: IpNetwork,
+        /// Which address of it is another's
+        address: IpAddr,
+        /// What that address is for this host
+        service: Service,
+    },
     /// Another lease has it. That one has the configured length and this one not, or else the smaller key.
     #[error("its subnet {subnet} overlaps that of the lease {winner}, which comes first")]
     Overlaps {
         /// What it claims
         subnet: IpNetwork,
         /// The key of the lease that keeps it
-        winner: String,
+        winner: Subnets,
     },
     /// There is no address to send to.
     #[error("it publishes no address of this family")]
@@ -67,6 +75,16 @@ pub enum Reason {
         /// What it publishes
         address: IpAddr,
         /// What that is
+        what: &'static str,
+    },
+    /// The address is one of the underlay that no host can have.
+    #[error("its address {address} is the {what} of the underlay's {prefix}")]
+    EdgeOfUnderlay {
+        /// What it publishes
+        address: IpAddr,
+        /// The underlay's prefix
+        prefix: IpNetwork,
+        /// What the address is there
         what: &'static str,
     },
     /// The address is this host's.
@@ -99,7 +117,7 @@ pub enum Reason {
         /// What it publishes
         key: PublicKey,
         /// The store's key of the lease that keeps it
-        winner: String,
+        winner: Subnets,
     },
     /// The extension backend's data cannot be read.
     #[error("its extension data cannot be read: {0}")]
@@ -120,6 +138,6 @@ pub enum Reason {
         /// What it publishes
         mac: Mac,
         /// The key of the lease that keeps it
-        winner: String,
+        winner: Subnets,
     },
 }

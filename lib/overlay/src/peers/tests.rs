@@ -1,3 +1,7 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kernel::types::Mac;
 use proptest::prelude::*;
 
 use super::*;
@@ -9,13 +13,16 @@ fn conf() -> NetConf {
     NetConf::parse(text).unwrap().conf
 }
 
+fn addresses(all: &[&str]) -> Arc<BTreeSet<IpAddr>> {
+    all.iter().map(|address| address.parse().unwrap()).collect::<BTreeSet<_>>().into()
+}
+
 fn own() -> Own {
     Own {
         subnets: "10.5.1.0-24&fd05:0:0:1::-64".parse().unwrap(),
-        addresses: vec!["10.99.0.1".parse().unwrap(), "fd99::1".parse().unwrap(), "10.5.200.7".parse().unwrap()],
+        addresses: addresses(&["10.99.0.1", "fd99::1", "10.5.200.7"]),
         macs: vec!["02:00:00:00:00:01".parse().unwrap()],
-        key: None,
-        heard: Default::default(),
+        ..Own::default()
     }
 }
 
@@ -36,8 +43,8 @@ fn judge(leases: &[(&str, String)]) -> Peers {
     forward
 }
 
-fn keys(peers: &Peers) -> Vec<&str> {
-    peers.good.iter().map(|peer| peer.key.as_str()).collect()
+fn keys(peers: &Peers) -> Vec<String> {
+    peers.good.iter().map(Peer::key).collect()
 }
 
 /// The only rejection's text.
@@ -177,14 +184,14 @@ fn of_overlapping_claims_the_configured_length_wins_then_the_smaller_key() {
         ("10.5.64.0-19", host_gw("10.99.0.5")),
     ];
     let peers = judge(&leases);
-    assert_eq!(keys(&peers), ["10.5.129.0-24", "10.5.64.0-18"]);
+    assert_eq!(keys(&peers), ["10.5.64.0-18", "10.5.129.0-24"]);
     let said: Vec<String> = peers.rejected.iter().map(|r| r.reason.to_string()).collect();
     assert_eq!(
         said,
         [
+            "its subnet 10.5.64.0/19 overlaps that of the lease 10.5.64.0-18, which comes first",
             "its subnet 10.5.128.0/18 overlaps that of the lease 10.5.129.0-24, which comes first",
             "its subnet 10.5.129.0/25 overlaps that of the lease 10.5.129.0-24, which comes first",
-            "its subnet 10.5.64.0/19 overlaps that of the lease 10.5.64.0-18, which comes first",
         ]
     );
 }
@@ -201,8 +208,9 @@ fn a_mac_belongs_to_one_address_but_an_address_may_be_shared() {
     assert_eq!(keys(&peers), ["10.5.2.0-24", "10.5.4.0-24", "10.5.5.0-24"], "5 is a left-over lease of 2's host");
     let said = "its VTEP's MAC address 4a:ed:0f:9b:24:90 is that of the lease 10.5.2.0-24, which comes first";
     assert_eq!(peers.rejected[0].reason.to_string(), said);
-    let shared: Vec<(&str, &str)> = peers.shared.iter().map(|s| (s.key.as_str(), s.with.as_str())).collect();
-    assert_eq!(shared, [("10.5.4.0-24", "10.5.2.0-24"), ("10.5.5.0-24", "10.5.2.0-24")]);
+    let shared: Vec<_> = peers.shared.iter().map(|s| (s.key.to_string(), s.with.to_string())).collect();
+    let with = |key: &str| (key.to_owned(), "10.5.2.0-24".to_owned());
+    assert_eq!(shared, [with("10.5.4.0-24"), with("10.5.5.0-24")]);
 }
 
 #[test]
@@ -240,11 +248,9 @@ fn a_hundred_thousand_leases_are_no_problem() {
     let mut leases: Vec<(String, String)> = (1..=100_000).map(lease).collect();
     // and some that contradict one of them each
     leases.extend((1..=20_000).map(|i| (lease(i).0.replace("-28", "-29"), lease(i).1)));
-    let start = std::time::Instant::now();
+    // comparing each with each would be 4·10^10 steps
     let peers = check(&conf, &Own::default(), leases.iter().map(|(key, value)| (key, value)));
     assert_eq!((peers.good.len(), peers.rejected.len()), (100_000, 20_000));
-    // comparing each with each would be 4·10^10 steps
-    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
 
 /// Leases that are mostly well-formed and often contradict each other.
@@ -266,7 +272,7 @@ proptest! {
         let (conf, own) = (conf(), own());
         let peers = check(&conf, &own, leases.clone());
         for family in Family::ALL {
-            let halves: Vec<&Half> = peers.good.iter().filter_map(|peer| peer.half(family)).collect();
+            let halves: Vec<Half> = peers.good.iter().filter_map(|peer| peer.half(family)).collect();
             let network = conf.family(family).unwrap().network;
             for (i, half) in halves.iter().enumerate() {
                 prop_assert!(within(half.subnet, network) && half.subnet.prefix() > network.prefix());
@@ -319,30 +325,29 @@ fn a_key_is_one_hosts() {
         ("10.5.6.0-24", v4("10.99.0.6", r#"{"PublicKey":"no key"}"#)),
         ("10.5.7.0-24", v4("10.99.0.7", &key(KEY).replace("51820", "70000"))),
         ("10.5.8.0-24", bare),
-        ("0.0.0.0-0&fd05:0:0:9::-64", v6),
     ];
     let own = Own { key: OWN.parse().ok(), ..Own::default() };
     let peers = check(&conf, &own, leases.iter().map(|(k, v)| (k, v)));
-    let good: Vec<&str> = peers.good.iter().map(|peer| peer.key.as_str()).collect();
-    assert_eq!(good, ["10.5.2.0-24", "10.5.3.0-24"], "one host, and what it left behind");
-    let mut said: Vec<String> = peers.rejected.iter().map(|r| r.reason.to_string()).collect();
-    // in the order of the keys, IPv6's alone comes first
-    said.rotate_left(1);
+    assert_eq!(keys(&peers), ["10.5.2.0-24", "10.5.3.0-24"], "one host, and what it left behind");
+    let said: Vec<String> = peers.rejected.iter().map(|r| r.reason.to_string()).collect();
     let others =
         format!("its WireGuard key {KEY} is that of the lease 10.5.2.0-24, which is its host's or comes first");
     assert_eq!(
         said,
         [
-            others.clone(),
+            others,
             format!(
                 "its WireGuard key {OWN} is this host's own (a copied key file? delete one, and restart flanneld there)"
             ),
             "its WireGuard data cannot be read: PublicKey \"no key\" is not a WireGuard key".to_owned(),
             "its WireGuard data cannot be read: Port 70000 is not a port".to_owned(),
             "its type is wireguard, but it publishes no key for this family".to_owned(),
-            others,
         ]
     );
+    // a key is one for both families
+    let peers = check(&conf, &own, [leases[0].clone(), ("0.0.0.0-0&fd05:0:0:9::-64", v6)]);
+    assert_eq!(keys(&peers), ["0.0.0.0-0&fd05:0:0:9::-64"]);
+    assert_eq!(peers.rejected[0].key, "10.5.2.0-24");
 }
 
 /// A thief can copy a public key, and come first; but it cannot speak with it.
@@ -357,13 +362,13 @@ fn a_key_is_whose_host_speaks_with_it() {
         )
     };
     let leases = [("10.5.0.0-24", lease("10.99.0.66")), ("10.5.2.0-24", lease("10.99.0.3"))];
-    let good = |heard: &[&str]| {
-        let heard = heard.iter().map(|addr| addr.parse().unwrap()).collect();
-        let own = Own { heard: [(KEY.parse().unwrap(), heard)].into(), ..Own::default() };
+    let good = |from: &[&str]| {
+        let from = from.iter().map(|addr| addr.parse().unwrap()).collect();
+        let own = Own { endpoints: [(KEY.parse().unwrap(), from)].into(), ..Own::default() };
         let peers = check(&conf, &own, leases.iter().map(|(k, v)| (k, v)));
         assert_eq!((peers.good.len(), peers.rejected.len()), (1, 1));
         assert!(matches!(peers.rejected[0].reason, Reason::SameKey { .. }));
-        peers.good[0].key.clone()
+        peers.good[0].key()
     };
     assert_eq!(good(&[]), "10.5.0.0-24", "who comes first, while nobody has spoken");
     assert_eq!(good(&["10.99.0.3"]), "10.5.2.0-24");

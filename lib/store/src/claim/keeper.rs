@@ -74,6 +74,11 @@ impl<S: CompareStore> Keeper<S> {
         })
     }
 
+    /// What this host's lease publishes.
+    pub(crate) fn published(&self) -> Option<LeaseAttrs> {
+        self.own.as_ref()?.published()
+    }
+
     /// See [`Store::hold`](crate::Store::hold).
     pub(crate) async fn hold(&mut self, claim: &Claim<'_>) -> Result<Held, HoldError> {
         if !self.shared.is_complete() {

@@ -5,8 +5,8 @@ use kernel::message::link::SeenLink;
 use kernel::state::{Route, RouteKey};
 use kernel::survey::Survey;
 use kernel::types::RouteProtocol;
-use overlay::host::ALIAS;
 use overlay::net::{overlap, within};
+use overlay::render::ALIAS;
 
 use super::super::host::Daemon;
 use super::plan::{Plan, mark};

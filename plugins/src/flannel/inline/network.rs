@@ -1,16 +1,19 @@
 //! The network as a configuration carries it: read and checked whole, before anything is asked of the host. Pure.
 
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use gojson::Json;
 use ipnetwork::IpNetwork;
 use kernel::types::{Family, Mac, Mtu, Vni};
-use overlay::lease::{LeaseAttrs, Subnets, VxlanData};
+use overlay::backend::vxlan::{VxlanConf, mtu_in_range, port_in_range, vni_in_range};
+use overlay::backend::{Backend, Identity};
+use overlay::keep::publish;
+use overlay::lease::{LeaseAttrs, StoredAttrs, StoredLease, Subnets};
 use overlay::net::ByFamily;
-use overlay::netconf::{
-    Allocation, Backend, FamilyConf, NetConf, VxlanConf, mtu_in_range, port_in_range, vni_in_range,
-};
-use overlay::peers::{self, Own, Peer, Peers};
+use overlay::netconf::{Allocation, FamilyConf, NetConf};
+use overlay::peers::{self, Own, Peer, Peers, Reason};
 use overlay::subnet_env::SubnetEnv;
 
 use super::super::host::DataPath;
@@ -44,7 +47,7 @@ pub(super) struct Host {
 
 /// A network without a daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::flannel) struct Network {
+pub struct Network {
     pub(super) conf: NetConf,
     pub(super) own: Host,
     pub(super) peers: Vec<Host>,
@@ -100,50 +103,55 @@ impl Network {
 
     /// The MACs of this host's VTEPs, when peers send to `public`.
     pub(super) fn own_macs(&self, public: &ByFamily<Option<IpAddr>>) -> ByFamily<Option<Mac>> {
+        self.macs(&self.own, public)
+    }
+
+    fn macs(&self, host: &Host, public: &ByFamily<Option<IpAddr>>) -> ByFamily<Option<Mac>> {
         let mut macs = ByFamily::default();
         for family in Family::ALL {
             let derived = || Some(mac::derived(self.vni()?, (*public.get(family))?));
-            *macs.get_mut(family) = self.own.macs.get(family).or_else(derived);
+            *macs.get_mut(family) = host.macs.get(family).or_else(derived);
         }
         macs
     }
 
     fn own_by(&self, public: &ByFamily<Option<IpAddr>>) -> Own {
-        let both = |of: &ByFamily<Option<IpAddr>>| Family::ALL.into_iter().filter_map(|f| *of.get(f)).collect();
-        let macs = self.own_macs(public);
-        let macs = Family::ALL.into_iter().filter_map(|family| *macs.get(family)).collect();
-        Own { subnets: self.own.subnets, addresses: both(public), macs, ..Own::default() }
+        self.own_at(public, std::iter::empty())
     }
 
     /// The same with all addresses that this host has.
     pub(super) fn own_at(&self, public: &ByFamily<Option<IpAddr>>, addresses: impl Iterator<Item = IpAddr>) -> Own {
-        let mut own = self.own_by(public);
-        own.addresses.extend(addresses);
-        own
+        let public_ones = Family::ALL.into_iter().filter_map(|family| *public.get(family));
+        let addresses: BTreeSet<IpAddr> = public_ones.chain(addresses).collect();
+        let macs = self.own_macs(public);
+        let macs = Family::ALL.into_iter().filter_map(|family| *macs.get(family)).collect();
+        Own { subnets: self.own.subnets, addresses: addresses.into(), macs, ..Own::default() }
     }
 
-    /// The peers that are believed; a file with one that is not is wrong. `public` is what this host's peers send to, as
-    /// far as it is known.
+    /// The peers, when none is wrong. `public` is what this host's peers send to, as far as it is known.
     ///
     /// The list may name this host too, so that one list serves all files.
     pub(super) fn judge(&self, own: &Own, public: &ByFamily<Option<IpAddr>>) -> Result<Vec<Peer>, Vec<String>> {
         let mut mistakes = Vec::new();
-        let mut leases = Vec::new();
+        let mut leases: BTreeMap<Subnets, (usize, StoredLease)> = BTreeMap::new();
         // one that could not be read has been complained of
         for (index, peer) in self.peers.iter().enumerate().filter(|(_, peer)| !peer.subnets.is_empty()) {
-            match self.is_self(peer) {
-                true => mistakes.extend(self.wrong_self(index, peer, own, public)),
-                false => leases.push((index, peer.subnets.to_string(), self.attributes(peer).to_json())),
+            let subnets = peer.subnets;
+            if self.is_self(peer) {
+                mistakes.extend(self.wrong_self(index, peer, own, public));
+            } else if let Entry::Vacant(place) = leases.entry(subnets) {
+                let attrs = StoredAttrs::from(&self.attributes(peer));
+                place.insert((index, StoredLease { subnets, attrs, created: 0 }));
+            } else {
+                let twice = subnets.iter().map(|subnet| Reason::Overlaps { subnet, winner: subnets });
+                mistakes.extend(twice.map(|reason| of_peer(index, &reason)));
             }
         }
-        let Peers { good, rejected, .. } =
-            peers::check(&self.conf, own, leases.iter().map(|(_, key, value)| (key, value)));
-        for rejected in rejected {
-            // the last of equal ones is the one that comes second
-            let index = leases.iter().rev().find(|(_, key, _)| *key == rejected.key).map_or(0, |(index, ..)| *index);
-            let reason = rejected.reason.to_string();
-            mistakes.push(format!("peers[{index}]: {}", reason.replace("the lease ", "the peer ")));
-        }
+        let places: BTreeMap<String, usize> =
+            leases.iter().map(|(key, (index, _))| (key.to_string(), *index)).collect();
+        let Peers { good, rejected, .. } = peers::judge(&self.conf, own, leases.into_values().map(|(_, lease)| lease));
+        let rejected = rejected.iter();
+        mistakes.extend(rejected.map(|r| of_peer(places.get(&r.key).copied().unwrap_or_default(), &r.reason)));
         if mistakes.is_empty() { Ok(good) } else { Err(mistakes) }
     }
 
@@ -178,22 +186,14 @@ impl Network {
 
     /// What the peer would publish, had it a daemon.
     fn attributes(&self, peer: &Host) -> LeaseAttrs {
-        let mut attrs = LeaseAttrs { backend_type: self.conf.backend.lease_type().to_owned(), ..LeaseAttrs::default() };
-        for family in Family::ALL {
-            let public = *peer.public.get(family);
-            match public {
-                Some(IpAddr::V4(addr)) => attrs.public_ip = Some(addr),
-                Some(IpAddr::V6(addr)) => attrs.public_ipv6 = Some(addr),
-                None => {}
-            }
-            if let Some(vni) = self.vni()
-                && let Some(vtep_mac) = peer.macs.get(family).or_else(|| Some(mac::derived(vni, public?)))
-            {
-                attrs.set_data(family, VxlanData { vni: Some(vni), vtep_mac }.to_json());
-            }
-        }
-        attrs
+        let vtep_macs = self.macs(peer, &peer.public);
+        publish(&self.conf.backend, &[], peer.public, &Identity { vtep_macs, ..Identity::default() })
     }
+}
+
+/// A reason in the words of a list of peers.
+fn of_peer(index: usize, reason: &Reason) -> String {
+    format!("peers[{index}]: {}", reason.to_string().replace("the lease ", "the peer "))
 }
 
 /// A family's network and this host's part of it; `None` when the family is off, or wrong.

@@ -7,12 +7,15 @@ use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, RouteScope, Scope, State};
 use kernel::survey::{Survey, connected, default_route, preferred_address};
 use kernel::types::{Family, IfName, RouteProtocol, TableId};
-use overlay::host::{self, HostInputs, Underlay};
+use overlay::backend::{Host, Identity};
 use overlay::net::ByFamily;
 use overlay::reach::Reach;
+use overlay::render::{Ours, Renderer};
 use overlay::subnet_env::SubnetEnv;
+use overlay::underlay::Underlay;
 
 use super::network::Network;
+use crate::attach::delegating::joined;
 
 /// The alias of a network's VXLAN devices, its owner mark: flanneld's own and other networks' are left alone.
 pub(super) fn mark(name: &str) -> String {
@@ -54,17 +57,14 @@ pub(super) fn plan(network: &Network, name: &str, survey: &Survey, recorded: &[I
     }
     let own = network.own_at(&public, survey.addresses.iter().map(|seen| seen.key.net.ip()));
     let peers = network.judge(&own, &public).map_err(Obstacle::Mistakes)?;
-    let wanted = host::desired(&HostInputs {
-        conf: &network.conf,
+    let host = Host {
+        networks: network.conf.network_by_family(),
         own: network.own.subnets,
-        vtep_macs: network.own_macs(&public),
-        wireguard_keys: None,
-        peers: &peers,
-        underlay: &underlay,
-        keep_vtep: None,
-        known_devices: &marked(name, survey),
-        complete: true,
-    });
+        identity: Identity { vtep_macs: network.own_macs(&public), ..Identity::default() },
+        underlay,
+    };
+    let ours = Ours { devices: &marked(name, survey), complete: true };
+    let wanted = Renderer::new(&host, &network.conf.backend, &[]).desired(&peers, ours);
     let mut limits = Vec::new();
     if !link.running {
         limits.push(format!("{} has no carrier ({})", link.name, link.operstate));
@@ -89,16 +89,10 @@ fn unreachable(network: &Network, why: overlay::reach::Why) -> String {
 }
 
 /// What removes the network called `name`, which used `networks`, from the host.
-pub(super) fn removal(name: &str, survey: &Survey, networks: Vec<IpNetwork>) -> (State, Scope) {
+pub(in crate::flannel) fn removal(name: &str, survey: &Survey, networks: Vec<IpNetwork>) -> (State, Scope) {
     let devices = marked(name, survey);
     let scope = Scope { links: devices.clone(), addresses: devices.clone(), neighbours: devices, ..Scope::default() };
     marked_as(name, State::default(), scope, networks)
-}
-
-/// What routes go to, or went to.
-pub(super) fn joined(old: &[IpNetwork], new: &[IpNetwork]) -> Vec<IpNetwork> {
-    let gone = old.iter().filter(|network| !new.contains(network));
-    new.iter().chain(gone).copied().collect()
 }
 
 /// The same with this plugin's marks in place of the daemon's. All such networks' routes have one protocol: ours are those to

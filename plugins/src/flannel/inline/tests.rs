@@ -10,7 +10,7 @@ use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, Vni};
 
 use super::super::host::{Daemon, DataPath};
 use super::plan::{Obstacle, Plan, mark, plan, removal};
-use super::{Network, guard, mac, record};
+use super::{Network, guard, mac};
 
 const VXLAN: &str = r#"{"network":"10.244.0.0/16","subnet":"10.244.1.0/24",
     "peers":[{"subnet":"10.244.1.0/24","publicIP":"192.0.2.1"},{"subnet":"10.244.2.0/24","publicIP":"192.0.2.2"},
@@ -376,20 +376,4 @@ fn only_what_is_this_networks_is_taken_away() {
             "ip route del 10.244.9.0/24 via 192.0.2.9 dev eth0 proto 71"
         ]
     );
-}
-
-#[test]
-fn a_record_is_kept_under_its_lock() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("not/yet");
-    assert!(record::Record::lock_existing(&folder, "net").unwrap().is_none());
-    let networks = vec!["10.244.0.0/16".parse().unwrap(), "fd10::/48".parse().unwrap()];
-    record::Record::lock(&folder, "net").unwrap().write(&networks).unwrap();
-    let mut again = record::Record::lock_existing(&folder, "net").unwrap().unwrap();
-    assert_eq!(again.networks, networks);
-    again.write(&networks[..1]).unwrap();
-    drop(again);
-    let text = std::fs::read_to_string(folder.join(".network.net")).unwrap();
-    assert_eq!(text.trim_end(), "10.244.0.0/16", "what is shorter is filled up");
-    assert_eq!(record::parse("x\n10.1.2.3/8\n\u{fffd}\n"), ["10.0.0.0/8".parse().unwrap()]);
 }

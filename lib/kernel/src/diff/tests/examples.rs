@@ -1,11 +1,13 @@
 //! Examples: what can change in place and what cannot, per kind of link; and the command of each step.
 
+use std::net::IpAddr;
+
 use crate::diff::*;
 use crate::state::{
-    Address, AddressKey, Bridge, FdbKey, Ipip, Link, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route,
+    Address, AddressKey, Bridge, Fdb, FdbKey, Ipip, Link, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route,
     RouteKey, RouteKind, TunTap, Veth, Vlan, VlanKey, Vxlan, WireguardPeerChange,
 };
-use crate::types::{Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
+use crate::types::{IfIndex, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
 fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
@@ -173,7 +175,8 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
     let vlan = VlanKey { dev: dev(), id: VlanId::new(5).unwrap() };
     let near = NeighbourKey { dev: dev(), addr: [10, 5, 1, 0].into() };
     let fdb = FdbKey { dev: dev(), mac };
-    let at = [192, 0, 2, 1].into();
+    let at = IpAddr::from([192, 0, 2, 1]);
+    let elsewhere = Fdb { port: Some(9999), vni: Some(Vni::new(7).unwrap()), via: Some(IfIndex(3)), ..Fdb::from(at) };
     let key = RouteKey::main("10.5.1.0/24".parse().unwrap());
     let full_key = RouteKey { table: TableId(100), metric: Some(7), ..key.clone() };
     let full = Route {
@@ -245,12 +248,18 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
         ),
         (Step::DeleteNeighbour(near), "neighbour", true, "ip neigh del 10.5.1.0 dev dev"),
         (
-            Step::PutFdb(fdb.clone(), at),
+            Step::PutFdb(fdb.clone(), at.into()),
             "fdb",
             false,
             "bridge fdb replace 02:00:00:00:00:01 dev dev dst 192.0.2.1 self permanent",
         ),
-        (Step::DeleteFdb(fdb, at), "fdb", true, "bridge fdb del 02:00:00:00:00:01 dev dev dst 192.0.2.1 self"),
+        (
+            Step::PutFdb(fdb.clone(), elsewhere),
+            "fdb",
+            false,
+            "bridge fdb replace 02:00:00:00:00:01 dev dev dst 192.0.2.1 port 9999 vni 7 via if3 self permanent",
+        ),
+        (Step::DeleteFdb(fdb), "fdb", true, "bridge fdb del 02:00:00:00:00:01 dev dev self"),
         (
             Step::PutRoute(full_key, full),
             "route",
@@ -281,4 +290,54 @@ fn a_links_change_is_said_whole() {
     };
     let text = Step::ChangeLink(name("dev"), change).to_string();
     assert_eq!(text, "ip link set dev mtu 1400 address 02:00:00:00:00:01 nomaster alias \"flannel\" promisc off down");
+}
+
+/// A VXLAN device of this port, which may be there under another name.
+fn of_port(port: u16, was: Option<&str>) -> Link {
+    Link { was: was.map(name), ..Link::up(vxlan(|v| v.port = Some(port))) }
+}
+
+#[test]
+fn a_link_that_is_there_under_another_name_gets_its_own() {
+    let scope = Scope {
+        links: ["a", "b"].map(name).to_vec(),
+        addresses: ["a", "b"].map(name).to_vec(),
+        neighbours: ["a", "b"].map(name).to_vec(),
+        ..Scope::default()
+    };
+    let net = "10.5.1.0/32".parse().unwrap();
+    let with = |links: &[(&str, Link)]| {
+        let mut state = State::default();
+        for (dev, link) in links {
+            state.links.insert(name(dev), link.clone());
+            state.address(&name(dev), net, false);
+        }
+        state
+    };
+    let commands = |desired: &State, observed: &State| -> Vec<String> {
+        diff(desired, observed, &scope).steps.iter().map(brief).collect()
+    };
+    // the port changes: the device before stays, by another name, with its address
+    let before = with(&[("a", of_port(1, Some("b")))]);
+    let during = with(&[("a", of_port(2, Some("b"))), ("b", of_port(1, Some("a")))]);
+    let seen = |state: &State| {
+        let mut seen = state.clone();
+        seen.links.values_mut().for_each(|link| link.was = None);
+        seen
+    };
+    assert_eq!(
+        commands(&during, &seen(&before)),
+        ["ip link set a name b", "ip link add a type vxlan", "ip addr add 10.5.1.0/32 dev a", "ip link set a up"]
+    );
+    assert_eq!(commands(&during, &seen(&during)), Vec::<String>::new());
+    // it changes back: the one waits for the other's name
+    let third = |port: u16, was: &str| of_port(port, Some(was));
+    let back = with(&[("a", third(1, "b")), ("c", third(2, "a"))]);
+    let scope = Scope { links: ["a", "b", "c"].map(name).to_vec(), ..scope.clone() };
+    let steps: Vec<String> = diff(&back, &seen(&during), &scope).steps.iter().map(brief).collect();
+    assert_eq!(steps, ["ip link set a name c", "ip link set b name a"]);
+    // what is not ours keeps its name
+    let foreign = Scope { links: vec![name("a")], ..scope };
+    let steps = diff(&back, &seen(&with(&[("b", of_port(1, None))])), &foreign).steps;
+    assert!(!steps.iter().any(|step| matches!(step, Step::RenameLink(..))), "{steps:?}");
 }

@@ -168,7 +168,7 @@ fn taken_from(step: &Step) -> Option<&IfName> {
     match step {
         Step::DeleteVlan(key) => Some(&key.dev),
         Step::DeleteNeighbour(key) => Some(&key.dev),
-        Step::DeleteFdb(key, _) => Some(&key.dev),
+        Step::DeleteFdb(key) => Some(&key.dev),
         Step::DeleteAddress(key) => Some(&key.dev),
         Step::DeleteWireguardPeer(name, _) => Some(name),
         _ => None,
@@ -186,12 +186,19 @@ fn conflicts_are_named(desired: &State, observed: &State, scope: &Scope, plan: &
     assert_eq!(blocked, fate(desired, observed, scope).blocked);
 }
 
+fn is_replaced((step, next): (&Step, &Step)) -> bool {
+    matches!((step, next), (Step::DeleteFdb(gone), Step::PutFdb(new, _)) if gone == new)
+}
+
 /// Links are made anew before all else; then everything new comes before anything old goes. A port's VLANs that nobody
-/// wants go before the port is up.
+/// wants go before the port is up, and a forwarding entry that cannot be changed goes right before its successor.
 fn in_order(steps: &[Step], remade: &BTreeSet<IfName>) {
+    let replaced = steps.iter().zip(steps.iter().skip(1)).filter(|pair| is_replaced(*pair)).map(|(step, _)| step);
+    let replaced: Vec<_> = replaced.collect();
     let anew = |step: &Step| matches!(step, Step::DeleteLink(name) if remade.contains(name));
     assert!(steps.iter().skip_while(|step| anew(step)).all(|step| !anew(step)), "{steps:#?}");
-    let others = steps.iter().filter(|step| !anew(step) && !matches!(step, Step::DeleteVlan(_)));
+    let others =
+        steps.iter().filter(|step| !anew(step) && !matches!(step, Step::DeleteVlan(_)) && !replaced.contains(step));
     assert!(others.map(Step::is_delete).is_sorted(), "something old goes before something new is there: {steps:#?}");
     let raised = steps.iter().position(|step| matches!(step, Step::ChangeLink(_, change) if change.up.is_some()));
     let unwanted = steps.iter().rposition(|step| matches!(step, Step::DeleteVlan(_)));
@@ -208,8 +215,10 @@ fn in_one_stroke(desired: &State, scope: &Scope, steps: &[Step]) {
 
 /// Where the view is not complete, nothing goes but what is made anew.
 fn kept(scope: &Scope, steps: &[Step], remade: &BTreeSet<IfName>) {
-    for step in steps.iter().filter(|step| scope.keep && step.is_delete()) {
-        assert!(matches!(step, Step::DeleteLink(name) if remade.contains(name)), "{step} while the view is incomplete");
+    let nexts = steps.iter().skip(1).map(Some).chain([None]);
+    for (step, next) in steps.iter().zip(nexts).filter(|(step, _)| scope.keep && step.is_delete()) {
+        let anew = matches!(step, Step::DeleteLink(name) if remade.contains(name));
+        assert!(anew || next.is_some_and(|next| is_replaced((step, next))), "{step} while the view is incomplete");
     }
 }
 

@@ -10,10 +10,10 @@ use proptest::sample::{select, subsequence};
 
 use super::name;
 use crate::state::{
-    Bridge, FdbKey, Ipip, Link, LinkKind, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route, RouteKey,
+    Bridge, Fdb, FdbKey, Ipip, Link, LinkKind, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route, RouteKey,
     RouteKind, RouteScope, Scope, Secret, State, TunTap, Veth, Vlan, VlanKey, Vxlan, WireguardDevice, WireguardPeer,
 };
-use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
+use crate::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
 /// One device of each kind.
 pub const DEVICES: [&str; 7] = ["br0", "ip0", "mac0", "tap0", "veth0", "vx0", "wg0"];
@@ -147,6 +147,19 @@ fn entries(devices: &'static [&'static str]) -> impl Strategy<Value = Entries> {
 
 const ADDRESSES: [&str; 4] = ["10.5.1.1/24", "fd05::1/64", "fe80::1/64", "10.5.1.1/32"];
 
+/// Where frames go: as we want it, or as somebody made it (`seen`).
+fn ways(seen: bool) -> [Fdb; 2] {
+    let to = |last| Fdb::from(IpAddr::from([192, 0, 2, last]));
+    if seen {
+        [
+            Fdb { port: Some(9999), vni: Vni::new(7).ok(), via: Some(IfIndex(3)), ..to(0) },
+            Fdb { nexthop: Some(5), ..to(0) },
+        ]
+    } else {
+        [to(0), to(1)]
+    }
+}
+
 /// What is wanted, or what is there (`seen`). Nothing hangs on a link that is not there.
 pub fn host(seen: bool) -> impl Strategy<Value = State> {
     let hanging =
@@ -174,7 +187,7 @@ pub fn host(seen: bool) -> impl Strategy<Value = State> {
             }
             for (dev, n, dst) in fdb.into_iter().filter(|(dev, ..)| there(dev)) {
                 let key = FdbKey { dev: name(dev), mac: Mac([2, 0, 0, 0, 2, n]) };
-                state.fdb.insert(key, [192, 0, 2, dst].into());
+                state.fdb.insert(key, ways(seen)[usize::from(dst)]);
             }
             for (dev, n, pvid) in vlans.into_iter().filter(|(dev, ..)| there(dev)) {
                 let key = VlanKey { dev: name(dev), id: VlanId::new(u16::from(n) + 1).unwrap() };

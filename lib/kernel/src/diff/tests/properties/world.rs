@@ -2,7 +2,7 @@
 
 use crate::diff::Step;
 use crate::state::{
-    Link, LinkKind, Port, PublicKey, RouteKind, State, TunTap, Vxlan, WireguardDevice, WireguardPeer,
+    Fdb, Link, LinkKind, Port, PublicKey, RouteKind, State, TunTap, Vxlan, WireguardDevice, WireguardPeer,
     WireguardPeerChange,
 };
 use crate::types::IfName;
@@ -14,6 +14,7 @@ pub fn take(world: &mut State, step: &Step) {
     match step.clone() {
         Step::CreateLink(name, link) => create(world, name, link),
         Step::ChangeLink(name, change) => alter(world, &name, change),
+        Step::RenameLink(from, to) => super::super::rename(world, &from, &to),
         Step::DeleteLink(name) => delete(world, &name),
         Step::SetPort(name, port) => {
             assert!(world.links[&name].master.is_some(), "{name} is no port");
@@ -32,7 +33,11 @@ pub fn take(world: &mut State, step: &Step) {
             assert!(world.links[&key.dev].up, "{step}: the device is down");
             world.neighbours.insert(key, mac);
         }
-        Step::PutFdb(key, dst) => drop(world.fdb.insert(key, dst)),
+        Step::PutFdb(key, entry) => {
+            let before = world.fdb.insert(key, entry);
+            let sort = |entry: Fdb| entry.nexthop.is_some();
+            assert!(before.is_none_or(|before| sort(before) == sort(entry)), "{step}: Operation not supported");
+        }
         Step::PutRoute(key, route) | Step::AddRoute(key, route) => {
             let down = |dev: &IfName| !world.links.get(dev).is_some_and(|link| link.up);
             assert!(route.kind == RouteKind::Blackhole || !route.dev.as_ref().is_some_and(down), "{step}: down");
@@ -57,7 +62,7 @@ fn remove(world: &mut State, step: &Step) -> bool {
         Step::DeleteVlan(key) => world.vlans.remove(key).is_some(),
         Step::DeleteRoute(key, route) => world.routes.remove(key).is_some_and(|had| had == *route),
         Step::DeleteNeighbour(key) => world.neighbours.remove(key).is_some(),
-        Step::DeleteFdb(key, dst) => world.fdb.remove(key).is_some_and(|had| had == *dst),
+        Step::DeleteFdb(key) => world.fdb.remove(key).is_some(),
         Step::DeleteAddress(key) => world.addresses.remove(key).is_some(),
         Step::DeleteWireguardPeer(name, key) => {
             world.wireguard.get_mut(name).is_some_and(|device| device.peers.remove(key).is_some())

@@ -1,0 +1,101 @@
+//! What others read of the daemon: subnet.env for the CNI plugin, status.json for people and programs.
+//!
+//! Both are objects of this host like a route: somebody says what they contain, one task writes them, and whoever deletes
+//! or edits them finds them written again. The task is the only writer, and it writes off the runtime's thread.
+
+mod contents;
+mod pace;
+mod task;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+pub use contents::{Contents, PeerChanges};
+
+use crate::health::Readiness;
+use crate::metrics::Metrics;
+use crate::status::{Rejected, Status, path_beside};
+use crate::supervise::{Ended, Task};
+use crate::systemd::Manager;
+
+/// Readiness: the CNI plugin can read subnet.env.
+pub const SUBNET_FILE: &str = "subnet file";
+
+/// What the reporter needs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where subnet.env is written; status.json lies beside it.
+    pub subnet_file: PathBuf,
+    /// Who learns that the start is done.
+    pub manager: Option<Manager>,
+    /// Where the number of peers and repairs is counted.
+    pub metrics: Metrics,
+    /// Where it says whether subnet.env is written.
+    pub readiness: Readiness,
+}
+
+/// What the daemon and the task share.
+#[derive(Debug, Default)]
+struct Shared {
+    contents: Mutex<Contents>,
+    changed: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The way to the task that writes the files. It ends with this.
+#[derive(Debug)]
+pub struct Reporter {
+    shared: Arc<Shared>,
+    metrics: Metrics,
+    status: PathBuf,
+    task: Task,
+}
+
+impl Reporter {
+    /// Starts the task. Needs a tokio runtime.
+    pub fn start(settings: Settings) -> Self {
+        let shared = Arc::new(Shared::default());
+        let metrics = settings.metrics.clone();
+        let status = path_beside(&settings.subnet_file);
+        let writer = task::Writer::new(settings, shared.clone());
+        Self { shared, metrics, status, task: Task::spawn("the writer of subnet.env and status.json", writer.run()) }
+    }
+
+    /// The outcome of a pass. `head` is the status without peers and rejected leases, which come as changes. The status is
+    /// written soon if anything but its time and its counters is new, or if the pass changed something (`fresh`).
+    pub fn passed(&self, head: &Status, peers: PeerChanges, rejected: Option<Vec<Rejected>>, fresh: bool) {
+        let mut contents = self.shared.lock();
+        contents.passed(head, peers, rejected, fresh);
+        self.metrics.count(contents.counts(), contents.rejected());
+        drop(contents);
+        self.shared.changed.notify_one();
+    }
+
+    /// What subnet.env contains from now on. The status is written before it.
+    pub fn subnet_env(&self, text: String) {
+        self.shared.lock().set_env(text);
+        self.shared.changed.notify_one();
+    }
+
+    /// Writes the status now and here: the daemon is about to end with `error`.
+    pub fn last_words(&self, error: &str) {
+        let text = self.shared.lock().last_words(error);
+        // the error itself is on its way to the log
+        let _ = store::files::replace(&self.status, text.as_bytes());
+    }
+
+    /// Waits until the task has ended. Cancel-safe.
+    pub async fn ended(&mut self) -> Ended {
+        self.task.ended().await
+    }
+}

@@ -1,0 +1,302 @@
+//! What makes an allocation cost the same however many addresses are taken: a copy of the directory's content, in a
+//! file beside it, that can be asked without reading all of it.
+//!
+//! The directory stays the truth. The index counts only while the directory's time of change is the very one that the
+//! index was signed with, and that is a time which its last writer *set* (`utimensat`), to the nanosecond. Whoever else
+//! adds or removes a file, an operator's `rm` or a Go plugin, moves it to the kernel's own clock, and the next caller
+//! reads the directory again. So does the first caller after a boot, because a crash may have kept some blocks and lost
+//! others. All of this happens under upstream's lock.
+//!
+//! An index that fits the directory but is of another boot says more: every reservation outlived its container, as a
+//! network namespace does not survive a boot. Such reservations are remembered as long as nobody else writes.
+//!
+//! An owner found here is read on disk before anything is done to it, and an address free here is still taken by
+//! exclusive creation: a wrong index costs time, never an address.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::ReservationError;
+use super::backing::Backing;
+use super::directory::{self, Content, Directory};
+use super::layout::{BUCKET, HEADER, Header, MAX_BUCKETS, MAX_RANGES, SLOT, SLOTS, Slot, hash};
+use super::span::{Number, Span};
+use super::sys::{self, Stamp};
+
+/// Bits read at a time: a /16 whole.
+const PIECE: usize = 8192;
+
+pub(super) struct Index {
+    header: Header,
+    backing: Backing,
+    /// It differs from the file's header, or the directory was changed.
+    changed: bool,
+    /// Contradicted by the disk: it serves this call and is not signed.
+    doubted: bool,
+    /// Read from the directory in this call.
+    pub fresh: bool,
+}
+
+/// `<dataDir>/.<network>.index`: no network's name begins with a dot, and no reader of reservations looks there.
+pub(super) fn path_of(directory: &Path, network: &str) -> PathBuf {
+    directory.with_file_name(format!(".{network}.index"))
+}
+
+impl Index {
+    /// The index of the directory, covering `wanted`; read from the directory when the file does not do.
+    pub(super) fn open(directory: &Directory, path: &Path, wanted: &[Span]) -> Result<Self, ReservationError> {
+        let stamp = sys::stamp(&directory.fd).map_err(|cause| directory.failed("stat", "", cause))?;
+        let boot = sys::boot_id();
+        let file = sys::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW).ok();
+        let backing = file.and_then(|file| Backing::open(file).ok());
+        let wanted = &wanted[..wanted.len().min(MAX_RANGES)];
+        let known = backing.as_ref().and_then(|backing| Header::decode(backing.head()));
+        if let (Some(header), Some(boot)) = (&known, boot) {
+            let covers = wanted.iter().all(|span| header.ranges.contains(span));
+            if let Some(backing) = backing.filter(|_| covers && header.stamp == stamp && header.boot == boot) {
+                return Ok(Self { header: header.clone(), backing, changed: false, doubted: false, fresh: false });
+            }
+            let outlived = header.stamp == stamp && header.boot != boot;
+            let blank = Self::blank(with_older(wanted, &header.ranges), boot, stamp);
+            return Ok(blank.read_directory(directory, outlived)?.kept_in(path));
+        }
+        let blank = Self::blank(wanted.to_vec(), boot.unwrap_or([0; 36]), stamp);
+        let index = blank.read_directory(directory, false)?;
+        // without the boot's id the file could not be trusted later
+        Ok(if boot.is_some() { index.kept_in(path) } else { index })
+    }
+
+    /// The same from the directory, in memory.
+    pub(super) fn reread(&self, directory: &Directory, path: &Path) -> Result<Self, ReservationError> {
+        let Header { ranges, boot, stamp, .. } = self.header.clone();
+        Ok(Self::blank(ranges, boot, stamp).read_directory(directory, false)?.kept_in(path))
+    }
+
+    fn blank(ranges: Vec<Span>, boot: [u8; 36], stamp: Stamp) -> Self {
+        let header = Header { boot, stamp, buckets: 1, legacy: 0, outlived: 0, ranges };
+        Self { header, backing: Backing::memory(0), changed: true, doubted: false, fresh: true }
+    }
+
+    fn read_directory(mut self, directory: &Directory, outlived: bool) -> Result<Self, ReservationError> {
+        let mut found = Vec::new();
+        for (name, number) in directory::addresses(directory.names()?) {
+            match directory.read(&name)? {
+                Content::Missing | Content::Empty => {}
+                Content::Text(owner) => found.push((number, Some(owner))),
+                Content::Foreign => found.push((number, None)),
+            }
+        }
+        let buckets = u32::try_from(found.len() / (SLOTS / 2) + 1).unwrap_or(MAX_BUCKETS);
+        self.header.buckets = buckets.next_power_of_two().min(MAX_BUCKETS);
+        self.backing = Backing::memory(self.header.file_length());
+        for (number, owner) in found {
+            // memory takes every write inside its length; what is beyond is a table that is too full
+            if self.fill(number, owner.as_deref(), outlived).is_err() {
+                self.doubted = true;
+            }
+        }
+        Ok(self)
+    }
+
+    fn fill(&mut self, number: Number, owner: Option<&str>, outlived: bool) -> io::Result<()> {
+        self.set_bit(number, true)?;
+        owner.map_or(Ok(()), |owner| self.add_owner(owner, number, outlived))
+    }
+
+    /// Moves a fresh index into the file; where that cannot be (a full or read-only disk), it stays in memory.
+    fn kept_in(mut self, path: &Path) -> Self {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
+        if let Ok(file) = sys::open(path, flags) {
+            self.backing = self.backing.into_file(file);
+        }
+        self
+    }
+
+    /// Reservations that may hold this text.
+    pub(super) fn find(&self, owner: &str) -> io::Result<Vec<Slot>> {
+        let hash = hash(owner);
+        let bucket = self.bucket(hash)?;
+        Ok(slots(&bucket).filter_map(|(_, slot)| slot).filter(|slot| slot.hash == hash).collect())
+    }
+
+    /// Whether there are reservations that outlived their containers.
+    pub(super) fn has_outlived(&self) -> bool {
+        self.header.outlived > 0
+    }
+
+    /// All of these. Reads all owners.
+    pub(super) fn outlived(&self) -> io::Result<Vec<Slot>> {
+        if !self.has_outlived() {
+            return Ok(Vec::new());
+        }
+        let table = self.backing.read(self.header.buckets_at(), self.header.buckets as usize * BUCKET)?;
+        let all = table.chunks(BUCKET).flat_map(slots).filter_map(|(_, slot)| slot);
+        Ok(all.filter(|slot| slot.outlived).collect())
+    }
+
+    /// Whether a reservation may hold an id alone.
+    pub(super) fn has_legacy(&self) -> bool {
+        self.header.legacy > 0
+    }
+
+    /// The first address of `span` that is not known to be taken. Whether one without a bit is free, the disk knows.
+    pub(super) fn next_free(&self, span: Span) -> io::Result<Option<Number>> {
+        let mut number = span.first;
+        loop {
+            let Some(bits) = self.header.bits().find(|bits| bits.span.contains(number)) else {
+                return Ok(Some(number));
+            };
+            let last = bits.span.last.min(span.last);
+            if let Some(bit) = self.first_clear(bits.offset, bits.bit(number), bits.bit(last))? {
+                return Ok(Some(Number(bits.span.first.0 + u128::from(bit))));
+            }
+            if last >= span.last {
+                return Ok(None);
+            }
+            number = last.next();
+        }
+    }
+
+    fn first_clear(&self, base: u64, from: u64, to: u64) -> io::Result<Option<u64>> {
+        let (mut byte, last_byte) = (from / 8, to / 8);
+        // the bits before `from` count as taken
+        let mut mask = (1_u8 << (from % 8)) - 1;
+        while byte <= last_byte {
+            let length = usize::try_from(last_byte - byte + 1).map_or(PIECE, |n| n.min(PIECE));
+            let piece = self.backing.read(base + byte, length)?;
+            for (at, bits) in (byte..).zip(piece.iter()) {
+                let bits = bits | mask;
+                mask = 0;
+                if bits != 0xff {
+                    let bit = at * 8 + u64::from(bits.trailing_ones());
+                    return Ok((bit <= to).then_some(bit));
+                }
+            }
+            byte += length as u64;
+        }
+        Ok(None)
+    }
+
+    /// Notes a reservation that has just been made.
+    pub(super) fn insert(&mut self, number: Number, owner: &str) -> io::Result<()> {
+        self.changed = true;
+        self.fill(number, Some(owner), false)
+    }
+
+    /// Notes one that has just been removed.
+    pub(super) fn remove(&mut self, number: Number, owner: &str) -> io::Result<()> {
+        self.changed = true;
+        self.set_bit(number, false)?;
+        let hash = hash(owner);
+        let at = self.header.bucket_of(hash);
+        let bucket = self.bucket(hash)?;
+        let slot = slots(&bucket).find(|(_, slot)| slot.is_some_and(|slot| (slot.hash, slot.number) == (hash, number)));
+        if let Some((offset, slot)) = slot {
+            self.backing.write(at + offset, &[0; SLOT])?;
+            if is_legacy(owner) {
+                self.header.legacy = self.header.legacy.saturating_sub(1);
+            }
+            if slot.is_some_and(|slot| slot.outlived) {
+                self.header.outlived = self.header.outlived.saturating_sub(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// The disk has an address that is free here. Later calls read the directory again.
+    pub(super) fn doubt(&mut self, number: Number) -> io::Result<()> {
+        if self.header.bits().any(|bits| bits.span.contains(number)) {
+            self.doubted = true;
+            self.set_bit(number, true)?;
+        }
+        Ok(())
+    }
+
+    /// Signs the index with a time of change that nobody else can have set. Best effort: an unsigned index is not used.
+    pub(super) fn sign(mut self, directory: &Directory) {
+        if !self.changed || self.doubted || !self.backing.is_file() {
+            return;
+        }
+        let Ok((seconds, nanoseconds)) = sys::touch(&directory.fd) else { return };
+        self.header.stamp = Stamp { seconds, nanoseconds, ..self.header.stamp };
+        // the old header is as good as none: its stamp is no longer the directory's
+        let _ = self.backing.write(0, &self.header.encode());
+    }
+
+    fn set_bit(&mut self, number: Number, taken: bool) -> io::Result<()> {
+        let places: Vec<_> = self.header.bits().filter(|bits| bits.span.contains(number)).collect();
+        for bits in places {
+            let bit = bits.bit(number);
+            let at = bits.offset + bit / 8;
+            let [byte] = *self.backing.read(at, 1)? else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+            let mask = 1 << (bit % 8);
+            let wanted = if taken { byte | mask } else { byte & !mask };
+            if wanted != byte {
+                self.backing.write(at, &[wanted])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bucket(&self, hash: u64) -> io::Result<std::borrow::Cow<'_, [u8]>> {
+        self.backing.read(self.header.bucket_of(hash), BUCKET)
+    }
+
+    fn add_owner(&mut self, owner: &str, number: Number, outlived: bool) -> io::Result<()> {
+        let hash = hash(owner);
+        loop {
+            let free = slots(&self.bucket(hash)?).find(|(_, slot)| slot.is_none()).map(|(offset, _)| offset);
+            if let Some(offset) = free {
+                let slot = Slot { hash, number, outlived };
+                self.backing.write(self.header.bucket_of(hash) + offset, &slot.encode())?;
+                if is_legacy(owner) {
+                    self.header.legacy += 1;
+                }
+                self.header.outlived += u32::from(outlived);
+                return Ok(());
+            }
+            self.grow()?;
+        }
+    }
+
+    /// Twice the buckets. The stamp no longer fits when this happens, so a crash in between leaves no wrong index.
+    fn grow(&mut self) -> io::Result<()> {
+        if self.header.buckets >= MAX_BUCKETS {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let at = self.header.buckets_at();
+        let old = self.backing.read(at, self.header.buckets as usize * BUCKET)?.into_owned();
+        self.header.buckets *= 2;
+        let mut new = vec![0; old.len() * 2];
+        let mut used = vec![0_usize; self.header.buckets as usize];
+        for slot in old.chunks(BUCKET).flat_map(slots).filter_map(|(_, slot)| slot) {
+            let bucket = (self.header.bucket_of(slot.hash) - at) as usize / BUCKET;
+            let start = bucket * BUCKET + used[bucket] * SLOT;
+            new[start..start + SLOT].copy_from_slice(&slot.encode());
+            used[bucket] += 1;
+        }
+        self.backing.write(at, &new)
+    }
+}
+
+/// Ids have no white space, the two-line form has.
+fn is_legacy(owner: &str) -> bool {
+    !owner.contains('\n')
+}
+
+/// The slots of a bucket, each with its place in it.
+fn slots(bucket: &[u8]) -> impl Iterator<Item = (u64, Option<Slot>)> {
+    (0..).step_by(SLOT).zip(bucket.chunks_exact(SLOT)).map(|(offset, bytes)| (offset, Slot::decode(bytes)))
+}
+
+/// `wanted` and as many of the older ranges as fit: two configurations of one network take turns without rereading.
+fn with_older(wanted: &[Span], older: &[Span]) -> Vec<Span> {
+    let mut ranges = wanted.to_vec();
+    ranges.extend(older.iter().filter(|span| !wanted.contains(span)));
+    ranges.truncate(MAX_RANGES);
+    ranges
+}
+
+const _: () = assert!(160 + 32 * MAX_RANGES <= HEADER);

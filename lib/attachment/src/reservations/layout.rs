@@ -1,0 +1,189 @@
+//! What stands where in the index file.
+//!
+//! ```text
+//! 0        magic, boot id, directory stamp, counts      \ HEADER bytes
+//! 160      ranges: first, last (16 bytes each)          /
+//! 4096     one bit per address of each range, 1 is taken; each range starts at a multiple of 8
+//! …        buckets of 4096 bytes from a multiple of 4096: 170 slots of owner hash (8) and address (16); hash 0 is
+//!          free
+//! ```
+//! Numbers are little-endian: the file never leaves the machine, and never outlives its boot.
+
+use super::span::{Number, Span};
+use super::sys::Stamp;
+
+pub(super) const HEADER: usize = 4096;
+pub(super) const BUCKET: usize = 4096;
+pub(super) const SLOT: usize = 24;
+pub(super) const SLOTS: usize = BUCKET / SLOT;
+pub(super) const MAX_BUCKETS: u32 = 1 << 14;
+/// Of a larger range (an IPv6 subnet) only the first addresses have a bit; the others are tried on the disk.
+pub(super) const MAX_BITS: u128 = 1 << 20;
+pub(super) const MAX_RANGES: usize = 64;
+
+const MAGIC: &[u8; 8] = b"hl-idx\x02\n";
+const RANGES_AT: usize = 160;
+
+/// The start of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Header {
+    pub boot: [u8; 36],
+    /// The directory when the index was last true.
+    pub stamp: Stamp,
+    /// A power of two.
+    pub buckets: u32,
+    /// Reservations that hold an id alone, as releases before 0.8 wrote them.
+    pub legacy: u32,
+    /// Reservations made before this boot.
+    pub outlived: u32,
+    pub ranges: Vec<Span>,
+}
+
+/// Where the bits of a range are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bits {
+    /// The addresses that have a bit.
+    pub span: Span,
+    pub offset: u64,
+}
+
+impl Header {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(RANGES_AT + 32 * self.ranges.len());
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&self.boot);
+        for number in [self.stamp.device, self.stamp.inode, self.stamp.seconds.cast_unsigned()] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        let count = u32::try_from(self.ranges.len()).unwrap_or(0);
+        for number in [self.stamp.nanoseconds, self.buckets, self.legacy, self.outlived, count] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.resize(RANGES_AT, 0);
+        for range in &self.ranges {
+            out.extend_from_slice(&range.first.0.to_le_bytes());
+            out.extend_from_slice(&range.last.0.to_le_bytes());
+        }
+        out
+    }
+
+    /// None when the bytes are no header that this code wrote.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut rest = Reader(bytes);
+        if rest.take::<8>()? != *MAGIC {
+            return None;
+        }
+        let boot = rest.take::<36>()?;
+        let [device, inode, seconds] = [rest.u64()?, rest.u64()?, rest.u64()?];
+        let [nanoseconds, buckets, legacy] = [rest.u32()?, rest.u32()?, rest.u32()?];
+        let [outlived, count] = [rest.u32()?, rest.u32()?];
+        let count = usize::try_from(count).ok().filter(|n| *n <= MAX_RANGES)?;
+        if !buckets.is_power_of_two() || buckets > MAX_BUCKETS {
+            return None;
+        }
+        rest = Reader(bytes.get(RANGES_AT..)?);
+        let mut ranges = Vec::with_capacity(count);
+        for _ in 0..count {
+            let [first, last] = [rest.number()?, rest.number()?];
+            ranges.push((first <= last).then_some(Span { first, last })?);
+        }
+        let stamp = Stamp { device, inode, seconds: seconds.cast_signed(), nanoseconds };
+        Some(Self { boot, stamp, buckets, legacy, outlived, ranges })
+    }
+
+    pub(super) fn bits(&self) -> impl Iterator<Item = Bits> {
+        let mut offset = HEADER as u64;
+        self.ranges.iter().map(move |range| {
+            let last = Number(range.last.0.min(range.first.0.saturating_add(MAX_BITS - 1)));
+            let bits = Bits { span: Span { first: range.first, last }, offset };
+            offset = bits.end().next_multiple_of(8);
+            bits
+        })
+    }
+
+    pub(super) fn buckets_at(&self) -> u64 {
+        self.bits().last().map_or(HEADER as u64, Bits::end).next_multiple_of(BUCKET as u64)
+    }
+
+    pub(super) fn bucket_of(&self, hash: u64) -> u64 {
+        self.buckets_at() + (hash & u64::from(self.buckets - 1)) * BUCKET as u64
+    }
+
+    pub(super) fn file_length(&self) -> u64 {
+        self.buckets_at() + u64::from(self.buckets) * BUCKET as u64
+    }
+}
+
+impl Bits {
+    /// Which of the bits is the address's. The span never has more than MAX_BITS.
+    pub(super) fn bit(self, number: Number) -> u64 {
+        u64::try_from(number.0 - self.span.first.0).unwrap_or(u64::MAX)
+    }
+
+    fn end(self) -> u64 {
+        self.offset + self.bit(self.span.last) / 8 + 1
+    }
+}
+
+/// FNV-1a (64 bits, Fowler/Noll/Vo) with a final mix, because buckets are chosen by the low bits. Never 0, and
+/// without [`OUTLIVED`].
+pub(super) fn hash(owner: &str) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in owner.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash ^= hash >> 29;
+    hash = hash.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ((hash ^ (hash >> 32)) & !OUTLIVED).max(1)
+}
+
+/// Beside a hash: the reservation was made before this boot.
+const OUTLIVED: u64 = 1 << 63;
+
+/// A reservation in the table of owners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub hash: u64,
+    pub number: Number,
+    /// Made before this boot, so that its container is gone.
+    pub outlived: bool,
+}
+
+impl Slot {
+    /// None when the slot is free.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut rest = Reader(bytes);
+        let word = rest.u64().filter(|word| *word != 0)?;
+        Some(Self { hash: word & !OUTLIVED, number: rest.number()?, outlived: word & OUTLIVED != 0 })
+    }
+
+    pub(super) fn encode(self) -> [u8; SLOT] {
+        let mut out = [0; SLOT];
+        let word = if self.outlived { self.hash | OUTLIVED } else { self.hash };
+        out[..8].copy_from_slice(&word.to_le_bytes());
+        out[8..].copy_from_slice(&self.number.0.to_le_bytes());
+        out
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk::<N>()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn number(&mut self) -> Option<Number> {
+        self.take().map(|bytes| Number(u128::from_le_bytes(bytes)))
+    }
+}

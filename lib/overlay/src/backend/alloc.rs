@@ -1,0 +1,27 @@
+//! The alloc backend: subnets are leased, and something else moves the packets.
+
+use super::{Backend, Conf, Data, Kind};
+use crate::reach::Mode;
+
+/// The alloc backend.
+pub static KIND: Kind = Kind {
+    name: "alloc",
+    lease_type: "",
+    data: Data::KeptVtep,
+    v4_only: false,
+    tunnel: None,
+    read: |_, _, _| Backend::Alloc,
+    left: |_, _| None,
+};
+
+pub(super) struct Alloc;
+
+impl Conf for Alloc {
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn mode(&self) -> Option<Mode> {
+        None
+    }
+}

@@ -1,0 +1,127 @@
+//! The udp backend: a TUN device by which the whole network is reached. A program reads its packets and sends them as
+//! datagrams. IPv4 only.
+
+use ipnetwork::IpNetwork;
+use kernel::state::{Link, LinkKind, RouteKey, State, TunTap};
+use kernel::types::{Family, IfName, Mtu, host_net};
+
+use super::{Backend, Companion, Conf, Data, Devices, End, Host, Kind, Role, keys};
+use crate::peers::{Half, Peer};
+use crate::reach::{Mode, Tunnel, Why};
+use crate::render::{ALIAS, flannel_route};
+
+/// The udp backend.
+pub static KIND: Kind = Kind {
+    name: "udp",
+    lease_type: "",
+    data: Data::KeptVtep,
+    v4_only: true,
+    tunnel: Some(TUNNEL),
+    read: |reader, _, mistakes| {
+        let default = UdpConf::default();
+        Backend::Udp(UdpConf { port: keys::port(reader, "Backend.Port", mistakes).unwrap_or(default.port) })
+    },
+    left: |name, link| {
+        let ours = name.as_str() == DEVICE && matches!(link.kind, LinkKind::TunTap(_));
+        // the device does not say which port its program had
+        ours.then(|| Backend::Udp(UdpConf::default()))
+    },
+};
+
+/// Datagrams, by a program.
+pub const TUNNEL: Tunnel = Tunnel::new("udp", "UDP");
+
+/// The TUN device, upstream's first `flannel%d`.
+pub const DEVICE: &str = "flannel0";
+
+/// The udp backend's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpConf {
+    /// `Port`, default 8285: where this host listens and where it sends to. All hosts must agree.
+    pub port: u16,
+}
+
+impl Default for UdpConf {
+    fn default() -> Self {
+        Self { port: 8285 }
+    }
+}
+
+/// An IPv4 and a UDP header.
+fn mtu(underlay: Mtu) -> Mtu {
+    Mtu(underlay.0.saturating_sub(28))
+}
+
+impl Conf for UdpConf {
+    fn kind(&self) -> &'static Kind {
+        &KIND
+    }
+
+    fn mode(&self) -> Option<Mode> {
+        Some(Mode::Never)
+    }
+
+    fn pod_mtu(&self, underlay: Mtu) -> Mtu {
+        mtu(underlay)
+    }
+
+    fn names(&self, _role: Role) -> Vec<IfName> {
+        IfName::new(DEVICE).into_iter().collect()
+    }
+
+    /// A device that is only kept stays as it is, without its route.
+    fn stays_as_it_is(&self) -> bool {
+        true
+    }
+
+    fn end(&self, host: &Host, _role: Role) -> Option<Box<dyn End>> {
+        let network = host.networks.v4?;
+        let own = host.own.get(Family::V4)?;
+        Some(Box::new(Tun { dev: IfName::new(DEVICE).ok()?, network, own, mtu: mtu(host.underlay.mtu) }))
+    }
+
+    fn devices(&self) -> Option<Devices> {
+        Some(Devices { kind: KIND.name, name: 0, fixed: 0 })
+    }
+
+    fn companion(&self) -> Option<Companion> {
+        Some(Companion::DataPath(*self))
+    }
+}
+
+/// `10.5.0.0/16 dev flannel0`
+#[derive(Debug)]
+struct Tun {
+    dev: IfName,
+    network: IpNetwork,
+    own: IpNetwork,
+    mtu: Mtu,
+}
+
+impl End for Tun {
+    fn write(&self, state: &mut State) {
+        let kind = LinkKind::TunTap(TunTap { multi_queue: true, ..TunTap::default() });
+        let link = Link { mtu: Some(self.mtu), alias: Some(ALIAS.to_owned()), ..Link::up(kind) };
+        state.links.insert(self.dev.clone(), link);
+        state.address(&self.dev, host_net(self.own.network()), true);
+        state.routes.insert(RouteKey::main(self.network), flannel_route(&self.dev));
+    }
+
+    fn tunnel(&self) -> Tunnel {
+        TUNNEL
+    }
+
+    /// A lease of udp has no type.
+    fn reaches(&self, peer: &Peer, _half: &Half) -> Result<(), Why> {
+        if peer.backend_type() == KIND.lease_type { Ok(()) } else { Err(Why::NotIn(TUNNEL)) }
+    }
+
+    /// Go's udp does not look at the type of a lease: it sends to every host. A host of another type is on its way to udp
+    /// or from it.
+    fn last_resort(&self, _peer: &Peer, _half: &Half, on_link: bool) -> Option<Why> {
+        (!on_link).then_some(Why::ByMode(TUNNEL))
+    }
+
+    /// The network's one route is enough.
+    fn write_peer(&self, _peer: &Peer, _half: &Half, _state: &mut State) {}
+}

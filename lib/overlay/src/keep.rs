@@ -1,0 +1,183 @@
+//! What stays of the backends before the one in force: make before break.
+//!
+//! After a change of the configuration other hosts still send as this host's lease said until they have seen the new one,
+//! and a host that does not follow goes on for longer. So the devices of the backend before stay:
+//! - while a peer's lease says that its host sends to such a device;
+//! - while this host's own lease, as it is published, says how to send to it;
+//! - while not all leases are known;
+//! - and for [`DRAIN`] after that, for what is still on its way.
+//!
+//! Leases do not say everything: two ports of vxlan look alike. There time decides. For [`SETTLE`] after the change the new
+//! device is there and receives, and the old one still sends, until every host has both.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use kernel::types::Family;
+
+use crate::backend::{Backend, Census, Data, Identity};
+use crate::lease::LeaseAttrs;
+use crate::net::ByFamily;
+use crate::render::Kept;
+
+/// Much longer than a lease takes from one host to the others.
+pub const DRAIN: Duration = Duration::from_secs(1);
+
+/// Much longer than a configuration takes from the store to all hosts.
+pub const SETTLE: Duration = Duration::from_secs(1);
+
+/// The backends of before whose devices others may still send to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keep {
+    current: Option<Backend>,
+    /// The newest first.
+    left: Vec<Left>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Left {
+    backend: Backend,
+    /// When it was left; `None` when that was before this daemon.
+    since: Option<Instant>,
+    /// Since when nobody may send to its devices.
+    idle: Option<Instant>,
+}
+
+/// What decides what stays.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The time.
+    pub now: Instant,
+    /// The backend in force.
+    pub backend: &'a Backend,
+    /// The backends of which there are devices with our mark. They count at the start only: whatever is left later is known.
+    pub found: &'a [Backend],
+    /// What the peers' leases say.
+    pub census: &'a Census,
+    /// All leases are known.
+    pub complete: bool,
+    /// This host's lease as the others see it.
+    pub published: Option<&'a LeaseAttrs>,
+    /// The kernel gives a link that is up another name (Linux 6.2, `dev_change_name`, net/core/dev.c).
+    pub can_rename: bool,
+}
+
+/// What stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keeping {
+    /// The backends whose devices stay, the newest first.
+    pub kept: Vec<Kept>,
+    /// Those that a peer may still start to send to.
+    pub offered: Vec<Backend>,
+    /// When this changes by itself.
+    pub look_again: Option<Instant>,
+}
+
+impl Keep {
+    /// Decides what stays now.
+    pub fn follow(&mut self, facts: &Facts<'_>) -> Keeping {
+        self.learn(facts);
+        for left in &mut self.left {
+            let idle = left.idle.unwrap_or(facts.now);
+            left.idle = (!left.is_needed(facts)).then_some(idle);
+        }
+        self.left.retain(|left| left.idle.is_none_or(|idle| facts.now < idle + DRAIN));
+        let kept = self.left.iter().map(|left| Kept { backend: left.backend.clone(), leads: left.leads(facts) });
+        let offered = self.left.iter().filter(|left| left.idle.is_none());
+        Keeping {
+            kept: kept.collect(),
+            offered: offered.map(|left| left.backend.clone()).collect(),
+            look_again: self.left.iter().filter_map(|left| left.look_again(facts)).min(),
+        }
+    }
+
+    /// Learns of the backend in force, and at the start of the devices that are there.
+    fn learn(&mut self, facts: &Facts<'_>) {
+        let now = facts.backend;
+        match self.current.replace(now.clone()) {
+            None => {
+                let found = facts.found.iter().filter(|found| !found.has_devices_of(now));
+                found.for_each(|found| self.leave(found.clone(), None));
+            }
+            Some(before) if before != *now && !before.has_devices_of(now) => self.leave(before, Some(facts.now)),
+            Some(_) => {}
+        }
+        let rename = |left: &Left| facts.can_rename || !left.backend.has_names_of(now);
+        self.left.retain(|left| {
+            !left.backend.has_devices_of(now) && left.backend.conf().can_stay_beside(now) && rename(left)
+        });
+    }
+
+    fn leave(&mut self, backend: Backend, since: Option<Instant>) {
+        if backend.conf().devices().is_none() {
+            return;
+        }
+        // of several devices with one name there is the newest
+        self.left.retain(|left| !left.backend.has_devices_of(&backend) && !left.backend.has_names_of(&backend));
+        self.left.insert(0, Left { backend, since, idle: None });
+    }
+}
+
+impl Left {
+    /// The leases of the two do not tell which of them a host has: time decides.
+    fn is_timed(&self, facts: &Facts<'_>) -> bool {
+        self.backend.conf().looks_like(facts.backend)
+    }
+
+    fn settles(&self) -> Option<Instant> {
+        self.since.map(|since| since + SETTLE)
+    }
+
+    fn leads(&self, facts: &Facts<'_>) -> bool {
+        self.is_timed(facts) && self.settles().is_some_and(|settles| facts.now < settles)
+    }
+
+    /// Some host may send to its devices.
+    fn is_needed(&self, facts: &Facts<'_>) -> bool {
+        if self.is_timed(facts) {
+            return self.leads(facts);
+        }
+        let conf = self.backend.conf();
+        !facts.complete
+            || conf.may_be_sent_to(facts.census)
+            || facts.published.is_some_and(|published| conf.is_named_in(published))
+    }
+
+    fn look_again(&self, facts: &Facts<'_>) -> Option<Instant> {
+        match self.idle {
+            Some(idle) => Some(idle + DRAIN),
+            None if self.is_timed(facts) => self.settles(),
+            None => None,
+        }
+    }
+}
+
+/// What this host publishes: its addresses in the families that are on, and what its backend's leases say. A backend without
+/// lease data of its own publishes the VTEP that this host keeps, if it is `offered`, so that hosts behind a router which
+/// still run vxlan reach it. Go flannel does not look at such a lease's data.
+pub fn publish(
+    backend: &Backend,
+    offered: &[Backend],
+    public: ByFamily<Option<IpAddr>>,
+    identity: &Identity,
+) -> LeaseAttrs {
+    let mut attrs = LeaseAttrs { backend_type: backend.lease_type().to_owned(), ..LeaseAttrs::default() };
+    let offers = backend.kind().data == Data::KeptVtep && backend.mode().is_some();
+    let offered = offered.iter().filter(|offered| offers && offered.kind().data == Data::Vtep);
+    let said: Vec<&Backend> = std::iter::once(backend).chain(offered).collect();
+    for family in Family::ALL {
+        match *public.get(family) {
+            Some(IpAddr::V4(addr)) => attrs.public_ip = Some(addr),
+            Some(IpAddr::V6(addr)) => attrs.public_ipv6 = Some(addr),
+            // a text is there once, whatever the families
+            None if backend.kind().data != Data::Text => continue,
+            None => {}
+        }
+        let data = said.iter().find_map(|backend| backend.conf().lease_data(identity, family));
+        data.into_iter().for_each(|data| attrs.set_data(family, data));
+    }
+    attrs
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,301 @@
+//! All leases of a store, with the verdict on each, and what has changed since it was made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnetwork::IpNetwork;
+use kernel::state::PublicKey;
+use kernel::types::{Family, Mac};
+
+use super::alone::{Alone, Claimed, Rules};
+use super::claims::{Claims, Rank};
+use super::index::{Addresses, Spans};
+use super::{Own, Peer, Reason, Rejected, Shared, Standing};
+use crate::lease::{LeaseChanges, LeaseType, Refusal, StoredLease, Subnets};
+use crate::net::ByFamily;
+
+/// All leases of a store, and which of them are followed.
+///
+/// [`Self::apply`] takes changes over, [`Self::judge`] brings the verdicts up to date; what the other functions give is
+/// as of the last call of `judge`. A change costs what depends on it: the verdicts are those that a new book with the
+/// same leases would give.
+///
+/// ```
+/// use overlay::lease::{LeaseChanges, StoredLease};
+/// use overlay::netconf::NetConf;
+/// use overlay::peers::{Book, Own};
+///
+/// let conf = NetConf::parse(br#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#)?.conf;
+/// let lease = StoredLease::read("10.5.53.0-24", br#"{"PublicIP":"192.0.2.1","BackendType":"host-gw"}"#, 1)?;
+/// let mut book = Book::default();
+/// book.apply(LeaseChanges { put: vec![lease], ..LeaseChanges::default() });
+/// book.judge(&conf, &Own::default());
+/// assert_eq!(book.peers().count(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Book {
+    pub(super) leases: BTreeMap<Subnets, Peer>,
+    refused: BTreeMap<String, Refusal>,
+    pub(super) addresses: Addresses,
+    pub(super) spans: Spans,
+    pub(super) macs: Claims<(Family, Mac)>,
+    pub(super) keys: Claims<PublicKey>,
+    /// Leases of which something is not followed.
+    pub(super) rejected: BTreeSet<Subnets>,
+    /// How many leases of each type are followed.
+    pub(super) counts: BTreeMap<LeaseType, usize>,
+    /// What the verdicts were made by; `None`: everything is to be judged.
+    pub(super) rules: Option<Rules>,
+    pub(super) own: Own,
+    pub(super) pending: Pending,
+}
+
+/// What the next judgement begins with.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pending {
+    /// Leases that are new or have changed.
+    pub(super) dirty: BTreeSet<Subnets>,
+    /// Those that were followed, and have changed or are gone.
+    pub(super) touched: BTreeSet<Subnets>,
+    /// Subnets whose holder is gone.
+    pub(super) freed: BTreeSet<IpNetwork>,
+}
+
+impl Book {
+    /// Takes over what has changed in the store.
+    pub fn apply(&mut self, changes: LeaseChanges) {
+        let LeaseChanges { snapshot, put, gone, refused } = changes;
+        if snapshot {
+            self.refused.clear();
+        }
+        for (text, refusal) in refused {
+            match refusal {
+                Some(refusal) => drop(self.refused.insert(text, refusal)),
+                None => drop(self.refused.remove(&text)),
+            }
+        }
+        if snapshot && self.leases.is_empty() {
+            return self.fill(put);
+        }
+        if snapshot {
+            let stay: BTreeSet<Subnets> = put.iter().map(|lease| lease.subnets).collect();
+            let gone: Vec<Subnets> = self.leases.keys().filter(|key| !stay.contains(key)).copied().collect();
+            gone.iter().for_each(|key| self.remove(key));
+        }
+        gone.iter().for_each(|key| self.remove(key));
+        put.into_iter().for_each(|lease| self.put(lease));
+    }
+
+    /// The first leases. Maps that are made at once are half as large as those that grow.
+    fn fill(&mut self, put: Vec<StoredLease>) {
+        let new = |lease: StoredLease| (lease.subnets, Peer { lease, standing: ByFamily::default() });
+        self.leases = put.into_iter().map(new).collect();
+        self.addresses = Addresses::of(self.leases.values().map(|peer| &peer.lease));
+        self.rules = None;
+    }
+
+    fn put(&mut self, lease: StoredLease) {
+        let key = lease.subnets;
+        if let Some(before) = self.leases.get(&key) {
+            if before.lease == lease {
+                return;
+            }
+            if before.lease.created != lease.created {
+                // its place in the order of claims is another one
+                self.remove(&key);
+            } else {
+                self.forget(&key);
+            }
+        }
+        self.addresses.insert(&lease);
+        self.leases.insert(key, Peer { lease, standing: ByFamily::default() });
+        self.pending.dirty.insert(key);
+    }
+
+    fn remove(&mut self, key: &Subnets) {
+        self.forget(key);
+        if self.leases.remove(key).is_none() {
+            return;
+        }
+        self.pending.dirty.remove(key);
+        self.rejected.remove(key);
+        for subnet in key.iter() {
+            self.spans.forget_refused(subnet, *key);
+            if self.spans.is_held(subnet, key) {
+                self.spans.take_back(subnet);
+                self.pending.freed.insert(subnet);
+            }
+        }
+    }
+
+    /// Takes back what depends on the value of a lease; its subnets stay its own.
+    fn forget(&mut self, key: &Subnets) {
+        let Some(peer) = self.leases.get_mut(key) else { return };
+        let was_followed = peer.is_followed();
+        peer.standing = ByFamily::default();
+        let peer = peer.clone();
+        self.addresses.remove(&peer.lease);
+        for family in Family::ALL {
+            self.release(&peer.lease, family);
+        }
+        if was_followed {
+            self.pending.touched.insert(*key);
+            self.count(peer.lease.attrs.backend_type, false);
+        }
+    }
+
+    /// Takes back what a half claims besides its subnet.
+    pub(super) fn release(&mut self, lease: &StoredLease, family: Family) {
+        let Some(rank) = self.rank(lease, family) else { return };
+        let Claimed { mac, key } = claimable(lease, family);
+        mac.into_iter().for_each(|mac| self.macs.remove((family, mac), rank, family));
+        key.into_iter().for_each(|key| self.keys.remove(key, rank, family));
+    }
+
+    pub(super) fn count(&mut self, kind: LeaseType, one_more: bool) {
+        let count = self.counts.entry(kind).or_default();
+        *count = if one_more { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            self.counts.remove(&kind);
+        }
+    }
+
+    /// The place of a half in the order of claims; `None` when there is nothing to judge it by, or no subnet.
+    pub(super) fn rank(&self, lease: &StoredLease, family: Family) -> Option<Rank> {
+        rank(self.rules.as_ref()?, lease, family)
+    }
+
+    /// The lease of these subnets, followed or not: this host's own, say.
+    pub fn lease(&self, subnets: &Subnets) -> Option<&StoredLease> {
+        Some(&self.leases.get(subnets)?.lease)
+    }
+
+    /// All leases in the order of their keys, followed or not.
+    pub fn leases(&self) -> impl Iterator<Item = &StoredLease> {
+        self.leases.values().map(|peer| &peer.lease)
+    }
+
+    /// The peer with these subnets, if it is followed.
+    pub fn peer(&self, subnets: &Subnets) -> Option<&Peer> {
+        self.leases.get(subnets).filter(|peer| peer.is_followed())
+    }
+
+    /// The leases that are followed, in one family at least, in the order of their keys.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.leases.values().filter(|peer| peer.is_followed())
+    }
+
+    /// How many leases are followed.
+    pub fn len(&self) -> usize {
+        self.counts.values().sum()
+    }
+
+    /// No lease is followed.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// How many leases of each `BackendType` are followed. Types of which there are none do not occur.
+    pub fn counts(&self) -> &BTreeMap<LeaseType, usize> {
+        &self.counts
+    }
+
+    /// What is not followed, and why: first leases, then what is no lease, each in the order of their keys.
+    pub fn rejected(&self) -> impl Iterator<Item = Rejected> {
+        let refused = self.refused.iter().map(|(text, refusal)| Rejected {
+            key: text.clone(),
+            family: None,
+            reason: refusal.clone().into(),
+        });
+        let leases = self.rejected.iter().filter_map(|key| self.leases.get(key));
+        leases.flat_map(|peer| self.reasons(peer)).chain(refused)
+    }
+
+    /// Peers that publish the same address, as hosts behind one NAT do. They are followed.
+    pub fn shared(&self) -> impl Iterator<Item = Shared> {
+        self.addresses.crowded().flat_map(move |public| {
+            let followed = move |key: &Subnets| {
+                let half = self.leases.get(key).and_then(|peer| peer.half(public.into()));
+                half.is_some_and(|half| half.public == public)
+            };
+            let mut there = self.addresses.publishing(public, public).filter(followed);
+            let with = there.next();
+            there.filter_map(move |key| Some(Shared { key, with: with?, public }))
+        })
+    }
+
+    fn reasons(&self, peer: &Peer) -> Vec<Rejected> {
+        let Some(rules) = &self.rules else { return Vec::new() };
+        let rejected = |family, reason| Rejected { key: peer.lease.subnets.to_string(), family, reason };
+        let alone = Alone { rules, own: &self.own, lease: &peer.lease };
+        if let Err(reason) = alone.whole() {
+            return vec![rejected(None, reason)];
+        }
+        let of_family = |family| Some(rejected(Some(family), self.reason(peer, alone, family)?));
+        Family::ALL.into_iter().filter_map(of_family).collect()
+    }
+
+    /// Why a half is not followed, found anew: few are, and what stands against them may change while they do not.
+    fn reason(&self, peer: &Peer, alone: Alone<'_>, family: Family) -> Option<Reason> {
+        let subnet = peer.lease.subnets.get(family)?;
+        match peer.standing.get(family) {
+            Standing::Absent | Standing::Good { .. } => None,
+            Standing::Refused => alone.half(family).err(),
+            Standing::Mac => {
+                let mac = peer.lease.attrs.vtep(family)?.vtep_mac;
+                Some(Reason::SameMac { mac, winner: self.owner_of_mac(&peer.lease, family)? })
+            }
+            Standing::Key => {
+                let key = peer.lease.attrs.wireguard(family)?.public_key;
+                Some(Reason::SameKey { key, winner: self.owner_of_key(&peer.lease, family)? })
+            }
+            Standing::Overlaps => {
+                let rank = self.rank(&peer.lease, family)?;
+                Some(Reason::Overlaps { subnet, winner: self.holder_before(subnet, rank)? })
+            }
+            Standing::Loops => {
+                let address = peer.lease.attrs.public(family)?;
+                Some(Reason::AddressInSubnet { address, subnet: self.spans.given_around(address)?.0 })
+            }
+        }
+    }
+
+    /// Who owns the VTEP's MAC, when it is a lease of another address: behind one address it is one host with a left-over
+    /// lease, and its entries do not contradict each other.
+    pub(super) fn owner_of_mac(&self, lease: &StoredLease, family: Family) -> Option<Subnets> {
+        let mac = lease.attrs.vtep(family)?.vtep_mac;
+        self.other_host(self.macs.owner((family, mac))?.rank.subnets, lease, family)
+    }
+
+    /// Who owns the WireGuard key, when it is a lease of another address.
+    pub(super) fn owner_of_key(&self, lease: &StoredLease, family: Family) -> Option<Subnets> {
+        let key = lease.attrs.wireguard(family)?.public_key;
+        self.other_host(self.keys.owner(key)?.rank.subnets, lease, family)
+    }
+
+    fn other_host(&self, owner: Subnets, lease: &StoredLease, family: Family) -> Option<Subnets> {
+        let theirs = self.leases.get(&owner)?.lease.attrs.public(family);
+        (owner != lease.subnets && theirs != lease.attrs.public(family)).then_some(owner)
+    }
+
+    /// Who has a part of `subnet`, and comes before `rank`.
+    pub(super) fn holder_before(&self, subnet: IpNetwork, rank: Rank) -> Option<Subnets> {
+        let holders = self.spans.given_over(subnet);
+        holders.map(|(_, holder)| holder).find(|holder| self.rank_of(holder, subnet.into()).is_some_and(|r| r < rank))
+    }
+
+    pub(super) fn rank_of(&self, key: &Subnets, family: Family) -> Option<Rank> {
+        self.rank(&self.leases.get(key)?.lease, family)
+    }
+}
+
+pub(super) fn rank(rules: &Rules, lease: &StoredLease, family: Family) -> Option<Rank> {
+    let irregular = !rules.is_regular(lease.subnets.get(family)?);
+    Some(Rank { irregular, created: lease.created, subnets: lease.subnets })
+}
+
+/// What a half may claim, whatever it is worth.
+fn claimable(lease: &StoredLease, family: Family) -> Claimed {
+    let mac = lease.attrs.vtep(family).map(|vtep| vtep.vtep_mac);
+    Claimed { mac, key: lease.attrs.wireguard(family).map(|data| data.public_key) }
+}

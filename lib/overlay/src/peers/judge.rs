@@ -1,0 +1,340 @@
+//! The verdict on each half of each lease, as the outcome of four questions. The answer to each depends on the answers
+//! to those before it, for this half and for others:
+//!
+//! 1. Does it make sense by itself, beside what is this host's own ([`Alone`])?
+//! 2. Is its VTEP's MAC address its own, and its WireGuard key? They belong to the first that claims them.
+//! 3. Is its subnet its own? In the order of claims each half gets its subnet unless a part of it is given already.
+//! 4. Is its address outside all subnets that are given?
+//!
+//! A judgement begins with what has changed, and goes on to the halves whose answers depend on that. The third question
+//! is asked in the order of claims, so each half is looked at once: what comes later cannot change what came before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnetwork::IpNetwork;
+use kernel::types::Family;
+
+use super::alone::{Alone, Claimed, Rules};
+use super::book::{Book, Pending, rank};
+use super::claims::{Claimant, Claims, Rank};
+use super::index::Spans;
+use super::own::OwnChanges;
+use super::{Own, Peer, Standing};
+use crate::backend::Data;
+use crate::lease::{StoredLease, Subnets};
+use crate::net::{ByFamily, address, bounds};
+use crate::netconf::NetConf;
+
+/// What a judgement may have changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Everything was judged: `peers` is empty and says nothing.
+    pub all: bool,
+    /// The peers that are other than before, with those that are followed no more and those that are gone.
+    pub peers: BTreeSet<Subnets>,
+    /// How many leases were judged.
+    pub judged: usize,
+}
+
+/// One judgement.
+struct Judgement<'a> {
+    book: &'a mut Book,
+    rules: &'a Rules,
+    /// Halves to be given their subnets.
+    queue: BTreeSet<(Rank, Family)>,
+    /// Subnets that were given or taken back.
+    moved: BTreeSet<IpNetwork>,
+    /// The leases that were looked at, and how they stood before; `None`: everything is looked at.
+    before: Option<BTreeMap<Subnets, ByFamily<Standing>>>,
+}
+
+impl Book {
+    /// Judges what has changed since the last call, and what depends on it; everything when the configuration differs in
+    /// what verdicts depend on, or this host has another lease, another key or another VTEP's MAC address.
+    pub fn judge(&mut self, conf: &NetConf, own: &Own) -> Touched {
+        let rules = Rules::of(conf);
+        let changes = own.changes_since(&self.own).filter(|_| self.rules.as_ref() == Some(&rules));
+        if self.own != *own {
+            self.own.clone_from(own);
+        }
+        self.rules = Some(rules.clone());
+        let judgement =
+            Judgement { book: self, rules: &rules, queue: BTreeSet::new(), moved: BTreeSet::new(), before: None };
+        match changes {
+            Some(changes) => judgement.what_changed(&changes),
+            None => judgement.everything(),
+        }
+    }
+
+    /// The leases whose verdict depends on what has changed of this host's own.
+    fn concerned(&self, changes: &OwnChanges) -> BTreeSet<Subnets> {
+        let mut concerned = BTreeSet::new();
+        for inside in &changes.inside {
+            let network = self.rules.as_ref().and_then(|rules| *rules.families.get((*inside).into()));
+            let around = network.map(|(network, _)| self.spans.around(*inside, network));
+            concerned.extend(around.unwrap_or_default());
+        }
+        concerned.extend(changes.published.iter().flat_map(|public| self.addresses.publishing(*public, *public)));
+        concerned.extend(changes.keys.iter().flat_map(|key| self.keys.keys(*key)));
+        concerned
+    }
+}
+
+impl Judgement<'_> {
+    fn everything(mut self) -> Touched {
+        self.book.pending = Pending::default();
+        self.book.spans = Spans::default();
+        let (mut macs, mut keys, mut queue) = (Vec::new(), Vec::new(), Vec::new());
+        let (rules, own) = (self.rules, &self.book.own);
+        for peer in self.book.leases.values_mut() {
+            for family in Family::ALL {
+                let (standing, claimed) = admit(Alone { rules, own, lease: &peer.lease }, family);
+                *peer.standing.get_mut(family) = standing;
+                let Some(rank) = rank(rules, &peer.lease, family) else { continue };
+                let claimant = |unproven| Claimant { unproven, rank, family };
+                macs.extend(claimed.mac.map(|mac| ((family, mac), claimant(false))));
+                keys.extend(claimed.key.map(|key| (key, claimant(!own.proves(&key, &peer.lease.attrs)))));
+                queue.push((rank, family));
+            }
+        }
+        self.book.macs = Claims::from_iter(macs);
+        self.book.keys = Claims::from_iter(keys);
+        self.queue = queue.iter().copied().collect();
+        self.give_subnets();
+        self.find_loops(queue);
+        self.book.spans.pack();
+        self.settle_all()
+    }
+
+    fn settle_all(self) -> Touched {
+        let book = self.book;
+        book.rejected = book.leases.values().filter(|peer| peer.is_rejected()).map(|peer| peer.lease.subnets).collect();
+        book.counts = BTreeMap::new();
+        for peer in book.leases.values().filter(|peer| peer.is_followed()) {
+            *book.counts.entry(peer.lease.attrs.backend_type).or_default() += 1;
+        }
+        Touched { all: true, peers: BTreeSet::new(), judged: book.leases.len() }
+    }
+
+    fn what_changed(mut self, changes: &OwnChanges) -> Touched {
+        let mut dirty = std::mem::take(&mut self.book.pending.dirty);
+        dirty.append(&mut self.book.concerned(changes));
+        self.before = Some(BTreeMap::new());
+        dirty.iter().for_each(|key| self.admit(key));
+        let disputed_macs = self.book.macs.take_disputed(|key| dirty.contains(key));
+        let disputed_keys = self.book.keys.take_disputed(|key| dirty.contains(key));
+        for Claimant { rank, family, .. } in disputed_macs.into_iter().chain(disputed_keys) {
+            self.queue.insert((rank, family));
+        }
+        for subnet in std::mem::take(&mut self.book.pending.freed) {
+            self.moved.insert(subnet);
+            self.free(subnet, None);
+        }
+        let looked_at = self.give_subnets();
+        let concerned = self.find_concerned();
+        self.find_loops(looked_at.into_iter().chain(concerned).collect());
+        self.settle()
+    }
+
+    /// Asks the first question of a lease, and registers what it claims.
+    fn admit(&mut self, key: &Subnets) {
+        let Some(peer) = self.book.leases.get(key).cloned() else { return };
+        self.note(&peer);
+        for family in Family::ALL {
+            self.book.release(&peer.lease, family);
+            let alone = Alone { rules: self.rules, own: &self.book.own, lease: &peer.lease };
+            let (standing, claimed) = admit(alone, family);
+            if let Some(rank) = rank(self.rules, &peer.lease, family) {
+                self.claim(&peer.lease, claimed, rank, family);
+                self.queue.insert((rank, family));
+            }
+            self.set(key, family, standing);
+        }
+    }
+
+    fn claim(&mut self, lease: &StoredLease, claimed: Claimed, rank: Rank, family: Family) {
+        if let Some(mac) = claimed.mac {
+            self.book.macs.insert((family, mac), Claimant { unproven: false, rank, family });
+        }
+        if let Some(key) = claimed.key {
+            let unproven = !self.book.own.proves(&key, &lease.attrs);
+            self.book.keys.insert(key, Claimant { unproven, rank, family });
+        }
+    }
+
+    fn note(&mut self, peer: &Peer) {
+        if let Some(before) = &mut self.before {
+            before.entry(peer.lease.subnets).or_insert(peer.standing);
+        }
+    }
+
+    fn set(&mut self, key: &Subnets, family: Family, standing: Standing) {
+        if let Some(peer) = self.book.leases.get_mut(key) {
+            *peer.standing.get_mut(family) = standing;
+        }
+    }
+
+    /// Asks the second and the third question of all that are in the queue, and gives who was asked.
+    fn give_subnets(&mut self) -> Vec<(Rank, Family)> {
+        let mut asked = Vec::new();
+        while let Some((rank, family)) = self.queue.pop_first() {
+            let Some(peer) = self.book.leases.get(&rank.subnets).cloned() else { continue };
+            let Some(subnet) = peer.lease.subnets.get(family) else { continue };
+            self.note(&peer);
+            let mut standing = self.identity(&peer, rank, family);
+            if matches!(standing, Standing::Good { .. }) && !self.give(subnet, rank) {
+                standing = Standing::Overlaps;
+            }
+            if !matches!(standing, Standing::Good { .. }) {
+                self.refuse(subnet, rank);
+            }
+            self.set(&rank.subnets, family, standing);
+            if self.before.is_some() {
+                asked.push((rank, family));
+            }
+        }
+        asked
+    }
+
+    /// Whether a half that makes sense by itself owns its MAC address and its key.
+    fn identity(&self, peer: &Peer, rank: Rank, family: Family) -> Standing {
+        let Peer { lease, standing } = peer;
+        if matches!(standing.get(family), Standing::Absent | Standing::Refused) {
+            return *standing.get(family);
+        }
+        let key = lease.attrs.wireguard(family).is_some_and(|data| self.book.keys.has(data.public_key, rank, family));
+        if key && self.book.owner_of_key(lease, family).is_some() {
+            return Standing::Key;
+        }
+        let mac = lease.attrs.vtep(family).map(|vtep| (family, vtep.vtep_mac));
+        let claimed = mac.is_some_and(|mac| self.book.macs.has(mac, rank, family));
+        let vtep = claimed && self.book.owner_of_mac(lease, family).is_none();
+        if claimed && !vtep && lease.attrs.backend_type.says() == Some(Data::Vtep) {
+            return Standing::Mac;
+        }
+        Standing::Good { vtep, key }
+    }
+
+    /// Gives a half its subnet, and takes it from those that come later. False when one that comes before has a part.
+    fn give(&mut self, subnet: IpNetwork, rank: Rank) -> bool {
+        if self.book.spans.is_held(subnet, &rank.subnets) {
+            return true;
+        }
+        if self.book.holder_before(subnet, rank).is_some() {
+            return false;
+        }
+        let later: Vec<(IpNetwork, Subnets)> = self.book.spans.given_over(subnet).collect();
+        for (theirs, holder) in later {
+            let Some(rank) = self.book.rank_of(&holder, theirs.into()) else { continue };
+            self.take_back(theirs, rank);
+            self.queue.insert((rank, theirs.into()));
+        }
+        self.book.spans.give(subnet, rank.subnets);
+        self.moved.insert(subnet);
+        true
+    }
+
+    fn refuse(&mut self, subnet: IpNetwork, rank: Rank) {
+        if self.book.spans.is_held(subnet, &rank.subnets) {
+            self.take_back(subnet, rank);
+        }
+        self.book.spans.refuse(subnet, rank.subnets);
+    }
+
+    fn take_back(&mut self, subnet: IpNetwork, rank: Rank) {
+        self.book.spans.take_back(subnet);
+        self.moved.insert(subnet);
+        self.free(subnet, Some(rank));
+    }
+
+    /// Those that were refused `subnet`, or a part of it, may have it now: those that come after its holder.
+    fn free(&mut self, subnet: IpNetwork, holder: Option<Rank>) {
+        let family = Family::from(subnet);
+        let Some((network, _)) = *self.rules.families.get(family) else { return };
+        for key in self.book.spans.refused_over(subnet, network) {
+            let Some(peer) = self.book.leases.get(&key) else { continue };
+            let Some(rank) = self.book.rank(&peer.lease, family) else { continue };
+            if *peer.standing.get(family) == Standing::Overlaps && Some(rank) > holder {
+                self.queue.insert((rank, family));
+            }
+        }
+    }
+
+    /// The halves whose address is in a subnet that was given or taken back.
+    fn find_concerned(&self) -> Vec<(Rank, Family)> {
+        let mut concerned = Vec::new();
+        for subnet in &self.moved {
+            let (family, (first, last)) = (Family::from(*subnet), bounds(*subnet));
+            for key in self.book.addresses.publishing(address(family, first), address(family, last)) {
+                concerned.extend(self.book.rank_of(&key, family).map(|rank| (rank, family)));
+            }
+        }
+        concerned
+    }
+
+    /// Asks the fourth question.
+    fn find_loops(&mut self, halves: Vec<(Rank, Family)>) {
+        for (Rank { subnets: key, .. }, family) in halves {
+            let Some(peer) = self.book.leases.get(&key) else { continue };
+            let placed = key.get(family).is_some_and(|subnet| self.book.spans.is_held(subnet, &key));
+            let Some(public) = peer.lease.attrs.public(family).filter(|_| placed) else { continue };
+            let standing = *peer.standing.get(family);
+            let now = match (standing, self.book.spans.given_around(public)) {
+                (_, Some(_)) => Standing::Loops,
+                (Standing::Loops, None) => {
+                    let rank = self.book.rank(&peer.lease, family);
+                    rank.map_or(standing, |rank| self.identity(peer, rank, family))
+                }
+                (other, None) => other,
+            };
+            if now != standing {
+                let peer = peer.clone();
+                self.note(&peer);
+                self.set(&key, family, now);
+            }
+        }
+    }
+
+    /// Brings up to date what is kept of the verdicts, and says which have changed.
+    fn settle(self) -> Touched {
+        let (book, before) = (self.book, self.before.unwrap_or_default());
+        let mut touched = Touched { judged: before.len(), ..Touched::default() };
+        touched.peers = std::mem::take(&mut book.pending.touched);
+        for (key, before) in before {
+            let Some(peer) = book.leases.get(&key) else { continue };
+            let (kind, now) = (peer.lease.attrs.backend_type, peer.standing);
+            if peer.is_rejected() {
+                book.rejected.insert(key);
+            } else {
+                book.rejected.remove(&key);
+            }
+            let [was, is] = [before, now].map(is_followed);
+            if was != is {
+                book.count(kind, is);
+            }
+            if (was || is) && before != now {
+                touched.peers.insert(key);
+            }
+        }
+        touched
+    }
+}
+
+pub(super) fn is_followed(standing: ByFamily<Standing>) -> bool {
+    Family::ALL.into_iter().any(|family| matches!(standing.get(family), Standing::Good { .. }))
+}
+
+/// The first question. A half that passes stands well until the others are asked.
+fn admit(alone: Alone<'_>, family: Family) -> (Standing, Claimed) {
+    let half = match alone.whole() {
+        Ok(true) => alone.half(family),
+        Ok(false) => Ok(None),
+        Err(_) if alone.lease.subnets.get(family).is_none() => Ok(None),
+        Err(reason) => Err(reason),
+    };
+    match half {
+        Ok(Some(claimed)) => (Standing::Good { vtep: false, key: false }, claimed),
+        Ok(None) => (Standing::Absent, Claimed::default()),
+        Err(_) => (Standing::Refused, Claimed::default()),
+    }
+}

@@ -1,0 +1,247 @@
+//! What ADD leaves for DEL: the delegate's configuration, in a file.
+//!
+//! `<dataDir>/<container id>@<interface>` is ours (an id has no `@`), so that two interfaces of a container do not
+//! overwrite each other. The same file is linked as `<dataDir>/<container id>`, upstream's only name: a Go plugin that
+//! takes over finds it, and what a Go plugin left is found there.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use cni::env::Env;
+use rustix::fs::{AtFlags, CWD, OFlags, linkat};
+
+use super::Delegate;
+
+/// A state file that could not be dealt with.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {}: {cause}", path.display())]
+pub(super) struct StateError {
+    operation: &'static str,
+    path: PathBuf,
+    #[source]
+    cause: io::Error,
+}
+
+impl StateError {
+    pub(super) fn new(operation: &'static str, path: &Path, cause: io::Error) -> Self {
+        Self { operation, path: path.to_owned(), cause }
+    }
+}
+
+/// The directory of all of them.
+pub(super) struct States {
+    dir: PathBuf,
+}
+
+/// The files of one attachment.
+pub(super) struct State {
+    own: PathBuf,
+    upstream: PathBuf,
+    draft: PathBuf,
+}
+
+/// A file in the directory, and whose it is.
+pub(super) struct Found {
+    pub path: PathBuf,
+    pub id: String,
+    /// None in a file of upstream's name.
+    pub ifname: Option<String>,
+}
+
+/// Whether there was a state before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    New,
+    Replaced,
+}
+
+/// What a file in the directory is.
+pub(super) enum Content {
+    Of(Delegate),
+    /// Empty, or cut off.
+    Damaged,
+    /// Nothing that a plugin wrote.
+    Foreign,
+}
+
+impl Found {
+    /// What the file says. One that has gone is damaged: there is nothing to lose.
+    pub(super) fn read(&self) -> Result<Content, StateError> {
+        let bytes = match fs::read(&self.path) {
+            Err(cause) if is_gone(&cause) => return Ok(Content::Damaged),
+            read => read.map_err(|cause| StateError::new("read", &self.path, cause))?,
+        };
+        let ours = self.ifname.is_some() || bytes.is_empty() || bytes.starts_with(b"{");
+        Ok(match Delegate::from_state(&bytes) {
+            Some(delegate) => Content::Of(delegate),
+            None if ours => Content::Damaged,
+            None => Content::Foreign,
+        })
+    }
+}
+
+impl States {
+    pub(super) fn of(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    pub(super) fn state(&self, env: &Env) -> State {
+        let name = format!("{}@{}", env.container_id, env.ifname);
+        State {
+            draft: self.dir.join(format!(".{name}")),
+            own: self.dir.join(name),
+            upstream: self.dir.join(&env.container_id),
+        }
+    }
+
+    /// All there are, without drafts.
+    pub(super) fn all(&self) -> Result<Vec<Found>, StateError> {
+        let failed = |cause| StateError { operation: "list", path: self.dir.clone(), cause };
+        let entries = match fs::read_dir(&self.dir) {
+            Err(cause) if is_gone(&cause) => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed)?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if name.starts_with('.') || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                continue;
+            }
+            let (id, ifname) = match name.split_once('@') {
+                Some((id, ifname)) => (id.to_owned(), Some(ifname.to_owned())),
+                None => (name, None),
+            };
+            found.push(Found { path: entry.path(), id, ifname });
+        }
+        Ok(found)
+    }
+}
+
+impl State {
+    /// Leaves `bytes` under both names, each of which is complete or absent at any moment.
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<Left, StateError> {
+        let failed = |cause| StateError { operation: "write", path: self.own.clone(), cause };
+        match self.write_unnamed(bytes) {
+            Err(cause) if lacks_unnamed(&cause) => {}
+            outcome => return outcome.map_err(failed),
+        }
+        let outcome = self.write_draft(bytes);
+        if outcome.is_err() {
+            // the cause matters, not whether the draft could be tidied up
+            let _ = fs::remove_file(&self.draft);
+        }
+        outcome.map_err(failed)
+    }
+
+    /// The file has no name until it is complete: a program that is killed leaves nothing.
+    fn write_unnamed(&self, bytes: &[u8]) -> io::Result<Left> {
+        let dir = self.own.parent().unwrap_or(Path::new("/"));
+        let mut options = OpenOptions::new();
+        options.write(true).mode(0o600).custom_flags(OFlags::TMPFILE.bits() as i32);
+        let mut file = in_folder(dir, || options.open(dir))?;
+        file.write_all(bytes)?;
+        let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let left = link(&unnamed, &self.own)?;
+        link(&unnamed, &self.upstream)?;
+        Ok(left)
+    }
+
+    /// The same on a file system without unnamed files.
+    fn write_draft(&self, bytes: &[u8]) -> io::Result<Left> {
+        let dir = self.own.parent().unwrap_or(Path::new("/"));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+        in_folder(dir, || options.open(&self.draft))?.write_all(bytes)?;
+        let left = if self.own.exists() { Left::Replaced } else { Left::New };
+        fs::rename(&self.draft, &self.own)?;
+        fs::hard_link(&self.own, &self.draft)?;
+        fs::rename(&self.draft, &self.upstream)?;
+        Ok(left)
+    }
+
+    /// What is under our name, or under upstream's, when that is not another interface's.
+    pub(super) fn read(&self) -> Result<Option<Vec<u8>>, StateError> {
+        let own = read(&self.own)?;
+        if own.is_some() || self.upstream_is_anothers() { Ok(own) } else { read(&self.upstream) }
+    }
+
+    /// Removes what [`State::read`] gave: our file and upstream's name for it, or upstream's file. Another interface's
+    /// file under upstream's name stays.
+    pub(super) fn remove(&self) -> Result<(), StateError> {
+        let own = self.own.symlink_metadata().is_ok();
+        if !self.upstream_is_anothers() {
+            remove(&self.upstream)?;
+        }
+        // that of an ADD that was killed
+        remove(&self.draft)?;
+        if own { remove(&self.own) } else { Ok(()) }
+    }
+}
+
+impl State {
+    /// Upstream's name is that of another interface's state: a second name of a file that is not ours. What a Go plugin
+    /// left has one name.
+    fn upstream_is_anothers(&self) -> bool {
+        let inode = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        let Ok(upstream) = self.upstream.symlink_metadata() else { return false };
+        let own = self.own.symlink_metadata().ok();
+        own.map_or(upstream.nlink() > 1, |own| inode(&own) != inode(&upstream))
+    }
+}
+
+/// What is in a file; `None` when there is none.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(cause) if is_gone(&cause) => Ok(None),
+        Err(cause) => Err(StateError { operation: "read", path: path.to_owned(), cause }),
+    }
+}
+
+/// Opens a file in a folder that is made when it is not there.
+fn in_folder(dir: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    match open() {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            open()
+        }
+        opened => opened,
+    }
+}
+
+/// The file system has no O_TMPFILE, or /proc is not there to name the file by (open(2)).
+fn lacks_unnamed(cause: &io::Error) -> bool {
+    let errno = cause.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(errno, Some(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::NOENT))
+}
+
+/// Gives the open file a name, in place of another file that has it.
+fn link(unnamed: &str, path: &Path) -> io::Result<Left> {
+    let link = || linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW);
+    match link() {
+        Err(rustix::io::Errno::EXIST) => {
+            remove(path).map_err(|error| error.cause)?;
+            link()?;
+            Ok(Left::Replaced)
+        }
+        linked => Ok(linked.map(|()| Left::New)?),
+    }
+}
+
+/// There is no such file, nor can there be one.
+pub(super) fn is_gone(cause: &io::Error) -> bool {
+    matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
+}
+
+/// Removes a file; fine when it is gone.
+pub(super) fn remove(path: &Path) -> Result<(), StateError> {
+    match fs::remove_file(path) {
+        Err(cause) if !is_gone(&cause) => Err(StateError { operation: "remove", path: path.to_owned(), cause }),
+        _ => Ok(()),
+    }
+}
