@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use overlay::allocate::Stored;
 use overlay::lease::{StoredLease, Subnets};
 
-/// Tells two values of one key apart.
+/// A number by which two values of one key are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark(u64);
 

@@ -26,7 +26,7 @@ fn value(n: usize) -> Vec<u8> {
     format!(r#"{{"PublicIP":"192.0.2.{n}","PublicIPv6":null}}"#).into_bytes()
 }
 
-/// What a store has told so far.
+/// What a store has published so far.
 struct Seen {
     feed: Feed,
     leases: BTreeMap<String, StoredLease>,
