@@ -11,6 +11,8 @@ use kernel::state::{LinkKind, Route, RouteKey};
 use kernel::survey::{self, DefaultRoute};
 use kernel::types::{Family, IfIndex, IfName, Mtu};
 
+use overlay::peers::Service;
+
 use crate::daemon::Limits;
 use crate::flags::Select;
 
@@ -27,6 +29,8 @@ pub struct Survey {
     pub reach: Option<Route>,
     /// How many neighbours the kernel may have.
     pub limits: Limits,
+    /// The DNS servers that resolv.conf(5) names.
+    pub dns_servers: Vec<(IpAddr, Service)>,
 }
 
 /// The link below the overlay.

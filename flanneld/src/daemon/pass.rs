@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
-use kernel::state::{PublicKey, Scope};
-use kernel::types::{Family, IfName, Mac, RouteProtocol, TableId};
+use kernel::state::Scope;
+use kernel::types::{Family, IfName, Mac, RouteProtocol, TableId, masked};
 use kernel::{Kernel, KernelError};
 use overlay::backend::{Backend, Census, Host};
 use overlay::keep::{self, Keeping};
 use overlay::lease::{LeaseAttrs, StoredAttrs, Subnets};
 use overlay::netconf::NetConf;
 use overlay::ownership::Owner;
-use overlay::peers::{self, Peers};
+use overlay::peers::{self, Peers, Service};
 use overlay::render::{Desired, Ours, Renderer};
 use overlay::settings;
 use overlay::subnet_env::SubnetEnv;
@@ -25,6 +26,9 @@ use super::{Daemon, DaemonError, Due, OVERLAY, limits, make, report, tunnels};
 use crate::events::Interest;
 use crate::underlay::{self, Survey, Underlay};
 use store::{Claim, HoldError, Published};
+
+/// Bytes. glibc reads three servers and six domains (resolv.conf(5)).
+const LARGEST_RESOLV_CONF: u64 = 64 * 1024;
 
 /// Why a pass ended before it made the host right.
 pub(super) enum Halt {
@@ -124,10 +128,11 @@ impl Daemon {
         let announced = self.extension.announce(&conf, &subnets, &attrs, due);
         self.wait_until_started(announced, troubles)?;
         let complete = self.known.health.complete;
-        let mut peers = self.judge(&conf, &survey, subnets, BTreeMap::new());
+        let mut own = self.own_facts(&survey, &underlay, subnets);
+        let mut peers = self.judge(&conf, &own);
         if tunnels::is_contested(&peers) {
-            let endpoints = self.endpoints(due).await?;
-            peers = self.judge(&conf, &survey, subnets, endpoints);
+            own.endpoints = self.endpoints(due).await?;
+            peers = self.judge(&conf, &own);
         }
         let keeping = self.keep(&conf, (&survey, &owner), &peers, complete, due);
         self.udp.follow(std::iter::once(&conf.backend).chain(keeping.kept.iter().map(|kept| &kept.backend)));
@@ -283,22 +288,25 @@ impl Daemon {
         }
     }
 
-    fn judge(
-        &mut self,
-        conf: &NetConf,
-        survey: &Survey,
-        subnets: Subnets,
-        endpoints: BTreeMap<PublicKey, Vec<IpAddr>>,
-    ) -> Peers {
-        let own = peers::Own {
+    /// What no other host may claim.
+    fn own_facts(&self, survey: &Survey, underlay: &Underlay, subnets: Subnets) -> peers::Own {
+        let mut hosts = peers::gateways(&survey.routes, &underlay.dev);
+        hosts.extend(self.store.addresses().into_iter().map(|address| (address, Service::Store)));
+        hosts.extend(&survey.dns_servers);
+        let of_underlay = survey.addresses.iter().filter(|seen| seen.key.dev == underlay.dev);
+        peers::Own {
             subnets,
             addresses: survey.addresses.iter().map(|seen| seen.key.net.ip()).collect::<BTreeSet<_>>().into(),
             macs: Family::ALL.into_iter().filter_map(|family| *self.identity.vtep_macs.get(family)).collect(),
             key: self.identity.wireguard.map(|keys| keys.public),
-            endpoints,
-            ..peers::Own::default()
-        };
-        self.book.judge(conf, &own);
+            endpoints: BTreeMap::new(),
+            hosts,
+            underlay: of_underlay.map(|seen| masked(seen.key.net)).collect(),
+        }
+    }
+
+    fn judge(&mut self, conf: &NetConf, own: &peers::Own) -> Peers {
+        self.book.judge(conf, own);
         Peers::from(&self.book)
     }
 
@@ -365,5 +373,6 @@ fn survey(kernel: &mut Kernel, can_reach: Option<IpAddr>) -> Result<Survey, Kern
     let routes = kernel.routes_but(TableId::MAIN, RouteProtocol::FLANNEL)?;
     // no route is an answer
     let reach = can_reach.and_then(|addr| kernel.route_to(addr).ok().flatten());
-    Ok(Survey { links, addresses, routes, reach, limits: limits::read() })
+    let read = |path: &str| store::files::read_configured(Path::new(path), LARGEST_RESOLV_CONF).ok();
+    Ok(Survey { links, addresses, routes, reach, limits: limits::read(), dns_servers: peers::dns_servers(read) })
 }

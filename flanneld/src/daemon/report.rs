@@ -153,13 +153,7 @@ pub(super) fn peers(picture: &Picture) -> Vec<status::Peer> {
 
 /// What the store holds that is not followed, leases first.
 pub(super) fn rejected(peers: &Peers) -> impl Iterator<Item = Rejected> {
-    let family = |family: Option<Family>| match family {
-        Some(Family::V4) => "IPv4: ",
-        Some(Family::V6) => "IPv6: ",
-        None => "",
-    };
-    let reason = move |r: &overlay::peers::Rejected| format!("{}{}", family(r.family), r.reason);
-    peers.rejected.iter().map(move |r| Rejected { key: r.key.clone(), reason: reason(r) })
+    peers.rejected.iter().map(|r| Rejected { key: r.key.clone(), reason: r.explained() })
 }
 
 /// What a person should know of the leases: each line once for as long as it is so.
