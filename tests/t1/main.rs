@@ -169,6 +169,7 @@ static TESTS: &[Test] = &[
     alike!(defaults::del_of_the_second_leaves_the_firsts_default_route, reference, IP),
     alike!(defaults::check_of_the_first_is_content_beside_a_second, ours, IP),
     alike!(defaults::check_of_the_first_is_content_beside_a_second, reference, IP),
+    test!(defaults::check_finds_its_hop_of_a_route_that_two_attachments_share, IP),
     alike!(defaults::a_failed_add_of_the_second_leaves_the_firsts_default_route, ours, IP),
     alike!(defaults::a_failed_add_of_the_second_leaves_the_firsts_default_route, reference, IP),
     alike!(defaults::a_default_route_of_the_pods_own_stays_ipv4, ours, IP),
