@@ -210,6 +210,6 @@ mod tests {
             Ok(stat) => Err(stat),
             Err(_) => Ok(()),
         };
-        crate::lab::wait::eventually("the child is gone", Duration::from_secs(5), gone).unwrap();
+        lab::wait::eventually("the child is gone", Duration::from_secs(5), gone).unwrap();
     }
 }

@@ -19,8 +19,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::metrics::{Exposition, Metrics};
-use crate::status::rfc3339;
 use crate::supervise::{Ended, Task};
+use overlay::status::rfc3339;
 use store::backoff::Backoff;
 
 /// A probe sends its request at once.

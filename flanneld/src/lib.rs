@@ -1,19 +1,16 @@
-//! The daemon that keeps a host equal to the leases, the operator's tool, and the lab that shows and tests both.
+//! The daemon that keeps a host equal to the leases.
 
 pub mod commands;
 pub mod config;
-pub mod ctl;
 pub mod daemon;
 pub mod events;
 pub mod flags;
 pub mod health;
 pub mod instance;
 pub mod kernel_thread;
-pub mod lab;
 pub mod logging;
 pub mod metrics;
 pub mod report;
-pub mod status;
 
 pub mod supervise;
 pub mod systemd;

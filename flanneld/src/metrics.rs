@@ -15,9 +15,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::status::Reach;
 use crate::udp::counters::Counters;
 use crate::udp::metrics::Crossed;
+use overlay::status::Reach;
 
 /// What can drift, by `Step::object`.
 const KINDS: [&str; 9] =

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use flanneld::lab::executables::Executables;
-use flanneld::lab::process::{door, ends_within};
-use flanneld::lab::{sandbox, world};
+use lab::executables::Executables;
+use lab::process::{door, ends_within};
+use lab::{sandbox, world};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Pid;

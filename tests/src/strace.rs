@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use flanneld::lab::wait::eventually;
+use lab::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Where strace writes, in the caller's folder.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use flanneld::lab::process::{ends_within, last_lines};
+use lab::process::{ends_within, last_lines};
 use rustix::process::Pid;
 
 use crate::cpio::Archive;

@@ -14,8 +14,8 @@ use overlay::render::PeerPath;
 
 use super::tell::Picture;
 use crate::metrics::StepCount;
-use crate::status::{self, Rejected, Status};
 use crate::underlay::{Survey, Underlay};
+use overlay::status::{self, Rejected, Status};
 use store::StoreHealth;
 
 /// What became of the wish.

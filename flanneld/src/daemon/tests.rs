@@ -15,8 +15,8 @@ use overlay::render::{ALIAS, Ours, Renderer};
 
 use super::report::Applied;
 use super::*;
-use crate::status::Reach;
 use crate::underlay::Survey;
+use overlay::status::Reach;
 
 const KEY: &str = "10.5.1.0-24";
 const MAC: &str = "02:00:00:00:00:01";

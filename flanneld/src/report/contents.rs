@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use ipnetwork::IpNetwork;
 
 use crate::metrics::PeerCounts;
-use crate::status::{Peer, Peers, Rejected, Status};
+use overlay::status::{Peer, Peers, Rejected, Status};
 
 /// Which peers have changed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,9 +19,9 @@ pub use contents::{Contents, PeerChanges};
 
 use crate::health::Readiness;
 use crate::metrics::Metrics;
-use crate::status::{Rejected, Status, path_beside};
 use crate::supervise::{Ended, Task};
 use crate::systemd::Manager;
+use overlay::status::{Rejected, Status, path_beside};
 
 /// Readiness: the CNI plugin can read subnet.env.
 pub const SUBNET_FILE: &str = "subnet file";

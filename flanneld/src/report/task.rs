@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::pace::{Repairs, next_status};
 use super::watch::{Fingerprint, Watch};
 use super::{SUBNET_FILE, Settings, Shared};
-use crate::status::path_beside;
+use overlay::status::path_beside;
 use store::backoff::Backoff;
 use store::files::{self, FileError};
 

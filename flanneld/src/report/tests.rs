@@ -4,8 +4,8 @@ use std::time::Duration;
 use overlay::backend::vxlan;
 
 use super::*;
-use crate::lab::wait;
-use crate::status::{Peer, Reach};
+use lab::wait;
+use overlay::status::{Peer, Reach};
 
 fn peer(subnet: &str, path: Reach) -> Peer {
     Peer {

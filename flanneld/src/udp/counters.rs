@@ -138,6 +138,18 @@ impl Snapshot {
     }
 }
 
+impl From<Snapshot> for overlay::status::Udp {
+    fn from(snapshot: Snapshot) -> Self {
+        Self {
+            sent_packets: snapshot.sent_packets,
+            sent_bytes: snapshot.sent_bytes,
+            received_packets: snapshot.received_packets,
+            received_bytes: snapshot.received_bytes,
+            dropped: snapshot.drops().map(|(why, count)| (why.to_string(), count)).collect(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

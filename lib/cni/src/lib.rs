@@ -16,3 +16,7 @@ pub mod runtime;
 pub mod version;
 
 pub use quote::quote;
+
+/// The names under which this project's plugin executable is installed and called, in the order of the alphabet.
+pub const SUITE: [&str; 8] =
+    ["bridge", "direct-routing", "flannel", "host-gw", "host-local", "loopback", "macvlan", "vxlan"];

@@ -16,6 +16,7 @@ pub mod netconf;
 pub mod peers;
 pub mod reach;
 pub mod render;
+pub mod status;
 pub mod subnet_env;
 pub mod underlay;
 pub mod words;

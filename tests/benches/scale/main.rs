@@ -12,11 +12,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use flanneld::lab::process::door;
-use flanneld::lab::sandbox::{self, Right};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::world::World;
-use flanneld::lab::{Doing, Error};
+use lab::process::door;
+use lab::sandbox::{self, Right};
+use lab::topology::Topology;
+use lab::world::World;
+use lab::{Doing, Error};
 
 use daemon::Host;
 use report::Row;

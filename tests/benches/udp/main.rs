@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use flanneld::lab::{Error, sandbox};
+use lab::{Error, sandbox};
 
 use paths::Paths;
 use stream::{Carried, carry};

@@ -9,7 +9,7 @@ use attachment::reservations::recode_index;
 use cni::error::Error;
 use cni::plugin::serve;
 use flanneld::flags;
-use flanneld::status::Status;
+use overlay::status::Status;
 use plugins::attach::Addresses;
 use plugins::flannel;
 use plugins::host_local::HostLocal;

@@ -4,7 +4,6 @@
 
 use std::net::IpAddr;
 
-use flanneld::lab::capture::decode;
 use kernel::message::neighbour::{self, SeenNeighbour};
 use kernel::message::read_datagram;
 use kernel::message::{Names, address, link, route, vlan};
@@ -12,6 +11,7 @@ use kernel::news::{Reader, announcements, contradicts};
 use kernel::nft::{self, NftFamily, TableKey};
 use kernel::state::{Address, Bridge, Link, LinkKind, Route, RouteKey, Scope, State};
 use kernel::types::{IfIndex, IfName, Mac, RouteProtocol, VlanId, masked};
+use lab::capture::decode;
 use netlink_packet_core::{NLM_F_ACK, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 

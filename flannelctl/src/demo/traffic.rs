@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::{DemoError, report, way};
-use crate::ctl::screen::Screen;
-use crate::lab;
-use crate::lab::cluster::Cluster;
-use crate::lab::flow::Counts;
-use crate::lab::mode::Mode;
-use crate::lab::topology::Topology;
-use crate::lab::traffic::{RATE, Traffic};
+use crate::screen::Screen;
+use lab;
+use lab::cluster::Cluster;
+use lab::flow::Counts;
+use lab::mode::Mode;
+use lab::topology::Topology;
+use lab::traffic::{RATE, Traffic};
 
 /// Datagrams sent in each mode once all paths are the new ones: half a second.
 const PER_MODE: u64 = RATE / 2;

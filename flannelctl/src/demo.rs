@@ -7,14 +7,14 @@ mod way;
 use std::io;
 use std::time::Duration;
 
-use crate::ctl::screen::Screen;
-use crate::lab::cluster::{Cluster, Spec};
-use crate::lab::executables::Executables;
-use crate::lab::mode::Mode;
-use crate::lab::sandbox::{self, Right};
-use crate::lab::topology::Topology;
-use crate::lab::wait::eventually;
-use crate::lab::{self, world};
+use crate::screen::Screen;
+use lab::cluster::{Cluster, Spec};
+use lab::executables::Executables;
+use lab::mode::Mode;
+use lab::sandbox::{self, Right};
+use lab::topology::Topology;
+use lab::wait::eventually;
+use lab::{self, world};
 
 /// What the kernel may take to forget deleted links and namespaces.
 const TIDYING: Duration = Duration::from_secs(5);

@@ -6,11 +6,11 @@ use kernel::types::Family;
 
 use super::DemoError;
 use super::report::{first_pair, vxlan_device};
-use crate::ctl::screen::Screen;
-use crate::lab::capture::{Echo, Place, Sight, Tap, follow};
-use crate::lab::cluster::Cluster;
-use crate::lab::mode::{Mode, Path};
-use crate::lab::{Doing, Error};
+use crate::screen::Screen;
+use lab::capture::{Echo, Place, Sight, Tap, follow};
+use lab::cluster::Cluster;
+use lab::mode::{Mode, Path};
+use lab::{Doing, Error};
 
 /// flannel's default on Linux: the kernel's own (IFLA_VXLAN_PORT left out).
 const VXLAN_PORT: u16 = 8472;

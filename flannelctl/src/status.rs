@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::ctl::screen::Screen;
-use crate::status::{Reach, Status, path_beside};
+use crate::screen::Screen;
+use overlay::status::{Reach, Status, path_beside};
 use store::files::read_own;
 
 /// The status of 100,000 peers is 30 MB.
@@ -114,7 +114,7 @@ fn peers(status: &Status) -> Vec<[String; 6]> {
         Reach::Through(tunnel) => tunnel.title(),
         Reach::Unreachable => "none",
     };
-    let row = |peer: &crate::status::Peer| {
+    let row = |peer: &overlay::status::Peer| {
         [
             peer.subnet.to_string(),
             peer.public_ip.to_string(),

@@ -5,12 +5,12 @@ use std::time::Duration;
 use kernel::types::{Family, IfName};
 
 use super::{DemoError, by_right};
-use crate::ctl::screen::Screen;
-use crate::lab::cluster::{Cluster, host_dir};
-use crate::lab::mode::{Mode, Path};
-use crate::lab::ping::best_of;
-use crate::lab::sandbox::Right;
-use crate::lab::{Doing, Error};
+use crate::screen::Screen;
+use lab::cluster::{Cluster, host_dir};
+use lab::mode::{Mode, Path};
+use lab::ping::best_of;
+use lab::sandbox::Right;
+use lab::{Doing, Error};
 
 /// All pings are answered within a millisecond; a second is an eternity.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -249,7 +249,7 @@ mod tests {
     fn counted(from: UdpSocket, to: UdpSocket, datagrams: u64) -> Counts {
         let flow = start(from, to, 10_000).unwrap();
         let look = || if flow.sent() >= datagrams { Ok(()) } else { Err(flow.sent()) };
-        crate::lab::wait::eventually("datagrams are sent", Duration::from_secs(10), look).unwrap();
+        crate::wait::eventually("datagrams are sent", Duration::from_secs(10), look).unwrap();
         flow.stop().unwrap()
     }
 

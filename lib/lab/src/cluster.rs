@@ -19,17 +19,13 @@ use super::topology::Topology;
 use super::wait::eventually;
 use super::world::{World, families};
 use super::{Doing, Error};
-use crate::status::{self, Status};
-use store;
-use store::files;
+use overlay::status::{self, Status};
 
 /// For what takes a daemon a fraction of a second when all is well. On a busy machine its end takes longer than anything
 /// else: the kernel waits for all who look at a watched file's marks (`inotify_release`).
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// All files of a lab: on the sandbox's own tmpfs.
 const ROOT: &str = "/run/lab";
-/// Upstream's default (flannel's `--etcd-prefix`).
-const PREFIX: &str = "/coreos.com/network";
 
 /// What a cluster is made from.
 #[derive(Debug, Clone)]
@@ -83,8 +79,9 @@ impl Cluster {
 
     /// Puts the configuration for `mode` into the store; the daemons follow by themselves.
     pub fn configure(&self, mode: Mode) -> Result<(), Error> {
-        let path = store::config_path(&Self::store_dir(), PREFIX);
-        files::replace(&path, mode.config(self.spec.dual_stack).as_bytes()).doing("configure the network")
+        let (root, new) = (store_root(), Self::store_dir().join("config.new"));
+        let written = fs::create_dir_all(&root).and_then(|()| fs::write(&new, mode.config(self.spec.dual_stack)));
+        written.and_then(|()| fs::rename(&new, root.join("config"))).doing("configure the network")
     }
 
     /// Where the daemons' common store is.
@@ -94,7 +91,7 @@ impl Cluster {
 
     /// The folder of the leases.
     pub fn leases_dir() -> PathBuf {
-        store::config_path(&Self::store_dir(), PREFIX).with_file_name("subnets")
+        store_root().join("subnets")
     }
 
     /// Starts a daemon on every host that has none.
@@ -286,6 +283,11 @@ fn path_by(dev: Option<&str>) -> Path {
 /// The end of what a host's daemon has logged.
 fn words(host: usize) -> String {
     process::last_lines(&log_file(host))
+}
+
+/// What is below upstream's prefix in the daemons' common store.
+fn store_root() -> PathBuf {
+    Cluster::store_dir().join("coreos.com/network")
 }
 
 /// The folder of a host's files.

@@ -5,12 +5,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::backend::tunnels;
+use crate::reach::{self, Tunnel};
 use ipnetwork::IpNetwork;
-use overlay::backend::tunnels;
-use overlay::reach::{self, Tunnel};
 use serde::{Deserialize, Serialize};
-
-use crate::udp::counters::Snapshot;
 
 /// The daemon's state after its last pass. Fields that are not known yet are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,18 +67,6 @@ pub struct Udp {
     pub received_bytes: u64,
     /// Packets that were dropped, by reason; reasons without any are not there.
     pub dropped: BTreeMap<String, u64>,
-}
-
-impl From<Snapshot> for Udp {
-    fn from(snapshot: Snapshot) -> Self {
-        Self {
-            sent_packets: snapshot.sent_packets,
-            sent_bytes: snapshot.sent_bytes,
-            received_packets: snapshot.received_packets,
-            received_bytes: snapshot.received_bytes,
-            dropped: snapshot.drops().map(|(why, count)| (why.to_string(), count)).collect(),
-        }
-    }
 }
 
 /// The link below the overlay.

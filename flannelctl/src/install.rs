@@ -5,11 +5,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use cni::SUITE;
 use store::files::{Draft, FileError, make_dirs, sweep};
-
-/// The names by which the executable is called.
-pub const NAMES: [&str; 8] =
-    ["bridge", "direct-routing", "flannel", "host-gw", "host-local", "loopback", "macvlan", "vxlan"];
 
 /// Why nothing, or not everything, was installed.
 #[derive(Debug, thiserror::Error)]
@@ -50,11 +47,11 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Puts `executable` into `dir` under all [`NAMES`], as hard links to one file. Each name changes from the old file to
+/// Puts `executable` into `dir` under all [`SUITE`], as hard links to one file. Each name changes from the old file to
 /// the new one in one step, so that a runtime which calls meanwhile runs one or the other.
 pub fn install(executable: &Path, dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
     check(executable, dir)?;
-    let paths: Vec<_> = NAMES.iter().map(|name| dir.join(name)).collect();
+    let paths: Vec<_> = SUITE.iter().map(|name| dir.join(name)).collect();
     paths.iter().for_each(|path| sweep(path));
     let draft = Draft::new(dir, &dir.join("cni-plugins"), 0o755)?;
     copy(executable, &draft)?;
@@ -85,7 +82,7 @@ fn check(executable: &Path, dir: &Path) -> Result<(), InstallError> {
         }
         Err(error) => return Err(failed("read", dir)(error)),
     }
-    let taken = NAMES.iter().map(|name| dir.join(name)).find(|path| path.symlink_metadata().is_ok_and(|m| m.is_dir()));
+    let taken = SUITE.iter().map(|name| dir.join(name)).find(|path| path.symlink_metadata().is_ok_and(|m| m.is_dir()));
     taken.map_or(Ok(()), |path| Err(InstallError::Taken(path)))
 }
 
@@ -135,8 +132,8 @@ mod tests {
         for content in ["old", "new"] {
             let paths = install(&source(dir.path(), content), &bin).unwrap();
             let inodes: std::collections::BTreeSet<_> = paths.iter().map(|p| fs::metadata(p).unwrap().ino()).collect();
-            assert_eq!((paths.len(), inodes.len()), (NAMES.len(), 1));
-            assert_eq!(listed(&bin), NAMES);
+            assert_eq!((paths.len(), inodes.len()), (SUITE.len(), 1));
+            assert_eq!(listed(&bin), SUITE);
             for path in paths {
                 assert_eq!(fs::read_to_string(&path).unwrap(), content);
                 assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o755);

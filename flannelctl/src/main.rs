@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use flanneld::ctl::screen::Screen;
-use flanneld::ctl::{demo, install, status};
-use flanneld::lab::executables::Executables;
-use flanneld::lab::mode::Mode;
-use flanneld::lab::process::door;
+use flannelctl::screen::Screen;
+use flannelctl::{demo, install, status};
+use lab::executables::Executables;
+use lab::mode::Mode;
+use lab::process::door;
 
 /// Shows, installs and explains the network.
 #[derive(Parser)]
