@@ -82,6 +82,7 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     wireguard::put(desired, observed, steps);
     objects::add_addresses(desired, observed, steps);
     links::raise(desired, observed, steps);
+    wireguard::greet(desired, observed, steps);
     objects::put_neighbours(desired, observed, steps);
     objects::put_routes(desired, observed, scope, steps);
     if !scope.keep {
