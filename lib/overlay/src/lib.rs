@@ -5,15 +5,17 @@
 //! The way of a lease: [`netconf`] says which network there is, [`allocate`] chooses this host's part of it, [`lease`]
 //! is how it is published, [`peers`] decides which other hosts' leases are used, [`reach`] how each of them is reached,
 //! [`backend`] and [`render`] what the kernel must look like for that, [`keep`] what stays while that changes, and
-//! [`subnet_env`] what the CNI plugin reads.
+//! [`subnet_env`] what the CNI plugin reads. [`plan`] puts all of it together: from the facts to one plan.
 
 pub mod allocate;
 pub mod backend;
 pub mod keep;
 pub mod lease;
+pub mod limits;
 pub mod net;
 pub mod netconf;
 pub mod peers;
+pub mod plan;
 pub mod reach;
 pub mod render;
 pub mod subnet_env;

@@ -182,15 +182,17 @@ impl Conf for WireguardConf {
         true
     }
 
-    fn end(&self, host: &Host, _role: Role) -> Option<Box<dyn End>> {
-        Some(Box::new(Wireguard {
+    /// A device that is only kept receives: its peers are those of before.
+    fn end(&self, host: &Host, role: Role) -> Option<Box<dyn End>> {
+        let device = || Wireguard {
             conf: *self,
             networks: host.networks,
             bases: ByFamily { v4: base(host, Family::V4), v6: base(host, Family::V6) },
             mtu: self.device_mtu(host.underlay.mtu),
             private_key: host.identity.wireguard.map(|keys| keys.private),
             underlay_v6: host.underlay.addresses.v6,
-        }))
+        };
+        (role == Role::Current).then(|| Box::new(device()) as Box<dyn End>)
     }
 
     fn devices(&self) -> Option<Devices> {

@@ -1,6 +1,7 @@
 //! All leases of a store, with the verdict on each, and what has changed since it was made.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use kernel::state::PublicKey;
@@ -55,8 +56,10 @@ pub struct Book {
 pub(super) struct Pending {
     /// Leases that are new or have changed.
     pub(super) dirty: BTreeSet<Subnets>,
-    /// Those that were followed, and have changed or are gone.
-    pub(super) touched: BTreeSet<Subnets>,
+    /// Those that were followed, and have changed or are gone, as they were.
+    pub(super) touched: BTreeMap<Subnets, Peer>,
+    /// Entries that are no leases, or leases that were refused, are others than before.
+    pub(super) refused: bool,
     /// Subnets whose holder is gone.
     pub(super) freed: BTreeSet<IpNetwork>,
 }
@@ -68,6 +71,7 @@ impl Book {
         if snapshot {
             self.refused.clear();
         }
+        self.pending.refused |= snapshot || !refused.is_empty();
         for (text, refusal) in refused {
             match refusal {
                 Some(refusal) => drop(self.refused.insert(text, refusal)),
@@ -118,7 +122,7 @@ impl Book {
             return;
         }
         self.pending.dirty.remove(key);
-        self.rejected.remove(key);
+        self.pending.refused |= self.rejected.remove(key);
         for subnet in key.iter() {
             self.spans.forget_refused(subnet, *key);
             if self.spans.is_held(subnet, key) {
@@ -131,15 +135,15 @@ impl Book {
     /// Takes back what depends on the value of a lease; its subnets stay its own.
     fn forget(&mut self, key: &Subnets) {
         let Some(peer) = self.leases.get_mut(key) else { return };
-        let was_followed = peer.is_followed();
+        let before = peer.clone();
         peer.standing = ByFamily::default();
         let peer = peer.clone();
         self.addresses.remove(&peer.lease);
         for family in Family::ALL {
             self.release(&peer.lease, family);
         }
-        if was_followed {
-            self.pending.touched.insert(*key);
+        if before.is_followed() {
+            self.pending.touched.entry(*key).or_insert(before);
             self.count(peer.lease.attrs.backend_type, false);
         }
     }
@@ -211,6 +215,12 @@ impl Book {
         leases.flat_map(|peer| self.reasons(peer)).chain(refused)
     }
 
+    /// The entries that are no leases, as changes.
+    #[cfg(test)]
+    pub(crate) fn refused(&self) -> Vec<(String, Option<Refusal>)> {
+        self.refused.iter().map(|(text, refusal)| (text.clone(), Some(refusal.clone()))).collect()
+    }
+
     /// Peers that publish the same address, as hosts behind one NAT do. They are followed.
     pub fn shared(&self) -> impl Iterator<Item = Shared> {
         self.addresses.crowded().flat_map(move |public| {
@@ -258,6 +268,12 @@ impl Book {
                 Some(Reason::AddressInSubnet { address, subnet: self.spans.given_around(address)?.0 })
             }
         }
+    }
+
+    /// The peers that publish `public`.
+    pub fn publishing(&self, public: IpAddr) -> impl Iterator<Item = &Peer> {
+        let peers = self.addresses.publishing(public, public).filter_map(|key| self.peer(&key));
+        peers.filter(move |peer| peer.half(public.into()).is_some_and(|half| half.public == public))
     }
 
     /// Who owns the VTEP's MAC, when it is a lease of another address: behind one address it is one host with a left-over
