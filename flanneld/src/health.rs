@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::metrics::{self, Metrics};
+use crate::metrics::{Exposition, Metrics};
 use crate::status::rfc3339;
 use crate::supervise::{Ended, Task};
 use store::backoff::Backoff;
@@ -203,7 +203,7 @@ impl Use {
 async fn converse(stream: TcpStream, ready: &Readiness, metrics: &Metrics, used: &Use) {
     let service = service_fn(|request: Request<Incoming>| {
         used.now();
-        let response = answer(request.uri().path(), ready, metrics);
+        let response = answer(&request, ready, metrics);
         async { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -216,15 +216,20 @@ async fn converse(stream: TcpStream, ready: &Readiness, metrics: &Metrics, used:
 }
 
 /// Upstream's answers, to any method.
-fn answer(path: &str, ready: &Readiness, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, ready: &Readiness, metrics: &Metrics) -> Response<Full<Bytes>> {
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+    let exposition = Exposition::accepted(accept);
     const TEXT: &str = "text/plain; charset=utf-8";
-    let (status, kind, text) = match path {
+    let (status, kind, text) = match request.uri().path() {
         "/healthz" => (StatusCode::OK, TEXT, "flanneld is running".to_owned()),
         "/readyz" => {
             let (status, text) = ready.answer();
             (status, TEXT, text)
         }
-        "/metrics" => (StatusCode::OK, metrics::CONTENT_TYPE, metrics.text()),
+        "/metrics" => {
+            metrics.set_ready(ready.is_ready());
+            (StatusCode::OK, exposition.content_type(), metrics.text(exposition))
+        }
         _ => (StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
@@ -271,7 +276,14 @@ mod tests {
         let text = get(at, "GET /readyz").await;
         assert!(text.contains("\r\n\r\nflanneld is ready\nthe store cannot be read for 9"), "{text}");
         ends(text, "200", ": connection refused\n");
-        ends(get(at, "GET /metrics").await, "200", "# EOF\n");
+        assert!(get(at, "GET /metrics").await.contains("content-type: text/plain; version=0.0.4"));
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let accept =
+            b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: application/openmetrics-text\r\n\r\n";
+        stream.write_all(accept).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        ends(text, "200", "# EOF\n");
         ends(get(at, "GET /").await, "404", "404 page not found\n");
         assert!(Health::serve(at, ready, metrics).is_err(), "the port is taken");
     }

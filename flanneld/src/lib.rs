@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod events;
 pub mod flags;
 pub mod health;
+pub mod instance;
 pub mod kernel_thread;
 pub mod lab;
 pub mod logging;
@@ -23,13 +24,16 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 
+use store::StoreOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::daemon::{Daemon, DaemonError};
-use crate::flags::{Command, Options};
+use crate::flags::{Command, Options, Select};
+use crate::instance::Instance;
 
-/// A flag that cannot be followed. Upstream exits with 0, and a supervisor takes that for success.
-const USAGE: u8 = 2;
+/// A flag that cannot be followed: EX_USAGE of sysexits(3), so that a supervisor need not try again. Upstream exits with 0,
+/// which a supervisor takes for success.
+const USAGE: u8 = 64;
 
 /// The health server's address cannot be had: upstream panics, which is this.
 const NO_HEALTH: u8 = 2;
@@ -52,7 +56,8 @@ pub fn run(args: &[String], env: &BTreeMap<String, String>) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    logging::start(options.verbosity);
+    logging::start(options.verbosity, options.log_format, env.get("JOURNAL_STREAM").map(String::as_str));
+    introduce(&options);
     options.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     match serve(options, env.get("NOTIFY_SOCKET").cloned()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,12 +68,41 @@ pub fn run(args: &[String], env: &BTreeMap<String, String>) -> ExitCode {
     }
 }
 
+/// The first line: which program this is, and what it was told. Nothing of it is a secret.
+fn introduce(options: &Options) {
+    let Select { iface, iface_regex, can_reach, public_ip, public_ipv6 } = &options.select;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        store = store(&options.store),
+        etcd_prefix = options.etcd_prefix,
+        subnet_file = %options.subnet_file.display(),
+        ?iface,
+        ?iface_regex,
+        ?can_reach,
+        ?public_ip,
+        ?public_ipv6,
+        healthz = ?options.health,
+        "flanneld starts"
+    );
+}
+
+/// The store's kind and place, without its secrets.
+fn store(options: &StoreOptions) -> String {
+    match options {
+        StoreOptions::Embedded(dir) => format!("embedded {}", dir.display()),
+        StoreOptions::Etcd(options) => {
+            format!("etcd {}", options.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
+        }
+    }
+}
+
 /// Runs the daemon on this thread, in its network namespace.
 fn serve(options: Options, notify_socket: Option<String>) -> Result<(), DaemonError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
     let outcome = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Runtime)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Runtime)?;
+        let _instance = Instance::claim(&options.subnet_file, instance::PATIENCE)?;
         let daemon = Daemon::new(options, notify_socket)?;
         tokio::select! {
             error = daemon.run() => return Err(error),

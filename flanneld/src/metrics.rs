@@ -1,6 +1,8 @@
 //! What the daemon counts, in the names and units of Prometheus.
 
-use std::collections::BTreeMap;
+mod process;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -24,8 +26,32 @@ const KINDS: [&str; 9] =
 /// subnet.env and status.json, which are no objects of the kernel.
 const FILE: &str = "file";
 
-/// The content type of [`Metrics::text`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The form in which metrics are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exposition {
+    /// Prometheus' text format 0.0.4, for whoever asks for nothing else.
+    Text,
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+}
+
+impl Exposition {
+    /// The one that an `Accept` header asks for.
+    pub fn accepted(header: Option<&str>) -> Self {
+        match header.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
+            true => Self::OpenMetrics,
+            false => Self::Text,
+        }
+    }
+
+    /// Its content type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StepLabels {
@@ -37,6 +63,11 @@ struct StepLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    version: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -91,6 +122,7 @@ pub struct Metrics {
     last_clean: Gauge<f64, AtomicU64>,
     store_restarts: Counter,
     store_stale: Gauge<f64, AtomicU64>,
+    ready: Gauge,
     /// What the udp backend's workers count.
     pub udp: Arc<Counters>,
 }
@@ -109,6 +141,7 @@ impl Default for Metrics {
             last_clean: Gauge::default(),
             store_restarts: Counter::default(),
             store_stale: Gauge::default(),
+            ready: Gauge::default(),
             udp: Arc::default(),
         };
         new.registry = Arc::new(new.register());
@@ -118,7 +151,8 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&self) -> Registry {
-        let mut all = Registry::with_prefix("flanneld");
+        let mut root = Registry::default();
+        let all = root.sub_registry_with_prefix("flanneld");
         let seconds = || Unit::Seconds;
         let (reconcile, clean, stale) = (self.reconcile.clone(), self.last_clean.clone(), self.store_stale.clone());
         all.register_with_unit("reconcile", "Reading and changing the kernel, per pass", seconds(), reconcile);
@@ -133,7 +167,12 @@ impl Metrics {
         let text = "Since when the store cannot be followed (Unix time); 0 while it is";
         all.register_with_unit("store_stale_since_timestamp", text, seconds(), stale);
         all.register_collector(Box::new(Crossed(self.udp.clone())));
-        all
+        let build = Family::<BuildLabels, Gauge>::default();
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+        all.register("build_info", "The program's version; always 1", build);
+        all.register("ready", "1 while /readyz says 200, else 0", self.ready.clone());
+        root.register_collector(Box::new(process::Process));
+        root
     }
 
     /// A pass that took `took` seconds with the kernel. `drift`: nothing new was wanted.
@@ -177,19 +216,45 @@ impl Metrics {
         }
     }
 
+    /// Whether this host is ready.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.set(i64::from(ready));
+    }
+
     /// How much drift was repaired, by kind of object; kinds without any are left out.
     pub fn drifts(&self) -> BTreeMap<String, u64> {
         let of = |kind: &'static str| self.drift.get_or_create(&KindLabel { kind }).get();
         KINDS.into_iter().map(|kind| (kind.to_owned(), of(kind))).filter(|(_, count)| *count > 0).collect()
     }
 
-    /// All of it, as OpenMetrics text.
-    pub fn text(&self) -> String {
+    /// All of it.
+    pub fn text(&self, exposition: Exposition) -> String {
         let mut text = String::new();
         // writing to a String cannot fail
         let _ = encode(&mut text, &self.registry);
-        text
+        match exposition {
+            Exposition::OpenMetrics => text,
+            Exposition::Text => in_text_format(&text),
+        }
     }
+}
+
+/// From OpenMetrics to the text format, which knows no units and no end, and calls a counter by the name of its samples.
+fn in_text_format(openmetrics: &str) -> String {
+    let counters: BTreeSet<&str> =
+        openmetrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut text = String::with_capacity(openmetrics.len());
+    for line in openmetrics.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what @ ("HELP" | "TYPE")), Some(name), Some(rest)) if counters.contains(name) => {
+                text.push_str(&format!("# {what} {name}_total {rest}"));
+            }
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
 }
 
 fn unix(time: SystemTime) -> f64 {
@@ -218,7 +283,7 @@ mod tests {
         metrics.udp.sent(3, 400);
         metrics.udp.dropped(crate::udp::counters::Loss::UnknownSender, 2);
         metrics.clean();
-        let text = metrics.text();
+        let text = metrics.text(Exposition::OpenMetrics);
         for line in [
             "flanneld_reconcile_seconds_count 2",
             r#"flanneld_steps_total{kind="route",op="put",outcome="done"} 5"#,
@@ -238,6 +303,23 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
         assert!(text.contains("flanneld_last_clean_reconcile_timestamp_seconds 1"), "{text}");
+        let plain = metrics.text(Exposition::Text);
+        for line in [
+            "# HELP flanneld_steps_total Changes made to the kernel.",
+            "# TYPE flanneld_steps_total counter",
+            "# TYPE flanneld_reconcile_seconds histogram",
+            "flanneld_build_info{version=\"0.1.0\"} 1",
+            "flanneld_ready 0",
+            "# TYPE process_start_time_seconds gauge",
+        ] {
+            assert!(plain.lines().any(|l| l == line), "{line} is not in\n{plain}");
+        }
+        assert!(!plain.contains("# UNIT") && !plain.contains("# EOF"), "{plain}");
+        assert_eq!(
+            Exposition::accepted(Some("text/plain;q=0.5,application/openmetrics-text")),
+            Exposition::OpenMetrics
+        );
+        assert_eq!(Exposition::accepted(None), Exposition::Text);
         assert_eq!(metrics.drifts(), [("route".to_owned(), 2), ("file".to_owned(), 1)].into());
     }
 }

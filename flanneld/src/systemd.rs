@@ -1,15 +1,37 @@
-//! sd_notify(3): one datagram to the socket that the service manager named.
+//! sd_notify(3): a datagram to the socket that the service manager named.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Tells the service manager at `socket` (NOTIFY_SOCKET) that the start is done.
-pub fn ready(socket: &str) -> std::io::Result<()> {
-    let address = match socket.strip_prefix('@') {
-        Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(socket)?,
-    };
-    UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address).map(drop)
+/// The service manager at NOTIFY_SOCKET.
+#[derive(Debug, Clone)]
+pub struct Manager {
+    socket: String,
+}
+
+impl Manager {
+    /// The one that listens at `socket`.
+    pub fn new(socket: String) -> Self {
+        Self { socket }
+    }
+
+    /// The start is done.
+    pub fn ready(&self) -> std::io::Result<()> {
+        self.send("READY=1")
+    }
+
+    /// What the daemon waits for or does, one line: `systemctl status` shows it.
+    pub fn status(&self, text: &str) -> std::io::Result<()> {
+        self.send(&format!("STATUS={}", text.replace('\n', "; ")))
+    }
+
+    fn send(&self, text: &str) -> std::io::Result<()> {
+        let address = match self.socket.strip_prefix('@') {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(&self.socket)?,
+        };
+        UnixDatagram::unbound()?.send_to_addr(text.as_bytes(), &address).map(drop)
+    }
 }
 
 #[cfg(test)]
@@ -26,11 +48,15 @@ mod tests {
             (UnixDatagram::bind(&path).unwrap(), path.to_str().unwrap().to_owned()),
             (UnixDatagram::bind_addr(&by_name).unwrap(), format!("@{abstract_name}")),
         ] {
-            ready(&name).unwrap();
-            let mut buffer = [0; 32];
-            let length = socket.recv(&mut buffer).unwrap();
-            assert_eq!(&buffer[..length], b"READY=1");
+            let manager = Manager::new(name);
+            manager.ready().unwrap();
+            manager.status("no route\nno link").unwrap();
+            let mut buffer = [0; 64];
+            for text in [&b"READY=1"[..], b"STATUS=no route; no link"] {
+                let length = socket.recv(&mut buffer).unwrap();
+                assert_eq!(&buffer[..length], text);
+            }
         }
-        assert!(ready("/nowhere/at/all").is_err());
+        assert!(Manager::new("/nowhere/at/all".into()).ready().is_err());
     }
 }

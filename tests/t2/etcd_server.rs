@@ -1,5 +1,6 @@
 //! Real etcd servers on hosts of the lab, and what etcdctl says of them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -11,9 +12,10 @@ use flanneld::lab::topology::Topology;
 use flanneld::lab::wait::eventually;
 use flanneld::lab::world::World;
 use kernel::types::Family;
+use overlay::lease::{StoredAttrs, Subnets};
 use rustix::process::{Pid, Signal, kill_process};
 use store::etcd::{Asked, Options, Timing};
-use store::{Store, View};
+use store::{Changes, CompareStore, Etcd, Feed, Raw, StoreError, StoreHealth, Written};
 
 use crate::{Failure, Outcome};
 
@@ -194,7 +196,7 @@ impl Lab {
     }
 
     /// The store as a daemon on host 1 has it, and work with it there.
-    pub fn with_store<T>(&self, work: impl AsyncFnOnce(&Store) -> Result<T, Failure>) -> Result<T, Failure> {
+    pub fn with_store<T>(&self, work: impl AsyncFnOnce(&mut Followed) -> Result<T, Failure>) -> Result<T, Failure> {
         with_store(&self.world, options(&self.etcd.url())?, work)
     }
 }
@@ -203,14 +205,11 @@ impl Lab {
 pub fn with_store<T>(
     world: &World,
     options: Options,
-    work: impl AsyncFnOnce(&Store) -> Result<T, Failure>,
+    work: impl AsyncFnOnce(&mut Followed) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     world.host(1)?.enter(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let outcome = runtime.block_on(async {
-            let store = Store::Etcd(store::Etcd::open(options, PREFIX));
-            work(&store).await
-        });
+        let outcome = runtime.block_on(async { work(&mut Followed::open(options)).await });
         runtime.shutdown_background();
         outcome
     })?
@@ -269,27 +268,95 @@ impl Key {
     }
 }
 
-/// Waits until the store's view is as wanted.
-pub async fn until(store: &Store, what: &str, wanted: impl Fn(&View) -> bool) -> Result<View, Failure> {
-    until_within(PATIENCE, store, what, wanted).await
+/// What a store has told so far.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub health: StoreHealth,
+    /// Each lease's key and what it says.
+    pub leases: BTreeMap<String, StoredAttrs>,
+    /// How many change sets there were, and how many of them were snapshots.
+    pub changes: usize,
+    pub snapshots: usize,
 }
 
-pub async fn until_within(
-    limit: Duration,
-    store: &Store,
-    what: &str,
-    wanted: impl Fn(&View) -> bool,
-) -> Result<View, Failure> {
-    let mut view = store.view();
-    let seen =
-        tokio::time::timeout(limit, view.wait_for(|view| wanted(view))).await.map(|seen| seen.map(|v| v.clone()));
-    match seen {
-        Ok(seen) => Ok(seen?),
-        Err(_) => {
-            let last = format!("{:?}", store.view().borrow().clone());
-            Err(format!("{what}: not within {limit:?}; last seen: {}", &last[..last.len().min(2000)]).into())
+impl View {
+    fn take(&mut self, changes: Changes) {
+        let Changes { leases, health, .. } = changes;
+        self.changes += 1;
+        self.health = health;
+        if leases.snapshot {
+            self.snapshots += 1;
+            self.leases.clear();
+        }
+        self.leases.extend(leases.put.into_iter().map(|lease| (lease.subnets.to_string(), lease.attrs)));
+        leases.gone.iter().for_each(|gone| drop(self.leases.remove(&gone.to_string())));
+    }
+}
+
+/// etcd as a daemon has it: writes, and what it tells.
+pub struct Followed {
+    etcd: Etcd,
+    feed: Feed,
+    pub view: View,
+}
+
+impl Followed {
+    pub fn open(options: Options) -> Self {
+        let (etcd, feed) = Etcd::open(options, PREFIX);
+        let view = View { health: feed.health(), leases: BTreeMap::new(), changes: 0, snapshots: 0 };
+        Self { etcd, feed, view }
+    }
+
+    pub async fn read(&self, key: &str) -> Result<Option<Raw>, StoreError> {
+        self.etcd.read(subnets(key)).await
+    }
+
+    pub async fn create(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<Written, StoreError> {
+        self.etcd.create(subnets(key), value, ttl).await
+    }
+
+    pub async fn renew(&self, key: &str, old: &[u8], new: &[u8], ttl: Option<Duration>) -> Result<Written, StoreError> {
+        self.etcd.renew(subnets(key), old, new, ttl).await
+    }
+
+    pub async fn delete(&self, key: &str, old: &[u8]) -> Result<Written, StoreError> {
+        self.etcd.delete(subnets(key), old).await
+    }
+
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.etcd.addresses()
+    }
+
+    /// Waits until the view is as wanted, and gives it.
+    pub async fn until(&mut self, what: &str, wanted: impl Fn(&View) -> bool) -> Result<View, Failure> {
+        self.until_within(PATIENCE, what, wanted).await
+    }
+
+    pub async fn until_within(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        wanted: impl Fn(&View) -> bool,
+    ) -> Result<View, Failure> {
+        let seen = tokio::time::timeout(limit, async {
+            while !wanted(&self.view) {
+                self.view.take(self.feed.changes().await?);
+            }
+            Ok::<_, Failure>(())
+        });
+        match seen.await {
+            Ok(seen) => seen.map(|()| self.view.clone()),
+            Err(_) => {
+                let last = format!("{:?}", self.view);
+                Err(format!("{what}: not within {limit:?}; last seen: {}", &last[..last.len().min(2000)]).into())
+            }
         }
     }
+}
+
+/// The subnets of a key that a test writes.
+pub fn subnets(key: &str) -> Subnets {
+    key.parse().unwrap_or_default()
 }
 
 /// A host's lease in upstream's words.

@@ -7,10 +7,11 @@ use flanneld::lab::topology::{Node, Topology};
 use flanneld::lab::world::World;
 use store::etcd::Client;
 use store::etcd::pb;
-use store::{Outcome as Written, Store, View};
 use tests::harness::figure;
 
-use crate::etcd_server::{Lab, Member, PREFIX, Start, ctl, options, patient, until, until_within, value, with_store};
+use overlay::lease::StoredAttrs;
+
+use crate::etcd_server::{Followed, Lab, Member, PREFIX, Start, View, ctl, options, patient, value, with_store};
 use crate::{Failure, Outcome};
 
 const DAY: Option<Duration> = Some(Duration::from_secs(86_400));
@@ -29,19 +30,20 @@ pub fn a_member_that_is_dead_or_paused_is_left() -> Outcome {
         ctl(&world, 1, &member.url(), &["put", &format!("{PREFIX}/subnets/{name}"), &value(9)])
     };
     with_store(&world, options(&urls)?, async |store| {
-        let view = until(store, "a member", |view| view.complete).await?;
+        let view = store.until("a member", |view| view.health.complete).await?;
         let first = followed(&members, &view)?;
-        assert_eq!(store.create(KEY, value(1).as_bytes(), DAY).await?, Written::Done);
-        until(store, "the lease", |view| view.leases.contains_key(KEY)).await?;
+        assert!(store.create(KEY, value(1).as_bytes(), DAY).await?.is_done());
+        store.until("the lease", |view| view.leases.contains_key(KEY)).await?;
 
         let begun = Instant::now();
         members[first].kill()?;
         // either of the others: the next one may find first that the cluster has no leader
         let dead = members[first].url();
-        let view = until(store, "another member", |view| view.complete && !view.name.contains(&dead)).await?;
+        let view =
+            store.until("another member", |view| view.health.complete && !view.health.name.contains(&dead)).await?;
         figure(format_args!("a killed member: the next is followed after {:?}", begun.elapsed()));
         put(&members[followed(&members, &view)?], "10.5.2.0-24")?;
-        until(store, "news by it", |view| view.leases.contains_key("10.5.2.0-24")).await?;
+        store.until("news by it", |view| view.leases.contains_key("10.5.2.0-24")).await?;
         members[first].start(&world)?;
 
         // nothing is asked, so only its silence tells: 0.5 s until it is asked, 0.5 s for the answer
@@ -49,13 +51,13 @@ pub fn a_member_that_is_dead_or_paused_is_left() -> Outcome {
         let begun = Instant::now();
         members[silent].pause()?;
         let url = members[silent].url();
-        let other = |view: &View| view.complete && !view.name.contains(&url);
-        let view = until_within(Duration::from_secs(8), store, "another member", other).await?;
+        let other = |view: &View| view.health.complete && !view.health.name.contains(&url);
+        let view = store.until_within(Duration::from_secs(8), "another member", other).await?;
         figure(format_args!("a paused member: the next is followed after {:?}", begun.elapsed()));
         assert_eq!(view.leases.len(), 2, "{view:?}");
         let now = followed(&members, &view)?;
         put(&members[now], "10.5.3.0-24")?;
-        until(store, "news by it", |view| view.leases.contains_key("10.5.3.0-24")).await?;
+        store.until("news by it", |view| view.leases.contains_key("10.5.3.0-24")).await?;
         members[silent].resume()?;
 
         members[now].pause()?;
@@ -66,7 +68,8 @@ pub fn a_member_that_is_dead_or_paused_is_left() -> Outcome {
             tries += 1;
             assert!(tries < 8, "{error}");
         }
-        until(store, "the write", |view| view.leases.get(KEY).is_some_and(|v| v[..] == *value(2).as_bytes())).await?;
+        let two = StoredAttrs::parse(value(2).as_bytes())?;
+        store.until("the write", |view| view.leases.get(KEY) == Some(&two)).await?;
         figure(format_args!("a paused member that is asked: written and seen after {:?}", begun.elapsed()));
         members[now].resume()
     })
@@ -74,8 +77,8 @@ pub fn a_member_that_is_dead_or_paused_is_left() -> Outcome {
 
 /// Which of the members the view is of.
 fn followed(members: &[Member], view: &View) -> Result<usize, Failure> {
-    let at = members.iter().position(|member| view.name.contains(&member.url()));
-    at.ok_or_else(|| format!("{} is none of the members", view.name).into())
+    let at = members.iter().position(|member| view.health.name.contains(&member.url()));
+    at.ok_or_else(|| format!("{} is none of the members", view.health.name).into())
 }
 
 /// Cuts host 1 off, or plugs it in again.
@@ -98,22 +101,22 @@ pub fn what_was_missed_is_seen_after_compaction_and_restore() -> Outcome {
     let ctl = |args: &[&str]| ctl(world, 2, &world_url, args);
     let put = |name: &str| ctl(&["put", &format!("{PREFIX}/subnets/{name}"), &value(2)]);
     let names = |view: &View| view.leases.keys().cloned().collect::<Vec<_>>();
-    with_store(world, options(&world_url)?, async |store: &Store| {
-        until(store, "two leases", |view| view.complete && view.leases.len() == 2).await?;
+    with_store(world, options(&world_url)?, async |store| {
+        store.until("two leases", |view| view.health.complete && view.leases.len() == 2).await?;
         // short of what was: a watch is begun from where the last one was left
         cut(world, store).await?;
         put("10.5.3.0-24")?;
         cable(world, true)?;
-        until(store, "the third", |view| view.complete && view.leases.len() == 3).await?;
+        store.until("the third", |view| view.health.complete && view.leases.len() == 3).await?;
 
         ctl(&["snapshot", "save", &backup])?;
         let view = cut(world, store).await?;
-        assert_eq!((view.leases.len(), view.error.is_some()), (3, true), "what was seen last stays");
+        assert_eq!((view.leases.len(), view.health.error.is_some()), (3, true), "what was seen last stays");
         ctl(&["del", &format!("{PREFIX}/subnets/10.5.1.0-24")])?;
         put("10.5.4.0-24")?;
         ctl(&["compact", &revision(&ctl(&["get", "x", "-w", "fields"])?)?])?;
         cable(world, true)?;
-        let view = until(store, "the list after the compaction", |view| view.complete).await?;
+        let view = store.until("the list after the compaction", |view| view.health.complete).await?;
         assert_eq!(names(&view), ["10.5.2.0-24", "10.5.3.0-24", "10.5.4.0-24"]);
 
         // an older state, and then ahead of where the watch was
@@ -142,28 +145,28 @@ pub fn what_was_missed_is_seen_after_compaction_and_restore() -> Outcome {
             put("10.5.9.0-24")?;
         }
         cable(world, true)?;
-        let view = until(store, "the restored store", |view| view.complete).await?;
+        let view = store.until("the restored store", |view| view.health.complete).await?;
         assert_eq!(names(&view), ["10.5.1.0-24", "10.5.2.0-24", "10.5.3.0-24", "10.5.9.0-24"]);
         put("10.5.5.0-24")?;
-        until(store, "news of it", |view| view.leases.contains_key("10.5.5.0-24")).await?;
+        store.until("news of it", |view| view.leases.contains_key("10.5.5.0-24")).await?;
 
         // nothing is left of it
         etcd.kill()?;
-        until(store, "its end", |view| !view.complete).await?;
+        store.until("its end", |view| !view.health.complete).await?;
         etcd.wipe()?;
         etcd.start(world)?;
-        let view = until(store, "the new store", |view| view.complete).await?;
+        let view = store.until("the new store", |view| view.health.complete).await?;
         assert!(view.leases.is_empty(), "{view:?}");
         put("10.5.6.0-24")?;
-        until(store, "news of it", |view| view.leases.contains_key("10.5.6.0-24")).await?;
+        store.until("news of it", |view| view.leases.contains_key("10.5.6.0-24")).await?;
         Ok(())
     })
 }
 
 /// Cuts the store off and waits until it says so.
-async fn cut(world: &World, store: &Store) -> Result<View, Failure> {
+async fn cut(world: &World, store: &mut Followed) -> Result<View, Failure> {
     cable(world, false)?;
-    until(store, "the cut", |view| !view.complete && view.stale_since.is_some()).await
+    store.until("the cut", |view| !view.health.complete && view.health.stale_since.is_some()).await
 }
 
 fn revision(fields: &str) -> Result<String, Failure> {
@@ -171,6 +174,7 @@ fn revision(fields: &str) -> Result<String, Failure> {
     Ok(line.ok_or_else(|| format!("no revision in {fields}"))?.to_owned())
 }
 
+/// What comes while the consumer is busy is merged, and a list is read in pages.
 pub fn a_burst_is_few_changes() -> Outcome {
     const KEYS: usize = 10_000;
     const PAGE: usize = 100;
@@ -179,19 +183,8 @@ pub fn a_burst_is_few_changes() -> Outcome {
     let client = Client::new(patient(&lab.etcd.url())?);
     let name = |n: usize| format!("10.{}.{}.0-24", 100 + n / 250, n % 250);
     lab.with_store(async |store| {
-        until(store, "an empty store", |view| view.complete).await?;
-        let mut view = store.view();
-        view.mark_unchanged();
-        let counted = tokio::spawn(async move {
-            let mut changes = 0;
-            while view.borrow_and_update().leases.len() < KEYS {
-                if view.changed().await.is_err() {
-                    break;
-                }
-                changes += 1;
-            }
-            changes
-        });
+        store.until("an empty store", |view| view.health.complete).await?;
+        let before = store.view.changes;
         let begun = Instant::now();
         for first in (0..KEYS).step_by(PAGE) {
             let put = |n: usize| pb::PutRequest {
@@ -204,14 +197,16 @@ pub fn a_burst_is_few_changes() -> Outcome {
             client.txn(pb::TxnRequest { success, ..pb::TxnRequest::default() }).await?;
         }
         let written = begun.elapsed();
-        let changes = tokio::time::timeout(Duration::from_secs(20), counted).await??;
-        let seen = begun.elapsed();
+        store.until("all of them", |view| view.leases.len() == KEYS).await?;
+        let (changes, seen) = (store.view.changes - before, begun.elapsed());
         figure(format_args!("{KEYS} puts written in {written:?}, all seen after {seen:?}, as {changes} changes"));
         assert!(changes < KEYS / PAGE, "{changes} changes: as many as there were writes, and nothing was gathered");
+        assert_eq!(store.view.snapshots, 1, "nothing was listed again");
         // and a list of as many
         let begun = Instant::now();
-        let again = Store::Etcd(store::Etcd::open(options(&lab.etcd.url())?, PREFIX));
-        until(&again, "all of them", |view| view.leases.len() == KEYS).await?;
+        let mut again = Followed::open(options(&lab.etcd.url())?);
+        again.until("all of them", |view| view.leases.len() == KEYS).await?;
+        assert_eq!((again.view.snapshots, again.view.changes), (1, 1), "one snapshot");
         figure(format_args!("{KEYS} leases listed in {:?}", begun.elapsed()));
         Ok(())
     })

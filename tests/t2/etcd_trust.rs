@@ -1,14 +1,16 @@
 //! Who etcd is, and who we are to it.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use store::Outcome as Written;
 use store::etcd::{Asked, Options, Secret};
 
-use crate::etcd_server::{Lab, Start, dir, quick, until, value, with_store};
+use overlay::lease::StoredAttrs;
+
+use crate::etcd_server::{Lab, Start, dir, quick, value, with_store};
 use crate::{Failure, Outcome};
 
 const DAY: Option<Duration> = Some(Duration::from_secs(86_400));
@@ -81,30 +83,31 @@ pub fn certificates_are_read_anew() -> Outcome {
     let (old_ca, no_pair) = (asked(&lab, &file("old-ca.pem"), true), asked(&lab, &file("ca.pem"), false));
     let Lab { world, etcd } = &mut lab;
     with_store(world, options, async |store| {
-        let view = until(store, "etcd by TLS", |view| view.complete).await?;
-        assert!(view.name.starts_with("etcd https://"), "{}", view.name);
-        assert_eq!(store.create(KEY, value(1).as_bytes(), DAY).await?, Written::Done);
+        let view = store.until("etcd by TLS", |view| view.health.complete).await?;
+        assert!(view.health.name.starts_with("etcd https://"), "{}", view.health.name);
+        assert_eq!(store.addresses(), ["192.168.1.12".parse::<IpAddr>()?]);
+        assert!(store.create(KEY, value(1).as_bytes(), DAY).await?.is_done());
         // another authority: what was good is not any more
         etcd.kill()?;
         certificates("192.168.1.12")?;
-        until(store, "its end", |view| !view.complete).await?;
+        store.until("its end", |view| !view.health.complete).await?;
         etcd.start(world)?;
-        until(store, "etcd by the new certificates", |view| view.complete && view.leases.len() == 1).await?;
-        assert_eq!(store.renew(KEY, value(1).as_bytes(), value(2).as_bytes(), DAY).await?, Written::Done);
+        store.until("etcd by the new certificates", |view| view.health.complete && view.leases.len() == 1).await?;
+        assert!(store.renew(KEY, value(1).as_bytes(), value(2).as_bytes(), DAY).await?.is_done());
         Ok(())
     })?;
     for (asked, words) in [(old_ca, "certificate"), (no_pair, "etcd may want a client's certificate")] {
         with_store(world, checked(asked)?, async |store| {
-            let view = until(store, "an error", |view| view.error.is_some()).await?;
-            let error = view.error.unwrap_or_default();
-            assert!(!view.complete && error.starts_with("etcd") && error.contains(words), "{error}");
+            let view = store.until("an error", |view| view.health.error.is_some()).await?;
+            let error = view.health.error.unwrap_or_default();
+            assert!(!view.health.complete && error.starts_with("etcd") && error.contains(words), "{error}");
             Ok(())
         })?;
     }
     let missing = Asked { ca_file: Some(file("no-such.pem")), ..asked(&lab, &file("ca.pem"), true) };
     with_store(&lab.world, checked(missing)?, async |store| {
-        let view = until(store, "an error", |view| view.error.is_some()).await?;
-        let error = view.error.unwrap_or_default();
+        let view = store.until("an error", |view| view.health.error.is_some()).await?;
+        let error = view.health.error.unwrap_or_default();
         assert!(error.contains("no-such.pem: No such file"), "{error}");
         Ok(())
     })
@@ -140,19 +143,20 @@ pub fn a_token_is_renewed() -> Outcome {
     let Lab { world, etcd } = &mut lab;
     let ctl = |args: &[&str]| crate::etcd_server::ctl(world, host, &url, &[as_root, args].concat());
     with_store(world, options, async |store| {
-        until(store, "etcd that asks for no user", |view| view.complete).await?;
+        store.until("etcd that asks for no user", |view| view.health.complete).await?;
         crate::etcd_server::ctl(world, host, &url, &["auth", "enable"])?;
-        assert_eq!(store.create(KEY, one, DAY).await?, Written::Done, "by a new login");
-        until(store, "the watch goes on", |view| view.leases.contains_key(KEY)).await?;
+        assert!(store.create(KEY, one, DAY).await?.is_done(), "by a new login");
+        store.until("the watch goes on", |view| view.leases.contains_key(KEY)).await?;
         // the connection stays, and the token is nothing any more
         ctl(&["auth", "disable"])?;
         crate::etcd_server::ctl(world, host, &url, &["auth", "enable"])?;
-        assert_eq!(store.renew(KEY, one, one, DAY).await?, Written::Done);
+        assert!(store.renew(KEY, one, one, DAY).await?.is_done());
         // the token goes with the server that gave it
         etcd.kill()?;
         etcd.start(world)?;
-        assert_eq!(store.renew(KEY, one, two, DAY).await?, Written::Done);
-        until(store, "its write", |view| view.leases.get(KEY).is_some_and(|value| value[..] == *two)).await?;
+        assert!(store.renew(KEY, one, two, DAY).await?.is_done());
+        let now = StoredAttrs::parse(two)?;
+        store.until("its write", |view| view.leases.get(KEY) == Some(&now)).await?;
         Ok(())
     })?;
     let nobody = checked(Asked { endpoints: Some(lab.etcd.url()), ..Asked::default() })?;
@@ -162,8 +166,8 @@ pub fn a_token_is_renewed() -> Outcome {
         (nobody, "user name is empty (etcd asks for a user: --etcd-username"),
     ] {
         with_store(&lab.world, options, async |store| {
-            let view = until(store, "an error", |view| view.error.is_some()).await?;
-            let error = view.error.unwrap_or_default();
+            let view = store.until("an error", |view| view.health.error.is_some()).await?;
+            let error = view.health.error.unwrap_or_default();
             assert!(error.contains(words) && !error.contains("hunter"), "{error}");
             Ok(())
         })?;

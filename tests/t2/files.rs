@@ -67,7 +67,8 @@ fn drafts() -> Vec<PathBuf> {
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let path = entry.path();
-            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            let name = entry.file_name();
+            let hidden = name.as_encoded_bytes().starts_with(b".") && name != ".subnet.env.lock";
             if path.is_dir() {
                 dirs.push(path);
             } else if hidden || dir.ends_with("tmp") {

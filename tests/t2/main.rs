@@ -24,6 +24,7 @@ mod files;
 mod foreign_routes;
 mod heal;
 mod health;
+mod instances;
 mod live;
 mod live_changes;
 mod lost_files;
@@ -196,6 +197,7 @@ static TESTS: &[Test] = &[
     test!(live_changes::another_vni),
     test!(live_changes::another_port),
     test!(live_changes::another_vni_and_port),
+    test!(instances::the_second_refuses),
     test!(live_changes::another_mtu),
     test!(lost_files::the_status_is_there_when_subnet_env_is, STRACE),
     test!(lost_files::a_deleted_subnet_env),

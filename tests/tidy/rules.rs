@@ -28,8 +28,9 @@ pub const RULES: &[Rule] = &[
         words: &["thread::sleep", "sleep(", "park_timeout("],
         only_in: &[
             ("flanneld/src/lab/wait.rs", "bounded waiting on a condition"),
+            ("flanneld/src/instance.rs", "bounded waiting for a daemon that ends"),
             ("lib/cni/src/delegate", "back-off while an executable is being written"),
-            ("lib/store/src/embedded/mod.rs", "back-off after the store could not be read"),
+            ("lib/store/src/embedded/follow.rs", "back-off after the store could not be read"),
             ("lib/store/src/embedded/lock.rs", "bounded waiting for another daemon"),
             ("lib/store/src/etcd/follow.rs", "back-off after etcd could not be followed"),
             ("flanneld/src/events.rs", "back-off after the kernel's announcements ended"),
@@ -43,8 +44,8 @@ pub const RULES: &[Rule] = &[
         only_in: &[
             ("flanneld/src/daemon/mod.rs", "the loop's timers"),
             ("flanneld/src/report/task.rs", "the loop's timers"),
-            ("lib/store/src/embedded/mod.rs", "the next expiry of a lease"),
-            ("lib/store/src/etcd/follow.rs", "what comes in a burst is told at once"),
+            ("lib/store/src/embedded/follow.rs", "the next expiry of a lease"),
+            ("lib/store/src/feed.rs", "what comes in a burst is one change set"),
         ],
         in_tests: true,
         reason: "a timer belongs to a loop: pass the time in as an argument",

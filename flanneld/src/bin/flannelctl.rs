@@ -46,7 +46,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         from: Option<PathBuf>,
     },
-    /// Show this host's lease, backend and peers
+    /// Show this host's lease, backend and peers; the exit status is 1 when something is wrong
     Status {
         /// The daemon's --subnet-file
         #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
@@ -118,7 +118,7 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             } else {
                 status::show(&status, &mut screen)?
             }
-            Ok(())
+            Ok(status::health(&status)?)
         }
     }
 }

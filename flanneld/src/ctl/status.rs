@@ -49,6 +49,23 @@ pub fn read(subnet_file: &Path) -> Result<(String, Status), StatusError> {
     Ok((text, status))
 }
 
+/// Whether the host of this status works: the daemon runs, has a lease and reports no error.
+///
+/// # Errors
+/// What is wrong, one line.
+pub fn health(status: &Status) -> Result<(), String> {
+    match &status.last_error {
+        _ if !is_running(status) => Err(format!("flanneld (process {}) is not running", status.pid)),
+        Some(error) => Err(error.clone()),
+        None if status.mtu == 0 => Err("flanneld has not finished its start".to_owned()),
+        None => Ok(()),
+    }
+}
+
+fn is_running(status: &Status) -> bool {
+    Path::new("/proc").join(status.pid.to_string()).exists()
+}
+
 /// Shows `status` as tables.
 pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
     screen.table(["this host", ""], &host(status))?;
@@ -69,17 +86,16 @@ fn host(status: &Status) -> Vec<[String; 2]> {
     let direct = if status.direct_routing { " with DirectRouting" } else { "" };
     let drift: Vec<String> = status.drift.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     let underlay = status.underlay.as_ref().map(|underlay| format!("{}, MTU {}", underlay.dev, underlay.mtu));
-    let running = Path::new("/proc").join(status.pid.to_string()).exists();
     let row = |name: &str, value: String| [name.to_owned(), if value.is_empty() { "-".into() } else { value }];
     vec![
-        row("daemon", format!("process {}{}", status.pid, if running { "" } else { ", not running" })),
+        row("daemon", format!("process {}{}", status.pid, if is_running(status) { "" } else { ", not running" })),
         row("store", store(status)),
         row("backend", format!("{}{direct}", status.backend)),
         row("network", joined(&status.network)),
         row("lease", joined(&status.subnets)),
         row("address", joined(&status.public_ips)),
         row("underlay", underlay.unwrap_or_default()),
-        row("pods' MTU", status.mtu.to_string()),
+        row("pods' MTU", if status.mtu == 0 { String::new() } else { status.mtu.to_string() }),
         row("drift repaired", drift.join(", ")),
         row("last pass", status.last_reconcile.clone().unwrap_or_default()),
     ]
@@ -145,6 +161,18 @@ mod tests {
         );
         let text = shown(&old).unwrap();
         assert!(text.contains("etcd http://192.0.2.9:2379, not followed since 2026-01-02T03:04:05Z"), "{text}");
+    }
+
+    #[test]
+    fn health_is_a_daemon_that_runs_and_reports_no_error() {
+        let healthy = Status { pid: std::process::id(), mtu: 1450, ..Status::default() };
+        assert_eq!(health(&healthy), Ok(()));
+        let starts = Status { mtu: 0, ..healthy.clone() };
+        assert!(health(&starts).unwrap_err().contains("start"));
+        let fails = Status { last_error: Some("no route".into()), ..healthy.clone() };
+        assert_eq!(health(&fails), Err("no route".into()));
+        let ended = Status { pid: 0, ..fails };
+        assert_eq!(health(&ended), Err("flanneld (process 0) is not running".into()));
     }
 
     #[test]

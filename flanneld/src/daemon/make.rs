@@ -1,14 +1,12 @@
 //! What this host says of itself, made from what is known. Pure.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, Route, RouteKey, RouteKind, State};
 use kernel::types::{Family, IfName, Mac, RouteProtocol};
-use overlay::allocate::Stored;
 use overlay::backend::{self, Backend};
-use overlay::lease::{Lease, LeaseAttrs, Subnets, VxlanData};
+use overlay::lease::{StoredLease, Subnets};
 use overlay::net::ByFamily;
 use overlay::netconf::NetConf;
 use overlay::render::ALIAS;
@@ -16,14 +14,13 @@ use overlay::render::ALIAS;
 use crate::events::facts::{Chosen, Facts};
 use crate::flags::Select;
 use crate::underlay::{Survey, Underlay};
-use store::View;
 
 /// The MAC of this host's VTEP: that of the device that is there, because the peers send to it; else the one that the
 /// lease says; else a new one.
-pub(super) fn vtep_mac(family: Family, name: &IfName, survey: &Survey, own: Option<&LeaseAttrs>, random: Mac) -> Mac {
+pub(super) fn vtep_mac(family: Family, name: &IfName, survey: &Survey, own: Option<&StoredLease>, random: Mac) -> Mac {
     let device = survey.links.iter().find(|link| link.name == *name);
     let existing = device.filter(|link| matches!(link.link.kind, LinkKind::Vxlan(_))).and_then(|link| link.link.mac);
-    let published = || VxlanData::parse(own?.data(family)?).ok().map(|data| data.vtep_mac);
+    let published = || own?.attrs.vtep(family).map(|data| data.vtep_mac);
     existing.or_else(published).filter(|mac| mac.is_unicast()).unwrap_or(random)
 }
 
@@ -85,15 +82,6 @@ pub(super) fn add_blackholes(state: &mut State, subnets: Subnets) {
         };
         state.routes.insert(key, route);
     }
-}
-
-/// The leases that can be read.
-pub(super) fn stored(view: &View) -> Vec<Stored> {
-    let read = |(key, value): (&String, &Arc<[u8]>)| {
-        let lease = Lease { subnets: key.parse().ok()?, attrs: LeaseAttrs::parse(value).ok()? };
-        Some(Stored { key: key.clone(), lease })
-    };
-    view.leases.iter().filter_map(read).collect()
 }
 
 /// What the plan depends on, when `underlay` was found in `survey` and `devices` are ours.

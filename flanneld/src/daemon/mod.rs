@@ -3,10 +3,9 @@
 //! There are four reasons to look: the store said something new, the kernel announced a change to something of ours,
 //! what failed or is due is due, and ten minutes have passed. Whatever the reason, the same pass is made.
 
-mod acquire;
 mod apply;
 mod extension;
-mod leases;
+mod known;
 mod limits;
 mod make;
 mod pass;
@@ -29,24 +28,26 @@ use kernel::types::IfName;
 use overlay::backend::{Backend, Identity};
 use overlay::keep::Keep;
 use overlay::peers::Book;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::apply::Trust;
+use self::known::Known;
 use self::tell::Picture;
 use crate::config::Config;
 use crate::events::Events;
 use crate::flags::Options;
 use crate::health::{Health, Readiness};
+use crate::instance::Taken;
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::report::{Reporter, Settings};
 use crate::status::{Status, path_beside};
 use crate::supervise::Ended;
+use crate::systemd::Manager;
 use crate::underlay::{Underlay, UnderlayError};
 use store::backoff::Backoff;
 use store::files;
-use store::{Store, View};
+use store::{Changes, Store};
 
 pub use limits::Limits;
 pub use wireguard_key::DEFAULT as KEY_FILE;
@@ -95,6 +96,12 @@ pub enum DaemonError {
         /// Why not.
         source: io::Error,
     },
+    /// The store's follower has ended.
+    #[error("{0}; the daemon stops, so that it is started again")]
+    Store(#[from] store::Ended),
+    /// Another daemon does this one's work.
+    #[error(transparent)]
+    Taken(#[from] Taken),
     /// A part of the daemon has ended.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -103,29 +110,14 @@ pub enum DaemonError {
     Runtime(#[source] io::Error),
 }
 
-/// This host's lease, as it was last written.
-#[derive(Debug, Clone, PartialEq)]
-struct Own {
-    /// As it is spelt in the store.
-    key: String,
-    subnets: overlay::lease::Subnets,
-    value: Vec<u8>,
-    /// It does not end, and is not made to.
-    reservation: bool,
-    renewed: Instant,
-}
-
 /// Everything that outlives a pass. All of it can be lost: a new daemon finds it again.
 pub struct Daemon {
     options: Options,
     store: Store,
-    view: watch::Receiver<View>,
+    known: Known,
     kernel: KernelThread,
     events: Events,
     config: Config,
-    own: Option<Own>,
-    /// When the lease was taken for its address alone.
-    unproven: Option<Instant>,
     underlay: Option<Underlay>,
     identity: Identity,
     keep: Keep,
@@ -142,8 +134,6 @@ pub struct Daemon {
     started: bool,
     /// All leases, and the verdict on each.
     book: Book,
-    /// What the store said when the book was brought up to date.
-    seen: Arc<BTreeMap<String, Arc<[u8]>>>,
     /// The kernel as it was left.
     trust: Option<Trust>,
     /// What was wanted of it last.
@@ -157,9 +147,6 @@ pub struct Daemon {
     warned: BTreeSet<String>,
     status: Status,
     retry: Backoff,
-    /// Against another host that writes our lease again and again.
-    contest: Backoff,
-    publish_after: Option<Instant>,
 }
 
 /// What a pass leaves to wait for.
@@ -189,19 +176,17 @@ impl Daemon {
         })?;
         let reporter = Reporter::start(Settings {
             subnet_file: options.subnet_file.clone(),
-            notify_socket,
+            manager: notify_socket.map(Manager::new),
             metrics: metrics.clone(),
             readiness: readiness.clone(),
         });
-        let store = Store::open(&options.store, &options.etcd_prefix);
+        let store = Store::open(&options.store, &options.etcd_prefix, options.renew_margin);
         Ok(Self {
-            view: store.view(),
+            known: Known::new(store.health()),
             config: Config::new(store.no_config()),
             store,
             kernel,
             events,
-            own: None,
-            unproven: None,
             underlay: None,
             identity: Identity::default(),
             keep: Keep::default(),
@@ -212,7 +197,6 @@ impl Daemon {
             udp: udp::Udp::new(metrics.udp.clone()),
             started: false,
             book: Book::default(),
-            seen: Arc::default(),
             trust: None,
             wanted: None,
             picture: Picture::default(),
@@ -223,8 +207,6 @@ impl Daemon {
             warned: BTreeSet::new(),
             status,
             retry: Backoff::default(),
-            contest: Backoff::default(),
-            publish_after: None,
             options,
         })
     }
@@ -243,8 +225,9 @@ impl Daemon {
 
     /// Runs until it must not go on. The last error is then in the status.
     pub async fn run(mut self) -> DaemonError {
-        let read = self.view.wait_for(|view| view.complete || view.error.is_some());
-        let _ = tokio::time::timeout(FIRST_READING, read).await;
+        if let Ok(Err(ended)) = tokio::time::timeout(FIRST_READING, self.first_reading()).await {
+            return self.end(ended.into());
+        }
         loop {
             let next = match self.pass().await {
                 Ok(due) => self.wait(due).await,
@@ -252,12 +235,33 @@ impl Daemon {
             };
             match next {
                 Ok(why) => tracing::debug!(why, "looking"),
-                Err(error) => {
-                    self.reporter.last_words(&error.to_string());
-                    return error;
-                }
+                Err(error) => return self.end(error),
             }
         }
+    }
+
+    /// The last error is in the status.
+    fn end(&self, error: DaemonError) -> DaemonError {
+        self.reporter.last_words(&error.to_string());
+        error
+    }
+
+    /// Takes over what the store says.
+    fn take(&mut self, changes: Changes) {
+        let Changes { leases, config, health } = changes;
+        self.known.health = health;
+        self.book.apply(leases);
+        if let Some(config) = config {
+            self.known.config = config;
+        }
+    }
+
+    async fn first_reading(&mut self) -> Result<(), store::Ended> {
+        while !self.known.is_read() {
+            let changes = self.store.changes().await?;
+            self.take(changes);
+        }
+        Ok(())
     }
 
     /// Waits for a reason to look, and says which it is.
@@ -265,8 +269,8 @@ impl Daemon {
         let ended = Instant::now();
         let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
         let why = tokio::select! {
-            changed = self.view.changed() => {
-                changed.map_err(|_| Ended { name: "the store's follower", panic: None })?;
+            changes = self.store.changes() => {
+                self.take(changes?);
                 return Ok("the store changed");
             }
             () = self.udp.ended() => return Ok("a udp worker has ended"),
@@ -285,6 +289,11 @@ impl Daemon {
         };
         self.trust = None;
         Ok(why)
+    }
+
+    /// This host's subnets.
+    fn subnets(&self) -> overlay::lease::Subnets {
+        self.store.held().map(|held| held.subnets).unwrap_or_default()
     }
 
     /// The subnets that the last run told the CNI plugin.

@@ -9,20 +9,20 @@ use kernel::types::{Family, IfName, Mac, RouteProtocol, TableId};
 use kernel::{Kernel, KernelError};
 use overlay::backend::{Backend, Census, Host};
 use overlay::keep::{self, Keeping};
-use overlay::lease::{LeaseAttrs, Subnets};
+use overlay::lease::{LeaseAttrs, StoredAttrs, Subnets};
 use overlay::netconf::NetConf;
 use overlay::peers::{self, Peers};
 use overlay::render::{Desired, Ours, Renderer};
 use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
 
-use super::acquire::{NoLease, random};
 use super::extension::Unready;
+use super::known::Known;
 use super::tell::Picture;
-use super::{Daemon, DaemonError, Due, OVERLAY, leases, limits, make, report, tunnels};
+use super::{Daemon, DaemonError, Due, OVERLAY, limits, make, report, tunnels};
 use crate::events::Interest;
 use crate::underlay::{self, Survey, Underlay};
-use store::View;
+use store::{Claim, HoldError, Published};
 
 /// Why a pass ended before it made the host right.
 pub(super) enum Halt {
@@ -34,11 +34,13 @@ pub(super) enum Halt {
     Wait(String),
 }
 
-impl From<NoLease> for Halt {
-    fn from(no: NoLease) -> Self {
-        match no {
-            NoLease::Stop(error) => Self::Stop(error),
-            NoLease::Later(why) => Self::Retry(why),
+impl From<HoldError> for Halt {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::Wait(why) => Self::Wait(why.to_string()),
+            HoldError::Retry(why) => Self::Retry(why.to_string()),
+            HoldError::Lost(subnets) => Self::Stop(DaemonError::Revoked(subnets.to_string())),
+            HoldError::OutOfSubnets(error) => Self::Stop(error.into()),
         }
     }
 }
@@ -95,17 +97,16 @@ impl Daemon {
 
     /// True when something was changed.
     async fn reconcile(&mut self, due: &mut Due, troubles: &mut Troubles) -> Result<bool, Halt> {
-        let view = self.view.borrow_and_update().clone();
-        report::store(&mut self.status, &view);
-        self.metrics.store(view.stale_since);
-        troubles.note(view.error.as_deref());
-        let conf = self.configuration(&view, troubles)?;
+        report::store(&mut self.status, &self.known.health);
+        self.metrics.store(self.known.health.stale_since);
+        troubles.note(self.known.health.error.as_deref());
+        let conf = self.configuration(troubles)?;
         let survey = match &self.trust {
             Some(trust) => trust.survey.clone(),
             None => Arc::new(self.survey().await?),
         };
         let underlay = self.find_underlay(&conf, &survey, troubles)?;
-        self.know_macs(&conf, &survey, &view, &underlay);
+        self.know_macs(&conf, &survey, &underlay);
         self.know_keys(&conf).map_err(Halt::Retry)?;
         let prepared = self.extension.prepare(&conf, due);
         self.wait_until_started(prepared, troubles)?;
@@ -114,28 +115,22 @@ impl Daemon {
         let attrs = keep::publish(&conf.backend, &self.offered, public, &self.identity);
         report::base(&mut self.status, &conf, &underlay);
         troubles.note(report::behind_nat(&conf, &underlay));
-        match self.ensure_lease(&conf, &attrs, due).await {
-            // a lease that cannot be renewed or written again now is no reason to let go of the kernel
-            Err(NoLease::Later(why)) if self.own.is_some() => troubles.retry(why),
-            other => other?,
-        }
-        troubles.note(self.contest_note());
-        let subnets = self.own.as_ref().map(|own| own.subnets).unwrap_or_default();
+        self.hold(&conf, &attrs, due, troubles).await?;
+        let subnets = self.subnets();
         self.status.subnets = subnets.iter().collect();
         let announced = self.extension.announce(&conf, &subnets, &attrs, due);
         self.wait_until_started(announced, troubles)?;
-        // not marked as seen: a configuration that came since the pass began is for the next one
-        let view = self.view.borrow().clone();
-        let mut peers = self.judge(&conf, &survey, subnets, &view, BTreeMap::new());
+        let complete = self.known.health.complete;
+        let mut peers = self.judge(&conf, &survey, subnets, BTreeMap::new());
         if tunnels::is_contested(&peers) {
             let endpoints = self.endpoints(due).await?;
-            peers = self.judge(&conf, &survey, subnets, &view, endpoints);
+            peers = self.judge(&conf, &survey, subnets, endpoints);
         }
-        let keeping = self.keep(&conf, &survey, &peers, view.complete, due);
+        let keeping = self.keep(&conf, &survey, &peers, complete, due);
         self.udp.follow(std::iter::once(&conf.backend).chain(keeping.kept.iter().map(|kept| &kept.backend)));
         troubles.note(report::same_address(&conf, &underlay, &peers));
         let host = self.host(&conf, &survey, &underlay);
-        let ours = Ours { devices: &make::known_devices(&survey), complete: view.complete };
+        let ours = Ours { devices: &make::known_devices(&survey), complete };
         let Desired { mut state, scope, paths, mtu } =
             Renderer::new(&host, &conf.backend, &keeping.kept).desired(&peers.good, ours);
         limits::raise(&mut state, &survey.limits);
@@ -143,30 +138,32 @@ impl Daemon {
             make::add_blackholes(&mut state, subnets);
         }
         let wanted = Arc::new(state);
-        self.warn(&peers, &paths, &view.ignored);
+        self.warn(&peers, &paths);
         let facts = make::facts(&self.options.select, &conf, Some(&underlay), &scope.links, &survey);
         self.events.set_interest(Interest { wanted: wanted.clone(), scope: scope.clone(), facts });
         let udp_ends = self.udp.ends();
         if !udp_ends {
             // before its routes: what they send to the device is moved from the first packet on
-            self.carry_udp(&conf, &wanted, &underlay, &peers, view.complete).await.map_err(Halt::Retry)?;
+            self.carry_udp(&conf, &wanted, &underlay, &peers, complete).await.map_err(Halt::Retry)?;
         }
-        self.picture = Picture { peers, paths, ignored: view.ignored.clone() };
+        self.picture = Picture { peers, paths };
         let applied = self.apply(wanted, scope, survey.clone()).await?;
         applied.log();
-        troubles.all.extend(self.extension.tell(&conf, &self.picture.peers.good, view.complete, due));
+        troubles.all.extend(self.extension.tell(&conf, &self.picture.peers.good, complete, due));
         if let Some(trouble) = applied.trouble() {
             troubles.retry(trouble);
         }
-        self.say_ready(applied.up().and_then(|()| report::carries(&survey, &underlay)), &view);
+        self.say_ready(applied.up().and_then(|()| report::carries(&survey, &underlay)));
         if udp_ends && applied.ready() {
             self.udp.end();
         }
         self.status.udp = self.udp.counters().map(Into::into);
         if applied.ready() {
             let attrs = keep::publish(&conf.backend, &self.offered, public, &self.identity);
-            if let Err(why) = self.publish(&attrs, due).await {
-                troubles.retry(why);
+            match self.store.publish(&attrs).await {
+                Ok(Published::After(after)) => due.by(after),
+                Ok(Published::Unchanged | Published::Written) => {}
+                Err(error) => troubles.retry(error.to_string()),
             }
             self.status.mtu = mtu.0;
             let env = SubnetEnv { networks: conf.networks(), subnets, mtu, ipmasq: false };
@@ -187,8 +184,31 @@ impl Daemon {
         Ok(())
     }
 
-    fn configuration(&mut self, view: &View, troubles: &mut Troubles) -> Result<Arc<NetConf>, Halt> {
-        if view.complete && self.config.take(view.config.as_ref()) {
+    /// Sees to it that this host has a lease, and keeps it.
+    async fn hold(
+        &mut self,
+        conf: &NetConf,
+        attrs: &LeaseAttrs,
+        due: &mut Due,
+        troubles: &mut Troubles,
+    ) -> Result<(), Halt> {
+        let (previous, started) = (self.previous(), self.started);
+        let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random() };
+        match self.store.hold(&claim).await {
+            Ok(held) => {
+                held.look_again.into_iter().for_each(|at| due.by(at));
+                troubles.note(held.note);
+            }
+            // a lease that cannot be renewed or written again now is no reason to let go of the kernel
+            Err(HoldError::Retry(why)) if self.store.held().is_some() => troubles.retry(why.to_string()),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn configuration(&mut self, troubles: &mut Troubles) -> Result<Arc<NetConf>, Halt> {
+        let Known { health, config, .. } = &self.known;
+        if health.complete && self.config.take(config.as_ref()) {
             // another backend has other devices
             self.trust = None;
         }
@@ -234,17 +254,14 @@ impl Daemon {
     }
 
     /// The MACs of this host's VTEPs, found once and then kept: the peers know them.
-    fn know_macs(&mut self, conf: &NetConf, survey: &Survey, view: &View, underlay: &Underlay) {
+    fn know_macs(&mut self, conf: &NetConf, survey: &Survey, underlay: &Underlay) {
         let unknown = |(family, _)| self.identity.vtep_macs.get(family).is_none();
         let devices = || conf.families().filter_map(|(family, _)| Some((family, device(conf, survey, family)?)));
         if !conf.families().any(unknown) || devices().next().is_none() {
             return;
         }
-        let leases = make::stored(view);
         // a MAC is taken from the lease of the last run alone: the host that another lease is of may be alive
-        let previous = self.previous();
-        let own = leases.iter().filter(|stored| stored.lease.subnets == previous);
-        let own = own.map(|stored| &stored.lease.attrs).find(|attrs| publishes(attrs, underlay));
+        let own = self.book.lease(&self.previous()).filter(|lease| publishes(&lease.attrs, underlay));
         for (family, device) in devices() {
             let known = self.identity.vtep_macs.get_mut(family);
             if known.is_none() {
@@ -259,7 +276,6 @@ impl Daemon {
         conf: &NetConf,
         survey: &Survey,
         subnets: Subnets,
-        view: &View,
         endpoints: BTreeMap<PublicKey, Vec<IpAddr>>,
     ) -> Peers {
         let own = peers::Own {
@@ -270,17 +286,13 @@ impl Daemon {
             endpoints,
             ..peers::Own::default()
         };
-        if !Arc::ptr_eq(&self.seen, &view.leases) {
-            self.book.apply(leases::changes(&self.seen, &view.leases));
-            self.seen = view.leases.clone();
-        }
         self.book.judge(conf, &own);
         Peers::from(&self.book)
     }
 
     /// What stays of the backends before.
     fn keep(&mut self, conf: &NetConf, survey: &Survey, peers: &Peers, complete: bool, due: &mut Due) -> Keeping {
-        let published = self.own.as_ref().and_then(|own| LeaseAttrs::parse(&own.value).ok());
+        let published = self.store.published();
         let keeping = self.keep.follow(&keep::Facts {
             now: Instant::now().into_std(),
             backend: &conf.backend,
@@ -298,7 +310,7 @@ impl Daemon {
     fn host(&self, conf: &NetConf, survey: &Survey, underlay: &Underlay) -> Host {
         Host {
             networks: conf.network_by_family(),
-            own: self.own.as_ref().map(|own| own.subnets).unwrap_or_default(),
+            own: self.subnets(),
             identity: self.identity.clone(),
             underlay: make::underlay_facts(underlay, survey),
         }
@@ -311,8 +323,16 @@ fn device(conf: &NetConf, survey: &Survey, family: Family) -> Option<IfName> {
     std::iter::once(&conf.backend).chain(&left).find_map(|backend: &Backend| backend.mac_device(family))
 }
 
+/// From the kernel; none of it is a secret.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // a machine without entropy yet: two hosts that draw alike find out at the creation of the key
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::INSECURE);
+    u64::from_ne_bytes(bytes)
+}
+
 /// True when the lease is this host's by its addresses.
-fn publishes(attrs: &LeaseAttrs, underlay: &Underlay) -> bool {
+fn publishes(attrs: &StoredAttrs, underlay: &Underlay) -> bool {
     underlay.public.iter().all(|addr| attrs.public(Family::from(*addr)).is_none_or(|theirs| theirs == *addr))
         && underlay.public.iter().any(|addr| attrs.public(Family::from(*addr)) == Some(*addr))
 }

@@ -16,7 +16,7 @@ use super::tell::Picture;
 use crate::metrics::StepCount;
 use crate::status::{self, Rejected, Status};
 use crate::underlay::{Survey, Underlay};
-use store::View;
+use store::StoreHealth;
 
 /// What became of the wish.
 #[derive(Debug, Default)]
@@ -92,10 +92,10 @@ pub(super) fn carries(survey: &Survey, underlay: &Underlay) -> Result<(), String
 }
 
 /// The part of the status that the store makes.
-pub(super) fn store(status: &mut Status, view: &View) {
-    status.store = view.name.to_string();
-    status.store_stale_since = view.stale_since.map(status::rfc3339);
-    status.store_error = view.error.as_deref().map(str::to_owned);
+pub(super) fn store(status: &mut Status, health: &StoreHealth) {
+    status.store = health.name.to_string();
+    status.store_stale_since = health.stale_since.map(status::rfc3339);
+    status.store_error = health.error.as_deref().map(str::to_owned);
 }
 
 /// The part of the status that the configuration and the underlay make.
@@ -149,20 +149,19 @@ pub(super) fn peers(picture: &Picture) -> Vec<status::Peer> {
 }
 
 /// What the store holds that is not followed, leases first.
-pub(super) fn rejected(peers: &Peers, ignored: &BTreeMap<String, String>) -> impl Iterator<Item = Rejected> {
+pub(super) fn rejected(peers: &Peers) -> impl Iterator<Item = Rejected> {
     let family = |family: Option<Family>| match family {
         Some(Family::V4) => "IPv4: ",
         Some(Family::V6) => "IPv6: ",
         None => "",
     };
     let reason = move |r: &overlay::peers::Rejected| format!("{}{}", family(r.family), r.reason);
-    let rejected = peers.rejected.iter().map(move |r| Rejected { key: r.key.clone(), reason: reason(r) });
-    rejected.chain(ignored.iter().map(|(key, reason)| Rejected { key: key.clone(), reason: reason.clone() }))
+    peers.rejected.iter().map(move |r| Rejected { key: r.key.clone(), reason: reason(r) })
 }
 
 /// What a person should know of the leases: each line once for as long as it is so.
-pub(super) fn warnings(peers: &Peers, paths: &[PeerPath], ignored: &BTreeMap<String, String>) -> Vec<String> {
-    let rejected = rejected(peers, ignored).map(|r| format!("{} in the store is ignored: {}", r.key, r.reason));
+pub(super) fn warnings(peers: &Peers, paths: &[PeerPath]) -> Vec<String> {
+    let rejected = rejected(peers).map(|r| format!("{} in the store is ignored: {}", r.key, r.reason));
     let unreachable = paths.iter().filter(|path| matches!(path.reach, reach::Reach::Unreachable(_)));
     let unreachable = unreachable.filter_map(|path| {
         // they are in the order of their keys

@@ -1,7 +1,6 @@
 //! What others learn of a pass: people by the status and the log, the CNI plugin by subnet.env, probes by `/readyz`.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use overlay::peers::Peers;
 use overlay::render::PeerPath;
@@ -9,14 +8,12 @@ use overlay::subnet_env::SubnetEnv;
 
 use super::{Daemon, OVERLAY, report};
 use crate::report::PeerChanges;
-use store::View;
 
 /// The peers of the last pass.
 #[derive(Debug, Default)]
 pub(super) struct Picture {
     pub(super) peers: Peers,
     pub(super) paths: Vec<PeerPath>,
-    pub(super) ignored: Arc<BTreeMap<String, String>>,
 }
 
 impl Daemon {
@@ -31,17 +28,18 @@ impl Daemon {
         self.status.last_error = error;
         self.status.last_reconcile = Some(report::now());
         let peers = PeerChanges::Whole(report::peers(&self.picture));
-        let rejected = report::rejected(&self.picture.peers, &self.picture.ignored).collect();
+        let rejected = report::rejected(&self.picture.peers).collect();
         self.reporter.passed(&self.status, peers, Some(rejected), fresh);
     }
 
     /// The host is ready when its own data path is up, made from all that the store holds. A store that is away later is no
     /// reason to take the host out of service.
-    pub(super) fn say_ready(&mut self, up: Result<(), String>, view: &View) {
-        let why = || view.error.clone().unwrap_or_else(|| "it does not answer".into());
-        self.readiness.set_stale(view.stale_since.map(|since| (since, why())));
+    pub(super) fn say_ready(&mut self, up: Result<(), String>) {
+        let health = &self.known.health;
+        let why = || health.error.clone().unwrap_or_else(|| "it does not answer".into());
+        self.readiness.set_stale(health.stale_since.map(|since| (since, why())));
         match up {
-            Ok(()) if !view.complete && !self.started => {
+            Ok(()) if !health.complete && !self.started => {
                 self.readiness.set(OVERLAY, Err("the store is not read yet".into()));
             }
             up => self.readiness.set(OVERLAY, up),
@@ -49,8 +47,8 @@ impl Daemon {
     }
 
     /// Says each thing once for as long as it is so.
-    pub(super) fn warn(&mut self, peers: &Peers, paths: &[PeerPath], ignored: &BTreeMap<String, String>) {
-        let now: BTreeSet<String> = report::warnings(peers, paths, ignored).into_iter().collect();
+    pub(super) fn warn(&mut self, peers: &Peers, paths: &[PeerPath]) {
+        let now: BTreeSet<String> = report::warnings(peers, paths).into_iter().collect();
         now.difference(&self.warned).for_each(|text| tracing::warn!("{text}"));
         self.warned = now;
     }

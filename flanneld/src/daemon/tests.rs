@@ -1,5 +1,4 @@
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use kernel::diff::{Conflict, Step};
 use kernel::message::link::SeenLink;
@@ -8,36 +7,19 @@ use kernel::types::{Family, IfIndex, IfName, Mac, Mtu, Vni};
 use kernel::{Errno, KernelError, Outcome};
 use overlay::backend::vxlan;
 use overlay::backend::{Host, Identity};
-use overlay::lease::LeaseAttrs;
+use overlay::lease::StoredLease;
 use overlay::net::ByFamily;
 use overlay::netconf::NetConf;
 use overlay::peers;
 use overlay::render::{ALIAS, Ours, Renderer};
 
-use super::acquire::{Standing, fits, renewal, standing};
 use super::report::Applied;
 use super::*;
 use crate::status::Reach;
 use crate::underlay::Survey;
-use store::clock::Moment;
 
 const KEY: &str = "10.5.1.0-24";
 const MAC: &str = "02:00:00:00:00:01";
-
-fn own(value: &str) -> Own {
-    Own {
-        key: KEY.into(),
-        subnets: KEY.parse().unwrap(),
-        value: value.into(),
-        reservation: false,
-        renewed: Instant::now(),
-    }
-}
-
-fn view(leases: &[(&str, &str)]) -> View {
-    let leases = leases.iter().map(|(key, value)| (key.to_string(), Arc::from(value.as_bytes()))).collect();
-    View { leases: Arc::new(leases), complete: true, ..View::default() }
-}
 
 fn conf(text: &str) -> NetConf {
     NetConf::parse(text.as_bytes()).unwrap().conf
@@ -78,46 +60,11 @@ fn device(name: &str, vni: u32, mac: &str, alias: Option<&str>) -> SeenLink {
 }
 
 #[test]
-fn a_lease_is_held_altered_or_gone() {
-    assert_eq!(standing(&own("a"), &view(&[(KEY, "a"), ("10.5.2.0-24", "b")])), Standing::Held);
-    assert_eq!(standing(&own("a"), &view(&[(KEY, "b")])), Standing::Altered);
-    assert_eq!(standing(&own("a"), &view(&[("10.5.2.0-24", "a")])), Standing::Gone);
-}
-
-#[test]
-fn renewal_is_a_margin_before_the_end_and_never_for_a_reservation() {
-    let end = Moment::since_boot(Duration::from_secs(100_000));
-    let mut seen = view(&[(KEY, "a")]);
-    assert_eq!(renewal(&own("a"), &seen, Duration::from_secs(3600)), None, "a reservation does not end");
-    seen.expires = Arc::new([(KEY.to_owned(), Some(end))].into());
-    let due = Moment::since_boot(Duration::from_secs(96_400));
-    assert_eq!(renewal(&own("a"), &seen, Duration::from_secs(3600)), Some(due));
-    let unknown = View { expires: Arc::new([(KEY.to_owned(), None)].into()), ..seen.clone() };
-    assert_eq!(renewal(&own("a"), &unknown, Duration::from_secs(3600)), Some(Moment::default()), "at once");
-    assert_eq!(renewal(&Own { reservation: true, ..own("a") }, &seen, Duration::from_secs(3600)), None);
-}
-
-#[test]
-fn subnets_fit_their_configuration() {
-    let dual = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/56","Backend":{"Type":"vxlan"}}"#;
-    for (config, key, fit) in [
-        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#, KEY, true),
-        (r#"{"Network":"10.6.0.0/16","Backend":{"Type":"vxlan"}}"#, KEY, false),
-        (r#"{"Network":"10.5.0.0/16","SubnetLen":25,"Backend":{"Type":"vxlan"}}"#, KEY, false),
-        (r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","Backend":{"Type":"vxlan"}}"#, KEY, false),
-        (dual, KEY, false),
-        (dual, "10.5.1.0-24&fd05:0:0:1::-64", true),
-        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#, "10.5.1.0-24&fd05:0:0:1::-64", false),
-    ] {
-        assert_eq!(fits(&conf(config), &key.parse().unwrap()), fit, "{config} {key}");
-    }
-}
-
-#[test]
 fn the_mac_is_the_devices_then_the_leases_then_a_new_one() {
     let random: Mac = "02:00:00:00:00:99".parse().unwrap();
-    let published = r#"{"PublicIP":"192.0.2.1","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}}"#;
-    let lease = LeaseAttrs::parse(published.as_bytes()).unwrap();
+    let published =
+        br#"{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}}"#;
+    let lease = StoredLease::read(KEY, published, 0).unwrap();
     let with = |links| Survey { links, ..Survey::default() };
     let mac = |survey: &Survey, own| {
         make::vtep_mac(Family::V4, &IfName::new("flannel.1").unwrap(), survey, own, random).to_string()
@@ -178,8 +125,7 @@ fn peers_and_rejected_leases_are_told_once() {
     let desired = Renderer::new(&host, &conf.backend, &[]).desired(&judged.good, ours);
     let mut status = Status::default();
     report::base(&mut status, &conf, &underlay());
-    let ignored = [("README".to_owned(), "its name is not a lease's key".to_owned())].into();
-    let picture = tell::Picture { peers: judged, paths: desired.paths, ignored: Arc::new(ignored) };
+    let picture = tell::Picture { peers: judged, paths: desired.paths };
     let peers = report::peers(&picture);
     let paths: Vec<_> = peers.iter().map(|p| (p.subnet.to_string(), p.path, p.vtep_mac.as_deref())).collect();
     assert_eq!(
@@ -189,9 +135,9 @@ fn peers_and_rejected_leases_are_told_once() {
             ("10.5.3.0/24".to_owned(), Reach::Unreachable, None),
         ]
     );
-    let rejected: Vec<_> = report::rejected(&picture.peers, &picture.ignored).map(|r| r.key).collect();
-    assert_eq!(rejected, ["10.9.0.0-24", "junk", "README"]);
-    let warnings = report::warnings(&picture.peers, &picture.paths, &picture.ignored).join("\n");
+    let rejected: Vec<_> = report::rejected(&picture.peers).map(|r| r.key).collect();
+    assert_eq!(rejected, ["10.9.0.0-24", "junk"]);
+    let warnings = report::warnings(&picture.peers, &picture.paths).join("\n");
     assert!(warnings.contains("10.5.3.0/24 at 198.51.100.3 cannot be reached: the peer has no VTEP"), "{warnings}");
     assert!(warnings.contains("junk in the store is ignored"), "{warnings}");
     assert_eq!(status.backend, "vxlan");
@@ -260,9 +206,10 @@ fn run(args: &[&str]) -> String {
 fn exit_codes_that_need_no_kernel() {
     use std::process::ExitCode;
     for (args, code) in [
-        (&["--bogus"][..], 2),
-        (&["--store-dir=/a", "--etcd-cafile=/b"], 2),
-        (&["--ip-masq"], 2),
+        (&["--bogus"][..], 64),
+        (&["--store-dir=/a", "--etcd-cafile=/b"], 64),
+        (&["--ip-masq"], 64),
+        (&["--log-format=xml"], 64),
         (&["-h"], 0),
         (&["--version"], 0),
     ] {

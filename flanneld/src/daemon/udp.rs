@@ -124,7 +124,7 @@ impl Daemon {
 
     /// The configuration, this host's subnet and the address to send from; `None` when this host has no IPv4.
     fn udp_facts(&self, underlay: &Underlay) -> Option<(UdpConf, Ipv4Network, std::net::Ipv4Addr)> {
-        let own = v4(self.own.as_ref()?.subnets.get(Family::V4)?)?;
+        let own = v4(self.subnets().get(Family::V4)?)?;
         let address = underlay.addresses.iter().find_map(|addr| match addr {
             IpAddr::V4(v4) => Some(*v4),
             IpAddr::V6(_) => None,

@@ -13,6 +13,8 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use store::StoreOptions;
 
+use crate::logging::LogFormat;
+
 /// What the daemon was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -32,6 +34,8 @@ pub struct Options {
     pub blackhole_route: bool,
     /// klog's verbosity.
     pub verbosity: i32,
+    /// How log lines are written.
+    pub log_format: LogFormat,
     /// Where the wireguard backend keeps this host's key (WIREGUARD_KEY_FILE).
     pub wireguard_key_file: PathBuf,
     /// The environment, for the extension backend's commands.
@@ -138,6 +142,9 @@ struct Raw {
     /// Print the version
     #[arg(long)]
     version: bool,
+    /// How log lines are written; text under journald has priorities in place of times
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
     /// Verbosity: 0 changes, 1 each step, 4 everything
     #[arg(long = "v", short = 'v', default_value_t = 0)]
     v: i32,
@@ -226,6 +233,7 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
             .map(|port| SocketAddr::new(raw.healthz_ip, port)),
         blackhole_route: raw.ip_blackhole_route,
         verbosity: raw.v,
+        log_format: raw.log_format,
         wireguard_key_file: crate::daemon::KEY_FILE.into(),
         environment: Environment::default(),
         warnings,

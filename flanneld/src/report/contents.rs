@@ -135,6 +135,15 @@ impl Contents {
         self.unwritten = true;
     }
 
+    /// One line for the service manager.
+    pub fn summary(&self) -> String {
+        match (&self.status.last_error, &self.trouble, &self.env) {
+            (Some(error), ..) | (None, Some(error), _) => error.clone(),
+            (None, None, None) => "starting".to_owned(),
+            (None, None, Some(_)) => format!("{} peers", self.status.peers.len()),
+        }
+    }
+
     /// The text of the last status.
     pub fn last_words(&mut self, error: &str) -> String {
         self.status.last_error = Some(error.to_owned());

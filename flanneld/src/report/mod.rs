@@ -21,6 +21,7 @@ use crate::health::Readiness;
 use crate::metrics::Metrics;
 use crate::status::{Rejected, Status, path_beside};
 use crate::supervise::{Ended, Task};
+use crate::systemd::Manager;
 
 /// Readiness: the CNI plugin can read subnet.env.
 pub const SUBNET_FILE: &str = "subnet file";
@@ -30,8 +31,8 @@ pub const SUBNET_FILE: &str = "subnet file";
 pub struct Settings {
     /// Where subnet.env is written; status.json lies beside it.
     pub subnet_file: PathBuf,
-    /// NOTIFY_SOCKET: who learns that the start is done.
-    pub notify_socket: Option<String>,
+    /// Who learns that the start is done.
+    pub manager: Option<Manager>,
     /// Where the number of peers and repairs is counted.
     pub metrics: Metrics,
     /// Where it says whether subnet.env is written.

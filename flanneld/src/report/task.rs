@@ -10,7 +10,6 @@ use super::pace::{Repairs, next_status};
 use super::watch::{Fingerprint, Watch};
 use super::{SUBNET_FILE, Settings, Shared};
 use crate::status::path_beside;
-use crate::systemd;
 use store::backoff::Backoff;
 use store::files::{self, FileError};
 
@@ -81,13 +80,15 @@ pub(super) struct Writer {
     status: Object,
     /// The content of subnet.env as it was written.
     env_text: Option<String>,
+    /// What the service manager was told last.
+    summary: Option<String>,
 }
 
 impl Writer {
     pub(super) fn new(settings: Settings, shared: Arc<Shared>) -> Self {
         let (env, status) = (settings.subnet_file.clone(), path_beside(&settings.subnet_file));
         settings.readiness.set(SUBNET_FILE, Err("subnet.env is not written yet".into()));
-        Self { settings, shared, env: Object::new(env), status: Object::new(status), env_text: None }
+        Self { settings, shared, env: Object::new(env), status: Object::new(status), env_text: None, summary: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -122,6 +123,7 @@ impl Writer {
     async fn make_right(&mut self, watch: &mut Option<Watch>) -> Option<Instant> {
         let status = self.make_status().await;
         let env = self.make_env().await;
+        self.inform_manager();
         let is_there = self.env.written.is_some() || self.status.written.is_some();
         if let Some(watch) = watch.as_mut().filter(|_| is_there)
             && watch.arm(files::dir_of(&self.env.path)).unwrap_or(false)
@@ -187,10 +189,21 @@ impl Writer {
     fn announce(&mut self, text: String) {
         tracing::info!(file = %self.env.path.display(), "subnet file written");
         let first = self.env_text.replace(text).is_none();
-        if let (true, Some(socket)) = (first, &self.settings.notify_socket)
-            && let Err(error) = systemd::ready(socket)
+        if let (true, Some(manager)) = (first, &self.settings.manager)
+            && let Err(error) = manager.ready()
         {
-            tracing::warn!(%error, socket, "cannot notify the service manager");
+            tracing::warn!(%error, "cannot notify the service manager");
+        }
+    }
+
+    /// The service manager learns what is wrong, or what the start waits for.
+    fn inform_manager(&mut self) {
+        let Some(manager) = &self.settings.manager else { return };
+        let text = self.shared.lock().summary();
+        if self.summary.as_ref() != Some(&text) {
+            // READY, which counts, is tried once more by itself
+            let _ = manager.status(&text);
+            self.summary = Some(text);
         }
     }
 

@@ -92,7 +92,7 @@ async fn eventually(path: &Path, is_right: impl Fn(&str) -> bool + Send + 'stati
 fn settings(dir: &Path) -> Settings {
     Settings {
         subnet_file: dir.join("flannel/subnet.env"),
-        notify_socket: None,
+        manager: None,
         metrics: Metrics::default(),
         readiness: Readiness::default(),
     }

@@ -4,23 +4,34 @@
 //! do not share one lease for their common `0.0.0.0`; a subnet that still fits is kept when the other family's does
 //! not; the free subnet is drawn from the whole range at the cost of one sort of the leases, however large the range is.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use kernel::types::Family;
 
-use crate::lease::{Lease, LeaseAttrs, Subnets};
+use crate::lease::{LeaseAttrs, Subnets};
 use crate::net;
 use crate::netconf::{Allocation, FamilyConf, NetConf};
 use crate::peers;
 
-/// A lease in the store, with its key as it is spelt there.
-#[derive(Debug, Clone, PartialEq)]
+/// A lease in the store, as far as the choice depends on it: small, because a store may hold thousands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored {
-    /// The text of the key.
-    pub key: String,
-    /// What it says.
-    pub lease: Lease,
+    /// What is leased: the key.
+    pub subnets: Subnets,
+    /// `PublicIP`, unless it is `0.0.0.0`.
+    pub public_ip: Option<Ipv4Addr>,
+    /// `PublicIPv6`, unless it is `::`.
+    pub public_ipv6: Option<Ipv6Addr>,
+}
+
+impl Stored {
+    fn public(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.public_ip.map(Into::into),
+            Family::V6 => self.public_ipv6.map(Into::into),
+        }
+    }
 }
 
 /// What the choice is made from.
@@ -28,8 +39,6 @@ pub struct Stored {
 pub struct Inputs<'a> {
     /// The network.
     pub conf: &'a NetConf,
-    /// All leases of the store, in the order of their keys.
-    pub leases: &'a [Stored],
     /// What this host is about to publish; only the addresses matter.
     pub own: &'a LeaseAttrs,
     /// The subnets of the last run (`subnet_env::Previous`): pods may still have addresses in them.
@@ -43,15 +52,13 @@ pub struct Inputs<'a> {
 pub enum Choice {
     /// Overwrite the value of this key: it is this host's lease.
     Adopt {
-        /// As it is spelt in the store.
-        key: String,
         /// What it leases.
         subnets: Subnets,
     },
     /// Create a key for `subnets` and delete `old`: this host's lease no longer fits the configuration.
     Replace {
-        /// The key to delete, as it is spelt in the store.
-        old: String,
+        /// The lease to delete.
+        old: Subnets,
         /// What to lease.
         subnets: Subnets,
     },
@@ -66,7 +73,7 @@ impl Choice {
     /// The subnets that are this host's when the choice is carried out.
     pub fn subnets(&self) -> Subnets {
         match self {
-            Self::Adopt { subnets, .. } | Self::Replace { subnets, .. } | Self::Take { subnets } => *subnets,
+            Self::Adopt { subnets } | Self::Replace { subnets, .. } | Self::Take { subnets } => *subnets,
         }
     }
 }
@@ -84,35 +91,37 @@ pub struct OutOfSubnets {
     pub allocation: Allocation,
 }
 
-/// Chooses this host's subnets.
+/// Chooses this host's subnets. `leases` are all leases of the store, in any order that stays the same; they are walked
+/// once or twice for each family.
 ///
 /// # Errors
 /// A family that is on has no free subnet.
-pub fn choose(inputs: &Inputs<'_>) -> Result<Choice, OutOfSubnets> {
-    let own: Vec<&Stored> = inputs.leases.iter().filter(|stored| is_own(inputs, &stored.lease.attrs)).collect();
-    let fitting = |stored: &&&Stored| fits(inputs.conf, &stored.lease.subnets);
+pub fn choose(inputs: &Inputs<'_>, leases: impl Iterator<Item = Stored> + Clone) -> Result<Choice, OutOfSubnets> {
+    let own: Vec<Stored> = leases.clone().filter(|stored| is_own(inputs, stored)).collect();
+    let fitting = |stored: &&Stored| fits(inputs.conf, &stored.subnets);
     // of several, the one that the pods of this host have addresses of
-    let in_use = own.iter().filter(fitting).find(|stored| stored.lease.subnets == inputs.previous);
+    let in_use = own.iter().filter(fitting).find(|stored| stored.subnets == inputs.previous);
     if let Some(stored) = in_use.or_else(|| own.iter().find(fitting)) {
-        return Ok(Choice::Adopt { key: stored.key.clone(), subnets: stored.lease.subnets });
+        return Ok(Choice::Adopt { subnets: stored.subnets });
     }
-    let old = own.first().copied();
+    let old = own.first().map(|stored| stored.subnets);
     let mut subnets = Subnets::default();
     for (family, conf) in inputs.conf.families() {
-        subnets.set(subnet(inputs, old, family, conf)?);
+        let others = leases.clone().filter(|stored| old != Some(stored.subnets));
+        subnets.set(subnet(inputs, old, &taken(others, family, conf), (family, conf))?);
     }
     Ok(match old {
-        Some(old) => Choice::Replace { old: old.key.clone(), subnets },
+        Some(old) => Choice::Replace { old, subnets },
         None => Choice::Take { subnets },
     })
 }
 
 /// True when, in every family that is on, the lease publishes this host's address or none, and one at least.
-fn is_own(inputs: &Inputs<'_>, attrs: &LeaseAttrs) -> bool {
+fn is_own(inputs: &Inputs<'_>, stored: &Stored) -> bool {
     let known = |addr: Option<IpAddr>| addr.filter(|addr| !addr.is_unspecified());
     let mut same = 0;
     for (family, _) in inputs.conf.families() {
-        match (known(attrs.public(family)), known(inputs.own.public(family))) {
+        match (known(stored.public(family)), known(inputs.own.public(family))) {
             (None, _) => {}
             (Some(theirs), Some(ours)) if theirs == ours => same += 1,
             _ => return false,
@@ -122,7 +131,7 @@ fn is_own(inputs: &Inputs<'_>, attrs: &LeaseAttrs) -> bool {
 }
 
 /// True when these are exactly the families that are on, each with a subnet that could have been allocated.
-fn fits(conf: &NetConf, subnets: &Subnets) -> bool {
+pub fn fits(conf: &NetConf, subnets: &Subnets) -> bool {
     Family::ALL.into_iter().all(|family| match (conf.family(family), subnets.get(family)) {
         (None, None) => true,
         (Some(conf), Some(net)) => allocatable(conf.allocation, net),
@@ -138,25 +147,23 @@ fn allocatable(allocation: Allocation, net: IpNetwork) -> bool {
 /// One family's subnet: that of the host's unfitting lease or of its last run where possible, else a free one.
 fn subnet(
     inputs: &Inputs<'_>,
-    old: Option<&Stored>,
-    family: Family,
-    conf: &FamilyConf,
+    old: Option<Subnets>,
+    taken: &[IpNetwork],
+    (family, conf): (Family, &FamilyConf),
 ) -> Result<IpNetwork, OutOfSubnets> {
-    let taken = taken(inputs, old, family, conf);
-    let kept = [old.and_then(|stored| stored.lease.subnets.get(family)), inputs.previous.get(family)];
+    let kept = [old.and_then(|subnets| subnets.get(family)), inputs.previous.get(family)];
     let free = |net: &IpNetwork| !taken.iter().any(|other| net::overlap(*net, *other));
     if let Some(net) = kept.into_iter().flatten().filter(|net| allocatable(conf.allocation, *net)).find(free) {
         return Ok(net);
     }
     let random = if family == Family::V4 { inputs.random } else { inputs.random.rotate_left(32) };
-    draw(conf.allocation, &taken, random).ok_or(OutOfSubnets { network: conf.network, allocation: conf.allocation })
+    draw(conf.allocation, taken, random).ok_or(OutOfSubnets { network: conf.network, allocation: conf.allocation })
 }
 
-/// The family's subnets that others have. A lease that no host would believe (`peers::check`) takes nothing: a claim to
+/// The family's subnets that `others` have. A lease that no host would follow ([`peers::shape`]) takes nothing: a claim to
 /// all of the network would else keep every new host out.
-fn taken(inputs: &Inputs<'_>, old: Option<&Stored>, family: Family, conf: &FamilyConf) -> Vec<IpNetwork> {
-    let others = inputs.leases.iter().filter(|stored| old.is_none_or(|old| old.key != stored.key));
-    let nets = others.filter_map(|stored| stored.lease.subnets.get(family));
+fn taken(others: impl Iterator<Item = Stored>, family: Family, conf: &FamilyConf) -> Vec<IpNetwork> {
+    let nets = others.filter_map(|stored| stored.subnets.get(family));
     nets.filter(|net| peers::shape(*net, conf.network).is_ok()).collect()
 }
 

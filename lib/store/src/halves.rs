@@ -3,22 +3,41 @@
 use ipnetwork::IpNetwork;
 use overlay::lease::{LeaseAttrs, Subnets};
 
-/// True when another host's lease (`theirs`) has a subnet that the lease `name` has, too; only then its value is read. What is not a lease counts for
-/// nothing, and neither does a wider claim: those are refused when they are read.
-pub(super) fn is_half_of_another(
-    name: &str,
-    value: &[u8],
-    theirs: &str,
-    their_value: impl FnOnce() -> Vec<u8>,
-) -> bool {
-    let (Ok(wanted), Ok(there)) = (name.parse::<Subnets>(), theirs.parse::<Subnets>()) else { return false };
-    if !wanted.iter().any(|half| there.iter().any(|theirs| theirs == half)) {
-        return false;
+/// The halves of a key, as they stand in the keys of others.
+#[derive(Debug)]
+pub(crate) struct Halves {
+    v4: Option<String>,
+    v6: Option<String>,
+}
+
+impl Halves {
+    pub(crate) fn of(key: Subnets) -> Self {
+        let text = |net: IpNetwork| format!("{}-{}", net.ip(), net.prefix());
+        Self { v4: key.v4.map(|net| text(net.into())), v6: key.v6.map(|net| text(net.into())) }
     }
-    let (Ok(own), Ok(their)) = (LeaseAttrs::parse(value), LeaseAttrs::parse(&their_value())) else { return false };
-    let publishes_the_same =
+
+    /// The IPv4 half: what such keys begin with.
+    pub(crate) fn v4(&self) -> Option<&str> {
+        self.v4.as_deref()
+    }
+
+    /// True when the canonical key `theirs` has one of these halves. A wider claim is none: it is refused when it is read.
+    pub(crate) fn are_in(&self, theirs: &str) -> bool {
+        let (first, second) = match theirs.split_once('&') {
+            Some((first, second)) => (first, Some(second)),
+            None => (theirs, None),
+        };
+        self.v4.as_deref() == Some(first) || (self.v6.is_some() && self.v6.as_deref() == second)
+    }
+}
+
+/// True when `theirs`, the value of a lease that shares a half with the lease `key`, is another host's: the two publish no
+/// address in common. What is not a lease counts for nothing.
+pub(crate) fn is_of_another(key: Subnets, value: &[u8], theirs: &[u8]) -> bool {
+    let (Ok(own), Ok(their)) = (LeaseAttrs::parse(value), LeaseAttrs::parse(theirs)) else { return false };
+    let publish_the_same =
         |half: IpNetwork| their.public(half.into()).is_some_and(|public| own.public(half.into()) == Some(public));
-    !wanted.iter().any(publishes_the_same)
+    !key.iter().any(publish_the_same)
 }
 
 #[cfg(test)]
@@ -44,7 +63,9 @@ mod tests {
             (both, "10.5.0.0-16", TWO, false),
             (both, "README", TWO, false),
         ] {
-            assert_eq!(is_half_of_another(name, ONE, theirs, || value.to_vec()), expected, "{name} {theirs}");
+            let key: Subnets = name.parse().unwrap();
+            let shared = Halves::of(key).are_in(theirs) && is_of_another(key, ONE, value);
+            assert_eq!(shared, expected, "{name} {theirs}");
         }
     }
 }

@@ -1,167 +1,165 @@
 //! Where the network's configuration and all hosts' leases are kept.
 //!
-//! A store is level triggered: [`View`] is all that it says now, and a change of it is only a reason to look again.
+//! A store hands out typed leases as change sets ([`Store::changes`]), and sees to it that this host has a lease of its own
+//! ([`Store::hold`], [`Store::publish`]). The leases are checked when they are read: what is not a lease is refused with a
+//! reason. The store itself keeps no lease: of each it knows only what the choice of a subnet needs.
+//!
+//! Two kinds of store are compared and written by the hosts themselves ([`CompareStore`]): files of one machine
+//! ([`Embedded`]) and [`Etcd`]. A store that gives each host its subnet, as Kubernetes does with a node's podCIDR, is
+//! another kind of [`Source`]: there `hold` reads what is given or waits for it, and `publish` is a patch.
 
 pub mod backoff;
+mod claim;
 pub mod clock;
+mod compare;
 mod embedded;
+mod error;
 pub mod etcd;
+mod feed;
 pub mod files;
 mod halves;
+mod index;
+mod pending;
+mod snapshot;
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use tokio::sync::watch as level;
+use overlay::lease::LeaseAttrs;
+use tokio::time::Instant;
 
+pub use claim::{Claim, Held, HoldError, Published, Trouble, Waiting};
+pub use compare::{CompareStore, Raw, Term, Written};
 pub use embedded::Embedded;
+pub use error::{Ended, StoreError};
 pub use etcd::Etcd;
+pub use feed::{Changes, Feed, StoreHealth};
 
-use crate::clock::Moment;
-use crate::files::FileError;
-
-/// All that a store says at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
-    /// Which store this is, for people: `embedded /var/lib/flannel/network`, `etcd http://192.0.2.1:2379`.
-    pub name: Arc<str>,
-    /// The network's configuration, as JSON; `None` when there is none.
-    pub config: Option<Arc<[u8]>>,
-    /// Every lease's key and value, unchecked.
-    pub leases: Arc<BTreeMap<String, Arc<[u8]>>>,
-    /// When leases end; `None` when it is not known, as of etcd's but this host's own. A lease that is not in here is a
-    /// reservation and does not end.
-    pub expires: Arc<BTreeMap<String, Option<Moment>>>,
-    /// What else lies among the leases, and why it is none: nobody's to delete.
-    pub ignored: Arc<BTreeMap<String, String>>,
-    /// `leases` is everything there is. While it is not, nobody may conclude that a lease is gone.
-    pub complete: bool,
-    /// Why the store cannot be read, when it cannot.
-    pub error: Option<Arc<str>>,
-    /// Since when changes of the store are not seen; `None` while they are.
-    pub stale_since: Option<SystemTime>,
-}
-
-impl View {
-    /// The same but for the times of expiry: a renewal is no news; that a lease has become a reservation is.
-    fn says_the_same(&self, other: &Self) -> bool {
-        self.expires.keys().eq(other.expires.keys()) && *self == Self { expires: self.expires.clone(), ..other.clone() }
-    }
-}
-
-/// What became of a conditional write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// It was done.
-    Done,
-    /// The store holds something else under that key (or nothing, where something was expected): look again.
-    Conflict,
-}
-
-/// A store that did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// A file of the embedded store.
-    #[error("store: {0}")]
-    File(#[from] FileError),
-    /// A call to etcd.
-    #[error("store: {0}")]
-    Etcd(#[from] etcd::EtcdError),
-    /// The key is no name for a lease, so nothing was written.
-    #[error("store: {0:?} is not a lease's key")]
-    Key(String),
-    /// Changes cannot be noticed.
-    #[error("store: cannot watch {path}: {source}")]
-    Watch {
-        /// The directory.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The program is stopping.
-    #[error("store: stopped")]
-    Stopped,
-}
+use claim::Keeper;
 
 /// Which store to open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreOptions {
-    /// Files in this directory.
+    /// Files in this directory, with etcd's layout below it.
     Embedded(PathBuf),
     /// An etcd cluster.
     Etcd(Box<etcd::Options>),
 }
 
-/// The store that the daemon was given.
+/// A store, open: its changes, and this host's lease in it.
 #[derive(Debug)]
-pub enum Store {
-    /// Files of this machine.
-    Embedded(Embedded),
-    /// An etcd cluster.
-    Etcd(Etcd),
+pub struct Store {
+    feed: Feed,
+    source: Source,
+}
+
+/// Where this host's lease comes from.
+#[derive(Debug)]
+enum Source {
+    Embedded(Keeper<Embedded>),
+    Etcd(Keeper<Etcd>),
+}
+
+/// Does the same with the keeper of each kind of source.
+macro_rules! with_keeper {
+    ($source:expr, $keeper:ident => $work:expr) => {
+        match $source {
+            Source::Embedded($keeper) => $work,
+            Source::Etcd($keeper) => $work,
+        }
+    };
 }
 
 /// Where the embedded store below `dir` has its configuration.
 pub fn config_path(dir: &Path, prefix: &str) -> PathBuf {
-    dir.join(prefix.trim_matches('/')).join("config")
+    embedded_root(dir, prefix).join("config")
+}
+
+fn embedded_root(dir: &Path, prefix: &str) -> PathBuf {
+    dir.join(prefix.trim_matches('/'))
 }
 
 impl Store {
-    /// Opens the store that the flags name. Needs a tokio runtime. Never fails: what is wrong is in the view, and tried
-    /// again.
-    pub fn open(options: &StoreOptions, prefix: &str) -> Self {
+    /// Opens the store that `options` name, with upstream's layout below `prefix`. `renew_margin` is how long before its
+    /// end this host's lease is renewed. Needs a tokio runtime. Never fails: what is wrong is in [`StoreHealth`], and is
+    /// tried again.
+    pub fn open(options: &StoreOptions, prefix: &str, renew_margin: Duration) -> Self {
         match options {
-            StoreOptions::Embedded(dir) => Self::embedded(dir, prefix),
-            StoreOptions::Etcd(options) => Self::Etcd(Etcd::open((**options).clone(), prefix)),
+            StoreOptions::Embedded(dir) => {
+                let (store, feed) = Embedded::open(embedded_root(dir, prefix));
+                let source = Source::Embedded(Keeper::new(store, feed.shared(), renew_margin));
+                Self { feed, source }
+            }
+            StoreOptions::Etcd(options) => {
+                let (store, feed) = Etcd::open((**options).clone(), prefix);
+                let source = Source::Etcd(Keeper::new(store, feed.shared(), renew_margin));
+                Self { feed, source }
+            }
         }
     }
 
     /// What to say when there is no network configuration.
     pub fn no_config(&self) -> &'static str {
-        match self {
-            Self::Embedded(_) => "flannel config not found in the store: write it to <store-dir>/<etcd-prefix>/config",
+        match &self.source {
+            Source::Embedded(_) => {
+                "flannel config not found in the store: write it to <store-dir>/<etcd-prefix>/config"
+            }
             // upstream's words, for which people search
-            Self::Etcd(_) => "flannel config not found in etcd store. Did you create your config using etcdv3 API?",
+            Source::Etcd(_) => "flannel config not found in etcd store. Did you create your config using etcdv3 API?",
         }
     }
 
-    /// The embedded store below `dir`, with etcd's layout below `prefix`. Never fails: what is wrong is in the view, and
-    /// tried again.
-    pub fn embedded(dir: &Path, prefix: &str) -> Self {
-        Self::Embedded(Embedded::open(dir.join(prefix.trim_matches('/'))))
+    /// Waits for the next change set. The first one is a snapshot, or says why there is none yet. May be cancelled at any
+    /// time. Change sets that are not taken are merged.
+    ///
+    /// # Errors
+    /// The task that follows the store has ended or panicked.
+    pub async fn changes(&mut self) -> Result<Changes, Ended> {
+        self.feed.changes().await
     }
 
-    /// What the store says, now and later.
-    pub fn view(&self) -> level::Receiver<View> {
-        match self {
-            Self::Embedded(store) => store.view(),
-            Self::Etcd(store) => store.view(),
-        }
+    /// How the store is now.
+    pub fn health(&self) -> StoreHealth {
+        self.feed.health()
     }
 
-    /// Writes a lease that nobody holds. `ttl` of `None` makes a reservation.
-    pub async fn create(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<Outcome, StoreError> {
-        match self {
-            Self::Embedded(store) => store.create(key, value, ttl).await,
-            Self::Etcd(store) => store.create(key, value, ttl).await,
-        }
+    /// Sees to it that this host has a lease that the claim's configuration allows: adopts it, takes a free one, takes it
+    /// again, or renews it when it is time to. Looks only at this host's lease unless a subnet must be chosen.
+    ///
+    /// After [`HoldError::Retry`] and [`HoldError::Wait`] the host still has the lease that [`Self::held`] says.
+    ///
+    /// # Errors
+    /// There is no lease yet, or it cannot be renewed now; see [`HoldError`].
+    pub async fn hold(&mut self, claim: &Claim<'_>) -> Result<Held, HoldError> {
+        with_keeper!(&mut self.source, keeper => keeper.hold(claim).await)
     }
 
-    /// Replaces `old` by `new` (they may be equal) and lets it end after `ttl`; `None` makes it a reservation.
-    pub async fn renew(&self, key: &str, old: &[u8], new: &[u8], ttl: Option<Duration>) -> Result<Outcome, StoreError> {
-        match self {
-            Self::Embedded(store) => store.renew(key, old, new, ttl).await,
-            Self::Etcd(store) => store.renew(key, old, new, ttl).await,
-        }
+    /// The lease that this host has.
+    pub fn held(&self) -> Option<Held> {
+        with_keeper!(&self.source, keeper => keeper.held(Instant::now()))
     }
 
-    /// Removes the lease if it is still `old`.
-    pub async fn delete(&self, key: &str, old: &[u8]) -> Result<Outcome, StoreError> {
-        match self {
-            Self::Embedded(store) => store.delete(key, old).await,
-            Self::Etcd(store) => store.delete(key, old).await,
+    /// What this host's lease says, as it was written last.
+    pub fn published(&self) -> Option<LeaseAttrs> {
+        with_keeper!(&self.source, keeper => keeper.published())
+    }
+
+    /// Publishes `attrs` in this host's lease, if they are not there yet: the kernel must be ready for what the peers do
+    /// with them.
+    ///
+    /// # Errors
+    /// The store fails, or somebody else wrote this host's lease.
+    pub async fn publish(&mut self, attrs: &LeaseAttrs) -> Result<Published, StoreError> {
+        with_keeper!(&mut self.source, keeper => keeper.publish(attrs).await)
+    }
+
+    /// The addresses at which this host reaches the store, as far as they are known: a lease whose subnet holds one of them
+    /// would cut the host off. Empty for files.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        match &self.source {
+            Source::Embedded(_) => Vec::new(),
+            Source::Etcd(keeper) => keeper.store().addresses(),
         }
     }
 }

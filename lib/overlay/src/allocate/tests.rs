@@ -22,12 +22,12 @@ fn attrs(v4: &str, v6: &str) -> LeaseAttrs {
 }
 
 fn stored(key: &str, v4: &str, v6: &str) -> Stored {
-    Stored { key: key.to_owned(), lease: Lease { subnets: key.parse().unwrap(), attrs: attrs(v4, v6) } }
+    Stored { subnets: key.parse().unwrap(), public_ip: v4.parse().ok(), public_ipv6: v6.parse().ok() }
 }
 
 fn pick(conf: &NetConf, leases: &[Stored], own: &LeaseAttrs, previous: &str) -> Choice {
     let previous = previous.parse().unwrap_or_default();
-    choose(&Inputs { conf, leases, own, previous, random: 7 }).unwrap()
+    choose(&Inputs { conf, own, previous, random: 7 }, leases.iter().copied()).unwrap()
 }
 
 #[test]
@@ -38,7 +38,7 @@ fn the_hosts_own_lease_is_adopted() {
         stored("10.5.2.0-24", "10.99.0.2", ""),
         stored("10.5.3.0-24", "10.99.0.2", ""),
     ];
-    let adopted = |key: &str| Choice::Adopt { key: key.into(), subnets: key.parse().unwrap() };
+    let adopted = |key: &str| Choice::Adopt { subnets: key.parse().unwrap() };
     assert_eq!(pick(&v4(), &leases, &own, ""), adopted("10.5.2.0-24"));
     assert_eq!(pick(&v4(), &leases, &own, "10.5.3.0-24"), adopted("10.5.3.0-24"), "pods have addresses of this one");
 }
@@ -47,7 +47,7 @@ fn the_hosts_own_lease_is_adopted() {
 fn a_lease_that_no_longer_fits_is_replaced_and_what_fits_is_kept() {
     let own = attrs("10.99.0.2", "fd99::2");
     let replaced = |old: &str, choice: Choice| match choice {
-        Choice::Replace { old: key, subnets } if key == old => subnets,
+        Choice::Replace { old: key, subnets } if key.to_string() == old => subnets,
         other => panic!("{other:?}"),
     };
     // IPv6 was turned on
@@ -102,7 +102,7 @@ fn a_full_network_says_so_and_a_hostile_claim_does_not_fill_it() {
         ["10.5.0.16-28", "10.5.0.32-28", "10.5.0.48-28"].iter().map(|key| stored(key, "10.99.0.1", "")).collect();
     let own = LeaseAttrs::default();
     let try_all = |leases: &[Stored]| {
-        choose(&Inputs { conf: &small, leases, own: &own, previous: Subnets::default(), random: 3 })
+        choose(&Inputs { conf: &small, own: &own, previous: Subnets::default(), random: 3 }, leases.iter().copied())
     };
     let said = try_all(&leases).unwrap_err().to_string();
     assert_eq!(
@@ -178,8 +178,8 @@ proptest! {
         }
         for (host, random) in randoms.into_iter().enumerate() {
             let own = attrs(&format!("10.99.0.{host}"), &format!("fd99::{host:x}"));
-            let inputs = Inputs { conf: &conf, leases: &leases, own: &own, previous: Subnets::default(), random };
-            let Ok(choice) = choose(&inputs) else {
+            let inputs = Inputs { conf: &conf, own: &own, previous: Subnets::default(), random };
+            let Ok(choice) = choose(&inputs, leases.iter().copied()) else {
                 prop_assert!(leases.len() >= 15, "31 subnets, of which a foreign lease has 16 at most");
                 break;
             };
@@ -187,14 +187,14 @@ proptest! {
             for family in Family::ALL {
                 let net = subnets.get(family).unwrap();
                 prop_assert!(allocatable(conf.family(family).unwrap().allocation, net));
-                for other in leases.iter().filter(|other| peers::shape(other.lease.subnets.get(Family::V4).unwrap(), conf.v4.unwrap().network).is_ok()) {
-                    let taken = other.lease.subnets.get(family);
-                    prop_assert!(!taken.is_some_and(|taken| net::overlap(taken, net)), "{} {}", other.key, net);
+                for other in leases.iter().filter(|other| peers::shape(other.subnets.get(Family::V4).unwrap(), conf.v4.unwrap().network).is_ok()) {
+                    let taken = other.subnets.get(family);
+                    prop_assert!(!taken.is_some_and(|taken| net::overlap(taken, net)), "{} {}", other.subnets, net);
                 }
             }
-            leases.push(Stored { key: subnets.to_string(), lease: Lease { subnets, attrs: own.clone() } });
-            let again = Inputs { conf: &conf, leases: &leases, own: &own, previous: Subnets::default(), random: 0 };
-            prop_assert_eq!(choose(&again).unwrap(), Choice::Adopt { key: subnets.to_string(), subnets });
+            leases.push(Stored { subnets, public_ip: own.public_ip, public_ipv6: own.public_ipv6 });
+            let again = Inputs { conf: &conf, own: &own, previous: Subnets::default(), random: 0 };
+            prop_assert_eq!(choose(&again, leases.iter().copied()).unwrap(), Choice::Adopt { subnets });
         }
     }
 }

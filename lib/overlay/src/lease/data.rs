@@ -97,8 +97,10 @@ impl BackendData {
 /// What a stored lease says of its host: [`LeaseAttrs`] with the data read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoredAttrs {
-    public_ip: Option<Ipv4Addr>,
-    public_ipv6: Option<Ipv6Addr>,
+    /// `PublicIP`
+    pub public_ip: Option<Ipv4Addr>,
+    /// `PublicIPv6`
+    pub public_ipv6: Option<Ipv6Addr>,
     /// `BackendType`
     pub backend_type: LeaseType,
     /// `BackendData` and `BackendV6Data`

@@ -32,6 +32,9 @@ pub enum Refusal {
     /// The value cannot be read.
     #[error("its value cannot be read: {0}")]
     Value(#[from] AttrsError),
+    /// What lies under the key is a directory, a link or a device.
+    #[error("it is not a regular file")]
+    NotAFile,
     /// The value is larger than any lease.
     #[error("its value is larger than 64 KiB")]
     TooLarge,

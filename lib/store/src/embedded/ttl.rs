@@ -4,9 +4,11 @@
 //! it was written in. Only the second decides as long as that boot lasts: when the time of day is set, by a year too,
 //! no lease ends sooner or later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use overlay::lease::Subnets;
 
 use crate::clock::Moment;
 
@@ -24,40 +26,34 @@ pub(super) struct Now {
 }
 
 /// The content of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ttl {
     /// Seconds since 1970.
     unix: u64,
-    /// The boot's identity, and seconds since then.
-    boot: Option<(String, u64)>,
+    /// Seconds since the boot, if the file was written in this boot.
+    boot: Option<u64>,
 }
 
 impl Ttl {
-    /// What ends `ttl` from now. It is never written too short.
-    pub(super) fn lasting(ttl: Duration, now: &Now) -> Self {
-        let unix = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(ttl);
-        let end = now.moment.after(ttl).of_boot();
-        let boot = (!now.boot_id.is_empty()).then(|| (now.boot_id.to_string(), up(end)));
-        Self { unix: unix.as_secs(), boot }
+    /// The text of what ends `ttl` from now. It is never written too short.
+    pub(super) fn lasting(ttl: Duration, now: &Now) -> String {
+        let unix = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(ttl).as_secs();
+        if now.boot_id.is_empty() {
+            return format!("{unix}\n");
+        }
+        format!("{unix}\nboot {} {}\n", now.boot_id, up(now.moment.after(ttl).of_boot()))
     }
 
     /// Two lines; the second is not there when it was written by hand. `None` for what is no time.
-    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+    pub(super) fn parse(text: &[u8], boot_id: &str) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let mut lines = text.lines();
         let unix = lines.next()?.trim().parse().ok()?;
         let boot = lines.next().and_then(|line| {
             let (id, second) = line.strip_prefix("boot ")?.split_once(' ')?;
-            Some((id.to_owned(), second.trim().parse().ok()?))
+            second.trim().parse().ok().filter(|_| id == boot_id && !id.is_empty())
         });
         Some(Self { unix, boot })
-    }
-
-    pub(super) fn to_text(&self) -> String {
-        match &self.boot {
-            Some((id, second)) => format!("{}\nboot {id} {second}\n", self.unix),
-            None => format!("{}\n", self.unix),
-        }
     }
 
     /// What is left by the time of day.
@@ -65,42 +61,54 @@ impl Ttl {
         let end = UNIX_EPOCH.checked_add(Duration::from_secs(self.unix));
         end.map_or(Duration::MAX, |end| end.duration_since(now.wall).unwrap_or_default())
     }
-
-    /// The end, if the file was written in this boot.
-    fn of_this_boot(&self, now: &Now) -> Option<Moment> {
-        let (id, second) = self.boot.as_ref()?;
-        (**id == *now.boot_id).then(|| Moment::since_boot(Duration::from_secs(*second)))
-    }
 }
 
 fn up(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// What this process has seen of the files that do not name this boot: the time of day counts once for each content,
-/// when it is seen first.
+/// When the leases end, as far as this process has seen. Of the files that do not name this boot the time of day counts
+/// once for each content, when it is seen first.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
-    ends: BTreeMap<String, (Ttl, Moment)>,
+pub(super) struct Ends {
+    ends: BTreeMap<Subnets, (Ttl, Moment)>,
+    order: BTreeSet<(Moment, Subnets)>,
 }
 
-impl Seen {
-    /// When the leases end whose files say `ttls`, by their keys.
-    pub(super) fn ends(&mut self, ttls: BTreeMap<String, Ttl>, now: &Now) -> BTreeMap<String, Moment> {
-        self.ends.retain(|key, _| ttls.contains_key(key));
-        ttls.into_iter().map(|(key, ttl)| (key.clone(), self.end(key, ttl, now))).collect()
-    }
-
-    fn end(&mut self, key: String, ttl: Ttl, now: &Now) -> Moment {
-        let end = match (ttl.of_this_boot(now), self.ends.get(&key)) {
-            (Some(end), _) => end,
-            (None, Some((seen, end))) if *seen == ttl => return *end,
+impl Ends {
+    /// A lease has this file; `None`: it has none, and does not end.
+    pub(super) fn set(&mut self, key: Subnets, ttl: Option<Ttl>, now: &Now) {
+        let before = self.ends.remove(&key);
+        if let Some((_, end)) = before {
+            self.order.remove(&(end, key));
+        }
+        let Some(ttl) = ttl else { return };
+        let end = match (ttl.boot, before) {
+            (Some(second), _) => Moment::since_boot(Duration::from_secs(second)),
+            (None, Some((seen, end))) if seen == ttl => end,
             // it was changed just now: by whoever looked at the same clock
             (None, Some(_)) => now.moment.after(ttl.left_of_day(now)),
             (None, None) => now.moment.after(ttl.left_of_day(now).max(GRACE)),
         };
         self.ends.insert(key, (ttl, end));
-        end
+        self.order.insert((end, key));
+    }
+
+    /// Forgets all leases but those that `there` names.
+    pub(super) fn retain(&mut self, there: impl Fn(&Subnets) -> bool) {
+        self.ends.retain(|key, _| there(key));
+        self.order.retain(|(_, key)| there(key));
+    }
+
+    /// When the next lease ends.
+    pub(super) fn next(&self) -> Option<Moment> {
+        self.order.first().map(|(end, _)| *end)
+    }
+
+    /// The leases that are over, each with the file that says so.
+    pub(super) fn over(&self, now: Moment) -> Vec<(Subnets, Ttl)> {
+        let over = self.order.iter().take_while(|(end, _)| *end <= now);
+        over.filter_map(|(_, key)| Some((*key, self.ends.get(key)?.0))).collect()
     }
 }
 
@@ -111,7 +119,10 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
     const DAY: Duration = Duration::from_secs(86_400);
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
-    const KEY: &str = "10.5.1.0-24";
+
+    fn key() -> Subnets {
+        "10.5.1.0-24".parse().unwrap()
+    }
 
     fn now() -> Now {
         let wall = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
@@ -125,37 +136,46 @@ mod tests {
         Now { moment: now.moment.after(time), wall, ..now.clone() }
     }
 
-    fn end(seen: &mut Seen, ttl: &Ttl, now: &Now) -> Moment {
-        seen.ends([(KEY.to_owned(), ttl.clone())].into(), now)[KEY]
+    fn parse(text: &str) -> Option<Ttl> {
+        Ttl::parse(text.as_bytes(), "b-1")
+    }
+
+    fn day() -> Ttl {
+        parse(&Ttl::lasting(DAY, &now())).unwrap()
+    }
+
+    fn end(ends: &mut Ends, ttl: Ttl, now: &Now) -> Moment {
+        ends.set(key(), Some(ttl), now);
+        ends.next().unwrap()
     }
 
     #[test]
     fn a_file_is_read_as_it_was_written() {
-        let ttl = Ttl::lasting(DAY, &now());
-        assert_eq!(ttl.to_text(), "1800086400\nboot b-1 90000\n");
-        assert_eq!(Ttl::parse(ttl.to_text().as_bytes()), Some(ttl));
-        let no_id = Ttl::lasting(DAY, &Now { boot_id: "".into(), ..now() });
-        assert_eq!((no_id.to_text().as_str(), Ttl::parse(b"1800086400")), ("1800086400\n", Some(no_id)));
-        let plain = Some(Ttl { unix: 7, boot: None });
-        for text in ["7", " 7 \n", "7\nnotes", "7\nboot b-1", "7\nboot b-1 x\n"] {
-            assert_eq!(Ttl::parse(text.as_bytes()), plain, "{text:?}");
+        assert_eq!(Ttl::lasting(DAY, &now()), "1800086400\nboot b-1 90000\n");
+        assert_eq!(day(), Ttl { unix: 1_800_086_400, boot: Some(90_000) });
+        let no_id = Now { boot_id: "".into(), ..now() };
+        assert_eq!(Ttl::lasting(DAY, &no_id), "1800086400\n");
+        for text in ["7", " 7 \n", "7\nnotes", "7\nboot b-1", "7\nboot b-1 x\n", "7\nboot b-0 5\n", "7\nboot  5\n"] {
+            assert_eq!(parse(text), Some(Ttl { unix: 7, boot: None }), "{text:?}");
         }
-        for text in [&b"soon"[..], b"", b"-1", b"\xff", b"99999999999999999999"] {
-            assert_eq!(Ttl::parse(text), None, "{text:?}");
+        assert_eq!(Ttl::parse(b"7\nboot  5\n", ""), Some(Ttl { unix: 7, boot: None }));
+        for text in ["soon", "", "-1", "99999999999999999999"] {
+            assert_eq!(parse(text), None, "{text:?}");
         }
+        assert_eq!(Ttl::parse(b"\xff", "b-1"), None);
     }
 
     #[test]
     fn the_time_of_day_may_be_set_as_one_likes() {
-        let (start, ttl) = (now(), Ttl::lasting(DAY, &now()));
+        let start = now();
         let wanted = start.moment.after(DAY);
         let year = YEAR.as_secs() as i64;
         for set in [-3600, -8 * 3600, -year, 0, 3600, year, 50 * year] {
             let after = later(&start, Duration::from_secs(5), set);
-            assert_eq!(end(&mut Seen::default(), &ttl, &after), wanted, "seen first after {set} s");
-            let mut seen = Seen::default();
-            assert_eq!(end(&mut seen, &ttl, &start), wanted);
-            assert_eq!(end(&mut seen, &ttl, &after), wanted, "seen before {set} s");
+            assert_eq!(end(&mut Ends::default(), day(), &after), wanted, "seen first after {set} s");
+            let mut ends = Ends::default();
+            assert_eq!(end(&mut ends, day(), &start), wanted);
+            assert_eq!(end(&mut ends, day(), &after), wanted, "seen before {set} s");
         }
     }
 
@@ -163,40 +183,45 @@ mod tests {
     fn of_another_boot_the_time_of_day_counts_once_and_a_grace_is_given() {
         let before = Now { boot_id: "b-0".into(), ..now() };
         let year = YEAR.as_secs() as i64;
-        for ttl in [Ttl::lasting(DAY, &before), Ttl { unix: 1_800_086_400, boot: None }] {
-            let mut seen = Seen::default();
+        for text in [Ttl::lasting(DAY, &before), "1800086400".into()] {
+            let ttl = parse(&text).unwrap();
+            let mut ends = Ends::default();
             let wanted = now().moment.after(DAY);
-            assert_eq!(end(&mut seen, &ttl, &now()), wanted);
+            assert_eq!(end(&mut ends, ttl, &now()), wanted);
             for set in [-year, year] {
-                assert_eq!(end(&mut seen, &ttl, &later(&now(), HOUR, set)), wanted, "{set}");
+                assert_eq!(end(&mut ends, ttl, &later(&now(), HOUR, set)), wanted, "{set}");
             }
             // over already, or the clock is wrong
             let wrong = later(&now(), Duration::ZERO, year);
-            assert_eq!(end(&mut Seen::default(), &ttl, &wrong), wrong.moment.after(GRACE));
+            assert_eq!(end(&mut Ends::default(), ttl, &wrong), wrong.moment.after(GRACE));
         }
     }
 
     #[test]
     fn a_time_that_is_changed_by_hand_counts_at_once() {
-        let mut seen = Seen::default();
-        let (start, ttl) = (now(), Ttl::lasting(DAY, &now()));
-        end(&mut seen, &ttl, &start);
+        let mut ends = Ends::default();
+        let start = now();
+        end(&mut ends, day(), &start);
         let by_hand = Ttl { unix: 1, boot: None };
         let after = later(&start, HOUR, 0);
-        assert_eq!(end(&mut seen, &by_hand, &after), after.moment);
+        assert_eq!(end(&mut ends, by_hand, &after), after.moment);
+        assert_eq!(ends.over(after.moment), [(key(), by_hand)]);
         // renewed
-        assert_eq!(end(&mut seen, &Ttl::lasting(DAY, &after), &after), after.moment.after(DAY));
-        assert!(
-            seen.ends(BTreeMap::new(), &after).is_empty() && seen.ends.is_empty(),
-            "a lease that is gone is forgotten"
-        );
+        let renewed = parse(&Ttl::lasting(DAY, &after)).unwrap();
+        assert_eq!(end(&mut ends, renewed, &after), after.moment.after(DAY));
+        assert!(ends.over(after.moment).is_empty());
+        ends.retain(|_| false);
+        assert!(ends.next().is_none() && ends.ends.is_empty(), "a lease that is gone is forgotten");
+        end(&mut ends, by_hand, &after);
+        ends.set(key(), None, &after);
+        assert_eq!(ends.next(), None, "it has become a reservation");
     }
 
     #[test]
     fn a_time_beyond_all_clocks_is_one() {
         let far = Ttl { unix: u64::MAX, boot: None };
-        assert_eq!(end(&mut Seen::default(), &far, &now()).of_boot(), Duration::MAX);
-        let far = Ttl { unix: 0, boot: Some(("b-1".into(), u64::MAX)) };
-        assert_eq!(end(&mut Seen::default(), &far, &now()).of_boot(), Duration::from_secs(u64::MAX));
+        assert_eq!(end(&mut Ends::default(), far, &now()).of_boot(), Duration::MAX);
+        let far = Ttl { unix: 0, boot: Some(u64::MAX) };
+        assert_eq!(end(&mut Ends::default(), far, &now()).of_boot(), Duration::from_secs(u64::MAX));
     }
 }

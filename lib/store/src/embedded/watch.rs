@@ -1,17 +1,33 @@
-//! Notice that the store's files have changed. What changed does not matter: all of it is read again.
+//! Notice of what has changed in the store's directories.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 
 use futures_util::{FutureExt, StreamExt};
-use inotify::{EventMask, EventStream, Inotify, WatchMask, Watches};
+use inotify::{Event, EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
 
 use super::layout::Layout;
-use crate::StoreError;
+use crate::error::StoreError;
+use crate::snapshot::CONFIG;
+
+/// More names than these are not gathered: reading everything is then cheaper.
+const LARGEST: usize = 4096;
+
+/// What to look at.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct News {
+    /// The names of leases that have changed, or whose end has; and [`CONFIG`].
+    pub(super) names: BTreeSet<String>,
+    /// Everything: events were lost, or a directory is not the one that it was.
+    pub(super) all: bool,
+}
 
 /// Watches a store's three directories.
 pub(super) struct Watch {
     stream: EventStream<Vec<u8>>,
     watches: Watches,
+    root: Option<WatchDescriptor>,
 }
 
 impl std::fmt::Debug for Watch {
@@ -27,7 +43,7 @@ impl Watch {
         let inotify = Inotify::init().map_err(failed)?;
         let watches = inotify.watches();
         let stream = inotify.into_event_stream(vec![0; 16 * 1024]).map_err(failed)?;
-        let mut watch = Self { stream, watches };
+        let mut watch = Self { stream, watches, root: None };
         watch.arm(layout)?;
         Ok(watch)
     }
@@ -44,32 +60,52 @@ impl Watch {
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR;
-        for dir in [layout.root().to_owned(), layout.subnets(), layout.ttls()] {
-            self.watches.add(&dir, mask).map_err(|source| failed(&dir, source))?;
-        }
+        let mut add = |dir: &Path| self.watches.add(dir, mask).map_err(|source| failed(dir, source));
+        self.root = Some(add(layout.root())?);
+        add(&layout.subnets())?;
+        add(&layout.ttls())?;
         Ok(())
     }
 
     /// Waits for a change, and then takes all that have come.
-    pub(super) async fn changed(&mut self) -> Result<(), StoreError> {
-        loop {
-            match self.stream.next().await {
-                Some(Ok(event)) if matters(event.mask, event.name.as_deref()) => break,
-                Some(Ok(_)) => {}
-                Some(Err(source)) => return Err(failed(Path::new("the store"), source)),
-                None => return Err(StoreError::Stopped),
-            }
+    pub(super) async fn changed(&mut self) -> Result<News, StoreError> {
+        let mut news = News::default();
+        while news == News::default() {
+            let event = self.stream.next().await.ok_or(StoreError::Stopped)?;
+            news.take(event.map_err(|source| failed(Path::new("the store"), source))?, self.root.as_ref());
         }
-        while let Some(Some(Ok(_))) = self.stream.next().now_or_never() {}
-        Ok(())
+        while let Some(Some(Ok(event))) = self.stream.next().now_or_never() {
+            news.take(event, self.root.as_ref());
+        }
+        Ok(news)
     }
 }
 
-/// Everything but our own lock file. A full queue of events is one too: it means that something changed.
-fn matters(mask: EventMask, name: Option<&std::ffi::OsStr>) -> bool {
-    mask.intersects(EventMask::Q_OVERFLOW | EventMask::IGNORED) || name != Some("lock".as_ref())
+impl News {
+    fn take(&mut self, event: EventOwned, root: Option<&WatchDescriptor>) {
+        let Event { wd, mask, name, .. } = event;
+        let lost = EventMask::Q_OVERFLOW | EventMask::IGNORED | EventMask::DELETE_SELF | EventMask::MOVE_SELF;
+        if mask.intersects(lost) {
+            self.all = true;
+            return;
+        }
+        let Some(name) = name else { return };
+        match name.to_str() {
+            // of the root's files this one alone is read; its directories are watched themselves
+            Some(name) if Some(&wd) == root => {
+                if name == CONFIG {
+                    self.names.insert(name.to_owned());
+                }
+                self.all |= mask.contains(EventMask::ISDIR);
+            }
+            Some(CONFIG) => {}
+            Some(name) if self.names.len() < LARGEST => drop(self.names.insert(name.to_owned())),
+            // a name that is no text: what is shown of it is found by listing
+            _ => self.all = true,
+        }
+    }
 }
 
-fn failed(path: &Path, source: std::io::Error) -> StoreError {
-    StoreError::Watch { path: path.display().to_string(), source }
+fn failed(path: &Path, source: io::Error) -> StoreError {
+    StoreError::Watch { path: path.to_owned(), source }
 }

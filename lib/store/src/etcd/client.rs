@@ -1,11 +1,15 @@
 //! The way to etcd: one connection, to the first member that takes it, and the next one when that fails.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::PoisonError;
+
 use tokio::sync::Mutex;
 use tonic::{Status, Streaming};
 
 use super::error::{EtcdError, Verdict, verdict};
 use super::link::{Link, Method};
-use super::options::Options;
+use super::options::{Address, Options};
 use super::pb;
 
 const RANGE: Method = Method { op: "read the leases", path: "/etcdserverpb.KV/Range" };
@@ -21,6 +25,8 @@ const WATCH: Method = Method { op: "watch the leases", path: "/etcdserverpb.Watc
 pub struct Client {
     options: Options,
     state: Mutex<State>,
+    /// The members' addresses, as they were resolved last.
+    addresses: std::sync::Mutex<Vec<BTreeSet<IpAddr>>>,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +41,30 @@ struct State {
 impl Client {
     /// Connects when it is first asked for something.
     pub fn new(options: Options) -> Self {
-        Self { options, state: Mutex::default() }
+        let literal = |address: &Address| address.ip().into_iter().collect();
+        let addresses = options.endpoints.iter().map(literal).collect();
+        Self { options, state: Mutex::default(), addresses: std::sync::Mutex::new(addresses) }
+    }
+
+    /// The addresses of all members, as far as they are known.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        let known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Resolves the members' names. What cannot be resolved now stays as it was.
+    pub(super) async fn resolve(&self) {
+        for (index, address) in self.options.endpoints.iter().enumerate().filter(|(_, address)| address.ip().is_none())
+        {
+            let found =
+                tokio::time::timeout(self.options.timing.connect, tokio::net::lookup_host(&address.authority)).await;
+            let Ok(Ok(found)) = found else { continue };
+            let found = found.map(|socket| socket.ip()).collect();
+            let mut known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(slot) = known.get_mut(index) {
+                *slot = found;
+            }
+        }
     }
 
     /// All endpoints, for people.

@@ -1,8 +1,5 @@
 //! Upstream's layout: `<prefix>/config` and `<prefix>/subnets/<lease>`.
 
-/// The longest value that is read; a lease is some 200 bytes and a configuration some 500.
-pub(super) const LARGEST: usize = 64 * 1024;
-
 /// The keys below one prefix.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {

@@ -11,63 +11,39 @@ pub mod pb;
 mod working;
 mod write;
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
-
-use tokio::sync::watch as level;
-use tokio::task::AbortHandle;
 
 pub use client::Client;
 pub use error::{EtcdError, LinkError, WatchEnd};
 pub use options::{Address, Asked, DEFAULT_ENDPOINTS, Login, Options, Secret, Timing, TlsFiles};
 
-use super::{StoreError, View};
-use crate::embedded::is_key;
+use crate::feed::Feed;
 use ends::Ends;
 use follow::Follower;
 use keys::Keys;
-use working::Working;
 
-/// Handle of an etcd store. Following it ends with the handle.
-#[derive(Debug)]
+/// Handle of an etcd store, for writing.
+#[derive(Debug, Clone)]
 pub struct Etcd {
     client: Arc<Client>,
     keys: Keys,
     ends: Arc<Ends>,
-    view: level::Receiver<View>,
-    follower: AbortHandle,
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.follower.abort();
-    }
 }
 
 impl Etcd {
-    /// Follows what is below `prefix`. Needs a tokio runtime.
-    pub fn open(options: Options, prefix: &str) -> Self {
+    /// Opens what is below `prefix`, and follows it. Needs a tokio runtime. Never fails: what is wrong is in the feed's
+    /// health, and is tried again.
+    pub fn open(options: Options, prefix: &str) -> (Self, Feed) {
         let client = Arc::new(Client::new(options));
-        let (keys, ends) = (Keys::new(prefix), Arc::new(Ends::default()));
+        let keys = Keys::new(prefix);
         let name = format!("etcd {}", client.endpoints()).into();
-        let (sender, view) = level::channel(View { name, stale_since: Some(SystemTime::now()), ..View::default() });
-        let follower = Follower {
-            client: client.clone(),
-            keys: keys.clone(),
-            ends: ends.clone(),
-            view: sender,
-            working: Working::new(keys.clone()),
-            lost: None,
-        };
-        let follower = tokio::spawn(follower.run()).abort_handle();
-        Self { client, keys, ends, view, follower }
+        let feed = Feed::start(name, |feed| Follower::new(client.clone(), keys.clone(), feed).run());
+        (Self { client, keys, ends: Arc::default() }, feed)
     }
 
-    pub(super) fn view(&self) -> level::Receiver<View> {
-        self.view.clone()
-    }
-
-    fn key(&self, name: &str) -> Result<Vec<u8>, StoreError> {
-        if is_key(name) { Ok(self.keys.lease(name)) } else { Err(StoreError::Key(name.to_owned())) }
+    /// The addresses of all members, as they were resolved last.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.client.addresses()
     }
 }

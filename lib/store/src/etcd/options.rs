@@ -1,6 +1,7 @@
 //! Where etcd is and how it is spoken to, checked: all mistakes at once.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,6 +54,14 @@ pub struct Address {
     pub tls: bool,
     /// Host and port.
     pub authority: String,
+}
+
+impl Address {
+    /// The host, where it is an address and not a name.
+    pub fn ip(&self) -> Option<IpAddr> {
+        let (host, _) = self.authority.rsplit_once(':')?;
+        host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+    }
 }
 
 impl fmt::Display for Address {

@@ -47,9 +47,15 @@ pub struct RangeRequest {
     /// The key after the last.
     #[prost(bytes = "vec", tag = "2")]
     pub range_end: Vec<u8>,
+    /// The most keys that are read; 0 for all.
+    #[prost(int64, tag = "3")]
+    pub limit: i64,
     /// The revision to read at; 0 for the newest.
     #[prost(int64, tag = "4")]
     pub revision: i64,
+    /// Read no values.
+    #[prost(bool, tag = "8")]
+    pub keys_only: bool,
 }
 
 /// What was read.
@@ -61,6 +67,9 @@ pub struct RangeResponse {
     /// In the order of the keys.
     #[prost(message, repeated, tag = "2")]
     pub kvs: Vec<KeyValue>,
+    /// There are more keys than the limit.
+    #[prost(bool, tag = "3")]
+    pub more: bool,
 }
 
 /// Writes a key.

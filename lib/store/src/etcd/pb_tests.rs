@@ -40,8 +40,10 @@ fn questions() {
         "0a162f6e2f7375626e6574732f31302e352e312e302d3234122a7b225075626c69634950223a223139322e302e322e31222c2250\
          75626c696349507636223a6e756c6c7d188686c5c2a1c2e8a669",
     );
-    is_sent(RangeRequest { key: b"/n/".into(), range_end: b"/n0".into(), revision: 0 }, "0a032f6e2f12032f6e30");
-    is_sent(RangeRequest { key: b"/n/k".into(), range_end: vec![], revision: 1 }, "0a042f6e2f6b2001");
+    let all = RangeRequest { key: b"/n/".into(), range_end: b"/n0".into(), ..RangeRequest::default() };
+    is_sent(all, "0a032f6e2f12032f6e30");
+    let some = RangeRequest { key: b"/n/k".into(), range_end: vec![], limit: 500, revision: 1, keys_only: true };
+    is_sent(some, "0a042f6e2f6b18f40320014001");
     is_sent(DeleteRangeRequest { key: b"/n/k".into(), range_end: vec![] }, "0a042f6e2f6b");
     is_sent(LeaseKeepAliveRequest { id: LEASE }, "088686c5c2a1c2e8a669");
     is_sent(LeaseRevokeRequest { id: LEASE }, "088686c5c2a1c2e8a669");
@@ -116,7 +118,7 @@ fn answers() {
             "{HEAD}2200212540a162f6e2f7375626e6574732f31302e352e312e302d32341002180220012a2a7b225075626c69634950223a\
              223139322e302e322e31222c225075626c696349507636223a6e756c6c7d308686c5c2a1c2e8a6692001"
         ),
-        RangeResponse { header: header(2), kvs: vec![attached()] },
+        RangeResponse { header: header(2), kvs: vec![attached()], more: false },
     );
     let txn = format!(
         "{HEAD}3200210011a0612040a0218031a1b0a190a02180312110a042f6e2f6b1003180320012a036e657720011a061a040a021803"

@@ -2,87 +2,120 @@
 
 use std::time::Duration;
 
-use super::super::halves::is_half_of_another;
-use super::super::{Outcome, StoreError};
+use overlay::lease::Subnets;
+
 use super::Etcd;
 use super::error::EtcdError;
-use super::pb::{self, Compare, CompareResult, CompareTarget, CompareWith, Request, RequestOp, Response};
+use super::pb::{self, Compare, CompareResult, CompareTarget, CompareWith, KeyValue, Request, RequestOp, Response};
 use crate::clock::Moment;
+use crate::compare::{CompareStore, Raw, Term, Written};
+use crate::error::StoreError;
+use crate::halves::{self, Halves};
 
-impl Etcd {
+impl CompareStore for Etcd {
+    async fn read(&self, key: Subnets) -> Result<Option<Raw>, StoreError> {
+        let now = self.get(self.key(key)).await?;
+        Ok(now.map(|kv| Raw { value: kv.value, term: Term { id: id(kv.lease), end: None } }))
+    }
+
     /// Writes a lease under a key that is not there, and of which no other host holds a half: two hosts that chose at once
     /// may agree in one family and not in the other. The one that etcd wrote first has it.
-    pub(in super::super) async fn create(
-        &self,
-        name: &str,
-        value: &[u8],
-        ttl: Option<Duration>,
-    ) -> Result<Outcome, StoreError> {
-        let key = self.key(name)?;
+    async fn create(&self, key: Subnets, value: &[u8], ttl: Option<Duration>) -> Result<Written, StoreError> {
+        let name = self.key(key);
         self.settle_doubts().await;
-        let lease = self.grant(ttl).await?;
-        let (first, after) = self.keys.leases();
-        let put = pb::PutRequest { key: key.clone(), value: value.into(), lease };
-        let all = pb::RangeRequest { key: first, range_end: after, revision: 0 };
-        let absent = compare(&key, CompareTarget::Version, CompareWith::Version(0));
-        let answer = self.txn(absent, [Request::Put(put), Request::Range(all)], lease).await?;
+        let (lease, term) = self.grant(ttl).await?;
+        let put = pb::PutRequest { key: name.clone(), value: value.into(), lease };
+        let absent = compare(&name, CompareTarget::Version, CompareWith::Version(0));
+        let halves = self.where_halves_are(key);
+        let answer = self.txn(absent, [Request::Put(put), Request::Range(halves)], lease).await?;
         if !answer.succeeded {
             self.release(lease).await;
-            return Ok(Outcome::Conflict);
+            return Ok(Written::Conflict);
         }
-        if self.others(answer, &key).any(|(theirs, kv)| is_half_of_another(name, value, &theirs, || kv)) {
-            tracing::debug!(key = name, "another host holds a half of it");
-            self.delete(name, value).await?;
-            return Ok(Outcome::Conflict);
+        if self.is_half_taken(key, value, answer).await? {
+            tracing::debug!(lease = %key, "another host holds a half of it");
+            self.delete(key, value).await?;
+            return Ok(Written::Conflict);
         }
-        Ok(Outcome::Done)
+        Ok(Written::Done(term))
     }
 
     /// Replaces the value `old`. An unchanged lease is renewed without a write, which would wake every other host.
-    pub(in super::super) async fn renew(
-        &self,
-        name: &str,
-        old: &[u8],
-        new: &[u8],
-        ttl: Option<Duration>,
-    ) -> Result<Outcome, StoreError> {
-        let key = self.key(name)?;
+    async fn renew(&self, key: Subnets, old: &[u8], new: &[u8], ttl: Option<Duration>) -> Result<Written, StoreError> {
+        let name = self.key(key);
         self.settle_doubts().await;
-        let ask = pb::RangeRequest { key: key.clone(), ..pb::RangeRequest::default() };
-        let answer = self.client.range(ask).await?;
-        let Some(now) = answer.kvs.first().filter(|kv| kv.value == old) else { return Ok(Outcome::Conflict) };
-        let lease = self.live_lease(now.lease, ttl).await?;
+        let Some(now) = self.get(name.clone()).await?.filter(|kv| kv.value == old) else {
+            return Ok(Written::Conflict);
+        };
+        let (lease, term) = self.live_lease(now.lease, ttl).await?;
         if lease == now.lease && new == old {
-            return Ok(Outcome::Done);
+            return Ok(Written::Done(term));
         }
-        let put = pb::PutRequest { key: key.clone(), value: new.into(), lease };
-        let same = compare(&key, CompareTarget::Value, CompareWith::Value(old.into()));
+        let put = pb::PutRequest { key: name.clone(), value: new.into(), lease };
+        let same = compare(&name, CompareTarget::Value, CompareWith::Value(old.into()));
         let answer = self.txn(same, [Request::Put(put)], lease).await.inspect_err(|_| self.ends.doubt(now.lease))?;
         // what is not attached any more, or never was
         let idle = if answer.succeeded { now.lease } else { lease };
         if lease != now.lease {
             self.release(idle).await;
         }
-        Ok(if answer.succeeded { Outcome::Done } else { Outcome::Conflict })
+        Ok(if answer.succeeded { Written::Done(term) } else { Written::Conflict })
     }
 
-    /// Removes the lease if its value is `old`.
-    pub(in super::super) async fn delete(&self, name: &str, old: &[u8]) -> Result<Outcome, StoreError> {
-        let key = self.key(name)?;
-        let read = pb::RangeRequest { key: key.clone(), ..pb::RangeRequest::default() };
-        let delete = pb::DeleteRangeRequest { key: key.clone(), range_end: Vec::new() };
-        let same = compare(&key, CompareTarget::Value, CompareWith::Value(old.into()));
+    async fn delete(&self, key: Subnets, old: &[u8]) -> Result<Written, StoreError> {
+        let name = self.key(key);
+        let read = pb::RangeRequest { key: name.clone(), ..pb::RangeRequest::default() };
+        let delete = pb::DeleteRangeRequest { key: name.clone(), range_end: Vec::new() };
+        let same = compare(&name, CompareTarget::Value, CompareWith::Value(old.into()));
         let answer = self.txn(same, [Request::Range(read), Request::DeleteRange(delete)], 0).await?;
         if !answer.succeeded {
-            return Ok(Outcome::Conflict);
+            return Ok(Written::Conflict);
         }
         let lease = ranges(answer).next().map_or(0, |kv| kv.lease);
         self.release(lease).await;
-        Ok(Outcome::Done)
+        Ok(Written::Done(Term::default()))
+    }
+}
+
+impl Etcd {
+    fn key(&self, subnets: Subnets) -> Vec<u8> {
+        self.keys.lease(&subnets.to_string())
+    }
+
+    async fn get(&self, key: Vec<u8>) -> Result<Option<KeyValue>, EtcdError> {
+        let answer = self.client.range(pb::RangeRequest { key, ..pb::RangeRequest::default() }).await?;
+        Ok(answer.kvs.into_iter().next())
+    }
+
+    /// Where the keys are that may share a half with `key`, without their values. An IPv4 half is what a key begins with; an
+    /// IPv6 half may be in any key.
+    fn where_halves_are(&self, key: Subnets) -> pb::RangeRequest {
+        let halves = Halves::of(key);
+        let v4 = halves.v4().filter(|_| key.v6.is_none()).map(|half| {
+            let first = self.keys.lease(half);
+            let after = [&first[..], b"'"].concat();
+            (first, after)
+        });
+        let (key, range_end) = v4.unwrap_or_else(|| self.keys.leases());
+        pb::RangeRequest { key, range_end, keys_only: true, ..pb::RangeRequest::default() }
+    }
+
+    async fn is_half_taken(&self, key: Subnets, value: &[u8], answer: pb::TxnResponse) -> Result<bool, EtcdError> {
+        let (halves, own, (folder, _)) = (Halves::of(key), self.key(key), self.keys.leases());
+        let shares = |name: &[u8]| {
+            let name = name.strip_prefix(&folder[..]).and_then(|name| std::str::from_utf8(name).ok());
+            name.is_some_and(|name| halves.are_in(name))
+        };
+        for theirs in ranges(answer).map(|kv| kv.key).filter(|name| *name != own && shares(name)) {
+            if self.get(theirs).await?.is_some_and(|kv| halves::is_of_another(key, value, &kv.value)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// An etcd lease that lives for `ttl` from now: `id` if it can, else a new one.
-    async fn live_lease(&self, id: i64, ttl: Option<Duration>) -> Result<i64, StoreError> {
+    async fn live_lease(&self, id: i64, ttl: Option<Duration>) -> Result<(i64, Term), StoreError> {
         let Some(wanted) = ttl.filter(|_| id != 0) else { return self.grant(ttl).await };
         let asked = Moment::now();
         let seconds = self.client.keep_alive(id).await?;
@@ -90,27 +123,26 @@ impl Etcd {
             tracing::debug!(lease = id, seconds, "the etcd lease is too short; making another");
             return self.grant(ttl).await;
         }
-        self.ends.renewed(id, end(asked, seconds));
-        Ok(id)
+        Ok((id, lasting(id, asked, seconds)))
     }
 
     /// A new etcd lease; 0, which is none, for what does not end.
-    async fn grant(&self, ttl: Option<Duration>) -> Result<i64, StoreError> {
-        let Some(ttl) = ttl else { return Ok(0) };
+    async fn grant(&self, ttl: Option<Duration>) -> Result<(i64, Term), StoreError> {
+        let Some(ttl) = ttl else { return Ok((0, Term::default())) };
         let asked = Moment::now();
         let granted = self.client.grant(seconds_of(ttl)).await?;
-        self.ends.granted(granted.id, end(asked, granted.ttl));
-        Ok(granted.id)
+        self.ends.granted(granted.id);
+        Ok((granted.id, lasting(granted.id, asked, granted.ttl)))
     }
 
     /// `lease` is what the transaction would attach: after an error nobody knows whether it did.
-    async fn txn<const N: usize>(
+    async fn txn(
         &self,
         compare: Compare,
-        success: [Request; N],
+        success: impl IntoIterator<Item = Request>,
         lease: i64,
     ) -> Result<pb::TxnResponse, EtcdError> {
-        let success = success.map(|request| RequestOp { request: Some(request) }).into();
+        let success = success.into_iter().map(|request| RequestOp { request: Some(request) }).collect();
         let ask = pb::TxnRequest { compare: vec![compare], success, failure: Vec::new() };
         self.client.txn(ask).await.inspect_err(|_| self.ends.doubt(lease))
     }
@@ -129,21 +161,12 @@ impl Etcd {
     async fn settle_doubts(&self) {
         for lease in self.ends.doubtful() {
             match self.client.time_to_live(lease).await {
-                Ok(answer) if answer.ttl > 0 && !answer.keys.is_empty() => self.ends.trust(lease),
+                Ok(answer) if answer.ttl > 0 && !answer.keys.is_empty() => self.ends.attached(lease),
                 Ok(_) => self.release(lease).await,
                 // the write that comes will tell what is wrong
                 Err(_) => return,
             }
         }
-    }
-
-    /// The leases of an answer but that at `key`.
-    fn others(&self, answer: pb::TxnResponse, key: &[u8]) -> impl Iterator<Item = (String, Vec<u8>)> {
-        let (first, _) = self.keys.leases();
-        ranges(answer).filter(move |kv| kv.key != key).filter_map(move |kv| {
-            let name = String::from_utf8(kv.key.strip_prefix(&first[..])?.to_vec()).ok()?;
-            Some((name, kv.value))
-        })
     }
 }
 
@@ -162,7 +185,11 @@ fn seconds_of(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// etcd counts from later than it was asked.
-fn end(asked: Moment, seconds: i64) -> Moment {
-    asked.after(Duration::from_secs(seconds.try_into().unwrap_or_default()))
+/// The term of an etcd lease that was asked for at `asked`: etcd counts from later.
+fn lasting(lease: i64, asked: Moment, seconds: i64) -> Term {
+    Term { id: id(lease), end: Some(asked.after(Duration::from_secs(seconds.try_into().unwrap_or_default()))) }
+}
+
+fn id(lease: i64) -> Option<u64> {
+    (lease != 0).then(|| lease.cast_unsigned())
 }

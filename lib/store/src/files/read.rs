@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 /// A file that a person named, by a symbolic link too: that is how Kubernetes mounts secrets. `InvalidData` for what is
-/// no regular file, or is larger than `largest` bytes.
+/// no regular file, `FileTooLarge` for what is larger than `largest` bytes.
 pub fn read_configured(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     read(path, largest, OFlags::empty())
 }
@@ -36,7 +36,7 @@ fn read(path: &Path, largest: u64, more: OFlags) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     file.take(largest + 1).read_to_end(&mut content)?;
     if content.len() as u64 > largest {
-        return Err(invalid(&format!("larger than {} KiB", largest / 1024)));
+        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("larger than {} KiB", largest / 1024)));
     }
     Ok(content)
 }

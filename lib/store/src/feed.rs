@@ -1,0 +1,313 @@
+//! Between the task that follows a store, the controller that consumes its changes, and the keeper of this host's lease.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use overlay::lease::{LeaseChanges, Subnets};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::error::Ended;
+use crate::index::{Entry, Index};
+use crate::pending::Pending;
+use crate::snapshot::{Event, Snapshot};
+
+/// Between two change sets pass so many times what the consumer took for the first: what comes in a burst is few change
+/// sets, and a lease that comes alone is handed over at once.
+const GATHER: u32 = 10;
+
+/// The longest such pause.
+const LONGEST_GATHER: Duration = Duration::from_millis(50);
+
+/// What has changed in a store since the last change set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Changes {
+    /// The leases.
+    pub leases: LeaseChanges,
+    /// `Some` when the network's configuration has changed; the inner `None`: the store has none.
+    pub config: Option<Option<Arc<[u8]>>>,
+    /// How the store is now.
+    pub health: StoreHealth,
+}
+
+/// How well a store can be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreHealth {
+    /// Which store this is, for people: `embedded /var/lib/flannel/network`, `etcd http://192.0.2.1:2379`.
+    pub name: Arc<str>,
+    /// Everything that the store holds is known. While it is not, nobody may conclude that a lease is gone.
+    pub complete: bool,
+    /// Why the store cannot be read, when it cannot.
+    pub error: Option<Arc<str>>,
+    /// Since when changes of the store are not seen; `None` while they are.
+    pub stale_since: Option<SystemTime>,
+}
+
+/// A store's contents, as far as they are kept, and how it is.
+#[derive(Debug)]
+struct State {
+    pending: Pending,
+    health: StoreHealth,
+    health_changed: bool,
+    ended: bool,
+}
+
+/// What the parts share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// For the consumer: there is something to take.
+    news: Notify,
+    /// For whoever waits until the index shows what he wrote.
+    indexed: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.lock().health.complete
+    }
+
+    /// What is known of a lease.
+    pub(crate) fn entry(&self, subnets: &Subnets) -> Option<Entry> {
+        self.lock().pending.index().get(subnets).copied()
+    }
+
+    /// Looks at what is known of all leases.
+    pub(crate) fn with_index<T>(&self, look: impl FnOnce(&Index) -> T) -> T {
+        look(self.lock().pending.index())
+    }
+
+    /// Waits until a lease is known as `wanted`.
+    pub(crate) async fn shows(&self, subnets: &Subnets, wanted: impl Fn(Option<Entry>) -> bool) {
+        loop {
+            let mut indexed = std::pin::pin!(self.indexed.notified());
+            indexed.as_mut().enable();
+            if wanted(self.entry(subnets)) {
+                return;
+            }
+            indexed.await;
+        }
+    }
+}
+
+/// The follower's end. When it is dropped, by a panic too, the consumer learns that the follower has ended.
+#[derive(Debug)]
+pub(crate) struct Publisher(Arc<Shared>);
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.0.lock().ended = true;
+        self.0.news.notify_one();
+    }
+}
+
+impl Publisher {
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.0.lock();
+        change(&mut state);
+        let news = state.health_changed || !state.pending.is_empty();
+        drop(state);
+        self.0.indexed.notify_waiters();
+        if news {
+            self.0.news.notify_one();
+        }
+    }
+
+    /// The store, which people know as `name`, holds exactly this.
+    pub(crate) fn replace(&self, name: Arc<str>, snapshot: Snapshot) {
+        self.change(|state| {
+            state.pending.replace(snapshot);
+            state.set_health(StoreHealth { name, complete: true, error: None, stale_since: None });
+        });
+    }
+
+    /// What was known is true again, or still.
+    pub(crate) fn resume(&self, name: Arc<str>) {
+        self.change(|state| state.set_health(StoreHealth { name, complete: true, error: None, stale_since: None }));
+    }
+
+    /// Something has changed.
+    pub(crate) fn apply(&self, events: impl IntoIterator<Item = Event>) {
+        self.change(|state| events.into_iter().for_each(|event| state.pending.apply(event)));
+    }
+
+    /// The store cannot be read since `since`, or since it is known that it cannot. True when that is news.
+    pub(crate) fn fail(&self, error: &dyn std::fmt::Display, since: SystemTime) -> bool {
+        let mut news = false;
+        self.change(|state| {
+            let before = &state.health;
+            let stale_since = before.stale_since.or(Some(since));
+            let error = Some(error.to_string().into());
+            news = before.complete || before.error != error;
+            let name = before.name.clone();
+            state.set_health(StoreHealth { name, complete: false, error, stale_since });
+        });
+        news
+    }
+
+    /// How many leases are known.
+    pub(crate) fn len(&self) -> usize {
+        self.0.with_index(Index::len)
+    }
+}
+
+impl State {
+    fn set_health(&mut self, health: StoreHealth) {
+        self.health_changed |= self.health != health;
+        self.health = health;
+    }
+}
+
+/// The consumer's end: the changes of a store. The follower ends with it.
+#[derive(Debug)]
+pub struct Feed {
+    shared: Arc<Shared>,
+    follower: AbortHandle,
+    /// When the last change set was handed over, until the next one is asked for.
+    given: Option<Instant>,
+    /// Not before this the next one is handed over.
+    not_before: Option<Instant>,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+impl Feed {
+    /// Starts a follower, which gets the other end, of a store that people know as `name`. Needs a tokio runtime.
+    pub(crate) fn start<F: Future<Output = ()> + Send + 'static>(
+        name: Arc<str>,
+        follow: impl FnOnce(Publisher) -> F,
+    ) -> Self {
+        let health = StoreHealth { name, complete: false, error: None, stale_since: Some(SystemTime::now()) };
+        let state = State { pending: Pending::default(), health, health_changed: false, ended: false };
+        let (state, news, indexed) = (Mutex::new(state), Notify::new(), Notify::new());
+        let shared = Arc::new(Shared { state, news, indexed });
+        let follower = tokio::spawn(follow(Publisher(shared.clone()))).abort_handle();
+        Self { shared, follower, given: None, not_before: None }
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// How the store is now.
+    pub fn health(&self) -> StoreHealth {
+        self.shared.lock().health.clone()
+    }
+
+    /// Waits for the next change set. The first one is a snapshot, or says why there is none yet; so is the first one
+    /// after a store was replaced by another. May be cancelled at any time.
+    ///
+    /// # Errors
+    /// The follower has ended or panicked, and everything before that was handed over.
+    pub async fn changes(&mut self) -> Result<Changes, Ended> {
+        if let Some(given) = self.given.take() {
+            let now = Instant::now();
+            self.not_before = Some(now + ((now - given) * GATHER).min(LONGEST_GATHER));
+        }
+        loop {
+            if let Some(not_before) = self.not_before {
+                tokio::time::sleep_until(not_before).await;
+                self.not_before = None;
+            }
+            if let Some(changes) = self.take()? {
+                self.given = Some(Instant::now());
+                return Ok(changes);
+            }
+            self.shared.news.notified().await;
+        }
+    }
+
+    fn take(&self) -> Result<Option<Changes>, Ended> {
+        let mut state = self.shared.lock();
+        if state.pending.is_empty() && !state.health_changed {
+            return if state.ended { Err(Ended) } else { Ok(None) };
+        }
+        state.health_changed = false;
+        let (leases, config) = state.pending.take();
+        Ok(Some(Changes { leases, config, health: state.health.clone() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block_on(work: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(work);
+    }
+
+    fn lease(n: usize) -> Event {
+        Event::read(&format!("10.5.{n}.0-24"), br#"{"PublicIP":"192.0.2.1"}"#, 0, None)
+    }
+
+    #[test]
+    fn the_end_of_the_follower_is_known_after_all_it_said() {
+        block_on(async {
+            let mut feed = Feed::start("s".into(), async |feed: Publisher| {
+                feed.replace("s".into(), Snapshot::default());
+                panic!("as a follower may");
+            });
+            let first = feed.changes().await.unwrap();
+            assert!(first.leases.snapshot && first.health.complete && first.config == Some(None));
+            assert_eq!(feed.changes().await, Err(Ended));
+            assert_eq!(feed.changes().await, Err(Ended));
+        });
+    }
+
+    #[test]
+    fn what_comes_while_the_consumer_is_busy_is_one_change_set() {
+        block_on(async {
+            let mut feed = Feed::start("s".into(), async |feed: Publisher| {
+                for n in 0..200 {
+                    feed.apply([lease(n)]);
+                    tokio::time::advance(Duration::from_millis(1)).await;
+                }
+                std::future::pending::<()>().await;
+            });
+            let (mut sets, mut leases) = (0, 0);
+            while leases < 200 {
+                leases += feed.changes().await.unwrap().leases.put.len();
+                sets += 1;
+                // what this consumer takes for it
+                tokio::time::advance(Duration::from_millis(3)).await;
+            }
+            assert!(leases == 200 && sets < 30, "{sets} change sets");
+        });
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_read_says_so_once_for_each_reason() {
+        block_on(async {
+            let (send, mut errors) = tokio::sync::mpsc::channel::<Option<&'static str>>(1);
+            let mut feed = Feed::start("s".into(), async move |feed: Publisher| {
+                while let Some(error) = errors.recv().await {
+                    match error {
+                        Some(error) => drop(feed.fail(&error, SystemTime::UNIX_EPOCH)),
+                        None => feed.resume("s".into()),
+                    }
+                }
+            });
+            let mut said = Vec::new();
+            for error in [Some("a"), Some("a"), Some("b"), None] {
+                send.send(error).await.unwrap();
+                if said.last() != Some(&error) {
+                    let health = feed.changes().await.unwrap().health;
+                    assert_eq!((health.complete, health.error.as_deref()), (error.is_none(), error));
+                    said.push(error);
+                }
+            }
+            drop(send);
+            assert_eq!(feed.changes().await, Err(Ended), "nothing was said twice");
+        });
+    }
+}
