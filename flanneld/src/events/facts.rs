@@ -10,7 +10,7 @@ use kernel::state::{AddressKey, Route, RouteKey};
 use kernel::survey::{is_link_local, is_on_link};
 use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, TableId};
 
-use crate::underlay::Survey;
+use overlay::underlay::Survey;
 
 /// The facts as they were when the kernel was read. What is announced of them is news when it differs.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +26,7 @@ pub struct Facts {
 }
 
 /// The underlay, and what it was chosen by.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chosen {
     /// `None` while there is none: every link and address may be it.
     pub dev: Option<IfName>,

@@ -183,6 +183,7 @@ impl Memory {
             peers: change.peers,
             rejected,
             warnings: warnings.into_iter().chain(notes::unreachable(&lost)).collect(),
+            keeps: !self.cache.keeping.kept.is_empty(),
             contested: self.cache.contested,
             work,
         }

@@ -25,6 +25,7 @@ use kernel::types::{IfName, Mac};
 
 pub use facts::{Facts, Options, Own};
 pub use memory::Memory;
+pub use notes::rejected as rejection;
 
 use crate::backend::extension::ExtensionConf;
 use crate::backend::udp::UdpConf;
@@ -71,6 +72,8 @@ pub struct Leased {
     pub rejected: Option<Vec<Rejected>>,
     /// What a person may need to look at, once for as long as it is so.
     pub warnings: Vec<String>,
+    /// Devices of a backend before stay for now; for how long depends on what this host publishes.
+    pub keeps: bool,
     /// Two leases have one WireGuard key: who sends with it is to be asked of the kernel.
     pub contested: bool,
     /// What making the plan has cost.
@@ -125,6 +128,22 @@ pub struct PeerChanges {
     pub put: Vec<PeerView>,
     /// The subnets of those that are reached no more, and are not in `put`.
     pub gone: Vec<IpNetwork>,
+}
+
+impl Leased {
+    /// The whole desired state as it is written, when `desired` is planned: WireGuard peers may have roamed, unless their
+    /// lease has moved them.
+    pub fn written(&self, desired: &Arc<State>) -> Arc<State> {
+        if self.moved.is_empty() {
+            return desired.clone();
+        }
+        let mut state = (**desired).clone();
+        for (dev, key) in &self.moved {
+            let peer = state.wireguard.get_mut(dev).and_then(|device| device.peers.get_mut(key));
+            peer.into_iter().for_each(|peer| peer.roams = false);
+        }
+        Arc::new(state)
+    }
 }
 
 /// What making a plan has cost.

@@ -2,4 +2,6 @@
 
 mod golden;
 mod host;
+mod macs;
+mod roaming;
 mod warm;
