@@ -19,7 +19,7 @@ use crate::{Failure, Outcome};
 
 const KEY: &str = "10.244.7.0-24";
 
-/// A lease of a host that may be a liar.
+/// A lease of a host that may not be honest.
 fn lease(public: &str) -> String {
     format!(
         r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:07"}}}}"#
@@ -29,7 +29,7 @@ fn lease(public: &str) -> String {
 /// Host 1 judges the lease with `key`: it names it among what it ignores, and does not follow it.
 fn is_refused(key: &str, because: &str) -> Outcome {
     let subnet: IpNetwork = key.replace('-', "/").parse()?;
-    let believed = eventually(format_args!("host1 judges {key}"), PATIENCE, || {
+    let followed = eventually(format_args!("host1 judges {key}"), PATIENCE, || {
         let status = Cluster::status(1).ok_or_else(|| last_lines(&log_file(1)))?;
         match status.peers.iter().any(|peer| peer.subnet == subnet) {
             true => Ok(true),
@@ -37,7 +37,7 @@ fn is_refused(key: &str, because: &str) -> Outcome {
             false => Err(format!("{status:?}")),
         }
     })?;
-    assert!(!believed, "the lease {key} is believed: {because}");
+    assert!(!followed, "the lease {key} is followed: {because}");
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kernel::types::{Family, IfName};
 use overlay::backend::wireguard::DEVICES;
-use overlay::plan::{Endpoints, Leased, PeerView, Plan, rejection};
+use overlay::plan::{Endpoints, Leased, PeerView, Plan};
 use store::Published;
 use tokio::time::Instant;
 
@@ -137,7 +137,7 @@ impl Controller {
             }
         });
         if let Some(all) = &leased.rejected {
-            let show = |r: &overlay::peers::Rejected| Rejected { key: r.key.clone(), reason: rejection(r) };
+            let show = |r: &overlay::peers::Rejected| Rejected { key: r.key.clone(), reason: r.explained() };
             pass.rejected = Some(all.iter().map(show).collect());
         }
     }

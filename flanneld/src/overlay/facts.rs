@@ -1,6 +1,7 @@
 //! What a plan is made from, as far as it is gathered here.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use kernel::types::{IfName, RouteProtocol, TableId};
@@ -10,7 +11,7 @@ use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::limits::{self, Limits};
 use overlay::net::ByFamily;
 use overlay::netconf::NetConf;
-use overlay::peers::Service;
+use overlay::peers::{self, Service};
 use overlay::plan::{self, Endpoints, Facts, Own};
 use overlay::subnet_env::Previous;
 use overlay::underlay::Survey;
@@ -26,6 +27,9 @@ use crate::kernel_thread::KernelThread;
 
 /// Five lines; more than this, bytes, is another file.
 const LARGEST_SUBNET_FILE: u64 = 64 * 1024;
+
+/// Bytes. glibc reads three servers and six domains (resolv.conf(5)).
+const LARGEST_RESOLV_CONF: u64 = 64 * 1024;
 
 /// What is known of the store, of the kernel and of this host, and how it is gathered.
 pub(super) struct Known {
@@ -232,7 +236,9 @@ fn survey(kernel: &mut Kernel, can_reach: Option<IpAddr>) -> Result<Survey, Kern
     let routes = kernel.routes_but(TableId::MAIN, RouteProtocol::FLANNEL)?;
     // no route is an answer
     let reach = can_reach.and_then(|addr| kernel.route_to(addr).ok().flatten());
-    Ok(Survey { links, addresses, routes, reach, limits: neighbour_limits() })
+    let read = |path: &str| files::read_configured(Path::new(path), LARGEST_RESOLV_CONF).ok();
+    let dns_servers = peers::dns_servers(read);
+    Ok(Survey { links, addresses, routes, reach, limits: neighbour_limits(), dns_servers })
 }
 
 /// The limits of the neighbour tables. What cannot be read is not there to be raised.

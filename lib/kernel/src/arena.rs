@@ -32,13 +32,15 @@ const SIZES: usize = FINE / GRAIN + 4 * (LARGE / FINE).ilog2() as usize;
 
 /// The allocator: `#[global_allocator] static ARENA: Arena = Arena::new();` It stays where it was first used: blocks are
 /// parts of it.
+#[repr(C)]
 pub struct Arena {
     busy: AtomicBool,
     free: UnsafeCell<Free>,
+    /// Behind the rest, so that the first blocks are in a page that is used anyway.
     first: UnsafeCell<First>,
 }
 
-#[repr(align(4096))]
+#[repr(align(16))]
 #[expect(dead_code, reason = "it is memory that blocks are cut from by address")]
 struct First([u8; FIRST]);
 

@@ -1,6 +1,6 @@
 //! One network namespace, as this program talks to it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use netlink_packet_route::RouteNetlinkMessage;
 
@@ -25,11 +25,11 @@ pub struct Kernel {
     pub(crate) netns: Option<Netns>,
 }
 
-/// Names for indexes and back.
+/// Names for indexes and back. No hash map: its first key costs a system call.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
-    names: HashMap<u32, IfName>,
-    indexes: HashMap<IfName, IfIndex>,
+    names: BTreeMap<u32, IfName>,
+    indexes: BTreeMap<IfName, IfIndex>,
 }
 
 impl Seen {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use kernel::types::Family;
 
-use crate::lease::{LeaseAttrs, Subnets};
+use crate::lease::{LeaseAttrs, StoredLease, Subnets};
 use crate::net;
 use crate::netconf::{Allocation, FamilyConf, NetConf};
 use crate::peers;
@@ -23,6 +23,20 @@ pub struct Stored {
     pub public_ip: Option<Ipv4Addr>,
     /// `PublicIPv6`, unless it is `::`.
     pub public_ipv6: Option<Ipv6Addr>,
+}
+
+impl From<&StoredLease> for Stored {
+    fn from(lease: &StoredLease) -> Self {
+        let StoredLease { subnets, attrs, .. } = lease;
+        let (mut public_ip, mut public_ipv6) = (None, None);
+        for address in Family::ALL.into_iter().filter_map(|family| attrs.public(family)) {
+            match address {
+                IpAddr::V4(v4) => public_ip = Some(v4),
+                IpAddr::V6(v6) => public_ipv6 = Some(v6),
+            }
+        }
+        Self { subnets: *subnets, public_ip, public_ipv6 }
+    }
 }
 
 impl Stored {

@@ -3,7 +3,7 @@
 //! Everything here is pure: no file, no socket, no clock, no randomness. What such things yield is an argument.
 //!
 //! The way of a lease: [`netconf`] says which network there is, [`allocate`] chooses this host's part of it, [`lease`]
-//! is how it is published, [`peers`] decides which other hosts' leases are used, [`reach`] how each of them is reached,
+//! is how it is published, [`peers`] decides which other hosts' leases are followed, [`reach`] how each of them is reached,
 //! [`backend`] and [`render`] what the kernel must look like for that, [`keep`] what stays while that changes, and
 //! [`subnet_env`] what the CNI plugin reads. [`plan`] puts all of it together: from the facts to one plan.
 

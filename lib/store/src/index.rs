@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use overlay::allocate::Stored;
 use overlay::lease::{StoredLease, Subnets};
 
-/// Tells two values of one key apart.
+/// A number by which two values of one key are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark(u64);
 
@@ -65,7 +65,7 @@ pub(crate) struct Index(BTreeMap<Subnets, Entry>);
 impl Index {
     pub(crate) fn put(&mut self, found: &Found) -> Change {
         let Found { lease, mark, term } = found;
-        let (public_ip, public_ipv6) = (lease.attrs.public_ip, lease.attrs.public_ipv6);
+        let Stored { public_ip, public_ipv6, .. } = Stored::from(lease);
         let entry = Entry { public_ip, public_ipv6, mark: *mark, term: *term };
         match self.0.entry(lease.subnets) {
             Slot::Vacant(slot) => {

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use overlay::allocate::Stored;
 use proptest::prelude::*;
 
 use super::*;
@@ -46,7 +47,7 @@ fn changes_of_one_key_are_one_change() {
         (keys(&changes).0, changes.snapshot, now),
         (vec!["10.5.1.0-24".into(), "10.5.2.0-24".into()], false, None)
     );
-    assert_eq!(changes.put[0].attrs.public_ip, "192.0.2.199".parse().ok());
+    assert_eq!(Stored::from(&changes.put[0]).public_ip, "192.0.2.199".parse().ok());
     // gone and back, there and gone again
     for event in [Event::gone("10.5.1.0-24"), put("10.5.1.0-24", 7), put("10.5.3.0-24", 3), Event::gone("10.5.3.0-24")]
     {
@@ -136,7 +137,7 @@ proptest! {
                 _ => {
                     let (changes, _) = pending.take();
                     if changes.snapshot { consumer.clear(); }
-                    for lease in changes.put { consumer.insert(lease.subnets.to_string(), lease.attrs.public_ip); }
+                    for lease in changes.put { consumer.insert(lease.subnets.to_string(), Stored::from(&lease).public_ip); }
                     for gone in changes.gone { prop_assert!(consumer.remove(&gone.to_string()).is_some()); }
                     let wanted: BTreeMap<_, _> = store.iter().map(|(key, n)| (key.clone(), format!("192.0.2.{n}").parse().ok())).collect();
                     prop_assert_eq!(&consumer, &wanted);

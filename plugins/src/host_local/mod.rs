@@ -5,7 +5,7 @@ mod resolv;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -58,8 +58,8 @@ impl Ipam for HostLocal {
 
     fn retain(&self, request: &Request<'_>, valid: &[Attachment]) -> Result<(), Error> {
         let Some(mut reservations) = existing(request)? else { return Ok(()) };
-        let containers: HashSet<&str> = valid.iter().map(|a| a.container_id.as_str()).collect();
-        let owners: HashSet<(&str, &str)> =
+        let containers: BTreeSet<&str> = valid.iter().map(|a| a.container_id.as_str()).collect();
+        let owners: BTreeSet<(&str, &str)> =
             valid.iter().map(|a| (a.container_id.as_str(), a.ifname.as_str())).collect();
         let is_valid = |reservation: &Reservation| match &reservation.ifname {
             Some(ifname) => owners.contains(&(reservation.container.as_str(), ifname.as_str())),

@@ -16,7 +16,7 @@ use super::owned;
 const DUAL: &str =
     r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"vxlan"}}"#;
 
-/// What is believed has a network that subnets fit into, and device names that the kernel takes.
+/// What is accepted has a network that subnets fit into, and device names that the kernel takes.
 pub fn net_conf(bytes: &[u8]) {
     let Ok(parsed) = NetConf::parse(bytes) else { return };
     assert!(parsed.conf.families().next().is_some());
@@ -78,7 +78,7 @@ pub fn lease_value_seeds() -> Vec<Vec<u8>> {
     ])
 }
 
-/// Lines of key and value. Whatever they say, the subnets that are believed are inside the network, apart from each other
+/// Lines of key and value. Whatever they say, the subnets that are followed are inside the network, apart from each other
 /// and from this host's, and no MAC is that of two addresses, nor this host's.
 pub fn leases(bytes: &[u8]) {
     let Ok(NetConf { v4, v6, .. }) = NetConf::parse(DUAL.as_bytes()).map(|parsed| parsed.conf) else { return };

@@ -120,7 +120,7 @@ pub fn reservation_index(bytes: &[u8]) {
 }
 
 pub fn reservation_index_seeds() -> Vec<Vec<u8>> {
-    let mut header = b"hl-idx\x02\n".to_vec();
+    let mut header = b"hl-idx\x03\n".to_vec();
     header.extend([b'b'; 36]);
     header.extend([0; 24]);
     for number in [0_u32, 4, 0, 0, 1] {

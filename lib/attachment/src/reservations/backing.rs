@@ -1,25 +1,56 @@
 //! Bytes of the index: in its file, or in memory where no file can be had.
 
-use std::borrow::Cow;
 use std::io;
 use std::os::fd::OwnedFd;
 
 use super::sys;
 
-/// Read at once on opening: the header and the bits of a /16 and a /24.
-const HEAD: usize = 4096 + 8192 + 1024;
+/// Read at once on opening: a page, which is all of a /24's index.
+const HEAD: usize = 4096;
 
 pub(super) enum Backing {
-    File { file: OwnedFd, head: Vec<u8> },
+    File {
+        file: OwnedFd,
+        head: Part,
+        /// What was read last behind the head: an owner is looked for, and put, in one bucket.
+        last: Part,
+    },
     Memory(Vec<u8>),
+}
+
+/// A part of the file, as it is.
+#[derive(Default)]
+pub(super) struct Part {
+    start: usize,
+    bytes: Vec<u8>,
+}
+
+impl Part {
+    fn read(file: &OwnedFd, start: usize, most: usize) -> io::Result<Self> {
+        Ok(Self { start, bytes: sys::read_at(file, most, start as u64)? })
+    }
+
+    fn get(&self, start: usize, end: usize) -> Option<&[u8]> {
+        self.bytes.get(start.checked_sub(self.start)?..end.checked_sub(self.start)?)
+    }
+
+    fn has(&self, start: usize, end: usize) -> bool {
+        self.get(start, end).is_some()
+    }
+
+    /// What is written at `start`, as far as it is in this part.
+    fn follow(&mut self, start: usize, written: &[u8]) {
+        let (first, end) = (start.max(self.start), (start + written.len()).min(self.start + self.bytes.len()));
+        if first < end {
+            self.bytes[first - self.start..end - self.start].copy_from_slice(&written[first - start..end - start]);
+        }
+    }
 }
 
 impl Backing {
     pub(super) fn open(file: OwnedFd) -> io::Result<Self> {
-        let mut head = vec![0; HEAD];
-        let length = sys::read_at(&file, &mut head, 0)?;
-        head.truncate(length);
-        Ok(Self::File { file, head })
+        let head = Part::read(&file, 0, HEAD)?;
+        Ok(Self::File { file, head, last: Part::default() })
     }
 
     pub(super) fn memory(length: u64) -> Self {
@@ -33,55 +64,55 @@ impl Backing {
     /// The first bytes.
     pub(super) fn head(&self) -> &[u8] {
         match self {
-            Self::File { head, .. } => head,
+            Self::File { head, .. } => &head.bytes,
             Self::Memory(bytes) => bytes,
         }
     }
 
     /// Writes all bytes to the file and continues there; stays in memory when the file does not take them.
     pub(super) fn into_file(self, file: OwnedFd) -> Self {
-        let Self::Memory(bytes) = self else { return self };
+        let Self::Memory(mut bytes) = self else { return self };
         let written = sys::truncate(&file, 0).and_then(|()| sys::write_at(&file, &bytes, 0));
         if written.is_err() {
             // what is left of it is no index, and the space may be needed
             let _ = sys::truncate(&file, 0);
             return Self::Memory(bytes);
         }
-        Self::File { file, head: bytes[..bytes.len().min(HEAD)].to_vec() }
+        bytes.truncate(HEAD);
+        Self::File { file, head: Part { start: 0, bytes }, last: Part::default() }
     }
 
     /// Exactly `length` bytes; UnexpectedEof when there are fewer.
-    pub(super) fn read(&self, offset: u64, length: usize) -> io::Result<Cow<'_, [u8]>> {
+    pub(super) fn read(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
         let ended = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let start = usize::try_from(offset).map_err(|_| ended())?;
         let end = start.checked_add(length).ok_or_else(ended)?;
-        match (self, self.head().get(start..end)) {
-            (_, Some(bytes)) => Ok(Cow::Borrowed(bytes)),
-            (Self::Memory(_), None) => Err(ended()),
-            (Self::File { file, .. }, None) => {
-                let mut bytes = vec![0; length];
-                let read = sys::read_at(file, &mut bytes, offset)?;
-                if read == length { Ok(Cow::Owned(bytes)) } else { Err(ended()) }
+        let found = match self {
+            Self::Memory(bytes) => bytes.get(start..end),
+            Self::File { head, .. } if head.has(start, end) => head.get(start, end),
+            Self::File { file, last, .. } => {
+                if !last.has(start, end) {
+                    *last = Part::read(file, start, length)?;
+                }
+                last.get(start, end)
             }
-        }
+        };
+        found.ok_or_else(ended)
     }
 
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let end = start + bytes.len();
         match self {
             Self::Memory(memory) => {
+                let end = start + bytes.len();
                 if memory.len() < end {
                     memory.resize(end, 0);
                 }
                 memory[start..end].copy_from_slice(bytes);
                 Ok(())
             }
-            Self::File { file, head } => {
-                if start < head.len() {
-                    let inside = head.len().min(end) - start;
-                    head[start..start + inside].copy_from_slice(&bytes[..inside]);
-                }
+            Self::File { file, head, last } => {
+                [head, last].into_iter().for_each(|part| part.follow(start, bytes));
                 sys::write_at(file, bytes, offset)
             }
         }

@@ -71,10 +71,9 @@ impl Directory {
             Ok(file) => file,
             Err(cause) => return self.unreadable(name, cause),
         };
-        let mut bytes = vec![0; MAX_CONTENT];
-        match sys::read_at(&file, &mut bytes, 0) {
-            Ok(MAX_CONTENT) => Ok(Content::Foreign),
-            Ok(length) => Ok(content(&bytes[..length])),
+        match sys::read_at(&file, MAX_CONTENT, 0) {
+            Ok(bytes) if bytes.len() >= MAX_CONTENT => Ok(Content::Foreign),
+            Ok(bytes) => Ok(content(&bytes)),
             Err(cause) => self.unreadable(name, cause),
         }
     }

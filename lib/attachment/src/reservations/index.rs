@@ -21,12 +21,13 @@ use rustix::fs::OFlags;
 use super::ReservationError;
 use super::backing::Backing;
 use super::directory::{self, Content, Directory};
-use super::layout::{BUCKET, HEADER, Header, MAX_BUCKETS, MAX_RANGES, SLOT, SLOTS, Slot, hash};
+use super::layout::{BUCKET, Header, MAX_BUCKETS, MAX_RANGES, SLOT, SLOTS, Slot, hash};
 use super::span::{Number, Span};
 use super::sys::{self, Stamp};
 
-/// Bits read at a time: a /16 whole.
-const PIECE: usize = 8192;
+/// Bytes of bits that are read first, and the most that are read at a time: a /16 whole. Each piece is as long as all
+/// before it.
+const PIECES: (usize, usize) = (512, 8192);
 
 pub(super) struct Index {
     header: Header,
@@ -115,10 +116,10 @@ impl Index {
     }
 
     /// Reservations that may hold this text.
-    pub(super) fn find(&self, owner: &str) -> io::Result<Vec<Slot>> {
+    pub(super) fn find(&mut self, owner: &str) -> io::Result<Vec<Slot>> {
         let hash = hash(owner);
         let bucket = self.bucket(hash)?;
-        Ok(slots(&bucket).filter_map(|(_, slot)| slot).filter(|slot| slot.hash == hash).collect())
+        Ok(slots(bucket).filter_map(|(_, slot)| slot).filter(|slot| slot.hash == hash).collect())
     }
 
     /// Whether there are reservations that outlived their containers.
@@ -127,7 +128,7 @@ impl Index {
     }
 
     /// All of these. Reads all owners.
-    pub(super) fn outlived(&self) -> io::Result<Vec<Slot>> {
+    pub(super) fn outlived(&mut self) -> io::Result<Vec<Slot>> {
         if !self.has_outlived() {
             return Ok(Vec::new());
         }
@@ -142,7 +143,7 @@ impl Index {
     }
 
     /// The first address of `span` that is not known to be taken. Whether one without a bit is free, the disk knows.
-    pub(super) fn next_free(&self, span: Span) -> io::Result<Option<Number>> {
+    pub(super) fn next_free(&mut self, span: Span) -> io::Result<Option<Number>> {
         let mut number = span.first;
         loop {
             let Some(bits) = self.header.bits().find(|bits| bits.span.contains(number)) else {
@@ -159,14 +160,16 @@ impl Index {
         }
     }
 
-    fn first_clear(&self, base: u64, from: u64, to: u64) -> io::Result<Option<u64>> {
+    fn first_clear(&mut self, base: u64, from: u64, to: u64) -> io::Result<Option<u64>> {
         let (mut byte, last_byte) = (from / 8, to / 8);
         // the bits before `from` count as taken
         let mut mask = (1_u8 << (from % 8)) - 1;
+        let (mut piece, most) = PIECES;
         while byte <= last_byte {
-            let length = usize::try_from(last_byte - byte + 1).map_or(PIECE, |n| n.min(PIECE));
-            let piece = self.backing.read(base + byte, length)?;
-            for (at, bits) in (byte..).zip(piece.iter()) {
+            let length = usize::try_from(last_byte - byte + 1).map_or(piece, |n| n.min(piece));
+            piece = most.min(2 * piece);
+            let taken = self.backing.read(base + byte, length)?;
+            for (at, bits) in (byte..).zip(taken.iter()) {
                 let bits = bits | mask;
                 mask = 0;
                 if bits != 0xff {
@@ -188,21 +191,21 @@ impl Index {
     /// Notes one that has just been removed.
     pub(super) fn remove(&mut self, number: Number, owner: &str) -> io::Result<()> {
         self.changed = true;
-        self.set_bit(number, false)?;
         let hash = hash(owner);
         let at = self.header.bucket_of(hash);
-        let bucket = self.bucket(hash)?;
-        let slot = slots(&bucket).find(|(_, slot)| slot.is_some_and(|slot| (slot.hash, slot.number) == (hash, number)));
-        if let Some((offset, slot)) = slot {
+        let is = |slot: &Slot| (slot.hash, slot.number) == (hash, number);
+        // before the bits, which are elsewhere: the bucket is what was read last
+        let found = slots(self.bucket(hash)?).find_map(|(offset, slot)| Some((offset, slot.filter(is)?)));
+        if let Some((offset, slot)) = found {
             self.backing.write(at + offset, &[0; SLOT])?;
             if is_legacy(owner) {
                 self.header.legacy = self.header.legacy.saturating_sub(1);
             }
-            if slot.is_some_and(|slot| slot.outlived) {
+            if slot.outlived {
                 self.header.outlived = self.header.outlived.saturating_sub(1);
             }
         }
-        Ok(())
+        self.set_bit(number, false)
     }
 
     /// The disk has an address that is free here. Later calls read the directory again.
@@ -240,14 +243,14 @@ impl Index {
         Ok(())
     }
 
-    fn bucket(&self, hash: u64) -> io::Result<std::borrow::Cow<'_, [u8]>> {
+    fn bucket(&mut self, hash: u64) -> io::Result<&[u8]> {
         self.backing.read(self.header.bucket_of(hash), BUCKET)
     }
 
     fn add_owner(&mut self, owner: &str, number: Number, outlived: bool) -> io::Result<()> {
         let hash = hash(owner);
         loop {
-            let free = slots(&self.bucket(hash)?).find(|(_, slot)| slot.is_none()).map(|(offset, _)| offset);
+            let free = slots(self.bucket(hash)?).find(|(_, slot)| slot.is_none()).map(|(offset, _)| offset);
             if let Some(offset) = free {
                 let slot = Slot { hash, number, outlived };
                 self.backing.write(self.header.bucket_of(hash) + offset, &slot.encode())?;
@@ -267,7 +270,7 @@ impl Index {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let at = self.header.buckets_at();
-        let old = self.backing.read(at, self.header.buckets as usize * BUCKET)?.into_owned();
+        let old = self.backing.read(at, self.header.buckets as usize * BUCKET)?.to_vec();
         self.header.buckets *= 2;
         let mut new = vec![0; old.len() * 2];
         let mut used = vec![0_usize; self.header.buckets as usize];
@@ -298,5 +301,3 @@ fn with_older(wanted: &[Span], older: &[Span]) -> Vec<Span> {
     ranges.truncate(MAX_RANGES);
     ranges
 }
-
-const _: () = assert!(160 + 32 * MAX_RANGES <= HEADER);

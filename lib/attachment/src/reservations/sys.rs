@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -64,13 +65,15 @@ pub(super) fn lock(file: &OwnedFd) -> io::Result<()> {
     retry(|| fs::flock(file, FlockOperation::LockExclusive))
 }
 
-/// One read: what is short of the buffer is the end of the file, as all that is read here are regular files.
-pub(super) fn read_at(file: &OwnedFd, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+/// One read of up to `most` bytes: what is short of that is the end of the file, as all that is read here are regular
+/// files. Memory that the file does not fill is not touched.
+pub(super) fn read_at(file: &OwnedFd, most: usize, offset: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(most);
     loop {
         calls::count("read");
-        match rustix::io::pread(file, &mut *buf, offset) {
+        match rustix::io::pread(file, spare_capacity(&mut bytes), offset) {
             Err(Errno::INTR) => {}
-            done => return Ok(done?),
+            done => return done.map(|_| bytes).map_err(io::Error::from),
         }
     }
 }
@@ -165,13 +168,16 @@ pub(super) fn stamp(dir: &OwnedFd) -> io::Result<Stamp> {
     })
 }
 
-/// Sets the directory's time of change to the clock's now, and gives it.
+/// Sets the directory's time of change to the nanosecond behind what it is, and gives it. The kernel's own times are those
+/// of its ticks, and later.
 pub(super) fn touch(dir: &OwnedFd) -> io::Result<(i64, u32)> {
+    let Stamp { seconds, nanoseconds, .. } = stamp(dir)?;
+    let (seconds, nanoseconds) = if nanoseconds < 999_999_999 { (seconds, nanoseconds + 1) } else { (seconds + 1, 0) };
     calls::count("utime");
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     let omit = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
-    fs::futimens(dir, &Timestamps { last_access: omit, last_modification: now })?;
-    Ok((now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)))
+    let changed = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+    fs::futimens(dir, &Timestamps { last_access: omit, last_modification: changed })?;
+    Ok((seconds, nanoseconds))
 }
 
 /// This boot of the kernel, or None where /proc is not mounted.

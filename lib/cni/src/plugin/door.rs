@@ -90,8 +90,8 @@ impl Call<'_> {
         if let Some(command) = command {
             self.env.check(command)?;
         }
-        // room for nearly every document at once saves reads
-        let mut bytes = Vec::with_capacity(8192);
+        // room for nearly every document at once saves reads; std fills all of it with zeros first
+        let mut bytes = Vec::with_capacity(2048);
         let read = stdin.take(LONGEST + 1).read_to_end(&mut bytes);
         read.map_err(|cause| Error::new(code::IO, format!("error reading from stdin: {cause}")))?;
         if bytes.len() as u64 > LONGEST {

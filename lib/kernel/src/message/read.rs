@@ -3,8 +3,14 @@
 //! An object that cannot be read is an error: taken for absent, it would be made again for ever. Attributes that nobody here uses
 //! are no part of that: netlink-packet-route is strict about the size of each, and kernels differ.
 
-use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
+use std::borrow::Cow;
+
+use netlink_packet_core::Parseable;
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::RouteMessage;
 
 use crate::netlink::wire::{Attributes, Incoming, Writer};
 use crate::netlink::{Errno, KernelError};
@@ -15,6 +21,8 @@ struct Kind {
     types: std::ops::RangeInclusive<u16>,
     fixed: usize,
     needed: &'static [u16],
+    /// The attributes that are read at all. A link has 40, and each takes 208 bytes once it is read; empty: all are.
+    read: &'static [u16],
 }
 
 /// IFLA_LINKINFO
@@ -25,13 +33,19 @@ const INFO_SLAVE_KIND: u16 = 4;
 
 const KINDS: [Kind; 4] = [
     // struct ifinfomsg; IFLA_ADDRESS, IFNAME, MTU, LINK, MASTER, OPERSTATE, LINKINFO, IFALIAS
-    Kind { types: 16..=18, fixed: 16, needed: &[1, 3, 4, 5, 10, 16, LINK_INFO, 20] },
+    // and WIRELESS, PROTINFO, AF_SPEC, LINK_NETNSID
+    Kind {
+        types: 16..=18,
+        fixed: 16,
+        needed: &[1, 3, 4, 5, 10, 16, LINK_INFO, 20],
+        read: &[1, 3, 4, 5, 10, 11, 12, 16, LINK_INFO, 20, 26, 37],
+    },
     // struct ifaddrmsg; IFA_ADDRESS, LOCAL, FLAGS
-    Kind { types: 20..=22, fixed: 8, needed: &[1, 2, 8] },
+    Kind { types: 20..=22, fixed: 8, needed: &[1, 2, 8], read: &[] },
     // struct rtmsg; RTA_DST, OIF, GATEWAY, PRIORITY, PREFSRC, METRICS, MULTIPATH, TABLE, VIA
-    Kind { types: 24..=26, fixed: 12, needed: &[1, 4, 5, 6, 7, 8, 9, 15, 18] },
+    Kind { types: 24..=26, fixed: 12, needed: &[1, 4, 5, 6, 7, 8, 9, 15, 18], read: &[] },
     // struct ndmsg; NDA_DST, LLADDR, VLAN, IFINDEX, MASTER
-    Kind { types: 28..=30, fixed: 12, needed: &[1, 2, 5, 8, 9] },
+    Kind { types: 28..=30, fixed: 12, needed: &[1, 2, 5, 8, 9], read: &[] },
 ];
 
 /// The link kinds whose data is read. Another kind's is left out when it cannot be read.
@@ -41,6 +55,8 @@ const OURS: [&str; 11] =
 /// The object of a message: `None` for a kind of object that is not read here.
 pub(crate) fn object(message: &Incoming<'_>) -> Result<Option<RouteNetlinkMessage>, KernelError> {
     let Some(kind) = KINDS.iter().find(|kind| kind.types.contains(&message.kind)) else { return Ok(None) };
+    let trimmed = kind.trimmed(message.body);
+    let message = &Incoming { body: &trimmed, ..*message };
     if let Some(object) = decode(message.kind, message.body) {
         return Ok(Some(object));
     }
@@ -48,10 +64,41 @@ pub(crate) fn object(message: &Incoming<'_>) -> Result<Option<RouteNetlinkMessag
     readable.and_then(|body| decode(message.kind, &body)).map(Some).ok_or_else(|| unreadable(message))
 }
 
+impl Kind {
+    /// The message without what is not read.
+    fn trimmed<'a>(&self, body: &'a [u8]) -> Cow<'a, [u8]> {
+        let parts = (!self.read.is_empty()).then(|| body.split_at_checked(self.fixed)).flatten();
+        let Some((fixed, attributes)) = parts else { return Cow::Borrowed(body) };
+        let mut writer = Writer::default();
+        writer.raw(fixed);
+        for (number, value) in Attributes::read(attributes).iter().filter(|(number, _)| self.read.contains(number)) {
+            writer.attr(number, value);
+        }
+        writer.finish().map_or(Cow::Borrowed(body), Cow::Owned)
+    }
+}
+
+/// The message of one of [`KINDS`]. netlink-packet-route's own choice would bring the code for all others along.
 fn decode(kind: u16, body: &[u8]) -> Option<RouteNetlinkMessage> {
-    let mut header = NetlinkHeader::default();
-    header.message_type = kind;
-    RouteNetlinkMessage::deserialize(&header, body).ok()
+    let link = |of: fn(LinkMessage) -> RouteNetlinkMessage| LinkMessage::parse(body).ok().map(of);
+    let address = |of: fn(AddressMessage) -> RouteNetlinkMessage| AddressMessage::parse(body).ok().map(of);
+    let route = |of: fn(RouteMessage) -> RouteNetlinkMessage| RouteMessage::parse(body).ok().map(of);
+    let neighbour = |of: fn(NeighbourMessage) -> RouteNetlinkMessage| NeighbourMessage::parse(body).ok().map(of);
+    match kind {
+        16 => link(RouteNetlinkMessage::NewLink),
+        17 => link(RouteNetlinkMessage::DelLink),
+        18 => link(RouteNetlinkMessage::GetLink),
+        20 => address(RouteNetlinkMessage::NewAddress),
+        21 => address(RouteNetlinkMessage::DelAddress),
+        22 => address(RouteNetlinkMessage::GetAddress),
+        24 => route(RouteNetlinkMessage::NewRoute),
+        25 => route(RouteNetlinkMessage::DelRoute),
+        26 => route(RouteNetlinkMessage::GetRoute),
+        28 => neighbour(RouteNetlinkMessage::NewNeighbour),
+        29 => neighbour(RouteNetlinkMessage::DelNeighbour),
+        30 => neighbour(RouteNetlinkMessage::GetNeighbour),
+        _ => None,
+    }
 }
 
 /// The message without the attributes that cannot be read. `None` when one of them is needed.

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkSerializable};
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_REQUEST};
 use netlink_packet_route::RouteNetlinkMessage;
 use rustix::net::RecvFlags;
 
@@ -185,7 +185,32 @@ fn brings_an_object(message: &RouteNetlinkMessage) -> bool {
 }
 
 fn put(client: &mut Client, message: &RouteNetlinkMessage, flags: u16) {
-    client.put(message.message_type(), flags, message.buffer_len(), |body| message.serialize(body));
+    let body = body(message);
+    client.put(message.message_type(), flags, body.buffer_len(), |bytes| body.emit(bytes));
+}
+
+/// What stands behind a message's header. netlink-packet-route's own choice would bring the code for all other kinds
+/// along.
+fn body(message: &RouteNetlinkMessage) -> &dyn Emitable {
+    use RouteNetlinkMessage as Message;
+    match message {
+        Message::NewLink(link) | Message::SetLink(link) | Message::GetLink(link) | Message::DelLink(link) => link,
+        Message::NewAddress(address) | Message::GetAddress(address) | Message::DelAddress(address) => address,
+        Message::NewRoute(route) | Message::GetRoute(route) | Message::DelRoute(route) => route,
+        Message::NewNeighbour(entry) | Message::GetNeighbour(entry) | Message::DelNeighbour(entry) => entry,
+        // nothing makes a message of another kind; one that has no body is refused by the kernel
+        _ => &Nothing,
+    }
+}
+
+struct Nothing;
+
+impl Emitable for Nothing {
+    fn buffer_len(&self) -> usize {
+        0
+    }
+
+    fn emit(&self, _: &mut [u8]) {}
 }
 
 impl AsFd for Socket {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::errnos::ERRNOS;
+use super::errnos::{LINES, NUMBERS};
 
 /// An error number with its symbol, as strace prints it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,7 +27,8 @@ impl Errno {
 
     /// The symbol and a sentence.
     fn words(self) -> Option<(&'static str, &'static str)> {
-        ERRNOS.iter().find(|(number, ..)| *number == self.0).map(|(_, symbol, text)| (*symbol, *text))
+        let at = NUMBERS.iter().position(|number| *number == self.0)?;
+        LINES.lines().nth(at)?.split_once(": ")
     }
 }
 
@@ -134,8 +135,11 @@ mod tests {
 
     #[test]
     fn no_number_is_there_twice() {
-        let numbers: BTreeSet<_> = ERRNOS.iter().map(|(number, ..)| number).collect();
-        let symbols: BTreeSet<_> = ERRNOS.iter().map(|(_, symbol, _)| symbol).collect();
-        assert_eq!((numbers.len(), symbols.len()), (ERRNOS.len(), ERRNOS.len()));
+        let numbers: BTreeSet<_> = NUMBERS.iter().collect();
+        let symbols: BTreeSet<_> = LINES.lines().filter_map(|line| line.split_once(": ")).map(|(s, _)| s).collect();
+        assert_eq!(
+            (numbers.len(), symbols.len(), LINES.lines().count()),
+            (NUMBERS.len(), NUMBERS.len(), NUMBERS.len())
+        );
     }
 }

@@ -169,7 +169,7 @@ impl VxlanData {
     }
 
     /// True when the two devices speak the same VNI, as far as the lease tells: by its low 16 bits, and a lease without
-    /// one is believed to.
+    /// one may have any.
     pub fn speaks(self, vni: Vni) -> bool {
         self.vni.is_none_or(|theirs| theirs.get() & 0xffff == vni.get() & 0xffff)
     }

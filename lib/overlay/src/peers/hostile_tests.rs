@@ -1,4 +1,4 @@
-//! A store full of lies: what is good survives, and the time does not run away.
+//! A store in which most leases are hostile: the good ones are followed, and the work grows with the number of leases.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -49,33 +49,33 @@ fn subnet(n: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0a64_0000 + (n << 8))
 }
 
-/// The n-th lie; `good` is how many hosts there are to lie about.
-fn lie(n: u32, good: u32) -> (String, String) {
+/// The n-th hostile lease; `good` is how many honest hosts there are.
+fn hostile(n: u32, good: u32) -> (String, String) {
     let (victim, free) = (n % good, Ipv4Addr::from(0x0ac8_0000 + ((n % 12_000) << 8)));
     let (some_mac, key) = (mac(0x80_0000 + n), format!("{free}-24&fd00:{:x}:{:x}::-64", n >> 16, n & 0xffff));
-    let tale = |public: &str| vxlan(public, some_mac);
+    let claim = |public: &str| vxlan(public, some_mac);
     match n % 16 {
         0 => (key, format!("{{\"PublicIP\":\"{}\"", public(n))),
         1 => (key, String::from_utf8_lossy(&n.to_be_bytes()).into_owned()),
-        2 => (format!("{free}-{n}-24"), tale(&public(n))),
+        2 => (format!("{free}-{n}-24"), claim(&public(n))),
         // everything, half of everything, and the victim with its neighbours
-        3 => (format!("0.0.0.0-0&::-{}", n % 127), tale(&public(n))),
-        4 => (format!("0.0.0.0-{}&fd00:1:{:x}::-64", n % 31, n & 0xffff), tale("0.0.0.0")),
-        5 => (format!("{}-{}&fd00:2:{:x}::-64", subnet(victim & !63), 18 + n % 5, n & 0xffff), tale(&public(n))),
+        3 => (format!("0.0.0.0-0&::-{}", n % 127), claim(&public(n))),
+        4 => (format!("0.0.0.0-{}&fd00:1:{:x}::-64", n % 31, n & 0xffff), claim("0.0.0.0")),
+        5 => (format!("{}-{}&fd00:2:{:x}::-64", subnet(victim & !63), 18 + n % 5, n & 0xffff), claim(&public(n))),
         // the victim's own subnet again, and with bits beyond its length
-        6 => (format!("{}-24&fd00:3:{:x}::-64", subnet(victim), n & 0xffff), tale(&public(n))),
-        7 => (format!("10.100.{}.{}-24", n % 256, 1 + n % 255), tale(&public(n))),
+        6 => (format!("{}-24&fd00:3:{:x}::-64", subnet(victim), n & 0xffff), claim(&public(n))),
+        7 => (format!("10.100.{}.{}-24", n % 256, 1 + n % 255), claim(&public(n))),
         // ours: the subnet, the address, the MAC
-        8 => (format!("10.255.255.0-{}&fd00:4:{:x}::-64", 24 + n % 7, n & 0xffff), tale(&public(n))),
-        9 => (key, tale("192.0.2.1")),
+        8 => (format!("10.255.255.0-{}&fd00:4:{:x}::-64", 24 + n % 7, n & 0xffff), claim(&public(n))),
+        9 => (key, claim("192.0.2.1")),
         10 => (key, vxlan(&public(n), OUR_MAC)),
         // the victim's MAC and address, addresses that nobody can have
         11 => (key, vxlan(&public(0x20_0000 + n), mac(victim))),
-        12 => (key, tale(&format!("224.0.{}.1", n % 256))),
-        13 => (key, tale(&format!("127.0.{}.1", n % 256))),
+        12 => (key, claim(&format!("224.0.{}.1", n % 256))),
+        13 => (key, claim(&format!("127.0.{}.1", n % 256))),
         14 => (key, vxlan(&public(n), Mac([1, 0, 0x5e, 0, 0, 1]))),
         // among the victim's pods: a loop
-        _ => (key, tale(&Ipv4Addr::from(u32::from(subnet(victim)) + 7).to_string())),
+        _ => (key, claim(&Ipv4Addr::from(u32::from(subnet(victim)) + 7).to_string())),
     }
 }
 
@@ -83,7 +83,7 @@ fn lie(n: u32, good: u32) -> (String, String) {
 fn leases(total: u32) -> Vec<(String, String)> {
     let good = total / 4;
     let hosts = (0..good).map(|n| (format!("{}-24", subnet(n)), vxlan(&public(n), mac(n))));
-    let mut leases: Vec<_> = hosts.chain((0..total - good).map(|n| lie(n, good))).collect();
+    let mut leases: Vec<_> = hosts.chain((0..total - good).map(|n| hostile(n, good))).collect();
     leases.sort_by_cached_key(|(key, value)| (key.bytes().rev().collect::<Vec<_>>(), value.len()));
     leases
 }
@@ -99,7 +99,7 @@ fn a_hundred_thousand_leases_are_judged_and_the_good_ones_survive() {
     assert_eq!(found.len(), wanted.len());
     assert!(found.iter().zip(wanted).all(|(found, wanted)| *found == wanted));
     assert!(peers.good.iter().all(|peer| peer.half(Family::V4).is_some() && peer.half(Family::V6).is_none()));
-    assert!(peers.rejected.len() >= (total - good) as usize, "each lie is named, some in both families");
+    assert!(peers.rejected.len() >= (total - good) as usize, "each hostile one is named, some in both families");
     assert!(peers.shared.is_empty());
 }
 

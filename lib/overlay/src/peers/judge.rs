@@ -20,9 +20,8 @@ use super::claims::{Claimant, Claims, Rank};
 use super::index::Spans;
 use super::own::OwnChanges;
 use super::{Own, Peer, Standing};
-use crate::backend::Data;
 use crate::lease::{StoredLease, Subnets};
-use crate::net::{ByFamily, address, bounds};
+use crate::net::ByFamily;
 use crate::netconf::NetConf;
 
 /// What a judgement may have changed.
@@ -40,15 +39,15 @@ pub struct Touched {
 }
 
 /// One judgement.
-struct Judgement<'a> {
-    book: &'a mut Book,
-    rules: &'a Rules,
+pub(super) struct Judgement<'a> {
+    pub(super) book: &'a mut Book,
+    pub(super) rules: &'a Rules,
     /// Halves to be given their subnets.
-    queue: BTreeSet<(Rank, Family)>,
+    pub(super) queue: BTreeSet<(Rank, Family)>,
     /// Subnets that were given or taken back.
-    moved: BTreeSet<IpNetwork>,
+    pub(super) moved: BTreeSet<IpNetwork>,
     /// The leases that were looked at, and how they stood before; `None`: everything is looked at.
-    before: Option<BTreeMap<Subnets, ByFamily<Standing>>>,
+    pub(super) before: Option<BTreeMap<Subnets, ByFamily<Standing>>>,
 }
 
 impl Book {
@@ -165,136 +164,15 @@ impl Judgement<'_> {
         }
     }
 
-    fn note(&mut self, peer: &Peer) {
+    pub(super) fn note(&mut self, peer: &Peer) {
         if let Some(before) = &mut self.before {
             before.entry(peer.lease.subnets).or_insert(peer.standing);
         }
     }
 
-    fn set(&mut self, key: &Subnets, family: Family, standing: Standing) {
+    pub(super) fn set(&mut self, key: &Subnets, family: Family, standing: Standing) {
         if let Some(peer) = self.book.leases.get_mut(key) {
             *peer.standing.get_mut(family) = standing;
-        }
-    }
-
-    /// Asks the second and the third question of all that are in the queue, and gives who was asked.
-    fn give_subnets(&mut self) -> Vec<(Rank, Family)> {
-        let mut asked = Vec::new();
-        while let Some((rank, family)) = self.queue.pop_first() {
-            let Some(peer) = self.book.leases.get(&rank.subnets).cloned() else { continue };
-            let Some(subnet) = peer.lease.subnets.get(family) else { continue };
-            self.note(&peer);
-            let mut standing = self.identity(&peer, rank, family);
-            if matches!(standing, Standing::Good { .. }) && !self.give(subnet, rank) {
-                standing = Standing::Overlaps;
-            }
-            if !matches!(standing, Standing::Good { .. }) {
-                self.refuse(subnet, rank);
-            }
-            self.set(&rank.subnets, family, standing);
-            if self.before.is_some() {
-                asked.push((rank, family));
-            }
-        }
-        asked
-    }
-
-    /// Whether a half that makes sense by itself owns its MAC address and its key.
-    fn identity(&self, peer: &Peer, rank: Rank, family: Family) -> Standing {
-        let Peer { lease, standing } = peer;
-        if matches!(standing.get(family), Standing::Absent | Standing::Refused) {
-            return *standing.get(family);
-        }
-        let key = lease.attrs.wireguard(family).is_some_and(|data| self.book.keys.has(data.public_key, rank, family));
-        if key && self.book.owner_of_key(lease, family).is_some() {
-            return Standing::Key;
-        }
-        let mac = lease.attrs.vtep(family).map(|vtep| (family, vtep.vtep_mac));
-        let claimed = mac.is_some_and(|mac| self.book.macs.has(mac, rank, family));
-        let vtep = claimed && self.book.owner_of_mac(lease, family).is_none();
-        if claimed && !vtep && lease.attrs.backend_type.says() == Some(Data::Vtep) {
-            return Standing::Mac;
-        }
-        Standing::Good { vtep, key }
-    }
-
-    /// Gives a half its subnet, and takes it from those that come later. False when one that comes before has a part.
-    fn give(&mut self, subnet: IpNetwork, rank: Rank) -> bool {
-        if self.book.spans.is_held(subnet, &rank.subnets) {
-            return true;
-        }
-        if self.book.holder_before(subnet, rank).is_some() {
-            return false;
-        }
-        let later: Vec<(IpNetwork, Subnets)> = self.book.spans.given_over(subnet).collect();
-        for (theirs, holder) in later {
-            let Some(rank) = self.book.rank_of(&holder, theirs.into()) else { continue };
-            self.take_back(theirs, rank);
-            self.queue.insert((rank, theirs.into()));
-        }
-        self.book.spans.give(subnet, rank.subnets);
-        self.moved.insert(subnet);
-        true
-    }
-
-    fn refuse(&mut self, subnet: IpNetwork, rank: Rank) {
-        if self.book.spans.is_held(subnet, &rank.subnets) {
-            self.take_back(subnet, rank);
-        }
-        self.book.spans.refuse(subnet, rank.subnets);
-    }
-
-    fn take_back(&mut self, subnet: IpNetwork, rank: Rank) {
-        self.book.spans.take_back(subnet);
-        self.moved.insert(subnet);
-        self.free(subnet, Some(rank));
-    }
-
-    /// Those that were refused `subnet`, or a part of it, may have it now: those that come after its holder.
-    fn free(&mut self, subnet: IpNetwork, holder: Option<Rank>) {
-        let family = Family::from(subnet);
-        let Some((network, _)) = *self.rules.families.get(family) else { return };
-        for key in self.book.spans.refused_over(subnet, network) {
-            let Some(peer) = self.book.leases.get(&key) else { continue };
-            let Some(rank) = self.book.rank(&peer.lease, family) else { continue };
-            if *peer.standing.get(family) == Standing::Overlaps && Some(rank) > holder {
-                self.queue.insert((rank, family));
-            }
-        }
-    }
-
-    /// The halves whose address is in a subnet that was given or taken back.
-    fn find_concerned(&self) -> Vec<(Rank, Family)> {
-        let mut concerned = Vec::new();
-        for subnet in &self.moved {
-            let (family, (first, last)) = (Family::from(*subnet), bounds(*subnet));
-            for key in self.book.addresses.publishing(address(family, first), address(family, last)) {
-                concerned.extend(self.book.rank_of(&key, family).map(|rank| (rank, family)));
-            }
-        }
-        concerned
-    }
-
-    /// Asks the fourth question.
-    fn find_loops(&mut self, halves: Vec<(Rank, Family)>) {
-        for (Rank { subnets: key, .. }, family) in halves {
-            let Some(peer) = self.book.leases.get(&key) else { continue };
-            let placed = key.get(family).is_some_and(|subnet| self.book.spans.is_held(subnet, &key));
-            let Some(public) = peer.lease.attrs.public(family).filter(|_| placed) else { continue };
-            let standing = *peer.standing.get(family);
-            let now = match (standing, self.book.spans.given_around(public)) {
-                (_, Some(_)) => Standing::Loops,
-                (Standing::Loops, None) => {
-                    let rank = self.book.rank(&peer.lease, family);
-                    rank.map_or(standing, |rank| self.identity(peer, rank, family))
-                }
-                (other, None) => other,
-            };
-            if now != standing {
-                let peer = peer.clone();
-                self.note(&peer);
-                self.set(&key, family, now);
-            }
         }
     }
 

@@ -9,9 +9,12 @@ mod book;
 mod claims;
 #[cfg(test)]
 mod hostile_tests;
+mod hosts;
 mod index;
 mod judge;
 mod own;
+mod query;
+mod questions;
 mod reason;
 #[cfg(test)]
 mod tests;
@@ -25,6 +28,7 @@ use kernel::types::Family;
 
 pub use alone::shape;
 pub use book::Book;
+pub use hosts::{dns_servers, gateways};
 pub use judge::Touched;
 pub use own::{Own, Service};
 pub use reason::Reason;
@@ -126,6 +130,18 @@ pub struct Rejected {
     pub family: Option<Family>,
     /// The rule that it breaks.
     pub reason: Reason,
+}
+
+impl Rejected {
+    /// The family, the reason and what to do about it, for the operator of a store.
+    pub fn explained(&self) -> String {
+        let family = match self.family {
+            Some(Family::V4) => "IPv4: ",
+            Some(Family::V6) => "IPv6: ",
+            None => "",
+        };
+        format!("{family}{} ({})", self.reason, self.reason.remedy())
+    }
 }
 
 /// Two peers with one address.

@@ -16,7 +16,7 @@ pub enum Reason {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// It has only subnets of families that are off here.
-    #[error("it has no subnet of a family that is on in this host's configuration")]
+    #[error("it has no subnet of a family that this host's configuration turns on")]
     FamilyOff,
     /// The subnet has bits beyond its length.
     #[error("its subnet {0} has bits beyond its prefix length")]
@@ -58,7 +58,7 @@ pub enum Reason {
         /// What that address is for this host
         service: Service,
     },
-    /// Another lease has it. That one has the configured length and this one not, or else the smaller key.
+    /// Another lease has it, or a part of it, and comes first.
     #[error("its subnet {subnet} overlaps that of the lease {winner}, which comes first")]
     Overlaps {
         /// What it claims
@@ -108,15 +108,14 @@ pub enum Reason {
     #[error("its WireGuard data cannot be read: {0}")]
     Wireguard(#[source] AttrsError),
     /// The key is this host's.
-    #[error("its WireGuard key {0} is this host's own (a copied key file? delete one, and restart flanneld there)")]
+    #[error("its WireGuard key {0} is this host's own")]
     OwnKey(PublicKey),
-    /// A lease of another address has the key. It is the one whose host speaks with it; while that is not known, the one
-    /// with the configured length, or else the smaller key in the store.
+    /// A lease of another address has the key: the one whose host sends with it, or while that is not known the first.
     #[error("its WireGuard key {key} is that of the lease {winner}, which is its host's or comes first")]
     SameKey {
         /// What it publishes
         key: PublicKey,
-        /// The store's key of the lease that keeps it
+        /// The key of the lease that keeps it
         winner: Subnets,
     },
     /// The extension backend's data cannot be read.
@@ -131,8 +130,7 @@ pub enum Reason {
     /// The MAC is this host's.
     #[error("its VTEP's MAC address {0} is this host's own")]
     OwnMac(Mac),
-    /// A lease of another address has the MAC. That one has the configured length and this one not, or else the
-    /// smaller key.
+    /// A lease of another address has the MAC, and comes first.
     #[error("its VTEP's MAC address {mac} is that of the lease {winner}, which comes first")]
     SameMac {
         /// What it publishes
@@ -140,4 +138,62 @@ pub enum Reason {
         /// The key of the lease that keeps it
         winner: Subnets,
     },
+}
+
+impl Reason {
+    /// What an operator does about it. "There" is the host that the lease is of.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Refused(Refusal::Key(_) | Refusal::NotCanonical { .. } | Refusal::TooLarge | Refusal::NotAFile) => {
+                "delete it from the store: flanneld does not write such entries"
+            }
+            Self::Refused(Refusal::Value(_)) | Self::NoVtep | Self::NoKey | Self::Wireguard(_) | Self::Vtep(_) => {
+                "restart flanneld there, so that it is written again, or delete it when that host is gone"
+            }
+            Self::Extension(_) => "restart flanneld there: the data is what PreStartupCommand prints",
+            Self::FamilyOff => "restart flanneld there, so that it follows the configuration",
+            Self::HostBits(_) | Self::OutsideNetwork { .. } | Self::WholeNetwork(_) => {
+                "all hosts of a store have one Network: restart flanneld there, or delete the lease when that host is gone"
+            }
+            Self::OverlapsOwn { .. } => {
+                "two hosts cannot have one subnet: delete the lease that is not in use, and restart flanneld on its host"
+            }
+            Self::ContainsOwn { .. } | Self::ContainsHost { .. } => {
+                "a route to it would cut this host off: choose a Network, or SubnetMin and SubnetMax, without that address"
+            }
+            Self::Overlaps { .. } => {
+                "SubnetLen comes first, then the older lease, then the smaller key: delete the one that is not in use"
+            }
+            Self::NoAddress => "the underlay link there needs an address of this family",
+            Self::Address { .. } | Self::EdgeOfUnderlay { .. } | Self::AddressInSubnet { .. } => {
+                "start flanneld there with --public-ip or --iface, so that it publishes an address of its underlay"
+            }
+            Self::OwnAddress(_) => {
+                "a lease that this host had before ends by itself; another host needs another --public-ip"
+            }
+            Self::OwnKey(_) | Self::SameKey { .. } => {
+                "a copied key file? delete it on one of the two hosts, and restart flanneld there"
+            }
+            Self::MacNotUnicast(_) | Self::OwnMac(_) | Self::SameMac { .. } => {
+                "a copied host? delete the lease and the VXLAN device there, and restart flanneld there"
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_do_is_said_behind_the_reason() {
+        let reason = Reason::WholeNetwork("10.5.0.0/16".parse().unwrap());
+        let rejected =
+            super::super::Rejected { key: "10.5.0.0-16".into(), family: Some(kernel::types::Family::V4), reason };
+        assert_eq!(
+            rejected.explained(),
+            "IPv4: its subnet 10.5.0.0/16 is the whole network (all hosts of a store have one Network: restart flanneld \
+             there, or delete the lease when that host is gone)"
+        );
+    }
 }

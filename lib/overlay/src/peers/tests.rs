@@ -57,7 +57,7 @@ fn reason(key: &str, value: &str) -> String {
 }
 
 #[test]
-fn a_good_lease_is_believed_in_both_families() {
+fn a_good_lease_is_followed_in_both_families() {
     let value = r#"{"PublicIP":"10.99.0.3","PublicIPv6":"fd99::3","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"4a:ed:0f:9b:24:90"},"BackendV6Data":{"VNI":1,"VtepMAC":"12:a5:0d:d7:d9:76"}}"#;
     let peers = judge(&[("10.5.53.0-24&fd05:0:0:65::-64", value.into())]);
     assert_eq!((peers.rejected.len(), peers.shared.len()), (0, 0));
@@ -128,6 +128,61 @@ fn each_bad_lease_has_its_reason() {
     ] {
         let found = reason(key, value);
         assert!(found.starts_with(said), "{key} {value}\n found {found}\nwanted {said}");
+    }
+}
+
+#[test]
+fn a_lease_takes_no_host_away_that_this_one_needs() {
+    let hosts = [
+        ("10.5.9.1", Service::Gateway),
+        ("10.5.9.53", Service::Dns),
+        ("fd05:0:0:9::2379", Service::Store),
+        ("192.0.2.254", Service::Gateway),
+    ];
+    let hosts = hosts.map(|(address, service)| (address.parse().unwrap(), service)).to_vec();
+    let own = Own { hosts, ..own() };
+    let value = r#"{"PublicIP":"10.99.0.9","PublicIPv6":"fd99::9","BackendType":"host-gw"}"#;
+    let said = |key: &str| {
+        let peers = check(&conf(), &own, [(key, value), ("10.5.8.0-24", &host_gw("10.99.0.8"))]);
+        assert_eq!(keys(&peers), ["10.5.8.0-24"]);
+        peers.rejected.iter().map(|rejected| rejected.reason.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(said("10.5.9.0-26"), ["its subnet 10.5.9.0/26 contains 10.5.9.1, this host's gateway"]);
+    assert_eq!(said("10.5.9.32-27"), ["its subnet 10.5.9.32/27 contains 10.5.9.53, this host's DNS server"]);
+    assert_eq!(
+        said("0.0.0.0-0&fd05:0:0:9::-64"),
+        ["its subnet fd05:0:0:9::/64 contains fd05:0:0:9::2379, this host's store"]
+    );
+}
+
+#[test]
+fn an_address_of_the_underlay_itself_is_no_hosts() {
+    let said = |prefix: &str, public: &str| {
+        let own = Own { underlay: vec![prefix.parse().unwrap()], ..Own::default() };
+        let value = format!(r#"{{"PublicIP":"{public}","PublicIPv6":"{public}","BackendType":"host-gw"}}"#);
+        let six = public.contains(':');
+        let (key, value) = match six {
+            true => ("0.0.0.0-0&fd05:0:0:9::-64", value.replacen(public, "0.0.0.0", 1)),
+            false => ("10.5.9.0-24", value.replace(&format!(r#""PublicIPv6":"{public}""#), r#""PublicIPv6":null"#)),
+        };
+        let peers = check(&conf(), &own, [(key, value)]);
+        assert_eq!(peers.good.len() + peers.rejected.len(), 1);
+        peers.rejected.first().map(|rejected| rejected.reason.to_string())
+    };
+    for (prefix, public, what) in [
+        ("192.0.2.0/24", "192.0.2.0", Some("network address")),
+        ("192.0.2.0/24", "192.0.2.255", Some("broadcast address")),
+        ("192.0.2.128/30", "192.0.2.131", Some("broadcast address")),
+        ("192.0.2.0/24", "192.0.2.9", None),
+        ("192.0.2.0/24", "198.51.100.255", None),
+        ("192.0.2.0/31", "192.0.2.1", None),
+        ("192.0.2.0/32", "192.0.2.0", None),
+        ("2001:db8::/64", "2001:db8::", Some("routers' anycast address")),
+        ("2001:db8::/64", "2001:db8::ffff:ffff:ffff:ffff", None),
+        ("2001:db8::/127", "2001:db8::", None),
+    ] {
+        let wanted = what.map(|what| format!("its address {public} is the {what} of the underlay's {prefix}"));
+        assert_eq!(said(prefix, public), wanted, "{prefix} {public}");
     }
 }
 
@@ -214,7 +269,7 @@ fn a_mac_belongs_to_one_address_but_an_address_may_be_shared() {
 }
 
 #[test]
-fn peers_of_other_backends_are_believed_without_a_vtep() {
+fn peers_of_other_backends_are_followed_without_a_vtep() {
     let with_data = |kind: &str, data: &str| {
         format!(r#"{{"PublicIP":"10.99.0.7","PublicIPv6":null,"BackendType":"{kind}","BackendData":{data}}}"#)
     };
@@ -268,7 +323,7 @@ fn some_leases() -> impl Strategy<Value = Vec<(String, String)>> {
 
 proptest! {
     #[test]
-    fn believed_subnets_are_apart_and_inside(leases in some_leases()) {
+    fn subnets_that_are_followed_are_apart_and_inside(leases in some_leases()) {
         let (conf, own) = (conf(), own());
         let peers = check(&conf, &own, leases.clone());
         for family in Family::ALL {
@@ -336,9 +391,7 @@ fn a_key_is_one_hosts() {
         said,
         [
             others,
-            format!(
-                "its WireGuard key {OWN} is this host's own (a copied key file? delete one, and restart flanneld there)"
-            ),
+            format!("its WireGuard key {OWN} is this host's own"),
             "its WireGuard data cannot be read: PublicKey \"no key\" is not a WireGuard key".to_owned(),
             "its WireGuard data cannot be read: Port 70000 is not a port".to_owned(),
             "its type is wireguard, but it publishes no key for this family".to_owned(),

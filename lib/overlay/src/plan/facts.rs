@@ -27,7 +27,7 @@ pub struct Facts<'a> {
     pub own: Own<'a>,
     /// From where the holders of WireGuard keys have sent lately.
     pub endpoints: &'a Endpoints,
-    /// Hosts without which this one does not work, beside those that the routes name: the store, DNS servers.
+    /// Hosts without which this one does not work, beside those that the survey names: the store's.
     pub services: &'a [(IpAddr, Service)],
     /// What the operator has asked for.
     pub options: &'a Options,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use ipnetwork::IpNetwork;
 use kernel::state::State;
 use kernel::survey::SeenLink;
-use kernel::types::{Family, IfName, Mac};
+use kernel::types::{Family, IfName, Mac, masked};
 
 use super::frame::{Built, Change, Frame, moved};
 use super::notes::{self, Said};
@@ -18,7 +18,7 @@ use crate::keep::{self, Keep, Keeping, publish};
 use crate::lease::{LeaseAttrs, LeaseChanges, Subnets};
 use crate::net::ByFamily;
 use crate::netconf::NetConf;
-use crate::peers::{self, Book, Reason, Touched};
+use crate::peers::{self, Book, Reason, Service, Touched};
 use crate::render::ALIAS;
 use crate::subnet_env::SubnetEnv;
 use crate::underlay::{self, Found, Survey, UnderlayError};
@@ -64,6 +64,10 @@ struct Ground {
     /// Families whose underlay address is missing for a moment.
     missing: Vec<UnderlayError>,
     addresses: Arc<BTreeSet<IpAddr>>,
+    /// The prefixes of the underlay's addresses.
+    prefixes: Vec<IpNetwork>,
+    /// Gateways and DNS servers.
+    hosts: Vec<(IpAddr, Service)>,
     /// The tunnel devices with our mark.
     devices: Vec<IfName>,
     /// Their backends.
@@ -117,7 +121,7 @@ impl Memory {
         let families: Vec<Family> = facts.conf.families().map(|(family, _)| family).collect();
         let before = self.remembered.underlay.as_deref();
         let (found, missing) = underlay::choose(&facts.options.select, &families, facts.survey, before)?;
-        self.cache.ground = Some(Ground::new(facts, missing));
+        self.cache.ground = Some(Ground::new(facts, missing, &found.underlay.dev));
         // a pointer that is the same says that nothing has changed
         let found = match &self.remembered.underlay {
             Some(before) if **before == found => before.clone(),
@@ -160,7 +164,7 @@ impl Memory {
 
     /// What is done with the lease `own`.
     pub(super) fn lease(&mut self, facts: &Facts<'_>, underlay: &Arc<Found>, own: Subnets) -> Leased {
-        let touched = self.book.judge(facts.conf, &self.own(facts, underlay, own));
+        let touched = self.book.judge(facts.conf, &self.own(facts, own));
         self.take_census(&touched);
         self.cache.keeping = self.keep(facts);
         let change = self.render(self.frame(facts, underlay, own), &touched);
@@ -189,16 +193,18 @@ impl Memory {
         }
     }
 
-    fn own(&self, facts: &Facts<'_>, underlay: &Found, subnets: Subnets) -> peers::Own {
+    fn own(&self, facts: &Facts<'_>, subnets: Subnets) -> peers::Own {
         let macs = self.remembered.vtep_macs;
+        let ground = self.cache.ground.as_ref();
+        let hosts = ground.map(|ground| ground.hosts.as_slice()).unwrap_or_default();
         peers::Own {
             subnets,
-            addresses: self.cache.ground.as_ref().map(|ground| ground.addresses.clone()).unwrap_or_default(),
+            addresses: ground.map(|ground| ground.addresses.clone()).unwrap_or_default(),
             macs: Family::ALL.into_iter().filter_map(|family| *macs.get(family)).collect(),
             key: facts.own.keys.map(|keys| keys.public),
             endpoints: facts.endpoints.clone(),
-            hosts: facts.services.to_vec(),
-            underlay: underlay.underlay.connected.clone(),
+            hosts: hosts.iter().chain(facts.services).copied().collect(),
+            underlay: ground.map(|ground| ground.prefixes.clone()).unwrap_or_default(),
         }
     }
 
@@ -288,14 +294,18 @@ impl Memory {
 }
 
 impl Ground {
-    fn new(facts: &Facts<'_>, missing: Vec<UnderlayError>) -> Self {
+    fn new(facts: &Facts<'_>, missing: Vec<UnderlayError>, dev: &IfName) -> Self {
         let survey = facts.survey;
         let ours = || survey.links.iter().filter(|seen| is_ours(seen));
+        let of_underlay = survey.addresses.iter().filter(|seen| seen.key.dev == *dev);
+        let gateways = peers::gateways(&survey.routes, dev).into_iter();
         Self {
             survey: survey.clone(),
             conf: facts.conf.clone(),
             missing,
             addresses: Arc::new(survey.addresses.iter().map(|seen| seen.key.net.ip()).collect()),
+            prefixes: of_underlay.map(|seen| masked(seen.key.net)).collect(),
+            hosts: gateways.chain(survey.dns_servers.iter().copied()).collect(),
             devices: ours().map(|seen| seen.name.clone()).collect(),
             left: ours().filter_map(|seen| backend::left(&seen.name, &seen.link)).collect(),
         }

@@ -25,7 +25,6 @@ use kernel::types::{IfName, Mac};
 
 pub use facts::{Facts, Options, Own};
 pub use memory::Memory;
-pub use notes::rejected as rejection;
 
 use crate::backend::extension::ExtensionConf;
 use crate::backend::udp::UdpConf;

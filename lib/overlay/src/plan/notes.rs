@@ -33,16 +33,6 @@ pub(super) fn same_address(facts: &Facts<'_>, underlay: &Found, book: &Book) -> 
     ))
 }
 
-/// A lease that is not followed, with the family that its rule is about.
-pub fn rejected(rejected: &Rejected) -> String {
-    let family = match rejected.family {
-        Some(Family::V4) => "IPv4: ",
-        Some(Family::V6) => "IPv6: ",
-        None => "",
-    };
-    format!("{family}{}", rejected.reason)
-}
-
 /// What was said of the leases and still is so.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Said {
@@ -61,7 +51,7 @@ impl Said {
 
 /// The leases that are not followed, and those that share an address.
 pub(super) fn of_leases(rejections: &[Rejected], book: &Book) -> impl Iterator<Item = String> {
-    let ignored = rejections.iter().map(|r| format!("{} in the store is ignored: {}", r.key, rejected(r)));
+    let ignored = rejections.iter().map(|r| format!("{} in the store is ignored: {}", r.key, r.explained()));
     let shared = book.shared();
     ignored.chain(shared.map(|s| format!("the leases {} and {} publish the same address {}", s.key, s.with, s.public)))
 }

@@ -11,6 +11,7 @@ use kernel::types::{Family, IfIndex, IfName, Mtu};
 
 use crate::limits::Limits;
 use crate::net::ByFamily;
+use crate::peers::Service;
 
 /// The options that choose the underlay's link and the published addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct Survey {
     pub reach: Option<Route>,
     /// How many neighbours the kernel may have.
     pub limits: Limits,
+    /// The DNS servers that resolv.conf(5) names.
+    pub dns_servers: Vec<(IpAddr, Service)>,
 }
 
 /// The link by which this host reaches the others.

@@ -80,6 +80,7 @@ fn survey() -> Survey {
         ],
         reach: None,
         limits: Limits::default(),
+        dns_servers: vec![],
     }
 }
 

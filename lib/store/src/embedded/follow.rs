@@ -19,7 +19,7 @@ use crate::feed::Publisher;
 /// A timer stands still while the host sleeps, and leases do not: so no timer for the next expiry is longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-/// Tells the feed what the files hold.
+/// Publishes what the files hold.
 #[derive(Debug)]
 pub(super) struct Follower {
     /// The store's, for people.

@@ -12,7 +12,7 @@ use overlay::lease::Subnets;
 
 use crate::clock::Moment;
 
-/// Of a lease that was written before this boot, or by hand, the time of day alone can tell whether it is over. It may be
+/// Of a lease that was written before this boot, or by hand, only the time of day says whether it is over. It may be
 /// wrong, so whoever starts with this host has this long to renew it.
 pub(super) const GRACE: Duration = Duration::from_secs(300);
 

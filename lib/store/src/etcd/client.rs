@@ -234,3 +234,21 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::Asked;
+    use super::*;
+
+    #[tokio::test]
+    async fn addresses_are_literals_and_what_names_resolve_to() {
+        let endpoints = Some("http://192.0.2.9:1,http://[2001:db8::9]:1,http://localhost:1".into());
+        let client = Client::new(Options::check(Asked { endpoints, ..Asked::default() }).unwrap());
+        let literals: Vec<IpAddr> = vec!["192.0.2.9".parse().unwrap(), "2001:db8::9".parse().unwrap()];
+        assert_eq!(client.addresses(), literals);
+        client.resolve().await;
+        let all = client.addresses();
+        assert!(literals.iter().all(|literal| all.contains(literal)), "{all:?}");
+        assert!(all.iter().any(IpAddr::is_loopback), "{all:?}");
+    }
+}

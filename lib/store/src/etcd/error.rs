@@ -16,7 +16,7 @@ pub enum EtcdError {
     /// A call was refused, or not answered.
     #[error("etcd {endpoint}: {op}: {}{}{}", said(status), hint(status), certificate_hint(endpoint, status))]
     Call {
-        /// Of whom it was asked.
+        /// The member that was asked.
         endpoint: String,
         /// What was asked for: a verb and its object.
         op: &'static str,
@@ -26,15 +26,15 @@ pub enum EtcdError {
     /// The watch is over.
     #[error("etcd {endpoint}: watch the leases: {why}")]
     Watch {
-        /// Who ended it.
+        /// The member that ended it.
         endpoint: String,
-        /// Why.
+        /// The reason.
         why: WatchEnd,
     },
-    /// An answer lacks what every answer has.
+    /// An answer is without what every answer has.
     #[error("etcd {endpoint}: {op}: the answer is not one of etcd's")]
     Answer {
-        /// Of whom it was asked.
+        /// The member that was asked.
         endpoint: String,
         /// What was asked for.
         op: &'static str,
@@ -47,7 +47,7 @@ pub enum WatchEnd {
     /// etcd ended it.
     #[error("canceled: {0}")]
     Canceled(String),
-    /// What happened in between is not told any more.
+    /// etcd does not have the changes of the time in between any more.
     #[error("what was before revision {0} is compacted; the leases are listed anew")]
     Compacted(i64),
     /// It answers from before what it said already.

@@ -25,7 +25,7 @@ const LARGEST: usize = 256 << 20;
 /// A bundle of all public certificate authorities is 220 KB.
 const LARGEST_PEM: u64 = 4 << 20;
 
-/// What a member may send before it is told that it was read, bytes.
+/// What a member may send before an acknowledgement, bytes.
 const WINDOW: u32 = 1 << 20;
 
 /// One call of etcd's API.
@@ -39,7 +39,7 @@ pub(super) struct Method {
 /// An open connection.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
-    /// Tells connections apart.
+    /// Another one for each connection.
     pub(super) number: u64,
     /// Which of the endpoints.
     pub(super) index: usize,
@@ -86,7 +86,7 @@ impl Link {
                 self.token = Some(token);
                 Ok(())
             }
-            // a user may be named before etcd is told to ask for one
+            // a user may be named before etcd is configured to ask for one
             Err(status) if status.code() == Code::FailedPrecondition => Ok(()),
             Err(status) => Err(refused(status)),
         }
@@ -119,7 +119,7 @@ impl Link {
             let path = PathAndQuery::from_static(method.path);
             let asks = stream::once(async { ask }).chain(stream::pending());
             let mut request = self.request(asks);
-            // a member that has lost the others ends the stream, in place of telling nothing for ever
+            // a member that has lost the others ends the stream, in place of staying silent for ever
             request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
             Ok(grpc.streaming(request, path, codec).await?.into_inner())
         };

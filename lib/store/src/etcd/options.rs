@@ -82,9 +82,9 @@ pub struct TlsFiles {
 /// A user of etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// Its name.
+    /// The user's name.
     pub user: String,
-    /// Its password.
+    /// The user's password, as etcd has it.
     pub password: Secret,
 }
 
@@ -114,7 +114,7 @@ impl Default for Timing {
     }
 }
 
-/// All of it.
+/// How etcd is reached: checked, and with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Tried in this order; never empty.

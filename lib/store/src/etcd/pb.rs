@@ -58,10 +58,10 @@ pub struct RangeRequest {
     pub keys_only: bool,
 }
 
-/// What was read.
+/// The answer to [`RangeRequest`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct RangeResponse {
-    /// Always there.
+    /// Which store answered, and its revision then.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
     /// In the order of the keys.
@@ -86,10 +86,10 @@ pub struct PutRequest {
     pub lease: i64,
 }
 
-/// It was written.
+/// The answer to [`PutRequest`].
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct PutResponse {
-    /// Always there.
+    /// Which store answered, and its revision then.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
 }
@@ -105,10 +105,10 @@ pub struct DeleteRangeRequest {
     pub range_end: Vec<u8>,
 }
 
-/// They were deleted.
+/// The answer to [`DeleteRangeRequest`].
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct DeleteRangeResponse {
-    /// Always there.
+    /// Which store answered, and its revision then.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
     /// How many there were.
@@ -223,7 +223,7 @@ pub struct TxnRequest {
 /// What became of a transaction.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct TxnResponse {
-    /// Always there.
+    /// Which store answered, and its revision then.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
     /// Every condition held.
@@ -237,7 +237,7 @@ pub struct TxnResponse {
 /// Makes an etcd lease.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseGrantRequest {
-    /// Its life, seconds.
+    /// The least time that the lease lives without renewal, seconds.
     #[prost(int64, tag = "1")]
     pub ttl: i64,
     /// Its number; 0 lets etcd choose one.
@@ -248,13 +248,13 @@ pub struct LeaseGrantRequest {
 /// It was made.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct LeaseGrantResponse {
-    /// Always there.
+    /// Which store answered, and its revision then.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
-    /// Its number.
+    /// The etcd lease's id.
     #[prost(int64, tag = "2")]
     pub id: i64,
-    /// Its life as granted, seconds.
+    /// The time that it lives without renewal, seconds.
     #[prost(int64, tag = "3")]
     pub ttl: i64,
 }
@@ -262,7 +262,7 @@ pub struct LeaseGrantResponse {
 /// Ends an etcd lease and all keys attached to it.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseRevokeRequest {
-    /// Its number.
+    /// The etcd lease's id.
     #[prost(int64, tag = "1")]
     pub id: i64,
 }
@@ -270,7 +270,7 @@ pub struct LeaseRevokeRequest {
 /// It was ended.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseRevokeResponse {
-    /// Always there.
+    /// Which store answered, and its revision then.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
 }
@@ -278,7 +278,7 @@ pub struct LeaseRevokeResponse {
 /// Begins the life of an etcd lease anew.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseKeepAliveRequest {
-    /// Its number.
+    /// The etcd lease's id.
     #[prost(int64, tag = "1")]
     pub id: i64,
 }
@@ -286,10 +286,10 @@ pub struct LeaseKeepAliveRequest {
 /// It was begun anew.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseKeepAliveResponse {
-    /// Always there.
+    /// Which store answered, and its revision then.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
-    /// Its number.
+    /// The etcd lease's id.
     #[prost(int64, tag = "2")]
     pub id: i64,
     /// Its life from now on, seconds; 0 when there is no such lease.
@@ -300,7 +300,7 @@ pub struct LeaseKeepAliveResponse {
 /// Asks how long an etcd lease lives.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseTimeToLiveRequest {
-    /// Its number.
+    /// The etcd lease's id.
     #[prost(int64, tag = "1")]
     pub id: i64,
     /// Name the keys attached to it, too.
@@ -311,16 +311,16 @@ pub struct LeaseTimeToLiveRequest {
 /// How long an etcd lease lives.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct LeaseTimeToLiveResponse {
-    /// Always there.
+    /// Which store answered, and its revision then.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
-    /// Its number.
+    /// The etcd lease's id.
     #[prost(int64, tag = "2")]
     pub id: i64,
     /// Seconds left; -1 when there is no such lease.
     #[prost(int64, tag = "3")]
     pub ttl: i64,
-    /// Its whole life, seconds.
+    /// The time that it was granted for, seconds.
     #[prost(int64, tag = "4")]
     pub granted_ttl: i64,
     /// The keys attached to it.
@@ -353,7 +353,7 @@ pub struct WatchCreateRequest {
     /// The key after the last.
     #[prost(bytes = "vec", tag = "2")]
     pub range_end: Vec<u8>,
-    /// The first revision to tell of.
+    /// The first revision of which changes are sent.
     #[prost(int64, tag = "3")]
     pub start_revision: i64,
     /// Tell the revision now and then when nothing changes.
@@ -367,7 +367,7 @@ pub struct WatchCreateRequest {
 /// What a watch tells.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct WatchResponse {
-    /// Always there.
+    /// Which store answered, and its revision then.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
     /// The watch was begun.
@@ -405,7 +405,7 @@ pub struct Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
 pub enum EventType {
-    /// It was written.
+    /// The answer to [`PutRequest`].
     Put = 0,
     /// It was deleted, or it ended with its lease.
     Delete = 1,
@@ -433,7 +433,7 @@ impl std::fmt::Debug for AuthenticateRequest {
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 #[prost(skip_debug)]
 pub struct AuthenticateResponse {
-    /// Always there.
+    /// Which store answered, and its revision then.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
     /// Never printed.

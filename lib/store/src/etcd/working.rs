@@ -10,7 +10,7 @@ pub(super) struct Working {
     keys: Keys,
     revision: i64,
     newest: Option<(Vec<u8>, i64)>,
-    /// What a watch has said of a revision that is not whole yet.
+    /// The parts of a revision that is not whole yet.
     part: Vec<Event>,
 }
 
@@ -53,9 +53,9 @@ impl Working {
 
     /// Takes what a watch says; the changes that are whole with it.
     pub(super) fn apply(&mut self, answer: WatchResponse) -> Vec<Event> {
-        let told = answer.header.map_or(0, |header| header.revision);
-        // a watch without news tells how far it is
-        let mut revision = if answer.events.is_empty() && !answer.created { told } else { 0 };
+        let answered = answer.header.map_or(0, |header| header.revision);
+        // without events an answer says how far the watch is
+        let mut revision = if answer.events.is_empty() && !answer.created { answered } else { 0 };
         for event in answer.events {
             let deleted = event.r#type() == EventType::Delete;
             let Some(kv) = event.kv else { continue };
@@ -63,7 +63,7 @@ impl Working {
             let event = if deleted { self.delete(&kv.key) } else { self.put(kv) };
             self.part.extend(event);
         }
-        // of a revision that is told in several parts the last is to come
+        // the last part of this revision is still to come
         if answer.fragment {
             return Vec::new();
         }

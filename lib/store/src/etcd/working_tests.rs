@@ -24,14 +24,14 @@ fn listed(kvs: Vec<KeyValue>) -> (Working, Pending) {
     (working, pending)
 }
 
-fn told(revision: i64, events: Vec<(EventType, KeyValue)>) -> WatchResponse {
+fn watched(revision: i64, events: Vec<(EventType, KeyValue)>) -> WatchResponse {
     let events = events.into_iter().map(|(r#type, kv)| WatchEvent { r#type: r#type.into(), kv: Some(kv) });
     let header = Some(ResponseHeader { revision, ..ResponseHeader::default() });
     WatchResponse { header, events: events.collect(), ..WatchResponse::default() }
 }
 
 fn put(name: &str, value: &str, revision: i64) -> WatchResponse {
-    told(revision, vec![(EventType::Put, lease(name, value, 0, revision))])
+    watched(revision, vec![(EventType::Put, lease(name, value, 0, revision))])
 }
 
 fn names(pending: &mut Pending) -> (Vec<String>, Vec<String>) {
@@ -59,12 +59,12 @@ fn changes_are_taken_one_by_one() {
     names(&mut pending);
     let mut apply = |working: &mut Working, answer| working.apply(answer).into_iter().for_each(|e| pending.apply(e));
     apply(&mut working, put(NAME, "{}", 11));
-    apply(&mut working, told(12, vec![(EventType::Put, kv("/n/config", "{}", 0, 12))]));
+    apply(&mut working, watched(12, vec![(EventType::Put, kv("/n/config", "{}", 0, 12))]));
     let (changes, config) = pending.take();
     assert_eq!((changes.put.len(), config.flatten().is_some()), (1, true));
     let mut apply = |working: &mut Working, answer| working.apply(answer).into_iter().for_each(|e| pending.apply(e));
-    apply(&mut working, told(13, vec![(EventType::Delete, lease(NAME, "", 0, 13))]));
-    apply(&mut working, told(14, vec![(EventType::Delete, kv("/n/config", "", 0, 14))]));
+    apply(&mut working, watched(13, vec![(EventType::Delete, lease(NAME, "", 0, 13))]));
+    apply(&mut working, watched(14, vec![(EventType::Delete, kv("/n/config", "", 0, 14))]));
     let (changes, config) = pending.take();
     assert_eq!((changes.gone.len(), config), (1, Some(None)));
     assert_eq!((working.revision(), working.newest()), (14, None));
@@ -94,17 +94,17 @@ fn the_revision_is_what_is_wholly_in() {
     assert_eq!(working.revision(), 10, "more of revision 20 is to come");
     assert_eq!(working.apply(put("10.5.2.0-24", VALUE, 20)).len(), 2);
     assert_eq!(working.revision(), 20);
-    // the watch breaks, and another tells the part again
+    // the watch breaks, and another one repeats the part
     assert!(working.apply(WatchResponse { fragment: true, ..put(NAME, "{}", 21) }).is_empty());
     working.watched();
     assert_eq!(working.apply(put(NAME, "{}", 21)).len(), 1);
-    // the store is ahead of what this watch has told
-    working.apply(told(99, vec![(EventType::Put, lease(NAME, VALUE, 0, 22))]));
+    // the store is ahead of this watch
+    working.apply(watched(99, vec![(EventType::Put, lease(NAME, VALUE, 0, 22))]));
     assert_eq!(working.revision(), 22);
-    working.apply(WatchResponse { created: true, ..told(99, vec![]) });
+    working.apply(WatchResponse { created: true, ..watched(99, vec![]) });
     assert_eq!(working.revision(), 22);
-    working.apply(told(99, vec![]));
-    assert_eq!(working.revision(), 99, "without news it tells how far it is");
+    working.apply(watched(99, vec![]));
+    assert_eq!(working.revision(), 99, "without events it says how far the watch is");
 }
 
 /// The work of an event does not depend on how many leases there are.
@@ -120,7 +120,7 @@ fn an_event_reads_one_value() {
         }
         assert_eq!(parsed::count() - before, 1, "{leases} leases");
         assert_eq!(names(&mut pending), (vec![name(7)], vec![]), "{leases} leases");
-        for event in working.apply(told(12, vec![(EventType::Delete, lease(&name(7), "", 0, 12))])) {
+        for event in working.apply(watched(12, vec![(EventType::Delete, lease(&name(7), "", 0, 12))])) {
             pending.apply(event);
         }
         assert_eq!(parsed::count() - before, 1, "{leases} leases");

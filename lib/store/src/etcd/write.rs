@@ -163,7 +163,7 @@ impl Etcd {
             match self.client.time_to_live(lease).await {
                 Ok(answer) if answer.ttl > 0 && !answer.keys.is_empty() => self.ends.attached(lease),
                 Ok(_) => self.release(lease).await,
-                // the write that comes will tell what is wrong
+                // the write that follows fails with the reason
                 Err(_) => return,
             }
         }

@@ -6,9 +6,10 @@ use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, RouteScope, Scope, State};
 use kernel::survey::{Survey, connected, default_route, preferred_address};
-use kernel::types::{Family, IfName, RouteProtocol, TableId};
+use kernel::types::{Family, IfName, RouteProtocol, TableId, masked};
 use overlay::backend::{Host, Identity};
 use overlay::net::ByFamily;
+use overlay::peers::gateways;
 use overlay::reach::Reach;
 use overlay::render::{Ours, Renderer};
 use overlay::subnet_env::SubnetEnv;
@@ -55,7 +56,11 @@ pub(super) fn plan(network: &Network, name: &str, survey: &Survey, recorded: &[I
         let public = public.get_mut(family);
         *public = public.or(address);
     }
-    let own = network.own_at(&public, survey.addresses.iter().map(|seen| seen.key.net.ip()));
+    let mut own = network.own_at(&public, survey.addresses.iter().map(|seen| seen.key.net.ip()));
+    // who wrote the list of peers may well have a DNS server among the pods
+    own.hosts = gateways(&survey.routes, &link.name);
+    let of_link = survey.addresses.iter().filter(|seen| seen.key.dev == link.name);
+    own.underlay = of_link.map(|seen| masked(seen.key.net)).collect();
     let peers = network.judge(&own, &public).map_err(Obstacle::Mistakes)?;
     let host = Host {
         networks: network.conf.network_by_family(),

@@ -278,6 +278,26 @@ fn peers_are_held_to_what_leases_are() {
     let network = read(DataPath::HostGw, text).unwrap();
     let wrong = Obstacle::Mistakes(vec!["peers[0]: its address 203.0.113.1 is this host's own".to_owned()]);
     assert_eq!(plan(&network, "net", &survey(), &[]), Err(wrong));
+    for (subnet, public, wanted) in [
+        (
+            "10.244.2.0/24",
+            "192.0.2.255",
+            "peers[0]: its address 192.0.2.255 is the broadcast address of the underlay's 192.0.2.0/24",
+        ),
+        (
+            "10.244.2.0/24",
+            "192.0.2.0",
+            "peers[0]: its address 192.0.2.0 is the network address of the underlay's 192.0.2.0/24",
+        ),
+        ("10.244.3.0/24", "192.0.2.3", "peers[0]: its subnet 10.244.3.0/24 contains 10.244.3.254, this host's gateway"),
+    ] {
+        let text =
+            format!(r#"{{"network":"10.244.0.0/16","subnet":"10.244.1.0/24","peers":[{}]}}"#, peer(subnet, public));
+        let network = read(DataPath::HostGw, &text).unwrap();
+        let mut survey = survey();
+        survey.routes[0].1.via = "10.244.3.254".parse().ok();
+        assert_eq!(plan(&network, "net", &survey, &[]), Err(Obstacle::Mistakes(vec![wanted.to_owned()])));
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a follower tells.
+//! What a follower publishes.
 
 use super::*;
 use crate::config_path;

@@ -5,6 +5,7 @@ mod processes;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use overlay::allocate::Stored;
 use overlay::lease::StoredLease;
 
 use super::layout::Layout;
@@ -25,7 +26,7 @@ fn value(n: usize) -> Vec<u8> {
     format!(r#"{{"PublicIP":"192.0.2.{n}","PublicIPv6":null}}"#).into_bytes()
 }
 
-/// What a store has told so far.
+/// What a store has published so far.
 struct Seen {
     feed: Feed,
     leases: BTreeMap<String, StoredLease>,
@@ -65,7 +66,7 @@ impl Seen {
 
     fn has(&self, key: &str, n: usize) -> bool {
         let address = format!("192.0.2.{n}").parse().ok();
-        self.leases.get(key).is_some_and(|lease| lease.attrs.public_ip == address)
+        self.leases.get(key).is_some_and(|lease| Stored::from(lease).public_ip == address)
     }
 
     /// Waits until the store is as wanted.

@@ -34,7 +34,7 @@ fn a_killed_writer_leaves_whole_leases() {
         assert!(found.refused.is_empty(), "{:?}", found.refused);
         let ending = ending(&layout);
         for lease in &found.leases {
-            assert_eq!(lease.attrs.public_ip, "192.0.2.1".parse().ok());
+            assert_eq!(Stored::from(lease).public_ip, "192.0.2.1".parse().ok());
             assert!(ending.contains(&lease.subnets.to_string()), "{} would never end", lease.subnets);
         }
         layout.expire(&[]).unwrap();

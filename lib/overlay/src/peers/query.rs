@@ -1,0 +1,119 @@
+//! What a book says.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use kernel::types::Family;
+
+use super::alone::Alone;
+use super::{Book, Peer, Reason, Rejected, Shared, Standing};
+use crate::lease::{LeaseType, StoredLease, Subnets};
+
+impl Book {
+    /// The lease of these subnets, followed or not: this host's own, say.
+    pub fn lease(&self, subnets: &Subnets) -> Option<&StoredLease> {
+        Some(&self.leases.get(subnets)?.lease)
+    }
+
+    /// All leases in the order of their keys, followed or not.
+    pub fn leases(&self) -> impl Iterator<Item = &StoredLease> {
+        self.leases.values().map(|peer| &peer.lease)
+    }
+
+    /// The peer with these subnets, if it is followed.
+    pub fn peer(&self, subnets: &Subnets) -> Option<&Peer> {
+        self.leases.get(subnets).filter(|peer| peer.is_followed())
+    }
+
+    /// The leases that are followed, in one family at least, in the order of their keys.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.leases.values().filter(|peer| peer.is_followed())
+    }
+
+    /// How many leases are followed.
+    pub fn len(&self) -> usize {
+        self.counts.values().sum()
+    }
+
+    /// No lease is followed.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// How many leases of each `BackendType` are followed. Types of which there are none do not occur.
+    pub fn counts(&self) -> &BTreeMap<LeaseType, usize> {
+        &self.counts
+    }
+
+    /// What is not followed, and why: first leases, then what is no lease, each in the order of their keys.
+    pub fn rejected(&self) -> impl Iterator<Item = Rejected> {
+        let refused = self.refused.iter().map(|(text, refusal)| Rejected {
+            key: text.clone(),
+            family: None,
+            reason: refusal.clone().into(),
+        });
+        let leases = self.rejected.iter().filter_map(|key| self.leases.get(key));
+        leases.flat_map(|peer| self.reasons(peer)).chain(refused)
+    }
+
+    /// The entries that are no leases, as changes.
+    #[cfg(test)]
+    pub(crate) fn refused(&self) -> Vec<(String, Option<crate::lease::Refusal>)> {
+        self.refused.iter().map(|(text, refusal)| (text.clone(), Some(refusal.clone()))).collect()
+    }
+
+    /// The peers that publish `public`.
+    pub fn publishing(&self, public: IpAddr) -> impl Iterator<Item = &Peer> {
+        let peers = self.addresses.publishing(public, public).filter_map(|key| self.peer(&key));
+        peers.filter(move |peer| peer.half(public.into()).is_some_and(|half| half.public == public))
+    }
+
+    /// Peers that publish the same address, as hosts behind one NAT do. They are followed.
+    pub fn shared(&self) -> impl Iterator<Item = Shared> {
+        self.addresses.crowded().flat_map(move |public| {
+            let followed = move |key: &Subnets| {
+                let half = self.leases.get(key).and_then(|peer| peer.half(public.into()));
+                half.is_some_and(|half| half.public == public)
+            };
+            let mut there = self.addresses.publishing(public, public).filter(followed);
+            let with = there.next();
+            there.filter_map(move |key| Some(Shared { key, with: with?, public }))
+        })
+    }
+
+    fn reasons(&self, peer: &Peer) -> Vec<Rejected> {
+        let Some(rules) = &self.rules else { return Vec::new() };
+        let rejected = |family, reason| Rejected { key: peer.lease.subnets.to_string(), family, reason };
+        let alone = Alone { rules, own: &self.own, lease: &peer.lease };
+        if let Err(reason) = alone.whole() {
+            return vec![rejected(None, reason)];
+        }
+        let of_family = |family| Some(rejected(Some(family), self.reason(peer, alone, family)?));
+        Family::ALL.into_iter().filter_map(of_family).collect()
+    }
+
+    /// Why a half is not followed, found anew: few are, and what stands against them may change while they do not.
+    fn reason(&self, peer: &Peer, alone: Alone<'_>, family: Family) -> Option<Reason> {
+        let subnet = peer.lease.subnets.get(family)?;
+        match peer.standing.get(family) {
+            Standing::Absent | Standing::Good { .. } => None,
+            Standing::Refused => alone.half(family).err(),
+            Standing::Mac => {
+                let mac = peer.lease.attrs.vtep(family)?.vtep_mac;
+                Some(Reason::SameMac { mac, winner: self.owner_of_mac(&peer.lease, family)? })
+            }
+            Standing::Key => {
+                let key = peer.lease.attrs.wireguard(family)?.public_key;
+                Some(Reason::SameKey { key, winner: self.owner_of_key(&peer.lease, family)? })
+            }
+            Standing::Overlaps => {
+                let rank = self.rank(&peer.lease, family)?;
+                Some(Reason::Overlaps { subnet, winner: self.holder_before(subnet, rank)? })
+            }
+            Standing::Loops => {
+                let address = peer.lease.attrs.public(family)?;
+                Some(Reason::AddressInSubnet { address, subnet: self.spans.given_around(address)?.0 })
+            }
+        }
+    }
+}
