@@ -1,5 +1,6 @@
 //! The daemon that keeps a host equal to the leases, the operator's tool, and the lab that shows and tests both.
 
+pub mod claims;
 pub mod commands;
 pub mod config;
 pub mod ctl;

@@ -3,9 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kernel::diff::RouteText;
+use kernel::state::Scope;
 use kernel::types::{Family, IfName};
 use overlay::backend::wireguard::DEVICES;
+use overlay::lease::Subnets;
+use overlay::ownership;
 use overlay::plan::{Endpoints, Leased, PeerView, Plan};
+use overlay::underlay::Survey;
 use store::Published;
 use tokio::time::Instant;
 
@@ -14,7 +19,7 @@ use super::facts::Gathered;
 use super::kernel::{Applied, Target, converge};
 use super::pass::{Halt, Pass};
 use crate::events::Interest;
-use crate::events::facts::Chosen;
+use crate::events::facts::{Chosen, Named};
 use crate::report::PeerChanges;
 use crate::status::{self, Rejected};
 
@@ -28,12 +33,16 @@ impl Controller {
         let select = &self.known.options.select;
         let families: Vec<Family> = gathered.conf.families().map(|(family, _)| family).collect();
         let chosen = Chosen {
-            dev: plan.underlay.as_ref().ok().map(|found| found.underlay.dev.clone()),
+            dev: plan.underlay.as_ref().map(|found| found.underlay.dev.clone()),
             by_default_route: select.follows_default_route(&families),
             can_reach: select.can_reach,
         };
         let desired = self.memory.desired().filter(|_| plan.leased.is_some()).map(Arc::downgrade);
-        let facts = self.known.watch(gathered, chosen, &scope.links);
+        // of routes that are left to others none is named
+        let adopts = scope.routes.as_ref().filter(|routes| !routes.adopt.within.is_empty());
+        let within = adopts.map(|routes| routes.within.clone()).unwrap_or_default();
+        let own = self.store.held().map(|held| held.subnets).unwrap_or_default();
+        let facts = self.known.watch(gathered, chosen, &scope.links, Named { within, own });
         self.events.set_interest(Interest { desired, scope, facts });
     }
 
@@ -60,7 +69,7 @@ impl Controller {
 
     /// Carries out a plan.
     pub(super) async fn execute(&mut self, plan: Plan, gathered: &Gathered, pass: &mut Pass) -> Result<(), Halt> {
-        let (Some(mut leased), Some(attrs)) = (plan.leased, plan.attrs) else { return Ok(()) };
+        let (Some(mut leased), Ok(attrs)) = (plan.leased, plan.attrs) else { return Ok(()) };
         let complete = self.known.health.complete;
         if let Some(path) = leased.data_path {
             // before its routes: what they send to the device is moved from the first packet on
@@ -86,7 +95,7 @@ impl Controller {
                 Err(error) => pass.retry(error.to_string()),
             }
             self.outlet.subnet_env(&leased.subnet_env);
-            self.known.wrote(leased.subnet_env.subnets);
+            self.known.wrote(&leased.subnet_env);
             self.started = true;
         }
         Ok(())
@@ -97,7 +106,14 @@ impl Controller {
         let Some(desired) = self.memory.desired() else { return Ok(Applied::default()) };
         let drift = leased.delta.as_ref().is_some_and(|_| leased.work.compared == 0);
         let target = Target::of(leased, desired, gathered.trusted);
-        let done = converge(&self.kernel, target, leased.scope.clone()).await;
+        let scope = match target {
+            Target::Whole(_) => self.memory.scope().unwrap_or_default(),
+            Target::Part(_) => leased.scope.clone(),
+        };
+        if let Target::Whole(_) = target {
+            self.outlet.foreign_routes(foreign_routes(&scope, leased.subnet_env.subnets, &gathered.survey));
+        }
+        let done = converge(&self.kernel, target, scope).await;
         let applied =
             done.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
         if applied.outcome.is_whole() && !leased.scope.keep {
@@ -141,4 +157,11 @@ impl Controller {
             pass.rejected = Some(all.iter().map(show).collect());
         }
     }
+}
+
+/// The routes inside the network that are somebody else's, as `ip route` shows them.
+fn foreign_routes(scope: &Scope, own: Subnets, survey: &Survey) -> Vec<String> {
+    let Some(routes) = &scope.routes else { return Vec::new() };
+    let foreign = ownership::foreign(routes, (&scope.links, own), &survey.routes);
+    foreign.into_iter().map(|(key, route)| RouteText(key, route).to_string()).collect()
 }

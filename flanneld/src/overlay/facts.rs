@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use ipnetwork::IpNetwork;
 use kernel::types::{IfName, RouteProtocol, TableId};
 use kernel::{Kernel, KernelError, sysctl};
 use overlay::backend::WireguardKeys;
@@ -13,15 +14,16 @@ use overlay::net::ByFamily;
 use overlay::netconf::NetConf;
 use overlay::peers::{self, Service};
 use overlay::plan::{self, Endpoints, Facts, Own};
-use overlay::subnet_env::Previous;
+use overlay::subnet_env::{Previous, SubnetEnv};
 use overlay::underlay::Survey;
 use store::{Store, StoreHealth, files};
 
 use super::pass::Halt;
 use super::wireguard_key;
+use crate::claims::{self, Claims};
 use crate::config::Config;
 use crate::events::Events;
-use crate::events::facts::{self, Chosen};
+use crate::events::facts::{self, Chosen, Named};
 use crate::flags::Options;
 use crate::kernel_thread::KernelThread;
 
@@ -41,11 +43,12 @@ pub(super) struct Known {
     config: Config,
     /// The host as it was read last; `None`: it must be read.
     pub(super) survey: Option<Arc<Survey>>,
-    /// The subnets of the last run, once they were read.
-    previous: Option<Subnets>,
+    /// What the last run wrote for the CNI plugin, once it was read.
+    previous: Option<Previous>,
     keys: Option<WireguardKeys>,
     pub(super) endpoints: Endpoints,
     services: Vec<(IpAddr, Service)>,
+    claims: Claims,
     watched: Option<Watched>,
 }
 
@@ -54,6 +57,7 @@ struct Watched {
     survey: Arc<Survey>,
     chosen: Chosen,
     devices: Vec<IfName>,
+    named: Named,
     facts: Arc<facts::Facts>,
 }
 
@@ -61,7 +65,9 @@ struct Watched {
 pub(super) struct Gathered {
     pub(super) conf: Arc<NetConf>,
     pub(super) survey: Arc<Survey>,
-    pub(super) previous: Subnets,
+    pub(super) previous: Previous,
+    /// What other flannelds on this host serve, while this one has not announced what it serves.
+    served: Option<Vec<IpNetwork>>,
     /// The kernel was left as it was planned, and has announced nothing since.
     pub(super) trusted: bool,
 }
@@ -83,6 +89,7 @@ impl Known {
             keys: None,
             endpoints: Endpoints::new(),
             services: Vec::new(),
+            claims: Claims::default(),
             watched: None,
         }
     }
@@ -119,8 +126,8 @@ impl Known {
         };
         self.services = store.addresses().into_iter().map(|addr| (addr, Service::Store)).collect();
         self.learn_keys(&conf).await?;
-        let previous = self.previous().await;
-        Ok(Gathered { conf, survey, previous, trusted })
+        let (previous, served) = (self.previous().await, self.claim(&conf).await?);
+        Ok(Gathered { conf, survey, previous, served, trusted })
     }
 
     /// Reads what the underlay is chosen from.
@@ -146,35 +153,71 @@ impl Known {
         Ok(())
     }
 
-    /// The subnets that the last run wrote for the CNI plugin.
-    async fn previous(&mut self) -> Subnets {
-        if let Some(previous) = self.previous {
-            return previous;
+    /// What the last run wrote for the CNI plugin.
+    async fn previous(&mut self) -> Previous {
+        if let Some(previous) = &self.previous {
+            return previous.clone();
         }
         let options = self.options.clone();
         let read = move || files::read_configured(&options.subnet_file, LARGEST_SUBNET_FILE);
         // a file that is not there, or not readable, is of no run
         let text = off_thread(read).await.ok().and_then(Result::ok).unwrap_or_default();
-        *self.previous.insert(Previous::parse(&String::from_utf8_lossy(&text)).subnets)
+        self.previous.insert(Previous::parse(&String::from_utf8_lossy(&text))).clone()
+    }
+
+    /// Announces that this host serves the network of `conf`, and gives those that other flannelds serve. `None`: it is
+    /// announced, and was not refused.
+    async fn claim(&mut self, conf: &NetConf) -> Result<Option<Vec<IpNetwork>>, Halt> {
+        let networks = conf.networks();
+        if self.claims.are(&networks) {
+            return Ok(None);
+        }
+        let mut claims = std::mem::take(&mut self.claims);
+        let claim = move || {
+            let done = claims.claim(&networks).map_err(|error| format!("claim the network on this host: {error}"));
+            let served = done.map(|()| claims::served());
+            (claims, served)
+        };
+        let (claims, served) = off_thread(claim).await.map_err(Halt::Retry)?;
+        self.claims = claims;
+        served.map(Some).map_err(Halt::Retry)
+    }
+
+    /// This host serves the network of `gathered`, or must not.
+    pub(super) fn settle_claim(&mut self, gathered: &Gathered, may: bool) {
+        match may {
+            true => self.claims.keep(gathered.conf.networks()),
+            false => self.claims.give_up(),
+        }
     }
 
     /// What the kernel's announcements are held against: made anew when the survey is, or what was chosen by it.
-    pub(super) fn watch(&mut self, gathered: &Gathered, chosen: Chosen, devices: &[IfName]) -> Arc<facts::Facts> {
+    pub(super) fn watch(
+        &mut self,
+        gathered: &Gathered,
+        chosen: Chosen,
+        devices: &[IfName],
+        named: Named,
+    ) -> Arc<facts::Facts> {
         let same = |watched: &&Watched| {
-            Arc::ptr_eq(&watched.survey, &gathered.survey) && watched.chosen == chosen && watched.devices == devices
+            Arc::ptr_eq(&watched.survey, &gathered.survey)
+                && watched.chosen == chosen
+                && watched.devices == devices
+                && watched.named == named
         };
         if let Some(watched) = self.watched.as_ref().filter(same) {
             return watched.facts.clone();
         }
-        let facts = Arc::new(facts::Facts::new(chosen.clone(), devices, &gathered.survey));
+        let facts = Arc::new(facts::Facts::new(chosen.clone(), devices, named.clone(), &gathered.survey));
         let (survey, devices) = (gathered.survey.clone(), devices.to_vec());
-        self.watched = Some(Watched { survey, chosen, devices, facts: facts.clone() });
+        self.watched = Some(Watched { survey, chosen, devices, named, facts: facts.clone() });
         facts
     }
 
-    /// The subnets that the last run wrote, from now on.
-    pub(super) fn wrote(&mut self, subnets: Subnets) {
-        self.previous = Some(subnets);
+    /// subnet.env, as it is from now on.
+    pub(super) fn wrote(&mut self, written: &SubnetEnv) {
+        let (networks, subnets) = (written.networks.clone(), written.subnets);
+        self.previous = Some(Previous { networks, subnets });
     }
 
     /// The facts, for the lease that this host has.
@@ -196,13 +239,15 @@ impl Known {
             own: Own {
                 subnets: own.subnets,
                 published: own.published,
-                previous: gathered.previous,
+                previous: gathered.previous.subnets,
+                former: &gathered.previous.networks,
                 keys: self.keys,
                 printed,
                 random: ByFamily { v4, v6 },
             },
             endpoints: &self.endpoints,
             services: &self.services,
+            served: gathered.served.as_deref(),
             options: &self.plan,
         }
     }

@@ -8,6 +8,7 @@ use kernel::diff::Step;
 use kernel::state::{Scope, State};
 use kernel::{Kernel, KernelError, Outcome};
 use overlay::plan::{Delta, Leased};
+use overlay::settings;
 
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::StepCount;
@@ -90,11 +91,13 @@ fn count(outcome: &Outcome) -> Vec<StepCount> {
 }
 
 impl Applied {
-    /// Peers may send here: the devices are there and have their addresses.
+    /// Peers may send here: the devices are there and have their addresses, and the host forwards.
     pub(super) fn ready(&self) -> bool {
-        let carries = |object: &str| matches!(object, "link" | "address" | "wireguard");
-        self.outcome.conflicts.is_empty()
-            && !self.outcome.failed.iter().any(|(step, _)| carries(step.object()) && !step.is_delete())
+        let carries = |step: &Step| match step {
+            Step::WriteSysctl(path, _) => settings::is_vital(path),
+            step => matches!(step.object(), "link" | "address" | "wireguard") && !step.is_delete(),
+        };
+        self.outcome.conflicts.is_empty() && !self.outcome.failed.iter().any(|(step, _)| carries(step))
     }
 
     /// As [`Applied::ready`], with the reason why not.

@@ -65,6 +65,11 @@ impl Outlet {
         self.found = Some(found.clone());
     }
 
+    /// Other programs' routes inside the network.
+    pub(super) fn foreign_routes(&mut self, routes: Vec<String>) {
+        self.status.foreign_routes = routes;
+    }
+
     /// The host's own part of the data path is not up.
     pub(super) fn down(&self, why: String) {
         self.readiness.set(OVERLAY, Err(why));

@@ -1,7 +1,7 @@
 //! One pass: from the facts to a host that is as they say.
 
 use overlay::lease::LeaseAttrs;
-use overlay::plan::{Plan, plan};
+use overlay::plan::{Blocked, Plan, plan};
 use store::{Claim, HoldError};
 use tokio::time::Instant;
 
@@ -93,7 +93,7 @@ impl Controller {
         let prepared = self.extension.prepare(&gathered.conf, &mut pass.due);
         self.wait_until_started(prepared, pass)?;
         let mut plan = self.plan(&gathered, pass);
-        let attrs = self.check_underlay(&plan, &gathered)?;
+        let attrs = self.check(&plan, &gathered)?;
         if self.hold(&gathered, &attrs, pass).await? {
             plan = self.plan(&gathered, pass);
         }
@@ -116,26 +116,25 @@ impl Controller {
         plan
     }
 
-    /// What this host publishes, if there is a way out of it.
-    fn check_underlay(&mut self, plan: &Plan, gathered: &Gathered) -> Result<LeaseAttrs, Halt> {
-        match (&plan.underlay, &plan.attrs) {
-            (Ok(found), Some(attrs)) => {
-                self.outlet.underlay(&gathered.conf, found);
-                Ok(attrs.clone())
-            }
-            (Err(error), _) if !self.started => Err(Halt::Stop(error.clone().into())),
-            (Err(error), _) => {
+    /// What this host publishes, if it can have a part in the network.
+    fn check(&mut self, plan: &Plan, gathered: &Gathered) -> Result<LeaseAttrs, Halt> {
+        plan.underlay.iter().for_each(|found| self.outlet.underlay(&gathered.conf, found));
+        self.known.settle_claim(gathered, plan.attrs.is_ok());
+        match &plan.attrs {
+            Ok(attrs) => Ok(attrs.clone()),
+            Err(Blocked::Underlay(error)) if !self.started => Err(Halt::Stop(error.clone().into())),
+            Err(Blocked::Underlay(error)) => {
                 self.outlet.down(error.to_string());
                 Err(Halt::Wait(error.to_string()))
             }
-            (Ok(_), None) => Err(Halt::Retry("there is nothing to publish".into())),
+            Err(Blocked::Overlap(overlap)) => Err(Halt::Retry(overlap.to_string())),
         }
     }
 
     /// Sees to it that this host has a lease, and keeps it. True when it is another than the plan was made for.
     async fn hold(&mut self, gathered: &Gathered, attrs: &LeaseAttrs, pass: &mut Pass) -> Result<bool, Halt> {
         let before = self.store.held().map(|held| held.subnets);
-        let (conf, previous, started) = (&*gathered.conf, gathered.previous, self.started);
+        let (conf, previous, started) = (&*gathered.conf, gathered.previous.subnets, self.started);
         let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random() };
         match self.store.hold(&claim).await {
             Ok(held) => {

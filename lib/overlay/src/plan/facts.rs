@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipnetwork::IpNetwork;
+
 use super::Endpoints;
 use crate::backend::WireguardKeys;
 use crate::lease::{LeaseAttrs, Subnets};
@@ -29,6 +31,9 @@ pub struct Facts<'a> {
     pub endpoints: &'a Endpoints,
     /// Hosts without which this one does not work, beside those that the survey names: the store's.
     pub services: &'a [(IpAddr, Service)],
+    /// The networks that other flannelds say they serve on this host; `None`: this one has said what it serves, and was not
+    /// refused.
+    pub served: Option<&'a [IpNetwork]>,
     /// What the operator has asked for.
     pub options: &'a Options,
 }
@@ -42,6 +47,8 @@ pub struct Own<'a> {
     pub published: Option<&'a LeaseAttrs>,
     /// The subnets of the last run.
     pub previous: Subnets,
+    /// The networks of the last run.
+    pub former: &'a [IpNetwork],
     /// Its WireGuard keys, once a backend has needed them.
     pub keys: Option<WireguardKeys>,
     /// What the extension backend's first command has printed.

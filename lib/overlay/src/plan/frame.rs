@@ -1,6 +1,6 @@
 //! What every peer's objects depend on, and the objects that come of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
@@ -12,8 +12,10 @@ use super::{Delta, PeerChanges, PeerView};
 use crate::backend::{Backend, Host};
 use crate::lease::Subnets;
 use crate::limits::{self, Limits};
+use crate::ownership::{self, Gateways, Owner};
 use crate::peers::{Book, Peer, Touched};
 use crate::render::{Kept, MANY, Ours, Renderer};
+use crate::settings;
 
 /// What every peer's objects depend on. While it is the same only peers that have changed are written.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,8 +23,11 @@ pub(super) struct Frame {
     pub(super) backend: Backend,
     pub(super) host: Host,
     pub(super) kept: Vec<Kept>,
-    /// The devices with our mark.
+    /// The tunnel devices that are ours.
     pub(super) devices: Vec<IfName>,
+    pub(super) owner: Owner,
+    /// The links with an IPv6 default route from a router.
+    pub(super) routers: Vec<IfName>,
     pub(super) complete: bool,
     pub(super) limits: Limits,
     pub(super) blackhole: bool,
@@ -54,6 +59,12 @@ pub(super) struct Change {
     pub(super) moved: Vec<(IfName, PublicKey)>,
 }
 
+impl Frame {
+    fn ours(&self) -> Ours<'_> {
+        Ours { devices: &self.devices, owner: &self.owner, complete: self.complete }
+    }
+}
+
 impl Built {
     /// Everything anew.
     pub(super) fn new(frame: Frame, book: &Book) -> (Self, Change) {
@@ -71,11 +82,12 @@ impl Built {
         let flips = Flips { spread, limits: limits::higher(objects.neighbours(), &frame.limits) };
         let state = objects.edit();
         flips.write(state);
+        let settings = settings::wanted(&frame.backend, &frame.host, &frame.routers, state);
+        state.sysctls.extend(settings);
         if frame.blackhole {
             write_blackholes(state, frame.host.own);
         }
-        let ours = Ours { devices: &frame.devices, complete: frame.complete };
-        let scope = Arc::new(renderer.scope(ours, objects.state()));
+        let scope = Arc::new(renderer.scope(frame.ours(), objects.state(), Gateways::default()));
         let change =
             Change { delta: None, rendered: book.len(), compared: count(objects.state()), peers, moved: Vec::new() };
         (Self { frame, renderer, objects, scope, flips }, change)
@@ -91,6 +103,12 @@ impl Built {
 
     pub(super) fn scope(&self) -> &Arc<Scope> {
         &self.scope
+    }
+
+    /// With a Go flanneld's direct routes, which are known by the leases.
+    pub(super) fn whole_scope(&self, book: &Book) -> Scope {
+        let gateways: BTreeMap<_, _> = book.peers().flat_map(ownership::gateways).collect();
+        self.renderer.scope(self.frame.ours(), self.state(), gateways.into())
     }
 
     /// The peers that have changed. `None`: there are so many now, or so few, that every peer's objects are others.
@@ -203,6 +221,7 @@ fn write_blackholes(state: &mut State, own: Subnets) {
             protocol: RouteProtocol::FLANNEL,
             mtu: None,
             advmss: None,
+            further: false,
         };
         state.routes.insert(key, route);
     }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ipnetwork::IpNetwork;
-use kernel::state::State;
+use kernel::state::{LinkKind, Scope, State};
 use kernel::survey::SeenLink;
-use kernel::types::{Family, IfName, Mac, masked};
+use kernel::types::{Family, IfName, Mac, RouteProtocol, masked};
 
 use super::frame::{Built, Change, Frame, moved};
 use super::notes::{self, Said};
@@ -18,8 +18,8 @@ use crate::keep::{self, Keep, Keeping, publish};
 use crate::lease::{LeaseAttrs, LeaseChanges, Subnets};
 use crate::net::ByFamily;
 use crate::netconf::NetConf;
+use crate::ownership::{Overlap, Owner};
 use crate::peers::{self, Book, Reason, Service, Touched};
-use crate::render::ALIAS;
 use crate::subnet_env::SubnetEnv;
 use crate::underlay::{self, Found, Survey, UnderlayError};
 
@@ -38,6 +38,8 @@ struct Remembered {
     vtep_macs: ByFamily<Option<Mac>>,
     keep: Keep,
     underlay: Option<Arc<Found>>,
+    /// The networks whose objects may be there; `None`: those of the last run.
+    networks: Option<Vec<IpNetwork>>,
 }
 
 /// What could be found again.
@@ -61,6 +63,9 @@ struct Cache {
 struct Ground {
     survey: Arc<Survey>,
     conf: Arc<NetConf>,
+    /// The networks whose objects may be there.
+    networks: Vec<IpNetwork>,
+    owner: Owner,
     /// Families whose underlay address is missing for a moment.
     missing: Vec<UnderlayError>,
     addresses: Arc<BTreeSet<IpAddr>>,
@@ -68,10 +73,12 @@ struct Ground {
     prefixes: Vec<IpNetwork>,
     /// Gateways and DNS servers.
     hosts: Vec<(IpAddr, Service)>,
-    /// The tunnel devices with our mark.
+    /// The tunnel devices that are ours.
     devices: Vec<IfName>,
     /// Their backends.
     left: Vec<Backend>,
+    /// The links with an IPv6 default route from a router.
+    routers: Vec<IfName>,
 }
 
 impl Memory {
@@ -90,9 +97,18 @@ impl Memory {
         self.cache.built.as_ref().map(Built::state)
     }
 
-    /// The kernel was made as the last plan says: the next one says what has changed since.
+    /// Which of the kernel's objects are ours as of the last plan, with the direct routes of a Go flanneld, which the leases
+    /// tell apart from others'.
+    pub fn scope(&self) -> Option<Arc<Scope>> {
+        Some(Arc::new(self.cache.built.as_ref()?.whole_scope(&self.book)))
+    }
+
+    /// The kernel was made as the last plan says: the next one says what has changed since, and nothing is left of networks
+    /// before.
     pub fn settle(&mut self) {
         self.cache.settled = true;
+        let known = self.cache.ground.as_ref().map(|ground| ground.conf.networks());
+        self.remembered.networks = known.or_else(|| self.remembered.networks.take());
     }
 
     /// The same without what was planned last: what a plan remembers, and the leases as they come from the store.
@@ -112,16 +128,34 @@ impl Memory {
         self.cache.keeping.look_again
     }
 
+    /// The networks whose objects may be there: those of now, and those before until nothing is left of them.
+    fn networks(&mut self, facts: &Facts<'_>) -> Vec<IpNetwork> {
+        let known = self.remembered.networks.get_or_insert_with(|| facts.own.former.to_vec());
+        let new: Vec<_> = facts.conf.networks().into_iter().filter(|network| !known.contains(network)).collect();
+        known.extend(new);
+        known.clone()
+    }
+
+    /// Another flanneld's network with addresses of this one's, while this host's is not announced yet.
+    pub(super) fn overlap(&self, facts: &Facts<'_>) -> Option<Overlap> {
+        let ground = self.cache.ground.as_ref()?;
+        ground.owner.overlap(facts.served?.iter().copied())
+    }
+
     pub(super) fn find_underlay(&mut self, facts: &Facts<'_>) -> Result<Arc<Found>, UnderlayError> {
-        let known =
-            |ground: &Ground| Arc::ptr_eq(&ground.survey, facts.survey) && Arc::ptr_eq(&ground.conf, facts.conf);
+        let networks = self.networks(facts);
+        let known = |ground: &Ground| {
+            Arc::ptr_eq(&ground.survey, facts.survey)
+                && Arc::ptr_eq(&ground.conf, facts.conf)
+                && ground.networks == networks
+        };
         if let (Some(found), true) = (&self.remembered.underlay, self.cache.ground.as_ref().is_some_and(known)) {
             return Ok(found.clone());
         }
         let families: Vec<Family> = facts.conf.families().map(|(family, _)| family).collect();
         let before = self.remembered.underlay.as_deref();
         let (found, missing) = underlay::choose(&facts.options.select, &families, facts.survey, before)?;
-        self.cache.ground = Some(Ground::new(facts, missing, &found.underlay.dev));
+        self.cache.ground = Some(Ground::new(facts, networks, missing, &found.underlay.dev));
         // a pointer that is the same says that nothing has changed
         let found = match &self.remembered.underlay {
             Some(before) if **before == found => before.clone(),
@@ -134,13 +168,13 @@ impl Memory {
     /// The MAC of this host's VTEP of each family: that of the device that is there, because the peers send to it; else the one
     /// that the lease of the last run says; else a new one.
     pub(super) fn know_macs(&mut self, facts: &Facts<'_>, underlay: &Found) {
-        let left = self.cache.ground.as_ref().map(|ground| ground.left.as_slice()).unwrap_or_default();
+        let Some(ground) = &self.cache.ground else { return };
         for (family, _) in facts.conf.families() {
             let known = self.remembered.vtep_macs.get_mut(family);
-            let backends = std::iter::once(&facts.conf.backend).chain(left);
+            let backends = std::iter::once(&facts.conf.backend).chain(&ground.left);
             let device = backends.filter_map(|backend| backend.mac_device(family)).next();
             if let (None, Some(device)) = (*known, device) {
-                let seen = || device_mac(facts.survey, &device);
+                let seen = || ground.device_mac(&device);
                 let said = || last_runs_mac(&self.book, facts.own.previous, underlay, family);
                 let mac = seen().or_else(said).filter(|mac| mac.is_unicast());
                 *known = Some(mac.unwrap_or_else(|| Mac::local(*facts.own.random.get(family))));
@@ -231,6 +265,7 @@ impl Memory {
     }
 
     fn frame(&self, facts: &Facts<'_>, underlay: &Found, own: Subnets) -> Frame {
+        let ground = self.cache.ground.as_ref();
         Frame {
             backend: facts.conf.backend.clone(),
             host: Host {
@@ -240,7 +275,9 @@ impl Memory {
                 underlay: underlay.underlay.clone(),
             },
             kept: self.cache.keeping.kept.clone(),
-            devices: self.cache.ground.as_ref().map(|ground| ground.devices.clone()).unwrap_or_default(),
+            devices: ground.map(|ground| ground.devices.clone()).unwrap_or_default(),
+            owner: ground.map(|ground| ground.owner.clone()).unwrap_or_default(),
+            routers: ground.map(|ground| ground.routers.clone()).unwrap_or_default(),
             complete: facts.complete,
             limits: facts.survey.limits,
             blackhole: facts.options.blackhole,
@@ -294,33 +331,49 @@ impl Memory {
 }
 
 impl Ground {
-    fn new(facts: &Facts<'_>, missing: Vec<UnderlayError>, dev: &IfName) -> Self {
+    fn new(facts: &Facts<'_>, networks: Vec<IpNetwork>, missing: Vec<UnderlayError>, dev: &IfName) -> Self {
         let survey = facts.survey;
-        let ours = || survey.links.iter().filter(|seen| is_ours(seen));
-        let of_underlay = survey.addresses.iter().filter(|seen| seen.key.dev == *dev);
+        let mut owner = Owner::new(facts.conf.networks(), networks.clone());
+        let tunnels = survey.links.iter().filter(|seen| seen.link.kind.is_tunnel());
+        let devices = owner.survey(tunnels.map(|seen| (&seen.name, &seen.link, addresses(survey, &seen.name))));
+        let ours = survey.links.iter().filter(|seen| devices.contains(&seen.name));
         let gateways = peers::gateways(&survey.routes, dev).into_iter();
         Self {
             survey: survey.clone(),
             conf: facts.conf.clone(),
+            networks,
+            owner,
             missing,
             addresses: Arc::new(survey.addresses.iter().map(|seen| seen.key.net.ip()).collect()),
-            prefixes: of_underlay.map(|seen| masked(seen.key.net)).collect(),
+            prefixes: addresses(survey, dev).into_iter().map(masked).collect(),
             hosts: gateways.chain(survey.dns_servers.iter().copied()).collect(),
-            devices: ours().map(|seen| seen.name.clone()).collect(),
-            left: ours().filter_map(|seen| backend::left(&seen.name, &seen.link)).collect(),
+            left: ours.filter_map(|seen| backend::left(&seen.name, &seen.link)).collect(),
+            routers: routers(survey),
+            devices,
         }
+    }
+
+    /// The MAC of a VXLAN device that is no other network's, whoever made it.
+    fn device_mac(&self, name: &IfName) -> Option<Mac> {
+        let device = self.survey.links.iter().find(|seen| seen.name == *name)?;
+        let vxlan = matches!(device.link.kind, LinkKind::Vxlan(_)) && !self.owner.others().contains_key(name);
+        vxlan.then_some(device.link.mac)?
     }
 }
 
-/// A tunnel device that carries our mark.
-fn is_ours(seen: &SeenLink) -> bool {
-    seen.link.kind.is_tunnel() && seen.link.alias.as_deref() == Some(ALIAS)
+fn addresses(survey: &Survey, dev: &IfName) -> Vec<IpNetwork> {
+    survey.addresses.iter().filter(|seen| seen.key.dev == *dev).map(|seen| seen.key.net).collect()
 }
 
-/// The MAC of a VXLAN device, whoever made it.
-fn device_mac(survey: &Survey, name: &IfName) -> Option<Mac> {
-    let device = survey.links.iter().find(|seen| seen.name == *name)?;
-    matches!(device.link.kind, kernel::state::LinkKind::Vxlan(_)).then_some(device.link.mac)?
+/// The links by which the host has an IPv6 default route from a router.
+fn routers(survey: &Survey) -> Vec<IfName> {
+    let by_router = |dev: &IfName| {
+        survey.routes.iter().any(|(key, route)| {
+            key.dst.prefix() == 0 && route.dev.as_ref() == Some(dev) && route.protocol == RouteProtocol::ROUTER
+        })
+    };
+    let takes = |link: &&SeenLink| link.ipv6.is_some_and(|ipv6| ipv6.accept_ra != 0) && by_router(&link.name);
+    survey.links.iter().filter(takes).map(|link| link.name.clone()).collect()
 }
 
 /// The MAC in the lease of the last run. Another lease may be of a host that is alive, so it must be this host's by its

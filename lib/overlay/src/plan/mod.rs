@@ -4,7 +4,7 @@
 //! A plan is made anew for every fact that changes, and costs what that fact's change costs: [`Memory`] keeps what was
 //! planned last, and of the peers only those that have changed are rendered again. What is kept so is no memory: a plan
 //! made without it is the same. Remembered, and not to be found again in the facts, are only this host's VTEPs' MAC
-//! addresses, the backends before the one in force, and an underlay address that is missing for a moment.
+//! addresses, the backends and networks before those in force, and an underlay address that is missing for a moment.
 
 mod facts;
 mod frame;
@@ -29,6 +29,7 @@ pub use memory::Memory;
 use crate::backend::extension::ExtensionConf;
 use crate::backend::udp::UdpConf;
 use crate::lease::{LeaseAttrs, Subnets};
+use crate::ownership::Overlap;
 use crate::peers::Rejected;
 use crate::reach::{Reach, Why};
 use crate::subnet_env::SubnetEnv;
@@ -37,11 +38,11 @@ use crate::underlay::{Found, UnderlayError};
 /// What is to be done. Without an underlay or a lease only a part of it is known.
 #[derive(Debug)]
 pub struct Plan {
-    /// The way out of this host, or why there is none.
-    pub underlay: Result<Arc<Found>, UnderlayError>,
+    /// The way out of this host; `None`: there is none.
+    pub underlay: Option<Arc<Found>>,
     /// What this host publishes once the kernel is ready for what its peers will do; the addresses in it are those that it is
-    /// known by in the store.
-    pub attrs: Option<LeaseAttrs>,
+    /// known by in the store. Or why it can have no part in the network.
+    pub attrs: Result<LeaseAttrs, Blocked>,
     /// What is done once there is a lease.
     pub leased: Option<Leased>,
     /// What a person should know, and that does not keep the rest from being done.
@@ -50,10 +51,21 @@ pub struct Plan {
     pub look_again: Option<Instant>,
 }
 
+/// Why this host can have no part in the network.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Blocked {
+    /// No link leads to the other hosts.
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    /// Another flanneld on this host serves a network with the same addresses.
+    #[error(transparent)]
+    Overlap(#[from] Overlap),
+}
+
 /// What is done with a lease.
 #[derive(Debug)]
 pub struct Leased {
-    /// Which of the kernel's objects are ours.
+    /// Which of the kernel's objects are ours, but for what a Go flanneld has left ([`Memory::scope`]).
     pub scope: Arc<Scope>,
     /// What of the desired state ([`Memory::desired`]) has changed since the plan before, when that is known and little.
     pub delta: Option<Delta>,
@@ -129,6 +141,12 @@ pub struct PeerChanges {
     pub gone: Vec<IpNetwork>,
 }
 
+impl Plan {
+    fn blocked(underlay: Option<Arc<Found>>, why: impl Into<Blocked>) -> Self {
+        Self { underlay, attrs: Err(why.into()), leased: None, notes: Vec::new(), look_again: None }
+    }
+}
+
 impl Leased {
     /// The whole desired state as it is written, when `desired` is planned: WireGuard peers may have roamed, unless their
     /// lease has moved them.
@@ -160,10 +178,11 @@ pub struct Work {
 pub fn plan(facts: &Facts<'_>, memory: &mut Memory) -> Plan {
     let underlay = match memory.find_underlay(facts) {
         Ok(found) => found,
-        Err(error) => {
-            return Plan { underlay: Err(error), attrs: None, leased: None, notes: Vec::new(), look_again: None };
-        }
+        Err(error) => return Plan::blocked(None, error),
     };
+    if let Some(overlap) = memory.overlap(facts) {
+        return Plan::blocked(Some(underlay), overlap);
+    }
     memory.know_macs(facts, &underlay);
     let mut notes = notes::of_host(facts, &underlay, memory.missing());
     let leased = match facts.own.subnets {
@@ -175,8 +194,8 @@ pub fn plan(facts: &Facts<'_>, memory: &mut Memory) -> Plan {
     };
     notes.extend(leased.as_ref().and_then(|_| notes::same_address(facts, &underlay, memory.book())));
     Plan {
-        attrs: Some(memory.publish(facts, &underlay)),
-        underlay: Ok(underlay),
+        attrs: Ok(memory.publish(facts, &underlay)),
+        underlay: Some(underlay),
         leased,
         notes,
         look_again: memory.look_again(),

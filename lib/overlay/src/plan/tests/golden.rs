@@ -19,11 +19,11 @@ fn folder() -> PathBuf {
 /// The plan as lines.
 fn text(host: &Host, plan: &Plan) -> Vec<String> {
     let mut lines = Vec::new();
-    match &plan.underlay {
-        Ok(found) => lines.push(format!("underlay {} ({})", found.underlay.dev, found.why)),
-        Err(error) => lines.push(format!("no underlay: {error}")),
+    lines.extend(plan.underlay.iter().map(|found| format!("underlay {} ({})", found.underlay.dev, found.why)));
+    match &plan.attrs {
+        Ok(attrs) => lines.push(format!("publish {}", attrs.to_json())),
+        Err(blocked) => lines.push(format!("blocked: {blocked}")),
     }
-    lines.extend(plan.attrs.as_ref().map(|attrs| format!("publish {}", attrs.to_json())));
     lines.extend(plan.leased.iter().flat_map(|leased| leased_text(host, leased)));
     lines.extend(plan.notes.iter().map(|note| format!("note {note}")));
     lines.extend(plan.look_again.map(|at| format!("look again at {}", host.millis_of(at))));

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnetwork::IpNetwork;
 use kernel::state::{Address, AddressKey, Link, LinkKind, Route, RouteKey, Secret, TunTap, Vxlan};
 use kernel::survey::{SeenAddress, SeenLink};
 use kernel::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, Vni};
@@ -12,9 +13,9 @@ use crate::backend::WireguardKeys;
 use crate::lease::{LeaseAttrs, LeaseChanges, StoredLease, Subnets};
 use crate::net::ByFamily;
 use crate::netconf::NetConf;
+use crate::ownership;
 use crate::peers::Service;
 use crate::plan::{Endpoints, Facts, Memory, Options, Own, Plan, plan};
-use crate::render::ALIAS;
 use crate::underlay::Survey;
 
 /// The facts, one after the other, and what is remembered.
@@ -28,6 +29,8 @@ pub struct Host {
     pub own: Option<Subnets>,
     pub published: Option<LeaseAttrs>,
     pub previous: Subnets,
+    pub former: Vec<IpNetwork>,
+    pub served: Option<Vec<IpNetwork>>,
     pub keys: Option<WireguardKeys>,
     pub printed: Option<String>,
     pub services: Vec<(IpAddr, Service)>,
@@ -48,6 +51,8 @@ impl Default for Host {
             own: None,
             published: None,
             previous: Subnets::default(),
+            former: Vec::new(),
+            served: None,
             keys: None,
             printed: None,
             services: Vec::new(),
@@ -68,12 +73,14 @@ impl Host {
                 subnets: self.own,
                 published: self.published.as_ref(),
                 previous: self.previous,
+                former: &self.former,
                 keys: self.keys,
                 printed: self.printed.as_deref(),
                 random: ByFamily { v4: [2, 0, 0, 0, 0, 4], v6: [2, 0, 0, 0, 0, 6] },
             },
             endpoints: &self.endpoints,
             services: &self.services,
+            served: self.served.as_deref(),
             options: &self.options,
         }
     }
@@ -102,7 +109,10 @@ impl Host {
         match word {
             "at" => self.millis = rest.parse().unwrap(),
             "conf" => self.conf = Arc::new(NetConf::parse(rest.as_bytes()).unwrap().conf),
-            "link" => Arc::make_mut(&mut self.survey).links.push(link(&words)),
+            "link" => {
+                let mark = ownership::mark(self.conf.networks());
+                Arc::make_mut(&mut self.survey).links.push(link(&words, mark));
+            }
             "address" => Arc::make_mut(&mut self.survey).addresses.push(address(&words)),
             "route" => Arc::make_mut(&mut self.survey).routes.push(route(&words)),
             "limits" => {
@@ -121,6 +131,8 @@ impl Host {
             "own" => self.own = Some(rest.parse().unwrap()),
             "published" => self.published = LeaseAttrs::parse(rest.as_bytes()).ok(),
             "previous" => self.previous = rest.parse().unwrap(),
+            "former" => self.former.push(rest.parse().unwrap()),
+            "served" => self.served = Some(words.iter().map(|net| net.parse().unwrap()).collect()),
             "wireguard-keys" => {
                 self.keys = Some(WireguardKeys { private: Secret([64; 32]), public: rest.parse().unwrap() });
             }
@@ -183,8 +195,8 @@ fn after<'a>(words: &[&'a str], word: &str) -> Option<&'a str> {
     words.iter().position(|found| *found == word).map(|at| words[at + 1])
 }
 
-/// `flannel.1 vxlan 1 port 4789 mac 02:… mtu 1450 ours`
-fn link(words: &[&str]) -> SeenLink {
+/// `flannel.1 vxlan 1 port 4789 mac 02:… mtu 1450 ours`; `theirs 10.7.0.0/16` is another network's.
+fn link(words: &[&str], mark: String) -> SeenLink {
     let name = IfName::new(words[0]).unwrap();
     let kind = match after(words, "vxlan") {
         Some(vni) => LinkKind::Vxlan(Vxlan {
@@ -201,7 +213,8 @@ fn link(words: &[&str]) -> SeenLink {
             up: !words.contains(&"down"),
             mtu: Some(Mtu(after(words, "mtu").map_or(1500, |mtu| mtu.parse().unwrap()))),
             mac: after(words, "mac").map(|mac| mac.parse::<Mac>().unwrap()),
-            alias: words.contains(&"ours").then(|| ALIAS.to_owned()),
+            alias: after(words, "theirs")
+                .map_or(words.contains(&"ours").then_some(mark), |net| Some(format!("flannel {net}"))),
             ..Link::up(kind)
         },
         name,

@@ -175,7 +175,7 @@ impl World {
         let warm = self.host.plan();
         self.host.memory.settle();
         let cold = self.host.plan_by(&mut memory);
-        self.attrs = warm.attrs.clone().or(self.attrs.take());
+        self.attrs = warm.attrs.clone().ok().or(self.attrs.take());
         same(&warm, &cold)?;
         let (Some(now), Some(whole)) = (&warm.leased, &cold.leased) else { return Ok(()) };
         prop_assert_eq!(self.host.memory.desired(), memory.desired());
