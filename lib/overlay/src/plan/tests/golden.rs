@@ -45,7 +45,8 @@ fn leased_text(host: &Host, leased: &Leased) -> Vec<String> {
             lines.extend(steps.iter().map(|step| format!("desired {step}")));
             let scope = &leased.scope;
             let links: Vec<&str> = scope.links.iter().map(|name| name.as_str()).collect();
-            lines.push(format!("ours {}{}", links.join(" "), if scope.keep { ", and nothing is deleted" } else { "" }));
+            let kept = if scope.keep { ", and nothing is deleted" } else { "" };
+            lines.push(format!("ours {}{kept}", if links.is_empty() { "none".to_owned() } else { links.join(" ") }));
         }
     }
     let path = |peer: &PeerView| format!("peer {} at {}: {} ({})", peer.subnet, peer.public, peer.reach, peer.reason);
