@@ -4,7 +4,7 @@
 pub mod facts;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::{Stream, StreamExt};
 use kernel::message::link::SeenLink;
@@ -23,12 +23,13 @@ use store::backoff::Backoff;
 /// What the daemon compares a kernel announcement with, to decide whether it needs a pass.
 #[derive(Debug, Default)]
 pub struct Interest {
-    /// What is wanted of the kernel. An announcement that agrees with it is no news: most are of what we wrote.
-    pub wanted: Arc<State>,
+    /// What is desired of the kernel; `None`: nothing. An announcement that agrees with it is no news: most are of what we
+    /// wrote. It belongs to whoever plans, and changes in place; when it is gone everything is news.
+    pub desired: Option<Weak<State>>,
     /// Which of the kernel's objects are ours.
-    pub scope: Scope,
+    pub scope: Arc<Scope>,
     /// What it was planned from.
-    pub facts: Facts,
+    pub facts: Arc<Facts>,
 }
 
 /// Which of the kernel's announcements are a reason to look.
@@ -50,8 +51,12 @@ impl Filter {
     }
 
     fn matters(&mut self, news: &News) -> bool {
-        let Some(Interest { wanted, scope, facts }) = &self.interest else { return true };
-        if contradicts(news, wanted, scope) {
+        let Some(Interest { desired, scope, facts }) = &self.interest else { return true };
+        let contradicted = match desired {
+            Some(desired) => desired.upgrade().is_none_or(|desired| contradicts(news, &desired, scope)),
+            None => contradicts(news, &State::default(), scope),
+        };
+        if contradicted {
             return true;
         }
         let changed = facts.touched_by(news) && !(self.facts_hold && facts.agree_with(news));

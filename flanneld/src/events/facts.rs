@@ -13,7 +13,7 @@ use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, TableId};
 use overlay::lease::Subnets;
 use overlay::net::within;
 
-use crate::underlay::Survey;
+use overlay::underlay::Survey;
 
 /// The facts as they were when the kernel was read. What is announced of them is news when it differs.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +30,7 @@ pub struct Facts {
 }
 
 /// Where an administrator's routes are named in the status: they may lead elsewhere what is ours to carry.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {
     /// Inside these networks …
     pub within: Vec<IpNetwork>,
@@ -50,7 +50,7 @@ impl Named {
 }
 
 /// The underlay, and what it was chosen by.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chosen {
     /// `None` while there is none: every link and address may be it.
     pub dev: Option<IfName>,

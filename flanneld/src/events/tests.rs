@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 
 use ipnetwork::IpNetwork;
 use kernel::message::{Names, address, link, neighbour, route};
@@ -9,7 +10,7 @@ use netlink_packet_route::neighbour::NeighbourState;
 
 use super::facts::{Chosen, Named};
 use super::*;
-use crate::underlay::Survey;
+use overlay::underlay::Survey;
 
 const FLANNEL: IfIndex = IfIndex(7);
 const ETH0: IfIndex = IfIndex(2);
@@ -129,8 +130,31 @@ fn chosen() -> Chosen {
     Chosen { dev: Some(name("eth0")), by_default_route: true, can_reach: None }
 }
 
+/// A filter, and what is desired while it is there.
+struct Held {
+    filter: Filter,
+    _desired: Arc<State>,
+}
+
+impl Deref for Held {
+    type Target = Filter;
+    fn deref(&self) -> &Filter {
+        &self.filter
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Filter {
+        &mut self.filter
+    }
+}
+
 /// A filter after a pass, which knows the underlay by `chosen`.
-fn filter(chosen: Chosen) -> Filter {
+fn filter(chosen: Chosen) -> Held {
+    filter_for(chosen, wanted())
+}
+
+fn filter_for(chosen: Chosen, desired: State) -> Held {
     let (survey, devices) = (survey(), vec![name("flannel.1")]);
     let named = Named { within: vec![net("10.5.0.0/16")], own: "10.5.1.0-24".parse().unwrap() };
     let facts = Facts::new(chosen, &devices, named, &survey);
@@ -153,9 +177,11 @@ fn filter(chosen: Chosen) -> Filter {
     };
     let mut filter = Filter::default();
     filter.reader.survey_ends(&survey.links);
-    filter.interest = Some(Interest { wanted: Arc::new(wanted()), scope, facts });
+    let desired = Arc::new(desired);
+    let interest = Interest { desired: Some(Arc::downgrade(&desired)), scope: scope.into(), facts: facts.into() };
+    filter.interest = Some(interest);
     filter.facts_hold = true;
-    filter
+    Held { filter, _desired: desired }
 }
 
 fn wakes(chosen: Chosen, message: Message) -> bool {
@@ -274,10 +300,9 @@ fn without_an_underlay_everything_may_be_it() {
 /// A lease whose subnet contains an address of ours is not believed: when a pass has moved it, leases are judged anew.
 #[test]
 fn our_own_address_is_a_fact_although_it_is_wanted() {
-    let mut filter = filter(chosen());
     let mut wanted = wanted();
     wanted.address(&name("flannel.1"), net("10.5.7.0/32"), true);
-    filter.interest = filter.interest.map(|interest| Interest { wanted: Arc::new(wanted), ..interest });
+    let mut filter = filter_for(chosen(), wanted);
     let moved = address::add(FLANNEL, net("10.5.7.0/32"), &Address::default());
     assert!(filter.hear(moved.into()));
 }
@@ -301,4 +326,17 @@ fn before_the_first_pass_everything_is_news() {
     let mut filter = filter(chosen());
     filter.overrun();
     assert!(filter.hear(eth0(1500).into()), "after announcements were lost");
+}
+
+/// Nothing is desired while there is no underlay, and when a plan is gone nothing is known.
+#[test]
+fn what_is_desired_may_be_nothing_or_gone() {
+    let mut none = filter(chosen());
+    none.interest.iter_mut().for_each(|interest| interest.desired = None);
+    let other = || via("203.0.113.0/24", "192.0.2.9", BGP);
+    assert!(!none.hear(other().into()));
+    let Held { mut filter, _desired } = filter(chosen());
+    assert!(!filter.hear(other().into()));
+    drop(_desired);
+    assert!(filter.hear(other().into()));
 }

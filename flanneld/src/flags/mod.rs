@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use overlay::underlay::Select;
 use store::StoreOptions;
 
 use crate::logging::LogFormat;
@@ -52,21 +53,6 @@ impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
-}
-
-/// The options that choose the underlay's interface and the published addresses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Select {
-    /// Names or addresses, tried in order.
-    pub iface: Vec<String>,
-    /// Patterns, checked, tried in order after all of `iface`.
-    pub iface_regex: Vec<String>,
-    /// The interface of the route to this address, tried last.
-    pub can_reach: Option<IpAddr>,
-    /// Published instead of the interface's address.
-    pub public_ip: Option<Ipv4Addr>,
-    /// Published instead of the interface's IPv6 address.
-    pub public_ipv6: Option<Ipv6Addr>,
 }
 
 /// What the command line asks for.
@@ -234,7 +220,7 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
         blackhole_route: raw.ip_blackhole_route,
         verbosity: raw.v,
         log_format: raw.log_format,
-        wireguard_key_file: crate::daemon::KEY_FILE.into(),
+        wireguard_key_file: crate::overlay::KEY_FILE.into(),
         environment: Environment::default(),
         warnings,
     })

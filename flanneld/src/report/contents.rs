@@ -16,6 +16,20 @@ pub enum PeerChanges {
     Some(Vec<(IpNetwork, Option<Peer>)>),
 }
 
+impl PeerChanges {
+    /// These changes, and then others.
+    pub fn then(&mut self, later: Self) {
+        match (&mut *self, later) {
+            (_, Self::Whole(all)) => *self = Self::Whole(all),
+            (Self::Some(before), Self::Some(later)) => before.extend(later),
+            (Self::Whole(all), Self::Some(later)) => {
+                all.retain(|peer| !later.iter().any(|(subnet, _)| *subnet == peer.subnet));
+                all.extend(later.into_iter().filter_map(|(_, peer)| peer));
+            }
+        }
+    }
+}
+
 impl Default for PeerChanges {
     /// No change.
     fn default() -> Self {

@@ -103,7 +103,8 @@ async fn a_file_that_somebody_changes_is_written_again() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path());
     let (env, status) = (settings.subnet_file.clone(), path_beside(&settings.subnet_file));
-    let reporter = Reporter::start(settings.clone());
+    let task = Reporter::start(settings.clone());
+    let reporter = task.handle();
     reporter.passed(&head("one"), PeerChanges::default(), None, true);
     eventually(&status, |text| text.contains("1450")).await;
     assert!(!settings.readiness.is_ready());
@@ -128,7 +129,8 @@ async fn a_file_that_cannot_be_written_is_said_and_tried_again() {
     let settings = settings(dir.path());
     let env = settings.subnet_file.clone();
     std::fs::create_dir_all(&env).unwrap();
-    let reporter = Reporter::start(settings.clone());
+    let task = Reporter::start(settings.clone());
+    let reporter = task.handle();
     reporter.passed(&head("one"), PeerChanges::default(), None, true);
     reporter.subnet_env("FLANNEL_MTU=1450\n".into());
     let text = eventually(&path_beside(&env), |text| text.contains("subnet.env: cannot replace")).await;

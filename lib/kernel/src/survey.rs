@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::kernel::Kernel;
-use crate::message::address::SeenAddress;
-use crate::message::link::SeenLink;
 use crate::netlink::KernelError;
 use crate::state::{Route, RouteKey};
 use crate::types::{Family, IfName, TableId};
+
+pub use crate::message::address::SeenAddress;
+pub use crate::message::link::SeenLink;
 
 /// A namespace's links, addresses and main table, each in the kernel's order.
 #[derive(Debug, Clone, Default)]

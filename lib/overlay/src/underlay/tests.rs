@@ -104,6 +104,18 @@ fn public(v4: Option<&str>, v6: Option<&str>) -> Select {
     }
 }
 
+/// The choice at the start.
+fn first(select: &Select, families: &[Family], survey: &Survey) -> Result<Found, UnderlayError> {
+    let (found, missing) = choose(select, families, survey, None)?;
+    assert_eq!(missing, []);
+    Ok(found)
+}
+
+fn text(addresses: &ByFamily<Option<IpAddr>>) -> String {
+    let list = Family::ALL.into_iter().filter_map(|family| *addresses.get(family));
+    list.map(|addr| addr.to_string()).collect::<Vec<_>>().join(" ")
+}
+
 #[test]
 fn choices() {
     let nat = Select { public_ip: Some("203.0.113.9".parse().unwrap()), ..iface(&["eth0"]) };
@@ -124,12 +136,11 @@ fn choices() {
         (public(None, Some("2001:db8::20")), V6, "eth1", "2001:db8::20", "2001:db8::20"),
         (nat, V4, "eth0", "192.0.2.10", "203.0.113.9"),
     ] {
-        let chosen = choose(&select, families, &survey()).unwrap_or_else(|e| panic!("{select:?}: {e}"));
-        let text = |list: &[IpAddr]| list.iter().map(|a| a.to_string()).collect::<Vec<_>>().join(" ");
-        assert_eq!(chosen.dev.as_str(), dev, "{select:?}");
-        assert_eq!(text(&chosen.addresses), addresses, "{select:?} {families:?}");
+        let chosen = first(&select, families, &survey()).unwrap_or_else(|e| panic!("{select:?}: {e}"));
+        assert_eq!(chosen.underlay.dev.as_str(), dev, "{select:?}");
+        assert_eq!(text(&chosen.underlay.addresses), addresses, "{select:?} {families:?}");
         assert_eq!(text(&chosen.public), published, "{select:?}");
-        assert_eq!(chosen.mtu, Mtu(1500));
+        assert_eq!((chosen.underlay.mtu, chosen.carries), (Mtu(1500), Ok(())));
     }
 }
 
@@ -154,21 +165,21 @@ fn what_cannot_be_says_why() {
         (iface(&["dark0"]), V4, survey(), "dark0 has no usable IPv4 address"),
         (Select::default(), V4, no_mtu, "failed to determine MTU for eth1 interface"),
     ] {
-        let error = choose(&select, families, &survey).unwrap_err().to_string();
+        let error = first(&select, families, &survey).unwrap_err().to_string();
         assert!(error.starts_with(said), "{error}");
     }
 }
 
 #[test]
 fn the_metric_decides_and_is_named() {
-    let why = choose(&Select::default(), V4, &survey()).unwrap().why;
+    let why = first(&Select::default(), V4, &survey()).unwrap().why;
     assert!(why.contains("several default routes") && why.contains("100"), "{why}");
     let mut one = survey();
     one.routes.remove(0);
-    assert_eq!(choose(&Select::default(), V4, &one).unwrap().why, "the default route leaves by it");
+    assert_eq!(first(&Select::default(), V4, &one).unwrap().why, "the default route leaves by it");
     let mut equal = survey();
     equal.routes[1].0.metric = Some(200);
-    assert_eq!(choose(&Select::default(), V4, &equal).unwrap().dev.as_str(), "eth0", "the first of equals");
+    assert_eq!(first(&Select::default(), V4, &equal).unwrap().underlay.dev.as_str(), "eth0", "the first of equals");
 }
 
 #[test]
@@ -178,24 +189,34 @@ fn reach_takes_the_kernels_word() {
     answer.src = "198.51.100.21".parse().ok();
     seen.reach = Some(answer);
     let select = Select { can_reach: "203.0.113.1".parse().ok(), ..iface(&["eth9"]) };
-    let chosen = choose(&select, DUAL, &seen).unwrap();
-    assert_eq!(chosen.addresses[0].to_string(), "198.51.100.21");
-    assert_eq!(chosen.addresses[1].to_string(), "2001:db8::20");
+    let chosen = first(&select, DUAL, &seen).unwrap();
+    assert_eq!(text(&chosen.underlay.addresses), "198.51.100.21 2001:db8::20");
 }
 
 #[test]
 fn link_local_is_better_than_nothing_and_connected_is_what_no_router_is_between() {
     let mut seen = survey();
     seen.addresses.retain(|a| a.key.net.prefix() == 16);
-    assert_eq!(choose(&Select::default(), V4, &seen).unwrap().addresses[0].to_string(), "169.254.7.7");
-    let connected: Vec<_> = survey().connected(&IfName::new("eth1").unwrap()).iter().map(|n| n.to_string()).collect();
+    assert_eq!(text(&first(&Select::default(), V4, &seen).unwrap().underlay.addresses), "169.254.7.7");
+    let connected = first(&iface(&["eth1"]), V4, &survey()).unwrap().underlay.connected;
+    let connected: Vec<_> = connected.iter().map(ToString::to_string).collect();
     assert_eq!(connected, ["198.51.100.0/24", "2001:db8::/64"]);
+}
+
+#[test]
+fn a_link_that_carries_nothing_says_why() {
+    let mut seen = survey();
+    seen.links[1].running = false;
+    let carries = |seen: &Survey| first(&iface(&["eth0"]), V4, seen).unwrap().carries.map_err(|down| down.to_string());
+    assert_eq!(carries(&seen), Err("eth0 has no carrier: ip link show eth0".into()));
+    seen.links[1].link.up = false;
+    assert_eq!(carries(&seen), Err("eth0 is down: ip link set eth0 up".into()));
 }
 
 #[test]
 fn a_family_that_is_missing_keeps_its_address() {
     let whole = survey();
-    let before = choose(&iface(&["eth1"]), DUAL, &whole).unwrap();
+    let before = first(&iface(&["eth1"]), DUAL, &whole).unwrap();
     let without = |gone: &dyn Fn(IpAddr) -> bool| {
         let mut survey = whole.clone();
         survey.addresses.retain(|seen| !gone(seen.key.net.ip()));
@@ -206,18 +227,19 @@ fn a_family_that_is_missing_keeps_its_address() {
     for (gone, what) in
         [(without(&|ip| ip.is_ipv6()), "no IPv6 address"), (without(&global_v6), "a link-local one is no other")]
     {
-        let (kept, missing) = follow(&iface(&["eth1"]), DUAL, &gone, Some(&before)).unwrap();
+        let (kept, missing) = choose(&iface(&["eth1"]), DUAL, &gone, Some(&before)).unwrap();
         assert_eq!((&kept, missing), (&before, vec![none(Family::V6)]), "{what}");
-        assert_eq!(follow(&iface(&["eth1"]), V6, &gone, Some(&before)), Err(none(Family::V6)), "{what}, and no other");
+        assert_eq!(choose(&iface(&["eth1"]), V6, &gone, Some(&before)), Err(none(Family::V6)), "{what}, and no other");
     }
     let renumbered = without(&|ip| ip.to_string() == "198.51.100.20");
-    let (found, missing) = follow(&iface(&["eth1"]), DUAL, &renumbered, Some(&before)).unwrap();
-    assert_eq!((found.addresses[0].to_string().as_str(), missing), ("198.51.100.21", vec![]));
+    let (found, missing) = choose(&iface(&["eth1"]), DUAL, &renumbered, Some(&before)).unwrap();
+    assert_eq!((text(&found.underlay.addresses), missing), ("198.51.100.21 2001:db8::20".to_owned(), vec![]));
     // at the start, and on another link, nothing is kept
-    let first = choose(&iface(&["eth1"]), DUAL, &without(&global_v6)).unwrap();
-    assert_eq!(first.addresses[1].to_string(), "fe80::1");
-    assert_eq!(choose(&iface(&["eth1"]), DUAL, &without(&|ip| ip.is_ipv6())), Err(none(Family::V6)));
-    let elsewhere = Underlay { dev: IfName::new("eth0").unwrap(), ..before };
-    let moved = follow(&iface(&["eth1"]), DUAL, &without(&|ip| ip.is_ipv6()), Some(&elsewhere));
+    let start = first(&iface(&["eth1"]), DUAL, &without(&global_v6)).unwrap();
+    assert_eq!(text(&start.underlay.addresses), "198.51.100.20 fe80::1");
+    assert_eq!(first(&iface(&["eth1"]), DUAL, &without(&|ip| ip.is_ipv6())), Err(none(Family::V6)));
+    let elsewhere =
+        Found { underlay: Underlay { dev: IfName::new("eth0").unwrap(), ..before.underlay.clone() }, ..before };
+    let moved = choose(&iface(&["eth1"]), DUAL, &without(&|ip| ip.is_ipv6()), Some(&elsewhere));
     assert_eq!(moved, Err(none(Family::V6)));
 }

@@ -160,13 +160,19 @@ impl Extension {
 
     /// Has the commands told of these peers, all that there are if `complete`. Gives what failed, and when it is tried
     /// again.
-    pub(super) fn tell(&mut self, conf: &NetConf, peers: &[Peer], complete: bool, due: &mut Due) -> Vec<String> {
+    pub(super) fn tell<'a>(
+        &mut self,
+        conf: &NetConf,
+        peers: impl Iterator<Item = &'a Peer>,
+        complete: bool,
+        due: &mut Due,
+    ) -> Vec<String> {
         let of_backend = of_backend(conf);
         if of_backend.is_none() && self.task.is_none() {
             return Vec::new();
         }
-        let peers = if of_backend.is_some() { peers } else { &[] };
-        let wanted: BTreeMap<_, _> = peers.iter().filter_map(|peer| Some((peer.key(), input(peer)?))).collect();
+        let peers = peers.filter(|_| of_backend.is_some());
+        let wanted: BTreeMap<_, _> = peers.filter_map(|peer| Some((peer.key(), input(peer)?))).collect();
         self.wish.send_if_modified(|wish| {
             let before = (wish.conf.clone(), wish.peers.clone());
             // the last commands still remove what they added

@@ -42,7 +42,7 @@ async fn until(
     let work = async {
         loop {
             let mut due = Due::default();
-            let failed = extension.tell(conf, peers, true, &mut due);
+            let failed = extension.tell(conf, peers.iter(), true, &mut due);
             let idle = lock(&extension.outcome).idle;
             if good(&failed, idle) {
                 return failed;
@@ -104,9 +104,9 @@ async fn an_incomplete_view_removes_nobody() {
     let mut extension = Extension::new(Environment::default());
     let one = peers(&conf, &[(KEYS[0], "10.99.0.2")]);
     until(&mut extension, (&conf, &one), |_, idle| idle && !text(dir.path(), "added").is_empty()).await;
-    extension.tell(&conf, &[], false, &mut Due::default());
+    extension.tell(&conf, [].iter(), false, &mut Due::default());
     assert_eq!(extension.wish.borrow().peers.len(), 1);
-    extension.tell(&conf, &[], true, &mut Due::default());
+    extension.tell(&conf, [].iter(), true, &mut Due::default());
     assert_eq!(extension.wish.borrow().peers.len(), 0);
 }
 

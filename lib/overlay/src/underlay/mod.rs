@@ -1,20 +1,32 @@
-//! The link below the overlay: which one it is, and which of its addresses the peers are told. Pure; the rules are
-//! upstream's (`--iface`, `--iface-regex`, `--iface-can-reach`, else the default route), but the default route is the
-//! one the kernel would use, by metric, and not the first that is listed.
+//! The link below the overlay: which one it is, and which of its addresses are published. The rules are upstream's
+//! (`--iface`, `--iface-regex`, `--iface-can-reach`, else the default route), but the default route is the one the kernel
+//! would use, by metric, and not the first that is listed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use kernel::message::address::SeenAddress;
-use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, Route, RouteKey};
-use kernel::survey::{self, DefaultRoute};
+use kernel::survey::{self, DefaultRoute, SeenAddress, SeenLink};
 use kernel::types::{Family, IfIndex, IfName, Mtu};
 
-use overlay::peers::Service;
+use crate::limits::Limits;
+use crate::net::ByFamily;
+use crate::peers::Service;
 
-use crate::daemon::Limits;
-use crate::flags::Select;
+/// The options that choose the underlay's link and the published addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Select {
+    /// Names or addresses, tried in order.
+    pub iface: Vec<String>,
+    /// Patterns, checked, tried in order after all of `iface`.
+    pub iface_regex: Vec<String>,
+    /// The interface of the route to this address, tried last.
+    pub can_reach: Option<IpAddr>,
+    /// Published instead of the link's address.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Published instead of the link's IPv6 address.
+    pub public_ipv6: Option<Ipv6Addr>,
+}
 
 /// What is there to choose from.
 #[derive(Debug, Clone, Default)]
@@ -33,21 +45,43 @@ pub struct Survey {
     pub dns_servers: Vec<(IpAddr, Service)>,
 }
 
-/// The link below the overlay.
+/// The link by which this host reaches the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Underlay {
-    /// Its name.
+    /// The link.
     pub dev: IfName,
+    /// What it carries.
+    pub mtu: Mtu,
+    /// Its address per family that is on; it need not be the published one (NAT).
+    pub addresses: ByFamily<Option<IpAddr>>,
+    /// The prefixes that the link reaches without a gateway.
+    pub connected: Vec<IpNetwork>,
+}
+
+/// The link that was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The link.
+    pub underlay: Underlay,
     /// Its number.
     pub index: IfIndex,
-    /// Its MTU.
-    pub mtu: Mtu,
-    /// Its addresses that the overlay uses, one for each family that is wanted, IPv4 first.
-    pub addresses: Vec<IpAddr>,
-    /// What peers are told to send to, in the same order.
-    pub public: Vec<IpAddr>,
+    /// What peers send to, per family that is on.
+    pub public: ByFamily<Option<IpAddr>>,
     /// Why it is this one.
     pub why: String,
+    /// The kernel carries packets by it now.
+    pub carries: Result<(), Down>,
+}
+
+/// Why a link carries no packets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Down {
+    /// It is administratively down.
+    #[error("{0} is down: ip link set {0} up")]
+    Down(IfName),
+    /// It has no carrier.
+    #[error("{0} has no carrier: ip link show {0}")]
+    NoCarrier(IfName),
 }
 
 /// No link can carry the overlay.
@@ -85,30 +119,28 @@ struct Pick<'a> {
     why: String,
 }
 
-/// Chooses the link for an overlay of `families` (at least one).
-pub fn choose(select: &Select, families: &[Family], survey: &Survey) -> Result<Underlay, UnderlayError> {
-    follow(select, families, survey, None).map(|(found, _)| found)
-}
-
-/// Chooses anew, after `before`. An IPv6 address goes when its link goes down for a moment, and comes back when somebody
-/// gives it back: until then the family keeps its address, and is named, while another one goes on.
-pub fn follow(
+/// Chooses the link for an overlay of `families` (at least one), anew after `before`. An IPv6 address goes when its link
+/// goes down for a moment, and comes back when somebody gives it back: until then the family keeps its address, and is
+/// named, while another one goes on.
+///
+/// # Errors
+/// No link fits, or it has no address of a family.
+pub fn choose(
     select: &Select,
     families: &[Family],
     survey: &Survey,
-    before: Option<&Underlay>,
-) -> Result<(Underlay, Vec<UnderlayError>), UnderlayError> {
+    before: Option<&Found>,
+) -> Result<(Found, Vec<UnderlayError>), UnderlayError> {
     let pick = pick(select, families, survey)?;
     let dev = pick.link.name.clone();
     let mtu = pick.link.link.mtu.filter(|mtu| mtu.0 > 0).ok_or_else(|| UnderlayError::NoMtu(dev.clone()))?;
-    let mut missing = Vec::new();
-    let mut addresses = Vec::new();
-    for family in families {
-        let named = pick.addresses.iter().copied().find(|addr| Family::from(*addr) == *family);
-        let address = named.or_else(|| survey::preferred_address(&survey.addresses, &dev, *family));
-        let none = UnderlayError::NoAddress { dev: dev.clone(), family: *family };
-        let kept = before.filter(|before| before.dev == dev).and_then(|before| before.routable(*family));
-        addresses.push(match (address, kept) {
+    let (mut missing, mut addresses, mut public) = (Vec::new(), ByFamily::default(), ByFamily::default());
+    for family in families.iter().copied() {
+        let named = pick.addresses.iter().copied().find(|addr| Family::from(*addr) == family);
+        let address = named.or_else(|| survey::preferred_address(&survey.addresses, &dev, family));
+        let none = UnderlayError::NoAddress { dev: dev.clone(), family };
+        let kept = before.filter(|before| before.underlay.dev == dev).and_then(|before| before.routable(family));
+        let address = match (address, kept) {
             (Some(address), None) => address,
             (Some(address), Some(_)) if !survey::is_link_local(address) => address,
             (_, Some(kept)) => {
@@ -116,22 +148,29 @@ pub fn follow(
                 kept
             }
             (None, None) => return Err(none),
-        });
+        };
+        *addresses.get_mut(family) = Some(address);
+        *public.get_mut(family) = Some(select.published(family).unwrap_or(address));
     }
     if missing.len() == families.len()
         && let Some(none) = missing.pop()
     {
         return Err(none);
     }
-    let public = addresses.iter().map(|addr| select.published(Family::from(*addr)).unwrap_or(*addr)).collect();
-    Ok((Underlay { dev, index: pick.link.index, mtu, addresses, public, why: pick.why }, missing))
+    let connected = survey::connected(&survey.routes, &dev);
+    let carries = match pick.link {
+        SeenLink { link, .. } if !link.up => Err(Down::Down(dev.clone())),
+        SeenLink { running: false, .. } => Err(Down::NoCarrier(dev.clone())),
+        _ => Ok(()),
+    };
+    let underlay = Underlay { dev, mtu, addresses, connected };
+    Ok((Found { underlay, index: pick.link.index, public, why: pick.why, carries }, missing))
 }
 
-impl Underlay {
+impl Found {
     /// Its address of the family, unless that is link-local.
     fn routable(&self, family: Family) -> Option<IpAddr> {
-        let of_family = |addr: &IpAddr| Family::from(*addr) == family && !survey::is_link_local(*addr);
-        self.addresses.iter().copied().find(of_family)
+        self.underlay.addresses.get(family).filter(|addr| !survey::is_link_local(*addr))
     }
 }
 
@@ -239,11 +278,6 @@ impl Survey {
             }
         };
         self.links.iter().filter(|link| link.link.kind != LinkKind::Loopback).map(text).collect()
-    }
-
-    /// The prefixes that hosts on the same segment as `dev` are in: what the main table reaches by it without a router.
-    pub fn connected(&self, dev: &IfName) -> Vec<IpNetwork> {
-        survey::connected(&self.routes, dev)
     }
 }
 
