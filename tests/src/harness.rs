@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use lab::executables::Executables;
-use lab::process::{door, ends_within};
+use lab::process::{become_child, ends_within};
 use lab::{sandbox, world};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::fs::{FlockOperation, flock};
@@ -58,7 +58,7 @@ pub struct Environment {
 
 /// Runs what the command line asks for, as libtest would.
 pub fn main(tests: &'static [Test], environment: &Environment) -> ExitCode {
-    if let Some(error) = door(std::env::args_os()) {
+    if let Some(error) = become_child(std::env::args_os()) {
         return complain(&error);
     }
     if let Some(code) = special(tests) {
@@ -72,7 +72,7 @@ pub fn main(tests: &'static [Test], environment: &Environment) -> ExitCode {
 
 /// The same for tests that need another kernel: they are run in a virtual machine, all that are asked for in one.
 pub fn main_in_vm(tests: &'static [Test], environment: &Environment) -> ExitCode {
-    if let Some(error) = door(std::env::args_os()) {
+    if let Some(error) = become_child(std::env::args_os()) {
         return complain(&error);
     }
     if let Some(code) = special(tests) {
@@ -143,7 +143,7 @@ fn is_asked(arguments: &Arguments, name: &str) -> bool {
 fn outside(tests: &'static [Test], environment: &Environment) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let arguments = Arguments::from_args();
     // asked for a list, too: other runners take from it what is ignored
-    let sandbox = lack_of_sandbox()?;
+    let sandbox = why_no_sandbox()?;
     if !arguments.list && sandbox.is_none() {
         Executables::beside(&std::env::current_exe()?, environment.cargo.as_deref())?;
     }
@@ -183,7 +183,7 @@ fn complain(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
 }
 
 /// Why no sandbox can be had here; `None` when it can.
-fn lack_of_sandbox() -> std::io::Result<Option<String>> {
+fn why_no_sandbox() -> std::io::Result<Option<String>> {
     let output = Command::new(std::env::current_exe()?).arg(PROBE).output()?;
     let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Ok((!output.status.success()).then_some(words))

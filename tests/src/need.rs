@@ -27,7 +27,7 @@ impl Need {
             Self::Root => Some("needs root".into()),
             Self::Program(name) if PATHS.iter().any(|dir| Path::new(dir).join(name).exists()) => None,
             Self::Program(name) => Some(format!("needs the program {name}")),
-            Self::Tun => kernel::tuntap::lack().map(|lack| format!("needs TUN devices: {lack}")),
+            Self::Tun => kernel::tuntap::unavailable().map(|why| format!("needs TUN devices: {why}")),
             Self::File(path) if Path::new(path).exists() => None,
             Self::File(path) => Some(format!("needs {path}")),
         }

@@ -12,7 +12,7 @@ use crate::state::TunTap;
 use crate::types::IfName;
 
 /// Where every TUN and TAP device is had from.
-const DOOR: &str = "/dev/net/tun";
+const CLONE_DEVICE: &str = "/dev/net/tun";
 
 /// `struct virtio_net_hdr` in front of every packet of a [`Queue`] (linux/virtio_net.h), in the machine's byte order.
 pub const VNET_HDR_LEN: usize = 10;
@@ -39,7 +39,7 @@ pub fn create(name: &IfName, device: &TunTap) -> Result<(), KernelError> {
 }
 
 /// Why no TUN device can be had here; `None` when one can, as far as the door tells.
-pub fn lack() -> Option<String> {
+pub fn unavailable() -> Option<String> {
     open(0, &|op| op.to_owned()).err().map(|error| error.to_string())
 }
 
@@ -103,15 +103,15 @@ impl AsFd for Queue {
 }
 
 fn open(flags: libc::c_int, what: &dyn Fn(&str) -> String) -> Result<File, KernelError> {
-    let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(DOOR);
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(CLONE_DEVICE);
     opened.map_err(|e| {
         let hint = match e.kind() {
             io::ErrorKind::NotFound => "there is none: load the module tun, and in a container pass the device in",
             io::ErrorKind::PermissionDenied => "it takes root or CAP_NET_ADMIN, and in a container the device allowed",
             _ if e.raw_os_error() == Some(libc::ENODEV) => "the kernel has no TUN driver (CONFIG_TUN)",
-            _ => return KernelError::io(what(&format!("open {DOOR}")), &e),
+            _ => return KernelError::io(what(&format!("open {CLONE_DEVICE}")), &e),
         };
-        KernelError { text: Some(hint.to_owned()), ..KernelError::io(what(&format!("open {DOOR}")), &e) }
+        KernelError { text: Some(hint.to_owned()), ..KernelError::io(what(&format!("open {CLONE_DEVICE}")), &e) }
     })
 }
 
