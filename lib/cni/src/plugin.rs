@@ -89,7 +89,7 @@ pub(crate) fn prepare<'a>(
     match (prev, command) {
         (Err(bad), Command::Add | Command::Check) => return Err(bad),
         // otherwise a damaged cache would make every DEL fail, for ever
-        (Err(bad), _) => request.warn(plugin.name(), format_args!("{command} goes on without prevResult: {bad}")),
+        (Err(bad), _) => request.warn(plugin.name(), format_args!("{command} continues without prevResult: {bad}")),
         (Ok(()), _) => {}
     }
     Ok(request)

@@ -1,5 +1,5 @@
-//! The runtime's side of the protocol: lists of plugins, the order of calls, and the cache of results.
-//! It follows libcni of the Go library, so that either library can take over a host from the other.
+//! The runtime's side of the protocol: lists of plugins, the order of calls, and the cache of results. It follows
+//! libcni of the Go library, so that either library can take over a host from the other.
 
 mod cache;
 mod list;
@@ -109,8 +109,8 @@ impl<'a> Runtime<'a> {
         Self { path: path.into(), cache_dir: cache_dir.into(), suite: &[], environ: Environ::Inherit, stderr: &|_| () }
     }
 
-    /// Calls ADD of each plugin in order, each with the previous result. Caches and returns the last result.
-    /// A failure does not undo earlier plugins: see [`Runtime::add_or_undo`].
+    /// Calls ADD of each plugin in order, each with the previous result. Caches and returns the last result. A failure
+    /// does not undo earlier plugins: see [`Runtime::add_or_undo`].
     pub fn add(&self, list: &NetworkList, attachment: &Attachment) -> Result<AddResult, RuntimeError> {
         check(attachment)?;
         let delegates = self.delegates();
@@ -242,7 +242,9 @@ impl<'a> Runtime<'a> {
             .cached(list, attachment)
             .and_then(|result| result.map(|result| prev_result(list, "cache", &result)).transpose());
         loaded.unwrap_or_else(|cause| {
-            (self.stderr)(format!("{}: {} goes on without prevResult: {cause}\n", list.name, Command::Del).as_bytes());
+            (self.stderr)(
+                format!("{}: {} continues without prevResult: {cause}\n", list.name, Command::Del).as_bytes(),
+            );
             None
         })
     }

@@ -23,8 +23,7 @@ pub enum Json {
 }
 
 /// Whether two keys are the same for Go: Unicode simple folding, by which only two other characters fold to ASCII
-/// letters.
-/// `Go: encoding/json fold.go`
+/// letters. `Go: encoding/json fold.go`
 ///
 /// ```
 /// assert!(gojson::same_key("cniVersion", "CNIVERSION"));

@@ -14,9 +14,9 @@ use crate::version::Version;
 
 /// Serves one call and returns the exit status: 0, or 1 with an error object on `stdout`.
 ///
-/// `suite` is every plugin of this executable. A delegate that is this very file runs in this process.
-/// `vars` looks up an environment variable. Without CNI_COMMAND, a description of the plugin goes to `stderr`. A panic
-/// becomes an error of code 999. The reply goes to `stdout` in one write; nothing else does.
+/// `suite` is every plugin of this executable. A delegate that is this very file runs in this process. `vars` looks up
+/// an environment variable. Without CNI_COMMAND, a description of the plugin goes to `stderr`. A panic becomes an error
+/// of code 999. The reply goes to `stdout` in one write; nothing else does.
 pub fn serve(
     plugin: &dyn Plugin,
     suite: &[&dyn Plugin],

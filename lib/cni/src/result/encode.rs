@@ -51,8 +51,8 @@ impl Members {
 impl AddResult {
     /// The result as a plugin prints it for a configuration of that version: indented by 4 spaces, no final newline.
     ///
-    /// 0.1.0 and 0.2.0 keep only the first address of each family. They fail if there is none:
-    /// `cannot convert: no valid IP addresses`.
+    /// 0.1.0 and 0.2.0 keep only the first address of each family. They fail if there is none: `cannot convert: no
+    /// valid IP addresses`.
     pub fn encode(&self, version: Version) -> Result<String, Error> {
         Ok(self.to_json(version)?.pretty4())
     }

@@ -59,8 +59,8 @@ struct Versioned {
 }
 
 impl AddResult {
-    /// Parses a delegate's reply. Its `cniVersion` decides the shape; without one, `config_version` does.
-    /// `null` means `{}`.
+    /// Parses a delegate's reply. Its `cniVersion` decides the shape; without one, `config_version` does. `null` means
+    /// `{}`.
     pub fn parse(text: &[u8], config_version: Version) -> Result<Self, ResultError> {
         let tree = Json::parse(text)?;
         let own: Versioned = tree.decode()?;
