@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unheard_datagram_is_lost() {
+    fn a_datagram_that_is_not_received_is_lost() {
         let deaf = loopback();
         // a connected socket does not receive from other addresses
         deaf.connect("127.0.0.1:9").unwrap();

@@ -26,8 +26,8 @@ pub struct Tap {
 }
 
 /// Accepts only the packets that a tap is for, so that other traffic does not fill the socket before it is read. The
-/// filter also selects the interface, because binding needs an address type that only `unsafe` code can build.
-/// The numbers of a jump say how many instructions it skips.
+/// filter also selects the interface, because binding needs an address type that only `unsafe` code can build. The
+/// numbers of a jump say how many instructions it skips.
 fn filter(index: u32) -> [SockFilter; 15] {
     [
         SockFilter::new(WORD, 0, 0, FILTER_IFINDEX),
