@@ -1,7 +1,7 @@
-//! What others read of the daemon: subnet.env for the CNI plugin, status.json for people and programs.
+//! The daemon's reports: subnet.env for the CNI plugin, status.json for people and programs.
 //!
-//! Both are objects of this host like a route: somebody says what they contain, one task writes them, and whoever deletes
-//! or edits them finds them written again. The task is the only writer, and it writes off the runtime's thread.
+//! Like a route, both are objects of this host. The daemon sets their contents, one task writes them, and if somebody
+//! deletes or edits them they are written again. The task is the only writer and does not block the runtime's thread.
 
 mod contents;
 mod pace;
@@ -23,23 +23,23 @@ use crate::supervise::{Ended, Task};
 use crate::systemd::Manager;
 use overlay::status::{Rejected, Status, path_beside};
 
-/// Readiness: the CNI plugin can read subnet.env.
+/// The condition of readiness that the CNI plugin can read subnet.env.
 pub const SUBNET_FILE: &str = "subnet file";
 
-/// What the reporter needs.
+/// The settings of the reporter.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where subnet.env is written; status.json lies beside it.
+    /// The path of subnet.env. status.json is written beside it.
     pub subnet_file: PathBuf,
-    /// Who learns that the start is done.
+    /// The service manager, which is notified when the start is done.
     pub manager: Option<Manager>,
-    /// Where the number of peers and repairs is counted.
+    /// The metrics that count peers and repairs.
     pub metrics: Metrics,
-    /// Where it says whether subnet.env is written.
+    /// The readiness, with a condition for subnet.env.
     pub readiness: Readiness,
 }
 
-/// What the daemon and the task share.
+/// State that the daemon and the task share.
 #[derive(Debug, Default)]
 struct Shared {
     contents: Mutex<Contents>,
@@ -52,7 +52,7 @@ impl Shared {
     }
 }
 
-/// The way to the task that writes the files. It ends with this.
+/// The handle of the task that writes the files. Dropping it ends the task.
 #[derive(Debug)]
 pub struct Reporter {
     shared: Arc<Shared>,
@@ -71,8 +71,9 @@ impl Reporter {
         Self { shared, metrics, status, task: Task::spawn("the writer of subnet.env and status.json", writer.run()) }
     }
 
-    /// The outcome of a pass. `head` is the status without peers and rejected leases, which come as changes. The status is
-    /// written soon if anything but its time and its counters is new, or if the pass changed something (`fresh`).
+    /// Reports the outcome of a pass. `head` is the status without peers and rejected leases, which come as changes.
+    /// The status is written soon if anything except its time and counters is new, or if the pass changed something
+    /// (`fresh`).
     pub fn passed(&self, head: &Status, peers: PeerChanges, rejected: Option<Vec<Rejected>>, fresh: bool) {
         let mut contents = self.shared.lock();
         contents.passed(head, peers, rejected, fresh);
@@ -81,16 +82,16 @@ impl Reporter {
         self.shared.changed.notify_one();
     }
 
-    /// What subnet.env contains from now on. The status is written before it.
+    /// Sets the content of subnet.env. The status is written before it.
     pub fn subnet_env(&self, text: String) {
         self.shared.lock().set_env(text);
         self.shared.changed.notify_one();
     }
 
-    /// Writes the status now and here: the daemon is about to end with `error`.
+    /// Writes the status in this call, because the daemon is about to end with `error`.
     pub fn last_words(&self, error: &str) {
         let text = self.shared.lock().last_words(error);
-        // the error itself is on its way to the log
+        // the error itself is logged
         let _ = store::files::replace(&self.status, text.as_bytes());
     }
 
