@@ -1,4 +1,5 @@
-//! `flannelctl demo`: a network of hosts on this machine, shown from its leases to the bytes on its wires.
+//! `flannelctl demo`: builds a network of hosts on this machine and shows its leases, its paths and the bytes on the
+//! wire.
 
 mod report;
 mod traffic;
@@ -16,37 +17,37 @@ use lab::topology::Topology;
 use lab::wait::eventually;
 use lab::{self, world};
 
-/// What the kernel may take to forget deleted links and namespaces.
+/// How long the kernel may take to release deleted links and namespaces.
 const TIDYING: Duration = Duration::from_secs(5);
 
-/// What to show.
+/// The options of the demo.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How many hosts: 2 or more; every third is behind a router.
+    /// The number of hosts, at least 2. Every third is behind a router.
     pub hosts: usize,
-    /// The backend it begins and ends with.
+    /// The backend at the start and at the end.
     pub backend: Mode,
-    /// IPv6, too.
+    /// Whether pods also get IPv6 addresses.
     pub dual_stack: bool,
-    /// Leave it up.
+    /// Whether the network is left up.
     pub keep: bool,
 }
 
 /// Why the demo failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// A step of it did.
+    /// A step failed.
     #[error(transparent)]
     Lab(#[from] lab::Error),
-    /// It cannot be shown.
+    /// The result cannot be written.
     #[error("write to standard output: {0}")]
     Output(#[from] io::Error),
-    /// It was all shown, and was not what it must be.
+    /// The demo ran to its end, and these checks failed.
     #[error("the demo failed: {}", .0.join("; "))]
     Failed(Vec<String>),
 }
 
-/// The whole demo.
+/// Runs the whole demo.
 pub fn run(options: &Options, executables: &Executables, screen: &mut Screen) -> Result<(), DemoError> {
     let right = sandbox::enter().map_err(lab::Error::from)?;
     world::probe()?;
@@ -62,7 +63,7 @@ pub fn run(options: &Options, executables: &Executables, screen: &mut Screen) ->
 
 fn spec(options: &Options) -> Spec {
     let topology = match options.backend {
-        // a host behind a router would be cut off
+        // in this mode a host behind a router would have no path
         Mode::HostGw => Topology::flat(options.hosts),
         _ => Topology::every_third_routed(options.hosts),
     };
@@ -107,17 +108,18 @@ fn take_down(mut cluster: Cluster, screen: &mut Screen) -> Result<(), DemoError>
     Ok(())
 }
 
-/// DEL answers when a link is gone for everyone; a child of it sits out the kernel's own tidying for some 20 ms more.
+/// The processes that still use a namespace. DEL returns once a link is gone; a child process of it waits some 20 ms
+/// more while the kernel cleans up.
 fn last_users(namespaces: &[u64]) -> Option<String> {
     let users = || match world::users_of(namespaces) {
         Ok(users) if users.is_empty() => Ok(()),
         Ok(users) => Err(users.join(", ")),
         Err(error) => Err(error.to_string()),
     };
-    eventually("the namespaces are nobody's", TIDYING, users).err().map(|error| error.to_string())
+    eventually("nobody uses the namespaces", TIDYING, users).err().map(|error| error.to_string())
 }
 
-/// How this world can be, for the reader.
+/// The privilege in words.
 fn by_right(right: Right) -> &'static str {
     match right {
         Right::Root => "as root",

@@ -1,4 +1,4 @@
-//! `flannelctl install`: one executable under every plugin's name.
+//! `flannelctl install`: installs one executable under every plugin's name.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,22 +18,22 @@ pub enum InstallError {
         op: &'static str,
         /// Its object.
         path: PathBuf,
-        /// Why not.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The source is not an executable file.
     #[error("install: {} is not an executable file: name the built cni-plugins with --from", .0.display())]
     NotExecutable(PathBuf),
-    /// The destination is something else.
+    /// The destination is not a directory.
     #[error("install: {} is not a directory: name the directory that the runtime's CNI_PATH names", .0.display())]
     NotDirectory(PathBuf),
-    /// A plugin's name is taken by something that a rename cannot replace.
+    /// A directory has the name of a plugin, and a rename cannot replace it.
     #[error("install: {} is a directory: move it away; nothing was changed", .0.display())]
     Taken(PathBuf),
-    /// What is there afterwards is not what was put there.
-    #[error("install: {} is not the file that was installed: another installer is at work in this directory", .0.display())]
+    /// After the installation another file has a plugin's name.
+    #[error("install: {} is not the file that was installed: another installer works in this directory", .0.display())]
     Changed(PathBuf),
-    /// What is written could not be prepared.
+    /// The temporary file could not be written.
     #[error("install: {0}")]
     Draft(#[from] FileError),
 }
@@ -47,8 +47,8 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Puts `executable` into `dir` under all [`SUITE`], as hard links to one file. Each name changes from the old file to
-/// the new one in one step, so that a runtime which calls meanwhile runs one or the other.
+/// Installs `executable` into `dir` under all names of [`SUITE`], as hard links to one file. Each name changes from the
+/// old file to the new one in one step, so that a runtime always runs one of the two.
 pub fn install(executable: &Path, dir: &Path) -> Result<Vec<PathBuf>, InstallError> {
     check(executable, dir)?;
     let paths: Vec<_> = SUITE.iter().map(|name| dir.join(name)).collect();
@@ -68,7 +68,7 @@ fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstallErr
     move |source| InstallError::File { op, path, source }
 }
 
-/// All that can be seen before anything is changed.
+/// Checks everything that can be checked before anything is changed.
 fn check(executable: &Path, dir: &Path) -> Result<(), InstallError> {
     let source = fs::metadata(executable).map_err(failed("read", executable))?;
     if !source.is_file() || source.permissions().mode() & 0o111 == 0 {

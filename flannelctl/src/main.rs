@@ -10,7 +10,7 @@ use flannelctl::screen::Screen;
 use flannelctl::{demo, install, status};
 use lab::executables::Executables;
 use lab::mode::Mode;
-use lab::process::door;
+use lab::process::become_child;
 
 /// Shows, installs and explains the network.
 #[derive(Parser)]
@@ -24,25 +24,25 @@ struct Args {
 enum Command {
     /// Show a network of hosts on this machine, in namespaces that vanish at the end
     Demo {
-        /// How many hosts; every third is behind a router
+        /// Number of hosts; every third is behind a router
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=30))]
         hosts: u8,
-        /// The backend to begin with
+        /// The backend at the start
         #[arg(long, value_enum, default_value_t = Backend::Vxlan)]
         backend: Backend,
-        /// IPv6, too
+        /// Give pods IPv6 addresses too
         #[arg(long)]
         dual_stack: bool,
-        /// Leave it up and print how to enter it
+        /// Leave the network up and print how to enter it
         #[arg(long)]
         keep: bool,
     },
     /// Install the plugins: one executable under every plugin's name
     Install {
-        /// Where the runtime looks for plugins
+        /// The directory in which the runtime looks for plugins
         #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
         bin_dir: PathBuf,
-        /// The executable; without it the cni-plugins beside flannelctl
+        /// The executable; default: the cni-plugins beside flannelctl
         #[arg(long, value_name = "FILE")]
         from: Option<PathBuf>,
     },
@@ -51,7 +51,7 @@ enum Command {
         /// The daemon's --subnet-file
         #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
         subnet_file: PathBuf,
-        /// As the daemon writes it
+        /// Print the status as JSON, as the daemon writes it
         #[arg(long)]
         json: bool,
     },
@@ -61,7 +61,7 @@ enum Command {
 enum Backend {
     /// Every peer through VXLAN
     Vxlan,
-    /// vxlan, but a peer on the same segment directly
+    /// vxlan, but peers on the same segment directly
     DirectRouting,
     /// Every peer directly
     HostGw,
@@ -78,14 +78,14 @@ impl From<Backend> for Mode {
 }
 
 fn main() -> ExitCode {
-    let outcome = match door(std::env::args_os()) {
+    let outcome = match become_child(std::env::args_os()) {
         Some(error) => Err(error.into()),
         None => run(Args::parse().command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // nothing can be done when standard error is closed
+            // if stderr is closed, nothing can be reported
             let _ = writeln!(io::stderr(), "flannelctl: {error}");
             ExitCode::FAILURE
         }
@@ -96,8 +96,8 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
     let mut screen = Screen::new(Box::new(io::stdout()), io::stdout().is_terminal());
     match command {
         Command::Demo { hosts, backend, dual_stack, keep } => {
-            screen.progress("flanneld and the plugins are built, if they are not yet")?;
-            // set by `cargo run`, which has built nothing but this program
+            screen.progress("building flanneld and the plugins if they are not up to date")?;
+            // `cargo run` sets it and builds only this program
             let cargo = std::env::var_os("CARGO");
             let executables = Executables::beside(&std::env::current_exe()?, cargo.as_deref())?;
             let options = demo::Options { hosts: hosts.into(), backend: backend.into(), dual_stack, keep };

@@ -1,10 +1,10 @@
-//! What the operator reads: lines, tables and progress; colour and rewriting only where a terminal is.
+//! Output for the operator: lines, tables and progress. Colour and rewritten lines are used only on a terminal.
 
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::Instant;
 
-/// Where the text goes.
+/// The output.
 pub struct Screen {
     out: Box<dyn Write>,
     terminal: bool,
@@ -12,12 +12,12 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Writes to `out`; with `terminal` in colour and with progress that rewrites its line.
+    /// Writes to `out`. With `terminal` it uses colour, and progress rewrites its line.
     pub fn new(out: Box<dyn Write>, terminal: bool) -> Self {
         Self { out, terminal, started: Instant::now() }
     }
 
-    /// Something is being done; on a terminal the line gives way to what comes next.
+    /// Shows what is being done. On a terminal the next output replaces the line.
     pub fn progress(&mut self, what: impl Display) -> io::Result<()> {
         let seconds = self.started.elapsed().as_secs_f64();
         if self.terminal {
@@ -28,27 +28,27 @@ impl Screen {
         self.out.flush()
     }
 
-    /// A heading.
+    /// Writes a heading.
     pub fn title(&mut self, text: impl Display) -> io::Result<()> {
         self.clear()?;
         let (bold, plain) = self.style("\x1b[1m");
         writeln!(self.out, "\n{bold}{text}{plain}")
     }
 
-    /// A line of text.
+    /// Writes a line of text.
     pub fn line(&mut self, text: impl Display) -> io::Result<()> {
         self.clear()?;
         writeln!(self.out, "{text}")
     }
 
-    /// A line that says how something went.
+    /// Writes a line in the colour of success or failure.
     pub fn verdict(&mut self, good: bool, text: impl Display) -> io::Result<()> {
         self.clear()?;
         let (colour, plain) = self.style(if good { "\x1b[32m" } else { "\x1b[31m" });
         writeln!(self.out, "{colour}{text}{plain}")
     }
 
-    /// A table, indented by two.
+    /// Writes a table, indented by two spaces.
     pub fn table<const N: usize>(&mut self, head: [&str; N], rows: &[[String; N]]) -> io::Result<()> {
         self.clear()?;
         let lines = align(head, rows);
@@ -69,7 +69,7 @@ impl Screen {
     }
 }
 
-/// Columns as wide as their widest cell, two blanks between, no blanks at the end.
+/// Columns as wide as their widest cell, two spaces between them, no spaces at the end.
 pub fn align<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
     let mut widths = head.map(|cell| cell.chars().count());
     for row in rows {

@@ -1,4 +1,4 @@
-//! `flannelctl status`: what the daemon on this host says of itself.
+//! `flannelctl status`: shows the status that the daemon on this host writes.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,15 @@ use crate::screen::Screen;
 use overlay::status::{Reach, Status, path_beside};
 use store::files::read_own;
 
-/// The status of 100,000 peers is 30 MB.
+/// The largest status file in bytes. The status of 100,000 peers has 30 MB.
 const LARGEST: u64 = 256 << 20;
 
 /// Why there is no status to show.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
-    /// The daemon has written none.
+    /// The daemon has written no status.
     #[error(
-        "status: {}: not found: flanneld has not run on this host since it booted, or it has another --subnet-file (name it)",
+        "status: {}: not found: flanneld has not run on this host since it booted, or uses another --subnet-file (pass the same)",
         .0.display()
     )]
     Absent(PathBuf),
@@ -24,20 +24,20 @@ pub enum StatusError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The file is something else.
-    #[error("status: {}: {source}: it is not what flanneld of this version writes", path.display())]
+    /// The file is not a status.
+    #[error("status: {}: {source}: the file was not written by flanneld of this version", path.display())]
     Decode {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The decoder's error.
         source: serde_json::Error,
     },
 }
 
-/// The text of the status of the daemon that writes `subnet_file`, and what it says.
+/// Reads the status of the daemon that writes `subnet_file`: its text, and the decoded form.
 pub fn read(subnet_file: &Path) -> Result<(String, Status), StatusError> {
     let path = path_beside(subnet_file);
     let text = read_own(&path, LARGEST).map_err(|source| match source.kind() {
@@ -49,10 +49,10 @@ pub fn read(subnet_file: &Path) -> Result<(String, Status), StatusError> {
     Ok((text, status))
 }
 
-/// Whether the host of this status works: the daemon runs, has a lease and reports no error.
+/// Checks that the host works: the daemon runs, has a lease and reports no error.
 ///
 /// # Errors
-/// What is wrong, one line.
+/// One line that says what is wrong.
 pub fn health(status: &Status) -> Result<(), String> {
     match &status.last_error {
         _ if !is_running(status) => Err(format!("flanneld (process {}) is not running", status.pid)),
@@ -199,6 +199,6 @@ mod tests {
     fn an_absent_and_a_broken_file_are_told_apart() {
         let absent = read(Path::new("/no/such/subnet.env")).unwrap_err().to_string();
         assert!(absent.contains("/no/such/status.json: not found: flanneld has not run"), "{absent}");
-        assert!(shown("{").unwrap_err().to_string().contains("it is not what flanneld of this version writes"));
+        assert!(shown("{").unwrap_err().to_string().contains("the file was not written by flanneld of this version"));
     }
 }

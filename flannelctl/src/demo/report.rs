@@ -12,10 +12,10 @@ use lab::ping::best_of;
 use lab::sandbox::Right;
 use lab::{Doing, Error};
 
-/// All pings are answered within a millisecond; a second is an eternity.
+/// The limit of a ping. A reply normally takes less than a millisecond.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Each host: its underlay address, its lease and its VTEP.
+/// Shows each host's underlay address, lease and VTEP.
 pub(super) fn hosts(cluster: &Cluster, screen: &mut Screen) -> Result<(), DemoError> {
     screen.title(format_args!("Hosts (backend {})", cluster.spec.mode))?;
     let mut rows = Vec::new();
@@ -49,7 +49,7 @@ fn vtep(cluster: &Cluster, host: usize) -> Result<String, Error> {
     Ok(joined(&macs))
 }
 
-/// Upstream's names of the devices for VNI 1.
+/// Upstream's name of the VXLAN device for VNI 1.
 pub(super) fn vxlan_device(family: Family) -> &'static str {
     match family {
         Family::V4 => "flannel.1",
@@ -57,7 +57,7 @@ pub(super) fn vxlan_device(family: Family) -> &'static str {
     }
 }
 
-/// Every pod pings every other. Gives what failed.
+/// Pings from every pod to every other. Returns what failed.
 pub(super) fn pairs(cluster: &Cluster, mode: Mode, screen: &mut Screen) -> Result<Vec<String>, DemoError> {
     screen.title(format_args!("Every pod pings every other ({mode})"))?;
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
@@ -81,7 +81,7 @@ pub(super) fn pairs(cluster: &Cluster, mode: Mode, screen: &mut Screen) -> Resul
     Ok(failures)
 }
 
-/// What detached pods have left on the hosts.
+/// What remains on the hosts of detached pods.
 pub(super) fn left_of_pods(cluster: &Cluster) -> Result<Vec<String>, Error> {
     let mut left = Vec::new();
     for host in cluster.spec.topology.hosts() {
@@ -92,7 +92,7 @@ pub(super) fn left_of_pods(cluster: &Cluster) -> Result<Vec<String>, Error> {
             let dir = host_dir(host).join("cni").join(folder);
             let Ok(entries) = std::fs::read_dir(&dir) else { continue };
             let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-            // host-local's own two, which hold no address
+            // host-local's two other files, which reserve no address
             let kept = |name: &String| name != "lock" && !name.starts_with("last_reserved_ip");
             left.extend(names.filter(kept).map(|name| format!("{}/{name}", dir.display())));
         }
@@ -100,7 +100,7 @@ pub(super) fn left_of_pods(cluster: &Cluster) -> Result<Vec<String>, Error> {
     Ok(left)
 }
 
-/// The lines by which the world that is left up is entered, and ended.
+/// Prints how to enter the network that is left up, and how to end it.
 pub(super) fn how_to_enter(cluster: &Cluster, right: Right, screen: &mut Screen) -> Result<(), DemoError> {
     screen.title(format_args!("Left up ({})", by_right(right)))?;
     let user = if right == Right::UserNamespace { "--user --preserve-credentials " } else { "" };
@@ -118,7 +118,7 @@ pub(super) fn how_to_enter(cluster: &Cluster, right: Right, screen: &mut Screen)
 pub(super) fn first_pair(cluster: &Cluster, mode: Mode, path: Path) -> Option<(usize, usize)> {
     let is = |(from, to): &(usize, usize)| mode.path(cluster.spec.topology.on_one_segment(*from, *to)) == path;
     cluster.pairs().into_iter().filter(is).max_by_key(|(from, to)| {
-        // a way through the router shows more; host 1 comes first
+        // a path through the router shows more; then host 1 first
         (!cluster.spec.topology.on_one_segment(*from, *to), std::cmp::Reverse((*from, *to)))
     })
 }

@@ -1,4 +1,4 @@
-//! The backend changes while packets flow.
+//! Changes the backend while packets flow.
 
 use std::time::{Duration, Instant};
 
@@ -11,34 +11,34 @@ use lab::mode::Mode;
 use lab::topology::Topology;
 use lab::traffic::{RATE, Traffic};
 
-/// Datagrams sent in each mode once all paths are the new ones: half a second.
+/// Datagrams in each mode after all paths have changed: half a second.
 const PER_MODE: u64 = RATE / 2;
 
-/// A journey through modes, and who takes part.
+/// A sequence of modes, and which pairs send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tour {
-    /// The first is the one that is there.
+    /// The modes in order. The first is the current one.
     modes: [Mode; 3],
-    /// Only pairs that no router parts.
+    /// Whether only pairs on one segment take part.
     one_segment: bool,
-    /// Follow a ping on each path that the first mode does not have.
+    /// Whether to follow a ping on each path that the previous mode does not have.
     ways: bool,
 }
 
-/// From `mode` to others and back.
+/// Tours from `mode` to other modes and back.
 pub(super) fn tours(mode: Mode, topology: &Topology) -> Vec<Tour> {
     let all = |other| Tour { modes: [mode, other, mode], one_segment: false, ways: true };
-    // it cuts off who is behind a router, and has no path that the first tour did not show
+    // it cuts off hosts behind a router, and adds no path that the first tour does not show
     let near = Tour { modes: [mode, Mode::HostGw, mode], one_segment: topology.segments.len() > 1, ways: false };
     match mode {
         Mode::Vxlan => vec![all(Mode::DirectRouting), near],
         Mode::DirectRouting => vec![all(Mode::Vxlan), near],
-        // the demo is of modes that every kernel has
+        // the demo uses only modes that every kernel supports
         _ => vec![all(Mode::Vxlan)],
     }
 }
 
-/// Takes the tour under traffic. Gives what failed.
+/// Changes the modes of the tour under traffic. Returns what failed.
 pub(super) fn run(cluster: &Cluster, tour: &Tour, screen: &mut Screen) -> Result<Vec<String>, DemoError> {
     let [first, then @ ..] = tour.modes;
     let names: Vec<_> = tour.modes.iter().map(Mode::to_string).collect();
@@ -65,7 +65,7 @@ pub(super) fn run(cluster: &Cluster, tour: &Tour, screen: &mut Screen) -> Result
     if counts.lost > 0 {
         failures.push(format!("{}: {text}", names.join(" → ")));
     }
-    // whoever was cut off meanwhile is back
+    // the hosts that were cut off must have their paths again
     if tour.one_segment {
         failures.extend(report::pairs(cluster, first, screen)?);
     }
@@ -80,7 +80,7 @@ fn takes_part(cluster: &Cluster, tour: &Tour, (from, to): (usize, usize)) -> boo
     !tour.one_segment || cluster.spec.topology.on_one_segment(from, to)
 }
 
-/// Changes the configuration and waits until every host has followed: how long that took.
+/// Changes the configuration and waits until every host has the new paths. Returns how long that took.
 fn change(cluster: &Cluster, to: Mode) -> Result<Duration, lab::Error> {
     let started = Instant::now();
     cluster.configure(to)?;
@@ -113,7 +113,7 @@ mod tests {
         ] {
             for tour in tours(mode, &topology) {
                 assert_eq!((tour.modes[0], tour.modes[2]), (mode, mode));
-                // host-gw cuts routed hosts off
+                // host-gw cuts off hosts behind a router
                 assert_eq!(tour.one_segment, tour.modes.contains(&Mode::HostGw) && topology.segments.len() > 1);
             }
         }

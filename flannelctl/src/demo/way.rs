@@ -1,4 +1,4 @@
-//! The way of one ping, seen at each interface that it passes.
+//! The way of one ping, captured at each interface that it passes.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use lab::cluster::Cluster;
 use lab::mode::{Mode, Path};
 use lab::{Doing, Error};
 
-/// flannel's default on Linux: the kernel's own (IFLA_VXLAN_PORT left out).
+/// flannel's default port on Linux: it leaves out IFLA_VXLAN_PORT, and this is the kernel's default.
 const VXLAN_PORT: u16 = 8472;
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The way of a ping for each path that `mode` has.
+/// Shows the way of a ping for each path that `mode` has.
 pub(super) fn show_each(cluster: &Cluster, mode: Mode, screen: &mut Screen) -> Result<(), DemoError> {
     for path in [Path::Vxlan, Path::Direct] {
         show_first(cluster, mode, path, screen)?;
@@ -24,7 +24,7 @@ pub(super) fn show_each(cluster: &Cluster, mode: Mode, screen: &mut Screen) -> R
     Ok(())
 }
 
-/// The way of a ping for each path that `mode` has and `before` had not.
+/// Shows the way of a ping for each path that `mode` has and `before` does not.
 pub(super) fn show_news(cluster: &Cluster, before: Mode, mode: Mode, screen: &mut Screen) -> Result<(), DemoError> {
     for path in [Path::Vxlan, Path::Direct] {
         if first_pair(cluster, before, path).is_none() {
@@ -46,7 +46,7 @@ fn show_first(cluster: &Cluster, mode: Mode, path: Path, screen: &mut Screen) ->
     Ok(())
 }
 
-/// Listens at every interface on the way out of the host, sends one echo, and gives what was seen of its request.
+/// Captures at every interface on the way out of the host, sends one echo, and returns the frames of its request.
 fn capture(cluster: &Cluster, (from, to): (usize, usize), family: Family, path: Path) -> Result<Vec<Sight>, Error> {
     let pod = cluster.pod(from)?;
     let tunnel = (path == Path::Vxlan).then(|| vxlan_device(family));
@@ -79,7 +79,7 @@ fn rows(sights: &[Sight]) -> Vec<[String; 3]> {
     rows
 }
 
-/// What the underlay's frame is longer by than the pod's.
+/// The difference in length between the underlay's frame and the pod's.
 fn difference(sights: &[Sight]) -> String {
     let (Some(pod), Some(wire)) = (sights.first(), sights.last()) else { return String::new() };
     let (pod, added) = (pod.frame.length(), wire.frame.length() - pod.frame.length());

@@ -93,7 +93,7 @@ fn gone(message: Message) -> Message {
     }
 }
 
-/// A host: a device of ours with one peer, an underlay with an address and a default route, and a pod.
+/// A host with a device of ours and one peer, an underlay with an address and a default route, and a pod.
 fn survey() -> Survey {
     let pod = announced(POD, "veth0", &Link::up(LinkKind::Veth(kernel::state::Veth { peer: None })));
     let links = [eth0(1500), announced(FLANNEL, "flannel.1", &ours()), pod].iter().map(seen).collect();
@@ -185,7 +185,7 @@ fn filter_for(chosen: Chosen, desired: State) -> Held {
 }
 
 fn wakes(chosen: Chosen, message: Message) -> bool {
-    filter(chosen).hear(message.into())
+    filter(chosen).matches(message.into())
 }
 
 fn check(cases: impl IntoIterator<Item = (Message, bool, &'static str)>) {
@@ -297,35 +297,35 @@ fn without_an_underlay_everything_may_be_it() {
     assert!(!wakes(none(), via("203.0.113.0/24", "192.0.2.9", BGP)));
 }
 
-/// A lease whose subnet contains an address of ours is not believed: when a pass has moved it, leases are judged anew.
+/// A lease whose subnet contains an address of ours is rejected. When a pass moves our address, leases are judged anew.
 #[test]
 fn our_own_address_is_a_fact_although_it_is_wanted() {
     let mut wanted = wanted();
     wanted.address(&name("flannel.1"), net("10.5.7.0/32"), true);
     let mut filter = filter_for(chosen(), wanted);
     let moved = address::add(FLANNEL, net("10.5.7.0/32"), &Address::default());
-    assert!(filter.hear(moved.into()));
+    assert!(filter.matches(moved.into()));
 }
 
-/// What is there and back again while a survey is read may be in it or not.
+/// A change that is reverted while a survey runs may or may not be in the survey.
 #[test]
 fn while_the_kernel_is_read_nothing_is_known_of_the_underlay() {
     let mut filter = filter(chosen());
-    assert!(!filter.hear(eth0(1500).into()));
+    assert!(!filter.matches(eth0(1500).into()));
     filter.facts_hold = false;
-    assert!(filter.hear(eth0(1500).into()));
-    assert!(!filter.hear(via("203.0.113.0/24", "192.0.2.9", BGP).into()));
+    assert!(filter.matches(eth0(1500).into()));
+    assert!(!filter.matches(via("203.0.113.0/24", "192.0.2.9", BGP).into()));
     filter.facts_hold = true;
-    assert!(filter.hear(eth0(1400).into()), "changed");
-    assert!(filter.hear(eth0(1500).into()), "changed back, before anybody has looked");
+    assert!(filter.matches(eth0(1400).into()), "changed");
+    assert!(filter.matches(eth0(1500).into()), "changed back, before anybody has looked");
 }
 
 #[test]
 fn before_the_first_pass_everything_is_news() {
-    assert!(Filter::default().hear(eth0(1500).into()));
+    assert!(Filter::default().matches(eth0(1500).into()));
     let mut filter = filter(chosen());
     filter.overrun();
-    assert!(filter.hear(eth0(1500).into()), "after announcements were lost");
+    assert!(filter.matches(eth0(1500).into()), "after announcements were lost");
 }
 
 /// Nothing is desired while there is no underlay, and when a plan is gone nothing is known.
@@ -334,9 +334,9 @@ fn what_is_desired_may_be_nothing_or_gone() {
     let mut none = filter(chosen());
     none.interest.iter_mut().for_each(|interest| interest.desired = None);
     let other = || via("203.0.113.0/24", "192.0.2.9", BGP);
-    assert!(!none.hear(other().into()));
+    assert!(!none.matches(other().into()));
     let Held { mut filter, _desired } = filter(chosen());
-    assert!(!filter.hear(other().into()));
+    assert!(!filter.matches(other().into()));
     drop(_desired);
-    assert!(filter.hear(other().into()));
+    assert!(filter.matches(other().into()));
 }

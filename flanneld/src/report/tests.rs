@@ -42,12 +42,12 @@ fn only_news_is_written() {
     contents.passed(&head("five"), PeerChanges::default(), None, false);
     assert!(!contents.is_unwritten(), "no change of the rejected ones");
     assert_eq!(contents.rejected(), 1);
-    contents.set_trouble(Some("disk full".into()));
+    contents.set_env_error(Some("disk full".into()));
     assert_eq!(read(&mut contents).last_error.as_deref(), Some("disk full"));
     let wrong = Status { last_error: Some("no route".into()), ..head("six") };
     contents.passed(&wrong, PeerChanges::default(), None, false);
     assert_eq!(read(&mut contents).last_error.as_deref(), Some("no route; disk full"));
-    contents.set_trouble(None);
+    contents.set_env_error(None);
     assert_eq!(read(&mut contents).last_error.as_deref(), Some("no route"));
 }
 
@@ -77,7 +77,7 @@ fn a_peer_is_as_old_as_its_last_change() {
     assert_eq!(contents.counts(), &Default::default());
 }
 
-/// Waits until `path` has content that `is_right`.
+/// Waits until the content of `path` satisfies `is_right`.
 async fn eventually(path: &Path, is_right: impl Fn(&str) -> bool + Send + 'static) -> String {
     let path = path.to_owned();
     let look = move || {

@@ -1,4 +1,4 @@
-//! Frames as they pass an interface, and what is in them.
+//! Captures frames at interfaces and decodes them.
 
 mod decode;
 mod socket;
@@ -11,25 +11,26 @@ use std::time::{Duration, Instant};
 use super::Error;
 use super::wait::eventually;
 
-/// A place on the way of a packet.
+/// A place where frames are captured.
 #[derive(Debug)]
 pub struct Place {
-    /// How people call it: `pod1's veth`, `cni0`.
+    /// The name for the reader, such as `pod1's veth` or `cni0`.
     pub name: String,
-    /// What listens there.
+    /// The socket that captures there.
     pub tap: Tap,
 }
 
-/// What was seen at a place.
+/// A frame that was captured at a place.
 #[derive(Debug, Clone)]
 pub struct Sight {
-    /// The place.
+    /// The place's name.
     pub place: String,
     /// The frame.
     pub frame: Decoded,
 }
 
-/// Waits until the request with `echo`'s numbers was seen at every place and gives it in the order of `places`.
+/// Waits until the request with the numbers of `echo` was captured at every place. Returns the frames in the order of
+/// `places`.
 pub fn follow(places: &[Place], echo: Echo, vxlan_port: u16, limit: Duration) -> Result<Vec<Sight>, Error> {
     let mut sights: Vec<Option<Decoded>> = vec![None; places.len()];
     let until = Instant::now() + limit;

@@ -1,4 +1,4 @@
-//! A world with a daemon on every host and a pod behind it.
+//! A world with a daemon and a pod on every host.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,29 +21,29 @@ use super::world::{World, families};
 use super::{Doing, Error};
 use overlay::status::{self, Status};
 
-/// For what takes a daemon a fraction of a second when all is well. On a busy machine its end takes longer than anything
-/// else: the kernel waits for all who look at a watched file's marks (`inotify_release`).
+/// The limit for steps that normally take a fraction of a second. On a busy machine the end of a daemon takes longest:
+/// the kernel waits for all readers of a watched file's marks (`inotify_release`).
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// All files of a lab: on the sandbox's own tmpfs.
+/// The folder of all files of a lab, on the sandbox's own tmpfs.
 const ROOT: &str = "/run/lab";
 
-/// What a cluster is made from.
+/// The description of a cluster.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// Hosts and segments.
     pub topology: Topology,
-    /// The first configuration.
+    /// The mode at the start.
     pub mode: Mode,
-    /// IPv6, too.
+    /// Whether pods also get IPv6 addresses.
     pub dual_stack: bool,
-    /// The daemons go on when this process ends.
+    /// Whether the daemons continue to run when this process ends.
     pub outlive: bool,
 }
 
-/// Hosts with daemons, and pods.
+/// Hosts with their daemons and pods.
 #[derive(Debug)]
 pub struct Cluster {
-    /// What it was made from.
+    /// The description that it was built from.
     pub spec: Spec,
     /// The namespaces.
     pub world: World,
@@ -53,7 +53,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Builds the world and writes the configuration; no daemon runs yet.
+    /// Builds the world and writes the configuration. Starts no daemon.
     pub fn prepare(spec: Spec, executables: &Executables) -> Result<Self, Error> {
         let world = World::build(spec.topology.clone())?;
         for host in spec.topology.hosts() {
@@ -66,7 +66,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// A cluster that works: daemons, leases, a pod on every host, and all paths.
+    /// Builds a working cluster: every host has a daemon, a lease and a pod, and all paths are in place.
     pub fn up(spec: Spec, executables: &Executables) -> Result<Self, Error> {
         let mode = spec.mode;
         let mut cluster = Self::prepare(spec, executables)?;
@@ -77,14 +77,14 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Puts the configuration for `mode` into the store; the daemons follow by themselves.
+    /// Writes the configuration for `mode` into the store. The daemons pick it up by themselves.
     pub fn configure(&self, mode: Mode) -> Result<(), Error> {
         let (root, new) = (store_root(), Self::store_dir().join("config.new"));
         let written = fs::create_dir_all(&root).and_then(|()| fs::write(&new, mode.config(self.spec.dual_stack)));
         written.and_then(|()| fs::rename(&new, root.join("config"))).doing("configure the network")
     }
 
-    /// Where the daemons' common store is.
+    /// The folder of the daemons' common store.
     pub fn store_dir() -> PathBuf {
         FilePath::new(ROOT).join("store")
     }
@@ -94,7 +94,7 @@ impl Cluster {
         store_root().join("subnets")
     }
 
-    /// Starts a daemon on every host that has none.
+    /// Starts a daemon on every host without one.
     pub fn start_daemons(&mut self) -> Result<(), Error> {
         for host in self.spec.topology.hosts() {
             if !self.daemons.contains_key(&host) {
@@ -104,12 +104,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts the daemon of one host. From the main thread: a child is bound to the thread that starts it.
+    /// Starts the daemon of one host. Call it from the main thread: a child is bound to the thread that starts it.
     pub fn start_daemon(&mut self, host: usize) -> Result<(), Error> {
         self.start_daemon_with(host, &[])
     }
 
-    /// The same with more flags, of which the last one counts. With one of etcd's the store is etcd.
+    /// As [`Cluster::start_daemon`] with more flags; of repeated flags the last one counts. If one of them is etcd's,
+    /// the store is etcd.
     pub fn start_daemon_with(&mut self, host: usize, flags: &[&str]) -> Result<(), Error> {
         let store = format!("--store-dir={}", Self::store_dir().display());
         let file = format!("--subnet-file={}", subnet_file(host).display());
@@ -127,23 +128,23 @@ impl Cluster {
         Ok(())
     }
 
-    /// The daemon of a host, taken out: to be stopped or killed.
+    /// Removes a host's daemon from the cluster and returns it, so that it can be stopped or killed.
     pub fn take_daemon(&mut self, host: usize) -> Result<Daemon, Error> {
         self.daemons.remove(&host).ok_or_else(|| Error::Wrong(format!("host{host} has no daemon")))
     }
 
-    /// The daemons' processes.
+    /// The hosts that have a daemon, each with the daemon's process ID.
     pub fn pids(&self) -> impl Iterator<Item = (usize, u32)> {
         self.daemons.iter().map(|(host, daemon)| (*host, daemon.pid()))
     }
 
-    /// What a daemon says of itself; `None` while it has said nothing.
+    /// The status that a daemon has written; `None` if it has written none.
     pub fn status(host: usize) -> Option<Status> {
         let text = fs::read_to_string(status::path_beside(&subnet_file(host))).ok()?;
         serde_json::from_str(&text).ok()
     }
 
-    /// Waits until every daemon has written subnet.env, which it does when its host is ready for pods.
+    /// Waits until every daemon has written subnet.env: its host is then ready for pods.
     pub fn wait_ready(&mut self) -> Result<(), Error> {
         for (host, daemon) in &mut self.daemons {
             eventually(format_args!("flanneld on host{host} is ready"), PATIENCE, || {
@@ -153,7 +154,7 @@ impl Cluster {
                 match daemon.ended() {
                     Ok(None) => Err(words(*host)),
                     Ok(Some(status)) => Ok(Err(Error::Wrong(format!(
-                        "flanneld on host{host} has ended, {status}; its last words: {}",
+                        "flanneld on host{host} has ended, {status}; the end of its log: {}",
                         words(*host)
                     )))),
                     Err(error) => Ok(Err(error)),
@@ -200,14 +201,14 @@ impl Cluster {
         families(self.spec.dual_stack)
     }
 
-    /// Every ordered pair of different hosts.
+    /// Every ordered pair of two hosts.
     pub fn pairs(&self) -> Vec<(usize, usize)> {
         let hosts = self.spec.topology.hosts();
         let of = |from: usize| hosts.iter().filter(move |to| **to != from).map(move |to| (from, *to));
         hosts.iter().flat_map(|from| of(*from)).collect()
     }
 
-    /// The path that the kernel of one host takes to the pod of another.
+    /// The path that the kernel of `from` takes to the pod of `to`.
     pub fn path(&self, from: usize, to: usize, family: Family) -> Result<Path, Error> {
         let addr = self.address(to, family)?;
         let what = format!("route from host{from} to {addr}");
@@ -220,17 +221,17 @@ impl Cluster {
         }
     }
 
-    /// Waits until every host takes the paths that `mode` wants to those that it can reach.
+    /// Waits until every host has the paths of `mode` to the peers that it can reach.
     pub fn wait_paths(&self, mode: Mode) -> Result<(), Error> {
         eventually(format_args!("every host has its paths for {mode}"), PATIENCE, || {
             for (from, to) in self.pairs() {
                 let want = mode.path(self.spec.topology.on_one_segment(from, to));
-                // what the default route does with an unreachable pod's packet is no path
+                // the default route may take an unreachable pod's packet; that is not a path
                 for family in self.families().iter().filter(|_| want != Path::None) {
                     let have = self.path(from, to, *family).map_err(|error| error.to_string())?;
                     if have != want {
                         return Err(format!(
-                            "host{from} to host{to} {family:?}: {have}, not {want}; its flanneld's last words:\n{}",
+                            "host{from} to host{to} {family:?}: {have}, not {want}; the end of its flanneld's log:\n{}",
                             words(from)
                         ));
                     }
@@ -240,7 +241,7 @@ impl Cluster {
         })
     }
 
-    /// A socket in the pod of `from` that asks the pod of `to` for echoes.
+    /// Opens a socket in the pod of `from` that pings the pod of `to`.
     pub fn pinger(&self, from: usize, to: usize, family: Family) -> Result<Pinger, Error> {
         let (addr, id) = (self.address(to, family)?, (from * 256 + to) as u16);
         let opened = self.pod(from)?.room.enter(|| Pinger::open(addr, id))?;
@@ -256,7 +257,7 @@ impl Cluster {
         flow::start(socket(from)?, socket(to)?, rate)
     }
 
-    /// Stops the daemons; each must end by itself and well.
+    /// Stops the daemons. It is an error if one does not end by itself and with success.
     pub fn stop_daemons(&mut self) -> Result<(), Error> {
         while let Some((host, daemon)) = self.daemons.pop_first() {
             let status = daemon.stop(PATIENCE)?;
@@ -273,19 +274,19 @@ fn path_by(dev: Option<&str>) -> Path {
         Some(udp::DEVICE) => Path::Udp,
         Some("flannel.ipip") => Path::Ipip,
         Some(dev) if dev.starts_with("flannel-wg") => Path::Wireguard,
-        // while the configuration changes the device before may have another name
+        // while the configuration changes, the previous device may have another name
         Some(dev) if dev.starts_with("fl") => Path::Vxlan,
         Some(_) => Path::Direct,
         None => Path::None,
     }
 }
 
-/// The end of what a host's daemon has logged.
+/// The end of the log of a host's daemon.
 fn words(host: usize) -> String {
     process::last_lines(&log_file(host))
 }
 
-/// What is below upstream's prefix in the daemons' common store.
+/// The folder below upstream's prefix in the daemons' common store.
 fn store_root() -> PathBuf {
     Cluster::store_dir().join("coreos.com/network")
 }
@@ -305,7 +306,7 @@ pub fn key_file(host: usize) -> PathBuf {
     host_dir(host).join("wgkey")
 }
 
-/// What a host's daemon says.
+/// The log of a host's daemon.
 pub fn log_file(host: usize) -> PathBuf {
     host_dir(host).join("flanneld.log")
 }

@@ -1,11 +1,11 @@
-//! What goes wrong in a lab.
+//! The errors of a lab.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// A step that failed, with what it was about.
+/// Why a step of a lab failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system, the kernel crate or a plugin refused.
@@ -13,31 +13,31 @@ pub enum Error {
     Step {
         /// The operation and its object.
         doing: String,
-        /// Why not.
+        /// The cause.
         #[source]
         cause: Cause,
     },
-    /// The machine or the user's rights lack something.
+    /// The sandbox cannot be entered.
     #[error(transparent)]
-    Lack(#[from] super::sandbox::Lack),
-    /// A condition did not come true in time.
+    Sandbox(#[from] super::sandbox::SandboxError),
+    /// A condition did not become true in time.
     #[error("{what}: not within {} ms; last seen: {last}", waited.as_millis())]
     Timeout {
         /// The condition.
         what: String,
-        /// How long it was waited for.
+        /// How long the condition was waited for.
         waited: Duration,
-        /// The state at the last look.
+        /// The last state that was seen.
         last: String,
     },
-    /// What was measured is not what must be.
+    /// A result is not as expected.
     #[error("{0}")]
     Wrong(String),
 }
 
-/// Says what was being done when a result is an error.
+/// Adds the operation to an error.
 pub trait Doing<T> {
-    /// Wraps the error as [`Error::Step`].
+    /// Wraps the error as [`Error::Step`] with the operation `what`.
     fn doing(self, what: impl Display) -> Result<T, Error>;
 }
 

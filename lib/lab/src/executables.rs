@@ -1,4 +1,4 @@
-//! The programs of a lab: built, found, and installed where a runtime looks for plugins.
+//! The programs of a lab: builds and finds them.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::{Doing, Error};
 
-/// The programs.
+/// The paths of the programs.
 #[derive(Debug, Clone)]
 pub struct Executables {
     /// The daemon.
@@ -16,11 +16,11 @@ pub struct Executables {
 }
 
 impl Executables {
-    /// The programs beside the executable `me`. When cargo runs it (`cargo` is its path), they are built first: cargo
-    /// builds only the one that it runs.
+    /// Finds the programs beside the executable `me`. If `cargo` is set (the path of the cargo that runs `me`), it
+    /// builds them first, because cargo builds only the program that it runs.
     pub fn beside(me: &Path, cargo: Option<&OsStr>) -> Result<Self, Error> {
         let mut dir = me.parent().unwrap_or(Path::new("."));
-        // where cargo puts test executables
+        // cargo puts test executables into this folder
         if dir.file_name() == Some(OsStr::new("deps")) {
             dir = dir.parent().unwrap_or(dir);
         }
@@ -31,15 +31,15 @@ impl Executables {
         for path in [&found.flanneld, &found.plugins] {
             if !path.is_file() {
                 let path = path.display();
-                return Err(Error::Wrong(format!("{path} is not there: `cargo build --workspace` makes it")));
+                return Err(Error::Wrong(format!("{path} does not exist: run `cargo build --workspace`")));
             }
         }
         Ok(found)
     }
 }
 
-/// What cargo tells of the package whose program it runs. ring's build script takes another value for a reason to begin
-/// anew, so that a test run and the build that it starts would each undo the other's work.
+/// Variables that cargo sets for the package whose program it runs. They are removed for the build: ring's build script
+/// starts anew when one of them changes, so a test run and this build would undo each other's work.
 const OF_THE_CALLER: [&str; 9] = [
     "CARGO_MANIFEST_DIR",
     "CARGO_MANIFEST_PATH",
@@ -52,7 +52,7 @@ const OF_THE_CALLER: [&str; 9] = [
     "OUT_DIR",
 ];
 
-/// Builds both programs in the profile whose folder `dir` is.
+/// Builds both programs in the profile whose folder is `dir`.
 fn build(cargo: &OsStr, dir: &Path) -> Result<(), Error> {
     let profile = match dir.file_name().and_then(OsStr::to_str) {
         Some("debug") | None => "dev",

@@ -1,4 +1,4 @@
-//! A steady stream of numbered UDP datagrams, counted at the other end.
+//! A steady stream of numbered UDP datagrams, counted at the receiver.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -14,31 +14,31 @@ use rustix::time::{
 
 use super::{Doing, Error};
 
-/// The sender wakes this often and sends what is due.
+/// The sender's interval. At each tick it sends what is due.
 const TICK: Duration = Duration::from_millis(1);
-/// How long the last datagrams may be under way once nothing more is sent.
+/// How long the receiver waits for late datagrams after the sender has stopped.
 const DRAIN: Duration = Duration::from_millis(500);
-/// How often a receiver to which nothing comes asks whether anything is still sent.
+/// How often an idle receiver checks whether the sender has stopped.
 const LOOK: Duration = Duration::from_millis(20);
-/// Holds a second of 10,000 small datagrams with the kernel's book-keeping (about 768 bytes each).
+/// The receive buffer: a second of 10,000 small datagrams, each with the kernel's overhead (about 768 bytes).
 const BUFFER: usize = 16 << 20;
-/// Sequence number and stamp; the rest of a small packet of voice or a game.
+/// Bytes of a datagram: sequence number, time stamp and padding, as a small packet of a call or a game.
 const SIZE: usize = 64;
 
-/// What became of a stream.
+/// The result of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Datagrams sent, those that the sender's own kernel refused among them.
+    /// Datagrams sent, including those that the sender's own kernel refused.
     pub sent: u64,
-    /// Never arrived.
+    /// Datagrams that never arrived.
     pub lost: u64,
-    /// Arrived again.
+    /// Datagrams that arrived again.
     pub duplicated: u64,
-    /// Arrived after a later one.
+    /// Datagrams that arrived after a later one.
     pub reordered: u64,
-    /// The longest time without an arrival.
+    /// The longest time between two arrivals.
     pub longest_gap: Duration,
-    /// From the first datagram to the last.
+    /// The time from the first datagram to the last.
     pub lasted: Duration,
 }
 
@@ -48,7 +48,7 @@ impl Counts {
         (self.sent as f64 / self.lasted.as_secs_f64().max(0.001)) as u64
     }
 
-    /// The sum of two streams; the gap is the longer one.
+    /// The sum of two streams. The gap is the longer one.
     pub fn and(self, other: &Self) -> Self {
         Self {
             sent: self.sent + other.sent,
@@ -70,17 +70,17 @@ pub struct Flow {
     receiver: JoinHandle<io::Result<Seen>>,
 }
 
-/// A socket with room for a burst, on any port of `addr`, in the caller's network namespace.
+/// Opens a socket with room for a burst, on any port of `addr`, in the caller's network namespace.
 pub fn socket(addr: std::net::IpAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(SocketAddr::new(addr, 0))?;
-    // only root of the whole machine may go beyond net.core.rmem_max, which holds a twentieth of a second
+    // only root of the machine may exceed net.core.rmem_max, which is room for a twentieth of a second
     if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
         sockopt::set_socket_recv_buffer_size(&socket, BUFFER)?;
     }
     Ok(socket)
 }
 
-/// Starts to send `rate` datagrams a second from one socket to the other. Both may be in any namespace.
+/// Starts to send `rate` datagrams per second from one socket to the other. The sockets may be in different namespaces.
 pub fn start(from: UdpSocket, to: UdpSocket, rate: u64) -> Result<Flow, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let progress = Arc::new(AtomicU64::new(0));
@@ -104,17 +104,17 @@ pub fn start(from: UdpSocket, to: UdpSocket, rate: u64) -> Result<Flow, Error> {
 }
 
 impl Flow {
-    /// Datagrams sent up to now.
+    /// The number of datagrams sent up to now.
     pub fn sent(&self) -> u64 {
         self.progress.load(Ordering::Acquire)
     }
 
-    /// Lets the sender stop at its next tick.
+    /// Tells the sender to stop at its next tick.
     pub fn end(&self) {
         self.stop.store(true, Ordering::Release);
     }
 
-    /// Stops the sender, lets the receiver drain, and counts.
+    /// Stops the sender, waits for late datagrams, and returns the counts.
     pub fn stop(self) -> Result<Counts, Error> {
         self.end();
         let (sent, lasted) = join(self.sender).doing("flow: send")?;
@@ -134,13 +134,13 @@ fn join<T>(thread: JoinHandle<io::Result<T>>) -> io::Result<T> {
     thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
 }
 
-/// What to send where.
+/// What the sender sends, and where to.
 struct Order {
     target: SocketAddr,
     rate: u64,
 }
 
-/// Sends what is due at each tick. A datagram that the kernel refuses counts as sent: it is a lost one.
+/// Sends what is due at each tick. A datagram that the kernel refuses counts as sent, and so as lost.
 fn send(socket: &UdpSocket, order: &Order, stop: &AtomicBool, progress: &AtomicU64) -> io::Result<(u64, Duration)> {
     let ticks = ticker(TICK)?;
     let mut packet = [0; SIZE];
@@ -151,7 +151,7 @@ fn send(socket: &UdpSocket, order: &Order, stop: &AtomicBool, progress: &AtomicU
         let due = (started.elapsed().as_micros() as u64).saturating_mul(order.rate) / 1_000_000;
         while sent < due {
             packet[..8].copy_from_slice(&sent.to_be_bytes());
-            // its absence at the other end is what is counted
+            // a refused datagram is missing at the receiver, which counts it
             let _ = socket.send_to(&packet, order.target);
             sent += 1;
         }
@@ -167,7 +167,7 @@ fn ticker(every: Duration) -> io::Result<std::os::fd::OwnedFd> {
     Ok(timer)
 }
 
-/// Receives until as many different datagrams as were sent are here, or nothing came for a while after the last.
+/// Receives until every sent datagram has arrived, or until none has arrived for a while after the sender stopped.
 fn receive(socket: &UdpSocket, total: &AtomicU64) -> io::Result<Seen> {
     socket.set_read_timeout(Some(LOOK))?;
     let (mut seen, mut quiet) = (Seen::default(), Duration::ZERO);
@@ -194,7 +194,7 @@ fn receive(socket: &UdpSocket, total: &AtomicU64) -> io::Result<Seen> {
     }
 }
 
-/// What has arrived.
+/// What the receiver has counted.
 #[derive(Debug, Default)]
 struct Seen {
     bits: Vec<u64>,
@@ -265,9 +265,9 @@ mod tests {
     }
 
     #[test]
-    fn an_unheard_datagram_is_lost() {
+    fn a_datagram_that_is_not_received_is_lost() {
         let deaf = loopback();
-        // a connected socket does not hear others
+        // a connected socket does not receive from other addresses
         deaf.connect("127.0.0.1:9").unwrap();
         let counts = counted(loopback(), deaf, 20);
         assert!(counts.sent >= 20 && counts.lost == counts.sent, "{counts:?}");

@@ -1,8 +1,8 @@
-//! A network of hosts on one machine: network namespaces as hosts, switches and a router, with the real executables in
-//! them. The demo and the tests of many hosts are made of it.
+//! A network of hosts on one machine. Network namespaces are the hosts, switches and the router, and run the real
+//! executables. The demo and the tests with many hosts use it.
 //!
-//! Everything happens in a [`sandbox`] of its own, so that nothing outside is touched and nothing is left: the kernel
-//! takes the world away with the last process in it.
+//! Everything happens in a [`sandbox`], so that nothing outside is changed and nothing remains: the kernel removes the
+//! namespaces with the last process in them.
 
 pub mod capture;
 pub mod cluster;

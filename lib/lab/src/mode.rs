@@ -1,53 +1,53 @@
-//! The ways to reach a peer, as a network configuration and as what must come of it. Pure.
+//! The ways to reach a peer: the network configuration of each, and the paths that must result. Pure.
 
 use std::fmt;
 
 use serde_json::json;
 
-/// The pods' networks.
+/// The pods' network.
 pub const NETWORK: &str = "10.244.0.0/16";
-/// The same for IPv6: a /64 per host.
+/// The pods' IPv6 network; each host gets a /64.
 pub const NETWORK_V6: &str = "fd10:244::/48";
-/// A preshared key; nothing in a lab is a secret.
+/// A preshared key. It need not be secret in a lab.
 const PSK: &str = "bGFiIGxhYiBsYWIgbGFiIGxhYiBsYWIgbGFiIGxhYiA=";
 
-/// A backend, with its one option that changes paths.
+/// A backend, with the option that changes its paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Every peer through VXLAN.
     Vxlan,
-    /// A peer on the same segment directly, the others through VXLAN.
+    /// Peers on the same segment directly, the others through VXLAN.
     DirectRouting,
-    /// A peer on the same segment directly, the others not at all.
+    /// Peers on the same segment directly, the others not at all.
     HostGw,
-    /// Every peer in datagrams of the daemon's. IPv4 only.
+    /// Every peer through the daemon's UDP datagrams. IPv4 only.
     Udp,
-    /// Every peer in IPIP packets. IPv4 only; needs the module ipip.
+    /// Every peer through IPIP. IPv4 only; needs the kernel module ipip.
     Ipip,
-    /// A peer on the same segment directly, the others in IPIP packets.
+    /// Peers on the same segment directly, the others through IPIP.
     IpipDirect,
-    /// Every peer in WireGuard packets, by a device per family; needs the module wireguard.
+    /// Every peer through WireGuard, with a device per family. Needs the kernel module wireguard.
     Wireguard,
-    /// Every peer in WireGuard packets, by one device.
+    /// Every peer through WireGuard, with one device.
     WireguardAuto,
-    /// By commands: `ip route`, so a peer on the same segment directly, the others not at all.
+    /// The extension backend with `ip route` as its command: peers on the same segment directly, the others not at all.
     Extension,
 }
 
-/// How packets travel from host to host.
+/// How packets travel between two hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// In VXLAN, by this device.
+    /// Through a VXLAN device.
     Vxlan,
-    /// In datagrams, by the TUN device.
+    /// Through a TUN device, in the daemon's UDP datagrams.
     Udp,
-    /// In IPIP, by flannel.ipip.
+    /// Through the IPIP device flannel.ipip.
     Ipip,
-    /// In WireGuard, by flannel-wg or flannel-wg-v6.
+    /// Through the WireGuard device flannel-wg or flannel-wg-v6.
     Wireguard,
-    /// Bare, by the underlay.
+    /// Over the underlay without encapsulation.
     Direct,
-    /// Not.
+    /// There is no path.
     None,
 }
 
@@ -62,7 +62,7 @@ impl Mode {
         config.to_string()
     }
 
-    /// What the path between two hosts must be.
+    /// The expected path between two hosts.
     pub fn path(self, on_one_segment: bool) -> Path {
         match (self, on_one_segment) {
             (Self::Vxlan, _) | (Self::DirectRouting, false) => Path::Vxlan,

@@ -1,4 +1,4 @@
-//! Network namespaces under names of their own in the sandbox's private `/run/netns`.
+//! Named network namespaces in the sandbox's private `/run/netns`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use rustix::thread::UnshareFlags;
 
 use super::{Doing, Error};
 
-/// Where the names are, as `ip netns` has them.
+/// The folder of the names, as `ip netns` uses it.
 const NAMES: &str = "/run/netns";
 
 /// A named network namespace.
@@ -19,10 +19,10 @@ pub struct Room {
 }
 
 impl Room {
-    /// Makes a namespace called `name` (`ip netns add`).
+    /// Creates a namespace called `name` (`ip netns add`).
     pub fn create(name: &str) -> Result<Self, Error> {
         let path = Path::new(NAMES).join(name);
-        // a thread that is thrown away, so that the caller's namespace is never another
+        // in a thread of its own, so that the caller's thread stays in its namespace
         std::thread::scope(|scope| {
             scope
                 .spawn(|| -> Result<(), Error> {
@@ -36,7 +36,7 @@ impl Room {
         Ok(Self { path, netns })
     }
 
-    /// Its path: what CNI_NETNS and nsenter take.
+    /// The namespace's path, for CNI_NETNS and nsenter.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -46,23 +46,23 @@ impl Room {
         &self.netns
     }
 
-    /// A fresh socket and view of it.
+    /// Opens new netlink sockets in the namespace.
     pub fn kernel(&self) -> Result<kernel::Kernel, Error> {
         kernel::Kernel::open_in(open(&self.path)?).doing(format_args!("open netlink in {}", self.path.display()))
     }
 
-    /// Runs `work` with the thread inside.
+    /// Runs `work` with this thread inside the namespace.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, Error> {
         self.netns.enter(work).doing(format_args!("enter {}", self.path.display()))
     }
 
-    /// Takes the name away (`ip netns del`); the namespace goes with its last user.
+    /// Removes the name (`ip netns del`). The namespace ends with its last user.
     pub fn remove(self) -> Result<(), Error> {
         remove_name(&self.path)
     }
 }
 
-/// Runs `work` inside the namespace at `path`.
+/// Runs `work` with this thread inside the namespace at `path`.
 pub fn enter_path<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T, Error> {
     open(path)?.enter(work).doing(format_args!("enter {}", path.display()))
 }

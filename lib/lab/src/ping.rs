@@ -1,4 +1,4 @@
-//! ICMP echo from a socket: `ping` without `ping`.
+//! ICMP echo from a socket, without the program `ping`.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
@@ -8,21 +8,21 @@ use etherparse::{IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6T
 use kernel::types::Family;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// What `ping` sends by default: 56 bytes behind the 8 of ICMP.
+/// The payload: 56 bytes after the 8 of the ICMP header, as `ping` sends by default.
 const PAYLOAD: [u8; 56] = *b"flannel demo: an echo request of fifty-six bytes payload";
 
-/// A socket that asks one address for echoes. It belongs to the namespace it was opened in.
+/// A socket that sends echo requests to one address, from the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Pinger {
     socket: Socket,
     family: Family,
-    /// Tells this socket's echoes from another's.
+    /// The ICMP identifier, which distinguishes this socket's echoes from others'.
     pub id: u16,
     seq: u16,
 }
 
 impl Pinger {
-    /// Opens a raw socket in the caller's network namespace (CAP_NET_RAW).
+    /// Opens a raw socket in the caller's network namespace. Needs CAP_NET_RAW.
     pub fn open(to: IpAddr, id: u16) -> io::Result<Self> {
         let family = Family::from(to);
         let (domain, protocol) = match family {
@@ -34,12 +34,12 @@ impl Pinger {
         Ok(Self { socket, family, id, seq: 0 })
     }
 
-    /// The number of the last request.
+    /// The sequence number of the last request.
     pub fn seq(&self) -> u16 {
         self.seq
     }
 
-    /// One echo: the time until its reply. TimedOut is a lost one.
+    /// Sends one request and returns the time until its reply. Without a reply within `limit` the error is TimedOut.
     pub fn echo(&mut self, limit: Duration) -> io::Result<Duration> {
         self.seq = self.seq.wrapping_add(1);
         let header = IcmpEchoHeader { id: self.id, seq: self.seq };
@@ -65,7 +65,7 @@ impl Pinger {
     }
 }
 
-/// The smallest of `count` round trips, all of which must come back; between them nothing is waited.
+/// The smallest of `count` round trips without pauses between them. Fails if one reply is missing.
 pub fn best_of(pinger: &mut Pinger, count: usize, limit: Duration) -> io::Result<Duration> {
     let mut best = Duration::MAX;
     for _ in 0..count {
@@ -84,7 +84,7 @@ fn request(family: Family, echo: IcmpEchoHeader) -> Vec<u8> {
     bytes
 }
 
-/// The echo header of a reply, from what a raw socket gives: with the IP header for IPv4, without it for IPv6.
+/// The echo header of a reply. A raw socket returns packets with the IP header for IPv4, and without it for IPv6.
 fn reply(family: Family, bytes: &[u8]) -> Option<IcmpEchoHeader> {
     match family {
         Family::V4 => {

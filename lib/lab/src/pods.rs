@@ -1,4 +1,4 @@
-//! Pods: network namespaces attached and detached by running the plugins through a conflist, as a runtime does.
+//! Pods: network namespaces that are attached and detached by running the plugins of a list, as a runtime does.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use super::netns::Room;
 use super::{Doing, Error};
 
-/// What a runtime calls the pod's interface.
+/// CNI_IFNAME of every pod.
 const INTERFACE: &str = "eth0";
-/// The network's name: host-local keeps its addresses in a folder of this name.
+/// The network's name. host-local keeps its reservations in a folder of this name.
 pub const NETWORK: &str = "lab";
 
-/// Runs plugins.
+/// The plugins, installed in one directory, and how to run them.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     bin_dir: PathBuf,
@@ -28,7 +28,7 @@ pub struct Pod {
     pub room: Room,
     /// Its addresses, without prefix lengths.
     pub addresses: Vec<IpAddr>,
-    /// The host's end of its cable.
+    /// The host's end of the pod's veth pair.
     pub veth: String,
     id: String,
     files: PathBuf,
@@ -36,11 +36,11 @@ pub struct Pod {
 }
 
 impl Runtime {
-    /// Installs the plugin executable under every name below `root`.
+    /// Installs the plugin executable under every plugin's name below `root`.
     pub fn install(executable: &Path, root: &Path) -> Result<Self, Error> {
         let bin_dir = root.join("bin");
         let copy = bin_dir.join("cni-plugins");
-        // another host's plugins are the same
+        // all hosts share the plugins
         if !copy.exists() {
             let mut done = std::fs::create_dir_all(&bin_dir).and_then(|()| std::fs::copy(executable, &copy)).map(drop);
             for name in cni::SUITE {
@@ -51,7 +51,7 @@ impl Runtime {
         Ok(Self { bin_dir })
     }
 
-    /// Makes a namespace called `name` and attaches it to `host`, whose files are in `files`.
+    /// Creates a namespace called `name` and attaches it to `host`. The host's files are in `files`.
     pub fn attach(&self, host: &Room, files: &Path, name: &str) -> Result<Pod, Error> {
         let pod = Pod {
             room: Room::create(name)?,
@@ -80,7 +80,7 @@ impl Pod {
         Ok(self)
     }
 
-    /// CHECK.
+    /// Calls CHECK for the pod.
     pub fn check(&self, host: &Room) -> Result<(), Error> {
         self.as_runtime(host, |runtime| {
             let outcome = runtime.check(&network(&self.files)?, &self.attachment(INTERFACE));
@@ -88,7 +88,7 @@ impl Pod {
         })
     }
 
-    /// Detaches it and removes its namespace.
+    /// Detaches the pod and removes its namespace.
     pub fn detach(self, host: &Room) -> Result<(), Error> {
         self.as_runtime(host, |runtime| {
             let outcome = runtime.del(&network(&self.files)?, &self.attachment(INTERFACE));
@@ -98,7 +98,7 @@ impl Pod {
         self.room.remove()
     }
 
-    /// Does what a runtime on `host` would do, in the host's namespace, which plugins inherit.
+    /// Runs `work` with a runtime in the host's namespace, which the plugins inherit.
     fn as_runtime<T>(&self, host: &Room, work: impl FnOnce(&CniRuntime<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let runtime = CniRuntime::new(self.runtime.bin_dir.to_string_lossy(), self.files.join("cni"));
         host.enter(|| work(&runtime))?
@@ -118,7 +118,7 @@ fn loopback() -> Result<NetworkList, Error> {
     list(&json!({ "cniVersion": "1.1.0", "name": "cni-loopback", "plugins": [{ "type": "loopback" }] }))
 }
 
-/// flannel → bridge → host-local, with every file in the host's own folder.
+/// The list: flannel, which delegates to bridge and host-local, with every file in the host's own folder.
 fn network(files: &Path) -> Result<NetworkList, Error> {
     let cni = files.join("cni");
     list(&json!({
@@ -129,7 +129,7 @@ fn network(files: &Path) -> Result<NetworkList, Error> {
             "subnetFile": files.join("subnet.env"),
             "dataDir": cni.join("flannel"),
             "ipam": { "type": "host-local", "dataDir": cni.join("networks") },
-            // pods see each other's own addresses
+            // pods must see each other's own addresses
             "delegate": { "hairpinMode": true, "isDefaultGateway": true, "ipMasq": false },
         }],
     }))

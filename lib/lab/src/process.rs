@@ -1,7 +1,7 @@
-//! Daemons in host namespaces: started, stopped and killed by their own pid.
+//! Starts, stops and kills daemons in host namespaces, each by its own process ID.
 //!
-//! A child is this executable first: [`door`] ties it to its parent's life, enters the namespace and becomes the
-//! program. Its parent's end is thus its own, however the parent ends.
+//! A child first runs this executable: [`become_child`] binds it to its parent's life, enters the namespace and
+//! executes the program. The child then ends with its parent, however the parent ends.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -16,27 +16,27 @@ use rustix::process::{Pid, PidfdFlags, Signal, getppid, kill_process, pidfd_open
 
 use super::{Doing, Error};
 
-/// The first argument by which [`door`] knows its call.
-const DOOR: &str = "--lab-door";
-/// The second argument: dies with its parent …
+/// The first argument of a call that is meant for [`become_child`].
+const CHILD: &str = "--lab-child";
+/// The second argument if the child ends with its parent.
 const BOUND: &str = "bound";
-/// … or outlives it.
+/// The second argument if the child outlives its parent.
 const FREE: &str = "free";
 
-/// What to start.
+/// How to start a program.
 #[derive(Debug, Clone)]
 pub struct Launch {
     /// The executable.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// Variables that it gets beside this process's own.
+    /// Environment variables in addition to this process's own.
     pub env: Vec<(OsString, OsString)>,
-    /// The network namespace, as a path.
+    /// The path of the network namespace.
     pub netns: PathBuf,
-    /// Where its output is appended.
+    /// The file to which its output is appended.
     pub log: PathBuf,
-    /// It goes on when this process ends, in a process group of its own.
+    /// Whether it continues when this process ends, in a process group of its own.
     pub outlive: bool,
 }
 
@@ -47,13 +47,13 @@ pub struct Daemon {
     launch: Launch,
 }
 
-/// What every executable that uses this module calls first in `main`. It returns when the call is an ordinary one, or
-/// with the error that kept the program from starting.
-pub fn door(mut args: impl Iterator<Item = OsString>) -> Option<io::Error> {
-    if args.nth(1)? != DOOR {
+/// Executes the program of a [`Launch`] if `args` are such a call. Every executable that uses this module calls it
+/// first in `main`. Returns `None` for any other call, and the error if the program cannot be executed.
+pub fn become_child(mut args: impl Iterator<Item = OsString>) -> Option<io::Error> {
+    if args.nth(1)? != CHILD {
         return None;
     }
-    let next = || io::Error::new(io::ErrorKind::InvalidInput, "lab: the door wants MODE PARENT NETNS PROGRAM …");
+    let next = || io::Error::new(io::ErrorKind::InvalidInput, "lab: the arguments must be MODE PARENT NETNS PROGRAM …");
     let (Some(mode), Some(parent), Some(netns), Some(program)) = (args.next(), args.next(), args.next(), args.next())
     else {
         return Some(next());
@@ -61,12 +61,12 @@ pub fn door(mut args: impl Iterator<Item = OsString>) -> Option<io::Error> {
     Some(become_program(&mode, &parent, Path::new(&netns), Command::new(program).args(args)))
 }
 
-/// Only returns when it failed.
+/// Returns only on failure.
 fn become_program(mode: &OsStr, parent: &OsStr, netns: &Path, program: &mut Command) -> io::Error {
     let outcome = super::netns::enter_path(netns, || -> io::Result<()> {
         if mode == BOUND {
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            // the parent may have ended before the line above
+            // the parent may have ended before the call above
             if getppid().map(|pid| pid.as_raw_nonzero().to_string()) != parent.to_str().map(str::to_owned) {
                 return Err(io::Error::other("lab: the parent is gone"));
             }
@@ -87,9 +87,9 @@ impl Launch {
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.doing(format_args!("start {name}: open {}", self.log.display()))?;
         let errors = log.try_clone().doing(format_args!("start {name}: share its log"))?;
-        // by this name the door is found even when the file was replaced by a newer build
+        // this path leads to this executable even after a newer build has replaced the file
         let mut command = Command::new("/proc/self/exe");
-        command.arg(DOOR).arg(if self.outlive { FREE } else { BOUND }).arg(std::process::id().to_string());
+        command.arg(CHILD).arg(if self.outlive { FREE } else { BOUND }).arg(std::process::id().to_string());
         command.arg(&self.netns).arg(&self.program).args(&self.args);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
@@ -102,22 +102,23 @@ impl Launch {
 }
 
 impl Daemon {
-    /// Its process.
+    /// The process ID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// How it was started: the same again is a restart.
+    /// The launch that started it. Starting it again is a restart.
     pub fn launch(&self) -> &Launch {
         &self.launch
     }
 
-    /// How it ended, if it did.
+    /// The exit status, if the process has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>, Error> {
         self.child.try_wait().doing(format_args!("wait for process {}", self.pid()))
     }
 
-    /// SIGTERM, and how it ended; one that does not end within `limit` is killed and is an error.
+    /// Sends SIGTERM and returns the exit status. A process that does not end within `limit` is killed, which is an
+    /// error.
     pub fn stop(mut self, limit: Duration) -> Result<ExitStatus, Error> {
         let pid = self.pid();
         self.signal(Signal::TERM)?;
@@ -130,7 +131,7 @@ impl Daemon {
         self.child.wait().doing(format_args!("wait for process {pid}"))
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL and waits for the end.
     pub fn kill(mut self) -> Result<(), Error> {
         self.child.kill().doing(format_args!("kill process {}", self.pid()))?;
         self.child.wait().doing(format_args!("wait for process {}", self.pid()))?;
@@ -155,21 +156,21 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if !self.launch.outlive {
-            // it may have been waited for already; then there is nothing to kill
+            // it fails if the process was already waited for; then there is nothing to kill
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
 }
 
-/// The end of a log, for an error.
+/// The end of a log, for error messages.
 pub fn last_lines(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(8)..].join("\n")
 }
 
-/// Waits until a child has ended, without collecting it.
+/// Waits until a child has ended, and leaves its exit status to be collected.
 pub fn ends_within(pid: Pid, limit: Duration) -> io::Result<bool> {
     let fd = pidfd_open(pid, PidfdFlags::empty())?;
     let until = std::time::Instant::now() + limit;

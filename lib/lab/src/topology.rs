@@ -1,4 +1,4 @@
-//! Who is wired to whom, and the kernel objects of each namespace that make it so. Pure.
+//! The wiring of hosts, and the kernel objects in each namespace. Pure.
 
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -7,10 +7,10 @@ use ipnetwork::IpNetwork;
 use kernel::state::{Bridge, Link, LinkKind, Route, RouteKey, State, Veth, VethPeer};
 use kernel::types::{Family, IfName, InvalidValue};
 
-/// The largest host number: addresses end in 10 + number.
+/// The largest host number. Addresses end in 10 plus the number.
 pub const MAX_HOSTS: usize = 200;
 
-/// Hosts, numbered from 1, on segments. With more than one segment a router joins them.
+/// Hosts, numbered from 1, on segments. A router joins the segments if there are several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topology {
     /// The hosts of each segment.
@@ -20,11 +20,11 @@ pub struct Topology {
 /// One namespace of a topology.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Node {
-    /// A bridge, by segment, from 1.
+    /// The bridge of a segment; segments are numbered from 1.
     Switch(usize),
-    /// Joins the segments.
+    /// The router that joins the segments.
     Router,
-    /// A host, from 1.
+    /// A host, numbered from 1.
     Host(usize),
 }
 
@@ -44,32 +44,32 @@ impl Topology {
         Self { segments: vec![(1..=hosts).collect()] }
     }
 
-    /// Every third host behind the router, the others on one segment.
+    /// Every third host behind the router, the others together on one segment.
     pub fn every_third_routed(hosts: usize) -> Self {
         let (routed, near): (Vec<_>, Vec<_>) = (1..=hosts).partition(|host| host % 3 == 0);
         Self { segments: [near, routed].into_iter().filter(|segment| !segment.is_empty()).collect() }
     }
 
-    /// All hosts, ascending.
+    /// All hosts in ascending order.
     pub fn hosts(&self) -> Vec<usize> {
         let mut all: Vec<_> = self.segments.iter().flatten().copied().collect();
         all.sort_unstable();
         all
     }
 
-    /// All namespaces, in the order in which they are to be made: a switch wires those after it.
+    /// All namespaces in the order in which they must be created: a switch is wired to the later ones.
     pub fn nodes(&self) -> Vec<Node> {
         let switches = (1..=self.segments.len()).map(Node::Switch);
         let router = self.has_router().then_some(Node::Router);
         switches.chain(router).chain(self.hosts().into_iter().map(Node::Host)).collect()
     }
 
-    /// The segment of `host`, from 1.
+    /// The segment of `host`, numbered from 1.
     pub fn segment_of(&self, host: usize) -> Option<usize> {
         self.segments.iter().position(|segment| segment.contains(&host)).map(|index| index + 1)
     }
 
-    /// True when no router is between the two.
+    /// Whether the two hosts are on one segment.
     pub fn on_one_segment(&self, a: usize, b: usize) -> bool {
         self.segment_of(a) == self.segment_of(b)
     }
@@ -79,7 +79,7 @@ impl Topology {
         self.segment_of(host).map(|segment| station(segment, 10 + host, family).ip())
     }
 
-    /// The kernel objects of `node`. `netns` gives the open namespace of another node, which a switch needs for the
+    /// The kernel objects of `node`. `netns` returns the open namespace of another node, in which a switch creates the
     /// other ends of its cables.
     pub fn state(&self, node: Node, netns: &dyn Fn(Node) -> RawFd) -> Result<State, InvalidValue> {
         match node {
@@ -96,7 +96,7 @@ impl Topology {
     fn switch(&self, segment: usize, netns: &dyn Fn(Node) -> RawFd) -> Result<State, InvalidValue> {
         let bridge = IfName::new("br0")?;
         let mut state = State::default();
-        // a switch has no address, and no word in the segment's neighbour discovery
+        // a switch has no address, and must not take part in the segment's neighbour discovery
         state.sysctls.insert("net/ipv6/conf/all/disable_ipv6".into(), "1".into());
         state.sysctls.insert("net/ipv6/conf/default/disable_ipv6".into(), "1".into());
         state.links.insert(bridge.clone(), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
@@ -108,7 +108,7 @@ impl Topology {
         Ok(state)
     }
 
-    /// Each cable of a switch: the port's name, the node at the other end, and the link's name there.
+    /// The cables of a switch: the port's name, the node at the other end, and the link's name there.
     fn cables(&self, segment: usize) -> Result<Vec<(IfName, Node, IfName)>, InvalidValue> {
         let mut cables = Vec::new();
         for host in self.segments.get(segment - 1).into_iter().flatten() {
@@ -151,7 +151,7 @@ fn router_link(segment: usize) -> Result<IfName, InvalidValue> {
 
 /// 192.168.SEGMENT.NUMBER/24 and fd00:SEGMENT::NUMBER/64.
 fn station(segment: usize, number: usize, family: Family) -> IpNetwork {
-    // both fit: `MAX_HOSTS`
+    // both numbers fit, see `MAX_HOSTS`
     let (segment, number) = (segment as u8, number as u8);
     match family {
         Family::V4 => network(IpAddr::from([192, 168, segment, number]), 24),
@@ -167,8 +167,8 @@ fn network(addr: IpAddr, prefix: u8) -> IpNetwork {
 fn station_state(lo: &IfName) -> State {
     let mut state = State::default();
     state.links.insert(lo.clone(), Link::up(LinkKind::Loopback));
-    // a new namespace takes IPv4's settings from the machine's own (net.core.devconf_inherit_init_net), and a strict
-    // reverse path filter there would be another experiment
+    // a new namespace inherits IPv4's settings from the machine (net.core.devconf_inherit_init_net), where a strict
+    // reverse path filter would change the results
     for dev in ["all", "default"] {
         state.sysctls.insert(format!("net/ipv4/conf/{dev}/rp_filter"), "0".into());
         state.sysctls.insert(format!("net/ipv6/conf/{dev}/accept_dad"), "0".into());
@@ -176,7 +176,7 @@ fn station_state(lo: &IfName) -> State {
     state
 }
 
-/// A link of a station: it was born with the switch's cable; its kind is only named.
+/// A link of a station. It is created with the switch's cable, so only its kind is given here.
 fn wire(state: &mut State, link: &IfName, segment: usize, number: usize) {
     state.links.insert(link.clone(), Link::up(LinkKind::Veth(Veth { peer: None })));
     state.conf("ipv4", link, "rp_filter", "0");

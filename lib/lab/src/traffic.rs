@@ -1,4 +1,4 @@
-//! Streams between many pods at once.
+//! Streams between many pods at the same time.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use super::cluster::Cluster;
 use super::flow::{Counts, Flow};
 use super::wait::eventually;
 
-/// Datagrams a second, all streams together.
+/// Datagrams per second of all streams together.
 pub const RATE: u64 = 10_000;
-/// More threads than this would only compete for the cores.
+/// The most streams. More threads would only compete for the cores.
 const STREAMS: usize = 8;
-/// For what takes seconds when all is well.
+/// The limit for steps that normally take seconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Running streams.
@@ -21,12 +21,12 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Starts a stream for each pair and family, up to eight, [`RATE`] together.
+    /// Starts a stream for each pair and family, up to eight, with [`RATE`] datagrams per second together.
     pub fn start(cluster: &Cluster, pairs: &[(usize, usize)]) -> Result<Self, Error> {
         Self::at(cluster, pairs, RATE)
     }
 
-    /// The same with another rate, datagrams a second together.
+    /// As [`Traffic::start`], with `rate` datagrams per second of all streams together.
     pub fn at(cluster: &Cluster, pairs: &[(usize, usize)], rate: u64) -> Result<Self, Error> {
         let of = |(from, to): &(usize, usize)| {
             let (from, to) = (*from, *to);
@@ -38,26 +38,26 @@ impl Traffic {
         Ok(Self { flows: flows.collect::<Result<_, _>>()? })
     }
 
-    /// How many streams there are.
+    /// The number of streams.
     pub fn streams(&self) -> usize {
         self.flows.len()
     }
 
-    /// Datagrams sent up to now.
+    /// The number of datagrams sent up to now.
     pub fn sent(&self) -> u64 {
         self.flows.iter().map(Flow::sent).sum()
     }
 
-    /// Lets so many datagrams pass.
+    /// Waits until so many more datagrams have been sent.
     pub fn pass(&self, datagrams: u64) -> Result<(), Error> {
         let goal = self.sent() + datagrams;
-        eventually("the streams go on", PATIENCE, || match self.sent() {
+        eventually("the streams continue", PATIENCE, || match self.sent() {
             sent if sent >= goal => Ok(()),
             sent => Err(format!("{sent} of {goal} datagrams sent")),
         })
     }
 
-    /// Stops all and counts.
+    /// Stops all streams and returns the sum of their counts.
     pub fn stop(self) -> Result<Counts, Error> {
         self.flows.iter().for_each(Flow::end);
         let counts: Result<Vec<_>, _> = self.flows.into_iter().map(Flow::stop).collect();

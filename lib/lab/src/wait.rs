@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::Error;
 
-/// How often a condition is looked at: often enough to time a repair of 100 ms.
+/// The time between two looks. It is short enough to time a repair of 100 ms.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Looks until `look` gives a value, at most for `limit`. What `look` gives as its error is the state it saw, and the
-/// last one is in the error.
+/// Calls `look` until it returns a value, for at most `limit`. Its error is the state that it saw; the last state is
+/// part of the [`Error::Timeout`].
 pub fn eventually<T, S: Display>(
     what: impl Display,
     limit: Duration,

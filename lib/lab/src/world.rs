@@ -1,4 +1,4 @@
-//! A topology made real: a namespace per node, wired by the same diff and apply that the programs use.
+//! Builds a topology: a namespace per node, wired by the same diff and apply that the programs use.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,20 +9,20 @@ use kernel::types::{Family, IfName, InvalidValue, Vni};
 use kernel::{Errno, Failure};
 
 use super::netns::Room;
-use super::sandbox::Lack;
+use super::sandbox::SandboxError;
 use super::topology::{MAX_HOSTS, Node, Topology};
 use super::{Doing, Error};
 
 /// Hosts, switches and a router, up and wired.
 #[derive(Debug)]
 pub struct World {
-    /// Who is wired to whom.
+    /// The topology that it was built from.
     pub topology: Topology,
     rooms: BTreeMap<Node, Room>,
 }
 
 impl World {
-    /// Makes the namespaces of `topology` and what is in them. To be called inside a sandbox.
+    /// Creates the namespaces of `topology` and their links. Call it inside a sandbox.
     pub fn build(topology: Topology) -> Result<Self, Error> {
         if let Some(host) = topology.hosts().into_iter().find(|host| *host > MAX_HOSTS) {
             return Err(Error::Wrong(format!("host {host}: a lab has at most {MAX_HOSTS} hosts")));
@@ -49,12 +49,13 @@ impl World {
         self.room(Node::Host(host))
     }
 
-    /// How many namespaces there are.
+    /// The number of namespaces.
     pub fn size(&self) -> usize {
         self.rooms.len()
     }
 
-    /// Takes all names away and gives the namespaces' numbers, by which [`users_of`] finds who still holds one.
+    /// Removes the names of all namespaces. Returns the namespaces' numbers, with which [`users_of`] finds processes
+    /// and mounts that still use one.
     pub fn take_down(self) -> Result<Vec<u64>, Error> {
         let mut numbers = Vec::new();
         for (node, room) in self.rooms {
@@ -69,7 +70,7 @@ impl World {
     }
 }
 
-/// Makes `state` so in a namespace that is ours alone.
+/// Converges a namespace that belongs to the lab alone to `state`.
 pub fn establish(room: &Room, state: &State) -> Result<(), Error> {
     let what = || format!("set up {}", room.path().display());
     let mut kernel = room.kernel()?;
@@ -83,7 +84,7 @@ pub fn establish(room: &Room, state: &State) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes sure that the kernel has the kinds of link that a network needs, in a namespace made for it.
+/// Checks, in a new namespace, that the kernel has the link kinds that a network needs.
 pub fn probe() -> Result<(), Error> {
     let room = Room::create("probe")?;
     let mut kernel = room.kernel()?;
@@ -93,9 +94,9 @@ pub fn probe() -> Result<(), Error> {
         let made = kernel.converge(&state, &Scope::default(), Some(State::default().into()));
         match made.doing(format_args!("make a {kind} link"))?.ok() {
             Ok(_) => {}
-            // rtnl_newlink: EOPNOTSUPP when no module answers to the kind's name
+            // rtnl_newlink: EOPNOTSUPP if no module provides the kind
             Err(Failure::Kernel(error)) if error.errno == Errno::OPNOTSUPP => {
-                return Err(Lack::LinkKind { kind, option }.into());
+                return Err(SandboxError::LinkKind { kind, option }.into());
             }
             Err(error) => return Err(error).doing(format_args!("make a {kind} link")),
         }
@@ -119,9 +120,9 @@ fn probes() -> Result<[Probe; 3], InvalidValue> {
     ])
 }
 
-/// The processes that are in one of the network namespaces `numbers`, and the mounts that hold one.
+/// The processes in one of the network namespaces `numbers`, and the mounts that keep one alive.
 pub fn users_of(numbers: &[u64]) -> Result<Vec<String>, Error> {
-    // `net:[4026531840]`, in links and in mountinfo
+    // such as `net:[4026531840]`, both in links and in mountinfo
     let is_one = |name: &str| {
         let number = name.strip_prefix("net:[").and_then(|rest| rest.strip_suffix(']'));
         number.and_then(|number| number.parse().ok()).is_some_and(|number| numbers.contains(&number))
@@ -129,7 +130,7 @@ pub fn users_of(numbers: &[u64]) -> Result<Vec<String>, Error> {
     let mut users = Vec::new();
     for entry in fs::read_dir("/proc").doing("list /proc")? {
         let path = entry.doing("list /proc")?.path();
-        // a process that ended meanwhile, or another user's, has no readable one
+        // unreadable if the process has ended or belongs to another user
         let Ok(link) = fs::read_link(path.join("ns/net")) else { continue };
         if is_one(&link.to_string_lossy()) {
             users.push(format!("process {}", path.file_name().unwrap_or_default().to_string_lossy()));
@@ -137,7 +138,7 @@ pub fn users_of(numbers: &[u64]) -> Result<Vec<String>, Error> {
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").doing("read /proc/self/mountinfo")?;
     for mount in mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()) {
-        // proc_pid_mountinfo(5): the fourth field is what of the file system is mounted, the fifth is where
+        // proc_pid_mountinfo(5): field 4 is the mounted part of the file system, field 5 the mount point
         if let [_, _, _, root, at, ..] = mount[..]
             && is_one(root)
         {
@@ -147,7 +148,7 @@ pub fn users_of(numbers: &[u64]) -> Result<Vec<String>, Error> {
     Ok(users)
 }
 
-/// The families that a lab's pods have.
+/// The address families of a lab's pods.
 pub fn families(dual_stack: bool) -> &'static [Family] {
     if dual_stack { &Family::ALL } else { &Family::ALL[..1] }
 }

@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use lab::process::door;
+use lab::process::become_child;
 use lab::sandbox::{self, Right};
 use lab::topology::Topology;
 use lab::world::World;
@@ -33,7 +33,7 @@ const BURST: usize = 10_000;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that shows its figures")]
 fn main() -> ExitCode {
-    if let Some(error) = door(std::env::args_os()) {
+    if let Some(error) = become_child(std::env::args_os()) {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }

@@ -61,8 +61,8 @@ fn options(mut args: impl Iterator<Item = OsString>) -> Result<Options, Error> {
 
 fn run() -> Result<String, Error> {
     let options = options(std::env::args_os().skip(1))?;
-    if let Some(lack) = kernel::tuntap::lack() {
-        return Err(Error::Wrong(lack));
+    if let Some(why) = kernel::tuntap::unavailable() {
+        return Err(Error::Wrong(why));
     }
     sandbox::enter()?;
     let paths = Paths::build(options.queues)?;

@@ -1,4 +1,4 @@
-//! Ethernet, IP, UDP, VXLAN and what it carries.
+//! Decodes Ethernet, IP, UDP and VXLAN with its inner frame.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use etherparse::{Icmpv4Type, Icmpv6Type, LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice};
 use kernel::types::Mac;
 
-/// RFC 7348 §5: flags, 3 reserved bytes, 3 bytes of VNI, 1 reserved.
+/// Bytes of the VXLAN header: flags, 3 reserved bytes, 3 bytes of VNI, 1 reserved byte (RFC 7348 §5).
 const VXLAN_HEADER: usize = 8;
 /// The I flag: the VNI is valid.
 const VXLAN_VNI: u8 = 0x08;
@@ -14,11 +14,11 @@ const VXLAN_VNI: u8 = 0x08;
 /// An echo request or reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Echo {
-    /// A request, not a reply.
+    /// Whether it is a request.
     pub request: bool,
-    /// The asking socket's number.
+    /// The identifier of the socket that sent the request.
     pub id: u16,
-    /// The request's number.
+    /// The sequence number of the request.
     pub seq: u16,
 }
 
@@ -35,21 +35,21 @@ pub struct Headers {
     pub ports: Option<(u16, u16)>,
     /// ICMP echo.
     pub echo: Option<Echo>,
-    /// Bytes of the frame with its Ethernet header.
+    /// Length of the frame in bytes, Ethernet header included.
     pub length: usize,
 }
 
-/// A frame, with what VXLAN put around it.
+/// A decoded frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
-    /// The headers around, and the VNI.
+    /// The outer headers and the VNI, if VXLAN encapsulates the packet.
     pub outer: Option<(Headers, u32)>,
     /// The headers of the packet itself.
     pub inner: Headers,
 }
 
 impl Decoded {
-    /// Bytes of the frame on the wire.
+    /// Length of the frame on the wire, in bytes.
     pub fn length(&self) -> usize {
         self.outer.as_ref().map_or(self.inner.length, |(outer, _)| outer.length)
     }
@@ -69,7 +69,7 @@ impl fmt::Display for Headers {
     }
 }
 
-/// Reads an Ethernet frame with an IP packet in it; a UDP datagram to `vxlan_port` is opened.
+/// Decodes an Ethernet frame that contains an IP packet. A UDP datagram to `vxlan_port` is decoded as VXLAN.
 pub fn decode(frame: &[u8], vxlan_port: u16) -> Option<Decoded> {
     let (outer, payload) = headers(frame)?;
     if outer.ports.is_some_and(|(_, destination)| destination == vxlan_port)
@@ -88,9 +88,9 @@ fn open(packet: &[u8]) -> Option<(u32, &[u8])> {
     valid.then(|| (u32::from_be_bytes([0, header[4], header[5], header[6]]), inner))
 }
 
-/// The headers of a frame, and its UDP payload (else empty).
+/// The headers of a frame, and its UDP payload; the payload is empty for other protocols.
 fn headers(frame: &[u8]) -> Option<(Headers, &[u8])> {
-    // lax: on a veth a frame may be larger than the MTU and its checksums unfinished
+    // lax: a frame on a veth may be larger than the MTU, with unfinished checksums
     let packet = LaxSlicedPacket::from_ethernet(frame).ok()?;
     let LinkSlice::Ethernet2(link) = packet.link? else { return None };
     let (ips, ttl) = addresses(packet.net.as_ref()?)?;

@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use rustix::net::netdevice::name_to_index;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
-/// ETH_P_ALL (linux/if_ether.h), in network byte order as packet(7) wants it.
+/// ETH_P_ALL (linux/if_ether.h), in network byte order as packet(7) requires.
 const EVERYTHING: i32 = 0x0003_u16.to_be() as i32;
-/// SKF_AD_OFF + SKF_AD_IFINDEX (linux/filter.h): where a filter finds the number of the interface.
+/// SKF_AD_OFF + SKF_AD_IFINDEX (linux/filter.h): the offset at which a filter reads the interface's index.
 const FILTER_IFINDEX: u32 = (-0x1000_i32 + 8) as u32;
 /// BPF_LD | BPF_ABS with BPF_W, BPF_H and BPF_B; BPF_JMP | BPF_JEQ | BPF_K; BPF_RET | BPF_K (linux/bpf_common.h)
 const WORD: u16 = 0x20;
@@ -16,17 +16,18 @@ const BYTE: u16 = 0x30;
 const EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
-/// An Ethernet frame of the usual MTU, and then some.
+/// Bytes of a captured frame: more than a frame of the usual MTU.
 const LONGEST: usize = 2048;
 
-/// Hears the ICMP that comes and goes by one interface, bare and in VXLAN of the same IP version.
+/// Captures the ICMP packets of one interface in both directions, bare and in VXLAN of the same IP version.
 #[derive(Debug)]
 pub struct Tap {
     socket: Socket,
 }
 
-/// Lets through what a tap is for, so that other traffic does not fill the socket until somebody reads. A filter also
-/// chooses the interface: binding takes an address that only `unsafe` code can make. A jump skips so many instructions.
+/// Accepts only the packets that a tap is for, so that other traffic does not fill the socket before it is read. The
+/// filter also selects the interface, because binding needs an address type that only `unsafe` code can build. The
+/// numbers of a jump say how many instructions it skips.
 fn filter(index: u32) -> [SockFilter; 15] {
     [
         SockFilter::new(WORD, 0, 0, FILTER_IFINDEX),

@@ -1,4 +1,4 @@
-//! From environment and stdin to stdout and exit status.
+//! Serves one call of a plugin: environment and stdin in, stdout and exit status out.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};
@@ -14,9 +14,9 @@ use crate::version::Version;
 
 /// Serves one call and returns the exit status: 0, or 1 with an error object on `stdout`.
 ///
-/// `suite` is every plugin of this executable: a delegate that is found to be this very file is run in process.
-/// `vars` looks an environment variable up. Without CNI_COMMAND a text about the plugin goes to `stderr`. A panic
-/// becomes an error of code 999. `stdout` gets the answer in one write, and nothing else.
+/// `suite` is every plugin of this executable. A delegate that is this very file runs in this process. `vars` looks up
+/// an environment variable. Without CNI_COMMAND, a description of the plugin goes to `stderr`. A panic becomes an error
+/// of code 999. The reply goes to `stdout` in one write; nothing else does.
 pub fn serve(
     plugin: &dyn Plugin,
     suite: &[&dyn Plugin],
@@ -27,7 +27,7 @@ pub fn serve(
 ) -> u8 {
     let stderr = RefCell::new(stderr);
     let say = |bytes: &[u8]| {
-        // nowhere is left to report to when stderr is gone
+        // if stderr is closed, nothing can be reported
         let _ = stderr.borrow_mut().write_all(bytes);
     };
     let command = vars("CNI_COMMAND").unwrap_or_default();
@@ -74,11 +74,11 @@ struct Call<'a> {
     command: &'a str,
     env: Env,
     say: &'a dyn Fn(&[u8]),
-    /// What came by stdin.
+    /// The document that was read from stdin.
     document: RefCell<Vec<u8>>,
 }
 
-/// More than any configuration with its prevResult has, and less than what harms a host.
+/// Bytes. A configuration with its prevResult is far shorter; a longer one could exhaust the host's memory.
 const LONGEST: u64 = 16 * 1024 * 1024;
 
 impl Call<'_> {
@@ -90,7 +90,7 @@ impl Call<'_> {
         if let Some(command) = command {
             self.env.check(command)?;
         }
-        // room for nearly every document at once saves reads; std fills all of it with zeros first
+        // nearly every document fits, which saves reads; std first fills the whole buffer with zeros
         let mut bytes = Vec::with_capacity(2048);
         let read = stdin.take(LONGEST + 1).read_to_end(&mut bytes);
         read.map_err(|cause| Error::new(code::IO, format!("error reading from stdin: {cause}")))?;
@@ -105,7 +105,7 @@ impl Call<'_> {
         self.work(command, head)
     }
 
-    /// DEL of an ADD that the runtime takes for failed.
+    /// Calls DEL after an ADD that succeeded but that the runtime sees as failed.
     fn take_back(&self) {
         let delegates = Delegates::new(&self.env.path, self.suite, Environ::Inherit, self.say);
         let undone = panic::caught(|| {
@@ -123,7 +123,7 @@ impl Call<'_> {
         let request = prepare(self.plugin, command, &self.env, head, &delegates)?;
         let Some(result) = perform(self.plugin, command, &request)? else { return Ok(String::new()) };
         result.encode(request.conf.version).inspect_err(|_| {
-            // the runtime will see a failed ADD
+            // the runtime sees a failed ADD
             if let Err(cause) = self.plugin.del(&request) {
                 request.warn(self.plugin.name(), format_args!("the failed ADD could not be undone: {cause}"));
             }
