@@ -18,6 +18,9 @@ mod sources;
 /// Longer than this, and nobody finds anything in a file.
 const LONGEST: usize = 600;
 
+/// The document with the code map.
+const ARCHITECTURE: &str = "docs/architecture.md";
+
 #[track_caller]
 fn none(breaches: Vec<String>) {
     assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
@@ -135,18 +138,19 @@ fn samples_are_loaded_by_a_test() {
 #[test]
 fn the_code_map_is_complete() {
     let files = files();
-    let readme = files.iter().find(|file| file.path == "README.md").unwrap();
-    let map = readme.text.split("## Code map").nth(1).unwrap().split("\n## ").next().unwrap();
+    let document = files.iter().find(|file| file.path == ARCHITECTURE).unwrap();
+    let map = document.text.split("## Code map").nth(1).unwrap().split("\n## ").next().unwrap();
     let named: BTreeSet<&str> =
         map.lines().filter_map(|line| line.split(' ').next()).filter(|word| word.ends_with('/')).collect();
     let shipped = files.iter().filter(|file| file.is_rust() && (!file.is_test() || file.path.starts_with("tests/")));
     let folders: BTreeSet<&str> = shipped.map(|file| &file.path[..=file.path.rfind('/').unwrap()]).collect();
     // `src` itself is its crate's line
     let folders: BTreeSet<&str> = folders.into_iter().map(|f| f.strip_suffix("src/").unwrap_or(f)).collect();
-    let line = lines_with(readme, "## Code map").next().unwrap();
-    let missing = folders.difference(&named).map(|f| format!("README.md:{line}: the code map has no line for {f}"));
+    let line = lines_with(document, "## Code map").next().unwrap();
+    let missing =
+        folders.difference(&named).map(|f| format!("{ARCHITECTURE}:{line}: the code map has no line for {f}"));
     let exists = |folder: &&&str| files.iter().any(|file| file.path.starts_with(**folder));
-    let gone = named.iter().filter(|f| !exists(f)).map(|f| format!("README.md:{line}: {f} is not there"));
+    let gone = named.iter().filter(|f| !exists(f)).map(|f| format!("{ARCHITECTURE}:{line}: {f} is not there"));
     none(missing.chain(gone).collect());
 }
 
