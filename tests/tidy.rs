@@ -155,6 +155,48 @@ fn the_code_map_is_complete() {
 }
 
 #[test]
+fn links_between_documents_lead_somewhere() {
+    let files = files();
+    let mut wrong = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".md")) {
+        for (n, line) in file.text.lines().enumerate() {
+            for link in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                if !link.contains("://") && !leads_somewhere(&files, file, link) {
+                    wrong.push(format!("{}:{}: no document or heading is at {link}", file.path, n + 1));
+                }
+            }
+        }
+    }
+    none(wrong);
+}
+
+/// `link` is `FILE`, `FILE#HEADING` or `#HEADING`, from the folder of `from`; a folder counts as a file.
+fn leads_somewhere(files: &[File], from: &File, link: &str) -> bool {
+    let (path, heading) = link.split_once('#').map_or((link, None), |(path, heading)| (path, Some(heading)));
+    let folder = from.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let path = match path.strip_prefix("../") {
+        _ if path.is_empty() => from.path.clone(),
+        Some(above) => above.to_owned(),
+        None if folder.is_empty() => path.to_owned(),
+        None => format!("{folder}/{path}"),
+    };
+    match heading {
+        None => files.iter().any(|file| file.path == path || file.path.starts_with(&format!("{path}/"))),
+        Some(heading) => {
+            files.iter().any(|file| file.path == path && file.text.lines().any(|line| anchor(line) == heading))
+        }
+    }
+}
+
+/// What GitHub makes of a heading; empty for another line.
+fn anchor(line: &str) -> String {
+    let heading = line.strip_prefix('#').map(|rest| rest.trim_start_matches('#').trim().to_lowercase());
+    let kept =
+        heading.unwrap_or_default().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>();
+    kept.replace(' ', "-")
+}
+
+#[test]
 fn the_rules_find_what_they_are_for() {
     let rule = Rule { words: &["thread::sleep", "unsafe"], only_in: &[("a/", "x")], in_tests: false, reason: "r" };
     let text = "// unsafe\nlet a = \"unsafe\"; let b = r#\"unsafe \"\"#; let c = '\"';\n/* unsafe /* */ */ let not_unsafe = 'a';\n\
