@@ -79,6 +79,11 @@ pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
         let rows: Vec<_> = status.rejected.iter().map(|r| [r.key.clone(), r.reason.clone()]).collect();
         screen.table(["key", "reason"], &rows)?;
     }
+    if !status.foreign_routes.is_empty() {
+        screen.title("Other programs' routes inside the network")?;
+        let rows: Vec<_> = status.foreign_routes.iter().map(|route| [route.clone()]).collect();
+        screen.table(["route"], &rows)?;
+    }
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The daemon that keeps a host equal to the leases.
 
+pub mod claims;
 pub mod commands;
 pub mod config;
 pub mod daemon;

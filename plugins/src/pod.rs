@@ -73,6 +73,7 @@ fn add_route(state: &mut State, dev: &IfName, wanted: &CniRoute, result: &AddRes
     let mut key = RouteKey {
         dst: masked(wanted.dst),
         table: wanted.table.filter(|t| *t != 0).map_or(TableId::MAIN, TableId),
+        tos: 0,
         metric: Some(wanted.priority).filter(|m| *m != 0 && *m != default_metric),
         ordinal: 0,
     };
@@ -119,8 +120,7 @@ pub fn by_table(dev: &IfName, wanted: &State) -> Vec<(State, Scope)> {
 }
 
 fn part(dev: &IfName, wanted: &State, table: TableId) -> (State, Scope) {
-    let (protocol, adopt, within) = (None, Vec::new(), Vec::new());
-    let routes = Some(RouteScope { table, protocol, adopt, within, dev: Some(dev.clone()) });
+    let routes = Some(RouteScope { table, dev: Some(dev.clone()), ..RouteScope::default() });
     let of_table = wanted.routes.iter().filter(|(key, _)| key.table == table);
     let of_table = of_table.map(|(key, route)| (key.clone(), route.clone())).collect();
     // all but routes is compared once

@@ -15,10 +15,10 @@ use ipnetwork::IpNetwork;
 use kernel::diff::{LinkChange, Step, diff};
 use kernel::removal::delete_link;
 use kernel::state::{
-    Bridge, FdbKey, Link, LinkKind, Macvlan, MacvlanMode, NeighbourKey, Port, Route, RouteKey, RouteKind, RouteScope,
-    Scope, State, TunTap, Veth, VethPeer, Vxlan, VxlanDf, VxlanTtl,
+    Adopt, Bridge, FdbKey, Link, LinkKind, Macvlan, MacvlanMode, NeighbourKey, Port, Route, RouteKey, RouteKind,
+    RouteScope, Scope, State, TunTap, Veth, VethPeer, Vxlan, VxlanDf, VxlanTtl,
 };
-use kernel::types::{IfName, Mac, Mtu, RouteProtocol, TableId, Vni};
+use kernel::types::{IfName, Mac, Mtu, RouteProtocol, Vni};
 use kernel::{Kernel, Report};
 use lab::netns::Room;
 use tests::harness::Outcome;
@@ -38,11 +38,9 @@ fn flannel_scope(links: &[&str]) -> Scope {
         addresses: links.clone(),
         neighbours: links.iter().filter(|l| l.as_str().starts_with("flannel")).cloned().collect(),
         routes: Some(RouteScope {
-            table: TableId::MAIN,
             protocol: Some(RouteProtocol::FLANNEL),
-            adopt: vec![net("10.5.0.0/16")],
-            within: Vec::new(),
-            dev: None,
+            adopt: Adopt { within: vec![net("10.5.0.0/16")], ..Adopt::default() },
+            ..RouteScope::default()
         }),
         ..Scope::default()
     }
@@ -166,13 +164,7 @@ pub fn a_pair_is_born_in_two_namespaces() -> Outcome {
     let scope = Scope {
         links: vec![eth0.clone()],
         addresses: vec![eth0.clone()],
-        routes: Some(RouteScope {
-            table: TableId::MAIN,
-            protocol: None,
-            adopt: vec![],
-            within: Vec::new(),
-            dev: Some(eth0.clone()),
-        }),
+        routes: Some(RouteScope { dev: Some(eth0.clone()), ..RouteScope::default() }),
         ..Scope::default()
     };
     make(&mut pod, &inside, &scope);
@@ -210,7 +202,7 @@ pub fn what_is_done_to_a_device_is_undone() -> Outcome {
     let mut wanted = host(1);
     let dev = name("flannel.1");
     let ours = wanted.links.get_mut(&dev).unwrap();
-    (ours.master, ours.arp, ours.multicast) = (Some(None), Some(true), Some(true));
+    (ours.master, ours.arp, ours.multicast, ours.protodown) = (Some(None), Some(true), Some(true), Some(false));
     make(&mut kernel, &wanted, &scope);
     kernel.apply(&[Step::CreateLink(name("br9"), bridge())]).ok()?;
     let index = kernel.index(&dev)?;
@@ -221,6 +213,7 @@ pub fn what_is_done_to_a_device_is_undone() -> Outcome {
         kind(Vxlan { df: VxlanDf::Set, ..vxlan.clone() }),
         LinkChange { arp: Some(false), ..LinkChange::default() },
         LinkChange { multicast: Some(false), ..LinkChange::default() },
+        LinkChange { protodown: Some(true), ..LinkChange::default() },
         LinkChange { master: Some(Some(name("br9"))), ..LinkChange::default() },
         LinkChange { mtu: Some(Mtu(1300)), ..LinkChange::default() },
         LinkChange { up: Some(false), ..LinkChange::default() },

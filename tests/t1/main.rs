@@ -7,6 +7,7 @@ use tests::need::Need;
 
 use call::Whose;
 
+mod beside;
 mod births;
 mod bridge;
 mod call;
@@ -89,6 +90,10 @@ static TESTS: &[Test] = &[
     test!(kernel::a_refused_dump_is_not_an_empty_one),
     test!(kernel::a_deleted_link_is_gone_when_the_call_returns),
     test!(kernel::a_link_made_again_is_found_under_its_new_index),
+    test!(beside::another_programs_route_stays_behind_ours, IP),
+    test!(beside::a_route_of_ours_with_more_to_it_is_replaced, IP),
+    test!(beside::another_programs_route_of_ipv6_is_named, IP),
+    test!(beside::a_forwarding_entry_by_next_hops_is_replaced, IP, Need::Program("bridge")),
     test!(conntrack::a_published_port_is_for_those_too_who_sent_before),
     test!(conntrack::hundreds_of_entries_are_deleted_at_once),
     test!(conntrack::entries_of_a_zone_and_without_ports_are_deleted, Need::Program("nft")),

@@ -266,7 +266,7 @@ pub fn check_names_what_is_missing() -> Outcome {
     lab.apply(1, Step::DeleteRoute(key, route))?;
     lab.apply(1, Step::DeleteLink(IfName::new("flannel-v6.1")?))?;
     let said = lab.check(&pods[0], &conf).err().ok_or("CHECK found nothing")?.to_string();
-    for part in ["ip route replace 10.244.2.0/24 via 10.244.2.0 dev flannel.1", "ip link add flannel-v6.1 mtu 1430 "] {
+    for part in ["ip route prepend 10.244.2.0/24 via 10.244.2.0 dev flannel.1", "ip link add flannel-v6.1 mtu 1430 "] {
         assert!(said.contains(part), "{said}");
     }
     lab.attach("second", 1, &conf)?;

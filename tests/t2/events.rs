@@ -26,13 +26,7 @@ const DEVICE: &str = "flannel.1";
 
 fn scope() -> Result<Scope, Failure> {
     let devices = vec![IfName::new(DEVICE)?];
-    let routes = RouteScope {
-        table: TableId::MAIN,
-        protocol: Some(RouteProtocol::FLANNEL),
-        adopt: Vec::new(),
-        within: Vec::new(),
-        dev: None,
-    };
+    let routes = RouteScope { protocol: Some(RouteProtocol::FLANNEL), ..RouteScope::default() };
     Ok(Scope {
         links: devices.clone(),
         addresses: devices.clone(),
@@ -128,6 +122,7 @@ pub fn a_link_address_or_route_that_differs_is_undone() -> Outcome {
             set("address 02:00:00:00:00:99"),
             set("alias somebody's"),
             set("down"),
+            set("protodown on"),
             set("type vxlan learning"),
             vec![format!("ip address add 192.0.2.7/32 dev {DEVICE}")],
             vec![format!("ip route replace {route} mtu 1200")],
@@ -234,7 +229,7 @@ pub fn the_routes_of_a_bgp_daemon_cost_no_pass() -> Outcome {
     run(&cluster, "ip -batch /run/routes")?;
     let took = started.elapsed();
     repaired(&cluster)?;
-    let after = passes(&cluster)?;
+    let after = passes_at_rest(&cluster)?;
     let changes = batch.lines().count();
     figure(format_args!(
         "{changes} changes of a BGP daemon's routes in {:.2} s: {} passes, {} ms of the daemon's processor time",

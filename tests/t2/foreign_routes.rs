@@ -68,7 +68,10 @@ pub fn one_from_before_the_start_stays() -> Outcome {
         Some(status) if Some(status.pid) == pid && status.peers.len() == 1 => Ok(()),
         other => Err(format!("{other:?}")),
     })?;
-    stays("an administrator's route from before the start", || gone(&cluster, &dst))
+    stays("an administrator's route from before the start", || gone(&cluster, &dst))?;
+    let named = Cluster::status(1).map(|status| status.foreign_routes).unwrap_or_default();
+    assert_eq!(named, [format!("{dst} via 192.168.1.12 dev eth0")]);
+    Ok(())
 }
 
 /// A route for what flanneld routes, put before its own: `ip route prepend`.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kernel::diff::{LinkChange, Step};
 use kernel::state::{Bridge, Link, LinkKind, RouteScope, Scope, State, Vxlan, VxlanTtl};
-use kernel::types::{IfName, RouteProtocol, TableId};
+use kernel::types::{IfName, RouteProtocol};
 use kernel::{Kernel, KernelError};
 use lab::cluster::Cluster;
 use lab::mode::Mode;
@@ -37,13 +37,7 @@ fn heals(cluster: &Cluster, devices: &[&str], mode: Mode) -> Outcome {
         links: devices.clone(),
         addresses: devices.clone(),
         neighbours: devices,
-        routes: Some(RouteScope {
-            table: TableId::MAIN,
-            protocol: Some(RouteProtocol::FLANNEL),
-            adopt: Vec::new(),
-            within: Vec::new(),
-            dev: None,
-        }),
+        routes: Some(RouteScope { protocol: Some(RouteProtocol::FLANNEL), ..RouteScope::default() }),
         ..Scope::default()
     };
     let mut kernel = cluster.world.host(1)?.kernel()?;

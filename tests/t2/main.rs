@@ -219,6 +219,8 @@ static TESTS: &[Test] = &[
     test!(two_networks::vxlan_beside_vxlan),
     test!(two_networks::host_gw_beside_host_gw),
     test!(two_networks::vxlan_beside_host_gw),
+    test!(two_networks::one_vni_for_two_is_refused),
+    test!(two_networks::a_network_inside_anothers_is_refused),
     test!(udp_roll::go_takes_over_from_a_stopped_daemon, IP, Need::Tun),
     test!(udp_roll::go_takes_over_from_a_killed_daemon, IP, Need::Tun),
     test!(udp_roll::a_stopped_daemon_is_started, Need::Tun),

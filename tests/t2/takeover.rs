@@ -74,7 +74,7 @@ impl GoCluster {
         let peers = go::peers(&cluster, &lease.0)?;
         go::write_subnet_env(&cluster)?;
         go::run(&cluster, &peers)?;
-        let (stale, foreign) = (stale(&cluster, &peers)?, foreign(&peers, dual_stack)?);
+        let (stale, foreign) = (stale(&cluster, &peers)?, foreign(&cluster, &peers)?);
         for more in [&stale, &foreign] {
             establish(cluster.world.host(HOST)?, more)?;
         }
@@ -129,20 +129,22 @@ fn unleased(peers: &[Peer]) -> [String; 4] {
     std::array::from_fn(|_| nets.next().unwrap_or_default())
 }
 
+/// A host without a lease any more; `mac`: its VTEP's.
+fn gone(subnet: &str, public: &str, mac: Option<Mac>) -> Result<Peer, Failure> {
+    Ok(Peer { subnet: subnet.parse()?, public: public.parse()?, mac })
+}
+
 /// Left from hosts that are gone and from a peer's former device, as old as may be.
 fn stale(cluster: &Cluster, peers: &[Peer]) -> Result<State, Failure> {
     let mut state = State::default();
-    let [first, second, ..] = unleased(peers);
+    let [first, ..] = unleased(peers);
     let vxlan = cluster.spec.mode != Mode::HostGw;
-    let gone = |subnet: &str, public: &str| -> Result<Peer, Failure> {
-        let mac = vxlan.then(|| "0e:00:00:00:00:77".parse()).transpose()?;
-        Ok(Peer { subnet: subnet.parse()?, public: public.parse()?, mac })
-    };
-    go::add_peer(&mut state, &gone(&first, "192.168.1.77")?)?;
-    // by DirectRouting
-    go::add_peer(&mut state, &Peer { mac: None, ..gone(&second, "192.168.1.78")? })?;
-    if cluster.spec.dual_stack {
-        go::add_peer(&mut state, &gone("fd10:244:0:210::/64", "fd00:1::77")?)?;
+    if vxlan {
+        let mac = Some("0e:00:00:00:00:77".parse()?);
+        go::add_peer(&mut state, &gone(&first, "192.168.1.77", mac)?)?;
+        if cluster.spec.dual_stack {
+            go::add_peer(&mut state, &gone("fd10:244:0:210::/64", "fd00:1::77", mac)?)?;
+        }
     }
     for (peer, n) in peers.iter().filter(|_| vxlan).zip(0..) {
         let (dev, mac) = (go::device(Family::from(peer.subnet))?, Mac([0x0e, 0, 0, 0, 0, n]));
@@ -154,10 +156,12 @@ fn stale(cluster: &Cluster, peers: &[Peer]) -> Result<State, Failure> {
     Ok(state)
 }
 
-/// Somebody else's: in the network but nothing that Go makes, or Go's shape but outside of it, or on another link.
-fn foreign(peers: &[Peer], dual_stack: bool) -> Result<State, Failure> {
-    let [_, _, fixed_net, hole, ..] = unleased(peers);
+/// Somebody else's: in the network but nothing that Go makes, or Go's shape but outside of it, or on another link. Go's route
+/// to a host that is gone, by its address, is not told from an administrator's.
+fn foreign(cluster: &Cluster, peers: &[Peer]) -> Result<State, Failure> {
+    let [_, direct, fixed_net, hole] = unleased(peers);
     let mut state = State::default();
+    go::add_peer(&mut state, &gone(&direct, "192.168.1.78", None)?)?;
     let eth0 = IfName::new("eth0")?;
     let by = |via: &str| -> Result<Route, Failure> { Ok(Route { via: Some(via.parse()?), ..Route::by(&eth0) }) };
     let fixed = |via: &str| -> Result<Route, Failure> { Ok(Route { protocol: RouteProtocol(4), ..by(via)? }) };
@@ -170,7 +174,7 @@ fn foreign(peers: &[Peer], dual_stack: bool) -> Result<State, Failure> {
     put(&hole, Route { via: None, ..blackhole.clone() })?;
     put("10.244.0.0/16", Route { via: None, ..blackhole })?;
     put("10.99.0.0/24", by("192.168.1.12")?)?;
-    if dual_stack {
+    if cluster.spec.dual_stack {
         put("fd10:244:0:220::/64", fixed("fd00:1::c")?)?;
     }
     let key = NeighbourKey { dev: eth0, addr: "192.168.1.99".parse()? };
@@ -225,7 +229,9 @@ fn is_taken_over(host: &GoCluster, before: &Look, after: &Look) -> Outcome {
     for family in host.cluster.families().iter().filter(|_| host.cluster.spec.mode != Mode::HostGw) {
         let device = go::device(*family)?;
         let link = kernel.link(&device)?.ok_or("no device")?;
-        assert_eq!((link.link.mac, link.link.alias.as_deref()), (Some(go::mac(*family)?), Some("flannel")));
+        let mark =
+            if host.cluster.spec.dual_stack { "flannel 10.244.0.0/16 fd10:244::/48" } else { "flannel 10.244.0.0/16" };
+        assert_eq!((link.link.mac, link.link.alias.as_deref()), (Some(go::mac(*family)?), Some(mark)));
         let addresses: Vec<_> = kernel.addresses_of(link.index)?.into_iter().map(|seen| seen.key.net).collect();
         assert!(addresses.contains(&go::subnet(*family)?.network().into()), "{addresses:?}");
         let (was, is) = (&before.state.links[&device], &after.state.links[&device]);
@@ -244,6 +250,10 @@ fn is_taken_over(host: &GoCluster, before: &Look, after: &Look) -> Outcome {
         let foreign = |look: &Look| look.routes.iter().any(|(k, r)| k == key && same(r, route));
         assert!(foreign(before) && foreign(after), "{key:?}: {after:?}");
     }
+    let named = Cluster::status(HOST).map(|status| status.foreign_routes).unwrap_or_default();
+    let [_, direct, ..] = unleased(&host.peers);
+    assert!(named.contains(&format!("{direct} via 192.168.1.78 dev eth0")), "{named:?}");
+    assert!(!named.iter().any(|route| route.contains("10.99.0.0/24")), "{named:?}");
     let wanted = go::state(&host.cluster, &host.peers)?;
     let mut neighbours = wanted.neighbours;
     neighbours.extend(host.foreign.neighbours.clone());

@@ -18,16 +18,21 @@ use tests::harness;
 use crate::disturb::stays;
 use crate::{Failure, Outcome};
 
-/// A network: 10.NUMBER.0.0/16, with one peer.
+/// A network: 10.NUMBER.0.0/PREFIX, with one peer.
 struct Network {
     number: u8,
+    prefix: u8,
     /// None: host-gw.
     vni: Option<u32>,
 }
 
 impl Network {
+    fn new(number: u8, vni: Option<u32>) -> Self {
+        Self { number, prefix: 16, vni }
+    }
+
     fn dir(&self) -> PathBuf {
-        PathBuf::from(format!("/run/lab/network{}", self.number))
+        PathBuf::from(format!("/run/lab/network{}-{}", self.number, self.prefix))
     }
 
     fn subnet_file(&self) -> PathBuf {
@@ -40,7 +45,7 @@ impl Network {
 
     /// The network's configuration, and the peer's lease.
     fn texts(&self) -> (String, String) {
-        let number = self.number;
+        let Self { number, prefix, .. } = self;
         let (backend, data) = match self.vni {
             Some(vni) => (
                 format!(r#"{{"Type":"vxlan","VNI":{vni}}}"#),
@@ -49,7 +54,7 @@ impl Network {
             None => (r#"{"Type":"host-gw"}"#.to_owned(), r#""host-gw""#.to_owned()),
         };
         (
-            format!(r#"{{"Network":"10.{number}.0.0/16","Backend":{backend}}}"#),
+            format!(r#"{{"Network":"10.{number}.0.0/{prefix}","Backend":{backend}}}"#),
             format!(r#"{{"PublicIP":"192.168.1.50","PublicIPv6":null,"BackendType":{data}}}"#),
         )
     }
@@ -59,7 +64,7 @@ impl Network {
         let config = config_path(&store, "/coreos.com/network");
         let (text, lease) = self.texts();
         files::replace(
-            &config.with_file_name("subnets").join(format!("10.{}.200.0-24", self.number)),
+            &config.with_file_name("subnets").join(format!("10.{}.100.0-24", self.number)),
             lease.as_bytes(),
         )?;
         files::replace(&config, text.as_bytes())?;
@@ -96,9 +101,12 @@ impl Network {
         Ok((device, routes.filter(|dst| dst.starts_with(&inside)).collect()))
     }
 
+    fn status(&self) -> Result<Status, Failure> {
+        Ok(serde_json::from_str(&fs::read_to_string(path_beside(&self.subnet_file()))?)?)
+    }
+
     fn repairs(&self) -> Result<String, Failure> {
-        let status: Status = serde_json::from_str(&fs::read_to_string(path_beside(&self.subnet_file()))?)?;
-        Ok(format!("{:?}", status.drift))
+        Ok(format!("{:?}", self.status()?.drift))
     }
 }
 
@@ -115,7 +123,7 @@ fn both_stand(networks: [Network; 2]) -> Outcome {
     stays("what each of the two flannelds made", || {
         let now = look().into_iter().collect::<Result<Vec<_>, _>>()?;
         let whole = |(network, (device, routes)): (&Network, &(Option<u32>, Vec<String>))| {
-            network.vni.is_some() == device.is_some() && *routes == [format!("10.{}.200.0/24", network.number)]
+            network.vni.is_some() == device.is_some() && *routes == [format!("10.{}.100.0/24", network.number)]
         };
         let good = now == before && networks.iter().zip(&now).all(whole);
         Ok((!good).then(|| format!("{now:?}, and before {before:?}")))
@@ -127,13 +135,47 @@ fn both_stand(networks: [Network; 2]) -> Outcome {
 }
 
 pub fn vxlan_beside_vxlan() -> Outcome {
-    both_stand([Network { number: 244, vni: Some(1) }, Network { number: 245, vni: Some(2) }])
+    both_stand([Network::new(244, Some(1)), Network::new(245, Some(2))])
 }
 
 pub fn host_gw_beside_host_gw() -> Outcome {
-    both_stand([Network { number: 244, vni: None }, Network { number: 245, vni: None }])
+    both_stand([Network::new(244, None), Network::new(245, None)])
 }
 
 pub fn vxlan_beside_host_gw() -> Outcome {
-    both_stand([Network { number: 244, vni: Some(7) }, Network { number: 245, vni: None }])
+    both_stand([Network::new(244, Some(7)), Network::new(245, None)])
+}
+
+/// Starts the second network beside the first, and waits until it says why it does not serve.
+fn second_is_refused(networks: [Network; 2], why: &str) -> Outcome {
+    let world = World::build(Topology::flat(1))?;
+    let room = world.host(1)?;
+    let [first, second] = &networks;
+    let _first = first.start(room)?;
+    first.is_ready()?;
+    let _second = second.start(room)?;
+    eventually("the second network is refused", PATIENCE, || {
+        let status = second.status().map_err(|error| error.to_string())?;
+        match status.last_error {
+            Some(error) if error.contains(why) => Ok(()),
+            other => Err(format!("{other:?}; {}", last_lines(&second.log()))),
+        }
+    })?;
+    assert!(!second.subnet_file().exists(), "it serves no pods");
+    stays("what the first flanneld made", || {
+        let (device, routes) = first.seen(room)?;
+        let whole = first.vni.is_some() == device.is_some() && routes == [format!("10.{}.100.0/24", first.number)];
+        Ok((!whole).then(|| format!("{device:?} {routes:?}")))
+    })
+}
+
+pub fn one_vni_for_two_is_refused() -> Outcome {
+    let networks = [Network::new(244, Some(1)), Network::new(245, Some(1))];
+    second_is_refused(networks, "flannel.1 belongs to 10.244.0.0/16")
+}
+
+/// Without a device it is the other process that says what it serves.
+pub fn a_network_inside_anothers_is_refused() -> Outcome {
+    let inside = Network { prefix: 17, ..Network::new(244, None) };
+    second_is_refused([Network::new(244, None), inside], "10.244.0.0/17 overlaps 10.244.0.0/16")
 }

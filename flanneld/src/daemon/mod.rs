@@ -8,6 +8,7 @@ mod extension;
 mod known;
 mod limits;
 mod make;
+mod ownership;
 mod pass;
 mod report;
 mod tell;
@@ -120,6 +121,7 @@ pub struct Daemon {
     config: Config,
     underlay: Option<Underlay>,
     identity: Identity,
+    ownership: ownership::Ownership,
     keep: Keep,
     /// The kernel gives a link that is up another name.
     can_rename: bool,
@@ -189,6 +191,7 @@ impl Daemon {
             events,
             underlay: None,
             identity: Identity::default(),
+            ownership: ownership::Ownership::default(),
             keep: Keep::default(),
             can_rename: ::kernel::release::renames_links(),
             offered: Vec::new(),
@@ -296,10 +299,10 @@ impl Daemon {
         self.store.held().map(|held| held.subnets).unwrap_or_default()
     }
 
-    /// The subnets that the last run told the CNI plugin.
-    fn previous(&self) -> overlay::lease::Subnets {
+    /// What the last run told the CNI plugin.
+    fn previous(&self) -> overlay::subnet_env::Previous {
         let text = files::read_configured(&self.options.subnet_file, LARGEST_SUBNET_FILE).unwrap_or_default();
-        overlay::subnet_env::Previous::parse(&String::from_utf8_lossy(&text)).subnets
+        overlay::subnet_env::Previous::parse(&String::from_utf8_lossy(&text))
     }
 }
 

@@ -5,14 +5,17 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use kernel::state::Scope;
 use kernel::types::{Family, IfName, Mac, RouteProtocol, TableId, masked};
 use kernel::{Kernel, KernelError};
 use overlay::backend::{Backend, Census, Host};
 use overlay::keep::{self, Keeping};
 use overlay::lease::{LeaseAttrs, StoredAttrs, Subnets};
 use overlay::netconf::NetConf;
+use overlay::ownership::Owner;
 use overlay::peers::{self, Peers, Service};
 use overlay::render::{Desired, Ours, Renderer};
+use overlay::settings;
 use overlay::subnet_env::SubnetEnv;
 use tokio::time::Instant;
 
@@ -108,8 +111,9 @@ impl Daemon {
             Some(trust) => trust.survey.clone(),
             None => Arc::new(self.survey().await?),
         };
+        let (owner, devices) = self.ownership(&conf, &survey)?;
         let underlay = self.find_underlay(&conf, &survey, troubles)?;
-        self.know_macs(&conf, &survey, &underlay);
+        self.know_macs(&conf, (&survey, &owner), &underlay);
         self.know_keys(&conf).map_err(Halt::Retry)?;
         let prepared = self.extension.prepare(&conf, due);
         self.wait_until_started(prepared, troubles)?;
@@ -130,20 +134,26 @@ impl Daemon {
             own.endpoints = self.endpoints(due).await?;
             peers = self.judge(&conf, &own);
         }
-        let keeping = self.keep(&conf, &survey, &peers, complete, due);
+        let keeping = self.keep(&conf, (&survey, &owner), &peers, complete, due);
         self.udp.follow(std::iter::once(&conf.backend).chain(keeping.kept.iter().map(|kept| &kept.backend)));
         troubles.note(report::same_address(&conf, &underlay, &peers));
         let host = self.host(&conf, &survey, &underlay);
-        let ours = Ours { devices: &make::known_devices(&survey), complete };
-        let Desired { mut state, scope, paths, mtu } =
+        let ours = Ours { devices: &devices, owner: &owner, complete };
+        let Desired { mut state, mut scope, paths, mtu } =
             Renderer::new(&host, &conf.backend, &keeping.kept).desired(&peers.good, ours);
         limits::raise(&mut state, &survey.limits);
+        let settings = settings::wanted(&conf, &underlay.dev, &make::routers(&survey), &state);
+        scope.sysctls.extend(settings.keys().cloned());
+        state.sysctls.extend(settings);
+        if self.trust.is_none() {
+            self.status.foreign_routes = make::foreign_routes(&scope, subnets, &survey);
+        }
         if self.options.blackhole_route {
             make::add_blackholes(&mut state, subnets);
         }
         let wanted = Arc::new(state);
         self.warn(&peers, &paths);
-        let facts = make::facts(&self.options.select, &conf, Some(&underlay), &scope.links, &survey);
+        let facts = make::facts(&self.options.select, &conf, Some(&underlay), (&scope, subnets), &survey);
         self.events.set_interest(Interest { wanted: wanted.clone(), scope: scope.clone(), facts });
         let udp_ends = self.udp.ends();
         if !udp_ends {
@@ -158,6 +168,7 @@ impl Daemon {
             troubles.retry(trouble);
         }
         self.say_ready(applied.up().and_then(|()| report::carries(&survey, &underlay)));
+        self.ownership.settled(&conf, applied.outcome.is_whole() && complete);
         if udp_ends && applied.ready() {
             self.udp.end();
         }
@@ -196,7 +207,7 @@ impl Daemon {
         due: &mut Due,
         troubles: &mut Troubles,
     ) -> Result<(), Halt> {
-        let (previous, started) = (self.previous(), self.started);
+        let (previous, started) = (self.previous().subnets, self.started);
         let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random() };
         match self.store.hold(&claim).await {
             Ok(held) => {
@@ -250,7 +261,8 @@ impl Daemon {
             Err(error) if !self.started => Err(Halt::Stop(error.into())),
             Err(error) => {
                 self.readiness.set(OVERLAY, Err(error.to_string()));
-                let facts = make::facts(&self.options.select, conf, None, &[], survey);
+                let nothing = (&Scope::default(), Subnets::default());
+                let facts = make::facts(&self.options.select, conf, None, nothing, survey);
                 self.events.set_interest(Interest { facts, ..Interest::default() });
                 Err(Halt::Wait(error.to_string()))
             }
@@ -258,19 +270,20 @@ impl Daemon {
     }
 
     /// The MACs of this host's VTEPs, found once and then kept: the peers know them.
-    fn know_macs(&mut self, conf: &NetConf, survey: &Survey, underlay: &Underlay) {
+    fn know_macs(&mut self, conf: &NetConf, (survey, owner): (&Survey, &Owner), underlay: &Underlay) {
         let unknown = |(family, _)| self.identity.vtep_macs.get(family).is_none();
-        let devices = || conf.families().filter_map(|(family, _)| Some((family, device(conf, survey, family)?)));
+        let devices =
+            || conf.families().filter_map(|(family, _)| Some((family, device(conf, (survey, owner), family)?)));
         if !conf.families().any(unknown) || devices().next().is_none() {
             return;
         }
         // a MAC is taken from the lease of the last run alone: the host that another lease is of may be alive
-        let own = self.book.lease(&self.previous()).filter(|lease| publishes(&lease.attrs, underlay));
+        let own = self.book.lease(&self.previous().subnets).filter(|lease| publishes(&lease.attrs, underlay));
         for (family, device) in devices() {
             let known = self.identity.vtep_macs.get_mut(family);
             if known.is_none() {
                 let [a, b, c, d, e, f, ..] = random().to_ne_bytes();
-                *known = Some(make::vtep_mac(family, &device, survey, own, Mac::local([a, b, c, d, e, f])));
+                *known = Some(make::vtep_mac(family, &device, (survey, owner), own, Mac::local([a, b, c, d, e, f])));
             }
         }
     }
@@ -298,12 +311,19 @@ impl Daemon {
     }
 
     /// What stays of the backends before.
-    fn keep(&mut self, conf: &NetConf, survey: &Survey, peers: &Peers, complete: bool, due: &mut Due) -> Keeping {
+    fn keep(
+        &mut self,
+        conf: &NetConf,
+        (survey, owner): (&Survey, &Owner),
+        peers: &Peers,
+        complete: bool,
+        due: &mut Due,
+    ) -> Keeping {
         let published = self.store.published();
         let keeping = self.keep.follow(&keep::Facts {
             now: Instant::now().into_std(),
             backend: &conf.backend,
-            found: &make::left(survey),
+            found: &make::left(survey, owner),
             census: &Census::of(&peers.good),
             complete,
             published: published.as_ref(),
@@ -325,8 +345,8 @@ impl Daemon {
 }
 
 /// The device whose MAC address is this host's VTEP's: that of the backend in force, or of one before.
-fn device(conf: &NetConf, survey: &Survey, family: Family) -> Option<IfName> {
-    let left = make::left(survey);
+fn device(conf: &NetConf, (survey, owner): (&Survey, &Owner), family: Family) -> Option<IfName> {
+    let left = make::left(survey, owner);
     std::iter::once(&conf.backend).chain(&left).find_map(|backend: &Backend| backend.mac_device(family))
 }
 

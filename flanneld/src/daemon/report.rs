@@ -11,6 +11,7 @@ use overlay::netconf::NetConf;
 use overlay::peers::{Peer, Peers};
 use overlay::reach::{self, Mode};
 use overlay::render::PeerPath;
+use overlay::settings;
 
 use super::tell::Picture;
 use crate::metrics::StepCount;
@@ -38,11 +39,13 @@ pub(super) fn count(outcome: &Outcome) -> Vec<StepCount> {
 }
 
 impl Applied {
-    /// Peers may send here as the wish says: the devices are there and have their addresses.
+    /// Peers may send here as desired: the devices are there and have their addresses, and the host forwards.
     pub(super) fn ready(&self) -> bool {
-        let carries = |object: &str| matches!(object, "link" | "address" | "wireguard");
-        self.outcome.conflicts.is_empty()
-            && !self.outcome.failed.iter().any(|(step, _)| carries(step.object()) && !step.is_delete())
+        let carries = |step: &Step| match step {
+            Step::WriteSysctl(path, _) => settings::is_vital(path),
+            step => matches!(step.object(), "link" | "address" | "wireguard") && !step.is_delete(),
+        };
+        self.outcome.conflicts.is_empty() && !self.outcome.failed.iter().any(|(step, _)| carries(step))
     }
 
     /// As [`Applied::ready`], with the reason why not.

@@ -10,8 +10,9 @@ use overlay::backend::{Host, Identity};
 use overlay::lease::StoredLease;
 use overlay::net::ByFamily;
 use overlay::netconf::NetConf;
+use overlay::ownership::{NOBODY, Owner};
 use overlay::peers;
-use overlay::render::{ALIAS, Ours, Renderer};
+use overlay::render::{Ours, Renderer};
 
 use super::report::Applied;
 use super::*;
@@ -67,7 +68,7 @@ fn the_mac_is_the_devices_then_the_leases_then_a_new_one() {
     let lease = StoredLease::read(KEY, published, 0).unwrap();
     let with = |links| Survey { links, ..Survey::default() };
     let mac = |survey: &Survey, own| {
-        make::vtep_mac(Family::V4, &IfName::new("flannel.1").unwrap(), survey, own, random).to_string()
+        make::vtep_mac(Family::V4, &IfName::new("flannel.1").unwrap(), (survey, &NOBODY), own, random).to_string()
     };
     let bridge = SeenLink {
         link: Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })),
@@ -84,16 +85,16 @@ fn the_mac_is_the_devices_then_the_leases_then_a_new_one() {
 #[test]
 fn only_devices_with_our_mark_are_known() {
     let links = vec![
-        device("flannel.1", 1, MAC, Some(ALIAS)),
+        device("flannel.1", 1, MAC, Some("flannel")),
         device("vx0", 9, MAC, None),
         SeenLink {
-            link: Link { alias: Some(ALIAS.into()), ..Link::up(LinkKind::Loopback) },
+            link: Link { alias: Some("flannel".into()), ..Link::up(LinkKind::Loopback) },
             ..device("lo", 1, MAC, None)
         },
     ];
     let survey = Survey { links, ..Survey::default() };
-    assert_eq!(make::known_devices(&survey), [IfName::new("flannel.1").unwrap()]);
-    let [Backend::Vxlan(left)] = make::left(&survey)[..] else { panic!() };
+    assert_eq!(make::known_devices(&survey, &mut Owner::default()), [IfName::new("flannel.1").unwrap()]);
+    let [Backend::Vxlan(left)] = make::left(&survey, &NOBODY)[..] else { panic!() };
     assert_eq!((left.vni.get(), left.port, left.gbp), (1, None, true));
 }
 
@@ -121,7 +122,7 @@ fn peers_and_rejected_leases_are_told_once() {
             connected: vec!["192.0.2.0/24".parse().unwrap()],
         },
     };
-    let ours = Ours { devices: &[], complete: true };
+    let ours = Ours { devices: &[], owner: &NOBODY, complete: true };
     let desired = Renderer::new(&host, &conf.backend, &[]).desired(&judged.good, ours);
     let mut status = Status::default();
     report::base(&mut status, &conf, &underlay());

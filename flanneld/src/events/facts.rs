@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use kernel::message::address::SeenAddress;
 use kernel::message::link::SeenLink;
 use kernel::news::News;
 use kernel::state::{AddressKey, Route, RouteKey};
 use kernel::survey::{is_link_local, is_on_link};
 use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, TableId};
+use overlay::lease::Subnets;
+use overlay::net::within;
 
 use crate::underlay::Survey;
 
@@ -21,8 +24,29 @@ pub struct Facts {
     ours: BTreeSet<IfName>,
     links: BTreeMap<IfName, Carrier>,
     addresses: BTreeMap<AddressKey, SeenAddress>,
+    named: Named,
     /// By their keys with ordinal 0: the kernel keeps several under one.
     routes: BTreeMap<RouteKey, Vec<Route>>,
+}
+
+/// Where an administrator's routes are named in the status: they may lead elsewhere what is ours to carry.
+#[derive(Debug, Clone, Default)]
+pub struct Named {
+    /// Inside these networks …
+    pub within: Vec<IpNetwork>,
+    /// … and outside this host's own subnets.
+    pub own: Subnets,
+}
+
+impl Named {
+    /// The routes of routing daemons come and go by thousands; they are named when the host is looked at next.
+    fn has(&self, key: &RouteKey, route: Option<&Route>) -> bool {
+        let by_hand = [RouteProtocol::BOOT, RouteProtocol::STATIC];
+        key.table == TableId::MAIN
+            && route.is_some_and(|route| by_hand.contains(&route.protocol))
+            && self.within.iter().any(|net| within(key.dst, *net))
+            && !self.own.iter().any(|own| within(key.dst, own))
+    }
 }
 
 /// The underlay, and what it was chosen by.
@@ -52,15 +76,19 @@ impl Carrier {
 }
 
 impl Facts {
-    /// The facts in `survey`, from which the underlay was `chosen`, when `ours` are our devices.
-    pub fn new(chosen: Chosen, ours: &[IfName], survey: &Survey) -> Self {
-        let mut facts = Self { chosen, ours: ours.iter().cloned().collect(), ..Self::default() };
+    /// The facts in `survey`, from which the underlay was `chosen`, when `ours` are our devices and others' routes are
+    /// `named`.
+    pub fn new(chosen: Chosen, ours: &[IfName], named: Named, survey: &Survey) -> Self {
+        let mut facts = Self { chosen, ours: ours.iter().cloned().collect(), named, ..Self::default() };
         let links = survey.links.iter().filter(|seen| facts.chosen.may_be(&seen.name));
         let links = links.map(|seen| (seen.name.clone(), Carrier::of(seen))).collect();
         let addresses = survey.addresses.iter().filter(|seen| facts.counts(&seen.key));
         let addresses = addresses.map(|seen| (seen.key.clone(), seen.clone())).collect();
         let mut routes: BTreeMap<_, Vec<Route>> = BTreeMap::new();
-        for (key, route) in survey.routes.iter().filter(|(key, route)| facts.chosen.depends_on(key, Some(route))) {
+        let counts = |(key, route): &&(RouteKey, Route)| {
+            facts.chosen.depends_on(key, Some(route)) || facts.named.has(key, Some(route))
+        };
+        for (key, route) in survey.routes.iter().filter(counts) {
             routes.entry(first(key)).or_default().push(route.clone());
         }
         (facts.links, facts.addresses, facts.routes) = (links, addresses, routes);
@@ -73,7 +101,9 @@ impl Facts {
             News::Link(name, _) => self.chosen.may_be(name),
             News::Address(key, _) => self.counts(key),
             News::Route(key, route) => {
-                self.routes.contains_key(&first(key)) || self.chosen.depends_on(key, route.as_ref())
+                self.routes.contains_key(&first(key))
+                    || self.chosen.depends_on(key, route.as_ref())
+                    || self.named.has(key, route.as_ref())
             }
             _ => false,
         }

@@ -2,12 +2,12 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use kernel::message::{Names, address, link, neighbour, route};
-use kernel::state::{Address, Fdb, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, RouteScope};
-use kernel::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId};
+use kernel::state::{Address, Adopt, Fdb, FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, RouteScope};
+use kernel::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::neighbour::NeighbourState;
 
-use super::facts::Chosen;
+use super::facts::{Chosen, Named};
 use super::*;
 use crate::underlay::Survey;
 
@@ -132,13 +132,16 @@ fn chosen() -> Chosen {
 /// A filter after a pass, which knows the underlay by `chosen`.
 fn filter(chosen: Chosen) -> Filter {
     let (survey, devices) = (survey(), vec![name("flannel.1")]);
-    let facts = Facts::new(chosen, &devices, &survey);
+    let named = Named { within: vec![net("10.5.0.0/16")], own: "10.5.1.0-24".parse().unwrap() };
+    let facts = Facts::new(chosen, &devices, named, &survey);
     let routes = RouteScope {
-        table: TableId::MAIN,
         protocol: Some(RouteProtocol::FLANNEL),
-        adopt: vec![net("10.5.0.0/16")],
-        within: Vec::new(),
-        dev: None,
+        within: vec![net("10.5.0.0/16")],
+        adopt: Adopt {
+            within: vec![net("10.5.0.0/16")],
+            gateways: Arc::new([(net("10.5.9.0/24"), [192, 0, 2, 9].into())].into()),
+        },
+        ..RouteScope::default()
     };
     let scope = Scope {
         links: devices.clone(),
@@ -194,7 +197,7 @@ fn what_contradicts_the_desired_state_is_news() {
         (route(&Route { mtu: Some(Mtu(1200)), ..by.clone() }), true, "our route's MTU"),
         (route(&Route { protocol: BGP, ..by.clone() }), true, "another program's route in place of ours"),
         (route_to("10.5.9.0/24", "flannel.1", RouteProtocol::FLANNEL), true, "a route of ours that nobody wants"),
-        (via("10.5.9.0/24", "192.0.2.9", RouteProtocol::BOOT), true, "a route that a Go flanneld may have left"),
+        (via("10.5.9.0/24", "192.0.2.9", RouteProtocol::BOOT), true, "a route that a Go flanneld has left"),
         (neighbour(mac()), false, "our neighbour"),
         (neighbour(Mac::local([2; 6])), true, "our neighbour's MAC"),
         (reachable, true, "our neighbour is permanent no more"),
@@ -223,6 +226,8 @@ fn other_peoples_objects_are_no_news() {
         (via("203.0.113.0/24", "192.0.2.9", BGP), false, "a BGP daemon's route"),
         (via("10.5.200.0/24", "192.0.2.9", BGP), false, "a BGP daemon's route inside the network"),
         (gone(via("10.5.200.0/24", "192.0.2.9", BGP)), false, "it goes"),
+        (via("10.5.200.0/24", "192.0.2.9", RouteProtocol::BOOT), true, "an administrator's is named"),
+        (via("10.5.1.9/32", "192.0.2.9", RouteProtocol::BOOT), false, "a pod's"),
         (route_to("10.5.1.0/24", "veth0", kernel), false, "the bridge's own route"),
         (neighbour::put_neighbour(ETH0, [192, 0, 2, 9].into(), mac()), false, "ARP on the underlay"),
         (neighbour::put_fdb(POD, mac(), Fdb::from(IpAddr::from([192, 0, 2, 1]))), false, "another device's entry"),

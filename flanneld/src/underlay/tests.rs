@@ -1,5 +1,5 @@
 use kernel::state::{Address, AddressKey, Link};
-use kernel::types::{RouteProtocol, TableId};
+use kernel::types::RouteProtocol;
 
 use super::*;
 
@@ -37,7 +37,7 @@ fn route(dst: &str, dev: &str, via: Option<&str>, metric: Option<u32>) -> (Route
     let mut route = Route::by(&IfName::new(dev).unwrap());
     route.via = via.map(|via| via.parse().unwrap());
     route.protocol = RouteProtocol::KERNEL;
-    (RouteKey { dst: dst.parse().unwrap(), table: TableId::MAIN, metric, ordinal: 0 }, route)
+    (RouteKey { metric, ..RouteKey::main(dst.parse().unwrap()) }, route)
 }
 
 /// Two interfaces; the second has the better default route, and addresses of every sort.

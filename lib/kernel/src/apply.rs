@@ -150,6 +150,7 @@ impl Kernel {
             Step::PutNeighbour(key, mac) => (neighbour::put_neighbour(names.index(&key.dev)?, key.addr, *mac), PUT),
             Step::PutFdb(key, to) => (neighbour::put_fdb(names.index(&key.dev)?, key.mac, *to), PUT),
             Step::PutRoute(key, r) => (route::put(key, r, names)?, if key.ordinal == 0 { PUT } else { APPEND }),
+            Step::CreateRoute(key, r) => (route::put(key, r, names)?, if key.dst.is_ipv4() { PREPEND } else { ADD }),
             Step::AddRoute(key, r) => (route::put(key, r, names)?, if key.ordinal == 0 { PREPEND } else { APPEND }),
             Step::DeleteRoute(key, r) => (route::delete(key, r, names)?, 0),
             Step::DeleteNeighbour(key) => (neighbour::delete_neighbour(names.index(&key.dev)?, key.addr), 0),
@@ -180,7 +181,10 @@ fn refers_to(step: &Step) -> Vec<&IfName> {
         Step::AddAddress(key, _) | Step::DeleteAddress(key) => (Some(&key.dev), None),
         Step::PutNeighbour(key, _) | Step::DeleteNeighbour(key) => (Some(&key.dev), None),
         Step::PutFdb(key, _) | Step::DeleteFdb(key) => (Some(&key.dev), None),
-        Step::PutRoute(_, route) | Step::AddRoute(_, route) | Step::DeleteRoute(_, route) => (route.dev.as_ref(), None),
+        Step::PutRoute(_, route)
+        | Step::CreateRoute(_, route)
+        | Step::AddRoute(_, route)
+        | Step::DeleteRoute(_, route) => (route.dev.as_ref(), None),
         Step::Nft(..)
         | Step::SetPort(..)
         | Step::WriteSysctl(..)
@@ -255,6 +259,15 @@ impl Page<'_> {
     }
 }
 
+/// The step fails where there is the very same route alone; of IPv6 another may be meant.
+fn is_there(step: &Step) -> bool {
+    match step {
+        Step::AddRoute(..) => true,
+        Step::CreateRoute(key, _) => key.dst.is_ipv4(),
+        _ => false,
+    }
+}
+
 impl Report {
     pub(crate) fn refuse(&mut self, step: &Step, error: KernelError) {
         self.failed.push((step.clone(), error));
@@ -264,7 +277,7 @@ impl Report {
         match outcome {
             Err(error) if step.is_delete() && error.is_absent() => self.done += 1,
             // the very same route
-            Err(error) if matches!(step, Step::AddRoute(..)) && error.is_already() => self.done += 1,
+            Err(error) if is_there(step) && error.is_already() => self.done += 1,
             Err(error) => self.failed.push((step.clone(), error)),
             Ok(()) => self.done += 1,
         }

@@ -7,6 +7,7 @@ mod links;
 mod nft;
 mod objects;
 mod rename;
+mod routes;
 mod step;
 mod wireguard;
 
@@ -14,11 +15,12 @@ mod wireguard;
 pub(crate) mod tests;
 
 pub use nft::NftStep;
-pub use objects::satisfies;
-pub use step::{LinkChange, Step};
+pub use routes::satisfies;
+pub(crate) use routes::twins;
+pub use step::{LinkChange, RouteText, Step};
 
 use crate::nft::TableKey;
-use crate::state::{LinkKind, Scope, State};
+use crate::state::{LinkKind, Route, RouteKey, Scope, State};
 use crate::types::IfName;
 
 /// Something under a wanted name that is something else: nothing is done to it, nor to what was to hang on it.
@@ -37,6 +39,34 @@ pub enum Conflict {
         wanted: LinkKind,
         /// What it is.
         found: LinkKind,
+    },
+    /// A link of somebody else's.
+    #[error(
+        "{name} belongs to {owner}: give each network a device of its own (another VNI or backend); when nobody needs it any \
+         more: ip link del {name}"
+    )]
+    Owned {
+        /// Its name.
+        name: IfName,
+        /// Whose it is.
+        owner: String,
+    },
+    /// A route of somebody else's to the same destination, where ours cannot stand before it.
+    #[error(
+        "another program's route stands in place of ours: found `ip route show {}`: {}; wanted: {}; delete it if it is \
+         yours (ip route del {})",
+        key.dst,
+        RouteText(key, found),
+        RouteText(key, wanted),
+        RouteText(key, found)
+    )]
+    Route {
+        /// Which.
+        key: RouteKey,
+        /// How it should be.
+        wanted: Box<Route>,
+        /// How it is.
+        found: Box<Route>,
     },
     /// A chain or set of a table that others use too, with another hook, priority or type.
     #[error(
@@ -83,9 +113,11 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     objects::add_addresses(desired, observed, steps);
     links::raise(desired, observed, steps);
     objects::put_neighbours(desired, observed, steps);
-    objects::put_routes(desired, observed, scope, steps);
+    let routes = routes::Routes { desired, observed, scope, links: &links };
+    let moved = routes.put(&mut plan);
     if !scope.keep {
-        objects::delete_routes(desired, observed, scope, steps);
+        let steps = &mut plan.steps;
+        routes.delete(&moved, steps);
         objects::delete_neighbours(desired, observed, scope, steps);
         wireguard::delete(desired, observed, scope, steps);
         objects::delete_addresses(desired, observed, scope, steps);

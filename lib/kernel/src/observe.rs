@@ -14,7 +14,7 @@ use crate::message::neighbour::{self, SeenNeighbour};
 use crate::message::{address, route, vlan};
 use crate::netlink::KernelError;
 use crate::nft::TableKey;
-use crate::state::{LinkKind, NftScope, Route, RouteKey, Scope, State, WireguardDevice};
+use crate::state::{LinkKind, NftScope, Route, RouteKey, RouteKind, RouteScope, Scope, State, WireguardDevice};
 use crate::sysctl;
 use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
 
@@ -22,7 +22,7 @@ impl Kernel {
     /// The objects of `scope` that exist. Objects not asked for are not read.
     pub fn observe(&mut self, scope: &Scope) -> Result<State, KernelError> {
         let mut state = State::default();
-        let links: Vec<&IfName> = scope.links.iter().chain(&scope.read_links).collect();
+        let links: Vec<&IfName> = scope.links.iter().chain(&scope.read_links).chain(scope.others.keys()).collect();
         self.observe_links(&links, &mut state)?;
         if !scope.vlans.is_empty() {
             self.observe_vlans(&scope.vlans, &mut state)?;
@@ -42,24 +42,30 @@ impl Kernel {
         self.observe_wireguard(&scope.wireguard, &mut state)?;
         self.observe_nft(&scope.nft, &mut state)?;
         if let Some(routes) = &scope.routes {
-            let dev = match &routes.dev {
-                Some(name) => match self.known(name)? {
-                    Some(index) => Some(index.0),
-                    None => return self.observe_sysctls(scope, state),
-                },
-                None => None,
-            };
-            let mut protocols = vec![routes.protocol];
-            if routes.protocol.is_some() && !routes.adopt.is_empty() {
-                protocols.push(Some(RouteProtocol::BOOT));
-            }
-            for protocol in protocols {
-                for (key, route) in self.dump_routes(routes.table, protocol, dev)? {
-                    insert_route(&mut state, key, route);
-                }
+            for (key, route) in self.observe_routes(routes)? {
+                insert_route(&mut state, key, route);
             }
         }
         self.observe_sysctls(scope, state)
+    }
+
+    /// Those of our protocol, and all to where ours may be: others' may stand before them.
+    fn observe_routes(&mut self, scope: &RouteScope) -> Result<Vec<(RouteKey, Route)>, KernelError> {
+        let RouteScope { table, protocol, within, adopt, dev } = scope;
+        let dev = match dev {
+            Some(name) => match self.known(name)? {
+                Some(index) => Some(index.0),
+                None => return Ok(Vec::new()),
+            },
+            None => None,
+        };
+        let ours: Vec<_> = within.iter().chain(&adopt.within).copied().collect();
+        if protocol.is_none() || ours.is_empty() {
+            return self.read_tables(*table, *protocol, dev, &|_| true);
+        }
+        self.read_tables(*table, None, dev, &|message| {
+            route::protocol(message) == *protocol || route::is_within(message, &ours)
+        })
     }
 
     fn known(&mut self, name: &IfName) -> Result<Option<IfIndex>, KernelError> {
@@ -192,27 +198,18 @@ impl Kernel {
         Ok(())
     }
 
-    /// The routes of one table, both families, in the kernel's order.
+    /// The unicast and blackhole routes of one table, both families, in the kernel's order.
     pub fn routes(&mut self, table: TableId) -> Result<Vec<(RouteKey, Route)>, KernelError> {
-        self.dump_routes(table, None, None)
+        Ok(usual(self.read_tables(table, None, None, &|_| true)?))
     }
 
-    /// The routes of one table that are not of `protocol`, which are not even taken apart.
+    /// Those that are not of `protocol`, which are not even taken apart.
     pub fn routes_but(
         &mut self,
         table: TableId,
         protocol: RouteProtocol,
     ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
-        self.read_tables(table, None, None, &|message| route::protocol(message) != Some(protocol))
-    }
-
-    fn dump_routes(
-        &mut self,
-        table: TableId,
-        protocol: Option<RouteProtocol>,
-        dev: Option<u32>,
-    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
-        self.read_tables(table, protocol, dev, &|_| true)
+        Ok(usual(self.read_tables(table, None, None, &|message| route::protocol(message) != Some(protocol))?))
     }
 
     fn read_tables(
@@ -287,6 +284,11 @@ impl Kernel {
         }
         Ok(state)
     }
+}
+
+fn usual(mut routes: Vec<(RouteKey, Route)>) -> Vec<(RouteKey, Route)> {
+    routes.retain(|(_, route)| !matches!(route.kind, RouteKind::Other(_)));
+    routes
 }
 
 /// Several routes may share a key; the first is the kernel's choice.

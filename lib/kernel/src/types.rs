@@ -206,6 +206,10 @@ impl RouteProtocol {
     pub const KERNEL: Self = Self(2);
     /// What tools that name no protocol use, Go flannel and the CNI plugins among them.
     pub const BOOT: Self = Self(3);
+    /// What an administrator or a network manager calls static.
+    pub const STATIC: Self = Self(4);
+    /// The kernel, by a router's advertisement.
+    pub const ROUTER: Self = Self(9);
     /// flanneld's own routes. 70 ('F') is unassigned in iproute2's rt_protos and in FRR, bird and systemd.
     pub const FLANNEL: Self = Self(70);
     /// Routes of a network that the CNI plugins keep without a daemon; unassigned there as well.

@@ -4,8 +4,9 @@
 //!
 //! The way of a lease: [`netconf`] says which network there is, [`allocate`] chooses this host's part of it, [`lease`]
 //! is how it is published, [`peers`] decides which other hosts' leases are followed, [`reach`] how each of them is reached,
-//! [`backend`] and [`render`] what the kernel must look like for that, [`keep`] what stays while that changes, and
-//! [`subnet_env`] what the CNI plugin reads.
+//! [`backend`] and [`render`] what the kernel must look like for that, [`keep`] what stays while that changes,
+//! [`ownership`] which of its objects are this network's, [`settings`] what makes it forward, and [`subnet_env`] what the
+//! CNI plugin reads.
 
 pub mod allocate;
 pub mod backend;
@@ -13,9 +14,11 @@ pub mod keep;
 pub mod lease;
 pub mod net;
 pub mod netconf;
+pub mod ownership;
 pub mod peers;
 pub mod reach;
 pub mod render;
+pub mod settings;
 pub mod status;
 pub mod subnet_env;
 pub mod underlay;

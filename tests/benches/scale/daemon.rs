@@ -9,7 +9,7 @@ use kernel::diff::Step;
 use kernel::message::Socket;
 use kernel::message::route;
 use kernel::state::{RouteScope, Scope};
-use kernel::types::{IfName, RouteProtocol, TableId};
+use kernel::types::{IfName, RouteProtocol};
 use lab::process::{Daemon, Launch, ends_within, last_lines};
 use lab::wait::eventually;
 use lab::world::World;
@@ -88,13 +88,7 @@ impl<'a> Host<'a> {
     /// How many entries of `peers` peers the kernel lacks: a route, a neighbour and a forwarding entry of each.
     pub fn missing(&self, peers: usize) -> Result<usize, Error> {
         let device = IfName::new("flannel.1").doing("name the device")?;
-        let routes = RouteScope {
-            table: TableId::MAIN,
-            protocol: Some(RouteProtocol::FLANNEL),
-            adopt: Vec::new(),
-            within: Vec::new(),
-            dev: None,
-        };
+        let routes = RouteScope { protocol: Some(RouteProtocol::FLANNEL), ..RouteScope::default() };
         let scope =
             Scope { links: vec![device.clone()], neighbours: vec![device], routes: Some(routes), ..Scope::default() };
         let state = self.kernel()?.observe(&scope).doing("read the host's state")?;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::objects::dies;
 use super::{Conflict, LinkChange, Plan, Step};
 use crate::link::Made;
-use crate::state::{Birth, Link, LinkKind, Scope, State};
+use crate::state::{Birth, Link, LinkKind, Route, Scope, State};
 use crate::types::IfName;
 
 /// What became of the links on the way.
@@ -17,28 +17,38 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// `observed` without what goes when links are made anew, and without what must be left alone.
+    /// `observed` without what goes when links are made anew, and without what must be left alone. Routes by the latter
+    /// stay: others' may be to the same destinations.
     pub(super) fn surviving<'a>(&self, observed: &'a State) -> Cow<'a, State> {
-        without(observed, self.remade.union(&self.blocked))
+        let mut state = without(observed, &self.remade);
+        if !self.blocked.is_empty() {
+            drop_links(state.to_mut(), &self.blocked);
+        }
+        state
     }
 
     /// `desired` without what would hang on links that are something else.
     pub(super) fn possible<'a>(&self, desired: &'a State) -> Cow<'a, State> {
-        without(desired, self.blocked.iter())
+        without(desired, &self.blocked)
+    }
+
+    /// The route leaves by a link that must be left alone.
+    pub(super) fn leaves_by_blocked(&self, route: &Route) -> bool {
+        route.dev.as_ref().is_some_and(|dev| self.blocked.contains(dev))
     }
 }
 
-fn without<'a, 'b>(state: &'a State, links: impl Iterator<Item = &'b IfName>) -> Cow<'a, State> {
-    let gone: BTreeSet<&IfName> = links.collect();
+fn without<'a>(state: &'a State, gone: &BTreeSet<IfName>) -> Cow<'a, State> {
     if gone.is_empty() {
         return Cow::Borrowed(state);
     }
     let mut state = state.clone();
-    drop_links(&mut state, &gone);
+    drop_links(&mut state, gone);
+    state.routes.retain(|_, route| route.dev.as_ref().is_none_or(|dev| !gone.contains(dev)));
     Cow::Owned(state)
 }
 
-fn drop_links(state: &mut State, gone: &BTreeSet<&IfName>) {
+fn drop_links(state: &mut State, gone: &BTreeSet<IfName>) {
     state.links.retain(|name, _| !gone.contains(name));
     state.ports.retain(|name, _| !gone.contains(name));
     state.vlans.retain(|key, _| !gone.contains(&key.dev));
@@ -46,7 +56,6 @@ fn drop_links(state: &mut State, gone: &BTreeSet<&IfName>) {
     state.neighbours.retain(|key, _| !gone.contains(&key.dev));
     state.fdb.retain(|key, _| !gone.contains(&key.dev));
     state.wireguard.retain(|name, _| !gone.contains(name));
-    state.routes.retain(|_, route| route.dev.as_ref().is_none_or(|dev| !gone.contains(dev)));
     state.sysctls.retain(|path, _| path.split('/').nth(3).is_none_or(|dev| !gone.iter().any(|g| g.as_str() == dev)));
 }
 
@@ -58,15 +67,19 @@ pub(super) fn compare(desired: &State, observed: &State, scope: &Scope, plan: &m
     let mut outcome = Outcome::default();
     let mut create = Vec::new();
     for (name, want) in &desired.links {
-        match observed.links.get(name) {
-            None => create.push((name, want)),
-            Some(have) if changeable(want, have) => {}
-            Some(have) if can_be_remade(want, have) && scope.links.contains(name) => {
+        match (observed.links.get(name), scope.others.get(name)) {
+            (None, _) => create.push((name, want)),
+            (Some(_), Some(owner)) => {
+                plan.conflicts.push(Conflict::Owned { name: name.clone(), owner: owner.clone() });
+                outcome.blocked.insert(name.clone());
+            }
+            (Some(have), None) if changeable(want, have) => {}
+            (Some(have), None) if can_be_remade(want, have) && scope.links.contains(name) => {
                 plan.steps.push(Step::DeleteLink(name.clone()));
                 create.push((name, want));
                 outcome.remade.insert(name.clone());
             }
-            Some(have) => {
+            (Some(have), None) => {
                 plan.conflicts.push(Conflict::Link {
                     name: name.clone(),
                     wanted: want.kind.clone(),
@@ -124,6 +137,7 @@ pub(super) fn change(want: &Link, have: &Link) -> LinkChange {
         promisc: want.promisc.filter(|p| *p != have.promisc.unwrap_or_default()),
         arp: differs(&want.arp, &have.arp),
         multicast: differs(&want.multicast, &have.multicast),
+        protodown: want.protodown.filter(|p| *p != have.protodown.unwrap_or_default()),
         kind: kind_change(want, have),
     }
 }
@@ -152,13 +166,19 @@ fn finish(want: &Link) -> LinkChange {
         promisc: want.promisc.filter(|promisc| *promisc || moved),
         arp: want.arp,
         multicast: want.multicast,
+        protodown: want.protodown.filter(|protodown| *protodown),
         ..LinkChange::default()
     }
 }
 
 /// The kernel takes all but these at creation (rtnl_create_link, net/core/rtnetlink.c).
 fn after_birth(want: &Link) -> LinkChange {
-    LinkChange { promisc: want.promisc.filter(|p| *p), alias: want.alias.clone(), ..LinkChange::default() }
+    LinkChange {
+        promisc: want.promisc.filter(|p| *p),
+        alias: want.alias.clone(),
+        protodown: want.protodown.filter(|p| *p),
+        ..LinkChange::default()
+    }
 }
 
 /// Settings of links that stay, and of ports.

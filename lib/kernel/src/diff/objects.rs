@@ -3,15 +3,16 @@
 use ipnetwork::IpNetwork;
 
 use super::Step;
-use crate::state::{Route, RouteKey, Scope, State};
+use crate::state::{Scope, State};
 use crate::types::IfName;
 
+/// Forwarding last: a host that begins to forward drops the default routes that routers gave it on links whose `accept_ra`
+/// is not 2 yet (`rt6_purge_dflt_routers`, net/ipv6/route.c).
 pub(super) fn sysctls(desired: &State, observed: &State, steps: &mut Vec<Step>) {
-    for (path, value) in &desired.sysctls {
-        if observed.sysctls.get(path) != Some(value) {
-            steps.push(Step::WriteSysctl(path.clone(), value.clone()));
-        }
-    }
+    let mut differ: Vec<_> =
+        desired.sysctls.iter().filter(|(path, value)| observed.sysctls.get(*path) != Some(value)).collect();
+    differ.sort_by_key(|(path, _)| path.ends_with("/forwarding"));
+    steps.extend(differ.into_iter().map(|(path, value)| Step::WriteSysctl(path.clone(), value.clone())));
 }
 
 pub(super) fn add_addresses(desired: &State, observed: &State, steps: &mut Vec<Step>) {
@@ -39,70 +40,6 @@ pub(super) fn put_neighbours(desired: &State, observed: &State, steps: &mut Vec<
             steps.push(Step::DeleteFdb(key.clone()));
         }
         steps.push(Step::PutFdb(key.clone(), *want));
-    }
-}
-
-/// `have` does what `want` says; what `want` leaves to the kernel is not looked at.
-pub fn satisfies(want: &Route, have: &Route) -> bool {
-    want.kind == have.kind
-        && (want.dev.is_none() || want.dev == have.dev)
-        && want.via == have.via
-        && want.onlink == have.onlink
-        && want.scope == have.scope
-        && (want.src.is_none() || want.src == have.src)
-        && want.protocol == have.protocol
-        && want.mtu == have.mtu
-        && want.advmss == have.advmss
-}
-
-pub(super) fn put_routes(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
-    // a route that leaves its link to the kernel is there by a link that is about to go, and would go with it
-    let lost = |want: &Route, have: &Route| {
-        want.dev.is_none() && !scope.keep && have.dev.as_ref().is_some_and(|dev| dies(desired, scope, dev))
-    };
-    let there = |want: &Route, have: &Route| satisfies(want, have) && !lost(want, have);
-    let mut put: Vec<_> = desired
-        .routes
-        .iter()
-        .filter(|(key, want)| !observed.routes.get(*key).is_some_and(|have| there(want, have)))
-        .collect();
-    // a gateway must be reachable when its route comes: routes without one first, and before those with an onlink one,
-    // because IPv6 asks the table about that too (ip6_route_check_nh_onlink, net/ipv6/route.c)
-    let rank = |route: &Route| match (route.via, route.onlink) {
-        (None, _) => 0,
-        (Some(_), true) => 1,
-        (Some(_), false) => 2,
-    };
-    put.sort_by_key(|(key, route)| (rank(route), key.ordinal));
-    let step = if scope.beside { Step::AddRoute } else { Step::PutRoute };
-    steps.extend(put.into_iter().map(|(key, route)| step(key.clone(), route.clone())));
-}
-
-/// Whether a route that nobody wants is ours.
-fn ours(scope: &Scope, key: &RouteKey, route: &Route) -> bool {
-    let Some(routes) = &scope.routes else { return false };
-    if key.table != routes.table || route.protocol == crate::types::RouteProtocol::KERNEL {
-        return false;
-    }
-    let adopted = route.protocol == crate::types::RouteProtocol::BOOT
-        && route.via.is_some()
-        && routes.adopt.iter().any(|net| within(*net, key.dst));
-    let inside = routes.within.is_empty()
-        || routes.within.iter().any(|net| *net == key.dst || within(*net, key.dst))
-        || route.dev.as_ref().is_some_and(|dev| scope.links.contains(dev));
-    (routes.protocol == Some(route.protocol) && inside) || adopted || (routes.dev.is_some() && route.dev == routes.dev)
-}
-
-/// `inner` is a part of `outer`, not all of it.
-fn within(outer: IpNetwork, inner: IpNetwork) -> bool {
-    inner.is_ipv4() == outer.is_ipv4() && inner.prefix() > outer.prefix() && outer.contains(inner.network())
-}
-
-pub(super) fn delete_routes(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
-    for (key, route) in &observed.routes {
-        if !desired.routes.contains_key(key) && ours(scope, key, route) {
-            steps.push(Step::DeleteRoute(key.clone(), route.clone()));
-        }
     }
 }
 

@@ -44,8 +44,10 @@ pub enum Step {
     PutNeighbour(NeighbourKey, Mac),
     /// Add or replace a VXLAN forwarding entry.
     PutFdb(FdbKey, Fdb),
-    /// Add or replace a route.
+    /// Replace the first route to the destination, or add it.
     PutRoute(RouteKey, Route),
+    /// Add a route that must be the first to its destination, and replace none. IPv6 has no order: there must be no other.
+    CreateRoute(RouteKey, Route),
     /// Add a route before others to the same destination, of which none is replaced.
     AddRoute(RouteKey, Route),
     /// Delete a route.
@@ -79,6 +81,8 @@ pub struct LinkChange {
     pub arp: Option<bool>,
     /// IFF_MULTICAST
     pub multicast: Option<bool>,
+    /// Kept without a carrier.
+    pub protodown: Option<bool>,
     /// Attributes of the kind that can change in place.
     pub kind: Option<LinkKind>,
 }
@@ -105,7 +109,7 @@ impl Step {
             Self::AddAddress(..) | Self::DeleteAddress(_) => "address",
             Self::PutNeighbour(..) | Self::DeleteNeighbour(_) => "neighbour",
             Self::PutFdb(..) | Self::DeleteFdb(_) => "fdb",
-            Self::PutRoute(..) | Self::AddRoute(..) | Self::DeleteRoute(..) => "route",
+            Self::PutRoute(..) | Self::CreateRoute(..) | Self::AddRoute(..) | Self::DeleteRoute(..) => "route",
         }
     }
 
@@ -162,6 +166,10 @@ impl fmt::Display for Step {
                 write!(f, "bridge fdb replace {} dev {}{entry} self permanent", key.mac, key.dev)
             }
             Self::PutRoute(key, route) => write!(f, "ip route replace {}", RouteText(key, route)),
+            Self::CreateRoute(key, route) => {
+                let how = if key.dst.is_ipv4() { "prepend" } else { "add" };
+                write!(f, "ip route {how} {}", RouteText(key, route))
+            }
             Self::AddRoute(key, route) => {
                 let how = if key.ordinal == 0 { "prepend" } else { "append" };
                 write!(f, "ip route {how} {}", RouteText(key, route))
@@ -195,6 +203,9 @@ impl fmt::Display for LinkChange {
             write!(f, " promisc {}", if promisc { "on" } else { "off" })?;
         }
         flags(f, self.arp, self.multicast)?;
+        if let Some(protodown) = self.protodown {
+            write!(f, " protodown {}", if protodown { "on" } else { "off" })?;
+        }
         // behind `type` every word is the kind's
         match self.up {
             Some(true) => write!(f, " up")?,
@@ -241,17 +252,24 @@ impl fmt::Display for Fdb {
     }
 }
 
-struct RouteText<'a>(&'a RouteKey, &'a Route);
+/// A route as `ip route` takes it.
+#[derive(Debug, Clone, Copy)]
+pub struct RouteText<'a>(pub &'a RouteKey, pub &'a Route);
 
 impl fmt::Display for RouteText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(key, route) = self;
-        if route.kind == RouteKind::Blackhole {
-            write!(f, "blackhole ")?;
+        match route.kind {
+            RouteKind::Unicast => {}
+            kind => write!(f, "{kind} ")?,
         }
         write!(f, "{}", key.dst)?;
+        if key.tos != 0 {
+            write!(f, " tos {:#x}", key.tos)?;
+        }
         if let Some(via) = route.via {
-            write!(f, " via {via}")?;
+            let other_family = if via.is_ipv4() == key.dst.is_ipv4() { "" } else { "inet6 " };
+            write!(f, " via {other_family}{via}")?;
         }
         if let Some(dev) = &route.dev {
             write!(f, " dev {dev}")?;

@@ -10,10 +10,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::state::{
-    Address, AddressKey, Bridge, FdbKey, Ipip, Link, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteScope,
+    Address, AddressKey, Adopt, Bridge, FdbKey, Ipip, Link, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteScope,
     Secret, Vxlan, WireguardDevice, WireguardPeer, WireguardPeerChange,
 };
-use crate::types::{Mac, Mtu, RouteProtocol, TableId, Vni};
+use crate::types::{Mac, Mtu, RouteProtocol, Vni};
 
 pub(crate) fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
@@ -63,6 +63,7 @@ pub(crate) fn take(state: &mut State, step: &Step) {
             link.promisc = change.promisc.or(link.promisc);
             link.arp = change.arp.or(link.arp);
             link.multicast = change.multicast.or(link.multicast);
+            link.protodown = change.protodown.or(link.protodown);
             link.kind = change.kind.unwrap_or(link.kind.clone());
         }
         Step::SetPort(name, port) => drop(state.ports.insert(name, port)),
@@ -85,7 +86,7 @@ pub(crate) fn take(state: &mut State, step: &Step) {
         }
         Step::PutNeighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
         Step::PutFdb(key, entry) => drop(state.fdb.insert(key, entry)),
-        Step::PutRoute(key, route) | Step::AddRoute(key, route) => {
+        Step::PutRoute(key, route) | Step::CreateRoute(key, route) | Step::AddRoute(key, route) => {
             if let Some(dev) = &route.dev {
                 assert!(state.links.get(dev).is_some_and(|link| link.up), "a route needs its link up");
             }
@@ -171,11 +172,10 @@ pub(crate) fn scope() -> Scope {
         addresses: devices.clone(),
         neighbours: devices,
         routes: Some(RouteScope {
-            table: TableId::MAIN,
             protocol: Some(RouteProtocol::FLANNEL),
-            adopt: vec!["10.5.0.0/16".parse().unwrap()],
-            within: Vec::new(),
-            dev: None,
+            within: vec!["10.5.0.0/16".parse().unwrap()],
+            adopt: Adopt { within: vec!["10.5.0.0/16".parse().unwrap()], ..Adopt::default() },
+            ..RouteScope::default()
         }),
         ..Scope::default()
     }
@@ -257,7 +257,7 @@ fn neighbour_comes_before_fdb_before_route() {
             "ip link set flannel.1 up",
             "ip neigh replace 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1 nud permanent",
             "bridge fdb replace 02:00:00:00:00:02 dev flannel.1 dst 192.0.2.2 self permanent",
-            "ip route replace 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink proto 70",
+            "ip route prepend 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink proto 70",
         ]
     );
 }

@@ -179,6 +179,7 @@ pub fn change(name: &IfName, change: &LinkChange, names: &dyn Names) -> Option<M
         let master = master.as_ref().map_or(Some(0), |m| names.index(m).map(|i| i.0))?;
         attributes.push(LinkAttribute::Controller(master));
     }
+    attributes.extend(change.protodown.map(|down| LinkAttribute::ProtoDown(u8::from(down))));
     if let Some(alias) = &change.alias {
         attributes.push(LinkAttribute::IfAlias(alias.clone()));
     }
@@ -269,6 +270,7 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
             LinkAttribute::Link(index) => seen.lower = Some(*index).filter(|i| *i != 0),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::IfAlias(alias) => seen.link.alias = Some(alias.clone()),
+            LinkAttribute::ProtoDown(down) => seen.link.protodown = Some(*down != 0),
             LinkAttribute::OperState(state) => {
                 seen.running = matches!(state, OperState::Up | OperState::Unknown);
                 seen.operstate = state.to_string();

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use netlink_packet_route::RouteNetlinkMessage as Message;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia,
+};
 
 use super::{Names, address_family};
 use crate::state::{Route, RouteKey, RouteKind};
@@ -36,9 +38,11 @@ fn message(key: &RouteKey, route: &Route, names: &dyn Names) -> Option<RouteMess
     header.table = table_byte(key.table);
     header.protocol = route.protocol.0.into();
     header.scope = route.scope.unwrap_or_else(|| default_scope(key.dst, route)).into();
+    header.tos = key.tos;
     header.kind = match route.kind {
         RouteKind::Unicast => RouteType::Unicast,
         RouteKind::Blackhole => RouteType::BlackHole,
+        RouteKind::Other(kind) => kind.into(),
     };
     if route.onlink {
         header.flags = RouteFlags::Onlink;
@@ -48,7 +52,10 @@ fn message(key: &RouteKey, route: &Route, names: &dyn Names) -> Option<RouteMess
     if key.dst.prefix() > 0 {
         attributes.push(RouteAttribute::Destination(key.dst.network().into()));
     }
-    attributes.extend(route.via.map(|ip| RouteAttribute::Gateway(ip.into())));
+    attributes.extend(route.via.map(|ip| match ip {
+        IpAddr::V6(v6) if key.dst.is_ipv4() => RouteAttribute::Via(RouteVia::Inet6(v6)),
+        ip => RouteAttribute::Gateway(ip.into()),
+    }));
     if let Some(dev) = &route.dev {
         attributes.push(RouteAttribute::Oif(names.index(dev)?.0));
     }
@@ -118,16 +125,27 @@ pub fn protocol(message: &Message) -> Option<RouteProtocol> {
     Some(RouteProtocol(message.header.protocol.into()))
 }
 
-/// Reads a unicast or blackhole RTM_NEWROUTE with at most one next hop; others are nobody's here.
+/// The destination of a RTM_NEWROUTE is one of `nets` or inside one.
+pub fn is_within(message: &Message, nets: &[IpNetwork]) -> bool {
+    let Message::NewRoute(message) = message else { return false };
+    let prefix = message.header.destination_prefix_length;
+    let dst = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(address) => ip(address),
+        _ => None,
+    });
+    dst.is_some_and(|dst| nets.iter().any(|net| net.prefix() <= prefix && net.contains(dst)))
+}
+
+/// Reads a RTM_NEWROUTE. `None` for an entry of a cache, and for a route for some sources only (IPv6's `from`).
 pub fn decode(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)> {
     let Message::NewRoute(message) = message else { return None };
     let header = &message.header;
     let kind = match header.kind {
         RouteType::Unicast => RouteKind::Unicast,
         RouteType::BlackHole => RouteKind::Blackhole,
-        _ => return None,
+        other => RouteKind::Other(other.into()),
     };
-    if header.flags.contains(RouteFlags::Cloned) {
+    if header.flags.contains(RouteFlags::Cloned) || header.source_prefix_length > 0 {
         return None;
     }
     decode_route(message, kind, names)
@@ -154,6 +172,7 @@ fn decode_route(message: &RouteMessage, kind: RouteKind, names: &dyn Names) -> O
     let mut dst = family.default_net();
     let mut key = RouteKey::main(dst);
     key.table = TableId(u32::from(header.table));
+    key.tos = if family == Family::V4 { header.tos } else { 0 };
     let mut route = Route {
         kind,
         dev: None,
@@ -164,6 +183,7 @@ fn decode_route(message: &RouteMessage, kind: RouteKind, names: &dyn Names) -> O
         protocol: RouteProtocol(header.protocol.into()),
         mtu: None,
         advmss: None,
+        further: false,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -176,14 +196,18 @@ fn decode_route(message: &RouteMessage, kind: RouteKind, names: &dyn Names) -> O
             RouteAttribute::Oif(index) => route.dev = names.name(*index),
             RouteAttribute::PrefSource(address) => route.src = ip(address),
             RouteAttribute::Metrics(metrics) => decode_metrics(metrics, &mut route),
-            RouteAttribute::MultiPath(_) => return None,
+            RouteAttribute::Via(RouteVia::Inet6(v6)) => route.via = Some(IpAddr::V6(*v6)),
+            RouteAttribute::MultiPath(_)
+            | RouteAttribute::NhId(_)
+            | RouteAttribute::Encap(_)
+            | RouteAttribute::EncapType(_) => route.further = true,
             _ => {}
         }
     }
     key.dst = dst;
     let default_metric = if family == Family::V6 { IPV6_METRIC } else { 0 };
     key.metric = key.metric.filter(|metric| *metric != default_metric);
-    if kind == RouteKind::Blackhole {
+    if kind != RouteKind::Unicast {
         // IPv6 hangs them on lo
         route.dev = None;
     }
@@ -198,6 +222,7 @@ fn decode_metrics(metrics: &[RouteMetric], route: &mut Route) {
         match metric {
             RouteMetric::Mtu(mtu) => route.mtu = Some(Mtu(*mtu)),
             RouteMetric::Advmss(advmss) => route.advmss = Some(*advmss),
+            RouteMetric::Lock(_) | RouteMetric::Window(_) | RouteMetric::Hoplimit(_) => route.further = true,
             _ => {}
         }
     }

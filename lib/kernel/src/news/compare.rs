@@ -1,9 +1,9 @@
 //! Whether news contradicts what is desired: [`diff`] on the one object that the news is of.
 
 use super::News;
-use crate::diff::{diff, satisfies};
+use crate::diff::{diff, satisfies, twins};
 use crate::message::link::SeenLink;
-use crate::state::{RouteKey, Scope, State};
+use crate::state::{Scope, State};
 use crate::types::IfName;
 
 /// True when the kernel is not as `desired` any more, if it was before: a field of an object is not as wanted, a wanted
@@ -65,15 +65,6 @@ fn hanging(name: &IfName, desired: &State, wanted: &mut State) {
     wanted.wireguard.extend(wireguard.get(name).map(|device| (name.clone(), device.clone())));
     let sysctls = sysctls.iter().filter(|(path, _)| path.split('/').nth(3) == Some(name.as_str()));
     wanted.sysctls.extend(sysctls.map(|(path, value)| (path.clone(), value.clone())));
-}
-
-/// The wanted routes that the kernel keeps under one destination, table and metric.
-fn twins<'a>(
-    key: &RouteKey,
-    desired: &'a State,
-) -> impl Iterator<Item = (&'a RouteKey, &'a crate::state::Route)> + use<'a> {
-    let (first, last) = (RouteKey { ordinal: 0, ..key.clone() }, RouteKey { ordinal: u8::MAX, ..key.clone() });
-    desired.routes.range(first..=last)
 }
 
 /// The one object, as it is wanted and as it is. A link that it hangs on is on both sides as it is wanted.

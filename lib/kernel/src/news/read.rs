@@ -152,8 +152,8 @@ impl Reader {
     }
 
     fn route(&self, message: RouteMessage, gone: bool, appended: bool) -> Vec<News> {
-        // an entry of a cache
-        if message.header.flags.contains(RouteFlags::Cloned) {
+        // an entry of a cache, and a route for some sources only, which stands beside those for all
+        if message.header.flags.contains(RouteFlags::Cloned) || message.header.source_prefix_length > 0 {
             return Vec::new();
         }
         // IPv6 makes one route with several next hops of it

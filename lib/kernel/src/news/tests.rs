@@ -10,7 +10,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::*;
 use crate::message::{Names, address, link, neighbour, route, vlan};
-use crate::state::{Address, Link, LinkKind, Scope, State};
+use crate::state::{Address, Link, LinkKind, RouteKind, Scope, State};
 use crate::types::IfIndex;
 
 const FLANNEL: IfIndex = IfIndex(7);
@@ -148,19 +148,24 @@ fn route_message() -> netlink_packet_route::route::RouteMessage {
 }
 
 #[test]
-fn a_route_without_words_for_it_has_a_key() {
+fn a_route_of_another_sort_is_read_as_what_it_is() {
     let (key, route) = to_peer();
-    assert_eq!(read(Message::NewRoute(route_message())), [News::Route(key.clone(), Some(route))]);
+    assert_eq!(read(Message::NewRoute(route_message())), [News::Route(key.clone(), Some(route.clone()))]);
     assert_eq!(read(Message::DelRoute(route_message())), [News::Route(key.clone(), None)]);
     let mut unreachable = route_message();
     unreachable.header.kind = RouteType::Unreachable;
     let mut several = route_message();
     several.attributes.retain(|a| !matches!(a, RouteAttribute::Oif(_) | RouteAttribute::Gateway(_)));
     several.attributes.push(RouteAttribute::MultiPath(vec![RouteNextHop::default(), RouteNextHop::default()]));
-    for message in [unreachable, several] {
-        assert_eq!(read(Message::NewRoute(message.clone())), [News::Route(key.clone(), None)], "{message:?}");
+    let nowhere = Route { kind: RouteKind::Other(7), dev: None, ..route.clone() };
+    let two_ways = Route { dev: None, via: None, scope: Some(0), further: true, ..route };
+    for (message, is) in [(unreachable, nowhere), (several, two_ways)] {
+        assert_eq!(read(Message::NewRoute(message.clone())), [News::Route(key.clone(), Some(is))], "{message:?}");
         assert_eq!(read(Message::DelRoute(message.clone())), [News::Route(key.clone(), None)], "{message:?}");
     }
+    let mut for_some = route_message();
+    for_some.header.source_prefix_length = 64;
+    assert_eq!(read(Message::NewRoute(for_some)), []);
 }
 
 #[test]

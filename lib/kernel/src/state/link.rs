@@ -31,6 +31,8 @@ pub struct Link {
     pub arp: Option<bool>,
     /// IFF_MULTICAST (`ip link set multicast on`).
     pub multicast: Option<bool>,
+    /// Kept without a carrier, so that nothing leaves by it (`ip link set protodown on`).
+    pub protodown: Option<bool>,
 }
 
 impl Link {
@@ -48,6 +50,7 @@ impl Link {
             promisc: None,
             arp: None,
             multicast: None,
+            protodown: None,
         }
     }
 

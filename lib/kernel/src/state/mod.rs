@@ -11,13 +11,14 @@ mod tests;
 mod wireguard;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
 pub use link::{Birth, Link, Port};
 pub use nft::{ElementKey, NftChain, NftChainScope, NftRule, NftScope, NftSet, NftTable};
-pub use scope::{RouteScope, Scope};
+pub use scope::{Adopt, RouteScope, Scope};
 pub use wireguard::{NotAKey, PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
 
 pub use crate::link::{
@@ -138,6 +139,8 @@ pub struct RouteKey {
     pub table: TableId,
     /// The metric. `None` is the kernel's default: 0 for IPv4, 1024 for IPv6.
     pub metric: Option<u32>,
+    /// IPv4: only packets of this type of service (`tos`); 0: of any.
+    pub tos: u8,
     /// Tells apart several routes to one prefix, where a namespace has them on purpose; else 0.
     pub ordinal: u8,
 }
@@ -145,7 +148,7 @@ pub struct RouteKey {
 impl RouteKey {
     /// The route to `dst` in the main table with the default metric.
     pub fn main(dst: IpNetwork) -> Self {
-        Self { dst, table: TableId::MAIN, metric: None, ordinal: 0 }
+        Self { dst, table: TableId::MAIN, metric: None, tos: 0, ordinal: 0 }
     }
 }
 
@@ -157,6 +160,22 @@ pub enum RouteKind {
     Unicast,
     /// Drops it silently.
     Blackhole,
+    /// Another type (RTN_*, linux/rtnetlink.h).
+    Other(u8),
+}
+
+impl fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unicast => f.write_str("unicast"),
+            Self::Blackhole => f.write_str("blackhole"),
+            Self::Other(7) => f.write_str("unreachable"),
+            Self::Other(8) => f.write_str("prohibit"),
+            Self::Other(9) => f.write_str("throw"),
+            // ip takes a number, too
+            Self::Other(other) => other.fmt(f),
+        }
+    }
 }
 
 /// How a route is.
@@ -180,6 +199,9 @@ pub struct Route {
     pub mtu: Option<Mtu>,
     /// RTAX_ADVMSS, bytes
     pub advmss: Option<u32>,
+    /// It has more that changes where packets go or whether they arrive: several next hops, a next-hop object, an
+    /// encapsulation, a locked or other metric. Observed only.
+    pub further: bool,
 }
 
 impl Route {
@@ -195,6 +217,7 @@ impl Route {
             protocol: RouteProtocol::BOOT,
             mtu: None,
             advmss: None,
+            further: false,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Which observed objects are ours.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 
@@ -13,6 +15,9 @@ use crate::types::{IfName, RouteProtocol, TableId};
 pub struct Scope {
     /// Links whose existence is ours to decide.
     pub links: Vec<IfName>,
+    /// Links under names that may be wanted that belong to somebody else, each with the owner in words. Nothing is done to
+    /// them, nor to what was to hang on them.
+    pub others: BTreeMap<IfName, String>,
     /// Links that are read but never created, changed or deleted (an underlay, another plugin's bridge).
     pub read_links: Vec<IfName>,
     /// Links whose addresses are all ours. IPv6 link-local addresses never are.
@@ -44,9 +49,25 @@ pub struct RouteScope {
     pub protocol: Option<RouteProtocol>,
     /// … to a destination inside one of these, or by one of our links. Empty: to any.
     pub within: Vec<IpNetwork>,
-    /// … and all routes of protocol boot to a destination inside one of these that have a gateway: what a Go flanneld
-    /// left.
-    pub adopt: Vec<IpNetwork>,
+    /// … and so are routes that a Go flanneld left, or a plugin without a daemon.
+    pub adopt: Adopt,
     /// All routes by this link are ours, whoever installed them but the kernel: a pod's own interface.
     pub dev: Option<IfName>,
+}
+
+impl Default for RouteScope {
+    /// None of the main table.
+    fn default() -> Self {
+        Self { table: TableId::MAIN, protocol: None, within: Vec::new(), adopt: Adopt::default(), dev: None }
+    }
+}
+
+/// Which routes of the protocols boot and [`RouteProtocol::FLANNEL_CNI`] are taken over. Any other program may use boot, so that the
+/// protocol alone says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Adopt {
+    /// Those to a part of one of these networks that leave by a link of ours ([`Scope::links`]).
+    pub within: Vec<IpNetwork>,
+    /// Those whose destination and gateway are a pair of this: the subnet of a lease and its public address.
+    pub gateways: Arc<BTreeMap<IpNetwork, IpAddr>>,
 }

@@ -9,7 +9,7 @@ use kernel::types::{Family, IfName, Mtu, host_net};
 use super::{Backend, Conf, Data, Devices, End, Host, Kind, Mistake, Role};
 use crate::peers::{Half, Peer};
 use crate::reach::{Mode, Tunnel, Why};
-use crate::render::{ALIAS, flannel_route};
+use crate::render::flannel_route;
 
 /// The ipip backend.
 pub static KIND: Kind = Kind {
@@ -67,7 +67,13 @@ impl Conf for IpipConf {
     fn end(&self, host: &Host, _role: Role) -> Option<Box<dyn End>> {
         let base = host.own.get(Family::V4)?.network();
         let IpAddr::V4(local) = (*host.underlay.addresses.get(Family::V4))? else { return None };
-        Some(Box::new(Device { dev: IfName::new(DEVICE).ok()?, local, base, mtu: mtu(host.underlay.mtu) }))
+        Some(Box::new(Device {
+            dev: IfName::new(DEVICE).ok()?,
+            local,
+            base,
+            mtu: mtu(host.underlay.mtu),
+            mark: host.mark(),
+        }))
     }
 
     fn devices(&self) -> Option<Devices> {
@@ -81,12 +87,13 @@ struct Device {
     local: Ipv4Addr,
     base: IpAddr,
     mtu: Mtu,
+    mark: String,
 }
 
 impl End for Device {
     fn write(&self, state: &mut State) {
         let kind = LinkKind::Ipip(Ipip { local: Some(self.local), ..Ipip::default() });
-        let link = Link { mtu: Some(self.mtu), alias: Some(ALIAS.to_owned()), ..Link::up(kind) };
+        let link = Link { mtu: Some(self.mtu), alias: Some(self.mark.clone()), ..Link::up(kind) };
         state.links.insert(self.dev.clone(), link);
         state.address(&self.dev, host_net(self.base), true);
     }

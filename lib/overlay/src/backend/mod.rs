@@ -32,6 +32,7 @@ pub use error::Mistake;
 
 use crate::lease::{LeaseAttrs, LeaseType, Subnets};
 use crate::net::ByFamily;
+use crate::ownership;
 use crate::peers::{Half, Peer};
 use crate::reach::{Mode, Reach, Tunnel, Why};
 use crate::underlay::Underlay;
@@ -148,6 +149,13 @@ pub struct Host {
     pub identity: Identity,
     /// The way out of it.
     pub underlay: Underlay,
+}
+
+impl Host {
+    /// The alias of its devices: the networks that they serve.
+    pub fn mark(&self) -> String {
+        ownership::mark(Family::ALL.into_iter().filter_map(|family| *self.networks.get(family)))
+    }
 }
 
 /// Whose devices are made.

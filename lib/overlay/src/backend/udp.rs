@@ -8,7 +8,7 @@ use kernel::types::{Family, IfName, Mtu, host_net};
 use super::{Backend, Companion, Conf, Data, Devices, End, Host, Kind, Role, keys};
 use crate::peers::{Half, Peer};
 use crate::reach::{Mode, Tunnel, Why};
-use crate::render::{ALIAS, flannel_route};
+use crate::render::flannel_route;
 
 /// The udp backend.
 pub static KIND: Kind = Kind {
@@ -77,7 +77,13 @@ impl Conf for UdpConf {
     fn end(&self, host: &Host, _role: Role) -> Option<Box<dyn End>> {
         let network = host.networks.v4?;
         let own = host.own.get(Family::V4)?;
-        Some(Box::new(Tun { dev: IfName::new(DEVICE).ok()?, network, own, mtu: mtu(host.underlay.mtu) }))
+        Some(Box::new(Tun {
+            dev: IfName::new(DEVICE).ok()?,
+            network,
+            own,
+            mtu: mtu(host.underlay.mtu),
+            mark: host.mark(),
+        }))
     }
 
     fn devices(&self) -> Option<Devices> {
@@ -96,12 +102,13 @@ struct Tun {
     network: IpNetwork,
     own: IpNetwork,
     mtu: Mtu,
+    mark: String,
 }
 
 impl End for Tun {
     fn write(&self, state: &mut State) {
         let kind = LinkKind::TunTap(TunTap { multi_queue: true, ..TunTap::default() });
-        let link = Link { mtu: Some(self.mtu), alias: Some(ALIAS.to_owned()), ..Link::up(kind) };
+        let link = Link { mtu: Some(self.mtu), alias: Some(self.mark.clone()), ..Link::up(kind) };
         state.links.insert(self.dev.clone(), link);
         state.address(&self.dev, host_net(self.own.network()), true);
         state.routes.insert(RouteKey::main(self.network), flannel_route(&self.dev));

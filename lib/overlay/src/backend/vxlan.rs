@@ -20,7 +20,7 @@ use crate::lease::{LeaseAttrs, VxlanData};
 use crate::net::ByFamily;
 use crate::peers::{Half, Peer};
 use crate::reach::{Mode, Tunnel, Why};
-use crate::render::{ALIAS, flannel_route};
+use crate::render::flannel_route;
 
 /// The vxlan backend.
 pub static KIND: Kind = Kind {
@@ -300,11 +300,12 @@ impl Vtep {
         let link = Link {
             mtu: Some(conf.device_mtu(host.underlay.mtu, family)),
             mac: *host.identity.vtep_macs.get(family),
-            alias: Some(ALIAS.to_owned()),
+            alias: Some(host.mark()),
             // it carries nothing as a port of a bridge or a VRF, and no link-layer header without ARP
             master: Some(None),
             arp: Some(true),
             multicast: Some(true),
+            protodown: Some(false),
             // it takes the other name when the configuration changes back
             was: match role {
                 Role::Renamed => device(family, conf.vni).ok(),

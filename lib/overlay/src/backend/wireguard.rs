@@ -15,7 +15,7 @@ use crate::lease::WireguardData;
 use crate::net::ByFamily;
 use crate::peers::{Half, Peer};
 use crate::reach::{Mode, Tunnel, Why};
-use crate::render::{ALIAS, flannel_route};
+use crate::render::flannel_route;
 
 /// The wireguard backend.
 pub static KIND: Kind = Kind {
@@ -188,6 +188,7 @@ impl Conf for WireguardConf {
             networks: host.networks,
             bases: ByFamily { v4: base(host, Family::V4), v6: base(host, Family::V6) },
             mtu: self.device_mtu(host.underlay.mtu),
+            mark: host.mark(),
             private_key: host.identity.wireguard.map(|keys| keys.private),
             underlay_v6: host.underlay.addresses.v6,
         }))
@@ -214,6 +215,7 @@ struct Wireguard {
     /// The first addresses of this host's subnets.
     bases: ByFamily<Option<IpAddr>>,
     mtu: Mtu,
+    mark: String,
     private_key: Option<Secret>,
     /// This host's own underlay address.
     underlay_v6: Option<IpAddr>,
@@ -224,7 +226,7 @@ impl End for Wireguard {
         for family in Family::ALL {
             let (network, base) = (*self.networks.get(family), *self.bases.get(family));
             let Some(((dev, network), base)) = self.conf.device(family).zip(network).zip(base) else { continue };
-            let link = Link { mtu: Some(self.mtu), alias: Some(ALIAS.to_owned()), ..Link::up(LinkKind::Wireguard) };
+            let link = Link { mtu: Some(self.mtu), alias: Some(self.mark.clone()), ..Link::up(LinkKind::Wireguard) };
             state.links.insert(dev.clone(), link);
             let (private_key, listen_port) = (self.private_key, Some(self.conf.port(family)));
             state.wireguard.insert(dev.clone(), WireguardDevice { private_key, listen_port, peers: BTreeMap::new() });

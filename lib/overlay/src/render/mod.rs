@@ -7,20 +7,17 @@ mod tests;
 #[cfg(test)]
 mod tunnel_tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
-use kernel::state::{Route, RouteKey, RouteScope, Scope, State};
-use kernel::types::{Family, IfName, Mtu, RouteProtocol, TableId};
+use kernel::state::{Route, RouteKey, Scope, State};
+use kernel::types::{Family, IfName, Mtu, RouteProtocol};
 
 use crate::backend::{Backend, End, Host, Role};
 use crate::net::{ByFamily, number};
+use crate::ownership::{self, Gateways, Owner};
 use crate::peers::{Half, Peer};
 use crate::reach::{Mode, Reach, Why, decide};
-
-/// The alias of every link that flanneld made or took over (`ip link set … alias`): its owner mark. A tunnel device that
-/// carries it is ours to change and to delete, whatever its name.
-pub const ALIAS: &str = "flannel";
 
 /// What is desired of the kernel, and what comes of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,8 +57,10 @@ pub struct Kept {
 /// Which of the kernel's objects are ours beside the desired ones.
 #[derive(Debug, Clone, Copy)]
 pub struct Ours<'a> {
-    /// The tunnel devices of this host that carry our mark. Those that are not desired are deleted.
+    /// The tunnel devices of this host that are ours. Those that are not desired are deleted.
     pub devices: &'a [IfName],
+    /// Which networks are.
+    pub owner: &'a Owner,
     /// All peers are known. If not, nothing is deleted.
     pub complete: bool,
 }
@@ -203,29 +202,30 @@ impl Renderer {
         self.write_devices(&mut state);
         let peers = peers.into_iter();
         let spread = peers.len() > MANY;
-        peers.for_each(|peer| self.write_peer(peer, spread, &mut state, &mut paths));
-        Desired { scope: self.scope(ours, &state), paths, mtu: self.mtu, state }
+        let mut gateways = BTreeMap::new();
+        peers.for_each(|peer| {
+            self.write_peer(peer, spread, &mut state, &mut paths);
+            gateways.extend(ownership::gateways(peer));
+        });
+        Desired { scope: self.scope(ours, &state, gateways.into()), paths, mtu: self.mtu, state }
     }
 
-    /// Our routes by their protocol, and what a Go flanneld left; our devices by their names and by their mark.
-    pub fn scope(&self, ours: Ours<'_>, state: &State) -> Scope {
+    /// Our devices by their names and by their mark; our routes, and what a Go flanneld left, of which its direct routes are
+    /// known by the peers' `gateways`.
+    pub fn scope(&self, ours: Ours<'_>, state: &State, gateways: Gateways) -> Scope {
         let known = ours.devices.iter().filter(|device| !self.untouched.contains(device));
         let devices: BTreeSet<&IfName> = self.names.iter().chain(state.links.keys()).chain(known).collect();
-        let devices: Vec<IfName> = devices.into_iter().cloned().collect();
-        let networks = Family::ALL.into_iter().filter_map(|family| *self.networks.get(family));
+        let others = ours.owner.others();
+        let devices: Vec<IfName> =
+            devices.into_iter().filter(|device| !others.contains_key(*device)).cloned().collect();
         Scope {
             links: devices.clone(),
             read_links: vec![self.underlay.clone()],
             addresses: devices.clone(),
             neighbours: devices,
-            routes: Some(RouteScope {
-                table: TableId::MAIN,
-                protocol: Some(RouteProtocol::FLANNEL),
-                // where routes are left to others they may well use protocol boot
-                adopt: networks.filter(|_| self.mode.is_some()).collect(),
-                within: Vec::new(),
-                dev: None,
-            }),
+            // where routes are left to others they may well use protocol boot
+            routes: Some(ours.owner.routes(self.mode.is_some().then_some(gateways))),
+            others,
             wireguard: state.wireguard.keys().cloned().collect(),
             sysctls: state.sysctls.keys().cloned().collect(),
             keep: !ours.complete,

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use std::net::IpAddr;
 
-use kernel::state::LinkKind;
+use kernel::state::{Adopt, LinkKind};
 use kernel::types::{Mac, Vni};
 
 use super::*;
@@ -11,6 +11,7 @@ use crate::backend::{Identity, udp, vxlan};
 use crate::keep::publish;
 use crate::lease::{LeaseAttrs, Subnets, VxlanData};
 use crate::netconf::NetConf;
+use crate::ownership::NOBODY;
 use crate::peers::{self, Own};
 use crate::underlay::Underlay;
 
@@ -61,7 +62,7 @@ fn host(conf: &NetConf, underlay: &Underlay) -> Host {
     }
 }
 
-const ALL: Ours<'_> = Ours { devices: &[], complete: true };
+const ALL: Ours<'_> = Ours { devices: &[], owner: &NOBODY, complete: true };
 
 /// A fresh host.
 fn desired(conf: &NetConf, peers: &[Peer]) -> Desired {
@@ -125,8 +126,8 @@ fn paths(desired: &Desired) -> Vec<String> {
 }
 
 const DEVICES: [&str; 6] = [
-    "flannel-v6.1 mtu 1430 02:00:00:00:00:02 vxlan id 1 local fd99::2 dev eth0 nolearning alias flannel",
-    "flannel.1 mtu 1450 02:00:00:00:00:01 vxlan id 1 local 10.99.0.2 dev eth0 nolearning alias flannel",
+    "flannel-v6.1 mtu 1430 02:00:00:00:00:02 vxlan id 1 local fd99::2 dev eth0 nolearning alias flannel 10.5.0.0/16 fd05::/56",
+    "flannel.1 mtu 1450 02:00:00:00:00:01 vxlan id 1 local 10.99.0.2 dev eth0 nolearning alias flannel 10.5.0.0/16 fd05::/56",
     "fd05:0:0:4d::/128 dev flannel-v6.1",
     "10.5.97.0/32 dev flannel.1",
     "net/ipv6/conf/flannel-v6.1/accept_ra=0",
@@ -168,7 +169,7 @@ fn vxlan_is_upstreams_objects() {
     );
     assert_eq!(scope.read_links, [underlay().dev]);
     let routes = scope.routes.unwrap();
-    assert_eq!((routes.protocol, routes.adopt, routes.dev), (Some(RouteProtocol::FLANNEL), conf.networks(), None));
+    assert_eq!((routes.protocol, routes.dev), (Some(RouteProtocol::FLANNEL), None));
     assert_eq!(scope.sysctls, ["net/ipv6/conf/flannel-v6.1/accept_ra", "net/ipv6/conf/flannel.1/accept_ra"]);
     assert!(!scope.keep);
 }
@@ -201,7 +202,7 @@ fn host_gw_is_routes_and_keeps_the_vtep_while_it_may_be_sent_to() {
     let conf = conf(r#"{"Type":"host-gw"}"#);
     let mixed = peers(&conf, &[NEAR, FAR, PLAIN]);
     let left = [IfName::new("flannel.1").unwrap(), IfName::new("flannel-v6.1").unwrap()];
-    let during = desired_with(&conf, &mixed, &kept_vxlan(), Ours { devices: &left, complete: true });
+    let during = desired_with(&conf, &mixed, &kept_vxlan(), Ours { devices: &left, owner: &NOBODY, complete: true });
     assert_eq!(lines(&during.state)[..6], DEVICES);
     assert_eq!(
         lines(&during.state)[8..],
@@ -221,10 +222,12 @@ fn host_gw_is_routes_and_keeps_the_vtep_while_it_may_be_sent_to() {
     );
     // everybody has changed: the devices go
     let plain = peers(&conf, &[PLAIN]);
-    let after = desired_with(&conf, &plain, &[], Ours { devices: &left, complete: true });
+    let after = desired_with(&conf, &plain, &[], Ours { devices: &left, owner: &NOBODY, complete: true });
     assert_eq!(lines(&after.state), ["10.5.55.0/24 via 10.99.0.5 dev eth0"]);
     assert_eq!(after.scope.links.len(), 2);
-    assert!(desired_with(&conf, &plain, &kept_vxlan(), Ours { devices: &left, complete: false }).scope.keep);
+    assert!(
+        desired_with(&conf, &plain, &kept_vxlan(), Ours { devices: &left, owner: &NOBODY, complete: false }).scope.keep
+    );
     // a fresh host-gw host has no VTEP, and cannot reach what is behind a router
     let fresh = desired(&conf, &mixed);
     assert!(fresh.state.links.is_empty() && fresh.scope.links.is_empty());
@@ -245,7 +248,7 @@ fn alloc_leaves_the_routes_to_others() {
     let conf = conf(r#"{"Type":"alloc"}"#);
     let desired = desired(&conf, &peers(&conf, &[NEAR, FAR]));
     assert_eq!((desired.state, desired.paths.len(), desired.mtu), (State::default(), 0, Mtu(1500)));
-    assert_eq!(desired.scope.routes.unwrap().adopt, []);
+    assert_eq!(desired.scope.routes.unwrap().adopt, Adopt::default());
 }
 
 #[test]
@@ -253,12 +256,12 @@ fn the_options_of_vxlan_reach_the_device() {
     let conf = conf(r#"{"Type":"vxlan","VNI":7,"Port":4789,"MTU":1400,"GBP":true,"Learning":true}"#);
     let mut underlay = underlay();
     let old = [IfName::new("flannel.1").unwrap()];
-    let desired = desired_with(&conf, &[], &[], Ours { devices: &old, complete: true });
+    let desired = desired_with(&conf, &[], &[], Ours { devices: &old, owner: &NOBODY, complete: true });
     assert_eq!(
         lines(&desired.state)[..2],
         [
-            "flannel-v6.7 mtu 1330 02:00:00:00:00:02 vxlan id 7 local fd99::2 dev eth0 dstport 4789 gbp alias flannel",
-            "flannel.7 mtu 1350 02:00:00:00:00:01 vxlan id 7 local 10.99.0.2 dev eth0 dstport 4789 gbp alias flannel",
+            "flannel-v6.7 mtu 1330 02:00:00:00:00:02 vxlan id 7 local fd99::2 dev eth0 dstport 4789 gbp alias flannel 10.5.0.0/16 fd05::/56",
+            "flannel.7 mtu 1350 02:00:00:00:00:01 vxlan id 7 local 10.99.0.2 dev eth0 dstport 4789 gbp alias flannel 10.5.0.0/16 fd05::/56",
         ]
     );
     assert_eq!(desired.mtu, Mtu(1350));
@@ -376,7 +379,7 @@ proptest! {
         let peers = peers::check(&conf, &Own::default(), leases).good;
         prop_assert_eq!(peers.len(), hosts.len());
         let keeps = if keep && backend == 2 { kept_vxlan().to_vec() } else { vec![] };
-        let Desired { state, paths, scope, .. } = desired_with(&conf, &peers, &keeps, Ours { devices: &[], complete });
+        let Desired { state, paths, scope, .. } = desired_with(&conf, &peers, &keeps, Ours { devices: &[], owner: &NOBODY, complete });
         let reached = |peer: &Peer, family| paths.iter().any(|p| p.peer == peer.key() && p.family == family && !matches!(p.reach, Reach::Unreachable(_)));
         let wanted: Vec<IpNetwork> = Family::ALL.into_iter().flat_map(|family| {
             peers.iter().filter(move |peer| reached(peer, family)).filter_map(move |peer| Some(peer.half(family)?.subnet))
@@ -427,11 +430,11 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
         steps,
         [
             "ip tuntap add dev flannel0 mode tun multi_queue",
-            "ip link set flannel0 mtu 1472 alias \"flannel\"",
+            "ip link set flannel0 mtu 1472 alias \"flannel 10.5.0.0/16\"",
             "ip addr add 10.5.1.0/32 dev flannel0",
             "ip link set flannel0 up",
-            "ip route replace 10.5.0.0/16 dev flannel0 proto 70",
-            "ip route replace 10.5.3.0/24 via 10.99.0.4 dev eth0 proto 70",
+            "ip route prepend 10.5.0.0/16 dev flannel0 proto 70",
+            "ip route prepend 10.5.3.0/24 via 10.99.0.4 dev eth0 proto 70",
         ]
     );
 }
@@ -441,7 +444,7 @@ fn a_tun_that_stays_is_left_as_it_is() {
     let tun = [IfName::new(udp::DEVICE).unwrap()];
     let conf = conf(r#"{"Type":"vxlan"}"#);
     for (keeps, deleted) in [(vec![kept(Backend::Udp(udp::UdpConf::default()))], false), (vec![], true)] {
-        let wanted = desired_with(&conf, &[], &keeps, Ours { devices: &tun, complete: true });
+        let wanted = desired_with(&conf, &[], &keeps, Ours { devices: &tun, owner: &NOBODY, complete: true });
         assert!(!wanted.state.links.contains_key(&tun[0]));
         assert_eq!(wanted.scope.links.contains(&tun[0]), deleted);
     }

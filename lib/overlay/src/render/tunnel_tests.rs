@@ -1,13 +1,14 @@
 //! ipip, wireguard and extension: what they want of the kernel.
 
 use kernel::diff::{Step, diff};
-use kernel::state::Secret;
+use kernel::state::{Adopt, Secret};
 
 use super::*;
 use crate::backend::wireguard::follow_roaming;
 use crate::backend::{Identity, WireguardKeys};
 use crate::keep::publish;
 use crate::netconf::NetConf;
+use crate::ownership::NOBODY;
 use crate::peers::{self, Own};
 use crate::underlay::Underlay;
 
@@ -42,7 +43,8 @@ fn want_with(conf: &NetConf, own: &str, leases: &[(&str, String)], kept: &[&NetC
     let known: Vec<IfName> = left.iter().map(|name| IfName::new(name).unwrap()).collect();
     let host = Host { networks: conf.network_by_family(), own: subnets, identity: identity(), underlay: underlay() };
     let kept: Vec<Kept> = kept.iter().map(|conf| Kept { backend: conf.backend.clone(), leads: false }).collect();
-    Renderer::new(&host, &conf.backend, &kept).desired(&judged.good, Ours { devices: &known, complete: true })
+    Renderer::new(&host, &conf.backend, &kept)
+        .desired(&judged.good, Ours { devices: &known, owner: &NOBODY, complete: true })
 }
 
 fn want(conf: &NetConf, own: &str, leases: &[(&str, String)]) -> Desired {
@@ -87,11 +89,11 @@ fn ipip_has_one_device_and_a_route_per_peer() {
         steps(&wanted),
         [
             "ip link add flannel.ipip mtu 1480 type ipip local 10.99.0.2 remote any ttl inherit nopmtudisc",
-            "ip link set flannel.ipip alias \"flannel\"",
+            "ip link set flannel.ipip alias \"flannel 10.5.0.0/16\"",
             "ip addr add 10.5.1.0/32 dev flannel.ipip",
             "ip link set flannel.ipip up",
-            "ip route replace 10.5.2.0/24 via 10.99.0.3 dev flannel.ipip onlink proto 70",
-            "ip route replace 10.5.3.0/24 via 10.98.0.4 dev flannel.ipip onlink proto 70",
+            "ip route prepend 10.5.2.0/24 via 10.99.0.3 dev flannel.ipip onlink proto 70",
+            "ip route prepend 10.5.3.0/24 via 10.98.0.4 dev flannel.ipip onlink proto 70",
         ]
     );
     let link = &wanted.state.links[&IfName::new("flannel.ipip").unwrap()];
@@ -124,8 +126,8 @@ fn ipip_goes_directly_where_it_may_and_where_it_must() {
     assert_eq!(
         routes,
         [
-            "ip route replace 10.5.3.0/24 via 10.98.0.4 dev flannel.ipip onlink proto 70",
-            "ip route replace 10.5.2.0/24 via 10.99.0.3 dev eth0 proto 70",
+            "ip route prepend 10.5.3.0/24 via 10.98.0.4 dev flannel.ipip onlink proto 70",
+            "ip route prepend 10.5.2.0/24 via 10.99.0.3 dev eth0 proto 70",
         ]
     );
 }
@@ -160,8 +162,8 @@ fn wireguard_has_a_device_per_family() {
         [
             "ip link add flannel-wg mtu 1420 type wireguard".to_owned(),
             "ip link add flannel-wg-v6 mtu 1420 type wireguard".to_owned(),
-            "ip link set flannel-wg alias \"flannel\"".to_owned(),
-            "ip link set flannel-wg-v6 alias \"flannel\"".to_owned(),
+            "ip link set flannel-wg alias \"flannel 10.5.0.0/16 fd05::/56\"".to_owned(),
+            "ip link set flannel-wg-v6 alias \"flannel 10.5.0.0/16 fd05::/56\"".to_owned(),
             "wg set flannel-wg private-key (secret) listen-port 51820".to_owned(),
             peer("flannel-wg", OTHER, "10.98.0.4:51820", "10.5.3.0/24"),
             peer("flannel-wg", KEY, "10.99.0.3:4000", "10.5.2.0/24"),
@@ -172,8 +174,8 @@ fn wireguard_has_a_device_per_family() {
             "ip addr add fd05:0:0:1::/128 dev flannel-wg-v6 nodad".to_owned(),
             "ip link set flannel-wg up".to_owned(),
             "ip link set flannel-wg-v6 up".to_owned(),
-            "ip route replace 10.5.0.0/16 dev flannel-wg proto 70".to_owned(),
-            "ip route replace fd05::/56 dev flannel-wg-v6 proto 70".to_owned(),
+            "ip route prepend 10.5.0.0/16 dev flannel-wg proto 70".to_owned(),
+            "ip route add fd05::/56 dev flannel-wg-v6 proto 70".to_owned(),
         ]
     );
     assert_eq!(ways(&wanted)[0], "10.5.2.0-24&fd05:0:0:2::-64 wireguard: the backend is wireguard");
@@ -307,8 +309,8 @@ fn an_ipip_device_that_stays_still_sends() {
     assert_eq!(
         routes,
         [
-            "ip route replace 10.5.2.0/24 via 10.98.0.3 dev flannel.ipip onlink proto 70",
-            "ip route replace 10.5.3.0/24 via 10.99.0.3 dev eth0 proto 70",
+            "ip route prepend 10.5.2.0/24 via 10.98.0.3 dev flannel.ipip onlink proto 70",
+            "ip route prepend 10.5.3.0/24 via 10.99.0.3 dev eth0 proto 70",
         ]
     );
     // what has to be encrypted goes by nothing else
@@ -351,7 +353,7 @@ fn extension_leaves_everything_to_commands() {
         ]
     );
     assert_eq!((steps(&wanted), wanted.mtu), (vec![], Mtu(1500)));
-    assert_eq!(wanted.scope.routes.unwrap().adopt, [], "the commands' own routes");
+    assert_eq!(wanted.scope.routes.unwrap().adopt, Adopt::default(), "the commands' own routes");
     let peers = peers::check(&conf, &Own::default(), leases.iter().map(|(k, v)| (k, v))).good;
     let said: Vec<_> = peers.iter().map(|peer| peer.extension()).collect();
     assert_eq!(said, [Some("mac 1\nmac 2"), Some(""), None]);

@@ -6,7 +6,7 @@ use kernel::state::{Route, RouteKey};
 use kernel::survey::Survey;
 use kernel::types::RouteProtocol;
 use overlay::net::{overlap, within};
-use overlay::render::ALIAS;
+use overlay::ownership::is_mark;
 
 use super::super::host::Daemon;
 use super::plan::{Plan, mark};
@@ -44,7 +44,7 @@ fn by_daemon(daemon: &Daemon, networks: &[IpNetwork]) -> Option<String> {
 fn by_link(link: &SeenLink) -> String {
     let name = &link.name;
     match link.link.alias.as_deref() {
-        Some(ALIAS) => format!(
+        Some(alias) if is_mark(alias) => format!(
             "{name} is a flanneld's device: leave network, subnet and peers out of the configuration, or take another vni; when no flanneld is to come back: ip link del {name}"
         ),
         Some(other) if other.starts_with(MARKS) => {

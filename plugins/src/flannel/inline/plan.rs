@@ -6,9 +6,10 @@ use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
 use kernel::state::{LinkKind, RouteScope, Scope, State};
 use kernel::survey::{Survey, connected, default_route, preferred_address};
-use kernel::types::{Family, IfName, RouteProtocol, TableId, masked};
+use kernel::types::{Family, IfName, RouteProtocol, masked};
 use overlay::backend::{Host, Identity};
 use overlay::net::ByFamily;
+use overlay::ownership::NOBODY;
 use overlay::peers::gateways;
 use overlay::reach::Reach;
 use overlay::render::{Ours, Renderer};
@@ -68,7 +69,7 @@ pub(super) fn plan(network: &Network, name: &str, survey: &Survey, recorded: &[I
         identity: Identity { vtep_macs: network.own_macs(&public), ..Identity::default() },
         underlay,
     };
-    let ours = Ours { devices: &marked(name, survey), complete: true };
+    let ours = Ours { devices: &marked(name, survey), owner: &NOBODY, complete: true };
     let wanted = Renderer::new(&host, &network.conf.backend, &[]).desired(&peers, ours);
     let mut limits = Vec::new();
     if !link.running {
@@ -111,7 +112,7 @@ fn marked_as(name: &str, mut state: State, mut scope: Scope, networks: Vec<IpNet
     }
     let protocol = Some(RouteProtocol::FLANNEL_CNI);
     // a network without any has no routes either
-    let routes = RouteScope { table: TableId::MAIN, protocol, adopt: Vec::new(), within: networks, dev: None };
+    let routes = RouteScope { protocol, within: networks, ..RouteScope::default() };
     scope.routes = Some(routes).filter(|routes| !routes.within.is_empty());
     (state, scope)
 }

@@ -116,8 +116,8 @@ fn vxlan_is_what_flanneld_makes_with_marks_of_its_own() {
             "ip neigh replace 10.244.3.0 lladdr 0e:00:00:00:00:03 dev flannel.1 nud permanent",
             "bridge fdb replace 0e:00:00:00:00:03 dev flannel.1 dst 198.51.100.3 self permanent",
             "bridge fdb replace 0e:98:cd:a6:c7:f8 dev flannel.1 dst 192.0.2.2 self permanent",
-            "ip route replace 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink proto 71",
-            "ip route replace 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink proto 71",
+            "ip route prepend 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink proto 71",
+            "ip route prepend 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink proto 71",
         ]
     );
     let device = &plan.desired.links[&name("flannel.1")];
@@ -136,12 +136,12 @@ fn the_other_paths_are_chosen_as_flanneld_chooses_them() {
     assert_eq!(
         routes(&direct),
         [
-            "ip route replace 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink proto 71",
-            "ip route replace 10.244.2.0/24 via 192.0.2.2 dev eth0 proto 71",
+            "ip route prepend 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink proto 71",
+            "ip route prepend 10.244.2.0/24 via 192.0.2.2 dev eth0 proto 71",
         ]
     );
     let host_gw = planned(DataPath::HostGw, VXLAN);
-    assert_eq!(steps(&host_gw), ["ip route replace 10.244.2.0/24 via 192.0.2.2 dev eth0 proto 71"]);
+    assert_eq!(steps(&host_gw), ["ip route prepend 10.244.2.0/24 via 192.0.2.2 dev eth0 proto 71"]);
     assert_eq!(host_gw.env.mtu, Mtu(1500));
     assert_eq!(
         host_gw.limits,
@@ -173,10 +173,7 @@ fn keys_are_read_in_any_case_and_in_both_families() {
         all.contains("bridge fdb replace 0e:00:00:00:00:62 dev flannel-v6.7 dst 2001:db8::2 self permanent"),
         "{all}"
     );
-    assert!(
-        all.contains("ip route replace fd10:0:0:2::/64 via fd10:0:0:2:: dev flannel-v6.7 onlink proto 71"),
-        "{all}"
-    );
+    assert!(all.contains("ip route add fd10:0:0:2::/64 via fd10:0:0:2:: dev flannel-v6.7 onlink proto 71"), "{all}");
 }
 
 #[test]

@@ -292,6 +292,18 @@ fn a_links_change_is_said_whole() {
     assert_eq!(text, "ip link set dev mtu 1400 address 02:00:00:00:00:01 nomaster alias \"flannel\" promisc off down");
 }
 
+/// A host that begins to forward forgets its routers first where `accept_ra` is not 2 yet.
+#[test]
+fn forwarding_begins_when_all_else_is_set() {
+    let mut desired = State::default();
+    for (path, value) in [("net/ipv6/conf/all/forwarding", "1"), ("net/ipv6/conf/eth0/accept_ra", "2")] {
+        desired.sysctls.insert(path.into(), value.into());
+    }
+    let text: Vec<_> =
+        diff(&desired, &State::default(), &Scope::default()).steps.iter().map(ToString::to_string).collect();
+    assert_eq!(text, ["sysctl -w net.ipv6.conf.eth0.accept_ra=2", "sysctl -w net.ipv6.conf.all.forwarding=1"]);
+}
+
 /// A VXLAN device of this port, which may be there under another name.
 fn of_port(port: u16, was: Option<&str>) -> Link {
     Link { was: was.map(name), ..Link::up(vxlan(|v| v.port = Some(port))) }

@@ -8,11 +8,11 @@ use std::fmt::Debug;
 
 use proptest::prelude::*;
 
-use crate::diff::{Conflict, Plan, Step, diff};
+use crate::diff::{Conflict, Plan, Step, diff, twins};
 use crate::state::{LinkKind, Route, RouteKey, Scope, State, WireguardPeer};
-use crate::types::{IfName, RouteProtocol};
+use crate::types::{IfName, RouteProtocol, TableId};
 use hosts::{host, scope};
-use world::{fits, strip, take};
+use world::{as_listed, fits, strip, take};
 
 fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
@@ -103,7 +103,50 @@ fn route_is_ours(scope: &Scope, key: &RouteKey, route: &Route) -> bool {
         RouteProtocol::KERNEL => false,
         protocol if ours.protocol == Some(protocol) => true,
         _ if ours.dev.is_some() && ours.dev == route.dev => true,
-        protocol => protocol == RouteProtocol::BOOT && route.via.is_some() && ours.adopt.iter().any(inside),
+        RouteProtocol::BOOT => {
+            let leased = ours.adopt.gateways.iter().any(|(dst, via)| *dst == key.dst && Some(*via) == route.via);
+            leased || (by_ours(scope, route) && ours.adopt.within.iter().any(inside))
+        }
+        _ => false,
+    }
+}
+
+fn by_ours(scope: &Scope, route: &Route) -> bool {
+    route.dev.as_ref().is_some_and(|dev| scope.links.contains(dev))
+}
+
+fn may_be_replaced(scope: &Scope, key: &RouteKey, route: &Route) -> bool {
+    route_is_ours(scope, key, route) || by_ours(scope, route)
+}
+
+/// Where others have routes beside ours: ours come first, and theirs are as they were.
+fn routes_among_others(
+    [desired, observed, world]: [&State; 3],
+    scope: &Scope,
+    blocked: impl Fn(&Route) -> bool,
+    found: impl Fn(&RouteKey) -> Option<Route>,
+) {
+    let may_be_replaced =
+        |scope: &Scope, key: &RouteKey, route: &Route| !blocked(route) && may_be_replaced(scope, key, route);
+    let keys: BTreeSet<_> = [desired, observed, world].iter().flat_map(|state| state.routes.keys()).collect();
+    for key in keys.into_iter().filter(|key| key.ordinal == 0) {
+        let all = |state: &State| twins(key, state).map(|(_, route)| route.clone()).collect::<Vec<_>>();
+        let (before, now, want) = (all(observed), all(world), desired.routes.get(key));
+        let theirs = |routes: &[Route]| -> Vec<Route> {
+            let theirs = |route: &&Route| !may_be_replaced(scope, key, route);
+            routes.iter().filter(theirs).cloned().collect()
+        };
+        assert_eq!(theirs(&before), theirs(&now), "{key:?}");
+        let first = found(key);
+        let refused = key.dst.is_ipv6() && first.is_some_and(|first| !may_be_replaced(scope, key, &first));
+        match want {
+            Some(want) if refused => assert_eq!(before.first(), now.first(), "{key:?}: wanted {want:?}"),
+            Some(want) => assert!(now.first().is_some_and(|now| route_fits(want, now)), "{key:?}: {want:?}: {now:?}"),
+            None => {}
+        }
+        let unwanted = now.iter().skip(usize::from(want.is_some()));
+        let left = unwanted.filter(|route| !scope.keep && !blocked(route) && route_is_ours(scope, key, route));
+        assert_eq!(left.count(), 0, "{key:?}: {now:?}");
     }
 }
 
@@ -114,6 +157,11 @@ fn peer_fits(want: &WireguardPeer, have: &WireguardPeer) -> bool {
 
 fn same<T: PartialEq>(want: &T, have: &T) -> bool {
     want == have
+}
+
+/// Others may have routes to the same destinations.
+fn among_others(scope: &Scope) -> bool {
+    scope.routes.as_ref().is_some_and(|routes| routes.protocol.is_some())
 }
 
 /// The world is what the diff promises.
@@ -136,9 +184,17 @@ fn settled(desired: &State, observed: &State, world: &State, scope: &Scope) {
     judge([&want.neighbours, &before.neighbours, &world.neighbours], same, |key, _| mine(&scope.neighbours, &key.dev));
     judge([&want.fdb, &before.fdb, &world.fdb], same, |key, _| mine(&scope.neighbours, &key.dev));
     let blocked = |route: &Route| route.dev.as_ref().is_some_and(|dev| fate.blocked.contains(dev));
-    judge([&want.routes, &before.routes, &world.routes], route_fits, |key, route| {
-        !scope.keep && !blocked(route) && route_is_ours(scope, key, route)
-    });
+    if among_others(scope) {
+        // one by a link that goes in the end is there until then
+        let mut found = observed.clone();
+        fate.remade.iter().for_each(|dev| strip(&mut found, dev));
+        let first = |key: &RouteKey| twins(key, &found).next().map(|(_, route)| route.clone());
+        routes_among_others([&want, &before, world], scope, blocked, first);
+    } else {
+        judge([&want.routes, &before.routes, &world.routes], route_fits, |key, route| {
+            !scope.keep && !blocked(route) && route_is_ours(scope, key, route)
+        });
+    }
     for (dev, device) in &world.wireguard {
         let (want, before) = (want.wireguard.get(dev).cloned(), before.wireguard.get(dev).cloned());
         let (wanted, known) = (want.clone().unwrap_or_default(), before.clone().unwrap_or_default());
@@ -179,15 +235,28 @@ fn taken_from(step: &Step) -> Option<&IfName> {
 fn conflicts_are_named(desired: &State, observed: &State, scope: &Scope, plan: &Plan) {
     let mut blocked = BTreeSet::new();
     for conflict in &plan.conflicts {
-        let Conflict::Link { name, wanted, found } = conflict else { panic!("{conflict}") };
-        assert_eq!((wanted, found), (&desired.links[name].kind, &observed.links[name].kind));
-        blocked.insert(name.clone());
+        match conflict {
+            Conflict::Link { name, wanted, found } => {
+                assert_eq!((wanted, found), (&desired.links[name].kind, &observed.links[name].kind));
+                blocked.insert(name.clone());
+            }
+            Conflict::Route { key, wanted, found } => {
+                assert!(key.dst.is_ipv6(), "{conflict}");
+                assert_eq!(**wanted, desired.routes[key]);
+                assert!(twins(key, observed).any(|(_, route)| *route == **found), "{conflict}");
+            }
+            other => panic!("{other}"),
+        }
     }
     assert_eq!(blocked, fate(desired, observed, scope).blocked);
 }
 
 fn is_replaced((step, next): (&Step, &Step)) -> bool {
-    matches!((step, next), (Step::DeleteFdb(gone), Step::PutFdb(new, _)) if gone == new)
+    match (step, next) {
+        (Step::DeleteFdb(gone), Step::PutFdb(new, _)) => gone == new,
+        (Step::DeleteRoute(gone, _), Step::CreateRoute(new, _) | Step::PutRoute(new, _)) => gone == new,
+        _ => false,
+    }
 }
 
 /// Links are made anew before all else; then everything new comes before anything old goes. A port's VLANs that nobody
@@ -227,8 +296,17 @@ proptest! {
 
     #[test]
     fn a_diff_of_any_two_states_keeps_its_promises(desired in host(false), observed in host(true), scope in scope()) {
+        let (mut desired, mut observed) = (desired, observed);
+        if among_others(&scope) {
+            desired.routes.retain(|key, _| key.ordinal == 0 && key.table == TableId::MAIN);
+            desired.routes.values_mut().for_each(|route| route.protocol = RouteProtocol::FLANNEL);
+            as_listed(&mut observed);
+        }
         let plan = diff(&desired, &observed, &scope);
-        let world = after(&observed, &plan);
+        let mut world = after(&observed, &plan);
+        if among_others(&scope) {
+            as_listed(&mut world);
+        }
         settled(&desired, &observed, &world, &scope);
         conflicts_are_named(&desired, &observed, &scope, &plan);
         let remade = fate(&desired, &observed, &scope).remade;

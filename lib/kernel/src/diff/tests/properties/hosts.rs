@@ -1,6 +1,7 @@
 //! Namespaces with a little of everything, from domains so small that two of them often speak of the same objects.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
 use proptest::collection::{btree_map, btree_set};
@@ -10,8 +11,9 @@ use proptest::sample::{select, subsequence};
 
 use super::name;
 use crate::state::{
-    Bridge, Fdb, FdbKey, Ipip, Link, LinkKind, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route, RouteKey,
-    RouteKind, RouteScope, Scope, Secret, State, TunTap, Veth, Vlan, VlanKey, Vxlan, WireguardDevice, WireguardPeer,
+    Adopt, Bridge, Fdb, FdbKey, Ipip, Link, LinkKind, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route,
+    RouteKey, RouteKind, RouteScope, Scope, Secret, State, TunTap, Veth, Vlan, VlanKey, Vxlan, WireguardDevice,
+    WireguardPeer,
 };
 use crate::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
@@ -97,7 +99,7 @@ fn route(seen: bool) -> impl Strategy<Value = (RouteKey, Option<&'static str>, R
     (key, way, more, option::weighted(0.3, 1..3_u8)).prop_map(|(key, (dev, via, onlink, src, hole), more, scope)| {
         let (dst, other_table, metric, ordinal) = key;
         let table = if other_table { TableId(100) } else { TableId::MAIN };
-        let key = RouteKey { dst: dst.parse().unwrap(), table, metric, ordinal };
+        let key = RouteKey { table, metric, ordinal, ..RouteKey::main(dst.parse().unwrap()) };
         let (protocol, mtu, advmss) = more;
         let route = Route {
             kind: if hole && dev.is_none() { RouteKind::Blackhole } else { RouteKind::Unicast },
@@ -109,6 +111,7 @@ fn route(seen: bool) -> impl Strategy<Value = (RouteKey, Option<&'static str>, R
             scope,
             onlink,
             advmss,
+            further: false,
         };
         (key, dev, route)
     })
@@ -223,8 +226,15 @@ pub fn scope() -> impl Strategy<Value = Scope> {
     let protocol = option::weighted(0.7, Just(RouteProtocol::FLANNEL));
     let adopt = btree_set(select(&["10.5.0.0/16", "fd05::/56"][..]), 0..=2);
     let routes = (protocol, adopt, option::weighted(0.3, Just(name("vx0")))).prop_map(|(protocol, adopt, dev)| {
-        let adopt = adopt.into_iter().map(|net| net.parse().unwrap()).collect();
-        RouteScope { table: TableId::MAIN, protocol, adopt, within: Vec::new(), dev }
+        let nets = adopt.into_iter().map(|net| net.parse().unwrap()).collect();
+        // half of them
+        let leased = ("10.5.1.0/24".parse().unwrap(), [192, 0, 2, 1].into());
+        RouteScope {
+            protocol,
+            adopt: Adopt { within: nets, gateways: Arc::new([leased].into()) },
+            dev,
+            ..RouteScope::default()
+        }
     });
     let rest = (some(&["vx0", ETH]), some(&["wg0"]), some(&["veth0"]));
     (links, some(&["br0", "vx0", ETH]), rest, option::weighted(0.8, routes), prop::bool::weighted(0.2)).prop_map(

@@ -1,9 +1,9 @@
 //! A model of the kernel that takes one step after the other, and refuses what the kernel refuses.
 
-use crate::diff::Step;
+use crate::diff::{Step, twins};
 use crate::state::{
-    Fdb, Link, LinkKind, Port, PublicKey, RouteKind, State, TunTap, Vxlan, WireguardDevice, WireguardPeer,
-    WireguardPeerChange,
+    Fdb, Link, LinkKind, Port, PublicKey, Route, RouteKey, RouteKind, State, TunTap, Vxlan, WireguardDevice,
+    WireguardPeer, WireguardPeerChange,
 };
 use crate::types::IfName;
 
@@ -39,9 +39,15 @@ pub fn take(world: &mut State, step: &Step) {
             assert!(before.is_none_or(|before| sort(before) == sort(entry)), "{step}: Operation not supported");
         }
         Step::PutRoute(key, route) | Step::AddRoute(key, route) => {
-            let down = |dev: &IfName| !world.links.get(dev).is_some_and(|link| link.up);
-            assert!(route.kind == RouteKind::Blackhole || !route.dev.as_ref().is_some_and(down), "{step}: down");
+            assert!(can_leave(world, &route), "{step}: down");
             world.routes.insert(key, route);
+        }
+        Step::CreateRoute(key, route) => {
+            assert!(can_leave(world, &route), "{step}: down");
+            let others: Vec<Route> = twins(&key, world).map(|(_, other)| other.clone()).collect();
+            let refused = if key.dst.is_ipv4() { others.contains(&route) } else { !others.is_empty() };
+            assert!(!refused, "{step}: File exists");
+            line_up(world, &key, std::iter::once(route).chain(others));
         }
         Step::SetWireguard(name, key, port) => {
             let device = world.wireguard.entry(name).or_default();
@@ -56,11 +62,40 @@ pub fn take(world: &mut State, step: &Step) {
     }
 }
 
+fn can_leave(world: &State, route: &Route) -> bool {
+    let up = |dev: &IfName| world.links.get(dev).is_some_and(|link| link.up);
+    route.kind == RouteKind::Blackhole || route.dev.as_ref().is_none_or(up)
+}
+
+/// The routes under one key, in this order.
+fn line_up(world: &mut State, key: &RouteKey, routes: impl IntoIterator<Item = Route>) {
+    world.routes.retain(|other, _| RouteKey { ordinal: 0, ..other.clone() } != RouteKey { ordinal: 0, ..key.clone() });
+    world.routes.extend((0..).zip(routes).map(|(ordinal, route)| (RouteKey { ordinal, ..key.clone() }, route)));
+}
+
+/// The routes as the kernel lists them: numbered from 0, and no two that are the same.
+pub fn as_listed(state: &mut State) {
+    let keys: Vec<RouteKey> = state.routes.keys().cloned().collect();
+    for key in keys {
+        let mut routes: Vec<Route> = Vec::new();
+        for (_, route) in twins(&key, state) {
+            if !routes.contains(route) {
+                routes.push(route.clone());
+            }
+        }
+        line_up(state, &key, routes);
+    }
+}
+
 /// True when there was what the step takes away.
 fn remove(world: &mut State, step: &Step) -> bool {
     match step {
         Step::DeleteVlan(key) => world.vlans.remove(key).is_some(),
-        Step::DeleteRoute(key, route) => world.routes.remove(key).is_some_and(|had| had == *route),
+        Step::DeleteRoute(key, route) => {
+            let alike = |(found, had): &(&RouteKey, &Route)| found.ordinal >= key.ordinal && *had == route;
+            let found = twins(key, world).find(alike).map(|(found, _)| found.clone());
+            found.is_some_and(|found| world.routes.remove(&found).is_some())
+        }
         Step::DeleteNeighbour(key) => world.neighbours.remove(key).is_some(),
         Step::DeleteFdb(key) => world.fdb.remove(key).is_some(),
         Step::DeleteAddress(key) => world.addresses.remove(key).is_some(),

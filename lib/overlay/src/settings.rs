@@ -1,0 +1,85 @@
+//! The settings of a host without which nothing is forwarded. Pure, and the one place where they are decided: what pods of
+//! a bridge need of the host is the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kernel::state::State;
+use kernel::types::{Family, IfName};
+
+use crate::netconf::NetConf;
+
+/// `net.ipv4.ip_forward`, by its path below `/proc/sys`. Writing it sets all links' forwarding.
+pub const FORWARD_V4: &str = "net/ipv4/ip_forward";
+/// IPv6 forwards between any two links or none (`ip6_forward`, net/ipv6/ip6_output.c).
+pub const FORWARD_V6: &str = "net/ipv6/conf/all/forwarding";
+
+/// What a host must have set, by path below `/proc/sys`: with IPv4 forwarding of the host, of the underlay `underlay` and of
+/// the devices in `state` that have an IPv4 address (`inet_forward`, net/ipv4/ip_forward.c); with IPv6 that of the host.
+/// `routers` are links by which the host has an IPv6 default route from router advertisements: a host that forwards drops it
+/// unless `accept_ra` is 2 (Documentation/networking/ip-sysctl.rst).
+///
+/// Empty for alloc, which moves no packets, and for extension, whose commands do.
+pub fn wanted(conf: &NetConf, underlay: &IfName, routers: &[IfName], state: &State) -> BTreeMap<String, String> {
+    let mut wanted = BTreeMap::new();
+    if conf.backend.mode().is_none() {
+        return wanted;
+    }
+    let mut set = |path: String, value: &str| drop(wanted.insert(path, value.to_owned()));
+    if conf.family(Family::V4).is_some() {
+        set(FORWARD_V4.to_owned(), "1");
+        let devices = state.addresses.keys().filter(|key| key.net.is_ipv4()).map(|key| &key.dev);
+        let devices: BTreeSet<&IfName> = devices.chain([underlay]).collect();
+        devices.into_iter().for_each(|dev| set(format!("net/ipv4/conf/{dev}/forwarding"), "1"));
+    }
+    if conf.family(Family::V6).is_some() {
+        set(FORWARD_V6.to_owned(), "1");
+        routers.iter().for_each(|dev| set(format!("net/ipv6/conf/{dev}/accept_ra"), "2"));
+    }
+    wanted
+}
+
+/// Nothing is forwarded while the setting at `path` is another.
+pub fn is_vital(path: &str) -> bool {
+    path == FORWARD_V4 || path.ends_with("/forwarding")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(conf: &str, routers: &[&str]) -> Vec<String> {
+        let conf = NetConf::parse(conf.as_bytes()).unwrap().conf;
+        let name = |text: &str| IfName::new(text).unwrap();
+        let mut state = State::default();
+        state.address(&name("flannel.1"), "10.5.1.0/32".parse().unwrap(), true);
+        state.address(&name("flannel-v6.1"), "fd05::/128".parse().unwrap(), true);
+        let routers: Vec<_> = routers.iter().map(|dev| name(dev)).collect();
+        let wanted = wanted(&conf, &name("eth0"), &routers, &state);
+        wanted.iter().map(|(path, value)| format!("{path}={value}")).collect()
+    }
+
+    #[test]
+    fn each_family_has_its_settings() {
+        const V4: [&str; 3] =
+            ["net/ipv4/conf/eth0/forwarding=1", "net/ipv4/conf/flannel.1/forwarding=1", "net/ipv4/ip_forward=1"];
+        assert_eq!(text(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#, &["eth0"]), V4);
+        let dual =
+            r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/56","Backend":{"Type":"vxlan"}}"#;
+        assert_eq!(text(dual, &[])[..3], V4);
+        assert_eq!(text(dual, &["eth1"])[3..], ["net/ipv6/conf/all/forwarding=1", "net/ipv6/conf/eth1/accept_ra=2"]);
+    }
+
+    #[test]
+    fn who_moves_no_packets_wants_nothing() {
+        assert!(text(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"alloc"}}"#, &[]).is_empty());
+        assert!(text(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"extension"}}"#, &[]).is_empty());
+    }
+
+    #[test]
+    fn what_stops_forwarding_is_vital() {
+        for path in [FORWARD_V4, FORWARD_V6, "net/ipv4/conf/flannel.1/forwarding"] {
+            assert!(is_vital(path), "{path}");
+        }
+        assert!(!is_vital("net/ipv6/conf/flannel.1/accept_ra") && !is_vital("net/ipv4/neigh/default/gc_thresh3"));
+    }
+}
