@@ -62,6 +62,7 @@ pub const RULES: &[Rule] = &[
             "env::remove_var",
         ],
         only_in: &[
+            ("plugins/build.rs", "what cargo says of the target"),
             ("plugins/src/main.rs", "CNI_* and the name it is called by"),
             ("flanneld/src/bin/", "flags and FLANNELD_*"),
             ("flannelctl/src/main.rs", "its arguments, and whether cargo runs it"),

@@ -303,6 +303,10 @@ fn decode_ipv6(family: &AfSpecUnspec) -> Option<Ipv6Conf> {
     })
 }
 
+/// What [`decode_info`] gets to see of a bridge port's IFLA_INFO_SLAVE_DATA: IFLA_BRPORT_MODE (hairpin) and
+/// IFLA_BRPORT_ISOLATED.
+pub(super) const PORT_READ: [u16; 2] = [4, 33];
+
 fn decode_info(info: &[LinkInfo], seen: &mut SeenLink) {
     let word = info.iter().find_map(|part| if let LinkInfo::Kind(kind) = part { Some(kind) } else { None });
     let data = info.iter().find_map(|part| if let LinkInfo::Data(data) = part { Some(data) } else { None });

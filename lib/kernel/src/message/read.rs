@@ -13,6 +13,8 @@ use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteMessage;
 
+use super::link::PORT_READ;
+use crate::link::Bridge;
 use crate::netlink::wire::{Attributes, Incoming, Writer};
 use crate::netlink::{Errno, KernelError};
 
@@ -29,9 +31,11 @@ struct Kind {
 
 /// IFLA_LINKINFO
 const LINK_INFO: u16 = 18;
-/// IFLA_INFO_KIND and IFLA_INFO_SLAVE_KIND
+/// IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA
 const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
 const INFO_SLAVE_KIND: u16 = 4;
+const INFO_SLAVE_DATA: u16 = 5;
 
 const KINDS: [Kind; 4] = [
     // struct ifinfomsg; IFLA_ADDRESS, IFNAME, MTU, LINK, MASTER, OPERSTATE, LINKINFO, IFALIAS
@@ -74,9 +78,30 @@ impl Kind {
         let mut writer = Writer::default();
         writer.raw(fixed);
         for (number, value) in Attributes::read(attributes).iter().filter(|(number, _)| self.read.contains(number)) {
-            writer.attr(number, value);
+            match number {
+                LINK_INFO => writer.nest(number, |writer| trim_info(writer, value)),
+                _ => writer.attr(number, value),
+            }
         }
         writer.finish().map_or(Cow::Borrowed(body), Cow::Owned)
+    }
+}
+
+/// IFLA_LINKINFO without what is not read of a bridge and its ports: 45 and 38 attributes.
+fn trim_info(writer: &mut Writer, info: &[u8]) {
+    let info = Attributes::read(info);
+    let is_bridge = |kind| info.is_text(kind, "bridge");
+    for (number, value) in info.iter() {
+        let read: &[u16] = match number {
+            INFO_DATA if is_bridge(INFO_KIND) => &Bridge::READ,
+            INFO_SLAVE_DATA if is_bridge(INFO_SLAVE_KIND) => &PORT_READ,
+            _ => {
+                writer.attr(number, value);
+                continue;
+            }
+        };
+        let kept = Attributes::read(value).iter().filter(|(number, _)| read.contains(number));
+        writer.nest(number, |writer| kept.for_each(|(number, value)| writer.attr(number, value)));
     }
 }
 
