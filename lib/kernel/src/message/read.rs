@@ -33,19 +33,19 @@ const INFO_SLAVE_KIND: u16 = 4;
 
 const KINDS: [Kind; 4] = [
     // struct ifinfomsg; IFLA_ADDRESS, IFNAME, MTU, LINK, MASTER, OPERSTATE, LINKINFO, IFALIAS
-    // and WIRELESS, PROTINFO, AF_SPEC, LINK_NETNSID
+    // and WIRELESS, PROTINFO, AF_SPEC, LINK_NETNSID, PROTO_DOWN
     Kind {
         types: 16..=18,
         fixed: 16,
         needed: &[1, 3, 4, 5, 10, 16, LINK_INFO, 20],
-        read: &[1, 3, 4, 5, 10, 11, 12, 16, LINK_INFO, 20, 26, 37],
+        read: &[1, 3, 4, 5, 10, 11, 12, 16, LINK_INFO, 20, 26, 37, 39],
     },
     // struct ifaddrmsg; IFA_ADDRESS, LOCAL, FLAGS
     Kind { types: 20..=22, fixed: 8, needed: &[1, 2, 8], read: &[] },
-    // struct rtmsg; RTA_DST, OIF, GATEWAY, PRIORITY, PREFSRC, METRICS, MULTIPATH, TABLE, VIA
-    Kind { types: 24..=26, fixed: 12, needed: &[1, 4, 5, 6, 7, 8, 9, 15, 18], read: &[] },
-    // struct ndmsg; NDA_DST, LLADDR, VLAN, IFINDEX, MASTER
-    Kind { types: 28..=30, fixed: 12, needed: &[1, 2, 5, 8, 9], read: &[] },
+    // struct rtmsg; RTA_DST, OIF, GATEWAY, PRIORITY, PREFSRC, METRICS, MULTIPATH, TABLE, VIA, ENCAP_TYPE, NH_ID
+    Kind { types: 24..=26, fixed: 12, needed: &[1, 4, 5, 6, 7, 8, 9, 15, 18, 21, 30], read: &[] },
+    // struct ndmsg; NDA_DST, LLADDR, VLAN, PORT, VNI, IFINDEX, MASTER, NH_ID
+    Kind { types: 28..=30, fixed: 12, needed: &[1, 2, 5, 6, 7, 8, 9, 13], read: &[] },
 ];
 
 /// The link kinds whose data is read. Another kind's is left out when it cannot be read.
