@@ -14,7 +14,7 @@ use crate::types::{Family, IfName, TableId};
 /// The links, addresses and main table of a namespace, each in the kernel's order.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
-    /// All links.
+    /// All links of the namespace.
     pub links: Vec<SeenLink>,
     /// The addresses of all links.
     pub addresses: Vec<SeenAddress>,
