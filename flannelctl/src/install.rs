@@ -14,9 +14,9 @@ pub enum InstallError {
     /// A file operation failed.
     #[error("install: {op} {}: {source}{}", path.display(), hint(source))]
     File {
-        /// The operation.
+        /// The operation, such as `write to disk`.
         op: &'static str,
-        /// Its object.
+        /// The file or directory.
         path: PathBuf,
         /// The operating system's error.
         source: io::Error,

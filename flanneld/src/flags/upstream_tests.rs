@@ -134,7 +134,11 @@ fn a_variable_that_cannot_be_read_is_named_and_left_out() {
         [("FLANNELD_IP_MASQ", "maybe"), ("FLANNELD_IPTABLES_RESYNC", "5s"), ("FLANNELD_IP_BLACKHOLE_ROUTE", "yes")]
     {
         let options = bare(&[], &[(variable, value)]);
-        assert!(options.warnings[0].starts_with(&format!("{variable}={value}: not a value")), "{:?}", options.warnings);
+        assert!(
+            options.warnings[0].starts_with(&format!("{variable}={value}: not a valid value")),
+            "{:?}",
+            options.warnings
+        );
         assert!(!options.blackhole_route);
     }
     assert!(bare(&[], &[("FLANNELD_IP_BLACKHOLE_ROUTE", "T")]).blackhole_route);

@@ -27,7 +27,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// All reasons.
+    /// All reasons, in the order of the metrics.
     pub const ALL: [Self; 9] = [
         Self::NotIpv4,
         Self::Malformed,

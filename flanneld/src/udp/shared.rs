@@ -23,7 +23,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// With its first table.
+    /// Creates the shared state with the first table.
     pub fn new(table: Table, counters: Arc<Counters>) -> Result<Self, Errno> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { generation: AtomicU64::new(1), table: Mutex::new(Arc::new(table)), stop, counters })

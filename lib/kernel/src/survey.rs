@@ -15,7 +15,7 @@ pub use crate::message::link::SeenLink;
 /// A namespace's links, addresses and main table, each in the kernel's order.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
-    /// All links.
+    /// All links of the namespace.
     pub links: Vec<SeenLink>,
     /// The addresses of all links.
     pub addresses: Vec<SeenAddress>,

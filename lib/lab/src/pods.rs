@@ -24,9 +24,9 @@ pub struct Runtime {
 /// An attached pod.
 #[derive(Debug)]
 pub struct Pod {
-    /// Its namespace.
+    /// The pod's network namespace.
     pub room: Room,
-    /// Its addresses, without prefix lengths.
+    /// The pod's addresses, without prefix lengths.
     pub addresses: Vec<IpAddr>,
     /// The host's end of the pod's veth pair.
     pub veth: String,

@@ -28,7 +28,7 @@ const FREE: &str = "free";
 pub struct Launch {
     /// The executable.
     pub program: PathBuf,
-    /// Its arguments.
+    /// The program's arguments, without its name.
     pub args: Vec<OsString>,
     /// Environment variables in addition to this process's own.
     pub env: Vec<(OsString, OsString)>,
