@@ -1,7 +1,8 @@
-//! From the kernel's bytes to rtnetlink messages.
+//! Decodes the kernel's bytes into rtnetlink messages.
 //!
-//! An object that cannot be read is an error: taken for absent, it would be made again for ever. Attributes that nobody here uses
-//! are no part of that: netlink-packet-route is strict about the size of each, and kernels differ.
+//! An object that cannot be decoded is an error: if it counted as missing, it would be created again and again.
+//! Attributes that nobody here uses are left out first, because netlink-packet-route is strict about their sizes, and
+//! kernels differ.
 
 use std::borrow::Cow;
 
@@ -18,12 +19,13 @@ use crate::netlink::wire::{Attributes, Incoming, Writer};
 use crate::netlink::{Errno, KernelError};
 
 /// A kind of object: its message types (linux/rtnetlink.h), the length of its fixed part, and the attributes that must
-/// be readable.
+/// be decodable.
 struct Kind {
     types: std::ops::RangeInclusive<u16>,
     fixed: usize,
     needed: &'static [u16],
-    /// The attributes that are read at all. A link has 40, and each takes 208 bytes once it is read; empty: all are.
+    /// The attributes that are read; if empty, all are. A link has 40 attributes, and each takes 208 bytes once
+    /// decoded.
     read: &'static [u16],
 }
 
@@ -52,11 +54,11 @@ const KINDS: [Kind; 4] = [
     Kind { types: 28..=30, fixed: 12, needed: &[1, 2, 5, 6, 7, 8, 9, 13], read: &[] },
 ];
 
-/// The link kinds whose data is read. Another kind's is left out when it cannot be read.
+/// The link kinds whose data is read. Data of another kind is left out if it cannot be decoded.
 const OURS: [&str; 11] =
     ["bridge", "veth", "vxlan", "ipip", "wireguard", "macvlan", "ipvlan", "vlan", "tun", "dummy", "ifb"];
 
-/// The object of a message: `None` for a kind of object that is not read here.
+/// Decodes the object of a message. `None` for a kind of object that is not read here.
 pub(crate) fn object(message: &Incoming<'_>) -> Result<Option<RouteNetlinkMessage>, KernelError> {
     let Some(kind) = KINDS.iter().find(|kind| kind.types.contains(&message.kind)) else { return Ok(None) };
     let trimmed = kind.trimmed(message.body);
@@ -69,7 +71,7 @@ pub(crate) fn object(message: &Incoming<'_>) -> Result<Option<RouteNetlinkMessag
 }
 
 impl Kind {
-    /// The message without what is not read.
+    /// The message without the attributes that are not read.
     fn trimmed<'a>(&self, body: &'a [u8]) -> Cow<'a, [u8]> {
         let parts = (!self.read.is_empty()).then(|| body.split_at_checked(self.fixed)).flatten();
         let Some((fixed, attributes)) = parts else { return Cow::Borrowed(body) };
@@ -103,7 +105,7 @@ fn trim_info(writer: &mut Writer, info: &[u8]) {
     }
 }
 
-/// The message of one of [`KINDS`]. netlink-packet-route's own choice would bring the code for all others along.
+/// Decodes a message of one of [`KINDS`]. netlink-packet-route's own function would link the code for all other kinds.
 fn decode(kind: u16, body: &[u8]) -> Option<RouteNetlinkMessage> {
     let link = |of: fn(LinkMessage) -> RouteNetlinkMessage| LinkMessage::parse(body).ok().map(of);
     let address = |of: fn(AddressMessage) -> RouteNetlinkMessage| AddressMessage::parse(body).ok().map(of);
@@ -126,7 +128,7 @@ fn decode(kind: u16, body: &[u8]) -> Option<RouteNetlinkMessage> {
     }
 }
 
-/// The message without the attributes that cannot be read. `None` when one of them is needed.
+/// The message without the attributes that cannot be decoded. `None` if one of them is needed.
 fn without_unreadable(kind: &Kind, message: &Incoming<'_>) -> Option<Vec<u8>> {
     let fixed = message.body.get(..kind.fixed)?;
     let attributes = Attributes::read(message.body.get(kind.fixed..)?);
@@ -149,7 +151,7 @@ fn without_unreadable(kind: &Kind, message: &Incoming<'_>) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// IFLA_LINKINFO without the data of a kind that is none of ours.
+/// IFLA_LINKINFO without the data of a kind that is not ours.
 fn kinds_only(info: &[u8]) -> Option<Vec<u8>> {
     let info = Attributes::read(info);
     let kinds = [INFO_KIND, INFO_SLAVE_KIND].map(|number| (number, info.text(number)));
@@ -175,8 +177,8 @@ fn unreadable(message: &Incoming<'_>) -> KernelError {
     KernelError { what, errno: Errno(libc::EPROTO), text }
 }
 
-/// What a datagram of the kernel says, for those who have one without a socket: its objects, and its refusals and
-/// unreadable objects. A malformed rest is dropped.
+/// Decodes a datagram of the kernel that did not come from a socket: its objects, its refusals, and the errors of
+/// objects that cannot be decoded. An incomplete rest is dropped.
 pub fn read_datagram(bytes: &[u8]) -> (Vec<RouteNetlinkMessage>, Vec<KernelError>) {
     let (mut objects, mut refusals) = (Vec::new(), Vec::new());
     for message in Incoming::all(bytes) {
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_input_is_not_trusted() {
+    fn cut_input_is_not_accepted() {
         let bytes = refused();
         for end in 0..bytes.len() {
             let (objects, refusals) = read_datagram(&bytes[..end]);
