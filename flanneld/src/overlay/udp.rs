@@ -89,9 +89,9 @@ impl Controller {
                 Ok(())
             }
             (Some(running), index) if goes_on || index.is_some_and(|index| self.udp.is_on(local, index)) => {
-                let changed = leased.peers.whole || !leased.peers.leases.is_empty();
-                // who is not known to be gone stays
-                if changed && !leased.scope.keep {
+                // who is not known to be gone stays; a table that says the same is no change. What this plan says of peers is not
+                // enough: the plan before may not have been carried out
+                if !leased.scope.keep {
                     running.replace(table(self));
                 }
                 Ok(())
