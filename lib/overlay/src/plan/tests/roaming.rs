@@ -53,7 +53,7 @@ fn it_is_left_where_it_is_until_its_lease_changes() {
     let mut first = host();
     assert_eq!(written(&mut first, behind_nat), None, "after a restart");
     assert_eq!(written(&mut first, behind_nat), None);
-    assert_eq!(written(&mut first, Some(("10.98.0.3:1234", false))).unwrap(), "10.98.0.3:4000", "it is not heard");
+    assert_eq!(written(&mut first, Some(("10.98.0.3:1234", false))).unwrap(), "10.98.0.3:4000", "it sends nothing");
     assert_eq!(written(&mut first, None).unwrap(), "10.98.0.3:4000", "it is new");
     at(&mut first, "10.98.0.9");
     assert_eq!(written(&mut first, behind_nat).unwrap(), "10.98.0.9:4000", "it has moved");
