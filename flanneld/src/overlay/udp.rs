@@ -75,11 +75,11 @@ impl Udp {
 
 impl Controller {
     /// Has the data path at work, with the peers that there are, on the device that is desired or that is only kept.
-    /// `trusted`: the device is as it was left.
-    pub(super) async fn carry(&mut self, path: plan::DataPath, leased: &Leased, trusted: bool) -> Result<(), String> {
+    /// `unchanged`: the device is as it was left.
+    pub(super) async fn carry(&mut self, path: plan::DataPath, leased: &Leased, unchanged: bool) -> Result<(), String> {
         let local = SocketAddrV4::new(path.local, path.conf.port);
         let table = |controller: &Self| Table::new(path.network, path.own, routes(controller.memory.book().peers()));
-        let goes_on = trusted && self.udp.goes_on(local);
+        let goes_on = unchanged && self.udp.goes_on(local);
         let index = if goes_on { None } else { self.make_device().await? };
         match (&self.udp.path, index) {
             (None, None) => Ok(()),
@@ -89,9 +89,9 @@ impl Controller {
                 Ok(())
             }
             (Some(running), index) if goes_on || index.is_some_and(|index| self.udp.is_on(local, index)) => {
-                let changed = leased.peers.whole || !leased.peers.leases.is_empty();
-                // who is not known to be gone stays
-                if changed && !leased.scope.keep {
+                // who is not known to be gone stays; a table that says the same is no change. What this plan says of peers is not
+                // enough: the plan before may not have been carried out
+                if !leased.scope.keep {
                     running.replace(table(self));
                 }
                 Ok(())
