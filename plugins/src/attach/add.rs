@@ -45,13 +45,16 @@ struct Adding<'a, I: Interface> {
 }
 
 /// Attaches the pod; whatever was done for it is undone when a step fails.
-pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, conf: &I::Conf) -> Result<AddResult, Error> {
+pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, mut conf: I::Conf) -> Result<AddResult, Error> {
     let ifname = IfName::new(&request.env.ifname).map_err(Error::internal)?;
     let netns = netns::open(request).map_err(|e| netns::refused(&e))?;
-    let common = plugin.common(conf);
     let mut host = Kernel::open().map_err(Error::internal)?;
-    let pod = netns::kernel(request, netns)?;
-    let found = common.stands_on.map_or(Ok(None), |name| host.link(name)).map_err(Error::internal)?;
+    let mut pod = netns::kernel(request, netns)?;
+    plugin.resolve(&mut conf, &mut host, Some(&mut pod))?;
+    let conf = &conf;
+    let common = plugin.common(conf);
+    let below = if common.stands_in_pod { &mut pod } else { &mut host };
+    let found = common.stands_on.map_or(Ok(None), |name| below.link(name)).map_err(Error::internal)?;
     let facts = Facts { found, netns: pod.netns().map(AsRawFd::as_raw_fd) };
     let locked = Locked::make(Path::new(DIRECTORY), traces::key(request)).map_err(Error::internal)?;
     let (record, extent) = (Record::begun(), Extent::Recorded);
@@ -153,7 +156,10 @@ impl<I: Interface> Adding<'_, I> {
                 // it is not there, and that has been said
                 _ if taken => {}
                 step if read_only::passes(&mut self.host, &step, &error).map_err(Error::internal)? => {}
-                step => return Err(self.plugin.refused(self.conf, read_only::explained(&step, error))),
+                step => {
+                    let error = read_only::explained(&step, error);
+                    return Err(self.plugin.refused(self.conf, Some(&step), error));
+                }
             }
         }
         match outcome.conflicts.first() {
@@ -177,7 +183,7 @@ impl<I: Interface> Adding<'_, I> {
         let Arranged { known, read, scope, last } = arranged;
         let assumed = Assumed { state: Cow::Owned(known), read };
         let outcome = self.host.converge(wanted, &scope, Some(assumed)).map_err(Error::internal)?;
-        settled(&mut self.host, outcome).map_err(|error| self.plugin.refused(self.conf, error))?;
+        settled(&mut self.host, outcome).map_err(|error| self.plugin.refused(self.conf, None, error))?;
         Ok(last)
     }
 
@@ -189,7 +195,7 @@ impl<I: Interface> Adding<'_, I> {
         // the pod may have other interfaces, and routes of its own
         let scope = Scope { beside: true, ..Scope::default() };
         let outcome = self.pod.converge(wanted, &scope, Some(born.into())).map_err(Error::internal)?;
-        settled(&mut self.pod, outcome).map_err(|error| self.plugin.refused(self.conf, error))?;
+        settled(&mut self.pod, outcome).map_err(|error| self.plugin.refused(self.conf, None, error))?;
         if self.common.dad == Dad::On && wanted.addresses.keys().any(|key| key.net.is_ipv6()) {
             self.pod.wait_addresses(&ends.ifname, DAD_PATIENCE).map_err(Error::internal)?;
         }
