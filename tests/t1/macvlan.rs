@@ -308,6 +308,30 @@ pub fn a_taken_name_harms_nothing() -> Outcome {
     Ok(())
 }
 
+/// The host's link may have the name that the pod's interface asks for: the pod's own link of that name stays as it is.
+pub fn a_master_with_the_interfaces_name_is_no_other_link() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let mut host = host();
+    make_pair(&mut host, "eth0", "eth0-wire");
+    let (room, own) = (Room::create("pod")?, Room::create("own")?);
+    let conf = with(&one_family(&caller), json!({ "master": "eth0" }));
+    caller.call("ADD", &Pod::of(&room, "cid"), &conf).ok();
+    let lower = link(&mut room.kernel()?, "eth0").lower_elsewhere;
+    assert_eq!(lower, Some(link(&mut host, "eth0").index.0));
+    let mut inside = own.kernel()?;
+    make_pair(&mut inside, "eth0", "other");
+    let before = link(&mut inside, "eth0");
+    for more in [json!({}), json!({ "linkInContainer": true })] {
+        let error = caller.call("ADD", &Pod::of(&own, "own"), &with(&conf, more)).error();
+        assert!(error.contains("container interface name \"eth0\" already exists"), "{error}");
+        let after = link(&mut inside, "eth0");
+        assert_eq!((after.index, &after.link.mac, after.link.mtu), (before.index, &before.link.mac, before.link.mtu));
+        assert_eq!(addresses(&mut inside, "eth0"), Vec::<String>::new());
+        assert_eq!(links(&mut inside).len(), 2, "{:?}", links(&mut inside));
+    }
+    Ok(())
+}
+
 /// CHECK follows no default route: it may have moved since ADD, or have gone.
 pub fn check_without_a_named_master_follows_no_route() -> Outcome {
     let caller = Caller::new(Whose::Ours);

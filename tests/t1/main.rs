@@ -266,6 +266,7 @@ static TESTS: &[Test] = &[
     test!(macvlan::pods_of_one_master_reach_each_other),
     test!(macvlan::a_failed_add_leaves_nothing, IP),
     test!(macvlan::a_taken_name_harms_nothing),
+    test!(macvlan::a_master_with_the_interfaces_name_is_no_other_link),
     test!(macvlan::check_without_a_named_master_follows_no_route, IP),
     test!(macvlan::a_master_that_is_in_use_says_so, IP),
     test!(macvlan::a_second_interface_beside_passthru_says_so),

@@ -134,20 +134,21 @@ impl<I: Interface> Adding<'_, I> {
     fn bear(&mut self, ends: &Ends, birth: Birth) -> Result<bool, Error> {
         let Birth { host, known, pod } = birth;
         let outcome = self.host.converge(&host, &Scope::default(), Some(known.into())).map_err(Error::internal)?;
-        let born = self.born(ends, outcome)?;
+        let born = self.born(ends, outcome, self.common.stands_on)?;
         if !born || pod == State::default() {
             return Ok(born);
         }
         let outcome = self.pod.bring(&mut self.host, &pod);
-        self.born(ends, outcome)
+        self.born(ends, outcome, None)
     }
 
-    fn born(&mut self, ends: &Ends, outcome: Outcome) -> Result<bool, Error> {
+    /// `shared` is a link that other ADDs make, too.
+    fn born(&mut self, ends: &Ends, outcome: Outcome, shared: Option<&IfName>) -> Result<bool, Error> {
         let mut taken = false;
         for (step, error) in outcome.failed {
             match step {
                 // another ADD made the link in between: it is as that one found it
-                Step::CreateLink(name, _) if error.is_already() && Some(&name) == self.common.stands_on => {
+                Step::CreateLink(name, _) if error.is_already() && Some(&name) == shared => {
                     self.facts.found = self.host.link(&name).map_err(Error::internal)?;
                 }
                 Step::CreateLink(name, _) if error.is_already() && (name == ends.host || name == ends.ifname) => {
