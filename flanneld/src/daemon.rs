@@ -32,6 +32,12 @@ pub enum DaemonError {
     /// At the start: there is no subnet to be had.
     #[error(transparent)]
     OutOfSubnets(#[from] ::overlay::allocate::OutOfSubnets),
+    /// The kernel lets this process change nothing.
+    #[error(
+        "flanneld needs CAP_NET_ADMIN in this network namespace for the backend {0}: start it as root, or give it the \
+         capability (systemd: AmbientCapabilities=CAP_NET_ADMIN; a container: securityContext.capabilities.add)"
+    )]
+    Denied(&'static str),
     /// Another host has this one's subnet. What runs here has addresses that are not ours to use any more.
     #[error(
         "Lease has been revoked. Shutting down daemon. (another host holds {0} now; a restart leases another subnet, and \

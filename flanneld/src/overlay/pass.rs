@@ -1,6 +1,8 @@
 //! One pass: from the facts to a host that is as they say.
 
+use kernel::Kernel;
 use overlay::lease::LeaseAttrs;
+use overlay::netconf::NetConf;
 use overlay::plan::{Blocked, Plan, plan};
 use store::{Claim, HoldError};
 use tokio::time::Instant;
@@ -94,6 +96,7 @@ impl Controller {
         self.wait_until_started(prepared, pass)?;
         let mut plan = self.plan(&gathered, pass);
         let attrs = self.check(&plan, &gathered)?;
+        self.must_change(&gathered.conf).await?;
         if self.hold(&gathered, &attrs, pass).await? {
             plan = self.plan(&gathered, pass);
         }
@@ -128,6 +131,19 @@ impl Controller {
                 Err(Failure::Wait(error.to_string()))
             }
             Err(Blocked::Overlap(overlap)) => Err(Failure::Retry(overlap.to_string())),
+        }
+    }
+
+    /// A start without the right to change the kernel ends before it leases a subnet or changes a sysctl, which takes no
+    /// capability.
+    async fn must_change(&self, conf: &NetConf) -> Result<(), Failure> {
+        if self.started || conf.backend.mode().is_none() {
+            return Ok(());
+        }
+        let may = self.kernel.call(Kernel::may_change).await.map_err(|error| Failure::Stop(error.into()))?;
+        match may.map_err(|error| Failure::Retry(error.to_string()))? {
+            true => Ok(()),
+            false => Err(Failure::Stop(DaemonError::Denied(conf.backend.name()))),
         }
     }
 
