@@ -161,8 +161,9 @@ impl Controller {
             Err(HoldError::Retry(why)) if before.is_some() => pass.retry(why.to_string()),
             Err(error) => return Err(error.into()),
         }
-        let now = self.store.held().map(|held| held.subnets);
-        self.outlet.lease(now);
+        let held = self.store.held();
+        self.outlet.lease(held.as_ref());
+        let now = held.map(|held| held.subnets);
         let announced = self.extension.announce(conf, &now.unwrap_or_default(), attrs, &mut pass.due);
         self.wait_until_started(announced, pass)?;
         Ok(now != before)
