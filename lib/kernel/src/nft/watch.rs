@@ -1,6 +1,7 @@
 //! Announcements of nf_tables: which of our tables somebody changed.
 
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -46,7 +47,7 @@ impl NftWatch {
         let end = Instant::now() + patience;
         loop {
             let now = Instant::now();
-            let until = match self.rests_until().filter(|_| self.lost) {
+            let until = match self.rest() {
                 // what comes meanwhile is dropped by the kernel, and costs nothing
                 Some(until) if until > now => until,
                 _ => {
@@ -66,6 +67,20 @@ impl NftWatch {
 
     fn rests_until(&self) -> Option<Instant> {
         self.told.map(|told| told + REST)
+    }
+
+    /// The watched tables that changed, or may have, since the last call, without waiting. For those who wait for the socket
+    /// themselves, and not before [`NftWatch::rest`].
+    ///
+    /// # Errors
+    /// What the kernel refuses; lost announcements are none.
+    pub fn changed(&mut self) -> Result<BTreeSet<TableKey>, NftError> {
+        self.take(Instant::now())
+    }
+
+    /// While announcements are lost: until when reading them would change nothing.
+    pub fn rest(&self) -> Option<Instant> {
+        self.rests_until().filter(|_| self.lost)
     }
 
     /// Reads what waits; the watched tables that changed.
@@ -99,6 +114,12 @@ impl NftWatch {
                 Err(KernelError::new("wait for nf_tables' announcements", Errno(errno.raw_os_error())).into())
             }
         }
+    }
+}
+
+impl AsFd for NftWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.client.as_fd()
     }
 }
 
