@@ -1,5 +1,6 @@
 //! The daemon that keeps a host equal to the leases, the operator's tool, and the lab that shows and tests both.
 
+pub mod attachments;
 pub mod claims;
 pub mod commands;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod kernel_thread;
 pub mod lab;
 pub mod logging;
 pub mod metrics;
+pub mod repairs;
 pub mod report;
 pub mod status;
 

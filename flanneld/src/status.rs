@@ -10,6 +10,7 @@ use overlay::backend::tunnels;
 use overlay::reach::{self, Tunnel};
 use serde::{Deserialize, Serialize};
 
+use crate::attachments::status::Attachments;
 use crate::udp::counters::Snapshot;
 
 /// The daemon's state after its last pass. Fields that are not known yet are empty.
@@ -49,6 +50,8 @@ pub struct Status {
     pub drift: BTreeMap<String, u64>,
     /// What the store holds that is not followed.
     pub rejected: Vec<Rejected>,
+    /// What plugins made for this host's pods. `null`: it is not looked after (`--heal-attachments=false`).
+    pub attachments: Option<Attachments>,
     /// Other programs' routes inside the network, as `ip route` shows them: they stay, and may lead traffic for pods
     /// elsewhere.
     pub foreign_routes: Vec<String>,
@@ -298,6 +301,7 @@ mod tests {
             drift: [("route".to_owned(), 2)].into(),
             udp: None,
             rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
+            attachments: None,
             foreign_routes: vec!["10.5.9.0/24 via 192.0.2.9 dev eth0".into()],
             last_error: None,
             last_reconcile: Some("2026-01-02T03:04:05Z".into()),
@@ -314,7 +318,7 @@ mod tests {
                 r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
                 r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null,"since":"2026-01-02T03:00:00Z"}],"#,
                 r#""drift":{"route":2},"#,
-                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
+                r#""rejected":[{"key":"x","reason":"not a subnet"}],"attachments":null,"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), sample());

@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("overlay", &["gojson", "kernel"]),
     ("store", &["overlay"]),
     ("plugins", &["attachment", "cni", "gojson", "kernel", "overlay"]),
-    ("flanneld", &["cni", "gojson", "kernel", "overlay", "store"]),
+    ("flanneld", &["attachment", "cni", "gojson", "kernel", "overlay", "store"]),
     ("floor", &[]),
     ("tests", &["attachment", "cni", "flanneld", "gojson", "kernel", "overlay", "plugins", "store"]),
 ];

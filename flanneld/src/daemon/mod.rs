@@ -34,6 +34,7 @@ use tokio::time::Instant;
 use self::apply::Trust;
 use self::known::Known;
 use self::tell::Picture;
+use crate::attachments::{Controller, StartError};
 use crate::config::Config;
 use crate::events::Events;
 use crate::flags::Options;
@@ -100,6 +101,9 @@ pub enum DaemonError {
     /// The store's follower has ended.
     #[error("{0}; the daemon stops, so that it is started again")]
     Store(#[from] store::Ended),
+    /// The attachments controller cannot be started.
+    #[error("look after attachments: {0}")]
+    Attachments(#[from] StartError),
     /// Another daemon does this one's work.
     #[error(transparent)]
     Taken(#[from] Taken),
@@ -118,6 +122,7 @@ pub struct Daemon {
     known: Known,
     kernel: KernelThread,
     events: Events,
+    attachments: Option<Controller>,
     config: Config,
     underlay: Option<Underlay>,
     identity: Identity,
@@ -176,6 +181,7 @@ impl Daemon {
             // the error itself is on its way to the log
             let _ = files::replace(&path_beside(&options.subnet_file), status.to_json().as_bytes());
         })?;
+        let attachments = options.heal_attachments.then(Controller::start).transpose()?;
         let reporter = Reporter::start(Settings {
             subnet_file: options.subnet_file.clone(),
             manager: notify_socket.map(Manager::new),
@@ -189,6 +195,7 @@ impl Daemon {
             store,
             kernel,
             events,
+            attachments,
             underlay: None,
             identity: Identity::default(),
             ownership: ownership::Ownership::default(),
@@ -281,6 +288,10 @@ impl Daemon {
                 news?;
                 return Ok("commands have run");
             }
+            news = attachments(&mut self.attachments) => {
+                news?;
+                return Ok("attachments have changed");
+            }
             ended = health(&mut self.health) => return Err(ended.into()),
             ended = self.reporter.ended() => return Err(ended.into()),
             news = self.events.news() => {
@@ -303,6 +314,14 @@ impl Daemon {
     fn previous(&self) -> overlay::subnet_env::Previous {
         let text = files::read_configured(&self.options.subnet_file, LARGEST_SUBNET_FILE).unwrap_or_default();
         overlay::subnet_env::Previous::parse(&String::from_utf8_lossy(&text))
+    }
+}
+
+/// News of the attachments controller, if there is one.
+async fn attachments(controller: &mut Option<Controller>) -> Result<(), Ended> {
+    match controller {
+        Some(controller) => controller.news().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -125,6 +125,9 @@ impl Daemon {
         self.hold(&conf, &attrs, due, troubles).await?;
         let subnets = self.subnets();
         self.status.subnets = subnets.iter().collect();
+        if let Some(controller) = &self.attachments {
+            controller.set_subnets(subnets);
+        }
         let announced = self.extension.announce(&conf, &subnets, &attrs, due);
         self.wait_until_started(announced, troubles)?;
         let complete = self.known.health.complete;

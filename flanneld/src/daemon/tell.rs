@@ -27,6 +27,7 @@ impl Daemon {
         }
         self.status.last_error = error;
         self.status.last_reconcile = Some(report::now());
+        self.status.attachments = self.attachments.as_mut().map(crate::attachments::Controller::status);
         let peers = PeerChanges::Whole(report::peers(&self.picture));
         let rejected = report::rejected(&self.picture.peers).collect();
         self.reporter.passed(&self.status, peers, Some(rejected), fresh);

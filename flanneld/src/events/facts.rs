@@ -76,6 +76,13 @@ impl Carrier {
 }
 
 impl Facts {
+    /// Nothing is planned from the underlay.
+    pub fn none() -> Self {
+        // no way out leaves by it
+        let chosen = Chosen { dev: IfName::new("lo").ok(), ..Chosen::default() };
+        Self { chosen, ..Self::default() }
+    }
+
     /// The facts in `survey`, from which the underlay was `chosen`, when `ours` are our devices and others' routes are
     /// `named`.
     pub fn new(chosen: Chosen, ours: &[IfName], named: Named, survey: &Survey) -> Self {

@@ -32,6 +32,8 @@ pub struct Options {
     pub health: Option<SocketAddr>,
     /// Packets to addresses of this host's subnet that no pod has are dropped here.
     pub blackhole_route: bool,
+    /// What plugins made for pods is repaired when somebody else changes it.
+    pub heal_attachments: bool,
     /// klog's verbosity.
     pub verbosity: i32,
     /// How log lines are written.
@@ -133,6 +135,10 @@ struct Raw {
     /// Drop packets to addresses of this host's subnet that no pod has (blackhole route)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     ip_blackhole_route: bool,
+    /// Repair bridge, ports and packet rules of this host's pods when somebody else changes them; the file
+    /// /run/cni-attachments/NETWORK/quarantine/ID@IF exempts one of them
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
+    heal_attachments: bool,
     /// Accepted for upstream's unit files, without effect
     #[arg(long, hide = true)]
     vmodule: Option<String>,
@@ -232,6 +238,7 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
             .filter(|port| *port > 0)
             .map(|port| SocketAddr::new(raw.healthz_ip, port)),
         blackhole_route: raw.ip_blackhole_route,
+        heal_attachments: raw.heal_attachments,
         verbosity: raw.v,
         log_format: raw.log_format,
         wireguard_key_file: crate::daemon::KEY_FILE.into(),

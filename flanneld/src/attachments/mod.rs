@@ -1,0 +1,283 @@
+//! The attachments controller: what plugins made on this host for pods is right again after somebody has changed it.
+//!
+//! The records of attachments say what that is ([`plan`]). There are five reasons to look: the kernel announced a change to
+//! one of these links, somebody changed a table of nf_tables that has such rules, a record has changed, this host has other
+//! subnets, and ten minutes have passed. It has its own sockets and its own kernel thread; none of its objects is another
+//! controller's.
+
+mod folders;
+pub mod plan;
+pub mod records;
+mod rules;
+pub mod status;
+mod work;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use attachment::record::DIRECTORY;
+use kernel::Kernel;
+use kernel::message::link::SeenLink;
+use overlay::lease::Subnets;
+use store::backoff::Backoff;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use self::folders::Folders;
+use self::plan::{Facts, History, Plan, plan};
+use self::records::{Records, Stale};
+use self::rules::RulesWatch;
+use self::status::Attachments;
+use self::work::{Done, execute, links};
+use crate::events::facts::Facts as Underlay;
+use crate::events::{Events, Interest};
+use crate::kernel_thread::{KernelThread, ThreadError};
+use crate::supervise::{Ended, Task};
+
+/// Nothing should change unnoticed; this is how long it lasts if something does.
+const AUDIT: Duration = Duration::from_secs(600);
+
+/// Between two looks: a burst of announcements is one reason.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// A record has changed: an ADD or a DEL has left the host as it must be, and there is no hurry.
+const LEISURE: Duration = Duration::from_millis(500);
+
+/// Somebody is at work on an attachment that must be looked at.
+const BUSY: Duration = Duration::from_millis(100);
+
+/// The controller cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no thread for the kernel work.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
+    /// The kernel's announcements cannot be received.
+    #[error("listen to the kernel: {0}")]
+    Listen(#[source] io::Error),
+    /// The records cannot be watched.
+    #[error("watch {DIRECTORY}: {0}")]
+    Records(#[source] io::Error),
+}
+
+/// The way to the controller. It ends with this.
+#[derive(Debug)]
+pub struct Controller {
+    subnets: watch::Sender<Subnets>,
+    status: watch::Receiver<Attachments>,
+    task: Task,
+}
+
+impl Controller {
+    /// Starts it in the network namespace of this thread. It does nothing before it knows this host's subnets. Needs a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn start() -> Result<Self, StartError> {
+        let events = Events::listen().map_err(StartError::Listen)?;
+        let directory = Path::new(DIRECTORY);
+        let folders = Folders::watch(directory).map_err(StartError::Records)?;
+        let kernel = KernelThread::start()?;
+        let (subnets, own) = watch::channel(Subnets::default());
+        let (reporter, status) = watch::channel(Attachments::default());
+        let work = Loop {
+            kernel,
+            events,
+            folders,
+            rules: RulesWatch::open(),
+            records: Records::new(directory),
+            stale: Stale::All,
+            look_at_rules: true,
+            subnets: own,
+            history: History::default(),
+            retry: Backoff::default(),
+            status: reporter,
+        };
+        Ok(Self { subnets, status, task: Task::spawn("the attachments controller", work.run()) })
+    }
+
+    /// This host's subnets: the attachments in them are looked after.
+    pub fn set_subnets(&self, subnets: Subnets) {
+        self.subnets.send_if_modified(|now| std::mem::replace(now, subnets) != subnets);
+    }
+
+    /// What the status says of it.
+    pub fn status(&mut self) -> Attachments {
+        self.status.borrow_and_update().clone()
+    }
+
+    /// Waits until the status says something new. Cancel-safe.
+    ///
+    /// # Errors
+    /// The controller has ended.
+    pub async fn news(&mut self) -> Result<(), Ended> {
+        let Self { status, task, .. } = self;
+        tokio::select! {
+            Ok(()) = status.changed() => Ok(()),
+            ended = task.ended() => Err(ended),
+        }
+    }
+}
+
+/// Everything that outlives a look.
+struct Loop {
+    kernel: KernelThread,
+    events: Events,
+    folders: Folders,
+    rules: RulesWatch,
+    records: Records,
+    stale: Stale,
+    look_at_rules: bool,
+    subnets: watch::Receiver<Subnets>,
+    history: History,
+    retry: Backoff,
+    status: watch::Sender<Attachments>,
+}
+
+impl Loop {
+    /// Ends when a part that it needs has ended.
+    async fn run(mut self) {
+        loop {
+            let due = match self.look().await {
+                Ok(due) => due,
+                Err(Trouble::Ended(error)) => {
+                    tracing::error!(%error, "the attachments controller cannot go on");
+                    return;
+                }
+                Err(Trouble::Refused(error)) => {
+                    let wait = self.retry.next();
+                    tracing::warn!(error, retry_ms = wait.as_millis() as u64, "attachments cannot be looked at");
+                    self.stale = Stale::All;
+                    Instant::now() + wait
+                }
+            };
+            if let Err(error) = self.wait(due).await {
+                tracing::error!(error, "the attachments controller cannot go on");
+                return;
+            }
+        }
+    }
+
+    /// Waits for a reason to look.
+    async fn wait(&mut self, due: Instant) -> Result<(), String> {
+        let rested = Instant::now() + QUIET;
+        let mut due = due;
+        loop {
+            tokio::select! {
+                news = self.events.news() => news.map_err(|ended| ended.to_string())?,
+                changed = self.rules.changed() => {
+                    changed.map_err(|error| error.to_string())?;
+                    self.look_at_rules = true;
+                }
+                stale = self.folders.changed() => {
+                    self.stale.extend(stale.map_err(|error| error.to_string())?);
+                    due = due.min(Instant::now() + LEISURE);
+                    continue;
+                }
+                changed = self.subnets.changed() => changed.map_err(|error| error.to_string())?,
+                () = tokio::time::sleep_until(due) => self.look_at_rules = true,
+            }
+            tokio::time::sleep_until(rested).await;
+            return Ok(());
+        }
+    }
+
+    /// Looks, repairs, and says when to look again at the latest.
+    async fn look(&mut self) -> Result<Instant, Trouble> {
+        self.events.survey_begins();
+        let looked = self.read().await?;
+        let all: Vec<SeenLink> = looked.links.values().cloned().collect();
+        self.events.survey_ends(&all);
+        let subnets = *self.subnets.borrow_and_update();
+        let facts = Facts { records: &self.records, links: &looked.links, subnets, now: Instant::now() };
+        let plan = Arc::new(plan(&facts, &mut self.history));
+        let wanted = plan.links();
+        self.events.set_interest(Interest {
+            wanted: Arc::new(wanted.state),
+            scope: wanted.scope,
+            facts: Underlay::none(),
+        });
+        let done = self.execute(plan.clone()).await?;
+        self.learn(&plan, &done, &looked.troubles);
+        Ok(self.due(&plan, &done))
+    }
+
+    /// Reads the records that are stale, and the host's links.
+    async fn read(&mut self) -> Result<Looked, Trouble> {
+        let nothing = Records::new(self.records.directory());
+        let (stale, mut records) = (std::mem::take(&mut self.stale), std::mem::replace(&mut self.records, nothing));
+        let read = move |kernel: &mut Kernel| {
+            let troubles = records.read(&stale);
+            (records, troubles, links(kernel))
+        };
+        let (records, troubles, links) = self.kernel.call(read).await?;
+        self.records = records;
+        Ok(Looked { links: links.map_err(|error| Trouble::Refused(error.to_string()))?, troubles })
+    }
+
+    async fn execute(&mut self, plan: Arc<Plan>) -> Result<Done, Trouble> {
+        let directory: PathBuf = self.records.directory().to_owned();
+        let rules = std::mem::take(&mut self.look_at_rules) && !plan.rules.is_empty();
+        let done = self.kernel.call(move |kernel| execute(kernel, &plan, &directory, rules)).await?;
+        done.map_err(|error| Trouble::Refused(error.to_string()))
+    }
+
+    fn learn(&mut self, plan: &Plan, done: &Done, troubles: &[String]) {
+        self.retry.reset();
+        for healed in &done.healed {
+            self.history.entry(healed.object.clone()).or_default().done(Instant::now());
+            tracing::warn!(
+                object = healed.object,
+                steps = healed.steps.join("; "),
+                "repaired what somebody else changed"
+            );
+        }
+        for (object, error) in &done.failed {
+            self.history.entry(object.clone()).or_default().done(Instant::now());
+            tracing::warn!(object, error, "cannot repair what somebody else changed");
+        }
+        self.status.send_if_modified(|status| {
+            let before = status.clone();
+            status.looked(plan, done, troubles);
+            for text in status.reported.iter().filter(|text| !before.reported.contains(text)) {
+                tracing::warn!("{text}");
+            }
+            *status != before
+        });
+    }
+
+    fn due(&self, plan: &Plan, done: &Done) -> Instant {
+        let now = Instant::now();
+        let audit = now + AUDIT;
+        let busy = done.busy.then_some(now + BUSY);
+        // what failed is tried again as often as anything is repaired
+        let failed = (!done.failed.is_empty()).then_some(now + LEISURE);
+        [busy, failed, plan.look_again].into_iter().flatten().fold(audit, Instant::min)
+    }
+}
+
+/// What a look found.
+struct Looked {
+    links: std::collections::BTreeMap<kernel::types::IfName, SeenLink>,
+    troubles: Vec<String>,
+}
+
+/// Why a look came to nothing.
+enum Trouble {
+    /// For good.
+    Ended(ThreadError),
+    /// To be tried again.
+    Refused(String),
+}
+
+impl From<ThreadError> for Trouble {
+    fn from(error: ThreadError) -> Self {
+        Self::Ended(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! How often something is repaired that somebody else changes again and again. Pure: time is an argument.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// More repairs of one object than this in a [`WINDOW`] are a fight, which nobody wins.
+const REPAIRS: usize = 5;
+
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// The repairs of one object.
+#[derive(Debug, Clone, Default)]
+pub struct Repairs {
+    at: VecDeque<Instant>,
+}
+
+impl Repairs {
+    /// When it may be repaired: now, or later when that was done too often.
+    pub fn allowed(&mut self, now: Instant) -> Instant {
+        while self.at.front().is_some_and(|at| *at + WINDOW <= now) {
+            self.at.pop_front();
+        }
+        if self.at.len() < REPAIRS { now } else { self.at.front().map_or(now, |at| *at + WINDOW) }
+    }
+
+    /// There was none within the last minute.
+    pub fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
+    /// It is repaired.
+    pub fn done(&mut self, now: Instant) {
+        self.at.push_back(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sixth_repair_in_a_minute_waits() {
+        let (start, mut repairs) = (Instant::now(), Repairs::default());
+        for n in 0..5 {
+            let now = start + Duration::from_secs(n);
+            assert_eq!(repairs.allowed(now), now);
+            repairs.done(now);
+        }
+        let now = start + Duration::from_secs(5);
+        assert_eq!(repairs.allowed(now), start + WINDOW);
+        assert_eq!(repairs.allowed(start + WINDOW), start + WINDOW, "the first one is a minute old");
+    }
+}
