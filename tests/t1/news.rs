@@ -91,7 +91,7 @@ pub fn every_change_is_announced_as_what_it_is() -> Outcome {
             vec!["Route(", "10.5.2.0", "RouteProtocol(70)"],
         ),
         ("ip route append 10.5.2.0/24 via 10.5.3.0 dev vx0 onlink", vec!["Route(", "ordinal: 1", "Some(10.5.3.0)"]),
-        ("ip route replace unreachable 10.5.2.0/24", vec!["Route(", "10.5.2.0", "Other(7)"]),
+        ("ip route replace unreachable 10.5.2.0/24", vec!["Route(", "10.5.2.0", "kind: Other(7)"]),
         ("ip -6 route add fd06::/64 dev vx0 metric 7", vec!["Route(", "fd06::", "metric: Some(7)"]),
         ("ip -6 route del fd06::/64 dev vx0 metric 7", vec!["Route(", "fd06::", "None)"]),
         ("ip link set vx0 down", vec!["Link(vx0, Some", "up: false"]),
