@@ -13,7 +13,7 @@ use kernel::state::{Port, Scope, State};
 use kernel::types::IfName;
 use serde_json::json;
 
-use crate::disturb::{cluster, repaired, run};
+use crate::disturb::{cluster, repaired, run, set_sysctl, sysctl};
 use crate::{Failure, Outcome};
 
 /// The bridge with its addresses, the pod's port, and the port's flags.
@@ -57,6 +57,17 @@ pub fn a_bridge_without_its_address() -> Outcome {
 
 pub fn a_bridge_with_another_mac() -> Outcome {
     is_repaired("cni0 after its MAC was changed", "ip link set cni0 address 02:00:00:00:00:99")
+}
+
+pub fn a_bridge_that_does_not_forward() -> Outcome {
+    const FORWARDING: &str = "net/ipv4/conf/cni0/forwarding";
+    let cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
+    let room = cluster.world.host(1)?;
+    set_sysctl(room, FORWARDING, "0")?;
+    repaired("cni0 after it was told not to forward", || {
+        let now = sysctl(room, FORWARDING)?;
+        Ok((now != "1").then_some(now))
+    })
 }
 
 pub fn a_port_that_is_unplugged() -> Outcome {

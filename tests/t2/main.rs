@@ -166,6 +166,7 @@ static TESTS: &[Test] = &[
     test!(attachments::a_bridge_that_is_down, IP),
     test!(attachments::a_bridge_without_its_address, IP),
     test!(attachments::a_bridge_with_another_mac, IP),
+    test!(attachments::a_bridge_that_does_not_forward),
     test!(attachments::a_port_that_is_unplugged, IP),
     test!(attachments::a_port_that_is_down, IP),
     test!(attachments::a_port_without_hairpin, IP, BRIDGE),

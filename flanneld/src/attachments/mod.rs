@@ -12,6 +12,7 @@ mod rules;
 pub mod status;
 mod work;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use attachment::record::DIRECTORY;
 use kernel::Kernel;
 use kernel::message::link::SeenLink;
+use kernel::types::IfName;
 use overlay::lease::Subnets;
 use store::backoff::Backoff;
 use tokio::sync::watch;
@@ -30,7 +32,7 @@ use self::plan::{Facts, History, Plan, plan};
 use self::records::{Records, Stale};
 use self::rules::RulesWatch;
 use self::status::Attachments;
-use self::work::{Done, execute, links};
+use self::work::{Done, Look, execute};
 use crate::events::facts::Facts as Underlay;
 use crate::events::{Events, Interest};
 use crate::kernel_thread::{KernelThread, ThreadError};
@@ -41,6 +43,9 @@ const AUDIT: Duration = Duration::from_secs(600);
 
 /// Between two looks: a burst of announcements is one reason.
 const QUIET: Duration = Duration::from_millis(20);
+
+/// The same when packet rules have changed: every ADD and DEL of a pod that has some announces that.
+const RULES_QUIET: Duration = Duration::from_millis(50);
 
 /// A record has changed: an ADD or a DEL has left the host as it must be, and there is no hurry.
 const LEISURE: Duration = Duration::from_millis(500);
@@ -90,7 +95,8 @@ impl Controller {
             rules: RulesWatch::open(),
             records: Records::new(directory),
             stale: Stale::All,
-            look_at_rules: true,
+            links: BTreeMap::new(),
+            next: Look::all(),
             subnets: own,
             history: History::default(),
             retry: Backoff::default(),
@@ -130,7 +136,9 @@ struct Loop {
     rules: RulesWatch,
     records: Records,
     stale: Stale,
-    look_at_rules: bool,
+    /// All links, as they were read last.
+    links: BTreeMap<IfName, SeenLink>,
+    next: Look,
     subnets: watch::Receiver<Subnets>,
     history: History,
     retry: Backoff,
@@ -150,7 +158,7 @@ impl Loop {
                 Err(Trouble::Refused(error)) => {
                     let wait = self.retry.next();
                     tracing::warn!(error, retry_ms = wait.as_millis() as u64, "attachments cannot be looked at");
-                    self.stale = Stale::All;
+                    (self.stale, self.next) = (Stale::All, Look::all());
                     Instant::now() + wait
                 }
             };
@@ -162,37 +170,45 @@ impl Loop {
     }
 
     /// Waits for a reason to look.
-    async fn wait(&mut self, due: Instant) -> Result<(), String> {
-        let rested = Instant::now() + QUIET;
-        let mut due = due;
-        loop {
+    async fn wait(&mut self, mut due: Instant) -> Result<(), String> {
+        let last = Instant::now();
+        let quiet = loop {
             tokio::select! {
-                news = self.events.news() => news.map_err(|ended| ended.to_string())?,
+                news = self.events.news() => {
+                    news.map_err(|ended| ended.to_string())?;
+                    self.next.links = true;
+                    break QUIET;
+                }
                 changed = self.rules.changed() => {
                     changed.map_err(|error| error.to_string())?;
-                    self.look_at_rules = true;
+                    self.next.rules = true;
+                    break RULES_QUIET;
                 }
                 stale = self.folders.changed() => {
                     self.stale.extend(stale.map_err(|error| error.to_string())?);
                     due = due.min(Instant::now() + LEISURE);
-                    continue;
                 }
-                changed = self.subnets.changed() => changed.map_err(|error| error.to_string())?,
-                () = tokio::time::sleep_until(due) => self.look_at_rules = true,
+                changed = self.subnets.changed() => {
+                    changed.map_err(|error| error.to_string())?;
+                    self.next = Look::all();
+                    break QUIET;
+                }
+                () = tokio::time::sleep_until(due) => {
+                    self.next = Look::all();
+                    break QUIET;
+                }
             }
-            tokio::time::sleep_until(rested).await;
-            return Ok(());
-        }
+        };
+        tokio::time::sleep_until(last + quiet).await;
+        Ok(())
     }
 
     /// Looks, repairs, and says when to look again at the latest.
     async fn look(&mut self) -> Result<Instant, Trouble> {
-        self.events.survey_begins();
-        let looked = self.read().await?;
-        let all: Vec<SeenLink> = looked.links.values().cloned().collect();
-        self.events.survey_ends(&all);
+        let look = std::mem::take(&mut self.next);
+        let troubles = self.read(look).await?;
         let subnets = *self.subnets.borrow_and_update();
-        let facts = Facts { records: &self.records, links: &looked.links, subnets, now: Instant::now() };
+        let facts = Facts { records: &self.records, links: &self.links, subnets, now: Instant::now() };
         let plan = Arc::new(plan(&facts, &mut self.history));
         let wanted = plan.links();
         self.events.set_interest(Interest {
@@ -200,28 +216,35 @@ impl Loop {
             scope: wanted.scope,
             facts: Underlay::none(),
         });
-        let done = self.execute(plan.clone()).await?;
-        self.learn(&plan, &done, &looked.troubles);
+        let done = self.execute(plan.clone(), look).await?;
+        self.learn(&plan, &done, &troubles);
         Ok(self.due(&plan, &done))
     }
 
-    /// Reads the records that are stale, and the host's links.
-    async fn read(&mut self) -> Result<Looked, Trouble> {
+    /// Reads the records that are stale, and the host's links. What of the records cannot be read.
+    async fn read(&mut self, look: Look) -> Result<Vec<String>, Trouble> {
         let nothing = Records::new(self.records.directory());
         let (stale, mut records) = (std::mem::take(&mut self.stale), std::mem::replace(&mut self.records, nothing));
+        if look.links {
+            self.events.survey_begins();
+        }
         let read = move |kernel: &mut Kernel| {
             let troubles = records.read(&stale);
-            (records, troubles, links(kernel))
+            (records, troubles, look.links.then(|| kernel.links()))
         };
         let (records, troubles, links) = self.kernel.call(read).await?;
         self.records = records;
-        Ok(Looked { links: links.map_err(|error| Trouble::Refused(error.to_string()))?, troubles })
+        if let Some(links) = links {
+            let links = links.map_err(|error| Trouble::Refused(error.to_string()))?;
+            self.events.survey_ends(&links);
+            self.links = links.into_iter().map(|link| (link.name.clone(), link)).collect();
+        }
+        Ok(troubles)
     }
 
-    async fn execute(&mut self, plan: Arc<Plan>) -> Result<Done, Trouble> {
+    async fn execute(&mut self, plan: Arc<Plan>, look: Look) -> Result<Done, Trouble> {
         let directory: PathBuf = self.records.directory().to_owned();
-        let rules = std::mem::take(&mut self.look_at_rules) && !plan.rules.is_empty();
-        let done = self.kernel.call(move |kernel| execute(kernel, &plan, &directory, rules)).await?;
+        let done = self.kernel.call(move |kernel| execute(kernel, &plan, &directory, look)).await?;
         done.map_err(|error| Trouble::Refused(error.to_string()))
     }
 
@@ -257,12 +280,6 @@ impl Loop {
         let failed = (!done.failed.is_empty()).then_some(now + LEISURE);
         [busy, failed, plan.look_again].into_iter().flatten().fold(audit, Instant::min)
     }
-}
-
-/// What a look found.
-struct Looked {
-    links: std::collections::BTreeMap<kernel::types::IfName, SeenLink>,
-    troubles: Vec<String>,
 }
 
 /// Why a look came to nothing.

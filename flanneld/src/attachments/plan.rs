@@ -260,12 +260,16 @@ impl Plan {
             // a link without IPv6 has no such setting
             if seen.is_none_or(|seen| seen.ipv6.is_some()) {
                 object.state.conf("ipv6", &dev, "accept_ra", "0");
-                object.scope.sysctls.extend(object.state.sysctls.keys().cloned());
             }
         }
         for net in shared.addresses() {
             object.state.address(&dev, net, true);
+            // what pods send to their gateway is to be sent on
+            if net.is_ipv4() {
+                object.state.conf("ipv4", &dev, "forwarding", "1");
+            }
         }
+        object.scope.sysctls.extend(object.state.sysctls.keys().cloned());
         // what others have put on it stays
         (object.scope.addresses, object.scope.keep) = (vec![dev.clone()], true);
         self.shared.insert(dev, object);

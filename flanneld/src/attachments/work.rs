@@ -5,7 +5,6 @@ use std::path::Path;
 
 use attachment::record::{Locked, Record, RuleRecord};
 use kernel::diff::{Conflict, Step};
-use kernel::message::link::SeenLink;
 use kernel::nft::TableKey;
 use kernel::state::{NftTable, State};
 use kernel::types::IfName;
@@ -14,9 +13,20 @@ use kernel::{Kernel, KernelError, Outcome};
 use super::plan::{Finding, Object, Plan, Ruled};
 use super::records::Name;
 
-/// All links of the host, by name.
-pub fn links(kernel: &mut Kernel) -> Result<BTreeMap<IfName, SeenLink>, KernelError> {
-    Ok(kernel.links()?.into_iter().map(|link| (link.name.clone(), link)).collect())
+/// What is looked at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Bridges and ports.
+    pub links: bool,
+    /// Packet rules.
+    pub rules: bool,
+}
+
+impl Look {
+    /// Everything.
+    pub fn all() -> Self {
+        Self { links: true, rules: true }
+    }
 }
 
 /// An object that was repaired.
@@ -43,22 +53,21 @@ pub struct Done {
     pub busy: bool,
 }
 
-/// Takes the plan's objects one by one, bridges first, and repairs those that differ. `rules`: packet rules are looked at,
-/// too.
+/// Takes the plan's objects one by one, bridges first, and repairs those that differ.
 ///
 /// # Errors
 /// The kernel could not be read; nothing more was changed.
-pub fn execute(kernel: &mut Kernel, plan: &Plan, directory: &Path, rules: bool) -> Result<Done, KernelError> {
+pub fn execute(kernel: &mut Kernel, plan: &Plan, directory: &Path, look: Look) -> Result<Done, KernelError> {
     let mut work = Work { kernel, directory, done: Done::default() };
     work.confirm(&plan.findings);
-    for (kind, objects) in [("bridge", &plan.shared), ("port", &plan.ports)] {
+    for (kind, objects) in [("bridge", &plan.shared), ("port", &plan.ports)].into_iter().filter(|_| look.links) {
         for dev in work.differing(objects)? {
             if let Some(object) = objects.get(&dev) {
                 work.repair(kind, &dev, object)?;
             }
         }
     }
-    if rules {
+    if look.rules {
         work.repair_rules(&plan.rules)?;
     }
     Ok(work.done)

@@ -79,6 +79,11 @@ pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
         let rows: Vec<_> = status.rejected.iter().map(|r| [r.key.clone(), r.reason.clone()]).collect();
         screen.table(["key", "reason"], &rows)?;
     }
+    if let Some(attachments) = status.attachments.as_ref().filter(|attachments| !attachments.reported.is_empty()) {
+        screen.title("Pods whose attachment is not as it was made")?;
+        let rows: Vec<_> = attachments.reported.iter().map(|text| [text.clone()]).collect();
+        screen.table(["what is wrong"], &rows)?;
+    }
     if !status.foreign_routes.is_empty() {
         screen.title("Other programs' routes inside the network")?;
         let rows: Vec<_> = status.foreign_routes.iter().map(|route| [route.clone()]).collect();
@@ -102,8 +107,16 @@ fn host(status: &Status) -> Vec<[String; 2]> {
         row("underlay", underlay.unwrap_or_default()),
         row("pods' MTU", if status.mtu == 0 { String::new() } else { status.mtu.to_string() }),
         row("drift repaired", drift.join(", ")),
+        row("attachments", attachments(status)),
         row("last pass", status.last_reconcile.clone().unwrap_or_default()),
     ]
+}
+
+fn attachments(status: &Status) -> String {
+    let Some(attachments) = &status.attachments else { return "not looked after".to_owned() };
+    let healed = attachments.healed.iter().map(|(kind, count)| format!(", {kind} repaired {count}"));
+    let exempted = attachments.quarantined.iter().map(|name| format!(", {name} exempted"));
+    format!("{}{}", attachments.count, healed.chain(exempted).collect::<String>())
 }
 
 fn store(status: &Status) -> String {

@@ -138,6 +138,7 @@ fn a_record_says_what_bridge_port_and_rules_must_be() {
         [
             "cni0 up true mac Some(02:00:00:00:00:11) mtu None master None alias None",
             "10.5.1.1/24 on cni0",
+            "net/ipv4/conf/cni0/forwarding=1",
             "net/ipv6/conf/cni0/accept_ra=0",
             "keep true vlans [] owners 1",
         ]
@@ -168,7 +169,10 @@ fn a_bridge_that_a_plugin_made_is_made_again_as_it_was() {
     assert!(plan.shared.is_empty() && plan.ports.is_empty());
     // nor is it changed, but for the gateway's address, which ADD gave it
     let plan = planned(&[(who("a"), theirs)], &[cni0(), veth(7, MAC)], &[]);
-    assert_eq!(lines(&plan.shared[&name("cni0")]), ["10.5.1.1/24 on cni0", "keep true vlans [] owners 1"]);
+    assert_eq!(
+        lines(&plan.shared[&name("cni0")]),
+        ["10.5.1.1/24 on cni0", "net/ipv4/conf/cni0/forwarding=1", "keep true vlans [] owners 1"]
+    );
 }
 
 #[test]
