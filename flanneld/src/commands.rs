@@ -1,4 +1,4 @@
-//! The extension backend's commands, run without a shell. No other program is run by the daemon.
+//! Runs the extension backend's commands without a shell. The daemon runs no other program.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -13,54 +13,54 @@ use tokio::process::Command;
 
 use crate::flags::Environment;
 
-/// No command may take longer.
+/// The time limit of a command.
 pub const LIMIT: Duration = Duration::from_secs(30);
-/// What is read of a command's output.
+/// The most bytes that are read of a command's output.
 const OUTPUT: u64 = 64 * 1024;
-/// What of it is in an error.
+/// The most characters of the output in an error.
 const SHOWN: usize = 400;
 
-/// What a command is told beside its words.
+/// The input of a command besides its words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Input {
-    /// Variables, for its words and for its environment.
+    /// Variables, for the words and for the environment.
     pub variables: Vec<(&'static str, String)>,
-    /// Its standard input.
+    /// The standard input.
     pub stdin: String,
 }
 
-/// A command that did not do what it was run for.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
-    /// The first word names nothing, as a variable that is not set does.
+    /// The first word is empty, for instance because its variable is not set.
     #[error("the command's first word is empty: is a variable not set?")]
     Nothing,
-    /// It cannot be run.
+    /// The program cannot be started.
     #[error("{program}: cannot be run: {source}{}", hint(source))]
     Start {
-        /// The first word.
+        /// The command's first word.
         program: String,
-        /// Why not.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// It ended with an error.
+    /// The command ended with an error.
     #[error("{program}: {status}{}", said(output))]
     Failed {
-        /// The first word.
+        /// The command's first word.
         program: String,
-        /// How it ended.
+        /// The exit status.
         status: ExitStatus,
-        /// What it printed.
+        /// The command's output.
         output: String,
     },
-    /// It did not end, and was killed.
+    /// The command exceeded the time limit and was killed.
     #[error("{program}: killed after {} s{}", limit.as_secs(), said(output))]
     TooLong {
-        /// The first word.
+        /// The command's first word.
         program: String,
-        /// How long it had.
+        /// The time limit.
         limit: Duration,
-        /// What it printed.
+        /// The command's output up to then.
         output: String,
     },
 }
@@ -79,7 +79,7 @@ fn said(output: &str) -> String {
     if output.is_empty() { String::new() } else { format!(": {}", lines.join(" | ")) }
 }
 
-/// The words as the program gets them. A variable is the input's, else the daemon's own.
+/// The words after variables are replaced. A variable comes from the input, or else from the daemon's environment.
 fn words(command: &Words, input: &Input, environment: &Environment) -> Vec<String> {
     let value = |name: &str| {
         let given = input.variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
@@ -88,13 +88,13 @@ fn words(command: &Words, input: &Input, environment: &Environment) -> Vec<Strin
     command.words.iter().map(|word| expand(word, value)).collect()
 }
 
-/// Runs a command to its end, and gives what it printed on both of its outputs, without white space at its ends.
+/// Runs a command to its end. Returns its standard output and error together, without white space around them.
 ///
-/// Its input and output are files in memory: however large they are, nobody waits for the other, and what it leaves
-/// running in the background keeps nobody waiting either.
+/// Input and output are files in memory. So the command never waits for the daemon to read or write, and a background
+/// process that it leaves running does not keep the daemon waiting.
 ///
 /// # Errors
-/// It cannot be run, ends with an error, or takes longer than `limit`.
+/// The command cannot be started, ends with an error, or takes longer than `limit`.
 pub async fn run(
     command: &Words,
     input: &Input,
@@ -120,7 +120,7 @@ pub async fn run(
     let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
     let ended = tokio::time::timeout(limit, child.wait()).await;
     if ended.is_err() {
-        // with what it has started; it may have ended just now
+        // also kills what it has started; it fails if the command has just ended
         let _ = group.map(|group| kill_process_group(group, Signal::KILL));
         let _ = child.wait().await;
     }
@@ -142,7 +142,7 @@ fn in_memory(content: &[u8]) -> io::Result<File> {
 
 fn read(mut file: File) -> String {
     let mut bytes = Vec::new();
-    // memory that is there can be read
+    // a file in memory can always be read
     let _ = file.rewind().and_then(|()| file.take(OUTPUT).read_to_end(&mut bytes));
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
@@ -210,6 +210,6 @@ mod tests {
             Ok(stat) => Err(stat),
             Err(_) => Ok(()),
         };
-        crate::lab::wait::eventually("the child is gone", Duration::from_secs(5), gone).unwrap();
+        lab::wait::eventually("the child is gone", Duration::from_secs(5), gone).unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! The network's configuration as the daemon follows it: what the store says now, and the last that was good.
+//! The network configuration: the one in the store, and the last valid one, which is in force.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Nothing is known yet. `absent` is said when the store has none.
+    /// No configuration yet. `absent` is the error while the store has none.
     pub fn new(absent: &'static str) -> Self {
         Self { absent, seen: None, good: None, error: None }
     }
 
-    /// Takes what the store says; true when that changed what is in force. A configuration that is gone or cannot be
-    /// used changes nothing: a typing mistake must not take a network down.
+    /// Takes the store's configuration. Returns true if the one in force changes. A missing or invalid configuration
+    /// changes nothing: a typing mistake must not take down a network.
     pub fn take(&mut self, text: Option<&Arc<[u8]>>) -> bool {
         if self.seen.as_ref().map(Option::as_ref) == Some(text) {
             return false;
@@ -54,7 +54,7 @@ impl Config {
         self.good.as_ref()
     }
 
-    /// What is wrong with the store's.
+    /// What is wrong with the configuration in the store.
     pub fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }

@@ -1,10 +1,10 @@
-//! Notice that the kernel contradicts what is desired, or that what planning depends on has changed. Only that: what it
-//! is now is read again by whoever is woken.
+//! Notices when the kernel contradicts the desired state, or when a fact on which the plan depends changes. It only
+//! notifies: whoever is woken reads the new state.
 
 pub mod facts;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::{Stream, StreamExt};
 use kernel::message::link::SeenLink;
@@ -20,38 +20,43 @@ use self::facts::Facts;
 use crate::supervise::{Ended, Task};
 use store::backoff::Backoff;
 
-/// What the daemon compares a kernel announcement with, to decide whether it needs a pass.
+/// What the kernel's announcements are compared with.
 #[derive(Debug, Default)]
 pub struct Interest {
-    /// What is wanted of the kernel. An announcement that agrees with it is no news: most are of what we wrote.
-    pub wanted: Arc<State>,
+    /// What is desired of the kernel; `None`: nothing. An announcement that agrees with it is no news: most are of what we
+    /// wrote. It belongs to whoever plans, and changes in place; when it is gone everything is news.
+    pub desired: Option<Weak<State>>,
     /// Which of the kernel's objects are ours.
-    pub scope: Scope,
+    pub scope: Arc<Scope>,
     /// What it was planned from.
-    pub facts: Facts,
+    pub facts: Arc<Facts>,
 }
 
-/// Which of the kernel's announcements are a reason to look.
+/// Decides which of the kernel's announcements are a reason for a pass.
 #[derive(Debug, Default)]
 struct Filter {
     reader: Reader,
-    /// `None` before the first pass knows it: everything is news.
+    /// `None` before the first pass: then everything is news.
     interest: Option<Interest>,
-    /// The facts are those of the last survey. They are not from the moment that one begins: what it reads may be older
-    /// than what is announced meanwhile, or newer.
+    /// Whether the facts are those of the last survey. They are not while a survey runs, because what it reads may be
+    /// older or newer than what is announced meanwhile.
     facts_hold: bool,
 }
 
 impl Filter {
-    /// True when `announcement` is a reason to look.
-    fn hear(&mut self, announcement: Announcement) -> bool {
+    /// Whether `announcement` is a reason for a pass.
+    fn matches(&mut self, announcement: Announcement) -> bool {
         let news = self.reader.read(announcement);
         news.iter().any(|news| self.matters(news))
     }
 
     fn matters(&mut self, news: &News) -> bool {
-        let Some(Interest { wanted, scope, facts }) = &self.interest else { return true };
-        if contradicts(news, wanted, scope) {
+        let Some(Interest { desired, scope, facts }) = &self.interest else { return true };
+        let contradicted = match desired {
+            Some(desired) => desired.upgrade().is_none_or(|desired| contradicts(news, &desired, scope)),
+            None => contradicts(news, &State::default(), scope),
+        };
+        if contradicted {
             return true;
         }
         let changed = facts.touched_by(news) && !(self.facts_hold && facts.agree_with(news));
@@ -59,14 +64,14 @@ impl Filter {
         changed
     }
 
-    /// Announcements were lost.
+    /// Notes that announcements were lost.
     fn overrun(&mut self) {
         self.reader.forget();
         self.facts_hold = false;
     }
 }
 
-/// Follows the kernel's announcements while it lives.
+/// Follows the kernel's announcements. Dropping it ends that.
 #[derive(Debug)]
 pub struct Events {
     filter: Arc<Mutex<Filter>>,
@@ -75,7 +80,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// Listens in the network namespace of this thread; should the socket fail, on another one. Needs a tokio runtime.
+    /// Listens in the network namespace of this thread. If the socket fails, it opens a new one. Needs a tokio runtime.
     pub fn listen() -> io::Result<Self> {
         let mut next = Ok(connect()?);
         let (filter, news) = (Arc::new(Mutex::new(Filter::default())), Arc::new(Notify::new()));
@@ -87,17 +92,17 @@ impl Events {
                     Ok((connection, handle, messages)) => {
                         tokio::select! {
                             () = connection => {}
-                            () = hear(messages, &judge, &waker) => {}
+                            () = follow(messages, &judge, &waker) => {}
                         }
-                        // kept until here: the connection ends with it
+                        // dropped only here, because it ends the connection
                         drop(handle);
-                        tracing::warn!("the kernel's announcements ended; listening anew");
+                        tracing::warn!("the connection for the kernel's announcements ended; connecting again");
                     }
-                    Err(error) => tracing::warn!(%error, "the kernel's announcements cannot be heard"),
+                    Err(error) => tracing::warn!(%error, "cannot receive the kernel's announcements"),
                 }
                 tokio::time::sleep(backoff.next()).await;
                 next = connect();
-                // whatever was announced in between
+                // announcements in between were lost
                 lock(&judge).overrun();
                 waker.notify_one();
             }
@@ -106,19 +111,19 @@ impl Events {
         Ok(Self { filter, news, task })
     }
 
-    /// The kernel is about to be read: all that planning depends on.
+    /// Call it before a survey reads the facts from the kernel.
     pub fn survey_begins(&self) {
         let mut filter = lock(&self.filter);
         filter.facts_hold = false;
         filter.reader.survey_begins();
     }
 
-    /// It is read, and `links` are all links.
+    /// Call it after the survey. `links` are all links.
     pub fn survey_ends(&self, links: &[SeenLink]) {
         lock(&self.filter).reader.survey_ends(links);
     }
 
-    /// Replaces what the news is held against.
+    /// Replaces what announcements are compared with.
     pub fn set_interest(&self, interest: Interest) {
         let mut filter = lock(&self.filter);
         filter.interest = Some(interest);
@@ -128,7 +133,7 @@ impl Events {
     /// Waits for news since the last call. Cancel-safe.
     ///
     /// # Errors
-    /// The reader has ended: there will be no news.
+    /// The reader has ended, so there will be no more news.
     pub async fn news(&mut self) -> Result<(), Ended> {
         tokio::select! {
             () = self.news.notified() => Ok(()),
@@ -139,8 +144,8 @@ impl Events {
 
 type Message = (NetlinkMessage<Announcement>, SocketAddr);
 
-/// As rtnetlink's own connection for announcements, but with messages that [`kernel::news`] reads: rtnetlink's drops
-/// those that it cannot read.
+/// Connects as rtnetlink does for announcements, but passes on messages for [`kernel::news`] to read: rtnetlink drops
+/// those that it cannot decode.
 fn connect()
 -> io::Result<(Connection<Announcement>, ConnectionHandle<Announcement>, impl Stream<Item = Message> + Unpin)> {
     let (mut connection, handle, messages) = new_connection_with_socket::<Announcement, TokioSocket>(NETLINK_ROUTE)?;
@@ -148,11 +153,11 @@ fn connect()
     Ok((connection, handle, messages))
 }
 
-async fn hear(mut messages: impl Stream<Item = Message> + Unpin, filter: &Mutex<Filter>, news: &Notify) {
+async fn follow(mut messages: impl Stream<Item = Message> + Unpin, filter: &Mutex<Filter>, news: &Notify) {
     while let Some((message, _)) = messages.next().await {
         let matters = match message.payload {
-            NetlinkPayload::InnerMessage(announcement) => lock(filter).hear(announcement),
-            // whatever the lost ones told, it is read again
+            NetlinkPayload::InnerMessage(announcement) => lock(filter).matches(announcement),
+            // the lost announcements do not matter, because everything is read again
             NetlinkPayload::Overrun(_) => {
                 lock(filter).overrun();
                 true

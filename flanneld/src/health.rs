@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`, by HTTP.
+//! Serves `/healthz`, `/readyz` and `/metrics` over HTTP.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -19,43 +19,43 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::metrics::{Exposition, Metrics};
-use crate::status::rfc3339;
 use crate::supervise::{Ended, Task};
+use overlay::status::rfc3339;
 use store::backoff::Backoff;
 
-/// A probe sends its request at once.
+/// The time limit for a request. A probe sends its request at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connections at a time.
+/// The most connections at a time.
 const MOST: usize = 64;
 
-/// While connections cannot be accepted: a probe's patience is a second.
+/// The longest pause after a connection could not be accepted. A probe waits for a second.
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
-/// What `/readyz` answers: this host is ready while all of its conditions hold. A clone is the same.
+/// The answer of `/readyz`: this host is ready while all conditions hold. Clones share the conditions.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness(Arc<Mutex<Conditions>>);
 
 #[derive(Debug, Default)]
 struct Conditions {
-    /// By name; why one does not hold.
+    /// The conditions by name, each with the reason if it does not hold.
     all: BTreeMap<&'static str, Result<(), String>>,
-    /// Since when the store cannot be followed, and why; `None` while it is. It makes no host unready.
+    /// Since when the store cannot be read, and why; `None` if it can. The host stays ready.
     stale: Option<(SystemTime, Arc<str>)>,
 }
 
 impl Readiness {
-    /// Sets a condition. Whoever is responsible for one sets it before it is first asked for.
+    /// Sets a condition. Its owner must set it before anybody asks.
     pub fn set(&self, name: &'static str, holds: Result<(), String>) {
         self.lock().all.insert(name, holds);
     }
 
-    /// Sets since when the store cannot be followed, and why.
+    /// Sets since when the store cannot be read, and why.
     pub fn set_stale(&self, stale: Option<(SystemTime, Arc<str>)>) {
         self.lock().stale = stale;
     }
 
-    /// There is a condition, and all hold.
+    /// Whether there is a condition and all conditions hold.
     pub fn is_ready(&self) -> bool {
         self.lock().is_ready()
     }
@@ -64,7 +64,7 @@ impl Readiness {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Status and text of the answer.
+    /// The status code and text of the answer.
     fn answer(&self) -> (StatusCode, String) {
         let conditions = self.lock();
         let (status, mut text) = match conditions.is_ready() {
@@ -92,7 +92,7 @@ impl Conditions {
     }
 }
 
-/// The server. It ends with this.
+/// The server. Dropping it ends it.
 #[derive(Debug)]
 pub struct Health {
     address: SocketAddr,
@@ -103,7 +103,7 @@ impl Health {
     /// Serves on `address`. Needs a tokio runtime.
     ///
     /// # Errors
-    /// The address cannot be had.
+    /// The address cannot be bound.
     pub fn serve(address: SocketAddr, ready: Readiness, metrics: Metrics) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -113,19 +113,19 @@ impl Health {
         Ok(Self { address, task })
     }
 
-    /// Where it listens: with port 0 asked for, the one that was given.
+    /// The address that it is bound to. If port 0 was requested, this has the assigned port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Waits until it has ended. Cancel-safe.
+    /// Waits until the server has ended. Cancel-safe.
     pub async fn ended(&mut self) -> Ended {
         self.task.ended().await
     }
 }
 
-/// Accepts for as long as it is polled. Whoever connects is served: when there are too many, or no descriptor is left,
-/// the connection goes that has been idle for longest.
+/// Accepts connections while it is polled. Every connection is served: if there are too many, or no descriptor is left,
+/// the one that has been idle for longest is closed.
 async fn accept(listener: TcpListener, ready: Readiness, metrics: Metrics) {
     let (mut places, mut conversations) = (Places::default(), JoinSet::new());
     let mut backoff = Backoff::default();
@@ -141,7 +141,7 @@ async fn accept(listener: TcpListener, ready: Readiness, metrics: Metrics) {
                 });
                 places.put(used, task);
             }
-            // the peer has gone, or there is no descriptor left: others may still be served
+            // the peer has gone, or no descriptor is left; other connections may still be served
             Err(error) => {
                 let wait = backoff.next();
                 tracing::debug!(%error, retry_ms = wait.as_millis() as u64, "health: a connection cannot be accepted");
@@ -152,10 +152,10 @@ async fn accept(listener: TcpListener, ready: Readiness, metrics: Metrics) {
     }
 }
 
-/// When a connection was used last, counted over all of them.
+/// The time of a connection's last use, as a count of all uses.
 type Used = Arc<AtomicU64>;
 
-/// The connections that are open.
+/// The open connections.
 #[derive(Debug, Default)]
 struct Places {
     open: Vec<(Used, AbortHandle)>,
@@ -163,7 +163,7 @@ struct Places {
 }
 
 impl Places {
-    /// A place for one more.
+    /// Makes room for one more connection.
     fn take(&mut self) -> Use {
         self.open.retain(|(_, task)| !task.is_finished());
         if self.open.len() >= MOST {
@@ -178,7 +178,7 @@ impl Places {
         self.open.push((used.used, task));
     }
 
-    /// Ends the connection that has been idle for longest.
+    /// Closes the connection that has been idle for longest.
     fn free_one(&mut self) {
         let idlest = self.open.iter().enumerate().min_by_key(|(_, (used, _))| used.load(Ordering::Relaxed));
         if let Some(at) = idlest.map(|(at, _)| at) {
@@ -187,7 +187,7 @@ impl Places {
     }
 }
 
-/// Notes the use of one connection.
+/// Notes each use of a connection.
 #[derive(Debug, Clone)]
 struct Use {
     used: Used,
@@ -215,7 +215,7 @@ async fn converse(stream: TcpStream, ready: &Readiness, metrics: &Metrics, used:
     }
 }
 
-/// Upstream's answers, to any method.
+/// Upstream's answers; the method does not matter.
 fn answer(request: &Request<Incoming>, ready: &Readiness, metrics: &Metrics) -> Response<Full<Bytes>> {
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
     let exposition = Exposition::accepted(accept);
@@ -288,7 +288,7 @@ mod tests {
         assert!(Health::serve(at, ready, metrics).is_err(), "the port is taken");
     }
 
-    /// Asks without closing, and reads the answer.
+    /// Sends a request, keeps the connection open, and reads the answer.
     async fn ask(stream: &mut TcpStream) -> io::Result<String> {
         stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await?;
         let mut text = Vec::new();
@@ -313,7 +313,7 @@ mod tests {
         Health::serve("127.0.0.1:0".parse().unwrap(), Readiness::default(), Metrics::default()).unwrap()
     }
 
-    /// A probe's patience is a second or more.
+    /// Waits for at most 5 s; a probe waits for a second or more.
     async fn soon<T>(what: impl Future<Output = T>) -> T {
         tokio::time::timeout(Duration::from_secs(5), what).await.expect("healthz does not answer")
     }
@@ -340,7 +340,7 @@ mod tests {
         for stream in &mut streams {
             soon(ask(stream)).await.unwrap();
         }
-        // the first is used again
+        // use the first one again
         soon(ask(&mut streams[0])).await.unwrap();
         let mut more = connected(&health, 1).await;
         soon(ask(&mut more[0])).await.unwrap();
@@ -355,7 +355,7 @@ mod tests {
         let mut streams = connected(&health, 2 * MOST).await;
         for (n, stream) in streams.iter_mut().enumerate() {
             let part: &[u8] = if n % 2 == 0 { b"GET /met" } else { b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" };
-            // those that came first are closed by now
+            // the server has already closed the first ones
             let _ = stream.write_all(part).await;
         }
         assert!(soon(get(health.address(), "GET /healthz")).await.ends_with("flanneld is running"));

@@ -1,4 +1,4 @@
-//! The thread that owns the netlink sockets. What is to be done with them is sent to it; it never decides.
+//! The thread that owns the netlink sockets. It carries out work that is sent to it and decides nothing.
 
 use std::sync::mpsc;
 use std::thread;
@@ -8,22 +8,22 @@ use tokio::sync::oneshot;
 
 type Job = Box<dyn FnOnce(&mut Kernel) + Send>;
 
-/// The way to the thread. It ends when this is dropped and its work is done.
+/// The handle of the thread, which ends when the handle is dropped and its work is done.
 #[derive(Debug)]
 pub struct KernelThread {
     jobs: mpsc::Sender<Job>,
 }
 
-/// The thread cannot be started, or it has panicked.
+/// The thread cannot start, or it has panicked.
 #[derive(Debug, thiserror::Error)]
 pub enum ThreadError {
-    /// There is no socket to work with.
+    /// A netlink socket cannot be opened.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// There is no thread to be had.
+    /// The thread cannot be created.
     #[error("start the kernel thread: {0}")]
     Start(#[source] std::io::Error),
-    /// A defect of ours; its message is on stderr.
+    /// The thread has panicked, which is a bug. The panic's message is on stderr.
     #[error("the kernel thread has ended")]
     Gone,
 }
@@ -38,7 +38,7 @@ impl KernelThread {
         Ok(Self { jobs })
     }
 
-    /// Has `work` done and waits for what it returns.
+    /// Runs `work` on the thread and returns its result.
     pub async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Kernel) -> T + Send + 'static,

@@ -1,27 +1,24 @@
-//! The daemon that keeps a host equal to the leases, the operator's tool, and the lab that shows and tests both.
+//! The daemon that keeps a host equal to the leases.
 
 pub mod attachments;
 pub mod claims;
 pub mod commands;
 pub mod config;
-pub mod ctl;
 pub mod daemon;
 pub mod events;
 pub mod flags;
 pub mod health;
 pub mod instance;
 pub mod kernel_thread;
-pub mod lab;
 pub mod logging;
 pub mod metrics;
+pub mod overlay;
 pub mod repairs;
 pub mod report;
-pub mod status;
 
 pub mod supervise;
 pub mod systemd;
 pub mod udp;
-pub mod underlay;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -31,7 +28,7 @@ use store::StoreOptions;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::daemon::{Daemon, DaemonError};
-use crate::flags::{Command, Options, Select};
+use crate::flags::{Command, Options};
 use crate::instance::Instance;
 
 /// A flag that cannot be followed: EX_USAGE of sysexits(3), so that a supervisor need not try again. Upstream exits with 0,
@@ -73,7 +70,7 @@ pub fn run(args: &[String], env: &BTreeMap<String, String>) -> ExitCode {
 
 /// The first line: which program this is, and what it was told. Nothing of it is a secret.
 fn introduce(options: &Options) {
-    let Select { iface, iface_regex, can_reach, public_ip, public_ipv6 } = &options.select;
+    let ::overlay::underlay::Select { iface, iface_regex, can_reach, public_ip, public_ipv6 } = &options.select;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         store = store(&options.store),

@@ -1,4 +1,4 @@
-//! What the daemon counts, in the names and units of Prometheus.
+//! The daemon's metrics, with names and units in Prometheus' style.
 
 mod process;
 
@@ -15,28 +15,28 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::status::Reach;
 use crate::udp::counters::Counters;
 use crate::udp::metrics::Crossed;
+use overlay::status::Reach;
 
-/// What can drift, by `Step::object`.
+/// The kinds of object that can drift, as `Step::object` names them.
 const KINDS: [&str; 9] =
     ["link", "sysctl", "address", "wireguard", "wireguard-peer", "neighbour", "fdb", "route", FILE];
 
-/// subnet.env and status.json, which are no objects of the kernel.
+/// The kind for subnet.env and status.json, which are not kernel objects.
 const FILE: &str = "file";
 
-/// The form in which metrics are written.
+/// The format in which metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exposition {
-    /// Prometheus' text format 0.0.4, for whoever asks for nothing else.
+    /// Prometheus' text format 0.0.4, the default.
     Text,
     /// OpenMetrics 1.0.0.
     OpenMetrics,
 }
 
 impl Exposition {
-    /// The one that an `Accept` header asks for.
+    /// The format that an `Accept` header requests.
     pub fn accepted(header: Option<&str>) -> Self {
         match header.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
             true => Self::OpenMetrics,
@@ -44,7 +44,7 @@ impl Exposition {
         }
     }
 
-    /// Its content type.
+    /// The format's content type.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
@@ -75,67 +75,69 @@ struct PathLabel {
     path: &'static str,
 }
 
-/// How many steps there were: by kind of object, the operation, and whether it succeeded.
+/// The number of steps of one kind of object and operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StepCount {
-    /// `link`, `route`, …
+    /// The kind of object, such as `link` or `route`.
     pub kind: &'static str,
-    /// `put` or `delete`
+    /// The operation: `put` or `delete`.
     pub op: &'static str,
-    /// How many.
+    /// The number of steps that succeeded.
     pub done: u64,
-    /// How many could not be done.
+    /// The number of steps that failed.
     pub failed: u64,
 }
 
-/// How many peers are reached how.
+/// The number of peers by how they are reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerCounts(BTreeMap<Reach, i64>);
 
 impl PeerCounts {
-    /// How many are reached so.
+    /// The number of peers that are reached this way.
     pub fn of(&self, reach: Reach) -> i64 {
         self.0.get(&reach).copied().unwrap_or_default()
     }
 
-    /// One more.
+    /// Counts one more peer.
     pub fn add(&mut self, reach: Reach) {
         *self.0.entry(reach).or_default() += 1;
     }
 
-    /// One less.
+    /// Counts one peer less.
     pub fn remove(&mut self, reach: Reach) {
         *self.0.entry(reach).or_default() -= 1;
         self.0.retain(|_, count| *count != 0);
     }
 }
 
-/// Everything that is counted. A clone counts into the same.
+/// All metrics. Clones share the counts.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
     reconcile: Histogram,
     steps: Family<StepLabels, Counter>,
     drift: Family<KindLabel, Counter>,
+    attachment_repairs: Family<KindLabel, Counter>,
     peers: Family<PathLabel, Gauge>,
     rejected: Gauge,
     last_clean: Gauge<f64, AtomicU64>,
     store_restarts: Counter,
     store_stale: Gauge<f64, AtomicU64>,
     ready: Gauge,
-    /// What the udp backend's workers count.
+    /// The counters of the udp backend's workers.
     pub udp: Arc<Counters>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        // from 0.2 ms to 13 s
+        // 0.2 ms to 13 s
         let reconcile = Histogram::new(exponential_buckets(0.0002, 2.0, 17));
         let mut new = Self {
             registry: Arc::default(),
             reconcile,
             steps: Family::default(),
             drift: Family::default(),
+            attachment_repairs: Family::default(),
             peers: Family::default(),
             rejected: Gauge::default(),
             last_clean: Gauge::default(),
@@ -155,16 +157,18 @@ impl Metrics {
         let all = root.sub_registry_with_prefix("flanneld");
         let seconds = || Unit::Seconds;
         let (reconcile, clean, stale) = (self.reconcile.clone(), self.last_clean.clone(), self.store_stale.clone());
-        all.register_with_unit("reconcile", "Reading and changing the kernel, per pass", seconds(), reconcile);
+        all.register_with_unit("reconcile", "Time to read and change the kernel, per pass", seconds(), reconcile);
         all.register("steps", "Changes made to the kernel", self.steps.clone());
-        all.register("drift", "Changes that undid what somebody else had changed", self.drift.clone());
+        all.register("drift", "Repairs of what another program had changed", self.drift.clone());
+        let text = "Repairs of what plugins had made for pods and another program had changed";
+        all.register("attachment_repairs", text, self.attachment_repairs.clone());
         all.register("peers", "Subnets of other hosts, by how they are reached", self.peers.clone());
-        all.register("leases_rejected", "What the store holds that is not followed", self.rejected.clone());
-        let text = "When the last pass without a trouble ended (Unix time)";
+        all.register("leases_rejected", "Entries in the store that are rejected", self.rejected.clone());
+        let text = "End of the last pass without an error (Unix time)";
         all.register_with_unit("last_clean_reconcile_timestamp", text, seconds(), clean);
-        let text = "How often following the store began anew";
+        let text = "How often the watch of the store was restarted";
         all.register("store_watch_restarts", text, self.store_restarts.clone());
-        let text = "Since when the store cannot be followed (Unix time); 0 while it is";
+        let text = "Since when the store cannot be read (Unix time); 0 if it can";
         all.register_with_unit("store_stale_since_timestamp", text, seconds(), stale);
         all.register_collector(Box::new(Crossed(self.udp.clone())));
         let build = Family::<BuildLabels, Gauge>::default();
@@ -175,7 +179,7 @@ impl Metrics {
         root
     }
 
-    /// A pass that took `took` seconds with the kernel. `drift`: nothing new was wanted.
+    /// Counts a pass that used the kernel for `took` seconds. `drift` is true if the desired state was not new.
     pub fn passed(&self, took: f64, steps: &[StepCount], drift: bool) {
         self.reconcile.observe(took);
         for StepCount { kind, op, done, failed } in steps.iter().copied() {
@@ -190,12 +194,12 @@ impl Metrics {
         }
     }
 
-    /// The pass has left no trouble.
+    /// Notes that a pass had no error.
     pub fn clean(&self) {
         self.last_clean.set(unix(SystemTime::now()));
     }
 
-    /// How many peers are reached how, and how many entries of the store are not followed.
+    /// Sets the number of peers and of rejected entries in the store.
     pub fn count(&self, peers: &PeerCounts, rejected: usize) {
         for reach in Reach::all() {
             self.peers.get_or_create(&PathLabel { path: reach.as_str() }).set(peers.of(reach));
@@ -203,12 +207,17 @@ impl Metrics {
         self.rejected.set(i64::try_from(rejected).unwrap_or(i64::MAX));
     }
 
-    /// A file of ours was written again after somebody had changed it.
+    /// Counts a file that was written again after somebody had changed it.
     pub fn repaired_file(&self) {
         self.drift.get_or_create(&KindLabel { kind: FILE }).inc();
     }
 
-    /// The store cannot be followed since `since`, or is again.
+    /// Counts a repair of an attachment's object: `bridge`, `port` or `rules`.
+    pub fn repaired_attachment(&self, kind: &'static str) {
+        self.attachment_repairs.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    /// Sets since when the store cannot be read; `None` if it can.
     pub fn store(&self, since: Option<SystemTime>) {
         let before = self.store_stale.set(since.map_or(0.0, unix));
         if before > 0.0 && since.is_none() {
@@ -221,13 +230,13 @@ impl Metrics {
         self.ready.set(i64::from(ready));
     }
 
-    /// How much drift was repaired, by kind of object; kinds without any are left out.
+    /// The number of repairs by kind of object. Kinds without repairs are left out.
     pub fn drifts(&self) -> BTreeMap<String, u64> {
         let of = |kind: &'static str| self.drift.get_or_create(&KindLabel { kind }).get();
         KINDS.into_iter().map(|kind| (kind.to_owned(), of(kind))).filter(|(_, count)| *count > 0).collect()
     }
 
-    /// All of it.
+    /// All metrics as text.
     pub fn text(&self, exposition: Exposition) -> String {
         let mut text = String::new();
         // writing to a String cannot fail
@@ -239,7 +248,7 @@ impl Metrics {
     }
 }
 
-/// From OpenMetrics to the text format, which knows no units and no end, and calls a counter by the name of its samples.
+/// Converts OpenMetrics to the text format, which has no units and no end mark, and names a counter as its samples.
 fn in_text_format(openmetrics: &str) -> String {
     let counters: BTreeSet<&str> =
         openmetrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
@@ -278,6 +287,7 @@ mod tests {
         peers.remove(udp);
         metrics.count(&peers, 4);
         metrics.repaired_file();
+        metrics.repaired_attachment("port");
         metrics.store(Some(UNIX_EPOCH + std::time::Duration::from_secs(7)));
         metrics.store(None);
         metrics.udp.sent(3, 400);
@@ -289,6 +299,7 @@ mod tests {
             r#"flanneld_steps_total{kind="route",op="put",outcome="done"} 5"#,
             r#"flanneld_steps_total{kind="route",op="put",outcome="failed"} 1"#,
             r#"flanneld_drift_total{kind="route"} 2"#,
+            r#"flanneld_attachment_repairs_total{kind="port"} 1"#,
             r#"flanneld_peers{path="direct"} 1"#,
             r#"flanneld_peers{path="vxlan"} 2"#,
             r#"flanneld_peers{path="unreachable"} 0"#,

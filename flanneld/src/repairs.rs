@@ -1,23 +1,23 @@
-//! How often something is repaired that somebody else changes again and again. Pure: time is an argument.
+//! The rate of repairs of an object that another program keeps changing. Pure: time is an argument.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// More repairs of one object than this in a [`WINDOW`] are a fight, which nobody wins.
+/// The most repairs of an object in a [`WINDOW`]. With more, another program keeps changing the object.
 const REPAIRS: usize = 5;
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// The repairs of one object.
+/// The recent repairs of an object.
 #[derive(Debug, Clone, Default)]
 pub struct Repairs {
     at: VecDeque<Instant>,
 }
 
 impl Repairs {
-    /// When it may be repaired: now, or later when that was done too often.
+    /// When the object may be repaired: now, or later if there were too many repairs.
     pub fn allowed(&mut self, now: Instant) -> Instant {
         while self.at.front().is_some_and(|at| *at + WINDOW <= now) {
             self.at.pop_front();
@@ -25,12 +25,12 @@ impl Repairs {
         if self.at.len() < REPAIRS { now } else { self.at.front().map_or(now, |at| *at + WINDOW) }
     }
 
-    /// There was none within the last minute.
+    /// Whether there was no repair within the last minute.
     pub fn is_empty(&self) -> bool {
         self.at.is_empty()
     }
 
-    /// It is repaired.
+    /// Notes a repair.
     pub fn done(&mut self, now: Instant) {
         self.at.push_back(now);
     }

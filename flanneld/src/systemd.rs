@@ -1,4 +1,4 @@
-//! sd_notify(3): a datagram to the socket that the service manager named.
+//! Notifies the service manager as sd_notify(3) does: by a datagram to the socket that it named.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -10,17 +10,17 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// The one that listens at `socket`.
+    /// The manager that listens at `socket`.
     pub fn new(socket: String) -> Self {
         Self { socket }
     }
 
-    /// The start is done.
+    /// Reports that the start is done.
     pub fn ready(&self) -> std::io::Result<()> {
         self.send("READY=1")
     }
 
-    /// What the daemon waits for or does, one line: `systemctl status` shows it.
+    /// Reports in one line what the daemon does or waits for. `systemctl status` shows it.
     pub fn status(&self, text: &str) -> std::io::Result<()> {
         self.send(&format!("STATUS={}", text.replace('\n', "; ")))
     }

@@ -1,10 +1,11 @@
-//! An archive as the kernel unpacks it into its first file system (Documentation/driver-api/early-userspace/buffer-format.rst).
+//! A cpio archive that the kernel unpacks into its initial file system
+//! (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 const FILE: u32 = 0o100_000;
 const DIRECTORY: u32 = 0o040_000;
 const LINK: u32 = 0o120_000;
 
-/// An archive in the making. A directory comes before what is in it.
+/// An archive under construction. Add a directory before its content.
 #[derive(Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -12,22 +13,22 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// A file, executable.
+    /// Adds an executable file.
     pub fn file(&mut self, path: &str, content: &[u8]) {
         self.entry(path, FILE | 0o755, content);
     }
 
-    /// A directory.
+    /// Adds a directory.
     pub fn directory(&mut self, path: &str) {
         self.entry(path, DIRECTORY | 0o755, &[]);
     }
 
-    /// A symbolic link.
+    /// Adds a symbolic link.
     pub fn link(&mut self, path: &str, to: &str) {
         self.entry(path, LINK | 0o777, to.as_bytes());
     }
 
-    /// The archive.
+    /// The bytes of the archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes

@@ -1,5 +1,6 @@
-//! The runner. Each trial is this executable again, in a sandbox, for one test: what a test leaves behind goes with its
-//! process, a test that hangs is killed, and `cargo test` and nextest both work, with root and without.
+//! The test runner. It runs each test in a new process of this executable, in a sandbox. So everything that a test
+//! leaves ends with its process, a test that hangs is killed, and both `cargo test` and nextest work, with and without
+//! root.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -8,9 +9,9 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use flanneld::lab::executables::Executables;
-use flanneld::lab::process::{door, ends_within};
-use flanneld::lab::{sandbox, world};
+use lab::executables::Executables;
+use lab::process::{become_child, ends_within};
+use lab::{sandbox, world};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Pid;
@@ -19,46 +20,45 @@ use crate::known::{self, Fault};
 use crate::need::Need;
 use crate::vm;
 
-/// The first argument of a trial's own process …
+/// The first argument of a test's own process.
 const TRIAL: &str = "--trial";
-/// … and of the one that finds out whether a sandbox can be had.
+/// The first argument of the process that checks whether a sandbox is possible.
 const PROBE: &str = "--probe";
-/// Inside a virtual machine: run what it was booted for.
+/// The first argument inside a virtual machine: run the tests that it was booted for.
 pub(crate) const GUEST: &str = "--guest";
-/// How a line with a figure begins.
+/// The start of an output line with a measured figure.
 const FIGURE: &str = "figure: ";
-/// Longer than any test may take, on a machine that has much else to do, too. Less than the runner's own limit
-/// (.config/nextest.toml).
+/// The time limit of a test, even on a busy machine. The runner's own limit is longer (.config/nextest.toml).
 const LIMIT: Duration = Duration::from_secs(200);
 
-/// What a test gives; the error is shown.
+/// The outcome of a test. An error is printed.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-/// One test.
+/// A test.
 #[derive(Debug, Clone, Copy)]
 pub struct Test {
-    /// Its name: a sentence.
+    /// The name, `module::sentence`.
     pub name: &'static str,
-    /// What the machine must have; a sandbox is always needed.
+    /// What the machine must have. A sandbox is always needed.
     pub needs: &'static [Need],
-    /// What it does, in a fresh process in a sandbox of its own.
+    /// The test itself. It runs in a new process in its own sandbox.
     pub run: fn() -> Outcome,
 }
 
-/// What the environment says, read by `main`.
+/// The settings from the environment, which `main` reads.
 #[derive(Debug, Default)]
 pub struct Environment {
     /// The test binary: `t1`, `t2`, `vm`.
     pub tier: &'static str,
-    /// REQUIRE_ALL=1: an absent need is a failure.
+    /// REQUIRE_ALL=1: a missing need is a failure.
     pub require_all: bool,
-    /// CARGO: builds the executables that the tests run.
+    /// CARGO: the program that builds the executables for the tests.
     pub cargo: Option<OsString>,
 }
 
-/// Runs what the command line asks for, as libtest would.
+/// Runs the tests that the command line selects, with libtest's options.
 pub fn main(tests: &'static [Test], environment: &Environment) -> ExitCode {
-    if let Some(error) = door(std::env::args_os()) {
+    if let Some(error) = become_child(std::env::args_os()) {
         return complain(&error);
     }
     if let Some(code) = special(tests) {
@@ -70,9 +70,9 @@ pub fn main(tests: &'static [Test], environment: &Environment) -> ExitCode {
     }
 }
 
-/// The same for tests that need another kernel: they are run in a virtual machine, all that are asked for in one.
+/// As [`main`], for tests that need another kernel. All selected tests run in one virtual machine.
 pub fn main_in_vm(tests: &'static [Test], environment: &Environment) -> ExitCode {
-    if let Some(error) = door(std::env::args_os()) {
+    if let Some(error) = become_child(std::env::args_os()) {
         return complain(&error);
     }
     if let Some(code) = special(tests) {
@@ -84,7 +84,7 @@ pub fn main_in_vm(tests: &'static [Test], environment: &Environment) -> ExitCode
     }
 }
 
-/// What this executable calls itself for.
+/// Handles the calls of this executable to itself.
 fn special(tests: &[Test]) -> Option<ExitCode> {
     let mut args = std::env::args().skip(1);
     match (args.next().as_deref(), args.next()) {
@@ -134,7 +134,7 @@ fn fault_of(faults: &[Fault], name: &str) -> Option<Fault> {
     faults.iter().find(|fault| fault.test == name).copied()
 }
 
-/// As libtest has it.
+/// Whether the arguments select the test, by libtest's rules.
 fn is_asked(arguments: &Arguments, name: &str) -> bool {
     let matches = |filter: &String| if arguments.exact { name == filter } else { name.contains(filter.as_str()) };
     arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
@@ -142,8 +142,8 @@ fn is_asked(arguments: &Arguments, name: &str) -> bool {
 
 fn outside(tests: &'static [Test], environment: &Environment) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let arguments = Arguments::from_args();
-    // asked for a list, too: other runners take from it what is ignored
-    let sandbox = lack_of_sandbox()?;
+    // also needed for `--list`, from which other runners learn which tests are ignored
+    let sandbox = why_no_sandbox()?;
     if !arguments.list && sandbox.is_none() {
         Executables::beside(&std::env::current_exe()?, environment.cargo.as_deref())?;
     }
@@ -182,8 +182,8 @@ fn complain(error: &(impl std::fmt::Display + ?Sized)) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Why no sandbox can be had here; `None` when it can.
-fn lack_of_sandbox() -> std::io::Result<Option<String>> {
+/// Why no sandbox is possible here; `None` if one is.
+fn why_no_sandbox() -> std::io::Result<Option<String>> {
     let output = Command::new(std::env::current_exe()?).arg(PROBE).output()?;
     let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Ok((!output.status.success()).then_some(words))
@@ -196,15 +196,15 @@ fn probe() -> ExitCode {
     }
 }
 
-/// Runs one test in a process of its own and gives its output when it fails.
+/// Runs one test in its own process. The error contains its output.
 fn trial(name: &str, fault: Option<Fault>) -> Result<(), Failed> {
-    // two worlds at once would share the cores and spoil each other's figures, whichever runner starts them
+    // two tests at once would share the cores and change each other's figures, whichever runner starts them
     let turn = File::open(std::env::current_exe()?)?;
     flock(&turn, FlockOperation::LockExclusive)?;
     shown(false, fault, run_trial(name)?)
 }
 
-/// The verdict as the runner wants it, and the figures. A test that shows a known fault must fail.
+/// The outcome for the runner. Prints the figures. A test that shows a known fault must fail.
 fn shown(in_vm: bool, fault: Option<Fault>, (good, text): (bool, String)) -> Result<(), Failed> {
     show_figures(&text);
     let place = if in_vm { "in the virtual machine: " } else { "" };
@@ -216,14 +216,14 @@ fn shown(in_vm: bool, fault: Option<Fault>, (good, text): (bool, String)) -> Res
     verdict.map_err(|text| format!("{place}{text}").into())
 }
 
-/// True and what the test said, or false and that.
+/// Whether the test passed, and its output.
 fn run_trial(name: &str) -> std::io::Result<(bool, String)> {
     let me = std::env::current_exe()?;
     let mut output = tempfile::tempfile()?;
     let (stdout, stderr) = (output.try_clone()?, output.try_clone()?);
     let mut child = Command::new(me).args([TRIAL, name]).stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn()?;
     let pid =
-        i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(std::io::Error::other("no process number"))?;
+        i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(std::io::Error::other("invalid process ID"))?;
     let ended = ends_within(pid, LIMIT)?;
     if !ended {
         child.kill()?;
@@ -239,13 +239,13 @@ fn run_trial(name: &str) -> std::io::Result<(bool, String)> {
     })
 }
 
-/// A number that was measured: the runner shows it.
+/// Reports a measured figure, which the runner prints.
 #[expect(clippy::print_stdout, reason = "a trial's standard output is read by its runner")]
 pub fn figure(what: impl std::fmt::Display) {
     println!("{FIGURE}{what}");
 }
 
-/// Figures that a test measured are worth reading when it passes, too.
+/// Prints the figures of a test, even if it passed.
 #[expect(clippy::print_stderr, reason = "a test runner's own output")]
 fn show_figures(text: &str) {
     for line in text.lines().filter(|line| line.starts_with(FIGURE)) {
@@ -263,7 +263,7 @@ fn inside(tests: &[Test], name: &str) -> ExitCode {
     }
 }
 
-/// The executables, from inside a trial: they were built before it began.
+/// The executables, for use inside a test. They were built before the tests started.
 pub fn executables() -> Result<Executables, Box<dyn std::error::Error>> {
     let me: PathBuf = std::env::current_exe()?;
     Ok(Executables::beside(&me, None)?)

@@ -1,15 +1,15 @@
-//! The tests that are expected to fail: `tests/known-faults`.
+//! The list of tests that are expected to fail: `tests/known-faults`.
 //!
-//! Each of them shows a fault that is known and not mended yet. It runs with the others; it fails the run when it passes
-//! (take it off the list) and when it fails for another reason than the one listed.
+//! Each of them shows a known fault. It runs with all other tests. The run fails if such a test passes (remove it from
+//! the list), and if it fails for another reason than the listed one.
 
-/// The list as it stands in the checkout.
+/// The list in this source tree.
 const LIST: &str = include_str!("../known-faults");
 
-/// The test binaries that read the list.
+/// The test binaries that use the list.
 const TIERS: [&str; 3] = ["t1", "t2", "vm"];
 
-/// One test that is expected to fail.
+/// A test that is expected to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
     /// The binary: `t1`, `t2` or `vm`.
@@ -18,11 +18,11 @@ pub struct Fault {
     pub test: &'static str,
     /// The fault's name, such as `F1`.
     pub row: &'static str,
-    /// What the failing test says; its output contains it.
+    /// A part of the failing test's output.
     pub says: &'static str,
 }
 
-/// The whole list, or every mistake in it.
+/// Parses the list. The error contains every mistake.
 pub fn list() -> Result<Vec<Fault>, String> {
     parse(LIST)
 }
@@ -45,7 +45,7 @@ fn parse(text: &'static str) -> Result<Vec<Fault>, String> {
     if mistakes.is_empty() { Ok(faults) } else { Err(format!("tests/known-faults: {}", mistakes.join("; "))) }
 }
 
-/// The faults of one binary. An entry that names none of its `tests` is a mistake.
+/// The faults of one binary. An entry whose test is not in `tests` is a mistake.
 pub fn of(tier: &str, tests: &[&str]) -> Result<Vec<Fault>, String> {
     let faults: Vec<Fault> = list()?.into_iter().filter(|fault| fault.tier == tier).collect();
     match faults.iter().find(|fault| !tests.contains(&fault.test)) {
@@ -55,7 +55,7 @@ pub fn of(tier: &str, tests: &[&str]) -> Result<Vec<Fault>, String> {
 }
 
 impl Fault {
-    /// Turns the outcome of this test around: `Ok` when it failed as listed.
+    /// Judges the outcome of this test: `Ok` if it failed as listed.
     pub fn judge(&self, good: bool, text: &str) -> Result<(), String> {
         match good {
             true => Err(format!("passes: take it off tests/known-faults ({})", self.row)),

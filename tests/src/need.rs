@@ -1,17 +1,17 @@
-//! What a test wants of the machine.
+//! The needs of tests: what the machine must have.
 
 use std::path::Path;
 
 use rustix::process::geteuid;
 
-/// Something that may be absent.
+/// A need that a machine may not meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// The user is root.
     Root,
     /// A program on the usual paths, such as `nft`.
     Program(&'static str),
-    /// /dev/net/tun, and leave to open it.
+    /// /dev/net/tun, and permission to open it.
     Tun,
     /// A file or directory, such as the reference plugins in `/usr/lib/cni`.
     File(&'static str),
@@ -20,14 +20,14 @@ pub enum Need {
 const PATHS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 impl Need {
-    /// Why it is not met; `None` when it is.
+    /// Why the need is not met; `None` if it is.
     pub fn absent(self) -> Option<String> {
         match self {
             Self::Root if geteuid().is_root() => None,
             Self::Root => Some("needs root".into()),
             Self::Program(name) if PATHS.iter().any(|dir| Path::new(dir).join(name).exists()) => None,
             Self::Program(name) => Some(format!("needs the program {name}")),
-            Self::Tun => kernel::tuntap::lack().map(|lack| format!("needs TUN devices: {lack}")),
+            Self::Tun => kernel::tuntap::unavailable().map(|why| format!("needs TUN devices: {why}")),
             Self::File(path) if Path::new(path).exists() => None,
             Self::File(path) => Some(format!("needs {path}")),
         }

@@ -1,5 +1,5 @@
-//! What a user-space tunnel is without more ado: one packet per read and per send, as upstream has it. The udp backend is
-//! compared with it, and must be understood by it.
+//! A plain user-space tunnel: one packet per read and per send, as upstream does. The udp backend is compared with it
+//! and must interoperate with it.
 
 use std::io::{self, IoSlice};
 use std::net::{SocketAddrV4, UdpSocket};
@@ -11,10 +11,10 @@ use std::time::Duration;
 use kernel::tuntap::Queue;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// How long it takes to notice that it must end.
+/// How long the loop may take to notice that it must stop.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The loop of one host, in a thread of its own.
+/// The running loop of one host, in a thread of its own.
 #[derive(Debug)]
 pub struct Plain {
     stop: Arc<AtomicBool>,
@@ -22,14 +22,14 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// Moves packets between `queue` and the host at `to`.
+    /// Starts to move packets between `queue` and the host at `to`.
     pub fn start(queue: Queue, socket: UdpSocket, to: SocketAddrV4) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let told = stop.clone();
+        let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("plain".into()).spawn(move || {
-            while !told.load(Ordering::Relaxed) {
-                // as upstream, waiting only when neither side has anything
+            while !stopped.load(Ordering::Relaxed) {
+                // as upstream, it waits only if neither side has a packet
                 if !(outward(&queue, &socket, to)? | inward(&queue, &socket)?) {
                     let mut fds = [PollFd::new(&queue, PollFlags::IN), PollFd::new(&socket, PollFlags::IN)];
                     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) }))?;
@@ -40,7 +40,7 @@ impl Plain {
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Ends it.
+    /// Stops the loop.
     pub fn stop(mut self) -> io::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         match self.thread.take().map(JoinHandle::join) {
@@ -53,11 +53,11 @@ impl Plain {
 fn outward(queue: &Queue, socket: &UdpSocket, to: SocketAddrV4) -> io::Result<bool> {
     let mut buffer = [0; 2048];
     match queue.read(&mut buffer) {
-        // the kernel's own IPv6 packets have no route, as upstream
+        // as in upstream, the kernel's own IPv6 packets have no route
         Ok(_) if buffer[0] >> 4 != 4 => Ok(true),
         Ok(length) => {
             hop(&mut buffer[..length]);
-            // what does not fit into the socket is lost, as upstream
+            // as in upstream, a packet that the socket refuses is lost
             let _ = socket.send_to(&buffer[..length], to);
             Ok(true)
         }
@@ -79,7 +79,7 @@ fn inward(queue: &Queue, socket: &UdpSocket) -> io::Result<bool> {
     }
 }
 
-/// Counts the time to live down, and the checksum with it (RFC 1624).
+/// Decrements the time to live and updates the checksum (RFC 1624).
 fn hop(packet: &mut [u8]) {
     if packet.len() < 20 {
         return;

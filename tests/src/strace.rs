@@ -1,4 +1,4 @@
-//! What a program asks of the kernel, counted by strace(1); and the program stopped, killed or refused at one call.
+//! Runs a program under strace(1): counts its system calls, and stops it, kills it, or fails a call at a chosen one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,41 +7,41 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use flanneld::lab::wait::eventually;
+use lab::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Where strace writes, in the caller's folder.
+/// The log of strace, in the caller's folder.
 const LOG: &str = "strace.log";
-/// What strace writes when a signal has stopped the program.
+/// The line of strace after a signal has stopped the program.
 const STOPPED: &str = "--- stopped by SIGSTOP ---";
-/// What strace writes behind a call that it changed.
+/// The mark of strace after a call that it changed.
 const INJECTED: &str = "(INJECTED)";
-/// Longer than a plugin may take to its next call.
+/// The limit until the program's next call. No plugin takes that long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// System calls of a program and of all that it started.
+/// The number of system calls of a program and of all programs that it starts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// execve that succeeded, the program's own start among them.
+    /// Successful calls of execve, including the program's own start.
     pub execs: usize,
     /// All calls.
     pub calls: usize,
-    /// Those that sent on a netlink socket.
+    /// Calls that send on a netlink socket.
     pub sends: usize,
 }
 
-/// What to run.
+/// The program to run.
 #[derive(Debug)]
 pub struct Traced<'a> {
     /// The executable.
     pub program: &'a Path,
-    /// Its whole environment.
+    /// The whole environment.
     pub variables: &'a [(&'a str, &'a str)],
-    /// Its standard input.
+    /// The standard input.
     pub stdin: &'a [u8],
 }
 
-/// A program that is stopped behind one of its calls. Dropped, it is killed.
+/// A program that is stopped after one of its calls. Dropping it kills the program.
 #[derive(Debug)]
 pub struct Stopped {
     strace: Option<Child>,
@@ -49,21 +49,22 @@ pub struct Stopped {
 }
 
 impl Traced<'_> {
-    /// Runs it under strace; the log is kept in `dir`.
+    /// Runs the program under strace. The log stays in `dir`.
     pub fn run(&self, dir: &Path) -> io::Result<(Output, Counts)> {
         let (strace, log) = self.start(dir, &[])?;
         let output = strace.wait_with_output()?;
         Ok((output, Counts::of(&fs::read_to_string(log)?)))
     }
 
-    /// Runs it, and says which of its calls of `call`, counted from 1, is the first whose line has all of `parts`.
+    /// Runs the program. Returns which of its calls of `call`, counted from 1, is the first whose line has all of
+    /// `parts`.
     pub fn find(&self, dir: &Path, call: &str, parts: &[&str]) -> io::Result<(Output, Option<usize>)> {
         let (strace, log) = self.start(dir, &["-e", &format!("trace={call}")])?;
         let output = strace.wait_with_output()?;
         Ok((output, nth(&fs::read_to_string(log)?, call, parts)))
     }
 
-    /// Runs it, and says how often it makes each call.
+    /// Runs the program. Returns how often it makes each call.
     pub fn calls(&self, dir: &Path) -> io::Result<(Output, BTreeMap<String, usize>)> {
         let (strace, log) = self.start(dir, &[])?;
         let output = strace.wait_with_output()?;
@@ -74,8 +75,8 @@ impl Traced<'_> {
         Ok((output, often))
     }
 
-    /// Runs it with `change` at its `nth` call of `call`: `signal=KILL` before it is made, `error=ENOSPC` in its place.
-    /// `None` when there were not as many calls.
+    /// Runs the program with `change` at its `nth` call of `call`: `signal=KILL` acts before the call, `error=ENOSPC`
+    /// replaces it. Returns `None` if there are fewer calls.
     pub fn disturbed(&self, dir: &Path, call: &str, change: &str, nth: usize) -> io::Result<Option<Output>> {
         let (strace, log) = self.start(dir, &["-e", &format!("trace={call}"), "-e", &inject(call, change, nth)])?;
         let output = strace.wait_with_output()?;
@@ -83,7 +84,7 @@ impl Traced<'_> {
         Ok((log.contains(INJECTED) || log.contains("killed by SIGKILL")).then_some(output))
     }
 
-    /// Starts it, and stops it behind its `nth` call of `call`. `None` when it ended before.
+    /// Starts the program and stops it after its `nth` call of `call`. `None` if it ends before.
     pub fn stop_behind(&self, dir: &Path, call: &str, nth: usize) -> io::Result<Option<Stopped>> {
         let options = ["-e", &format!("trace={call}"), "-e", &inject(call, "signal=STOP", nth)];
         let (mut strace, log) = self.start(dir, &options)?;
@@ -107,7 +108,7 @@ impl Traced<'_> {
 
     fn start(&self, dir: &Path, options: &[&str]) -> io::Result<(Child, PathBuf)> {
         let log = dir.join(LOG);
-        // that of the run before would be taken for this one's
+        // an old log would be taken for this run's
         let _ = fs::remove_file(&log);
         let mut strace = Command::new("strace")
             .args(["-f", "-qq", "-o"])
@@ -122,7 +123,7 @@ impl Traced<'_> {
             .stderr(Stdio::piped())
             .spawn()?;
         if let Some(mut stdin) = strace.stdin.take() {
-            // a program that refuses early does not read its input
+            // a program that fails early does not read its input
             let _ = stdin.write_all(self.stdin);
         }
         Ok((strace, log))
@@ -130,12 +131,12 @@ impl Traced<'_> {
 }
 
 impl Stopped {
-    /// Lets it go on to its end.
+    /// Lets the program continue to its end.
     pub fn go_on(mut self) -> io::Result<Output> {
         kill_process(self.program, Signal::CONT)?;
         match self.strace.take() {
             Some(strace) => strace.wait_with_output(),
-            None => Err(io::Error::other("it has gone on already")),
+            None => Err(io::Error::other("the program was already continued")),
         }
     }
 }
@@ -160,7 +161,7 @@ fn stopped(log: &str) -> Option<Pid> {
     line.split(' ').next()?.parse().ok().and_then(Pid::from_raw)
 }
 
-/// Which of the calls of `name` has all of `parts` in its line.
+/// The number of the call of `name` whose line has all of `parts`.
 fn nth(log: &str, name: &str, parts: &[&str]) -> Option<usize> {
     let calls = log.lines().filter_map(call).filter(|call| call.split('(').next() == Some(name));
     calls.zip(1..).find(|(call, _)| parts.iter().all(|part| call.contains(part))).map(|(_, number)| number)
@@ -171,7 +172,7 @@ impl Counts {
     pub fn of(log: &str) -> Self {
         let mut counts = Self::default();
         for line in log.lines() {
-            // the end of a call may have a line of its own
+            // the end of a call may be on a line of its own
             let starts = line.contains(" execve(") || line.contains("<... execve resumed>");
             counts.execs += usize::from(starts && line.ends_with(" = 0"));
             let Some(call) = call(line) else { continue };
@@ -185,7 +186,7 @@ impl Counts {
     }
 }
 
-/// The call that a line begins; a line may also end one that another interrupted, or tell of a signal.
+/// The call that starts on a line. A line may instead end an interrupted call, or report a signal.
 fn call(line: &str) -> Option<&str> {
     let (pid, rest) = line.split_once(' ')?;
     let rest = rest.trim_start();

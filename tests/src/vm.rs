@@ -1,5 +1,5 @@
-//! A second kernel for what this one lacks: Debian's, in a virtual machine without hardware support. It sees this
-//! machine's files, writes none of them, and runs the same test executable.
+//! Runs tests on Debian's kernel, for features that this machine's kernel does not have. The virtual machine needs no
+//! hardware support. It reads this machine's files, writes none of them, and runs the same test executable.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,46 +9,46 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use flanneld::lab::process::{ends_within, last_lines};
+use lab::process::{ends_within, last_lines};
 use rustix::process::Pid;
 
 use crate::cpio::Archive;
 use crate::need::Need;
 
-/// From power-on to power-off, all tests that were asked for. The machine ends itself a little earlier.
+/// The time limit from power-on to power-off, for all tests together. The machine stops itself a little earlier.
 const LIMIT: Duration = Duration::from_secs(590);
 const OWN_LIMIT: u64 = 570;
 const QEMU: &str = "qemu-system-x86_64";
 const BUSYBOX: &str = "/bin/busybox";
-/// Where the machine has the folder for results.
+/// The folder for results, inside the machine.
 pub const OUT: &str = "/run/vm";
-/// The machine's kernel is started with this.
+/// The command line of the machine's kernel.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
-/// The tests to run, a name per line.
+/// The file with the names of the tests to run, one per line.
 const NAMES: &str = "names";
-/// Modules without which it does not see this machine's files.
+/// Modules that the machine needs to see this machine's files.
 const MODULES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
-/// A module whose device file is not there before it is loaded.
+/// A module whose device file exists only after it is loaded.
 const TUN: &str = "tun";
 
-/// What became of each test that was run.
+/// The outcome of each test that was run: whether it passed, and its output.
 pub type Verdicts = BTreeMap<String, (bool, String)>;
 
-/// A kernel with its modules, unpacked.
+/// An unpacked kernel with its modules.
 #[derive(Debug, Clone)]
 struct Linux {
     image: PathBuf,
-    /// `lib/modules` and below it the version.
+    /// The folder of the modules: `lib/modules` and the version.
     modules: PathBuf,
     version: String,
 }
 
-/// True in the machine: what a test does there harms nobody's clock.
+/// Whether this process runs inside the machine, where a test may change the clock.
 pub fn is_inside() -> bool {
     fs::read_to_string("/proc/cmdline").is_ok_and(|line| line.trim() == COMMAND_LINE)
 }
 
-/// Why there is no virtual machine to be had; `None` when there is one.
+/// Why no virtual machine can run here; `None` if one can.
 pub fn absent() -> Option<String> {
     if !cfg!(target_arch = "x86_64") {
         return Some("needs an x86_64 machine".into());
@@ -58,7 +58,7 @@ pub fn absent() -> Option<String> {
     why.or_else(|| linux().err().map(|error| format!("needs Debian's kernel, which tests/run fetches: {error}")))
 }
 
-/// The target folder's `vm/linux`, where tests/run puts the package.
+/// Finds the kernel in the folder `vm/linux` of the target folder, where tests/run puts it.
 fn linux() -> io::Result<Linux> {
     let me = std::env::current_exe()?;
     let root = me.ancestors().map(|dir| dir.join("vm/linux")).find(|dir| dir.is_dir());
@@ -74,7 +74,7 @@ fn linux() -> io::Result<Linux> {
     Ok(Linux { image, modules, version })
 }
 
-/// What became of `name`. The first call boots the machine, for all of `names`.
+/// The outcome of the test `name`. The first call boots the machine and runs all of `names`.
 pub fn verdict(name: &str, names: &[&str]) -> Result<(bool, String), String> {
     static VERDICTS: OnceLock<Result<(Verdicts, String), String>> = OnceLock::new();
     let verdicts = VERDICTS.get_or_init(|| run(names).map_err(|error| format!("the virtual machine: {error}")));
@@ -93,7 +93,7 @@ fn run(names: &[&str]) -> io::Result<(Verdicts, String)> {
     let linux = linux()?;
     fs::write(&initramfs, archive(&linux, &std::env::current_exe()?)?)?;
     let mut child = Command::new("setpriv")
-        // the machine ends when this thread does
+        // the machine ends with this thread
         .args(["--pdeathsig", "KILL", QEMU, "-machine", "q35,accel=tcg", "-m", "1024", "-smp", "2"])
         .args(["-display", "none", "-monitor", "none", "-no-reboot", "-nic", "none"])
         .arg("-serial")
@@ -110,7 +110,7 @@ fn run(names: &[&str]) -> io::Result<(Verdicts, String)> {
         .stdout(Stdio::null())
         .stderr(fs::File::create(dir.path().join("qemu"))?)
         .spawn()?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::Error::other("no process number"))?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::Error::other("invalid process ID"))?;
     let ended = ends_within(pid, LIMIT);
     if !matches!(ended, Ok(true)) {
         child.kill()?;
@@ -138,7 +138,7 @@ fn result_file(out: &Path, number: usize) -> PathBuf {
     out.join(format!("{number}.txt"))
 }
 
-/// Inside the machine: runs each test that is asked for by `trial`, and leaves what became of it.
+/// Inside the machine: runs each requested test with `trial` and writes its outcome.
 pub fn inside(trial: impl Fn(&str) -> io::Result<(bool, String)>) -> io::Result<()> {
     let out = Path::new(OUT);
     for (number, name) in fs::read_to_string(out.join(NAMES))?.lines().enumerate() {
@@ -150,14 +150,14 @@ pub fn inside(trial: impl Fn(&str) -> io::Result<(bool, String)>) -> io::Result<
     Ok(())
 }
 
-/// The first file system: busybox, the modules by which it sees this machine's files, and what to do with them.
+/// The initial file system: busybox, the modules for this machine's files, and the start script.
 fn archive(linux: &Linux, me: &Path) -> io::Result<Vec<u8>> {
     let mut archive = Archive::default();
     for dir in ["bin", "sbin", "dev", "proc", "sys", "host", "out", "rw", "new", "lib", "lib/modules", "mod"] {
         archive.directory(dir);
     }
     archive.file("bin/busybox", &fs::read(BUSYBOX)?);
-    // the kernel calls it for what the tests make
+    // the kernel calls it to load modules that the tests need
     archive.link("sbin/modprobe", "/bin/busybox");
     let root = linux.modules.join(&linux.version);
     let dependencies = fs::read_to_string(root.join("modules.dep"))?;
@@ -204,8 +204,8 @@ poweroff -f
     )
 }
 
-/// The files of `modules` and of what they need, each after what it needs itself. `dependencies` is modules.dep: a file,
-/// and what it needs, the nearest first.
+/// The files of `modules` and of their dependencies, each after its own dependencies. `dependencies` is modules.dep:
+/// each line has a file and what it needs, nearest first.
 fn in_order<'a>(dependencies: &'a str, modules: &[&str]) -> Vec<&'a str> {
     let mut files: Vec<&str> = Vec::new();
     for line in modules.iter().filter_map(|module| dependencies.lines().find(|line| is_of(line, module))) {
@@ -219,7 +219,7 @@ fn in_order<'a>(dependencies: &'a str, modules: &[&str]) -> Vec<&'a str> {
     files
 }
 
-/// A module's file has `-` where its name has `_`, or not.
+/// Whether the line is for the module. A file name may have `-` where the module's name has `_`.
 fn is_of(line: &str, module: &str) -> bool {
     let file = line.split(':').next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
     file.split(".ko").next().unwrap_or_default().replace('-', "_") == module

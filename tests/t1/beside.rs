@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::process::Command;
 
-use flanneld::lab::netns::Room;
 use ipnetwork::IpNetwork;
 use kernel::diff::Conflict;
 use kernel::state::{Fdb, FdbKey, Link, LinkKind, Route, RouteKey, RouteScope, Scope, State, Veth, Vxlan};
 use kernel::types::{IfName, Mac, RouteProtocol, Vni};
 use kernel::{Kernel, Outcome as Made};
+use lab::netns::Room;
 use tests::harness::Outcome;
 
 type Failure = Box<dyn std::error::Error>;

@@ -3,12 +3,12 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::{Step, diff};
 use kernel::message::link::SeenLink;
 use kernel::state::{Birth, Link, LinkKind, Macvlan, MacvlanMode, Scope, State, TunTap, Veth, VethPeer};
 use kernel::types::{IfIndex, IfName, Mac, Mtu};
+use lab::netns::Room;
 use tests::harness::Outcome;
 
 const MAC: Mac = Mac([2, 0, 0, 0, 9, 9]);

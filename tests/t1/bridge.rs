@@ -5,13 +5,13 @@
 use std::path::Path;
 
 use attachment::record::{DIRECTORY, list};
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::message::link::SeenLink;
 use kernel::nft::{Nft, TableKey};
 use kernel::state::{AddressKey, Bridge, Link, LinkKind, RouteKey, Veth};
 use kernel::types::{IfName, TableId};
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

@@ -6,8 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use flanneld::ctl::install::install;
-use flanneld::lab::netns::Room;
+use flannelctl::install::install;
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::executables;
 use tests::strace::Traced;

@@ -4,10 +4,10 @@
 
 use std::process::Command;
 
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::state::{Bridge, Link, LinkKind};
+use lab::netns::Room;
 use serde_json::json;
 use tests::harness::Outcome;
 

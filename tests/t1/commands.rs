@@ -2,13 +2,13 @@
 
 use std::process::Command;
 
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::{LinkChange, Step, diff};
 use kernel::state::{
     Birth, Bridge, Link, LinkKind, Macvlan, MacvlanMode, Scope, State, TunTap, Veth, VethPeer, Vxlan, VxlanDf, VxlanTtl,
 };
 use kernel::types::{IfName, Mac, Mtu, Vni};
+use lab::netns::Room;
 use tests::harness::Outcome;
 
 use crate::births::{make_pair, name};

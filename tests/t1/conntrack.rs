@@ -7,16 +7,16 @@ use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::Duration;
 
-use flanneld::lab::netns::Room;
-use flanneld::lab::ping::Pinger;
-use flanneld::lab::wait::eventually;
-use flanneld::lab::world::establish;
 use kernel::conntrack::{Conntrack, Entry, Filter, Tuple, UDP};
 use kernel::nft::{
     Base, Batch, Chain, ChainKind, Hook, Is, NatKind, Nft, NftError, NftFamily, RuleBuilder, Side, Table, TableKey, ct,
 };
 use kernel::state::{Link, LinkKind, State, VethPeer};
 use kernel::types::{Family, IfName};
+use lab::netns::Room;
+use lab::ping::Pinger;
+use lab::wait::eventually;
+use lab::world::establish;
 use tests::harness::Outcome;
 
 /// Ample on a machine whose cores are all busy.

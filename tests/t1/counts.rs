@@ -7,11 +7,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use flanneld::ctl::install::install;
-use flanneld::lab::netns::Room;
+use flannelctl::install::install;
 use kernel::diff::diff;
 use kernel::state::{Link, LinkKind, Scope, State, Veth, VethPeer};
 use kernel::types::IfName;
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::{Outcome, executables, figure};
 use tests::strace::{Counts, Traced};

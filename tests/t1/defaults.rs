@@ -6,10 +6,10 @@ use std::fs;
 use std::net::IpAddr;
 use std::process::Command;
 
-use flanneld::lab::netns::Room;
 use kernel::diff::diff;
 use kernel::state::{Link, LinkKind, Route, RouteKey, Scope, State};
 use kernel::types::Family;
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

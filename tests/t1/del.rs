@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use attachment::record::DIRECTORY;
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::state::{Link, LinkKind, VethPeer};
 use kernel::types::IfName;
+use lab::netns::Room;
 use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
 use tests::harness::Outcome;

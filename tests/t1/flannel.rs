@@ -4,9 +4,9 @@
 
 use std::fs;
 
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::types::IfName;
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use flanneld::lab::netns::Room;
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

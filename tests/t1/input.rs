@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
+use lab::netns::Room;
 use rustix::mount::{MountFlags, mount, mount_remount};
 use serde_json::{Value, json};
 use tests::harness::Outcome;

@@ -11,7 +11,6 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use flanneld::lab::netns::Room;
 use ipnetwork::IpNetwork;
 use kernel::diff::{LinkChange, Step, diff};
 use kernel::removal::delete_link;
@@ -21,6 +20,7 @@ use kernel::state::{
 };
 use kernel::types::{IfName, Mac, Mtu, RouteProtocol, Vni};
 use kernel::{Kernel, Report};
+use lab::netns::Room;
 use tests::harness::Outcome;
 
 fn name(text: &str) -> IfName {

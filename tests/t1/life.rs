@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use attachment::rules::{macspoof, masquerade};
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::nft::{Nft, TableKey};
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

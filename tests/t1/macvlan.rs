@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::state::{LinkKind, MacvlanMode};
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

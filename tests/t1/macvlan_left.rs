@@ -4,7 +4,7 @@
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use flanneld::lab::netns::Room;
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

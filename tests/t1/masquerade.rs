@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use attachment::record::DIRECTORY;
 use attachment::rules::{macspoof, masquerade};
-use flanneld::lab::netns::Room;
-use flanneld::lab::wait::eventually;
 use kernel::Kernel;
 use kernel::nft::{Batch, Element, Nft, NftFamily, Set, Table, TableKey, Type, Value};
+use lab::netns::Room;
+use lab::wait::eventually;
 use serde_json::{Value as Json, json};
 use tests::harness::{Outcome, figure};
 

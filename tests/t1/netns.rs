@@ -7,12 +7,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::{LinkChange, Step};
 use kernel::netns::pin_current;
 use kernel::state::{Link, LinkKind};
 use kernel::types::IfName;
+use lab::netns::Room;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 use tests::harness::Outcome;

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use flanneld::lab::netns::Room;
 use kernel::news::{Ear, News, Reader};
+use lab::netns::Room;
 use tests::harness::Outcome;
 
 type Failure = Box<dyn std::error::Error>;

@@ -2,10 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use flanneld::lab::netns::Room;
 use kernel::diff::diff;
 use kernel::state::{Link, LinkKind, Scope, State, VethPeer};
 use kernel::types::{IfName, RouteProtocol, TableId};
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

@@ -6,12 +6,12 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use std::process::Command;
 use std::time::Duration;
 
-use flanneld::lab::netns::Room;
-use flanneld::lab::wait::eventually;
 use kernel::Kernel;
 use kernel::diff::{LinkChange, Step};
 use kernel::state::{Link, LinkKind};
 use kernel::types::{IfName, TableId};
+use lab::netns::Room;
+use lab::wait::eventually;
 use rustix::mount::{MountFlags, mount_bind, mount_remount};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with, sockopt};
 use serde_json::{Value, json};

@@ -6,10 +6,10 @@
 use std::sync::Barrier;
 use std::thread;
 
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::{Step, diff};
 use kernel::state::{Link, LinkKind, Scope, State};
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

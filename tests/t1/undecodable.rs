@@ -6,11 +6,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::message::read_datagram;
 use kernel::state::{Link, LinkKind};
+use lab::netns::Room;
 use serde_json::json;
 use tests::harness::Outcome;
 

@@ -6,12 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use attachment::rules::masquerade;
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::nft::Nft;
 use kernel::state::{Link, LinkKind};
 use kernel::types::IfName;
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

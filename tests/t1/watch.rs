@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use flanneld::lab::wait::eventually;
 use kernel::Kernel;
 use kernel::nft::{
     Base, Batch, ChainKind, Element, Hook, Is, Nft, NftFamily, NftWatch, RuleBuilder, Set, Side, Table, TableKey, Type,
     Value,
 };
 use kernel::state::{NftChain, NftScope, NftSet, NftTable, Scope, State};
+use lab::wait::eventually;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use tests::harness::{Outcome, figure};

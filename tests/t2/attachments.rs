@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use cni::runtime::{Attachment, NetworkList, Runtime};
-use flanneld::lab::cluster::{Cluster, host_dir, subnet_file};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::netns::Room;
-use flanneld::lab::topology::Topology;
 use kernel::Kernel;
 use kernel::state::{Port, Scope, State};
 use kernel::types::IfName;
+use lab::cluster::{Cluster, host_dir, subnet_file};
+use lab::mode::Mode;
+use lab::netns::Room;
+use lab::topology::Topology;
 use serde_json::json;
 
 use crate::disturb::{cluster, repaired, run, set_sysctl, sysctl};

@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 
-use flanneld::attachments::status::Attachments;
-use flanneld::lab::cluster::{Cluster, Spec};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::pods::NETWORK;
-use flanneld::lab::topology::Topology;
 use kernel::types::IfName;
+use lab::cluster::{Cluster, Spec};
+use lab::mode::Mode;
+use lab::pods::NETWORK;
+use lab::topology::Topology;
+use overlay::status::Attachments;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::disturb::{cluster, cluster_with, repaired, run, stays};

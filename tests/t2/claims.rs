@@ -3,12 +3,12 @@
 use std::fs;
 use std::net::IpAddr;
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec, host_dir, log_file, subnet_file};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::process::{Launch, last_lines};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
 use ipnetwork::IpNetwork;
+use lab::cluster::{Cluster, PATIENCE, Spec, host_dir, log_file, subnet_file};
+use lab::mode::Mode;
+use lab::process::{Launch, last_lines};
+use lab::topology::Topology;
+use lab::wait::eventually;
 use rustix::mount::mount_bind;
 use store::files;
 use tests::harness;

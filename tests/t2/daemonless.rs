@@ -7,17 +7,17 @@ use std::thread;
 use std::time::Duration;
 
 use cni::runtime::{Attachment, NetworkList, Runtime};
-use flanneld::ctl::install::install;
-use flanneld::lab::cluster::subnet_file;
-use flanneld::lab::mode::{Mode, Path};
-use flanneld::lab::netns::Room;
-use flanneld::lab::ping::Pinger;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::world::World;
+use flannelctl::install::install;
 use ipnetwork::IpNetwork;
 use kernel::diff::{LinkChange, Step};
 use kernel::state::{Route, RouteKey};
 use kernel::types::{Family, IfName, RouteProtocol, TableId};
+use lab::cluster::subnet_file;
+use lab::mode::{Mode, Path};
+use lab::netns::Room;
+use lab::ping::Pinger;
+use lab::topology::Topology;
+use lab::world::World;
 use serde_json::{Value, json};
 use tests::harness;
 

@@ -6,11 +6,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::netns::Room;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
+use lab::cluster::{Cluster, PATIENCE, Spec};
+use lab::mode::Mode;
+use lab::netns::Room;
+use lab::topology::Topology;
+use lab::wait::eventually;
 use tests::harness;
 
 use crate::{Failure, Outcome};

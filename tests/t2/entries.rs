@@ -1,10 +1,10 @@
 //! What somebody changes about a peer's FDB entry or neighbour is right again: it need not be gone for that.
 
-use flanneld::lab::cluster::Cluster;
-use flanneld::lab::mode::Mode;
-use flanneld::lab::topology::Topology;
 use kernel::state::{Scope, State};
 use kernel::types::{Family, IfName};
+use lab::cluster::Cluster;
+use lab::mode::Mode;
+use lab::topology::Topology;
 
 use crate::disturb::{cluster, repaired, run};
 use crate::takeover::go;

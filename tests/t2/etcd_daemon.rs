@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, host_dir, log_file, subnet_file};
-use flanneld::lab::process::{Daemon, Launch, last_lines};
-use flanneld::lab::wait::eventually;
-use flanneld::status::Status;
 use kernel::types::TableId;
+use lab::cluster::{Cluster, PATIENCE, host_dir, log_file, subnet_file};
+use lab::process::{Daemon, Launch, last_lines};
+use lab::wait::eventually;
+use overlay::status::Status;
 use tests::harness;
 
 use crate::etcd_server::{Lab, Start, says};

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use flanneld::lab::process::{Daemon, Launch, last_lines};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
-use flanneld::lab::world::World;
 use kernel::types::Family;
+use lab::process::{Daemon, Launch, last_lines};
+use lab::topology::Topology;
+use lab::wait::eventually;
+use lab::world::World;
 use overlay::lease::{StoredAttrs, Subnets};
 use rustix::process::{Pid, Signal, kill_process};
 use store::etcd::{Asked, Options, Timing};

@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use flanneld::lab::topology::{Node, Topology};
-use flanneld::lab::world::World;
+use lab::topology::{Node, Topology};
+use lab::world::World;
 use store::etcd::Client;
 use store::etcd::pb;
 use tests::harness::figure;

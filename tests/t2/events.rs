@@ -5,15 +5,15 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec, log_file, subnet_file};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::process::{Daemon, Launch, last_lines};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::state::{RouteScope, Scope, State};
 use kernel::types::{Family, IfName, RouteProtocol, TableId};
+use lab::cluster::{Cluster, PATIENCE, Spec, log_file, subnet_file};
+use lab::mode::Mode;
+use lab::process::{Daemon, Launch, last_lines};
+use lab::topology::Topology;
+use lab::wait::eventually;
 use tests::harness::{self, figure};
 
 use crate::disturb::PORT;

@@ -4,11 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec, host_dir, log_file};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::process::{Daemon, Launch, last_lines};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
+use lab::cluster::{Cluster, PATIENCE, Spec, host_dir, log_file};
+use lab::mode::Mode;
+use lab::process::{Daemon, Launch, last_lines};
+use lab::topology::Topology;
+use lab::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 use tests::harness;
 
@@ -54,7 +54,7 @@ fn start(cluster: &Cluster, before: &[&str]) -> Result<Daemon, Failure> {
 
 /// The process that the status names, if it is there and runs.
 fn running() -> Option<Pid> {
-    let status: flanneld::status::Status =
+    let status: overlay::status::Status =
         serde_json::from_slice(&fs::read(run_dir().join("status.json")).ok()?).ok()?;
     let pid = Pid::from_raw(status.pid.try_into().ok()?)?;
     (status.last_reconcile.is_some() && rustix::process::test_kill_process(pid).is_ok()).then_some(pid)

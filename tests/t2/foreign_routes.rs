@@ -1,9 +1,9 @@
 //! Routes that an administrator puts inside the network.
 
-use flanneld::lab::cluster::{Cluster, PATIENCE};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
+use lab::cluster::{Cluster, PATIENCE};
+use lab::mode::Mode;
+use lab::topology::Topology;
+use lab::wait::eventually;
 
 use crate::disturb::{cluster, repaired_or_said, rests, run, start_first, stays};
 use crate::{Failure, Outcome};

@@ -4,14 +4,14 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use flanneld::lab::cluster::Cluster;
-use flanneld::lab::mode::Mode;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
 use kernel::diff::{LinkChange, Step};
 use kernel::state::{Bridge, Link, LinkKind, RouteScope, Scope, State, Vxlan, VxlanTtl};
 use kernel::types::{IfName, RouteProtocol};
 use kernel::{Kernel, KernelError};
+use lab::cluster::Cluster;
+use lab::mode::Mode;
+use lab::topology::Topology;
+use lab::wait::eventually;
 use tests::harness::figure;
 
 use crate::{Failure, Outcome, all_pairs_answer, up};

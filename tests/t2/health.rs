@@ -4,13 +4,13 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use flanneld::lab::cluster::{PATIENCE, host_dir, log_file, subnet_file};
-use flanneld::lab::process::{Daemon, Launch, last_lines};
-use flanneld::lab::wait::eventually;
-use flanneld::lab::world::World;
 use kernel::diff::Step;
 use kernel::state::RouteKind;
 use kernel::types::TableId;
+use lab::cluster::{PATIENCE, host_dir, log_file, subnet_file};
+use lab::process::{Daemon, Launch, last_lines};
+use lab::wait::eventually;
+use lab::world::World;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tests::harness;
 

@@ -1,10 +1,10 @@
 //! Two daemons that would write the same files.
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec, log_file};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::process::last_lines;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
+use lab::cluster::{Cluster, PATIENCE, Spec, log_file};
+use lab::mode::Mode;
+use lab::process::last_lines;
+use lab::topology::Topology;
+use lab::wait::eventually;
 use tests::harness;
 
 use crate::Outcome;

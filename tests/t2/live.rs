@@ -1,11 +1,11 @@
 //! Nothing is lost while the network changes.
 
-use flanneld::lab::cluster::{Cluster, PATIENCE};
-use flanneld::lab::flow::Counts;
-use flanneld::lab::mode::Mode;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::traffic::Traffic;
-use flanneld::lab::wait::eventually;
+use lab::cluster::{Cluster, PATIENCE};
+use lab::flow::Counts;
+use lab::mode::Mode;
+use lab::topology::Topology;
+use lab::traffic::Traffic;
+use lab::wait::eventually;
 use tests::harness::figure;
 
 use crate::{Outcome, all_pairs_answer, up};

@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
-use flanneld::lab::mode::{Mode, NETWORK, Path};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::traffic::Traffic;
-use flanneld::lab::wait::eventually;
 use kernel::state::{LinkKind, Vxlan};
 use kernel::types::{Family, Mtu};
+use lab::cluster::{Cluster, PATIENCE, Spec};
+use lab::mode::{Mode, NETWORK, Path};
+use lab::topology::Topology;
+use lab::traffic::Traffic;
+use lab::wait::eventually;
 use serde_json::json;
 use store::config_path;
 use store::files;
@@ -23,7 +23,7 @@ const PREFIX: &str = "/coreos.com/network";
 const PASS: u64 = 5_000;
 
 /// Every host has `from`, by a configuration of its own; host 3 is behind the router.
-fn with_own_configurations(from: Mode) -> Result<(Cluster, Vec<flanneld::lab::process::Daemon>), Failure> {
+fn with_own_configurations(from: Mode) -> Result<(Cluster, Vec<lab::process::Daemon>), Failure> {
     let spec = Spec { topology: Topology::every_third_routed(3), mode: from, dual_stack: false, outlive: false };
     let mut cluster = Cluster::prepare(spec, &harness::executables()?)?;
     let mut daemons = Vec::new();
@@ -43,7 +43,7 @@ fn with_own_configurations(from: Mode) -> Result<(Cluster, Vec<flanneld::lab::pr
 }
 
 fn set(host: usize, config: &str) -> Outcome {
-    let store = flanneld::lab::cluster::host_dir(host).join("store");
+    let store = lab::cluster::host_dir(host).join("store");
     Ok(files::replace(&config_path(&store, PREFIX), config.as_bytes())?)
 }
 

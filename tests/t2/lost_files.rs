@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec, log_file};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::process::last_lines;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
-use flanneld::status::path_beside;
+use lab::cluster::{Cluster, PATIENCE, Spec, log_file};
+use lab::mode::Mode;
+use lab::process::last_lines;
+use lab::topology::Topology;
+use lab::wait::eventually;
+use overlay::status::path_beside;
 use store::config_path;
 use tests::harness;
 

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use flanneld::lab::cluster::{Cluster, Spec};
-use flanneld::lab::mode::{Mode, Path};
-use flanneld::lab::topology::Topology;
+use lab::cluster::{Cluster, Spec};
+use lab::mode::{Mode, Path};
+use lab::topology::Topology;
 use tests::harness::{self, Environment, Outcome, Test};
 use tests::need::Need;
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use flanneld::lab::capture::{Echo, Place, Sight, Tap, follow};
-use flanneld::lab::cluster::{Cluster, host_dir};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
 use kernel::types::Family;
+use lab::capture::{Echo, Place, Sight, Tap, follow};
+use lab::cluster::{Cluster, host_dir};
+use lab::mode::Mode;
+use lab::topology::Topology;
+use lab::wait::eventually;
 
 use crate::{Outcome, all_pairs_answer, up};
 

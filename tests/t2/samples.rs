@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cni::runtime::{Attachment, NetworkList, Runtime};
-use flanneld::ctl::install::install;
-use flanneld::lab::cluster::{Cluster, Spec, subnet_file};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::netns::Room;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
-use flanneld::lab::world::World;
+use flannelctl::install::install;
 use kernel::types::Family;
+use lab::cluster::{Cluster, Spec, subnet_file};
+use lab::mode::Mode;
+use lab::netns::Room;
+use lab::topology::Topology;
+use lab::wait::eventually;
+use lab::world::World;
 use serde_json::{Value, json};
 use tests::harness;
 

@@ -1,8 +1,8 @@
 //! Settings of the host and of the VXLAN device without which nothing, or not everything, is carried.
 
-use flanneld::lab::mode::Mode;
-use flanneld::lab::netns::Room;
-use flanneld::lab::topology::Topology;
+use lab::mode::Mode;
+use lab::netns::Room;
+use lab::topology::Topology;
 
 use crate::disturb::{cluster, repaired_or_said, run, set_sysctl, sysctl};
 use crate::{Failure, Outcome};

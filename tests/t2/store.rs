@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
 use kernel::types::TableId;
+use lab::cluster::{Cluster, PATIENCE, Spec};
+use lab::mode::Mode;
+use lab::topology::Topology;
+use lab::wait::eventually;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{Failure, Outcome, all_pairs_answer, harness, up};

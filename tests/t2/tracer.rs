@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use flanneld::lab::cluster::PATIENCE;
-use flanneld::lab::wait::eventually;
+use lab::cluster::PATIENCE;
+use lab::wait::eventually;
 
 use crate::Failure;
 

@@ -2,13 +2,13 @@
 
 use std::fs;
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
-use flanneld::lab::mode::{Mode, NETWORK};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
-use flanneld::status::{Reach, Status};
 use kernel::types::TableId;
+use lab::cluster::{Cluster, PATIENCE, Spec};
+use lab::mode::{Mode, NETWORK};
+use lab::topology::Topology;
+use lab::wait::eventually;
 use overlay::backend::extension;
+use overlay::status::{Reach, Status};
 use serde_json::json;
 use store::config_path;
 use store::files;
@@ -99,6 +99,6 @@ fn works_or_names(mode: Mode, module: &str) -> Outcome {
     };
     let wanted = format!("this kernel has no {module}: `modprobe {module}` as root, or boot a kernel that has it");
     assert!(error.contains("EOPNOTSUPP") && error.contains(&wanted), "{error}");
-    assert!(!flanneld::lab::cluster::subnet_file(1).exists(), "a pod would be cut off");
+    assert!(!lab::cluster::subnet_file(1).exists(), "a pod would be cut off");
     Ok(())
 }

@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::PathBuf;
 
-use flanneld::lab::cluster::PATIENCE;
-use flanneld::lab::netns::Room;
-use flanneld::lab::process::{Daemon, Launch, last_lines};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
-use flanneld::lab::world::World;
-use flanneld::status::{Status, path_beside};
 use kernel::types::TableId;
+use lab::cluster::PATIENCE;
+use lab::netns::Room;
+use lab::process::{Daemon, Launch, last_lines};
+use lab::topology::Topology;
+use lab::wait::eventually;
+use lab::world::World;
+use overlay::status::{Status, path_beside};
 use store::config_path;
 use store::files;
 use tests::harness;

@@ -6,18 +6,18 @@ use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener
 use std::time::Duration;
 
 use etherparse::{Icmpv4Type, IpNumber, NetSlice, PacketBuilder, SlicedPacket, TransportSlice, icmpv4};
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
-use flanneld::lab::mode::{Mode, NETWORK};
-use flanneld::lab::netns::Room;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::traffic::Traffic;
-use flanneld::lab::wait::eventually;
-use flanneld::lab::world::establish;
-use flanneld::status::Status;
 use kernel::diff::Step;
 use kernel::state::{Link, LinkKind, Route, RouteKey, State, TunTap};
 use kernel::tuntap::Queue;
 use kernel::types::{Family, IfName, Mtu, TableId, host_net};
+use lab::cluster::{Cluster, PATIENCE, Spec};
+use lab::mode::{Mode, NETWORK};
+use lab::netns::Room;
+use lab::topology::Topology;
+use lab::traffic::Traffic;
+use lab::wait::eventually;
+use lab::world::establish;
+use overlay::status::Status;
 use rustix::net::{AddressFamily, RecvFlags, SocketType, recv, socket, sockopt};
 use tests::harness::{executables, figure};
 use tests::plain::Plain;
@@ -86,7 +86,7 @@ pub fn a_stream_arrives_whole() -> Outcome {
 }
 
 /// What a host's data path has counted. It is in the status after a pass that changed something.
-fn counted(cluster: &Cluster, host: usize) -> Result<flanneld::status::Udp, Failure> {
+fn counted(cluster: &Cluster, host: usize) -> Result<overlay::status::Udp, Failure> {
     let before = Cluster::status(host).and_then(|status| status.udp).unwrap_or_default();
     let network = RouteKey::main(NETWORK.parse()?);
     let mut kernel = cluster.world.host(host)?.kernel()?;

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec};
-use flanneld::lab::flow::Counts;
-use flanneld::lab::mode::{Mode, NETWORK};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::traffic::{RATE, Traffic};
-use flanneld::lab::wait::eventually;
 use kernel::types::{Family, IfName};
+use lab::cluster::{Cluster, PATIENCE, Spec};
+use lab::flow::Counts;
+use lab::mode::{Mode, NETWORK};
+use lab::topology::Topology;
+use lab::traffic::{RATE, Traffic};
+use lab::wait::eventually;
 use tests::harness::{self, figure};
 
 use crate::disturb::{cluster, run};

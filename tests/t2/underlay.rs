@@ -4,16 +4,16 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flanneld::lab::capture::{Echo, Place, Tap, follow};
-use flanneld::lab::flow;
-use flanneld::lab::ping::Pinger;
-use flanneld::lab::process::{Daemon, Launch};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
-use flanneld::lab::world::{World, establish, users_of};
 use ipnetwork::IpNetwork;
 use kernel::state::{FdbKey, Link, LinkKind, NeighbourKey, State, Vxlan};
 use kernel::types::{Family, IfName, Mac, Vni};
+use lab::capture::{Echo, Place, Tap, follow};
+use lab::flow;
+use lab::ping::Pinger;
+use lab::process::{Daemon, Launch};
+use lab::topology::Topology;
+use lab::wait::eventually;
+use lab::world::{World, establish, users_of};
 
 use crate::{Failure, Outcome};
 

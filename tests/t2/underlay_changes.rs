@@ -5,17 +5,17 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec, log_file, subnet_file};
-use flanneld::lab::mode::{Mode, Path};
-use flanneld::lab::process::{Daemon, last_lines};
-use flanneld::lab::topology::{Node, Topology};
-use flanneld::lab::wait::eventually;
-use flanneld::status::Status;
 use ipnetwork::IpNetwork;
 use kernel::diff::{LinkChange, Step};
 use kernel::state::{Address, AddressKey, FdbKey, Link, LinkKind, Route, RouteKey, Scope, Veth, VethPeer};
 use kernel::types::{Family, IfName, Mac, Mtu};
+use lab::cluster::{Cluster, PATIENCE, Spec, log_file, subnet_file};
+use lab::mode::{Mode, Path};
+use lab::process::{Daemon, last_lines};
+use lab::topology::{Node, Topology};
+use lab::wait::eventually;
 use overlay::lease::LeaseAttrs;
+use overlay::status::Status;
 use tests::harness::{self, figure};
 
 use crate::takeover::go;

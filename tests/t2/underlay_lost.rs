@@ -1,10 +1,10 @@
 //! A host that has lost its underlay is not ready.
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec, log_file};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::process::last_lines;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
+use lab::cluster::{Cluster, PATIENCE, Spec, log_file};
+use lab::mode::Mode;
+use lab::process::last_lines;
+use lab::topology::Topology;
+use lab::wait::eventually;
 use tests::harness;
 
 use crate::disturb::{get, repaired, rests, run, start_first};

@@ -4,12 +4,12 @@ use std::fs;
 use std::time::Duration;
 
 use flanneld::events::Events;
-use flanneld::lab::cluster::{Cluster, PATIENCE, log_file};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::process::last_lines;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
 use kernel::types::Family;
+use lab::cluster::{Cluster, PATIENCE, log_file};
+use lab::mode::Mode;
+use lab::process::last_lines;
+use lab::topology::Topology;
+use lab::wait::eventually;
 
 use crate::disturb::{LIMIT, cluster, repaired};
 use crate::tracer::Tracer;

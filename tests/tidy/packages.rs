@@ -16,10 +16,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("overlay", &["gojson", "kernel"]),
     ("store", &["overlay"]),
     ("plugins", &["attachment", "cni", "gojson", "kernel", "overlay"]),
-    ("flanneld", &["attachment", "cni", "gojson", "kernel", "overlay", "store"]),
+    ("lab", &["cni", "kernel", "overlay"]),
+    ("flanneld", &["attachment", "gojson", "kernel", "overlay", "store", LAB_OF_TESTS]),
+    ("flannelctl", &["cni", "kernel", "lab", "overlay", "store"]),
     ("floor", &[]),
-    ("tests", &["attachment", "cni", "flanneld", "gojson", "kernel", "overlay", "plugins", "store"]),
+    (
+        "tests",
+        &["attachment", "cni", "flanneld", "flannelctl", "gojson", "kernel", "lab", "overlay", "plugins", "store"],
+    ),
 ];
+
+/// A crate's own tests wait for conditions as the tests of many hosts do.
+const LAB_OF_TESTS: &str = "lab";
 
 /// What a plugin, which starts in a tenth of a millisecond, has no use for.
 const NOT_IN_PLUGINS: &[&str] = &["tokio", "rtnetlink", "tracing", "clap", "tonic", "rustls", "ring"];

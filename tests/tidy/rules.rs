@@ -19,7 +19,7 @@ pub const RULES: &[Rule] = &[
         only_in: &[
             ("lib/cni/src/delegate", "a CNI delegate is an executable"),
             ("flanneld/src/commands.rs", "the extension backend's own commands, without a shell"),
-            ("flanneld/src/lab/", "the lab starts daemons, and builds them"),
+            ("lib/lab/src/", "the lab starts daemons, and builds them"),
         ],
         in_tests: false,
         reason: "no program is executed except a CNI delegate and the extension backend's commands: everything else is netlink",
@@ -27,7 +27,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         words: &["thread::sleep", "sleep(", "park_timeout("],
         only_in: &[
-            ("flanneld/src/lab/wait.rs", "bounded waiting on a condition"),
+            ("lib/lab/src/wait.rs", "bounded waiting on a condition"),
             ("flanneld/src/instance.rs", "bounded waiting for a daemon that ends"),
             ("lib/cni/src/delegate", "back-off while an executable is being written"),
             ("lib/store/src/embedded/follow.rs", "back-off after the store could not be read"),
@@ -42,7 +42,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         words: &["sleep_until("],
         only_in: &[
-            ("flanneld/src/daemon/mod.rs", "the loop's timers"),
+            ("flanneld/src/overlay/mod.rs", "the loop's timers"),
             ("flanneld/src/attachments/", "the loop's timers"),
             ("flanneld/src/report/task.rs", "the loop's timers"),
             ("lib/store/src/embedded/follow.rs", "the next expiry of a lease"),
@@ -63,8 +63,10 @@ pub const RULES: &[Rule] = &[
             "env::remove_var",
         ],
         only_in: &[
+            ("plugins/build.rs", "what cargo says of the target"),
             ("plugins/src/main.rs", "CNI_* and the name it is called by"),
             ("flanneld/src/bin/", "flags and FLANNELD_*"),
+            ("flannelctl/src/main.rs", "its arguments, and whether cargo runs it"),
         ],
         in_tests: false,
         reason: "environment and arguments are read only in a main, and are arguments below it",

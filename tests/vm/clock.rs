@@ -4,11 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec, log_file};
-use flanneld::lab::mode::Mode;
-use flanneld::lab::process::last_lines;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::wait::eventually;
+use lab::cluster::{Cluster, PATIENCE, Spec, log_file};
+use lab::mode::Mode;
+use lab::process::last_lines;
+use lab::topology::Topology;
+use lab::wait::eventually;
 use rustix::time::{ClockId, Timespec, clock_settime};
 use tests::harness::{Outcome, executables};
 use tests::vm;

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use flanneld::lab::cluster::{Cluster, PATIENCE, Spec, key_file, subnet_file};
-use flanneld::lab::mode::{Mode, Path};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::traffic::Traffic;
-use flanneld::lab::wait::eventually;
 use kernel::Kernel;
 use kernel::state::{LinkKind, PublicKey, Scope, WireguardDevice};
 use kernel::types::{Family, IfName};
+use lab::cluster::{Cluster, PATIENCE, Spec, key_file, subnet_file};
+use lab::mode::{Mode, Path};
+use lab::topology::Topology;
+use lab::traffic::Traffic;
+use lab::wait::eventually;
 use tests::harness::{Outcome, executables, figure};
 
 type Failure = Box<dyn std::error::Error>;
@@ -108,7 +108,7 @@ pub fn wireguard_dual_stack() -> Outcome {
     assert_eq!((device.listen_port, device.peers.len()), (Some(51820), 2));
     assert!(device.peers.values().all(|peer| peer.live), "{device:?}");
     let key = fs::read_to_string(key_file(1))?;
-    let log = fs::read_to_string(flanneld::lab::cluster::log_file(1))?;
+    let log = fs::read_to_string(lab::cluster::log_file(1))?;
     assert!(key.len() == 44 && !log.contains(&key), "the key is in the log");
     for entry in fs::read_dir(Cluster::leases_dir())? {
         let text = fs::read_to_string(entry?.path())?;

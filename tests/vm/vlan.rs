@@ -5,11 +5,11 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::{LinkChange, Step};
 use kernel::state::{Link, LinkKind, VethPeer};
 use kernel::types::IfName;
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

@@ -2,11 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use flanneld::lab::netns::Room;
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::state::Scope;
 use kernel::types::IfName;
+use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::Outcome;
 

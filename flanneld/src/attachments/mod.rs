@@ -9,7 +9,7 @@ mod folders;
 pub mod plan;
 pub mod records;
 mod rules;
-pub mod status;
+mod status;
 mod work;
 
 use std::collections::BTreeMap;
@@ -21,8 +21,10 @@ use std::time::Duration;
 use attachment::record::DIRECTORY;
 use kernel::Kernel;
 use kernel::message::link::SeenLink;
+use kernel::state::State;
 use kernel::types::IfName;
 use overlay::lease::Subnets;
+use overlay::status::Attachments;
 use store::backoff::Backoff;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -31,11 +33,12 @@ use self::folders::Folders;
 use self::plan::{Facts, History, Plan, plan};
 use self::records::{Records, Stale};
 use self::rules::RulesWatch;
-use self::status::Attachments;
 use self::work::{Done, Look, execute};
 use crate::events::facts::Facts as Underlay;
 use crate::events::{Events, Interest};
 use crate::kernel_thread::{KernelThread, ThreadError};
+use crate::metrics::Metrics;
+use crate::report::Report;
 use crate::supervise::{Ended, Task};
 
 /// Nothing should change unnoticed; this is how long it lasts if something does.
@@ -67,11 +70,19 @@ pub enum StartError {
     Records(#[source] io::Error),
 }
 
-/// The way to the controller. It ends with this.
+/// What the controller works with.
+pub struct Parts {
+    /// This host's subnets: the attachments in them are repaired.
+    pub subnets: watch::Receiver<Subnets>,
+    /// Where it reports the state of attachments.
+    pub report: Report,
+    /// Where it counts repairs.
+    pub metrics: Metrics,
+}
+
+/// The controller's task. The task ends with this.
 #[derive(Debug)]
 pub struct Controller {
-    subnets: watch::Sender<Subnets>,
-    status: watch::Receiver<Attachments>,
     task: Task,
 }
 
@@ -81,13 +92,13 @@ impl Controller {
     ///
     /// # Errors
     /// What the kernel refuses.
-    pub fn start() -> Result<Self, StartError> {
+    pub fn start(parts: Parts) -> Result<Self, StartError> {
         let events = Events::listen().map_err(StartError::Listen)?;
         let directory = Path::new(DIRECTORY);
         let folders = Folders::watch(directory).map_err(StartError::Records)?;
         let kernel = KernelThread::start()?;
-        let (subnets, own) = watch::channel(Subnets::default());
-        let (reporter, status) = watch::channel(Attachments::default());
+        let status = Attachments::default();
+        parts.report.attachments(&status);
         let work = Loop {
             kernel,
             events,
@@ -97,34 +108,18 @@ impl Controller {
             stale: Stale::All,
             links: BTreeMap::new(),
             next: Look::all(),
-            subnets: own,
+            desired: Arc::default(),
             history: History::default(),
             retry: Backoff::default(),
-            status: reporter,
+            parts,
+            status,
         };
-        Ok(Self { subnets, status, task: Task::spawn("the attachments controller", work.run()) })
+        Ok(Self { task: Task::spawn("the attachments controller", work.run()) })
     }
 
-    /// This host's subnets: the attachments in them are looked after.
-    pub fn set_subnets(&self, subnets: Subnets) {
-        self.subnets.send_if_modified(|now| std::mem::replace(now, subnets) != subnets);
-    }
-
-    /// What the status says of it.
-    pub fn status(&mut self) -> Attachments {
-        self.status.borrow_and_update().clone()
-    }
-
-    /// Waits until the status says something new. Cancel-safe.
-    ///
-    /// # Errors
-    /// The controller has ended.
-    pub async fn news(&mut self) -> Result<(), Ended> {
-        let Self { status, task, .. } = self;
-        tokio::select! {
-            Ok(()) = status.changed() => Ok(()),
-            ended = task.ended() => Err(ended),
-        }
+    /// Waits until the controller has ended. Cancel-safe.
+    pub async fn ended(&mut self) -> Ended {
+        self.task.ended().await
     }
 }
 
@@ -139,10 +134,13 @@ struct Loop {
     /// All links, as they were read last.
     links: BTreeMap<IfName, SeenLink>,
     next: Look,
-    subnets: watch::Receiver<Subnets>,
+    /// What is desired of links.
+    desired: Arc<State>,
     history: History,
     retry: Backoff,
-    status: watch::Sender<Attachments>,
+    parts: Parts,
+    /// What was reported last.
+    status: Attachments,
 }
 
 impl Loop {
@@ -188,7 +186,7 @@ impl Loop {
                     self.stale.extend(stale.map_err(|error| error.to_string())?);
                     due = due.min(Instant::now() + LEISURE);
                 }
-                changed = self.subnets.changed() => {
+                changed = self.parts.subnets.changed() => {
                     changed.map_err(|error| error.to_string())?;
                     self.next = Look::all();
                     break QUIET;
@@ -207,14 +205,15 @@ impl Loop {
     async fn look(&mut self) -> Result<Instant, Trouble> {
         let look = std::mem::take(&mut self.next);
         let troubles = self.read(look).await?;
-        let subnets = *self.subnets.borrow_and_update();
+        let subnets = *self.parts.subnets.borrow_and_update();
         let facts = Facts { records: &self.records, links: &self.links, subnets, now: Instant::now() };
         let plan = Arc::new(plan(&facts, &mut self.history));
-        let wanted = plan.links();
+        let links = plan.links();
+        self.desired = Arc::new(links.state);
         self.events.set_interest(Interest {
-            wanted: Arc::new(wanted.state),
-            scope: wanted.scope,
-            facts: Underlay::none(),
+            desired: Some(Arc::downgrade(&self.desired)),
+            scope: Arc::new(links.scope),
+            facts: Arc::new(Underlay::none()),
         });
         let done = self.execute(plan.clone(), look).await?;
         self.learn(&plan, &done, &troubles);
@@ -252,6 +251,7 @@ impl Loop {
         self.retry.reset();
         for healed in &done.healed {
             self.history.entry(healed.object.clone()).or_default().done(Instant::now());
+            self.parts.metrics.repaired_attachment(healed.kind);
             tracing::warn!(
                 object = healed.object,
                 steps = healed.steps.join("; "),
@@ -262,14 +262,18 @@ impl Loop {
             self.history.entry(object.clone()).or_default().done(Instant::now());
             tracing::warn!(object, error, "cannot repair what somebody else changed");
         }
-        self.status.send_if_modified(|status| {
-            let before = status.clone();
-            status.looked(plan, done, troubles);
-            for text in status.reported.iter().filter(|text| !before.reported.contains(text)) {
-                tracing::warn!("{text}");
-            }
-            *status != before
-        });
+        self.report(plan, done, troubles);
+    }
+
+    fn report(&mut self, plan: &Plan, done: &Done, troubles: &[String]) {
+        let before = self.status.clone();
+        status::record(&mut self.status, plan, done, troubles);
+        for text in self.status.reported.iter().filter(|text| !before.reported.contains(text)) {
+            tracing::warn!("{text}");
+        }
+        if self.status != before {
+            self.parts.report.attachments(&self.status);
+        }
     }
 
     fn due(&self, plan: &Plan, done: &Done) -> Instant {

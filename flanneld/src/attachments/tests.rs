@@ -65,7 +65,7 @@ fn of_overlay() -> BTreeSet<String> {
     let ours = Ours { devices: &[], owner: &owner, complete: true };
     let wanted = Renderer::new(&host, &conf.backend, &[]).desired(&peers, ours);
     let (mut state, scope) = (wanted.state, wanted.scope);
-    state.sysctls.extend(settings::wanted(&conf, &name("eth0"), &[name("eth0")], &state));
+    state.sysctls.extend(settings::wanted(&conf.backend, &host, &[name("eth0")], &state));
     keys(&state, &scope)
 }
 

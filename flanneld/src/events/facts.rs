@@ -1,4 +1,4 @@
-//! What of the kernel's decides what we want of it: the underlay, and this host's addresses. Pure.
+//! The kernel's facts on which the plan depends: the underlay, and this host's addresses. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,33 +13,34 @@ use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, TableId};
 use overlay::lease::Subnets;
 use overlay::net::within;
 
-use crate::underlay::Survey;
+use overlay::underlay::Survey;
 
-/// The facts as they were when the kernel was read. What is announced of them is news when it differs.
+/// The facts of the last survey. An announcement is news if it differs from them.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     chosen: Chosen,
-    /// Our devices. A lease is not believed whose subnet contains an address of this host's, the one that a device of ours
-    /// has had until now among them.
+    /// Our devices. A lease is rejected if its subnet contains an address of this host, including the address that one
+    /// of our devices has had until now.
     ours: BTreeSet<IfName>,
     links: BTreeMap<IfName, Carrier>,
     addresses: BTreeMap<AddressKey, SeenAddress>,
     named: Named,
-    /// By their keys with ordinal 0: the kernel keeps several under one.
+    /// Routes by their key with ordinal 0: the kernel keeps several routes under one key.
     routes: BTreeMap<RouteKey, Vec<Route>>,
 }
 
 /// Where an administrator's routes are named in the status: they may lead elsewhere what is ours to carry.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Named {
-    /// Inside these networks …
+    /// A route's destination is inside one of these networks.
     pub within: Vec<IpNetwork>,
-    /// … and outside this host's own subnets.
+    /// It is not inside one of this host's own subnets.
     pub own: Subnets,
 }
 
 impl Named {
-    /// The routes of routing daemons come and go by thousands; they are named when the host is looked at next.
+    /// Whether the status names the route. Those of routing daemons change by the thousands, so they are no reason for a
+    /// pass; the next one names them.
     fn has(&self, key: &RouteKey, route: Option<&Route>) -> bool {
         let by_hand = [RouteProtocol::BOOT, RouteProtocol::STATIC];
         key.table == TableId::MAIN
@@ -50,17 +51,17 @@ impl Named {
 }
 
 /// The underlay, and what it was chosen by.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chosen {
-    /// `None` while there is none: every link and address may be it.
+    /// The underlay's name. `None` if there is none: then every link and address may become it.
     pub dev: Option<IfName>,
-    /// By the default route.
+    /// Whether the default route decided.
     pub by_default_route: bool,
-    /// By the route to this address.
+    /// The address whose route decided.
     pub can_reach: Option<IpAddr>,
 }
 
-/// What matters of a link below others.
+/// The fields of a lower link that matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Carrier {
     index: IfIndex,
@@ -76,15 +77,15 @@ impl Carrier {
 }
 
 impl Facts {
-    /// Nothing is planned from the underlay.
+    /// No fact: nothing depends on the underlay.
     pub fn none() -> Self {
-        // no way out leaves by it
+        // no underlay is this link
         let chosen = Chosen { dev: IfName::new("lo").ok(), ..Chosen::default() };
         Self { chosen, ..Self::default() }
     }
 
-    /// The facts in `survey`, from which the underlay was `chosen`, when `ours` are our devices and others' routes are
-    /// `named`.
+    /// The facts in `survey`, from which the underlay was `chosen`. `ours` are our devices. `named` selects the foreign
+    /// routes that the status names.
     pub fn new(chosen: Chosen, ours: &[IfName], named: Named, survey: &Survey) -> Self {
         let mut facts = Self { chosen, ours: ours.iter().cloned().collect(), named, ..Self::default() };
         let links = survey.links.iter().filter(|seen| facts.chosen.may_be(&seen.name));
@@ -102,7 +103,7 @@ impl Facts {
         facts
     }
 
-    /// `news` is of something that the choice of the underlay depends on, or what is said of it.
+    /// Whether `news` is about an object on which the choice of the underlay, or its data, depends.
     pub fn touched_by(&self, news: &News) -> bool {
         match news {
             News::Link(name, _) => self.chosen.may_be(name),
@@ -116,12 +117,12 @@ impl Facts {
         }
     }
 
-    /// A link-local address is in no subnet, but may be the underlay's only one.
+    /// Whether an address counts. A link-local one is in no subnet, but may be the underlay's only address.
     fn counts(&self, key: &AddressKey) -> bool {
         self.chosen.may_be(&key.dev) || (self.ours.contains(&key.dev) && !is_link_local(key.net.ip()))
     }
 
-    /// What `news` says is what is known.
+    /// Whether `news` equals the known facts.
     pub fn agree_with(&self, news: &News) -> bool {
         match news {
             News::Link(name, seen) => self.links.get(name) == seen.as_deref().map(Carrier::of).as_ref(),
@@ -144,8 +145,8 @@ impl Chosen {
         self.dev.as_ref().is_none_or(|dev| dev == name)
     }
 
-    /// A route of our own is no way out. Any table may hold the route to an address; the others are looked for in the main
-    /// one.
+    /// Whether the choice depends on a route. Our own routes never lead to the underlay. The route to an address may be
+    /// in any table; other routes are looked up in the main table.
     fn depends_on(&self, key: &RouteKey, route: Option<&Route>) -> bool {
         if route.is_some_and(|route| route.protocol == RouteProtocol::FLANNEL) {
             return false;

@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 
 use ipnetwork::IpNetwork;
 use kernel::message::{Names, address, link, neighbour, route};
@@ -9,7 +10,7 @@ use netlink_packet_route::neighbour::NeighbourState;
 
 use super::facts::{Chosen, Named};
 use super::*;
-use crate::underlay::Survey;
+use overlay::underlay::Survey;
 
 const FLANNEL: IfIndex = IfIndex(7);
 const ETH0: IfIndex = IfIndex(2);
@@ -92,7 +93,7 @@ fn gone(message: Message) -> Message {
     }
 }
 
-/// A host: a device of ours with one peer, an underlay with an address and a default route, and a pod.
+/// A host with a device of ours and one peer, an underlay with an address and a default route, and a pod.
 fn survey() -> Survey {
     let pod = announced(POD, "veth0", &Link::up(LinkKind::Veth(kernel::state::Veth { peer: None })));
     let links = [eth0(1500), announced(FLANNEL, "flannel.1", &ours()), pod].iter().map(seen).collect();
@@ -129,8 +130,31 @@ fn chosen() -> Chosen {
     Chosen { dev: Some(name("eth0")), by_default_route: true, can_reach: None }
 }
 
+/// A filter, and what is desired while it is there.
+struct Held {
+    filter: Filter,
+    _desired: Arc<State>,
+}
+
+impl Deref for Held {
+    type Target = Filter;
+    fn deref(&self) -> &Filter {
+        &self.filter
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Filter {
+        &mut self.filter
+    }
+}
+
 /// A filter after a pass, which knows the underlay by `chosen`.
-fn filter(chosen: Chosen) -> Filter {
+fn filter(chosen: Chosen) -> Held {
+    filter_for(chosen, wanted())
+}
+
+fn filter_for(chosen: Chosen, desired: State) -> Held {
     let (survey, devices) = (survey(), vec![name("flannel.1")]);
     let named = Named { within: vec![net("10.5.0.0/16")], own: "10.5.1.0-24".parse().unwrap() };
     let facts = Facts::new(chosen, &devices, named, &survey);
@@ -153,13 +177,15 @@ fn filter(chosen: Chosen) -> Filter {
     };
     let mut filter = Filter::default();
     filter.reader.survey_ends(&survey.links);
-    filter.interest = Some(Interest { wanted: Arc::new(wanted()), scope, facts });
+    let desired = Arc::new(desired);
+    let interest = Interest { desired: Some(Arc::downgrade(&desired)), scope: scope.into(), facts: facts.into() };
+    filter.interest = Some(interest);
     filter.facts_hold = true;
-    filter
+    Held { filter, _desired: desired }
 }
 
 fn wakes(chosen: Chosen, message: Message) -> bool {
-    filter(chosen).hear(message.into())
+    filter(chosen).matches(message.into())
 }
 
 fn check(cases: impl IntoIterator<Item = (Message, bool, &'static str)>) {
@@ -271,34 +297,46 @@ fn without_an_underlay_everything_may_be_it() {
     assert!(!wakes(none(), via("203.0.113.0/24", "192.0.2.9", BGP)));
 }
 
-/// A lease whose subnet contains an address of ours is not believed: when a pass has moved it, leases are judged anew.
+/// A lease whose subnet contains an address of ours is rejected. When a pass moves our address, leases are judged anew.
 #[test]
 fn our_own_address_is_a_fact_although_it_is_wanted() {
-    let mut filter = filter(chosen());
     let mut wanted = wanted();
     wanted.address(&name("flannel.1"), net("10.5.7.0/32"), true);
-    filter.interest = filter.interest.map(|interest| Interest { wanted: Arc::new(wanted), ..interest });
+    let mut filter = filter_for(chosen(), wanted);
     let moved = address::add(FLANNEL, net("10.5.7.0/32"), &Address::default());
-    assert!(filter.hear(moved.into()));
+    assert!(filter.matches(moved.into()));
 }
 
-/// What is there and back again while a survey is read may be in it or not.
+/// A change that is reverted while a survey runs may or may not be in the survey.
 #[test]
 fn while_the_kernel_is_read_nothing_is_known_of_the_underlay() {
     let mut filter = filter(chosen());
-    assert!(!filter.hear(eth0(1500).into()));
+    assert!(!filter.matches(eth0(1500).into()));
     filter.facts_hold = false;
-    assert!(filter.hear(eth0(1500).into()));
-    assert!(!filter.hear(via("203.0.113.0/24", "192.0.2.9", BGP).into()));
+    assert!(filter.matches(eth0(1500).into()));
+    assert!(!filter.matches(via("203.0.113.0/24", "192.0.2.9", BGP).into()));
     filter.facts_hold = true;
-    assert!(filter.hear(eth0(1400).into()), "changed");
-    assert!(filter.hear(eth0(1500).into()), "changed back, before anybody has looked");
+    assert!(filter.matches(eth0(1400).into()), "changed");
+    assert!(filter.matches(eth0(1500).into()), "changed back, before anybody has looked");
 }
 
 #[test]
 fn before_the_first_pass_everything_is_news() {
-    assert!(Filter::default().hear(eth0(1500).into()));
+    assert!(Filter::default().matches(eth0(1500).into()));
     let mut filter = filter(chosen());
     filter.overrun();
-    assert!(filter.hear(eth0(1500).into()), "after announcements were lost");
+    assert!(filter.matches(eth0(1500).into()), "after announcements were lost");
+}
+
+/// Nothing is desired while there is no underlay, and when a plan is gone nothing is known.
+#[test]
+fn what_is_desired_may_be_nothing_or_gone() {
+    let mut none = filter(chosen());
+    none.interest.iter_mut().for_each(|interest| interest.desired = None);
+    let other = || via("203.0.113.0/24", "192.0.2.9", BGP);
+    assert!(!none.matches(other().into()));
+    let Held { mut filter, _desired } = filter(chosen());
+    assert!(!filter.matches(other().into()));
+    drop(_desired);
+    assert!(filter.matches(other().into()));
 }

@@ -1,18 +1,18 @@
-//! Upstream's flags whose part is not in this version. They are known, so that a unit file written for upstream starts,
-//! or gets a reason instead of "unknown flag": only a value that asks for a part that is missing is refused.
+//! Upstream's flags for parts that this version does not have. They are accepted so that a unit file for upstream
+//! starts. Only a value that requests a missing part is refused, with a reason instead of "unknown flag".
 
 use super::go::{self, Flag};
 
-/// What a flag's value is.
+/// The kind of a flag's value.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// A switch that turns a missing part on; "true" is refused with this reason.
+    /// A switch that turns on a missing part. "true" is refused with this reason.
     Part(&'static str),
-    /// A switch that says how a missing part does its work. It means nothing while that part is off.
+    /// A switch that configures a missing part. It has no effect while that part is off.
     Switch,
-    /// Text, of the same kind.
+    /// A text that configures a missing part.
     Text,
-    /// A number, of the same kind.
+    /// A number that configures a missing part.
     Number,
 }
 
@@ -25,7 +25,7 @@ const fn flag(name: &'static str, kind: Kind) -> Absent {
     Absent { name, kind }
 }
 
-/// flannel 0.28.9, main.go. The flags below a part are read by that part alone.
+/// The flags of flannel 0.28.9, main.go. Those below a part configure that part alone.
 const TABLE: &[Absent] = &[
     flag("kube-subnet-mgr", Kind::Part("the Kubernetes store is")),
     flag("kube-api-url", Kind::Text),
@@ -36,7 +36,7 @@ const TABLE: &[Absent] = &[
     flag("ip-masq", Kind::Part("masquerade rules are")),
     flag("ip-masq-fully-random-disable", Kind::Switch),
     flag("iptables-resync", Kind::Number),
-    // on by default, and so no more of a wish than its absence
+    // on by default in upstream, so setting it requests nothing more
     flag("iptables-forward-rules", Kind::Switch),
 ];
 
@@ -44,17 +44,17 @@ fn find(name: &str) -> Option<&'static Absent> {
     TABLE.iter().find(|flag| flag.name == name)
 }
 
-/// The names of all of them.
+/// The names of all these flags.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|flag| flag.name)
 }
 
-/// Whether `name` is one of them, and then whether it is a switch.
+/// Whether `name` is a switch. `None` if it is not one of these flags.
 pub(super) fn boolean(name: &str) -> Option<bool> {
     find(name).map(|flag| matches!(flag.kind, Kind::Part(_) | Kind::Switch))
 }
 
-/// Why upstream cannot read `value` for the flag `name`; `None` when it can, or the flag is none of these.
+/// Why upstream cannot read `value` for the flag `name`. `None` if it can, or if `name` is not one of these flags.
 pub(super) fn unreadable(name: &str, value: &str) -> Option<&'static str> {
     match find(name)?.kind {
         Kind::Part(_) | Kind::Switch if go::truth(value).is_none() => Some("neither true nor false"),
@@ -63,15 +63,15 @@ pub(super) fn unreadable(name: &str, value: &str) -> Option<&'static str> {
     }
 }
 
-/// Takes the flags of the table out of `flags`; what is wrong with them is the second part. As in Go the last of several
-/// values counts, but each must be readable.
+/// Removes these flags from `flags`. The second part of the result lists the mistakes in them. As in Go, the last of
+/// several values is used, but every value must be valid.
 pub(super) fn take_out(flags: Vec<Flag>) -> (Vec<Flag>, Vec<String>) {
     let (absent, kept): (Vec<Flag>, Vec<Flag>) = flags.into_iter().partition(|flag| find(&flag.name).is_some());
     let mut mistakes: Vec<String> = absent.iter().filter_map(unreadable_flag).collect();
     for Absent { name, kind } in TABLE {
         let last = absent.iter().rfind(|flag| flag.name == *name);
         if let (Kind::Part(missing), Some(true)) = (kind, last.and_then(|flag| go::truth(&flag.value))) {
-            mistakes.push(format!("--{name}: {missing} not in this version; leave the flag out"));
+            mistakes.push(format!("--{name}: {missing} not in this version; remove the flag"));
         }
     }
     (kept, mistakes)

@@ -1,4 +1,4 @@
-//! The flags of the etcd store. With none of a store's flags it is etcd on this host, as upstream.
+//! The flags of the etcd store. As in upstream, etcd on this host is the default store.
 
 use std::path::PathBuf;
 
@@ -7,34 +7,34 @@ use clap::Args;
 use store::StoreOptions;
 use store::etcd::{Asked, DEFAULT_ENDPOINTS, Options, Secret};
 
-/// As they are given.
+/// The flags as they were given.
 #[derive(Args)]
 pub(super) struct EtcdFlags {
     #[arg(long, value_name = "URLS", help = format!("etcd's members, URLs with commas between them [default: {DEFAULT_ENDPOINTS}]"))]
     etcd_endpoints: Option<String>,
-    /// The key of --etcd-certfile
+    /// The private key of --etcd-certfile
     #[arg(long, value_name = "FILE")]
     etcd_keyfile: Option<String>,
-    /// Certificate to show to etcd; a file that is replaced is used from the next connection on
+    /// Client certificate for etcd; a replaced file is used from the next connection on
     #[arg(long, value_name = "FILE")]
     etcd_certfile: Option<String>,
-    /// Certificates of those who may sign etcd's; without it the system's
+    /// Certificates of the authorities that may sign etcd's certificate; default: the system's
     #[arg(long, value_name = "FILE")]
     etcd_cafile: Option<String>,
-    /// User of etcd
+    /// User name in etcd
     #[arg(long, value_name = "USER")]
     etcd_username: Option<String>,
-    /// Its password; FLANNELD_ETCD_PASSWORD hides it from the list of processes
+    /// The user's password; FLANNELD_ETCD_PASSWORD keeps it out of the process list
     #[arg(long, value_name = "PASSWORD")]
     etcd_password: Option<String>,
 }
 
 impl EtcdFlags {
-    /// The flags that say something.
+    /// The names of the flags that are set.
     fn given(&self) -> Vec<&'static str> {
         let text = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         let all = [
-            // upstream's default asks for nothing
+            // upstream's default requests nothing
             (
                 "--etcd-endpoints",
                 text(&self.etcd_endpoints) && self.etcd_endpoints.as_deref() != Some(DEFAULT_ENDPOINTS),
@@ -49,7 +49,7 @@ impl EtcdFlags {
     }
 }
 
-/// The store that the flags name.
+/// The store that the flags select.
 pub(super) fn store(dir: Option<PathBuf>, raw: EtcdFlags) -> Result<StoreOptions, Vec<String>> {
     let given = raw.given();
     let checked = Options::check(Asked {
@@ -64,7 +64,7 @@ pub(super) fn store(dir: Option<PathBuf>, raw: EtcdFlags) -> Result<StoreOptions
         None => Ok(StoreOptions::Etcd(Box::new(checked?))),
         Some(dir) if given.is_empty() => Ok(StoreOptions::Embedded(dir)),
         Some(_) => {
-            let both = format!("--store-dir and {}: leases are kept in a directory or in etcd", given.join(", "));
+            let both = format!("--store-dir and {}: use either a directory or etcd as the store", given.join(", "));
             Err(std::iter::once(both).chain(checked.err().into_iter().flatten()).collect())
         }
     }

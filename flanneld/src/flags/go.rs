@@ -1,22 +1,22 @@
-//! How Go's `flag` package reads a command line: one dash or two, `-name=value` or `-name value`, a switch takes a value
-//! only after `=`, and everything after the first word that is no flag is left alone.
+//! Reads a command line as Go's `flag` package does: one dash or two, `-name=value` or `-name value`. A switch takes a
+//! value only after `=`. Everything after the first word that is not a flag is ignored.
 
-/// One flag as it was given.
+/// A flag on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Flag {
-    /// Without dashes.
+    /// The name without dashes.
     pub(super) name: String,
-    /// Its value; of a switch, `true` or `false`.
+    /// The value. For a switch it is `true` or `false`.
     pub(super) value: String,
-    /// It stands alone, without a value: a switch that is on, or a flag whose value is missing.
+    /// Whether it has no value: a switch that is on, or a flag whose value is missing.
     pub(super) boolean: bool,
 }
 
 impl Flag {
-    /// The same in the one spelling that the parser behind sees.
+    /// The flag in the one spelling that clap gets.
     pub(super) fn to_arg(&self) -> String {
         match (self.name.as_str(), self.boolean) {
-            // whatever its value is, as in Go
+            // whatever its value, as in Go
             ("h" | "help", _) => "--help".to_owned(),
             (name, true) => format!("--{name}"),
             (name, false) => format!("--{name}={}", self.value),
@@ -24,14 +24,14 @@ impl Flag {
     }
 }
 
-/// A command line taken apart.
+/// A command line, split into flags and warnings.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     pub(super) flags: Vec<Flag>,
     pub(super) warnings: Vec<String>,
 }
 
-/// Takes `args` apart; `boolean` says whether a name is a switch, `None` for an unknown one.
+/// Splits `args`. `boolean` returns whether a name is a switch, and `None` for an unknown name.
 pub(super) fn read(args: &[String], boolean: impl Fn(&str) -> Option<bool>) -> Line {
     let mut line = Line::default();
     let mut rest = args.iter();
@@ -40,7 +40,7 @@ pub(super) fn read(args: &[String], boolean: impl Fn(&str) -> Option<bool>) -> L
             let left: Vec<_> = std::iter::once(arg).filter(|a| *a != "--").chain(rest).map(String::as_str).collect();
             if !left.is_empty() {
                 line.warnings.push(format!(
-                    "ignored, because no flag comes after a word that is none: {}",
+                    "ignored, because flags cannot follow a word that is not a flag: {}",
                     without_secret(&left)
                 ));
             }
@@ -55,7 +55,7 @@ pub(super) fn read(args: &[String], boolean: impl Fn(&str) -> Option<bool>) -> L
     line
 }
 
-/// A password is not repeated into a log, and neither is what follows one.
+/// Hides a password, and the word after a password flag, from the log.
 fn without_secret(words: &[&str]) -> String {
     match words.iter().position(|word| word.contains("password")) {
         Some(at) => format!("{} …", words[..at].join(" ")),
@@ -72,7 +72,7 @@ fn flag(name: &str, given: Option<String>, boolean: Option<bool>, rest: &mut std
         }
         (Some(false), None) => match rest.next() {
             Some(value) => Flag { name, value: value.clone(), boolean: false },
-            // without a value: the parser behind says so
+            // without a value: clap reports that
             None => Flag { name, value: String::new(), boolean: true },
         },
         (_, Some(value)) => Flag { name, value, boolean: false },
@@ -89,8 +89,8 @@ pub(super) fn truth(text: &str) -> Option<bool> {
     }
 }
 
-/// Go's `strconv.ParseInt` with base 0, by which `flag` reads numbers: decimal, or with the prefix 0x, 0b, 0o or 0, and
-/// with `_` between digits where there is a prefix.
+/// Go's `strconv.ParseInt` with base 0, which `flag` uses for numbers: decimal, or with the prefix 0x, 0b, 0o or 0.
+/// With a prefix, `_` may be between digits.
 pub(super) fn integer(text: &str) -> Option<i64> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -105,12 +105,12 @@ pub(super) fn integer(text: &str) -> Option<i64> {
         _ => (10, &lower[..]),
     };
     let plain = if radix == 10 { digits.to_owned() } else { without_underscores(digits)? };
-    // i64's own parser would take another sign
+    // i64's own parser would accept a second sign
     let value = Some(plain).filter(|plain| plain.bytes().all(|b| b.is_ascii_hexdigit()))?;
     i64::from_str_radix(&format!("{}{value}", if negative { "-" } else { "" }), radix).ok()
 }
 
-/// The digits; `None` when a `_` is not between two of them. One may follow the prefix.
+/// Removes `_` from the digits. `None` if a `_` is not between two digits; one may follow the prefix.
 fn without_underscores(digits: &str) -> Option<String> {
     let wrong = digits.ends_with('_') || digits.contains("__");
     (!wrong).then(|| digits.replace('_', ""))

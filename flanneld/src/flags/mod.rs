@@ -1,4 +1,4 @@
-//! The command line and the `FLANNELD_*` variables: upstream's names and Go's rules for reading them.
+//! The command line and the `FLANNELD_*` variables, with upstream's names and Go's rules.
 
 mod absent;
 mod etcd;
@@ -11,42 +11,43 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use overlay::underlay::Select;
 use store::StoreOptions;
 
 use crate::logging::LogFormat;
 
-/// What the daemon was asked to do.
+/// The daemon's options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Where the leases are kept.
+    /// The store of the leases.
     pub store: StoreOptions,
-    /// The layout there, without a `/` at its end.
+    /// The prefix of the store's keys, without a final `/`.
     pub etcd_prefix: String,
-    /// How the underlay's interface is found.
+    /// How to find the underlay's interface.
     pub select: Select,
-    /// Where subnet.env is written; status.json lies beside it.
+    /// The path of subnet.env. status.json is written beside it.
     pub subnet_file: PathBuf,
-    /// How long before its expiry a lease is renewed.
+    /// How long before its expiry a lease is renewed. Default: 60 minutes.
     pub renew_margin: Duration,
-    /// Where `/healthz`, `/readyz` and `/metrics` are served; `None`: nowhere.
+    /// The address of `/healthz`, `/readyz` and `/metrics`. `None`: they are not served.
     pub health: Option<SocketAddr>,
-    /// Packets to addresses of this host's subnet that no pod has are dropped here.
+    /// Whether a blackhole route drops packets to addresses of this host's subnet that no pod has.
     pub blackhole_route: bool,
-    /// What plugins made for pods is repaired when somebody else changes it.
+    /// Whether the objects that plugins made for pods are repaired.
     pub heal_attachments: bool,
-    /// klog's verbosity.
+    /// klog's verbosity: 0 logs changes, 1 each step, 4 everything.
     pub verbosity: i32,
-    /// How log lines are written.
+    /// The format of log lines.
     pub log_format: LogFormat,
-    /// Where the wireguard backend keeps this host's key (WIREGUARD_KEY_FILE).
+    /// The file of the wireguard backend's private key (WIREGUARD_KEY_FILE).
     pub wireguard_key_file: PathBuf,
-    /// The environment, for the extension backend's commands.
+    /// The environment for the extension backend's commands.
     pub environment: Environment,
-    /// What was read but means nothing: for a warning each.
+    /// Texts of warnings about flags and variables that are ignored.
     pub warnings: Vec<String>,
 }
 
-/// Variables by name. Their values may be secrets, and are not shown.
+/// Environment variables by name. Debug output hides the values, which may be secrets.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment(pub BTreeMap<String, String>);
 
@@ -56,38 +57,23 @@ impl std::fmt::Debug for Environment {
     }
 }
 
-/// The options that choose the underlay's interface and the published addresses.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Select {
-    /// Names or addresses, tried in order.
-    pub iface: Vec<String>,
-    /// Patterns, checked, tried in order after all of `iface`.
-    pub iface_regex: Vec<String>,
-    /// The interface of the route to this address, tried last.
-    pub can_reach: Option<IpAddr>,
-    /// Published instead of the interface's address.
-    pub public_ip: Option<Ipv4Addr>,
-    /// Published instead of the interface's IPv6 address.
-    pub public_ipv6: Option<Ipv6Addr>,
-}
-
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     /// Run the daemon.
     Run(Box<Options>),
-    /// Print this and succeed.
+    /// Print this text and succeed.
     Print(String),
 }
 
-/// A command line that cannot be followed.
+/// An invalid command line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlagError {
-    /// Said by the parser, with usage.
+    /// An error of the parser, with the usage.
     #[error("{0}")]
     Usage(String),
-    /// Flags of upstream's whose part does not exist here, flags that contradict each other, and values that mean nothing:
-    /// every one of them.
+    /// All other mistakes: flags for parts of upstream that do not exist here, flags that contradict each other, and
+    /// invalid values.
     #[error("{}", .0.iter().map(|mistake| format!("flanneld: {mistake}")).collect::<Vec<_>>().join("\n"))]
     Mistakes(Vec<String>),
 }
@@ -96,59 +82,59 @@ pub enum FlagError {
 #[derive(Parser)]
 #[command(name = "flanneld", args_override_self = true, disable_help_subcommand = true, max_term_width = 110)]
 struct Raw {
-    /// Directory of the embedded store, used in place of etcd: DIR/PREFIX/config and DIR/PREFIX/subnets; several daemons may
-    /// share it
+    /// Directory of the embedded store, used instead of etcd: DIR/PREFIX/config and DIR/PREFIX/subnets; several daemons
+    /// may share it
     #[arg(long, value_name = "DIR")]
     store_dir: Option<PathBuf>,
-    /// The layout in etcd, or below the store's directory
+    /// The prefix of keys in etcd, or the path below the store's directory
     #[arg(long, default_value = "/coreos.com/network")]
     etcd_prefix: String,
     #[command(flatten)]
     etcd: etcd::EtcdFlags,
-    /// Interface (name or address) for the traffic between hosts; may be given several times, the first that matches is used
+    /// Interface (name or address) for traffic between hosts; may be repeated, the first that matches is used
     #[arg(long, value_name = "NAME|IP")]
     iface: Vec<String>,
-    /// Regular expression for the interface's name or address, tried after --iface; may be given several times
+    /// Regular expression for the interface's name or address, tried after --iface; may be repeated
     #[arg(long, value_parser = pattern)]
     iface_regex: Vec<String>,
     /// Use the interface of the route to this address
     #[arg(long, value_name = "IP", value_parser = optional::<IpAddr>)]
     iface_can_reach: Option<Given<IpAddr>>,
-    /// Where the result is written for the CNI plugin; status.json lies beside it
+    /// The file that is written for the CNI plugin; status.json is written beside it
     #[arg(long, default_value = "/run/flannel/subnet.env")]
     subnet_file: PathBuf,
-    /// Address that the other hosts send to
+    /// Address to which other hosts send
     #[arg(long, value_name = "IP", value_parser = optional::<Ipv4Addr>)]
     public_ip: Option<Given<Ipv4Addr>>,
-    /// IPv6 address that the other hosts send to
+    /// IPv6 address to which other hosts send
     #[arg(long, value_name = "IP", value_parser = optional::<Ipv6Addr>)]
     public_ipv6: Option<Given<Ipv6Addr>>,
-    /// Renew the lease so many minutes before it expires (1 to 1439)
+    /// Renew the lease this many minutes before it expires (1 to 1439)
     #[arg(long, default_value = "60", value_name = "MINUTES", value_parser = |text: &str| number(text, 1..=1439))]
     subnet_lease_renew_margin: i64,
-    /// Where /healthz, /readyz and /metrics are served (0.0.0.0 serves everyone)
+    /// The address that serves /healthz, /readyz and /metrics (0.0.0.0: all addresses)
     #[arg(long, value_name = "IP", default_value = "127.0.0.1", value_parser = all_or_one)]
     healthz_ip: IpAddr,
-    /// The port for them; 0 is off
+    /// The port of /healthz, /readyz and /metrics; 0 turns them off
     #[arg(long, value_name = "PORT", default_value = "0", value_parser = |text: &str| number(text, i64::MIN..=65_535))]
     healthz_port: i64,
     /// Drop packets to addresses of this host's subnet that no pod has (blackhole route)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     ip_blackhole_route: bool,
-    /// Repair bridge, ports and packet rules of this host's pods when somebody else changes them; the file
-    /// /run/cni-attachments/NETWORK/quarantine/ID@IF exempts one of them
+    /// Repair bridge, ports and packet rules of this host's pods if another program changes them; the file
+    /// /run/cni-attachments/NETWORK/quarantine/ID@IF exempts one attachment
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
     heal_attachments: bool,
-    /// Accepted for upstream's unit files, without effect
+    /// Accepted for upstream's unit files; has no effect
     #[arg(long, hide = true)]
     vmodule: Option<String>,
-    /// Accepted for upstream's unit files, without effect
+    /// Accepted for upstream's unit files; has no effect
     #[arg(long = "log_backtrace_at", hide = true)]
     log_backtrace_at: Option<String>,
     /// Print the version
     #[arg(long)]
     version: bool,
-    /// How log lines are written; text under journald has priorities in place of times
+    /// Format of log lines; under journald, text has priorities instead of times
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     /// Verbosity: 0 changes, 1 each step, 4 everything
@@ -156,7 +142,7 @@ struct Raw {
     v: i32,
 }
 
-/// A value that may be empty, which is as good as none.
+/// A value that may be empty. An empty value counts as not given.
 #[derive(Debug, Clone, Copy)]
 struct Given<T>(Option<T>);
 
@@ -164,7 +150,7 @@ fn optional<T: std::str::FromStr>(text: &str) -> Result<Given<T>, T::Err> {
     if text.is_empty() { Ok(Given(None)) } else { text.parse().map(|value| Given(Some(value))) }
 }
 
-/// As Go's `net.JoinHostPort` and `Listen`: no address is all of them.
+/// As Go's `net.JoinHostPort` and `Listen`: an empty address means all addresses.
 fn all_or_one(text: &str) -> Result<IpAddr, std::net::AddrParseError> {
     if text.is_empty() { Ok(IpAddr::from(Ipv6Addr::UNSPECIFIED)) } else { text.parse() }
 }
@@ -179,14 +165,14 @@ fn pattern(text: &str) -> Result<String, regex_lite::Error> {
     regex_lite::Regex::new(text).map(|_| text.to_owned())
 }
 
-/// Reads a command line (without the program's name) and an environment.
+/// Parses a command line (without the program's name) and an environment.
 pub fn parse(args: &[String], env: &BTreeMap<String, String>) -> Result<Command, FlagError> {
     let known = Raw::command();
     let mut line = go::read(args, |name| boolean(&known, name));
     if line.flags.iter().any(|f| f.name == "version" && f.value != "false") {
         return Ok(Command::Print(format!("v{}\n", env!("CARGO_PKG_VERSION"))));
     }
-    // asked for and off
+    // switched off explicitly
     line.flags.retain(|flag| flag.name != "version");
     add_environment(&known, &mut line, env);
     let (flags, mistakes) = absent::take_out(line.flags);
@@ -216,7 +202,7 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
         warnings.extend(etcd.warnings.iter().cloned());
     }
     for (name, value) in [("vmodule", &raw.vmodule), ("log_backtrace_at", &raw.log_backtrace_at)] {
-        // klog's defaults ask for nothing
+        // klog's defaults request nothing
         let asked = value.as_ref().filter(|value| !matches!(value.as_str(), "" | ":0"));
         warnings.extend(asked.map(|_| format!("--{name} has no effect here; see --v")));
     }
@@ -232,7 +218,7 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
         },
         subnet_file: raw.subnet_file,
         renew_margin: Duration::from_secs(60 * raw.subnet_lease_renew_margin.unsigned_abs()),
-        // as upstream, no port below 1 is one
+        // as upstream, a port below 1 turns them off
         health: u16::try_from(raw.healthz_port)
             .ok()
             .filter(|port| *port > 0)
@@ -241,29 +227,29 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
         heal_attachments: raw.heal_attachments,
         verbosity: raw.v,
         log_format: raw.log_format,
-        wireguard_key_file: crate::daemon::KEY_FILE.into(),
+        wireguard_key_file: crate::overlay::KEY_FILE.into(),
         environment: Environment::default(),
         warnings,
     })
 }
 
-/// Upstream takes an empty value of these for none.
+/// Removes empty values, which upstream ignores for these flags.
 fn said(values: Vec<String>) -> Vec<String> {
     values.into_iter().filter(|value| !value.is_empty()).collect()
 }
 
-/// A prefix as Go's `path.Join` makes keys of it: one `/` between parts and none at the end. A `/` at the beginning is part
-/// of every key in etcd.
+/// Cleans a prefix as Go's `path.Join` does: one `/` between parts and none at the end. A `/` at the start is part of
+/// every key in etcd.
 fn prefix(text: &str) -> Result<String, String> {
     let parts: Vec<_> = text.split('/').filter(|p| !p.is_empty()).collect();
     if parts.is_empty() || parts.iter().any(|p| matches!(*p, "." | "..")) {
-        return Err(format!("--etcd-prefix {text:?}: a prefix has one or more parts, none of them . or .."));
+        return Err(format!("--etcd-prefix {text:?}: a prefix has one or more parts, and none of them is . or .."));
     }
     let root = if text.starts_with('/') { "/" } else { "" };
     Ok(format!("{root}{}", parts.join("/")))
 }
 
-/// `Some(true)` for a flag that takes no separate value, `None` for one nobody knows.
+/// `Some(true)` for a flag without a separate value, `None` for an unknown flag.
 fn boolean(known: &clap::Command, name: &str) -> Option<bool> {
     if matches!(name, "help" | "h") {
         return Some(true);
@@ -275,8 +261,8 @@ fn boolean(known: &clap::Command, name: &str) -> Option<bool> {
     ours.map(switch).or_else(|| absent::boolean(name))
 }
 
-/// Adds `FLANNELD_<FLAG>` for every flag that the command line does not set. As upstream, a variable that does not
-/// parse is named and left out: a unit file's stale variable must not keep a host without a network.
+/// Adds `FLANNELD_<FLAG>` for every flag that the command line does not set. As in upstream, an invalid variable only
+/// causes a warning: a stale variable in a unit file must not keep a host without a network.
 fn add_environment(known: &clap::Command, line: &mut go::Line, env: &BTreeMap<String, String>) {
     let ours = known.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned);
     for name in ours.chain(absent::names().map(str::to_owned)) {
@@ -293,7 +279,7 @@ fn add_environment(known: &clap::Command, line: &mut go::Line, env: &BTreeMap<St
         if reads(&flag) {
             line.flags.push(flag);
         } else {
-            line.warnings.push(format!("{variable}={}: not a value for --{}; ignored", flag.value, flag.name));
+            line.warnings.push(format!("{variable}={}: not a valid value for --{}; ignored", flag.value, flag.name));
         }
     }
 }

@@ -174,7 +174,7 @@ fn parts_that_are_absent_are_named() {
         assert_eq!(error.to_string().lines().count(), args.len(), "each is named");
     }
     let error = parse_with(&["-store-dir=/a"], &[("FLANNELD_IP_MASQ", "true")]).unwrap_err();
-    assert_eq!(error.to_string(), "flanneld: --ip-masq: masquerade rules are not in this version; leave the flag out");
+    assert_eq!(error.to_string(), "flanneld: --ip-masq: masquerade rules are not in this version; remove the flag");
     run(&["-store-dir=/a", "--ip-masq=false", "-iptables-forward-rules=F", "-healthz-port=0"], &[]);
 }
 
@@ -187,6 +187,9 @@ fn health_is_on_loopback_unless_told_otherwise() {
     assert_eq!(options(&["-healthz-ip=::", "-healthz-port=0"]).health, None);
     assert!(options(&["-ip-blackhole-route"]).blackhole_route && options(&["-ip-blackhole-route=t"]).blackhole_route);
     assert!(!options(&["-ip-blackhole-route=false", "-v", "0"]).blackhole_route && !options(&[]).blackhole_route);
-    let told = options(&["-vmodule=vxlan=4", "-log_backtrace_at", "a.go:1"]).warnings.join("; ");
-    assert!(told.contains("--vmodule has no effect") && told.contains("--log_backtrace_at has no effect"), "{told}");
+    let warnings = options(&["-vmodule=vxlan=4", "-log_backtrace_at", "a.go:1"]).warnings.join("; ");
+    assert!(
+        warnings.contains("--vmodule has no effect") && warnings.contains("--log_backtrace_at has no effect"),
+        "{warnings}"
+    );
 }

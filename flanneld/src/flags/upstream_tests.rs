@@ -1,9 +1,9 @@
-//! Every flag of upstream's at upstream's default, in every way in which Go's `flag` package lets it be written.
+//! Every upstream flag with upstream's default, in every spelling that Go's `flag` package accepts.
 
 use super::tests::{parse_with, run};
 use super::*;
 
-/// flannel 0.28.9: `flanneld --help` and main.go. Flags whose default is no value are at the empty one.
+/// flannel 0.28.9: `flanneld --help` and main.go. A flag without a default has the empty value.
 const TEXTS: &[(&str, &str)] = &[
     ("etcd-endpoints", "http://127.0.0.1:4001,http://127.0.0.1:2379"),
     ("etcd-prefix", "/coreos.com/network"),
@@ -48,7 +48,7 @@ fn spelt(value: bool) -> [&'static str; 6] {
     if value { YES } else { NO }
 }
 
-/// The options without the environment, which differs where a variable is given.
+/// The options without the environment, which depends on the variables.
 #[track_caller]
 fn bare(args: &[&str], env: &[(&str, &str)]) -> Options {
     Options { environment: Environment::default(), ..run(args, env) }
@@ -92,7 +92,7 @@ fn all_of_upstreams_flags_together_start_it() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     assert_eq!(bare(&args, &[]), bare(&[], &[]));
     let embedded = bare(&[&["-store-dir=/a"], &args[..]].concat(), &[]);
-    assert_eq!(embedded, bare(&["-store-dir=/a"], &[]), "a default given is no wish for another store");
+    assert_eq!(embedded, bare(&["-store-dir=/a"], &[]), "a flag with its default value does not select another store");
 }
 
 #[test]
@@ -134,7 +134,11 @@ fn a_variable_that_cannot_be_read_is_named_and_left_out() {
         [("FLANNELD_IP_MASQ", "maybe"), ("FLANNELD_IPTABLES_RESYNC", "5s"), ("FLANNELD_IP_BLACKHOLE_ROUTE", "yes")]
     {
         let options = bare(&[], &[(variable, value)]);
-        assert!(options.warnings[0].starts_with(&format!("{variable}={value}: not a value")), "{:?}", options.warnings);
+        assert!(
+            options.warnings[0].starts_with(&format!("{variable}={value}: not a valid value")),
+            "{:?}",
+            options.warnings
+        );
         assert!(!options.blackhole_route);
     }
     assert!(bare(&[], &[("FLANNELD_IP_BLACKHOLE_ROUTE", "T")]).blackhole_route);

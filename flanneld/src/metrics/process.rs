@@ -1,4 +1,4 @@
-//! What Prometheus' client libraries say of their process, from /proc/self (proc_pid_stat(5)).
+//! The metrics of a process that all Prometheus client libraries have, from /proc/self (proc_pid_stat(5)).
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,26 +9,26 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-/// USER_HZ, which is 100 on every architecture.
+/// Clock ticks per second (USER_HZ), which is 100 on every architecture.
 const TICKS: f64 = 100.0;
 
-/// Reads /proc/self whenever metrics are asked for.
+/// A collector that reads /proc/self on each scrape.
 #[derive(Debug, Default)]
 pub(super) struct Process;
 
 #[derive(Debug, Default, PartialEq)]
 struct Seen {
     cpu_seconds: f64,
-    /// Seconds after boot.
+    /// The start in seconds after boot.
     started: f64,
     virtual_bytes: u64,
     resident_bytes: u64,
 }
 
-/// The fields of /proc/self/stat; the second one, a name in parentheses, may contain anything.
+/// Parses /proc/self/stat. The second field, a name in parentheses, may contain anything.
 fn parse(stat: &str) -> Option<Seen> {
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    // field 3, the state, is the first one here
+    // `fields` begins with field 3, the state
     let number = |field: usize| fields.get(field - 3)?.trim().parse::<u64>().ok();
     let seconds = |field: usize| Some(number(field)? as f64 / TICKS);
     let page = u64::try_from(rustix::param::page_size()).ok()?;
@@ -40,7 +40,7 @@ fn parse(stat: &str) -> Option<Seen> {
     })
 }
 
-/// When the host started, in seconds of Unix time, by its uptime.
+/// The boot time in seconds of Unix time, computed from the uptime.
 fn booted() -> Option<f64> {
     let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
     let up: f64 = uptime.split(' ').next()?.parse().ok()?;

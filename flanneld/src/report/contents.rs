@@ -1,19 +1,33 @@
-//! What the two files contain, and whether that is new. Pure.
+//! The contents of the two files, and whether they have changed. Pure.
 
 use std::collections::{BTreeMap, HashSet};
 
 use ipnetwork::IpNetwork;
 
 use crate::metrics::PeerCounts;
-use crate::status::{Peer, Peers, Rejected, Status};
+use overlay::status::{Attachments, Peer, Peers, Rejected, Status};
 
-/// Which peers have changed.
+/// The peers that have changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PeerChanges {
-    /// These are all peers.
+    /// The complete list of peers.
     Whole(Vec<Peer>),
-    /// These are new or different, or gone (`None`), by their subnets.
+    /// The peers that are new or different, or gone (`None`), by subnet.
     Some(Vec<(IpNetwork, Option<Peer>)>),
+}
+
+impl PeerChanges {
+    /// These changes, and then others.
+    pub fn then(&mut self, later: Self) {
+        match (&mut *self, later) {
+            (_, Self::Whole(all)) => *self = Self::Whole(all),
+            (Self::Some(before), Self::Some(later)) => before.extend(later),
+            (Self::Whole(all), Self::Some(later)) => {
+                all.retain(|peer| !later.iter().any(|(subnet, _)| *subnet == peer.subnet));
+                all.extend(later.into_iter().filter_map(|(_, peer)| peer));
+            }
+        }
+    }
 }
 
 impl Default for PeerChanges {
@@ -23,33 +37,34 @@ impl Default for PeerChanges {
     }
 }
 
-/// What the files contain.
+/// The contents of the files.
 #[derive(Debug, Default)]
 pub struct Contents {
     status: Status,
     counts: PeerCounts,
     env: Option<String>,
-    /// The status says something that is not written yet.
+    /// Whether the status has changes that are not written.
     unwritten: bool,
     /// Why subnet.env cannot be written.
-    trouble: Option<String>,
+    env_error: Option<String>,
 }
 
 impl Contents {
-    /// Takes over the outcome of a pass.
+    /// Records the outcome of a pass.
     pub fn passed(&mut self, head: &Status, peers: PeerChanges, rejected: Option<Vec<Rejected>>, fresh: bool) {
         let mut now = head.clone();
         now.peers = std::mem::take(&mut self.status.peers);
         let before = std::mem::take(&mut self.status.rejected);
         let other = rejected.as_ref().is_some_and(|rejected| *rejected != before);
         now.rejected = rejected.unwrap_or(before);
+        now.attachments = self.status.attachments.take();
         let mut news = fresh || other || !says_the_same(&self.status, head);
         news |= self.take_peers(&mut now.peers, peers, head.last_reconcile.as_deref().unwrap_or_default());
         self.status = now;
         self.unwritten |= news;
     }
 
-    /// True when a peer is new, different or gone.
+    /// Applies changes of peers. Returns true if a peer is new, different or gone.
     fn take_peers(&mut self, known: &mut Peers, changes: PeerChanges, now: &str) -> bool {
         let mut news = false;
         let changed = match changes {
@@ -82,78 +97,85 @@ impl Contents {
         news
     }
 
-    /// How many peers are reached how.
+    /// The number of peers by how they are reached.
     pub fn counts(&self) -> &PeerCounts {
         &self.counts
     }
 
-    /// How many entries of the store are not followed.
+    /// The number of entries in the store that are rejected.
     pub fn rejected(&self) -> usize {
         self.status.rejected.len()
     }
 
-    /// How many peers there are.
+    /// The number of peers.
     pub fn peers(&self) -> usize {
         self.status.peers.len()
     }
 
-    /// The content of subnet.env, once there is one.
+    /// Sets the state of this host's attachments.
+    pub fn set_attachments(&mut self, attachments: Attachments) {
+        self.unwritten |= self.status.attachments.as_ref() != Some(&attachments);
+        self.status.attachments = Some(attachments);
+    }
+
+    /// The content of subnet.env; `None` before it is known.
     pub fn env(&self) -> Option<&str> {
         self.env.as_deref()
     }
 
-    /// Sets it.
+    /// Sets the content of subnet.env.
     pub fn set_env(&mut self, text: String) {
         self.env = Some(text);
     }
 
-    /// Whether the status says something that is not written yet.
+    /// Whether the status has changes that are not written.
     pub fn is_unwritten(&self) -> bool {
         self.unwritten
     }
 
-    /// Why subnet.env cannot be written; `None` when it is.
-    pub fn set_trouble(&mut self, trouble: Option<String>) {
-        self.unwritten |= self.trouble != trouble;
-        self.trouble = trouble;
+    /// Sets why subnet.env cannot be written; `None` if it is written.
+    pub fn set_env_error(&mut self, env_error: Option<String>) {
+        self.unwritten |= self.env_error != env_error;
+        self.env_error = env_error;
     }
 
-    /// The text of the status, to be written now. `drift`: what was repaired so far.
+    /// The text of the status, for writing it now. `drift` is the number of repairs so far, by kind of object.
     pub fn take_status(&mut self, drift: BTreeMap<String, u64>) -> String {
         self.unwritten = false;
         self.status.drift = drift;
         let error = self.status.last_error.clone();
-        let all: Vec<String> = error.iter().chain(&self.trouble).cloned().collect();
+        let all: Vec<String> = error.iter().chain(&self.env_error).cloned().collect();
         self.status.last_error = (!all.is_empty()).then(|| all.join("; "));
         let text = self.status.to_json();
         self.status.last_error = error;
         text
     }
 
-    /// The writing failed: it is still to be done.
+    /// Notes that writing failed, so that the status is still unwritten.
     pub fn status_failed(&mut self) {
         self.unwritten = true;
     }
 
-    /// One line for the service manager.
+    /// A summary in one line for the service manager.
     pub fn summary(&self) -> String {
-        match (&self.status.last_error, &self.trouble, &self.env) {
+        match (&self.status.last_error, &self.env_error, &self.env) {
             (Some(error), ..) | (None, Some(error), _) => error.clone(),
             (None, None, None) => "starting".to_owned(),
             (None, None, Some(_)) => format!("{} peers", self.status.peers.len()),
         }
     }
 
-    /// The text of the last status.
+    /// The text of the last status, with the error that ends the daemon.
     pub fn last_words(&mut self, error: &str) -> String {
         self.status.last_error = Some(error.to_owned());
         self.status.to_json()
     }
 }
 
-/// True when the two differ in nothing but their time, what the udp backend has counted, and the lists.
+/// Whether the two differ only in their time and the udp backend's counters. `status` is without what comes apart from a
+/// pass, as `head` is.
 fn says_the_same(status: &Status, head: &Status) -> bool {
     let Status { last_reconcile, udp, drift, .. } = status.clone();
-    let (peers, rejected) = Default::default();
-    *status == Status { peers, rejected, last_reconcile, udp, drift, ..head.clone() }
+    let (peers, rejected, attachments) = Default::default();
+    *status == Status { peers, rejected, last_reconcile, udp, drift, attachments, ..head.clone() }
 }

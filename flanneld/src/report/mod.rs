@@ -19,9 +19,9 @@ pub use contents::{Contents, PeerChanges};
 
 use crate::health::Readiness;
 use crate::metrics::Metrics;
-use crate::status::{Rejected, Status, path_beside};
 use crate::supervise::{Ended, Task};
 use crate::systemd::Manager;
+use overlay::status::{Attachments, Rejected, Status, path_beside};
 
 /// Readiness: the CNI plugin can read subnet.env.
 pub const SUBNET_FILE: &str = "subnet file";
@@ -52,13 +52,19 @@ impl Shared {
     }
 }
 
-/// The way to the task that writes the files. It ends with this.
+/// The task that writes the files. It ends with this.
 #[derive(Debug)]
 pub struct Reporter {
+    report: Report,
+    task: Task,
+}
+
+/// The way to the task that writes the files.
+#[derive(Debug, Clone)]
+pub struct Report {
     shared: Arc<Shared>,
     metrics: Metrics,
     status: PathBuf,
-    task: Task,
 }
 
 impl Reporter {
@@ -68,9 +74,22 @@ impl Reporter {
         let metrics = settings.metrics.clone();
         let status = path_beside(&settings.subnet_file);
         let writer = task::Writer::new(settings, shared.clone());
-        Self { shared, metrics, status, task: Task::spawn("the writer of subnet.env and status.json", writer.run()) }
+        let task = Task::spawn("the writer of subnet.env and status.json", writer.run());
+        Self { report: Report { shared, metrics, status }, task }
     }
 
+    /// For whoever has something to report.
+    pub fn handle(&self) -> Report {
+        self.report.clone()
+    }
+
+    /// Waits until the task has ended. Cancel-safe.
+    pub async fn ended(&mut self) -> Ended {
+        self.task.ended().await
+    }
+}
+
+impl Report {
     /// The outcome of a pass. `head` is the status without peers and rejected leases, which come as changes. The status is
     /// written soon if anything but its time and its counters is new, or if the pass changed something (`fresh`).
     pub fn passed(&self, head: &Status, peers: PeerChanges, rejected: Option<Vec<Rejected>>, fresh: bool) {
@@ -78,6 +97,12 @@ impl Reporter {
         contents.passed(head, peers, rejected, fresh);
         self.metrics.count(contents.counts(), contents.rejected());
         drop(contents);
+        self.shared.changed.notify_one();
+    }
+
+    /// The state of this host's attachments.
+    pub fn attachments(&self, attachments: &Attachments) {
+        self.shared.lock().set_attachments(attachments.clone());
         self.shared.changed.notify_one();
     }
 
@@ -92,10 +117,5 @@ impl Reporter {
         let text = self.shared.lock().last_words(error);
         // the error itself is on its way to the log
         let _ = store::files::replace(&self.status, text.as_bytes());
-    }
-
-    /// Waits until the task has ended. Cancel-safe.
-    pub async fn ended(&mut self) -> Ended {
-        self.task.ended().await
     }
 }

@@ -1,22 +1,23 @@
-//! When a file is written. Pure: time is an argument.
+//! When to write a file. Pure: time is an argument.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The status of many peers takes longer to write than one lease to follow.
+/// The least time between two status files.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The same above [`MANY`] peers.
+/// The same for each peer: a status of many peers takes longer to write than a lease to apply. 1,000 peers make 5 s.
+const PAUSE_PER_PEER: Duration = Duration::from_millis(5);
+
+/// No status is older than this.
 const LONG_PAUSE: Duration = Duration::from_secs(5);
 
-/// With more peers than this a status is some 300 KB.
-const MANY: usize = 1000;
-
-/// When the status may be written again, if it was `written` with so many peers. Until the daemon has `started` somebody
-/// waits for every step of it.
+/// The earliest time of the next status, if the last one was `written` and there are so many peers. Until the daemon
+/// has `started`, every step of it is reported at once.
 pub(super) fn next_status(written: Option<Instant>, peers: usize, started: bool) -> Option<Instant> {
-    let pause = if peers > MANY { LONG_PAUSE } else { PAUSE };
+    let peers = u32::try_from(peers).unwrap_or(u32::MAX);
+    let pause = PAUSE_PER_PEER.saturating_mul(peers).clamp(PAUSE, LONG_PAUSE);
     written.filter(|_| started).map(|written| written + pause)
 }
 
@@ -29,7 +30,7 @@ mod tests {
         let now = Instant::now();
         assert_eq!(next_status(None, 10_000, true), None, "never written: at once");
         assert_eq!(next_status(Some(now), 10_000, false), None, "before the start: at once");
-        assert_eq!(next_status(Some(now), 1000, true), Some(now + PAUSE));
-        assert_eq!(next_status(Some(now), 1001, true), Some(now + LONG_PAUSE));
+        assert_eq!(next_status(Some(now), 100, true), Some(now + PAUSE));
+        assert_eq!(next_status(Some(now), 1000, true), Some(now + LONG_PAUSE));
     }
 }

@@ -10,7 +10,7 @@ use super::pace::next_status;
 use super::watch::{Fingerprint, Watch};
 use super::{SUBNET_FILE, Settings, Shared};
 use crate::repairs::Repairs;
-use crate::status::path_beside;
+use overlay::status::path_beside;
 use store::backoff::Backoff;
 use store::files::{self, FileError};
 
@@ -18,12 +18,12 @@ use store::files::{self, FileError};
 #[derive(Debug)]
 struct Object {
     path: PathBuf,
-    /// As it was written last.
+    /// The file as it was last written.
     written: Option<Fingerprint>,
     at: Option<Instant>,
     repairs: Repairs,
     backoff: Backoff,
-    /// After a failure: not before this.
+    /// After a failure: the time of the next try.
     retry: Option<Instant>,
     error: Option<String>,
 }
@@ -34,15 +34,15 @@ impl Object {
         Self { path, written: None, at: None, repairs, backoff, retry: None, error: None }
     }
 
-    /// Somebody has changed it, or it is gone.
+    /// Whether somebody has changed or deleted it.
     fn is_other(&self) -> bool {
         self.written.is_some() && Fingerprint::of(&self.path) != self.written
     }
 
-    /// Writes it on a thread of its own: a disk may be slow.
-    async fn write(&mut self, text: String) -> bool {
+    /// Writes the file on a thread of its own, because a disk may be slow.
+    async fn write(&mut self, text: impl FnOnce() -> String + Send + 'static) -> bool {
         let path = self.path.clone();
-        let work = move || files::replace(&path, text.as_bytes()).map(|()| Fingerprint::of(&path));
+        let work = move || files::replace(&path, text().as_bytes()).map(|()| Fingerprint::of(&path));
         let done = tokio::task::spawn_blocking(work).await;
         self.at = Some(Instant::now());
         match done {
@@ -52,7 +52,7 @@ impl Object {
                 true
             }
             Ok(Err(error)) => self.failed(&error),
-            // a panic is on stderr; the next attempt may do better
+            // the panic's message is on stderr already; the next try may succeed
             Err(_) => {
                 self.retry = Some(Instant::now() + self.backoff.next());
                 false
@@ -72,16 +72,16 @@ impl Object {
     }
 }
 
-/// Writes the files, again and again.
+/// The writer of the files.
 #[derive(Debug)]
 pub(super) struct Writer {
     settings: Settings,
     shared: Arc<Shared>,
     env: Object,
     status: Object,
-    /// The content of subnet.env as it was written.
+    /// The content of subnet.env that was last written.
     env_text: Option<String>,
-    /// What the service manager was told last.
+    /// The last text that the service manager was sent.
     summary: Option<String>,
 }
 
@@ -120,7 +120,8 @@ impl Writer {
         }
     }
 
-    /// Writes what is due, and says when to look again. The status goes first: who sees subnet.env may read the status next.
+    /// Writes what is due and returns when to look again. The status comes first, because a reader of subnet.env may
+    /// read the status next.
     async fn make_right(&mut self, watch: &mut Option<Watch>) -> Option<Instant> {
         let status = self.make_status().await;
         let env = self.make_env().await;
@@ -129,7 +130,7 @@ impl Writer {
         if let Some(watch) = watch.as_mut().filter(|_| is_there)
             && watch.arm(files::dir_of(&self.env.path)).unwrap_or(false)
         {
-            // somebody may have been faster
+            // somebody may have changed a file before the watch began
             return Some(Instant::now());
         }
         status.into_iter().chain(env).min()
@@ -152,8 +153,8 @@ impl Writer {
         if at > now {
             return Some(at);
         }
-        let text = self.shared.lock().take_status(self.settings.metrics.drifts());
-        if !self.status.write(text).await {
+        let (shared, drifts) = (self.shared.clone(), self.settings.metrics.drifts());
+        if !self.status.write(move || shared.lock().take_status(drifts)).await {
             self.shared.lock().status_failed();
             return self.status.retry;
         }
@@ -174,19 +175,22 @@ impl Writer {
         if at > now {
             return Some(at);
         }
-        let written = self.env.write(text.clone()).await;
-        self.shared.lock().set_trouble(self.env.error.clone());
+        let written = {
+            let text = text.clone();
+            self.env.write(move || text).await
+        };
+        self.shared.lock().set_env_error(self.env.error.clone());
         self.settings.readiness.set(SUBNET_FILE, self.env.error.clone().map_or(Ok(()), Err));
         match (written, news) {
             (false, _) => return self.env.retry,
             (true, true) => self.announce(text),
             (true, false) => self.repaired(Kind::Env, now),
         }
-        // the end of its trouble is in the status
+        // the status must also say that the error is over
         self.shared.lock().is_unwritten().then_some(now)
     }
 
-    /// subnet.env says something new.
+    /// Logs that subnet.env has a new content, and notifies the service manager.
     fn announce(&mut self, text: String) {
         tracing::info!(file = %self.env.path.display(), "subnet file written");
         let first = self.env_text.replace(text).is_none();
@@ -197,12 +201,12 @@ impl Writer {
         }
     }
 
-    /// The service manager learns what is wrong, or what the start waits for.
+    /// Sends the service manager the current error, or what the start waits for.
     fn inform_manager(&mut self) {
         let Some(manager) = &self.settings.manager else { return };
         let text = self.shared.lock().summary();
         if self.summary.as_ref() != Some(&text) {
-            // READY, which counts, is tried once more by itself
+            // an error is ignored: only READY matters, and it is sent again
             let _ = manager.status(&text);
             self.summary = Some(text);
         }
@@ -219,9 +223,9 @@ impl Writer {
         let file = object.path.display();
         if next > now {
             let wait = next - now;
-            tracing::warn!(%file, retry_ms = wait.as_millis() as u64, "somebody changes this file again and again");
+            tracing::warn!(%file, retry_ms = wait.as_millis() as u64, "another program keeps changing this file; waiting");
         } else {
-            tracing::warn!(%file, "somebody else changed this file; it is written again");
+            tracing::warn!(%file, "another program changed this file; writing it again");
         }
     }
 }
@@ -233,5 +237,5 @@ enum Kind {
 }
 
 fn cannot_watch(path: &Path, error: &std::io::Error) {
-    tracing::warn!(%error, "cannot watch {}: a change of it by somebody else stays", path.display());
+    tracing::warn!(%error, "cannot watch {}: changes by other programs are not repaired", path.display());
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 use overlay::backend::vxlan;
 
 use super::*;
-use crate::lab::wait;
-use crate::status::{Peer, Reach};
+use lab::wait;
+use overlay::status::{Peer, Reach};
 
 fn peer(subnet: &str, path: Reach) -> Peer {
     Peer {
@@ -42,12 +42,12 @@ fn only_news_is_written() {
     contents.passed(&head("five"), PeerChanges::default(), None, false);
     assert!(!contents.is_unwritten(), "no change of the rejected ones");
     assert_eq!(contents.rejected(), 1);
-    contents.set_trouble(Some("disk full".into()));
+    contents.set_env_error(Some("disk full".into()));
     assert_eq!(read(&mut contents).last_error.as_deref(), Some("disk full"));
     let wrong = Status { last_error: Some("no route".into()), ..head("six") };
     contents.passed(&wrong, PeerChanges::default(), None, false);
     assert_eq!(read(&mut contents).last_error.as_deref(), Some("no route; disk full"));
-    contents.set_trouble(None);
+    contents.set_env_error(None);
     assert_eq!(read(&mut contents).last_error.as_deref(), Some("no route"));
 }
 
@@ -77,7 +77,7 @@ fn a_peer_is_as_old_as_its_last_change() {
     assert_eq!(contents.counts(), &Default::default());
 }
 
-/// Waits until `path` has content that `is_right`.
+/// Waits until the content of `path` satisfies `is_right`.
 async fn eventually(path: &Path, is_right: impl Fn(&str) -> bool + Send + 'static) -> String {
     let path = path.to_owned();
     let look = move || {
@@ -103,7 +103,8 @@ async fn a_file_that_somebody_changes_is_written_again() {
     let dir = tempfile::tempdir().unwrap();
     let settings = settings(dir.path());
     let (env, status) = (settings.subnet_file.clone(), path_beside(&settings.subnet_file));
-    let reporter = Reporter::start(settings.clone());
+    let task = Reporter::start(settings.clone());
+    let reporter = task.handle();
     reporter.passed(&head("one"), PeerChanges::default(), None, true);
     eventually(&status, |text| text.contains("1450")).await;
     assert!(!settings.readiness.is_ready());
@@ -128,7 +129,8 @@ async fn a_file_that_cannot_be_written_is_said_and_tried_again() {
     let settings = settings(dir.path());
     let env = settings.subnet_file.clone();
     std::fs::create_dir_all(&env).unwrap();
-    let reporter = Reporter::start(settings.clone());
+    let task = Reporter::start(settings.clone());
+    let reporter = task.handle();
     reporter.passed(&head("one"), PeerChanges::default(), None, true);
     reporter.subnet_env("FLANNEL_MTU=1450\n".into());
     let text = eventually(&path_beside(&env), |text| text.contains("subnet.env: cannot replace")).await;

@@ -1,4 +1,4 @@
-//! Notice that files of ours are not as they were written.
+//! Notices when somebody changes our files.
 
 use std::ffi::OsStr;
 use std::io;
@@ -8,7 +8,7 @@ use std::path::Path;
 use futures_util::StreamExt;
 use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
 
-/// What tells a file that was written from one that somebody has put in its place, or changed.
+/// Distinguishes a file that we wrote from one that somebody replaced or changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     file: (u64, u64),
@@ -19,7 +19,7 @@ pub(super) struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Of what has this name now; `None` when nothing has, or it cannot be looked at.
+    /// The fingerprint of the file at `path`. `None` if there is none or it cannot be read.
     pub(super) fn of(path: &Path) -> Option<Self> {
         let seen = path.symlink_metadata().ok()?;
         Some(Self {
@@ -32,7 +32,7 @@ impl Fingerprint {
     }
 }
 
-/// Watches one directory.
+/// A watch of one directory.
 pub(super) struct Watch {
     stream: EventStream<Vec<u8>>,
     watches: Watches,
@@ -46,8 +46,8 @@ impl Watch {
         Ok(Self { stream: inotify.into_event_stream(vec![0; 4096])?, watches, armed: None })
     }
 
-    /// Watches `dir`, which may be another directory of that name by now: true when it is. What happened in it before is not
-    /// announced.
+    /// Starts to watch `dir`. Returns true if that is a new watch, because another directory may have the name by now.
+    /// Earlier changes in it are not announced.
     pub(super) fn arm(&mut self, dir: &Path) -> io::Result<bool> {
         let mask = WatchMask::CREATE
             | WatchMask::CLOSE_WRITE
@@ -71,7 +71,7 @@ impl Watch {
         Ok(true)
     }
 
-    /// Waits until something has happened to one of `names` or to the directory. Cancel-safe.
+    /// Waits for a change of one of `names` or of the directory. Cancel-safe.
     pub(super) async fn changed(&mut self, names: &[&OsStr]) -> io::Result<()> {
         const DIRECTORY: EventMask = EventMask::Q_OVERFLOW
             .union(EventMask::IGNORED)

@@ -2,10 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-/// The one's complement sum of `bytes`, not yet folded. Sums of parts may be added when all but the last have an even length.
+/// The one's complement sum of `bytes`, not folded. Sums of parts may be added if all parts but the last have an even
+/// length.
 #[inline]
 pub fn sum(bytes: &[u8]) -> u64 {
-    // several sums at once, in which the compiler sees a vector
+    // several sums in parallel, which the compiler turns into vector instructions
     let mut lanes = [0_u64; 8];
     let (blocks, rest) = bytes.as_chunks::<32>();
     for block in blocks {
@@ -19,23 +20,24 @@ pub fn sum(bytes: &[u8]) -> u64 {
     lanes.iter().sum::<u64>() + tail + last
 }
 
-/// The sum in 16 bits.
+/// Folds the sum to 16 bits.
 #[inline]
 pub fn fold(sum: u64) -> u16 {
     let sum = (sum >> 32) + (sum & 0xffff_ffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
-    // at most 0x1_0001 is left of 0x3_0000, so once more is enough
+    // after the first fold at most 0x1_0001 remains of 0x3_0000, so a second one is enough
     ((sum >> 16) + (sum & 0xffff)) as u16
 }
 
-/// The bytes of the checksum field for a sum over everything but that field.
+/// The bytes of the checksum field, for a sum over everything except that field.
 #[inline]
 pub fn finish(sum: u64) -> [u8; 2] {
     (!fold(sum)).to_ne_bytes()
 }
 
-/// The sum of TCP's and UDP's pseudo header (RFC 9293 §3.1, RFC 768). `length`: of header and payload, in bytes.
+/// The sum of the pseudo header of TCP and UDP (RFC 9293 §3.1, RFC 768). `length` is that of header and payload in
+/// bytes.
 #[inline]
 pub fn pseudo(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, length: u16) -> u64 {
     sum(&source.octets())
@@ -44,7 +46,7 @@ pub fn pseudo(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, length: u16
         + u64::from(u16::from_ne_bytes(length.to_be_bytes()))
 }
 
-/// A checksum after one 16-bit word under it has changed (RFC 1624, equation 3).
+/// The checksum after one 16-bit word that it covers has changed (RFC 1624, equation 3).
 #[inline]
 pub fn update(checksum: [u8; 2], old: [u8; 2], new: [u8; 2]) -> [u8; 2] {
     let word = |bytes| u64::from(u16::from_ne_bytes(bytes));

@@ -1,4 +1,4 @@
-//! What has crossed, and what was dropped and why.
+//! Counts packets that were carried, and packets that were dropped with the reason.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,19 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Why a packet was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Loss {
-    /// Not IPv4: the kernel's own IPv6 packets on the device, for the most part.
+    /// The packet is not IPv4. Usually it is one of the kernel's own IPv6 packets on the device.
     NotIpv4,
-    /// Lengths or checksums that contradict each other.
+    /// Lengths or checksums contradict each other.
     Malformed,
-    /// The time to live has ended. No ICMP is sent, as upstream.
+    /// The time to live expired. As in upstream, no ICMP message is sent.
     TtlExceeded,
-    /// Outgoing: no host has leased the destination; the sender is told by ICMP where that is allowed.
+    /// Outgoing: no host leases the destination. The sender gets an ICMP message if that is allowed.
     NoRoute,
     /// Outgoing: the socket refused the datagram.
     SendFailed,
-    /// Incoming: the datagram's sender is no member of the network.
+    /// Incoming: the datagram's sender is not a member of the network.
     UnknownSender,
-    /// Incoming: the packet's source is in a subnet that is not the sender's.
+    /// Incoming: the packet's source is not in the sender's subnet.
     ForeignSource,
     /// Incoming: the packet's destination is not in this host's subnet.
     ForeignDestination,
@@ -27,7 +27,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// All reasons.
+    /// All reasons, in the order of the metrics.
     pub const ALL: [Self; 9] = [
         Self::NotIpv4,
         Self::Malformed,
@@ -62,7 +62,7 @@ impl fmt::Display for Loss {
     }
 }
 
-/// Counters that all workers write and anybody reads. They only grow.
+/// Counters that all workers write. They only grow.
 #[derive(Debug, Default)]
 pub struct Counters {
     sent: Flow,
@@ -70,44 +70,45 @@ pub struct Counters {
     drops: [AtomicU64; Loss::ALL.len()],
 }
 
-/// Packets and bytes of one direction.
+/// The packets and bytes of one direction.
 #[derive(Debug, Default)]
 struct Flow {
     packets: AtomicU64,
     bytes: AtomicU64,
 }
 
-/// The counters at one time. Packets are those on the wire; bytes are theirs, without the datagram around them.
+/// The counters at one time. Packets are counted as they are on the wire. Bytes are those of the packets, without
+/// the datagrams' headers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Datagrams sent.
     pub sent_packets: u64,
-    /// Their payload.
+    /// The bytes of those packets.
     pub sent_bytes: u64,
-    /// Datagrams received and handed to the kernel.
+    /// Datagrams received whose packets the kernel accepted.
     pub received_packets: u64,
-    /// Their payload.
+    /// The bytes of those packets.
     pub received_bytes: u64,
     drops: [u64; Loss::ALL.len()],
 }
 
 impl Counters {
-    /// Notes what one call has sent.
+    /// Counts the packets that one call has sent.
     pub fn sent(&self, packets: usize, bytes: usize) {
         self.sent.add(packets, bytes);
     }
 
-    /// Notes what one write has handed to the kernel.
+    /// Counts the packets that one write has passed to the kernel.
     pub fn received(&self, packets: usize, bytes: usize) {
         self.received.add(packets, bytes);
     }
 
-    /// Notes `packets` that were dropped.
+    /// Counts `packets` dropped packets.
     pub fn dropped(&self, why: Loss, packets: usize) {
         self.drops[why as usize].fetch_add(packets as u64, Relaxed);
     }
 
-    /// The counters now.
+    /// The current values.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             sent_packets: self.sent.packets.load(Relaxed),
@@ -127,14 +128,26 @@ impl Flow {
 }
 
 impl Snapshot {
-    /// How many packets were dropped for this reason.
+    /// The number of packets that were dropped for this reason.
     pub fn dropped(&self, why: Loss) -> u64 {
         self.drops[why as usize]
     }
 
-    /// The reasons for which packets were dropped, with their numbers.
+    /// The reasons for dropped packets, each with the number of packets. Reasons without packets are left out.
     pub fn drops(&self) -> impl Iterator<Item = (Loss, u64)> {
         Loss::ALL.into_iter().map(|why| (why, self.dropped(why))).filter(|(_, count)| *count > 0)
+    }
+}
+
+impl From<Snapshot> for overlay::status::Udp {
+    fn from(snapshot: Snapshot) -> Self {
+        Self {
+            sent_packets: snapshot.sent_packets,
+            sent_bytes: snapshot.sent_bytes,
+            received_packets: snapshot.received_packets,
+            received_bytes: snapshot.received_bytes,
+            dropped: snapshot.drops().map(|(why, count)| (why.to_string(), count)).collect(),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
-//! From the packets of datagrams to what the TUN device takes: segments that follow each other in one TCP stream become
-//! one large packet, as the kernel's GRO makes them (net/ipv4/tcp_offload.c).
+//! Joins received packets: consecutive segments of a TCP stream become one large packet for the TUN device, as in the
+//! kernel's GRO (net/ipv4/tcp_offload.c).
 //!
-//! Payload is never copied: a large packet is the first one's bytes and ranges of the others'.
+//! Payload is never copied: a large packet is the first packet plus ranges of the others.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -14,28 +14,29 @@ use super::gso::{FLAGS, PSH, TCP_CHECKSUM};
 use super::packet::{self, Packet};
 use super::vnet::{Kind, Vnet};
 
-/// Accept the flag of an acknowledgement, with or without PSH: everything else is passed on as it is.
+/// The only flag that a joined segment may have, besides PSH. All other packets are passed on unchanged.
 const ACK: u8 = 0x10;
 
-/// Half of what one writev takes (UIO_MAXIOV, linux/uio.h): more segments do not fit with payloads of 128 bytes or more.
+/// Half of what one writev accepts (UIO_MAXIOV, linux/uio.h). With payloads of 128 bytes or more, no more segments fit
+/// into a packet.
 const MAX_JOINED: usize = 512;
 
 /// The packets of one batch.
 #[derive(Debug, Default)]
 pub struct Incoming {
     trains: Vec<Train>,
-    /// The youngest train of each stream.
+    /// The last train of each stream.
     streams: HashMap<Stream, usize>,
 }
 
-/// Packets that are handed over in one write.
+/// Packets that are passed on in one write.
 #[derive(Debug)]
 pub struct Train {
-    /// All of the first packet.
+    /// The whole first packet.
     first: Range<usize>,
-    /// The payloads of the others.
+    /// The payloads of the other packets.
     rest: Vec<Range<usize>>,
-    /// None for packets that nothing is joined to.
+    /// `None` for a packet that nothing can be joined to.
     joint: Option<Joint>,
 }
 
@@ -46,22 +47,22 @@ struct Stream {
     ports: (u16, u16),
 }
 
-/// What the next segment must be like.
+/// The condition for the next segment.
 #[derive(Debug, Clone)]
 struct Joint {
     stream: Stream,
     segment: Segment,
-    /// All lengths so far.
+    /// The length of all packets so far, in bytes.
     total: usize,
     next_sequence: u32,
     next_identification: u16,
-    /// The checksums of what is there have been looked at.
+    /// Whether the checksums of the packets so far were verified.
     verified: bool,
-    /// Nothing may follow.
+    /// Whether no further segment may be joined.
     closed: bool,
 }
 
-/// One TCP segment with payload.
+/// A TCP segment with payload.
 #[derive(Debug, Clone, Copy)]
 struct Segment {
     packet: Packet,
@@ -72,22 +73,22 @@ struct Segment {
 }
 
 impl Incoming {
-    /// Forgets all that was taken.
+    /// Removes all packets.
     pub fn clear(&mut self) {
         self.trains.clear();
         self.streams.clear();
     }
 
-    /// What is to be written, in order.
+    /// The trains to write, in order.
     pub fn trains(&self) -> &[Train] {
         &self.trains
     }
 
-    /// Takes the packet in `arena[at]`, which ends where the packet ends. Its IP header has been verified.
+    /// Adds the packet in `arena[at]`; both end at the same byte. The caller has verified its IP header.
     pub fn take(&mut self, packet: &Packet, arena: &[u8], at: Range<usize>) {
         let Some((stream, segment)) = segment(packet, &arena[at.clone()]) else {
             if let Some(stream) = stream_of(packet, &arena[at.clone()]) {
-                // what came before it must not be joined by what comes after it
+                // a later segment must not be joined to one before this packet
                 self.streams.remove(&stream);
             }
             return self.trains.push(Train { first: at, rest: Vec::new(), joint: None });
@@ -103,7 +104,7 @@ impl Incoming {
     }
 
     fn train_of(&mut self, stream: &Stream) -> Option<&mut Train> {
-        // the same stream goes on, as a rule
+        // the next packet usually belongs to the same stream
         let last = self.trains.last().and_then(|train| train.joint.as_ref());
         let index = match last {
             Some(joint) if joint.stream == *stream => self.trains.len() - 1,
@@ -112,7 +113,7 @@ impl Incoming {
         self.trains.get_mut(index)
     }
 
-    /// Writes the headers of all that was joined, after which nothing may be taken.
+    /// Writes the headers of the joined packets. Add nothing afterwards.
     pub fn finish(&self, arena: &mut [u8]) {
         for train in &self.trains {
             if let (Some(joint), false) = (&train.joint, train.rest.is_empty()) {
@@ -123,18 +124,18 @@ impl Incoming {
 }
 
 impl Train {
-    /// How many packets are in it.
+    /// The number of packets.
     pub fn packets(&self) -> usize {
         1 + self.rest.len()
     }
 
-    /// The bytes of all packets, as they were received.
+    /// The length of all packets as they were received, in bytes.
     pub fn bytes(&self) -> usize {
         let headers = self.joint.as_ref().map_or(0, |joint| joint.segment.headers);
         self.first.len() + self.rest.iter().map(|payload| payload.len() + headers).sum::<usize>()
     }
 
-    /// What stands before it on the device.
+    /// The header for the device.
     pub fn vnet(&self) -> Vnet {
         match &self.joint {
             Some(joint) if !self.rest.is_empty() => joint.vnet(),
@@ -142,12 +143,12 @@ impl Train {
         }
     }
 
-    /// Its bytes.
+    /// The parts of the train's bytes, in order.
     pub fn parts<'a>(&'a self, arena: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         std::iter::once(&self.first).chain(&self.rest).map(|range| &arena[range.clone()])
     }
 
-    /// Appends the segment if it goes on where the train ends and is like it.
+    /// Joins the segment if it continues the train and has the same headers. Returns whether it was joined.
     fn join(&mut self, segment: &Segment, arena: &[u8], at: &Range<usize>) -> bool {
         let Some(joint) = &mut self.joint else { return false };
         let first = &arena[self.first.clone()];
@@ -159,7 +160,7 @@ impl Train {
             joint.verified = checksum_is_right(&joint.segment.packet, first);
             joint.closed = !joint.verified;
         }
-        // a wrong checksum must stay wrong: what is joined is not looked at again
+        // a wrong checksum must stay wrong, and nobody verifies it after joining
         if joint.closed || !checksum_is_right(&segment.packet, next) {
             return false;
         }
@@ -184,7 +185,7 @@ impl Joint {
 
     fn goes_on(&self, segment: &Segment) -> bool {
         let (first, next) = (&self.segment, segment);
-        // RFC 6864 §4.1: what is not to be fragmented has no identification
+        // RFC 6864 §4.1: the identification of a packet that must not be fragmented has no meaning
         let identified = next.packet.identification == self.next_identification || next.packet.dont_fragment;
         !self.closed
             && next.sequence == self.next_sequence
@@ -211,7 +212,8 @@ impl Joint {
         }
     }
 
-    /// The headers of the whole: its length, the last segment's PSH, and of TCP's checksum the pseudo header's part.
+    /// Writes the headers of the joined packet: its length, the last segment's PSH, and the pseudo header's part of
+    /// TCP's checksum.
     fn write(&self, first: &mut [u8]) {
         let Packet { header, source, destination, protocol, .. } = self.segment.packet;
         let (ip, tcp) = first.split_at_mut(header);
@@ -224,7 +226,7 @@ impl Joint {
     }
 }
 
-/// The packet as a segment that may be joined: plain IP, payload, and no flag but ACK and PSH.
+/// The packet as a segment that may be joined: plain IP, payload, and no flags except ACK and PSH.
 fn segment(packet: &Packet, bytes: &[u8]) -> Option<(Stream, Segment)> {
     if packet.protocol != IpNumber::TCP || packet.fragment || packet.header != 20 {
         return None;
@@ -252,8 +254,8 @@ fn stream_of(packet: &Packet, bytes: &[u8]) -> Option<Stream> {
     Some(Stream { source: packet.source, destination: packet.destination, ports })
 }
 
-/// Whether all that becomes one header is equal: in IP service, time to live and don't-fragment, in TCP acknowledgement,
-/// window, urgent pointer and options.
+/// Whether all fields that end up in one header are equal. IP: service, time to live and don't-fragment. TCP:
+/// acknowledgement, window, urgent pointer and options.
 fn alike(first: &Segment, a: &[u8], b: &[u8]) -> bool {
     let (ip, headers) = (first.packet.header, first.headers);
     // bytes 1 (service), 6..10 (flags, offset, time to live, protocol) of IP; 8..12, 14..16, 18..20 and options of TCP

@@ -1,6 +1,6 @@
-//! From what the TUN device hands over to datagrams: packets larger than the link are cut, and checksums filled in.
+//! Turns what the TUN device delivers into datagrams: segments large packets and fills in checksums.
 //!
-//! Payload is never copied: a piece is a header of its own and a range of the bytes that were read.
+//! Payload is never copied: a segment is a new header and a range of the bytes that were read.
 
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -15,36 +15,36 @@ use super::table::Table;
 use super::unreachable;
 use super::vnet::{Kind, Vnet};
 
-/// What is to be sent, in order.
+/// The datagrams to send, in order.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     heads: Vec<u8>,
     datagrams: Vec<Datagram>,
 }
 
-/// One packet of the inner network, and where it goes.
+/// One packet of the pods' network, and the host to send it to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Datagram {
-    /// The host that has leased its destination.
+    /// The host that leases the packet's destination.
     pub to: Ipv4Addr,
-    /// Of the heads that were made; empty for a packet that is sent as it was read.
+    /// The range in the generated headers. Empty if the packet is sent as it was read.
     head: Range<usize>,
-    /// Of the bytes that were read.
+    /// The range in the bytes that were read.
     body: Range<usize>,
 }
 
 impl Datagram {
-    /// Its length in bytes.
+    /// The length in bytes.
     pub fn length(&self) -> usize {
         self.head.len() + self.body.len()
     }
 }
 
-/// Why nothing is sent for a packet.
+/// Why a packet is not sent.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused {
     pub why: Loss,
-    /// What is to be told to its sender.
+    /// The ICMP message for its sender, if there is one.
     pub answer: Option<Vec<u8>>,
 }
 
@@ -55,26 +55,26 @@ impl From<Loss> for Refused {
 }
 
 impl Outgoing {
-    /// Forgets all that was taken.
+    /// Removes all datagrams.
     pub fn clear(&mut self) {
         self.heads.clear();
         self.datagrams.clear();
     }
 
-    /// What is to be sent.
+    /// The datagrams to send.
     pub fn datagrams(&self) -> &[Datagram] {
         &self.datagrams
     }
 
-    /// The two parts of a datagram; `arena` is what was given to [`take`](Self::take).
+    /// The two parts of a datagram. `arena` is the one that was passed to [`take`](Self::take).
     pub fn parts<'a>(&'a self, datagram: &Datagram, arena: &'a [u8]) -> [&'a [u8]; 2] {
         [&self.heads[datagram.head.clone()], &arena[datagram.body.clone()]]
     }
 
-    /// Takes what was read from the device into `arena[at]`: its header and one packet.
+    /// Adds what was read from the device into `arena[at]`: a header and one packet.
     ///
     /// # Errors
-    /// The packet is to be dropped.
+    /// The packet must be dropped.
     pub fn take(&mut self, arena: &mut [u8], at: Range<usize>, table: &Table) -> Result<(), Refused> {
         let read = &mut arena[at.clone()];
         let (vnet, bytes) = read.split_first_chunk_mut::<VNET_HDR_LEN>().ok_or(Loss::Malformed)?;
@@ -116,14 +116,14 @@ impl Outgoing {
     }
 }
 
-/// Finishes a checksum of which the pseudo header's sum is there. `None`: it lies outside.
+/// Completes a checksum that covers only the pseudo header. `None` if it lies outside the packet.
 fn fill_in(bytes: &mut [u8], protocol: IpNumber, start: usize, offset: usize) -> Option<()> {
     let sum = checksum::sum(bytes.get(start..)?);
     bytes.get_mut(start + offset..start + offset + 2)?.copy_from_slice(&field(sum, protocol));
     Some(())
 }
 
-/// A checksum as the transport writes it: UDP's zero would say that there is none (RFC 768).
+/// The checksum as it is sent. In UDP, zero would mean that there is no checksum (RFC 768).
 fn field(sum: u64, protocol: IpNumber) -> [u8; 2] {
     match checksum::finish(sum) {
         [0, 0] if protocol == IpNumber::UDP => [0xff; 2],
@@ -131,13 +131,13 @@ fn field(sum: u64, protocol: IpNumber) -> [u8; 2] {
     }
 }
 
-/// How one packet is cut.
+/// How to segment one packet.
 #[derive(Debug)]
 struct Plan {
     packet: Packet,
-    /// IP's and the transport's.
+    /// The length of the IP and transport headers, in bytes.
     headers: usize,
-    /// The payload of each piece but the last.
+    /// The payload of each segment but the last, in bytes.
     size: usize,
     transport: Transport,
 }
@@ -170,19 +170,19 @@ fn udp(packet: &Packet, bytes: &[u8], vnet: Vnet) -> Result<Plan, Loss> {
     plan(packet, Transport::Udp, header.slice().len(), vnet)
 }
 
-/// In the thirteenth and fourteenth byte of a TCP header (RFC 9293 §3.1).
+/// The offset of the flags in a TCP header (RFC 9293 §3.1).
 pub const FLAGS: usize = 13;
 pub const FIN: u8 = 0x01;
 pub const PSH: u8 = 0x08;
 pub const CWR: u8 = 0x80;
-/// Where the checksum is in a TCP header.
+/// The offset of the checksum in a TCP header.
 pub const TCP_CHECKSUM: usize = 16;
 const TCP_SEQUENCE: usize = 4;
 const UDP_LENGTH: usize = 4;
 const UDP_CHECKSUM: usize = 6;
 
 impl Plan {
-    /// Makes the copied headers those of piece `n` with this payload.
+    /// Turns the copied headers into those of segment `n` with this payload.
     fn write(&self, headers: &mut [u8], payload: &[u8], n: usize, last: bool) {
         let (ip, transport) = headers.split_at_mut(self.packet.header);
         let length = transport.len() + payload.len();
@@ -194,7 +194,7 @@ impl Plan {
             Transport::Tcp { sequence } => {
                 let sequence = sequence.wrapping_add((n * self.size) as u32);
                 transport[TCP_SEQUENCE..TCP_SEQUENCE + 4].copy_from_slice(&sequence.to_be_bytes());
-                // what is said at the end is said of the last byte, and that the window was reduced, once (RFC 3168 §6.1.2)
+                // FIN and PSH belong to the last byte; CWR is signalled only once (RFC 3168 §6.1.2)
                 transport[FLAGS] &= if last { 0xff } else { !(FIN | PSH) } & if n == 0 { 0xff } else { !CWR };
                 TCP_CHECKSUM
             }

@@ -1,4 +1,4 @@
-//! The counters in the names and units of Prometheus.
+//! The counters as Prometheus metrics.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use prometheus_client::registry::Unit;
 
 use super::counters::{Counters, Loss};
 
-/// Reads the counters when they are asked for.
+/// A collector that reads the counters on each scrape.
 #[derive(Debug)]
 pub struct Crossed(pub Arc<Counters>);
 

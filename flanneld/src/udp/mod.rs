@@ -1,12 +1,12 @@
-//! The udp backend: pods' packets between hosts as the payload of UDP datagrams, one IPv4 packet each and nothing else
-//! (upstream's wire format), by way of a TUN device.
+//! The udp backend: carries pods' packets between hosts as the payload of UDP datagrams, one IPv4 packet each
+//! (upstream's wire format), through a TUN device.
 //!
 //! ```text
 //! pod → flannel0 → sender: read a packet of up to 64 KB, cut it, fill in checksums → socket: one call per train
-//! pod ← flannel0 ← receiver: join what is of one stream, one write per train       ← socket
+//! pod ← flannel0 ← receiver: join packets of one stream, one write per train       ← socket
 //! ```
-//! On the wire nothing tells this program from Go's; it is faster because a system call moves a train of up to 64 packets.
-//! What decides (`gso`, `gro`, `packet`, `table`, `unreachable`, `runs`) is pure; `sender` and `receiver`
+//! On the wire this program does not differ from Go's. It is faster because a system call moves a train of up to 64
+//! packets. The decisions (`gso`, `gro`, `packet`, `table`, `unreachable`, `runs`) are pure. `sender` and `receiver`
 //! only move bytes. Neither copies payload.
 
 mod checksum;
@@ -44,34 +44,34 @@ use sender::Sender;
 use shared::Shared;
 use table::Table;
 
-/// More queues than this are no faster: the kernel's part is shared by then.
+/// The most queues. More are no faster, because the kernel then shares its part among them.
 const MAX_QUEUES: usize = 4;
 
-/// Where packets come from and go to.
+/// The device, the socket and the threads of a data path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The TUN device, made with several queues.
+    /// The name of the TUN device, which must have several queues.
     pub device: IfName,
-    /// Its number, which tells a device from another one of the same name.
+    /// The device's index, which distinguishes it from a later device of the same name.
     pub index: u32,
-    /// This host's underlay address, and the port of all hosts.
+    /// This host's underlay address, and the port that all hosts use.
     pub local: SocketAddrV4,
-    /// Pairs of threads.
+    /// The number of queues. Each has a pair of threads.
     pub queues: usize,
 }
 
-/// Why packets cannot be moved.
+/// Why the data path cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum UdpError {
-    /// The device or the socket cannot be had.
+    /// The device or the socket cannot be opened.
     #[error("the udp backend cannot start: {0}")]
     Kernel(#[from] KernelError),
-    /// There is no thread to be had, or nothing to wake it with.
+    /// A thread, or the event that wakes it, cannot be created.
     #[error("the udp backend cannot start its threads: {0}")]
     Thread(#[source] io::Error),
 }
 
-/// The data path at work. It ends when this is dropped.
+/// A running data path. Dropping it stops it.
 #[derive(Debug)]
 pub struct DataPath {
     settings: Settings,
@@ -80,15 +80,15 @@ pub struct DataPath {
     ended: Arc<End>,
 }
 
-/// The end of a worker.
+/// The end of a worker, for those who wait for it.
 #[derive(Debug, Default)]
 struct End {
-    /// Set before the notification: the thread itself lives a little longer.
+    /// Set before the notification, because the thread itself ends a little later.
     happened: AtomicBool,
     notify: Notify,
 }
 
-/// Notifies when its worker ends, by a panic too.
+/// Notifies when its worker ends, even by a panic.
 struct AtEnd(Arc<End>);
 
 impl Drop for AtEnd {
@@ -98,13 +98,13 @@ impl Drop for AtEnd {
     }
 }
 
-/// One pair of threads for each two processors.
+/// The number of queues for this machine: one per two processors, at most `MAX_QUEUES`.
 pub fn queues() -> usize {
     (thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, MAX_QUEUES)
 }
 
 impl DataPath {
-    /// Attaches to the device and binds the sockets in the thread's network namespace, and starts to move packets.
+    /// Attaches to the device, binds the sockets in the thread's network namespace, and starts to move packets.
     pub fn start(settings: Settings, table: Table, counters: Arc<Counters>) -> Result<Self, UdpError> {
         let shared = Shared::new(table, counters).map_err(|errno| UdpError::Thread(errno.into()))?;
         let mut path = Self { settings, shared: Arc::new(shared), workers: Vec::new(), ended: Arc::default() };
@@ -114,13 +114,14 @@ impl DataPath {
             let socket = SegmentSocket::bind(local, several)?;
             pairs.push((Arc::new(Queue::attach(&path.settings.device)?), Arc::new(socket)));
         }
-        // with IPPROTO_RAW the IP header is given (raw(7)); it takes CAP_NET_RAW, without which ICMP is as upstream's
-        let voice = socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW));
-        let voice = voice.ok().map(Arc::new);
+        // IPPROTO_RAW sends packets with their own IP header (raw(7)); without CAP_NET_RAW, ICMP is sent as upstream
+        // does
+        let icmp = socket_with(AddressFamily::INET, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW));
+        let icmp = icmp.ok().map(Arc::new);
         for (n, (queue, socket)) in pairs.into_iter().enumerate() {
             let shared = path.shared.clone();
             let receiver = Receiver { queue: queue.clone(), socket: socket.clone(), shared: shared.clone() };
-            let sender = Sender { queue, socket, port: local.port(), shared, voice: voice.clone() };
+            let sender = Sender { queue, socket, port: local.port(), shared, icmp: icmp.clone() };
             path.work(format!("udp-send-{n}"), move || sender.run())?;
             path.work(format!("udp-receive-{n}"), move || receiver.run())?;
         }
@@ -132,7 +133,7 @@ impl DataPath {
         let logged = move || {
             let _end = end;
             if let Err(error) = run() {
-                tracing::warn!(worker = label, %error, "a udp worker has ended; the data path starts anew");
+                tracing::warn!(worker = label, %error, "a udp worker ended; the data path restarts");
             }
         };
         let worker = thread::Builder::new().name(name).spawn(logged).map_err(UdpError::Thread)?;
@@ -140,12 +141,12 @@ impl DataPath {
         Ok(())
     }
 
-    /// What it was started with.
+    /// The settings that it was started with.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// True while all its threads are at work.
+    /// Whether all its threads are running.
     pub fn is_whole(&self) -> bool {
         !self.ended.happened.load(Ordering::Acquire)
     }
@@ -155,12 +156,12 @@ impl DataPath {
         self.ended.notify.notified().await;
     }
 
-    /// Puts another table in force.
+    /// Replaces the table.
     pub fn replace(&self, table: Table) {
         self.shared.replace(table);
     }
 
-    /// What it has done so far.
+    /// The counters up to now.
     pub fn counters(&self) -> Snapshot {
         self.shared.counters.snapshot()
     }
@@ -170,7 +171,7 @@ impl Drop for DataPath {
     fn drop(&mut self) {
         self.shared.stop();
         for worker in self.workers.drain(..) {
-            // its panic is on stderr
+            // the panic's message is on stderr already
             let _ = worker.join();
         }
     }

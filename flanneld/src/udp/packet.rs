@@ -1,4 +1,4 @@
-//! One IPv4 packet: looked at, and its time to live counted down.
+//! Reads and verifies an IPv4 packet, and decrements its time to live.
 
 use std::net::Ipv4Addr;
 
@@ -7,13 +7,13 @@ use etherparse::{IpNumber, Ipv4HeaderSlice};
 use super::checksum;
 use super::counters::Loss;
 
-/// The field offsets of an IPv4 header that are written (RFC 791 §3.1).
+/// The offset of the total length in an IPv4 header (RFC 791 §3.1); the others follow.
 pub const TOTAL_LENGTH: usize = 2;
 pub const IDENTIFICATION: usize = 4;
 pub const TTL: usize = 8;
 pub const CHECKSUM: usize = 10;
 
-/// What the data path must know of a packet.
+/// The fields of a packet that the data path needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
     pub source: Ipv4Addr,
@@ -22,23 +22,23 @@ pub struct Packet {
     pub ttl: u8,
     /// The length of the IPv4 header, in bytes.
     pub header: usize,
-    /// The length of all, in bytes.
+    /// The length of the whole packet, in bytes.
     pub total: usize,
     pub identification: u16,
     /// Type of service: DSCP and ECN.
     pub tos: u8,
     pub dont_fragment: bool,
-    /// A part of a packet …
+    /// Whether the packet is a fragment.
     pub fragment: bool,
-    /// … and not its first.
+    /// Whether it is a fragment other than the first.
     pub later_fragment: bool,
 }
 
 impl Packet {
-    /// Reads the header at the beginning of `bytes`.
+    /// Reads the header at the start of `bytes`.
     ///
     /// # Errors
-    /// It is not IPv4, or more is claimed than is there.
+    /// The packet is not IPv4, or its lengths exceed `bytes`.
     pub fn read(bytes: &[u8]) -> Result<Self, Loss> {
         let version = bytes.first().map_or(0, |byte| byte >> 4);
         if version != 4 {
@@ -61,7 +61,7 @@ impl Packet {
         (packet.header <= packet.total && packet.total <= bytes.len()).then_some(packet).ok_or(Loss::Malformed)
     }
 
-    /// As [`read`](Self::read), and the header's checksum must be right.
+    /// As [`read`](Self::read), and verifies the header's checksum.
     pub fn verify(bytes: &[u8]) -> Result<Self, Loss> {
         let packet = Self::read(bytes)?;
         match checksum::fold(checksum::sum(&bytes[..packet.header])) {
@@ -71,10 +71,10 @@ impl Packet {
     }
 }
 
-/// Counts the time to live down by one, and the checksum with it.
+/// Decrements the time to live and updates the checksum.
 ///
 /// # Errors
-/// It has ended.
+/// The time to live has expired.
 pub fn count_down(packet: &Packet, bytes: &mut [u8]) -> Result<(), Loss> {
     let left = packet.ttl.checked_sub(1).filter(|left| *left > 0).ok_or(Loss::TtlExceeded)?;
     let old = [bytes[TTL], bytes[TTL + 1]];
@@ -84,7 +84,7 @@ pub fn count_down(packet: &Packet, bytes: &mut [u8]) -> Result<(), Loss> {
     Ok(())
 }
 
-/// Writes a new total length and, from scratch, the checksum of the header.
+/// Writes a new total length, and computes the header's checksum anew.
 pub fn seal(header: &mut [u8], total: u16) {
     header[TOTAL_LENGTH..TOTAL_LENGTH + 2].copy_from_slice(&total.to_be_bytes());
     header[CHECKSUM..CHECKSUM + 2].fill(0);

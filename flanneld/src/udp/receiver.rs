@@ -1,4 +1,4 @@
-//! The worker from the socket to the TUN device.
+//! The worker that receives on the socket and writes to the TUN device.
 
 use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
@@ -14,14 +14,14 @@ use super::packet::{self, Packet};
 use super::shared::{Shared, View};
 use super::table::Table;
 
-/// The most that one call receives.
+/// The most bytes that one call receives.
 const LARGEST: usize = 65_535;
-/// What is received before it is handed over.
+/// Bytes received before anything is written.
 const ARENA: usize = 2 * LARGEST;
-/// So many single datagrams are received before they are handed over.
+/// The most single datagrams that are received before anything is written.
 const CALLS: usize = 64;
 
-/// One socket's worker.
+/// The receiving worker of a socket.
 #[derive(Debug)]
 pub struct Receiver {
     pub queue: Arc<Queue>,
@@ -29,7 +29,7 @@ pub struct Receiver {
     pub shared: Arc<Shared>,
 }
 
-/// The worker at work.
+/// The state of a running worker.
 struct Work<'a> {
     receiver: &'a Receiver,
     view: View,
@@ -39,7 +39,7 @@ struct Work<'a> {
 }
 
 impl Receiver {
-    /// Works until it is told to stop (Ok) or the device is gone.
+    /// Runs until the stop order (Ok), or until the device is gone.
     pub fn run(&self) -> io::Result<()> {
         let mut work = Work {
             receiver: self,
@@ -56,14 +56,15 @@ impl Receiver {
 }
 
 impl Work<'_> {
-    /// Moves what is there; true when there may be more.
+    /// Moves the datagrams that are ready. Returns true if there may be more.
     fn batch(&mut self) -> io::Result<bool> {
         let more = self.receive()?;
         let Self { receiver, view, arena, received, incoming } = self;
-        let mut door = Door { table: view.refresh(&receiver.shared), counters: &receiver.shared.counters, known: None };
+        let mut filter =
+            Filter { table: view.refresh(&receiver.shared), counters: &receiver.shared.counters, known: None };
         incoming.clear();
         for (from, train) in received.drain(..) {
-            door.open(&train, from, arena, incoming);
+            filter.accept(&train, from, arena, incoming);
         }
         incoming.finish(arena);
         for train in incoming.trains() {
@@ -72,7 +73,7 @@ impl Work<'_> {
         Ok(more)
     }
 
-    /// Receives until there is nothing or no room; true when there may be more.
+    /// Receives until no datagram is ready or the buffer is full. Returns true if there may be more.
     fn receive(&mut self) -> io::Result<bool> {
         let mut from = 0;
         while from + LARGEST <= ARENA && self.received.len() < CALLS {
@@ -107,17 +108,17 @@ impl Receiver {
     }
 }
 
-/// Who comes in.
-struct Door<'a> {
+/// Checks which packets may be passed on.
+struct Filter<'a> {
     table: &'a Table,
     counters: &'a Counters,
-    /// A sender with a source and a destination that was let in: the next packet is of the same stream, as a rule.
+    /// Sender, source and destination of the last packet that was accepted: the next one is usually of the same stream.
     known: Option<(Ipv4Addr, Ipv4Addr, Ipv4Addr)>,
 }
 
-impl Door<'_> {
-    /// Takes what one call has received at `from`.
-    fn open(&mut self, received: &Received, from: usize, arena: &mut [u8], incoming: &mut Incoming) {
+impl Filter<'_> {
+    /// Checks the datagrams that one call has received at `from` and adds the accepted packets to `incoming`.
+    fn accept(&mut self, received: &Received, from: usize, arena: &mut [u8], incoming: &mut Incoming) {
         let segment = received.segment.max(1);
         let count = received.bytes.div_ceil(segment).max(1);
         if !self.table.is_member(received.from) {
@@ -160,15 +161,15 @@ mod tests {
         bytes
     }
 
-    /// What of the datagrams of one call gets in, and what is counted of the rest.
-    fn opened(sender: Ipv4Addr, datagrams: &[Vec<u8>]) -> (usize, Vec<(Loss, u64)>) {
+    /// How many of the datagrams of one call are accepted, and what is counted for the rest.
+    fn accepted(sender: Ipv4Addr, datagrams: &[Vec<u8>]) -> (usize, Vec<(Loss, u64)>) {
         let route = ("10.5.2.0/24".parse().unwrap(), PEER);
         let table = Table::new("10.5.0.0/16".parse().unwrap(), "10.5.1.0/24".parse().unwrap(), [route]);
         let counters = Counters::default();
         let mut arena = datagrams.concat();
         let received = Received { bytes: arena.len(), segment: datagrams[0].len(), from: sender, truncated: false };
         let mut incoming = Incoming::default();
-        Door { table: &table, counters: &counters, known: None }.open(&received, 0, &mut arena, &mut incoming);
+        Filter { table: &table, counters: &counters, known: None }.accept(&received, 0, &mut arena, &mut incoming);
         (incoming.trains().len(), counters.snapshot().drops().collect())
     }
 
@@ -178,8 +179,8 @@ mod tests {
         let good = packet(theirs, here, 64);
         let mut broken = good.clone();
         broken[10] ^= 1;
-        assert_eq!(opened(PEER, &[good.clone(), good.clone()]), (2, vec![]));
-        assert_eq!(opened([192, 0, 2, 3].into(), &[good.clone(), good.clone()]), (0, vec![(Loss::UnknownSender, 2)]));
+        assert_eq!(accepted(PEER, &[good.clone(), good.clone()]), (2, vec![]));
+        assert_eq!(accepted([192, 0, 2, 3].into(), &[good.clone(), good.clone()]), (0, vec![(Loss::UnknownSender, 2)]));
         for (bad, why) in [
             (packet([10, 5, 3, 7], here, 64), Loss::ForeignSource),
             (packet(theirs, [10, 5, 2, 8], 64), Loss::ForeignDestination),
@@ -188,9 +189,9 @@ mod tests {
             (vec![0x60; 33], Loss::NotIpv4),
             (vec![0; 33], Loss::Malformed),
         ] {
-            // a bad one among good ones is alone in its fate
-            assert_eq!(opened(PEER, &[good.clone(), bad, good.clone()]), (2, vec![(why, 1)]));
+            // only the bad datagram is dropped
+            assert_eq!(accepted(PEER, &[good.clone(), bad, good.clone()]), (2, vec![(why, 1)]));
         }
-        assert_eq!(opened(PEER, &[vec![0x45]]), (0, vec![(Loss::Malformed, 1)]));
+        assert_eq!(accepted(PEER, &[vec![0x45]]), (0, vec![(Loss::Malformed, 1)]));
     }
 }

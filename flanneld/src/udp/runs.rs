@@ -1,4 +1,4 @@
-//! Which datagrams go to the kernel in one call.
+//! Groups datagrams that the kernel can send in one call.
 
 use std::ops::Range;
 
@@ -6,18 +6,18 @@ use kernel::udp_socket::{MAX_BYTES, MAX_SEGMENTS};
 
 use super::gso::Datagram;
 
-/// Datagrams that follow each other, to one host.
+/// Consecutive datagrams to one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// Which of all.
+    /// The range of datagrams.
     pub datagrams: Range<usize>,
-    /// The bytes of all.
+    /// The length of all datagrams in bytes.
     pub bytes: usize,
-    /// The length of each but the last, which is not longer.
+    /// The length of each datagram but the last, in bytes. The last is not longer.
     pub segment: usize,
 }
 
-/// Splits `datagrams` into runs, in order. UDP_SEGMENT wants all of one length, but the last, which may be shorter.
+/// Splits `datagrams` into runs, in order. UDP_SEGMENT requires equal lengths, except that the last may be shorter.
 pub fn runs(datagrams: &[Datagram]) -> impl Iterator<Item = Run> {
     let mut from = 0;
     std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! The worker from the TUN device to the socket.
+//! The worker that reads from the TUN device and sends on the socket.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddrV4;
@@ -18,38 +18,38 @@ use super::runs::{Run, runs};
 use super::shared::{Shared, View};
 use super::vnet::Vnet;
 
-/// A packet with what is before it.
+/// Bytes of the largest packet with its header before it.
 const LARGEST: usize = VNET_HDR_LEN + 65_535;
-/// What is read before it is sent: large packets' headers and payload stay in the cache meanwhile.
+/// Bytes read before anything is sent. The headers and payload of large packets then stay in the cache.
 const ARENA: usize = 2 * LARGEST;
-/// So many small packets are read before they are sent.
+/// The most small packets that are read before anything is sent.
 const PACKETS: usize = 64;
 
-/// One queue's worker.
+/// The sending worker of a queue.
 #[derive(Debug)]
 pub struct Sender {
     pub queue: Arc<Queue>,
     pub socket: Arc<SegmentSocket>,
-    /// Where the others listen: where this host does (upstream).
+    /// The peers' port, which is this host's own port (upstream).
     pub port: u16,
     pub shared: Arc<Shared>,
-    /// A raw socket for what this host itself has to say.
-    pub voice: Option<Arc<OwnedFd>>,
+    /// A raw socket for the ICMP messages that this host sends. `None` without CAP_NET_RAW.
+    pub icmp: Option<Arc<OwnedFd>>,
 }
 
-/// The worker at work.
+/// The state of a running worker.
 struct Work<'a> {
     sender: &'a Sender,
     view: View,
     arena: Vec<u8>,
     packets: Vec<Range<usize>>,
     outgoing: Outgoing,
-    /// The way out takes trains.
+    /// Whether the kernel accepts trains on this path.
     trains: bool,
 }
 
 impl Sender {
-    /// Works until it is told to stop (Ok) or the device is gone.
+    /// Runs until the stop order (Ok), or until the device is gone.
     pub fn run(&self) -> io::Result<()> {
         let mut work = Work {
             sender: self,
@@ -67,7 +67,7 @@ impl Sender {
 }
 
 impl Work<'_> {
-    /// Moves what is there; true when there may be more.
+    /// Moves the packets that are ready. Returns true if there may be more.
     fn batch(&mut self) -> io::Result<bool> {
         let more = self.read()?;
         let Self { sender, view, arena, packets, outgoing, .. } = self;
@@ -85,7 +85,7 @@ impl Work<'_> {
         Ok(more)
     }
 
-    /// Reads until there is nothing or no room; true when there may be more.
+    /// Reads until no packet is ready or the buffer is full. Returns true if there may be more.
     fn read(&mut self) -> io::Result<bool> {
         let mut from = 0;
         while from + LARGEST <= ARENA && self.packets.len() < PACKETS {
@@ -104,18 +104,18 @@ impl Work<'_> {
 }
 
 impl Sender {
-    /// Tells the sender of a packet what became of it. Upstream writes this to the TUN device, and there the kernel drops
-    /// it, because its source is an address of this host (fib_validate_source, net/ipv4/fib_frontend.c).
+    /// Sends an ICMP message to the sender of a packet. Upstream writes it to the TUN device, where the kernel drops it
+    /// because its source is an address of this host (fib_validate_source, net/ipv4/fib_frontend.c).
     fn say(&self, answer: &[u8]) {
         let Some(to) = Packet::read(answer).ok().map(|packet| SocketAddrV4::new(packet.destination, 0)) else { return };
-        // who cannot be told is not told: it is an answer to a packet that is lost anyway
-        let _ = match &self.voice {
-            Some(voice) => sendto(voice, answer, SendFlags::DONTWAIT, &to).map_err(Into::into),
+        // an error is ignored: the message is about a packet that is lost anyway
+        let _ = match &self.icmp {
+            Some(icmp) => sendto(icmp, answer, SendFlags::DONTWAIT, &to).map_err(Into::into),
             None => self.queue.write(&[IoSlice::new(&Vnet::PLAIN.to_bytes()), IoSlice::new(answer)]),
         };
     }
 
-    /// Sends a run, as a train where `trains` says that the way out takes them; false when it does not.
+    /// Sends a run, as a train if `trains` is true. Returns false if the kernel does not accept trains on this path.
     fn send(&self, outgoing: &Outgoing, arena: &[u8], run: &Run, trains: bool) -> bool {
         if !trains || run.datagrams.len() == 1 {
             run.datagrams.clone().for_each(|n| self.send_one(outgoing, arena, n));
@@ -133,7 +133,8 @@ impl Sender {
         match self.socket.send(to, &parts[..used], Some(run.segment as u16)) {
             Ok(()) => self.shared.counters.sent(datagrams.len(), run.bytes),
             Err(error) => match Errno::from_io_error(&error) {
-                // too long for the path, or the way out cannot cut: one by one they may get through (udp_send_skb, net/ipv4/udp.c)
+                // too long for the path, or the device cannot segment: single datagrams may get through (udp_send_skb,
+                // net/ipv4/udp.c)
                 Some(reason @ (Errno::INVAL | Errno::IO | Errno::MSGSIZE)) => {
                     run.datagrams.clone().for_each(|n| self.send_one(outgoing, arena, n));
                     return reason != Errno::IO;

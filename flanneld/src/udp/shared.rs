@@ -1,4 +1,4 @@
-//! What the daemon and the workers share.
+//! State that the daemon and the workers share.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,26 +10,26 @@ use rustix::io::Errno;
 use super::counters::Counters;
 use super::table::Table;
 
-/// The table in force and the order to stop.
+/// The current table and the stop order.
 #[derive(Debug)]
 pub struct Shared {
-    /// Grows with each table: as long as it stays, workers take no lock.
+    /// Increased with each table. While it stays the same, workers take no lock.
     generation: AtomicU64,
     table: Mutex<Arc<Table>>,
-    /// Readable for ever once the workers must end.
+    /// An eventfd that stays readable once the workers must end.
     stop: OwnedFd,
-    /// What all of them count.
+    /// The counters of all workers.
     pub counters: Arc<Counters>,
 }
 
 impl Shared {
-    /// With a first table.
+    /// Creates the shared state with the first table.
     pub fn new(table: Table, counters: Arc<Counters>) -> Result<Self, Errno> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self { generation: AtomicU64::new(1), table: Mutex::new(Arc::new(table)), stop, counters })
     }
 
-    /// Puts another table in force, from each worker's next batch on.
+    /// Replaces the table. Each worker uses the new one from its next batch on.
     pub fn replace(&self, table: Table) {
         let mut current = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if **current != table {
@@ -38,13 +38,13 @@ impl Shared {
         }
     }
 
-    /// Has all workers end.
+    /// Tells all workers to end.
     pub fn stop(&self) {
-        // it can only fail when it is full, and then it is readable
+        // the write only fails if the counter is full, and then the eventfd is readable
         let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
     }
 
-    /// Waits until `fd` is readable; false when it is time to end.
+    /// Waits until `fd` is readable. Returns false if the worker must end.
     pub fn wait_for(&self, fd: impl AsFd) -> Result<bool, Errno> {
         let mut fds = [PollFd::new(&fd, PollFlags::IN), PollFd::new(&self.stop, PollFlags::IN)];
         loop {
@@ -57,7 +57,7 @@ impl Shared {
     }
 }
 
-/// A worker's own hold on the table.
+/// A worker's reference to the table.
 #[derive(Debug)]
 pub struct View {
     seen: u64,
@@ -65,13 +65,13 @@ pub struct View {
 }
 
 impl View {
-    /// The table now in force.
+    /// The current table.
     pub fn of(shared: &Shared) -> Self {
         let table = shared.table.lock().unwrap_or_else(PoisonError::into_inner);
         Self { seen: shared.generation.load(Ordering::Acquire), table: table.clone() }
     }
 
-    /// Looks whether there is another one by now: one load, and a lock only if there is.
+    /// Returns the current table. Costs one load, and a lock only if the table was replaced.
     pub fn refresh(&mut self, shared: &Shared) -> &Table {
         if shared.generation.load(Ordering::Acquire) != self.seen {
             *self = Self::of(shared);

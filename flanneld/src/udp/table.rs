@@ -1,4 +1,4 @@
-//! Who has which subnet: where packets go, and what may come from whom.
+//! Which host leases which subnet: where to send packets, and which packets to accept.
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -7,18 +7,20 @@ use ipnetwork::Ipv4Network;
 
 use super::counters::Loss;
 
-/// The peers as the data path needs them. It is made anew for every change and then never changed.
+/// The peers as the data path needs them. Each change creates a new table; a table itself never changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     network: Option<Ipv4Network>,
     own: Option<Ipv4Network>,
-    /// The subnets by their first address, longest prefixes first: one look per length, and all are of one as a rule.
+    /// The subnets by first address, longest prefixes first. A look-up costs one access per length; usually there is
+    /// one length.
     lengths: Vec<(u8, HashMap<u32, Ipv4Addr>)>,
     members: HashSet<Ipv4Addr>,
 }
 
 impl Table {
-    /// `network`: the whole network; `own`: this host's subnet; `routes`: the others' subnets with their addresses.
+    /// `network` is the whole network, `own` is this host's subnet, `routes` are the peers' subnets with their
+    /// addresses.
     pub fn new(
         network: Ipv4Network,
         own: Ipv4Network,
@@ -36,29 +38,30 @@ impl Table {
         table
     }
 
-    /// The address of this host's device, and the source of its ICMP.
+    /// The address of this host's TUN device, which is also the source of its ICMP messages.
     pub fn device(&self) -> Option<Ipv4Addr> {
         self.own.map(|own| own.network())
     }
 
-    /// The host that has leased `addr`.
+    /// The host that leases `addr`.
     pub fn host_of(&self, addr: Ipv4Addr) -> Option<Ipv4Addr> {
         let addr = u32::from(addr);
         self.lengths.iter().find_map(|(length, subnets)| subnets.get(&(addr & mask(*length))).copied())
     }
 
-    /// True for a host of the network: only its datagrams are opened.
+    /// Whether `sender` is a host of the network. Datagrams of others are dropped.
     pub fn is_member(&self, sender: Ipv4Addr) -> bool {
         self.members.contains(&sender)
     }
 
-    /// Whether a packet may come from `sender`, who is a member.
+    /// Checks whether a packet may come from `sender`, which must be a member.
     ///
-    /// A source in the network must be the sender's own: nobody speaks for another's pods. A source outside of it is let
-    /// through, because it is the sender host's own traffic: Go's hosts send with their device's address, which is in
-    /// their subnet, but a program that is bound to the host's own address, or a service whose clients' addresses are
-    /// kept, sends with that. The destination must be in this host's subnet: nothing else is ever sent here on purpose,
-    /// and nobody uses this host as a way to somewhere else. Upstream checks none of this.
+    /// A source inside the network must be in the sender's own subnet, so that no host can send in the name of
+    /// another's pods. A source outside it is accepted, because it is the sending host's own traffic. Go's hosts send
+    /// with their device's address, which is in their subnet. But a program that is bound to the host's own address
+    /// uses that one, and so does a service that keeps its clients' addresses. The destination must be in this host's
+    /// subnet: no host sends anything else here, and this host must not forward for others. Upstream checks none of
+    /// this.
     pub fn admits(&self, sender: Ipv4Addr, source: Ipv4Addr, destination: Ipv4Addr) -> Result<(), Loss> {
         let within = |net: Option<Ipv4Network>, addr| net.is_some_and(|net| net.contains(addr));
         if !within(self.own, destination) {
@@ -113,7 +116,7 @@ mod tests {
         assert!(table.is_member(peer) && !table.is_member(ip("192.0.2.9")));
         for (source, destination, verdict) in [
             (ip("10.5.2.9"), here, Ok(())),
-            // the host itself, by its device and by its own address
+            // the host itself, through its device and from its own address
             (ip("10.5.2.0"), here, Ok(())),
             (peer, here, Ok(())),
             (ip("203.0.113.1"), here, Ok(())),

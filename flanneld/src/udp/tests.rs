@@ -1,4 +1,4 @@
-//! What is cut and joined is still the same stream, and every packet is whole.
+//! Segmenting and joining keep the stream, and every packet is complete.
 
 use std::net::Ipv4Addr;
 
@@ -40,12 +40,12 @@ fn tcp(options: usize) -> TcpHeader {
     tcp
 }
 
-/// Bytes that differ from place to place.
+/// Bytes that differ from position to position.
 fn stream(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n * 31 + n / 251) as u8).collect()
 }
 
-/// As the kernel hands it over: the checksum is the pseudo header's sum.
+/// A packet as the kernel delivers it: its checksum covers only the pseudo header.
 fn partial(mut packet: Vec<u8>, field: usize, vnet: Vnet) -> Vec<u8> {
     let pseudo = checksum::pseudo(HERE.into(), THERE.into(), packet[9], (packet.len() - 20) as u16);
     packet[20 + field..22 + field].copy_from_slice(&checksum::fold(pseudo).to_ne_bytes());
@@ -59,7 +59,7 @@ fn tso(tcp: &TcpHeader, payload: &[u8], size: u16) -> Vec<u8> {
     partial(packet, 16, vnet)
 }
 
-/// The datagrams that come of what was read.
+/// The datagrams for what was read.
 fn cut(read: &[u8]) -> Result<Vec<Vec<u8>>, Refused> {
     let mut arena = read.to_vec();
     let mut outgoing = Outgoing::default();
@@ -68,7 +68,7 @@ fn cut(read: &[u8]) -> Result<Vec<Vec<u8>>, Refused> {
     Ok(datagrams.inspect(|d| assert_eq!(d.to, PEER)).map(|d| outgoing.parts(d, &arena).concat()).collect())
 }
 
-/// What is written for these packets: headers with packets.
+/// What is written for these packets: headers and packets.
 fn join(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut arena = packets.concat();
     let mut incoming = Incoming::default();
@@ -84,7 +84,7 @@ fn join(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     trains.map(|t| [t.vnet().to_bytes().to_vec(), t.parts(&arena).collect::<Vec<_>>().concat()].concat()).collect()
 }
 
-/// Lengths and checksums are right; the transport's header and payload.
+/// Checks lengths and checksums. Returns the transport header and the payload.
 fn whole(bytes: &[u8]) -> (Ipv4Header, TransportSlice<'_>) {
     let sliced = SlicedPacket::from_ip(bytes).unwrap();
     let Some(NetSlice::Ipv4(net)) = &sliced.net else { panic!("no IPv4") };
@@ -139,7 +139,7 @@ proptest! {
             let joined = join(&pieces);
             prop_assert_eq!(joined.len(), 1);
             if pieces.len() > 1 {
-                // the kernel gets what it gave on the other host, but for the time to live
+                // the kernel gets the packet of the other host with only the time to live changed
                 let mut sent = tso(&header, &payload, size);
                 sent[VNET_HDR_LEN + packet::TTL] -= 1;
                 packet::seal(&mut sent[VNET_HDR_LEN..][..20], (20 + header.header_len() + length) as u16);
@@ -175,7 +175,7 @@ proptest! {
             let payload = stream([100, 60, 0][size]);
             let mut header = tcp(if odd == 1 { 4 } else { 0 });
             header.source_port = stream_of;
-            // a jump is a segment that was lost on the way
+            // a gap is a segment that was lost on the way
             header.sequence_number = next[usize::from(stream_of)].wrapping_add(if jump == 0 { 100 } else { 0 });
             header.psh = odd == 2;
             header.fin = odd == 3;
@@ -192,7 +192,7 @@ proptest! {
             }
             packets.push(bytes);
         }
-        // a joint packet, cut as a kernel cuts it, is what was joined; a broken one stays broken
+        // a joined packet, segmented as a kernel does it, equals the originals; a broken one stays broken
         let written = join(&packets);
         let again: Vec<Vec<u8>> = written.iter().flat_map(|w| match vnet(w).kind {
             Kind::Whole => vec![w[VNET_HDR_LEN..].to_vec()],
@@ -211,7 +211,7 @@ proptest! {
     fn garbage_is_refused_and_nothing_else(read in vec(any::<u8>(), 0..200), keep: bool) {
         let mut read = read;
         if keep && read.len() > 30 {
-            // as far as a destination with a route
+            // up to a destination with a route
             read[VNET_HDR_LEN] = 0x45;
             read[VNET_HDR_LEN + 16..VNET_HDR_LEN + 20].copy_from_slice(&THERE);
             read[VNET_HDR_LEN + 2] = 0;
@@ -243,8 +243,8 @@ fn without_identification(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// An echo request with a counting payload, read from a TUN device as upstream opens it (IFF_TUN | IFF_NO_PI): this is
-/// what Go sends, with a hop less.
+/// An echo request with a counting payload, read from a TUN device that is opened as upstream does (IFF_TUN |
+/// IFF_NO_PI). Go sends it with the time to live reduced by one.
 const ECHO: [u8; 84] = {
     let mut bytes = [0; 84];
     let head = [
@@ -268,7 +268,7 @@ fn a_packet_is_the_datagram() {
     assert_eq!(checksum::fold(checksum::sum(&ECHO[..20])), 0xffff, "the header is whole");
     let sent = cut(&plain(&ECHO)).unwrap();
     let mut expected = ECHO;
-    // nothing but a hop less: the time to live, and the checksum that it is in
+    // only the time to live and the checksum over it differ
     (expected[8], expected[10]) = (63, 0xa8);
     assert_eq!(sent, [expected]);
     assert_eq!(join(&sent), [plain(&expected)]);
@@ -300,7 +300,7 @@ fn what_cannot_be_sent_is_told() {
     lost[9] = IpNumber::TCP.0;
     packet::seal(&mut lost[..20], 84);
     let Refused { why: Loss::NoRoute, answer: Some(answer) } = refused(&plain(&lost)) else { panic!() };
-    // about the packet as it was: no hop less
+    // it contains the original packet, with the original time to live
     assert_eq!(
         (&answer[12..16], &answer[16..20], &answer[28..]),
         (&[10, 5, 1, 0][..], &[10, 5, 1, 0][..], &lost[..28])
@@ -312,7 +312,7 @@ fn what_cannot_be_sent_is_told() {
     assert_eq!(refused(&plain(&[0x60; 48])), Loss::NotIpv4.into());
     assert_eq!(refused(&plain(&ECHO[..83])), Loss::Malformed.into());
     assert_eq!(refused(&[0; 9]), Loss::Malformed.into());
-    // what is to be cut must say how, and be what it says
+    // a packet to segment must say how, and must match its header
     let big = tso(&tcp(0), &stream(3_000), 1_000);
     let with = |change: &dyn Fn(&mut Vnet)| {
         let mut header = vnet(&big);
@@ -342,7 +342,7 @@ fn runs_are_of_one_length_and_host() {
         ranges.push(arena.len()..arena.len() + bytes.len());
         arena.extend(bytes);
     };
-    // 3 equal ones and a shorter; then longer ones; another host; more than one call takes
+    // 3 equal ones and a shorter one; then longer ones; another host; more than one call can send
     [100, 100, 100, 40, 100, 120, 120].into_iter().for_each(|payload| add(2, payload));
     add(3, 120);
     (0..70).for_each(|_| add(3, 10));

@@ -1,4 +1,4 @@
-//! The answer to a packet that no host has leased the destination of.
+//! The ICMP message about a packet whose destination no host leases.
 
 use std::net::Ipv4Addr;
 
@@ -7,12 +7,12 @@ use etherparse::{Icmpv4Header, Icmpv4Type, IpNumber, Ipv4Header};
 
 use super::packet::Packet;
 
-/// Upstream's time to live of it.
+/// The time to live that upstream uses.
 const TTL: u8 = 8;
 
-/// "Destination net unreachable" (RFC 792) from `device` to the sender of the packet in `bytes`, with the packet's header
-/// and the first 8 bytes behind it, as upstream. `None` where none may be sent: about ICMP, about a fragment that is not
-/// the first, and where there are no 8 bytes.
+/// "Destination net unreachable" (RFC 792) from `device` to the sender of the packet in `bytes`. It contains the
+/// packet's header and the next 8 bytes, as upstream. `None` if it must not be sent: about ICMP, about a fragment other
+/// than the first, or if there are fewer than 8 bytes.
 pub fn answer(device: Ipv4Addr, packet: &Packet, bytes: &[u8]) -> Option<Vec<u8>> {
     if packet.protocol == IpNumber::ICMP || packet.later_fragment {
         return None;
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn it_is_upstreams_byte_for_byte() {
-        // made by hand from the fields of upstream's send_net_unreachable
+        // built by hand from the fields of upstream's send_net_unreachable
         let expected = [
             [0x45, 0, 0, 56, 0, 0, 0, 0, 8, 1, 0x9c, 0xba, 10, 5, 1, 0, 10, 5, 1, 2].as_slice(),
             &[3, 0, 0xe0, 0xe3, 0, 0, 0, 0],

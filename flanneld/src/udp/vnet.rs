@@ -1,5 +1,5 @@
-//! What stands in front of each packet of the TUN device: `struct virtio_net_hdr` (linux/virtio_net.h), in the machine's
-//! byte order.
+//! The header before each packet of the TUN device: `struct virtio_net_hdr` (linux/virtio_net.h), in the machine's byte
+//! order.
 
 use kernel::tuntap::VNET_HDR_LEN;
 
@@ -8,10 +8,10 @@ const NEEDS_CSUM: u8 = 1;
 /// VIRTIO_NET_HDR_GSO_ECN, beside the kind.
 const GSO_ECN: u8 = 0x80;
 
-/// What the packet is still to be cut into.
+/// How the packet must still be segmented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// One packet.
+    /// The packet is complete.
     Whole,
     /// VIRTIO_NET_HDR_GSO_TCPV4
     Tcp,
@@ -22,21 +22,21 @@ pub enum Kind {
 /// The header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vnet {
-    /// What is to be cut.
+    /// How the packet must be segmented.
     pub kind: Kind,
-    /// The payload of each piece but the last, in bytes; 0 for a whole packet.
+    /// The payload of each segment but the last, in bytes; 0 for a complete packet.
     pub gso_size: u16,
-    /// The length of all headers, in bytes: a hint.
+    /// The length of all headers in bytes; only a hint.
     pub hdr_len: u16,
-    /// Where the sum to be finished begins and, from there, where it is to be put.
+    /// Where the unfinished checksum starts to sum, and its field's offset from there. `None` if it is finished.
     pub checksum: Option<(u16, u16)>,
 }
 
 impl Vnet {
-    /// A packet as it will be on the wire.
+    /// The header of a packet that is complete, as on the wire.
     pub const PLAIN: Self = Self { kind: Kind::Whole, gso_size: 0, hdr_len: 0, checksum: None };
 
-    /// Reads the header; `None` when it asks for what was not offered.
+    /// Reads the header. `None` if it uses an offload that was not enabled.
     pub fn parse(bytes: [u8; VNET_HDR_LEN]) -> Option<Self> {
         let [flags, kind, a, b, c, d, e, f, g, h] = bytes;
         let kind = match kind & !GSO_ECN {

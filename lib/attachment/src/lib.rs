@@ -1,6 +1,7 @@
-//! What an attachment leaves on a host: its record, its packet rules, and host-local's reservations.
+//! An attachment's traces on a host: its record, its packet rules, and host-local's reservations.
 //!
-//! Plugins write them; flanneld and flannelctl read records and reservations. Nothing here knows the CNI protocol.
+//! Plugins write them; flanneld and flannelctl read records and reservations. This crate does not know the CNI
+//! protocol.
 
 pub mod record;
 pub mod reservations;
@@ -8,10 +9,10 @@ pub mod rules;
 
 use std::io::{self, ErrorKind};
 
-/// Which attachment: one interface of one container in one network.
+/// Identifies an attachment: one interface of one container in one network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key<'a> {
-    /// The network's name (`name` of the configuration).
+    /// The network's `name` in the configuration.
     pub network: &'a str,
     /// CNI_CONTAINERID
     pub container: &'a str,
@@ -19,7 +20,7 @@ pub struct Key<'a> {
     pub ifname: &'a str,
 }
 
-/// There is no such file, nor can there be one.
+/// Whether the error says that the file does not exist, or that its path cannot exist.
 fn is_absent(cause: &io::Error) -> bool {
     matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }

@@ -1,7 +1,7 @@
-//! The record of an attachment: what ADD made on the host, for DEL, GC and the daemon.
+//! The record of an attachment: the objects that ADD made on the host, for DEL, GC and the daemon.
 //!
-//! It is the file `/run/cni-attachments/NETWORK/ID@IF`, a line of JSON. Whoever adds or deletes the attachment holds the
-//! file's lock. The file is written in one call, so that a program that is killed leaves the old content or the new.
+//! The record is the file `/run/cni-attachments/NETWORK/ID@IF`, one line of JSON. ADD and DEL of the attachment hold
+//! the file's lock. The file is written in one call, so that a killed program leaves either the old or the new content.
 
 mod links;
 
@@ -18,38 +18,38 @@ pub use links::{HostLink, MADE, PodLink, SharedLink, VlanRecord};
 
 use crate::{Key, is_absent};
 
-/// Where records are. `/run` is empty after a boot, as the kernel's objects are.
+/// The folder of all records. Like the kernel's objects, `/run` is empty after a boot.
 pub const DIRECTORY: &str = "/run/cni-attachments";
 
-/// The format. A record of another one is taken for none.
+/// The number of the format. A record of another format counts as missing.
 const SCHEMA: u32 = 1;
 
-/// No record is longer: it names a handful of objects.
+/// The largest size in bytes. A record names only a few objects.
 const LONGEST: u64 = 64 * 1024;
 
-/// What ADD made.
+/// The objects that ADD made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
-    /// The format's number.
+    /// The number of the format.
     pub schema: u32,
     /// The boot that the objects belong to (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
-    /// ADD went through. Otherwise ADD or DEL is at work, or was killed.
+    /// Whether ADD succeeded. Otherwise ADD or DEL is running, or was killed.
     pub committed: bool,
-    /// The link of the host that leads to the pod, when there is one.
+    /// The host's link that leads to the pod, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostLink>,
     /// The pod's interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodLink>,
-    /// The IPAM plugin that was asked for addresses.
+    /// The `type` of the IPAM plugin that ADD called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipam: Option<String>,
-    /// What the attachment stands on and shares with others.
+    /// The links that the attachment needs and shares with others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared: Vec<SharedLink>,
-    /// Rules in chains that others use too.
+    /// The rules in chains that others also use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<RuleRecord>,
 }
@@ -57,13 +57,13 @@ pub struct Record {
 /// A rule of nf_tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleRecord {
-    /// The table's family, as `nft` has it: `inet`, `bridge`.
+    /// The table's family as `nft` prints it, such as `inet` or `bridge`.
     pub family: String,
-    /// The table.
+    /// The table's name.
     pub table: String,
-    /// The chain.
+    /// The chain's name.
     pub chain: String,
-    /// The handle that the kernel gave. Another rule may have it by now.
+    /// The rule's handle. Another rule may have it by now.
     pub handle: u64,
 }
 
@@ -75,12 +75,12 @@ impl From<RuleHandle> for RuleRecord {
 }
 
 impl Record {
-    /// A record of this boot that names nothing yet.
+    /// A new record of this boot that names no object.
     pub fn begun() -> Self {
         Self { schema: SCHEMA, boot: boot_id(), ..Self::default() }
     }
 
-    /// The recorded rules of one table.
+    /// The recorded rules in one table.
     pub fn rules_of(&self, table: &TableKey) -> Vec<RuleHandle> {
         let of_table = |rule: &&RuleRecord| rule.family == table.family.to_string() && rule.table == table.name;
         let handle =
@@ -98,34 +98,34 @@ fn boot_id() -> String {
     kernel::sysctl::boot_id().unwrap_or_default().to_owned()
 }
 
-/// A record's file that is open and locked.
+/// A record's file, open and locked.
 #[derive(Debug)]
 pub struct Locked {
     file: File,
     path: PathBuf,
-    /// How many bytes the file has.
+    /// The length of the file in bytes.
     length: usize,
-    /// What it said; none: it is new, damaged, or of another boot or format.
+    /// The content; `None` if the file is new or damaged, or from another boot or format.
     pub record: Option<Record>,
 }
 
-/// A failure to read or write a record.
+/// A record could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} the record {path}: {cause}")]
 pub struct RecordError {
-    /// `lock`, `read`, `write`, `delete`, `list`
+    /// The operation: `lock`, `read`, `write`, `delete`, `list`.
     pub doing: &'static str,
-    /// The file.
+    /// The record's file.
     pub path: PathBuf,
-    /// Why not.
+    /// The operating system's error.
     pub cause: io::Error,
 }
 
 impl Locked {
-    /// Opens and locks the record of `key` below `directory`, and makes the file when there is none.
+    /// Opens and locks the record of `key` below `directory`. Creates the file if there is none. Waits for the lock.
     ///
     /// # Errors
-    /// Names that no file can have, and what the file system refuses. A lock that somebody else holds is waited for.
+    /// A name that no file can have, or an error of the file system.
     pub fn make(directory: &Path, key: Key<'_>) -> Result<Self, RecordError> {
         let path = path(directory, key);
         let failed = |cause| RecordError { doing: "lock", path: path.clone(), cause };
@@ -144,7 +144,7 @@ impl Locked {
         }
     }
 
-    /// The same for a record that is there; `None` when there is none.
+    /// As [`Locked::make`], but creates no file: `None` if there is no record.
     pub fn existing(directory: &Path, key: Key<'_>) -> Result<Option<Self>, RecordError> {
         let path = path(directory, key);
         let failed = |cause| RecordError { doing: "lock", path: path.clone(), cause };
@@ -159,7 +159,7 @@ impl Locked {
         }
     }
 
-    /// [`Locked::existing`] without waiting: `None`, too, when somebody else holds the lock.
+    /// As [`Locked::existing`], but does not wait: also `None` if somebody else holds the lock.
     ///
     /// # Errors
     /// As [`Locked::existing`].
@@ -195,18 +195,18 @@ impl Locked {
         Self::read(file, path)
     }
 
-    /// `None`: whoever held the lock deleted the file.
+    /// Returns `None` if the previous holder of the lock deleted the file.
     fn read(file: File, path: &Path) -> io::Result<Option<Self>> {
         let metadata = file.metadata()?;
         if metadata.nlink() == 0 {
             return Ok(None);
         }
         if !metadata.is_file() || metadata.len() > LONGEST {
-            return Err(io::Error::other("it is no record: delete it"));
+            return Err(io::Error::other("this is not a record: delete it"));
         }
         let mut text = String::new();
         if metadata.len() > 0 {
-            // what is not text is no record, and is written anew
+            // a file that is not text is not a record; it is written anew
             let _ = (&file).take(LONGEST).read_to_string(&mut text);
         }
         let record = serde_json::from_str(&text).ok().filter(|r: &Record| r.schema == SCHEMA && r.boot == boot_id());
@@ -214,11 +214,11 @@ impl Locked {
         Ok(Some(Self { file, path: path.to_owned(), length, record }))
     }
 
-    /// Replaces what the file says.
+    /// Replaces the content.
     pub fn write(&mut self, record: &Record) -> Result<(), RecordError> {
         let failed = |path: &Path, cause| RecordError { doing: "write", path: path.to_owned(), cause };
         let mut text = serde_json::to_vec(record).map_err(|error| failed(&self.path, error.into()))?;
-        // one call replaces all: what is shorter than before is filled up with spaces
+        // one write replaces the whole content: a shorter text is padded with spaces
         text.resize(text.len().max(self.length.saturating_sub(1)), b' ');
         text.push(b'\n');
         let written = self.file.write_at(&text, 0).map_err(|cause| failed(&self.path, cause))?;
@@ -229,7 +229,8 @@ impl Locked {
         Ok(())
     }
 
-    /// Says that what the file names is being taken away. A record that says so already is left as it is.
+    /// Marks the record as not committed, because its objects are about to be removed. Writes nothing if it is already
+    /// so.
     pub fn mark(&mut self) -> Result<(), RecordError> {
         match self.record.take() {
             Some(mut record) if record.committed => {
@@ -245,20 +246,20 @@ impl Locked {
         }
     }
 
-    /// Deletes the file: nothing of the attachment is left.
+    /// Deletes the file. Call it when nothing of the attachment is left.
     pub fn delete(self) -> Result<(), RecordError> {
         std::fs::remove_file(&self.path).map_err(|cause| RecordError { doing: "delete", path: self.path, cause })
     }
 }
 
-/// The folder beside a network's records in which an operator's file `ID@IF`, of any content, exempts that attachment from
-/// repair.
+/// The folder beside a network's records for an operator's files `ID@IF`, of any content. Such a file exempts the
+/// attachment from repair.
 pub const QUARANTINE: &str = "quarantine";
 
-/// The attachments of `network` that have a record below `directory`: container and interface of each.
+/// The attachments of `network` that have a record below `directory`: container ID and interface of each.
 ///
 /// # Errors
-/// What the file system refuses. Files whose names are none of a record are passed over.
+/// The file system refused an operation. Other files are skipped.
 pub fn list(directory: &Path, network: &str) -> Result<Vec<(String, String)>, RecordError> {
     named(&directory.join(network))
 }
@@ -305,7 +306,7 @@ fn path(directory: &Path, key: Key<'_>) -> PathBuf {
     directory.join(key.network).join(format!("{}@{}", key.container, key.ifname))
 }
 
-/// musl's open, which std calls, asks for close-on-exec twice.
+// musl's open, which std calls, sets close-on-exec with a second call
 fn open(path: &Path, more: OFlags) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | more;
     Ok(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into())

@@ -1,9 +1,9 @@
-//! Packet rules of attachments, in the tables and words of the reference plugins, so that either suite can delete what the
-//! other made.
+//! Packet rules of attachments, with the tables and names of the reference plugins, so that either suite can delete the
+//! other's rules.
 //!
-//! ADD asks whether its chain is there, and appends its rules, or makes the tables and chains with them: a transaction that
-//! the kernel refuses costs 10 ms and more. It reads no rule. DEL fetches the rules whose handles ADD recorded; without a
-//! valid handle it reads the one chain.
+//! ADD checks whether its chain exists. If so it appends its rules; otherwise it creates the tables and chains too. It
+//! checks first because a transaction that the kernel refuses costs 10 ms and more. It reads no rule. DEL fetches the
+//! rules by the handles that ADD recorded. Without a valid handle it reads the chain.
 
 pub mod iptables;
 pub mod macspoof;
@@ -17,20 +17,20 @@ use kernel::state::{NftChainScope, NftScope, NftTable, Scope, State};
 use kernel::{Errno, Kernel, KernelError, Outcome};
 use sha2::{Digest, Sha512};
 
-/// How often the look for the chains and what follows from it are tried: in between somebody else may make or delete them.
+/// How often ADD checks and tries again, because others may create or delete the chains in between.
 const TURNS: usize = 3;
 
-/// What one attachment has in one table that others use too.
+/// The rules of one attachment in one table that others also use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// The table.
     pub table: TableKey,
-    /// The rules of this attachment, and what all attachments share: the base chains, and the rules in them that jump to
-    /// ours.
+    /// The rules of this attachment and what all attachments share: the base chains, and the rules in them that jump to
+    /// our chains.
     pub wanted: NftTable,
-    /// What all attachments share, alone.
+    /// Only what all attachments share.
     shared: NftTable,
-    /// Which part of each chain is the attachment's, the shared part included.
+    /// The attachment's part of each chain, the shared part included.
     chains: BTreeMap<String, NftChainScope>,
 }
 
@@ -70,21 +70,21 @@ impl Rules {
         Scope { nft: [(self.table.clone(), NftScope::Shared(chains))].into(), ..Scope::default() }
     }
 
-    /// The parts of chains that go with the attachment.
+    /// The parts of chains that belong to this attachment alone.
     fn own_chains(&self) -> BTreeMap<String, NftChainScope> {
         let own = |(_, scope): &(&String, &NftChainScope)| **scope != NftChainScope::Frame;
         self.chains.iter().filter(own).map(|(name, scope)| (name.clone(), scope.clone())).collect()
     }
 
-    /// The chain and the scope of the attachment's rules among others'.
+    /// The chain that others also use, and the scope of the attachment's rules in it.
     fn among_others(&self) -> impl Iterator<Item = (&String, &NftChainScope)> {
         self.chains.iter().filter(|(_, scope)| !scope.owns_all())
     }
 
-    /// Adds the rules of an attachment that has none. The handles of those in chains that others use too.
+    /// Adds the rules of an attachment that has none. Returns the handles of the rules in chains that others also use.
     ///
     /// # Errors
-    /// What the kernel refuses, and chains of these names that are something else.
+    /// The kernel refused the transaction, or a chain of this name has another type.
     pub fn add(&self, kernel: &mut Kernel) -> Result<Vec<RuleHandle>, Failure> {
         let (state, scope) = (self.state(self.wanted.clone()), self.scope(self.chains.clone()));
         for _ in 0..TURNS {
@@ -97,22 +97,23 @@ impl Rules {
             let outcome = kernel.converge(&state, &scope, Some(assumed.into()))?;
             match obstacle(outcome) {
                 Ok(handles) => return Ok(self.shared_handles(handles)),
-                // a chain of this name is of another kind: reading says which
+                // the chain has another type: reading it finds out which
                 Err(error) if there && (error.is_already() || error.errno == Errno::OPNOTSUPP) => break,
-                // since the look somebody has deleted the chains, or another ADD has made them
+                // meanwhile somebody has deleted the chains, or another ADD has created them
                 Err(error) if error.is_absent() || error.is_already() => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        // a half of the frame is there, or is something else
+        // a part of the shared chains is missing or different
         let outcome = kernel.converge(&state, &scope, None)?.ok()?;
         Ok(self.shared_handles(outcome.handles))
     }
 
-    /// Looks for what all attachments share. A base chain of this name that has another hook or type, or none, would do
-    /// nothing; to set its policy would prove that it is right, and would make the kernel wait for all readers of the rules.
+    /// Checks what all attachments share. A base chain of this name with another hook or type, or with none, would have
+    /// no effect. Setting its policy would prove that it is right, but would make the kernel wait for all readers of
+    /// the rules.
     fn look(&self, kernel: &mut Kernel) -> Shared {
-        // where it cannot be known the transaction says why
+        // if this fails, the transaction fails too and says why
         let Ok(nft) = kernel.nft() else { return Shared::Stands };
         let mut missing = 0;
         for (name, wanted) in &self.shared.chains {
@@ -134,10 +135,10 @@ impl Rules {
         handles.into_iter().filter(|handle| among.contains(&&handle.chain)).collect()
     }
 
-    /// Deletes the attachment's rules, whatever ADD wrote them. `recorded` are the handles that it left.
+    /// Deletes the attachment's rules, whichever suite wrote them. `recorded` are the handles in the record.
     ///
     /// # Errors
-    /// What the kernel refuses. A kernel without nf_tables has no rules to delete.
+    /// The kernel refused to delete a rule. A kernel without nf_tables has no rules to delete.
     pub fn remove(&self, kernel: &mut Kernel, recorded: &[RuleHandle]) -> Result<(), KernelError> {
         let removed = self.remove_recorded(kernel, recorded).and_then(|done| match done {
             true => Ok(()),
@@ -149,7 +150,8 @@ impl Rules {
         }
     }
 
-    /// True when all that there is was recorded, and is gone.
+    /// Deletes the rules by their recorded handles. Returns false, and deletes nothing, if the record is incomplete or
+    /// a handle names another rule.
     fn remove_recorded(&self, kernel: &mut Kernel, recorded: &[RuleHandle]) -> Result<bool, KernelError> {
         if recorded.is_empty() || recorded.len() < self.own() {
             return Ok(false);
@@ -166,7 +168,7 @@ impl Rules {
         outcome.failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
 
-    /// The steps that would make the rules as they are wanted, as text.
+    /// The steps that would converge the rules, as text. Empty if nothing differs.
     pub fn differences(&self, kernel: &mut Kernel) -> Result<Vec<String>, KernelError> {
         let plan = kernel.plan(&self.state(self.wanted.clone()), &self.scope(self.chains.clone()), None)?;
         let conflicts = plan.conflicts.iter().map(ToString::to_string);
@@ -174,28 +176,28 @@ impl Rules {
     }
 }
 
-/// What [`Rules::repair`] did.
+/// The outcome of [`Rules::repair`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Repaired {
-    /// How many changes that took; 0: nothing was wrong.
+    /// The number of changes; 0 if nothing was wrong.
     pub steps: usize,
-    /// The rules that were added to chains that others use too.
+    /// The rules that were added to chains that others also use.
     pub handles: Vec<RuleHandle>,
-    /// These are all that the attachment has there.
+    /// Whether `handles` are all rules of the attachment in such chains.
     pub all: bool,
 }
 
-/// What there is of the chains that all attachments share.
+/// The state of the chains that all attachments share.
 enum Shared {
     Absent,
     Stands,
-    /// A part, or something else of that name.
+    /// A part is missing, or something else has the name.
     Differs,
 }
 
-/// The handles, or the one reason why a transaction was refused.
+/// The handles, or the reason why the transaction was refused.
 fn obstacle(outcome: Outcome) -> Result<Vec<RuleHandle>, KernelError> {
-    // those that were refused themselves come with their own reason
+    // a step that was itself refused has its own reason
     let own = outcome.failed.iter().find(|(_, error)| error.errno != Errno::CANCELED).or(outcome.failed.first());
     match own {
         Some((_, error)) => Err(error.clone()),
@@ -203,10 +205,10 @@ fn obstacle(outcome: Outcome) -> Result<Vec<RuleHandle>, KernelError> {
     }
 }
 
-/// Whether the kernel has nf_tables.
+/// Checks that the kernel has nf_tables.
 ///
 /// # Errors
-/// Why not, or why that cannot be known.
+/// The kernel has no nf_tables, or that cannot be determined.
 pub fn support(kernel: &mut Kernel) -> Result<(), NftError> {
     kernel.nft()?.generation().map(drop)
 }
@@ -218,7 +220,7 @@ fn hash(text: &str) -> String {
     all
 }
 
-/// The SHA-512 as hexadecimal digits.
+/// The SHA-512 in hexadecimal digits.
 fn digest(text: &str) -> String {
     Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -3,17 +3,17 @@
 use crate::error::Error;
 use crate::quote;
 
-/// The pairs a plugin knows.
+/// The values of those keys that a plugin knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Args {
     pairs: Vec<(String, String)>,
 }
 
 impl Args {
-    /// Reads the text for a plugin that knows these keys (case matters) besides `IgnoreUnknown`.
+    /// Parses the text for a plugin that knows the keys `known` (case matters) besides `IgnoreUnknown`.
     ///
-    /// Every piece between `;` holds exactly one `=`. A key that is not known is an error (code 999) unless
-    /// `IgnoreUnknown` is `1` or `true`; container runtimes for Kubernetes always say so.
+    /// Every piece between `;` must contain exactly one `=`. An unknown key is an error (code 999) unless
+    /// `IgnoreUnknown` is `1` or `true`, which Kubernetes runtimes always set.
     pub fn parse(text: &str, known: &[&str]) -> Result<Self, Error> {
         let mut args = Self::default();
         let mut unknown = Vec::new();
@@ -36,7 +36,7 @@ impl Args {
         Ok(args)
     }
 
-    /// The last value of a known key.
+    /// The last value of a known key. `None` if the text does not have it.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.pairs.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }

@@ -1,4 +1,4 @@
-//! The network configuration: the part of the document on stdin that the protocol itself reads.
+//! The network configuration on stdin: the fields that the protocol itself uses.
 
 use gojson::{Json, JsonError};
 use serde::Deserialize;
@@ -16,19 +16,19 @@ pub struct Conf {
     pub version: Version,
     /// `name` of the network: letters, digits, `_`, `.`, `-`; safe as part of a path.
     pub name: String,
-    /// `type`, empty when absent. Hostile until checked: it may be a path.
+    /// `type`; empty if absent. Not checked: it may contain a path.
     pub kind: String,
-    /// `prevResult`, what the plugin before this one (or ADD, for CHECK and DEL) answered.
+    /// `prevResult`: the reply of the previous plugin or, for CHECK and DEL, of ADD.
     pub prev_result: Option<AddResult>,
-    /// `cni.dev/valid-attachments` of GC. None when the key is absent or `null`: then nothing is known about what is
-    /// valid, which is not the same as an empty list, where nothing is.
+    /// `cni.dev/valid-attachments` of GC. `None` if the key is absent or `null`: then GC must not remove anything. With
+    /// an empty list no attachment is valid.
     pub valid_attachments: Option<Vec<Attachment>>,
-    /// The document as it came: what a delegate gets.
+    /// The document as it was read; delegates get it.
     pub bytes: Vec<u8>,
     tree: Json,
 }
 
-/// One container's interface on a network, as GC names it.
+/// One container's interface on a network, as in GC's list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(default)]
 pub struct Attachment {
@@ -40,8 +40,8 @@ pub struct Attachment {
 }
 
 impl Conf {
-    /// Reads and checks a configuration of any known version. A bad `prevResult` is an error here; the door of a
-    /// plugin is lenient about it where nothing depends on it.
+    /// Parses and checks a configuration of any known version. An invalid `prevResult` is an error here, whereas
+    /// [`crate::plugin::serve`] accepts it for the commands that do not need it.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let head = Head::read(bytes)?;
         let version = head.version.parse().map_err(Error::internal)?;
@@ -50,12 +50,12 @@ impl Conf {
         Ok(conf)
     }
 
-    /// The plugin's own fields, by the rules of [`gojson`]. A member of the wrong type is code 6.
+    /// Decodes the plugin's own fields by the rules of [`gojson`]. A member of the wrong type is an error of code 6.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Error> {
         self.tree.decode().map_err(undecodable)
     }
 
-    /// The whole document.
+    /// The whole document as a tree.
     pub fn tree(&self) -> &Json {
         &self.tree
     }
@@ -65,7 +65,7 @@ fn undecodable(cause: JsonError) -> Error {
     Error::new(code::DECODE, format!("error unmarshall network config: {cause}"))
 }
 
-/// What is read before the version is negotiated.
+/// The document before the version is negotiated.
 pub(crate) struct Head {
     pub(crate) version: String,
     name: String,
@@ -93,7 +93,7 @@ struct Rest {
     prev_result: Json,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<Attachment>>,
-    // what libcni 1.1 first called it
+    // libcni 1.1 first used this key
     #[serde(rename = "cni.dev/attachments")]
     attachments: Option<Vec<Attachment>>,
 }
@@ -115,7 +115,7 @@ impl Head {
         })
     }
 
-    /// The configuration without its `prevResult` when that is bad, and what is wrong with it.
+    /// The configuration, without its `prevResult` if that is invalid, and what is wrong with it.
     pub(crate) fn into_conf(self, version: Version) -> Result<(Conf, Result<(), Error>), Error> {
         let (prev_result, outcome) = match &self.prev_result {
             Json::Null => (None, Ok(())),
@@ -137,7 +137,7 @@ impl Head {
     }
 }
 
-/// The name of a network, code 7: it becomes part of paths.
+/// Checks a network's name, which becomes part of paths. An invalid one is an error of code 7.
 pub fn check_network_name(name: &str) -> Result<(), Error> {
     if name.is_empty() {
         return Err(Error::config("missing network name"));

@@ -1,4 +1,4 @@
-//! Running another plugin: found on CNI_PATH, in this process when it is this very executable.
+//! Calls another plugin: finds it on CNI_PATH, and runs it in this process if it is this very executable.
 
 #[cfg(test)]
 mod tests;
@@ -22,17 +22,17 @@ use crate::quote;
 use crate::result::AddResult;
 use crate::version::Version;
 
-/// What a delegate's environment is made of, besides the `CNI_*` variables.
+/// A delegate's environment, besides the `CNI_*` variables.
 #[derive(Debug, Clone, Default)]
 pub enum Environ {
-    /// This process's.
+    /// The variables of this process.
     #[default]
     Inherit,
-    /// These variables and no other.
+    /// Exactly these variables.
     Exactly(Vec<(OsString, OsString)>),
 }
 
-/// The way to other plugins.
+/// Calls other plugins.
 pub struct Delegates<'a> {
     path: &'a str,
     suite: &'a [&'a dyn Plugin],
@@ -43,38 +43,38 @@ pub struct Delegates<'a> {
     depth: Cell<u32>,
 }
 
-/// Plugins inside one another in this process: a plugin that names itself as its delegate must end somewhere.
+/// How deep delegates may nest in this process. It stops a plugin that names itself as its delegate.
 const MAX_DEPTH: u32 = 8;
 
 impl<'a> Delegates<'a> {
-    /// `path` is CNI_PATH; `suite` the plugins of this executable (empty: always execute); `stderr` gets what delegates
-    /// print there.
+    /// `path` is CNI_PATH. `suite` are the plugins of this executable; if empty, every delegate is executed. `stderr`
+    /// receives what delegates write to stderr.
     pub fn new(path: &'a str, suite: &'a [&'a dyn Plugin], environ: Environ, stderr: &'a dyn Fn(&[u8])) -> Self {
         Self { path, suite, environ, stderr, own: OnceCell::new(), depth: Cell::new(0) }
     }
 
-    /// ADD of the plugin `kind` with the document `conf`, whose version the answer is assumed to have when it names
-    /// none. The delegate's own error object is returned as it is; an error of code 0 says that it gave none.
+    /// Calls ADD of the plugin `kind` with the document `conf`. A reply without `cniVersion` has the version of `conf`.
+    /// The delegate's own error object is returned unchanged; code 0 means that the delegate printed none.
     pub fn add(&self, kind: &str, conf: &[u8], env: &Env) -> Result<AddResult, Error> {
         self.run(Command::Add, kind, conf, env).map(Option::unwrap_or_default)
     }
 
-    /// DEL.
+    /// Calls DEL; errors as in [`Delegates::add`].
     pub fn del(&self, kind: &str, conf: &[u8], env: &Env) -> Result<(), Error> {
         self.run(Command::Del, kind, conf, env).map(drop)
     }
 
-    /// CHECK.
+    /// Calls CHECK; errors as in [`Delegates::add`].
     pub fn check(&self, kind: &str, conf: &[u8], env: &Env) -> Result<(), Error> {
         self.run(Command::Check, kind, conf, env).map(drop)
     }
 
-    /// GC.
+    /// Calls GC; errors as in [`Delegates::add`].
     pub fn gc(&self, kind: &str, conf: &[u8], env: &Env) -> Result<(), Error> {
         self.run(Command::Gc, kind, conf, env).map(drop)
     }
 
-    /// STATUS.
+    /// Calls STATUS; errors as in [`Delegates::add`].
     pub fn status(&self, kind: &str, conf: &[u8], env: &Env) -> Result<(), Error> {
         self.run(Command::Status, kind, conf, env).map(drop)
     }
@@ -113,7 +113,7 @@ impl<'a> Delegates<'a> {
         env.check(command)?;
         let request = prepare(plugin, command, env, Head::read(conf)?, self)?;
         self.depth.set(self.depth.get() + 1);
-        // as from another process: the caller undoes its part
+        // a panic becomes an error, as of another process, so that the caller can undo its part
         let outcome = panic::caught(|| perform(plugin, command, &request));
         self.depth.set(self.depth.get() - 1);
         outcome
@@ -134,14 +134,15 @@ impl<'a> Delegates<'a> {
     }
 }
 
-/// The version an answer without `cniVersion` has.
+/// The version of a reply without `cniVersion`.
 fn config_version(conf: &[u8]) -> Version {
     Head::read(conf).ok().and_then(|head| head.version.parse().ok()).unwrap_or(Version::V010)
 }
 
-/// The regular file `kind` in the first directory of `path` that has one. Code 999, as the Go library's plain errors.
+/// Finds the regular file `kind` in the first directory of `path` that has one. Errors have code 999, as the Go
+/// library's have.
 ///
-/// A name that could leave the directory finds nothing.
+/// A name with `/`, and `.` and `..`, are errors: the file must be inside the directory.
 pub fn find(kind: &str, path: &str) -> Result<(PathBuf, Metadata), Error> {
     if kind.is_empty() {
         return Err(Error::internal("no plugin name provided"));
@@ -149,7 +150,7 @@ pub fn find(kind: &str, path: &str) -> Result<(PathBuf, Metadata), Error> {
     if kind == "." || kind == ".." || kind.contains(['/', '\0']) {
         return Err(Error::internal(format_args!("invalid plugin name: {kind}")));
     }
-    // Go takes an empty element for the working directory; a plugin from there would be an accident
+    // for Go an empty element is the working directory, but a plugin there would be an accident
     let directories: Vec<&str> = path.split(':').filter(|d| !d.is_empty()).collect();
     if directories.is_empty() {
         return Err(Error::internal("no paths provided"));
@@ -165,7 +166,7 @@ pub fn find(kind: &str, path: &str) -> Result<(PathBuf, Metadata), Error> {
     Err(Error::internal(format_args!("failed to find plugin {} in path [{path}]", quote(kind))))
 }
 
-/// What libcni and the plugins set, even when empty.
+/// The variables that libcni and the plugins set, even to an empty value.
 fn variables(command: Command, env: &Env) -> Vec<(&'static str, &str)> {
     let mut all = vec![
         ("CNI_COMMAND", command.as_str()),
@@ -181,7 +182,7 @@ fn variables(command: Command, env: &Env) -> Vec<(&'static str, &str)> {
     all
 }
 
-/// Runs it to its end with `conf` on stdin. A failure is the delegate's own error object as it is, or one of code 0.
+/// Runs the delegate to its end with `conf` on stdin. The error is the delegate's own error object, or one of code 0.
 fn execute(file: &Path, variables: &[(&str, &str)], environ: &Environ, conf: &[u8]) -> Result<Output, Error> {
     let mut command = std::process::Command::new(file);
     if let Environ::Exactly(vars) = environ {
@@ -194,7 +195,7 @@ fn execute(file: &Path, variables: &[(&str, &str)], environ: &Environ, conf: &[u
     if output.status.success() { Ok(output) } else { Err(complaint(&output)) }
 }
 
-/// A plugin that is being replaced is busy for a moment: the Go library tries 6 times, a second apart.
+/// Retries while the executable is being replaced (ETXTBSY), for 5 s. The Go library tries 6 times, a second apart.
 fn spawn(command: &mut std::process::Command) -> io::Result<Child> {
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut pause = Duration::from_millis(10);
@@ -209,12 +210,12 @@ fn spawn(command: &mut std::process::Command) -> io::Result<Child> {
     }
 }
 
-/// Every pipe takes this much without a reader: PIPE_BUF, pipe(7).
+/// Bytes that every pipe holds without a reader (PIPE_BUF, pipe(7)).
 const ALWAYS_FITS: usize = 4096;
 
 fn converse(mut child: Child, conf: &[u8]) -> io::Result<Output> {
     let Some(mut stdin) = child.stdin.take() else { return child.wait_with_output() };
-    // a delegate that does not read its stdin (as for GC it may) closes it: that is no failure
+    // a delegate may close its stdin without reading it, as GC allows; that is no failure
     if conf.len() <= ALWAYS_FITS {
         let _ = stdin.write_all(conf);
         drop(stdin);

@@ -1,4 +1,4 @@
-//! The `CNI_*` variables: what is required by which command, and how it must look.
+//! The `CNI_*` variables: which command requires which, and which values are valid.
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -7,25 +7,25 @@ use std::sync::Arc;
 
 use crate::error::{Error, code};
 
-/// What the runtime wants (CNI_COMMAND).
+/// CNI_COMMAND: the operation that the runtime wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Command {
-    /// Attach a container.
+    /// Attaches a container.
     Add,
-    /// Undo an ADD; must succeed when there is nothing to undo.
+    /// Undoes an ADD. Must succeed if there is nothing to undo.
     Del,
-    /// Is the attachment as ADD left it? From 0.4.0.
+    /// Checks that the attachment is as ADD made it. From 0.4.0.
     Check,
-    /// Remove what belongs to no valid attachment. From 1.1.0.
+    /// Removes what belongs to no valid attachment. From 1.1.0.
     Gc,
-    /// Could an ADD be served? From 1.1.0.
+    /// Checks that an ADD could be served. From 1.1.0.
     Status,
-    /// Which versions are spoken?
+    /// Lists the supported versions.
     Version,
 }
 
 impl Command {
-    /// All.
+    /// All commands.
     pub const ALL: &'static [Self] = &[Self::Add, Self::Del, Self::Check, Self::Gc, Self::Status, Self::Version];
 
     /// The text of CNI_COMMAND.
@@ -40,7 +40,7 @@ impl Command {
         }
     }
 
-    /// Case matters.
+    /// Parses the text of CNI_COMMAND. Case matters.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|c| c.as_str() == text)
     }
@@ -56,7 +56,7 @@ impl fmt::Display for Command {
     }
 }
 
-/// The other variables; an unset one is empty.
+/// The other variables. An unset one is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Env {
     /// CNI_CONTAINERID
@@ -65,23 +65,23 @@ pub struct Env {
     pub netns: String,
     /// CNI_IFNAME: the name inside the container.
     pub ifname: String,
-    /// CNI_ARGS, unparsed: see [`crate::args`].
+    /// CNI_ARGS as text: see [`crate::args`].
     pub args: String,
     /// CNI_PATH: directories of plugins, separated by `:`.
     pub path: String,
     /// CNI_NETNS_OVERRIDE: the plugin may run inside CNI_NETNS.
     pub netns_override: bool,
-    /// What is at CNI_NETNS, once a plugin has opened it.
+    /// The file at CNI_NETNS, once a plugin has opened it.
     pub opened: Opened,
 }
 
-/// An open CNI_NETNS. The path is used once, and the plugins that delegate to each other in one process work on the
-/// same file: the path may lead elsewhere a moment later.
+/// The open CNI_NETNS. Plugins that delegate to each other in one process share the file and use the path only once,
+/// because the path may lead elsewhere a moment later.
 #[derive(Debug, Default)]
 pub struct Opened(OnceCell<Arc<File>>);
 
 impl Opened {
-    /// The open file, by `open` when no plugin has opened it yet. A failure is not remembered.
+    /// The open file. Calls `open` if no plugin has opened it yet. After a failure the next call tries again.
     pub fn get_or_open<E>(&self, open: impl FnOnce() -> Result<Arc<File>, E>) -> Result<Arc<File>, E> {
         let file = match self.0.get() {
             Some(file) => file,
@@ -94,14 +94,14 @@ impl Opened {
     }
 }
 
-/// A copy is of another call: it opens the path anew.
+/// A clone belongs to another call, so it opens the path again.
 impl Clone for Opened {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-/// Variables are equal when their texts are.
+/// Compares nothing: two sets of variables are equal if their texts are.
 impl PartialEq for Opened {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -111,7 +111,7 @@ impl PartialEq for Opened {
 impl Eq for Opened {}
 
 impl Env {
-    /// Reads the variables, without a check.
+    /// Reads the variables and checks none.
     pub fn read(vars: &dyn Fn(&str) -> Option<String>) -> Self {
         let get = |name: &str| vars(name).unwrap_or_default();
         let netns_override = get("CNI_NETNS_OVERRIDE");
@@ -126,7 +126,7 @@ impl Env {
         }
     }
 
-    /// Whether it serves this command: a badly formed value is reported before the missing ones are listed (code 4).
+    /// Checks the variables for this command. An invalid value is reported before missing ones. All errors have code 4.
     pub fn check(&self, command: Command) -> Result<(), Error> {
         let attachment = command.is_for_an_attachment();
         let mut missing = Vec::new();
@@ -155,13 +155,13 @@ fn bad_environment(msg: impl Into<String>) -> Error {
     Error::new(code::INVALID_ENVIRONMENT, msg)
 }
 
-/// `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`: container ids and network names, which become parts of paths.
+/// `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`: container IDs and network names, which become parts of paths.
 pub(crate) fn is_identifier(text: &str) -> bool {
     text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
-/// CNI_CONTAINERID, code 4.
+/// Checks a CNI_CONTAINERID. An invalid one is an error of code 4.
 pub fn check_container_id(id: &str) -> Result<(), Error> {
     if is_identifier(id) {
         return Ok(());
@@ -169,12 +169,12 @@ pub fn check_container_id(id: &str) -> Result<(), Error> {
     Err(bad_environment("invalid characters in containerID").with_details(id))
 }
 
-/// CNI_IFNAME, code 4: what the kernel takes as the name of an interface.
+/// Checks a CNI_IFNAME by the kernel's rules for interface names. An invalid one is an error of code 4.
 pub fn check_ifname(name: &str) -> Result<(), Error> {
     if name.is_empty() {
         return Err(bad_environment("interface name is empty"));
     }
-    // IFNAMSIZ of linux/if.h, less the closing zero
+    // IFNAMSIZ of linux/if.h, minus the terminating zero
     if name.len() > 15 {
         return Err(bad_environment("interface name is too long")
             .with_details("interface name should be less than 16 characters"));

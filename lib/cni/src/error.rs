@@ -3,78 +3,78 @@
 use gojson::Json;
 use serde::{Deserialize, Serialize};
 
-/// The codes of the specification and the catch-all of the Go library.
+/// The codes of the specification, and the Go library's code for all other errors.
 pub mod code {
-    /// The config's version is not one the plugin speaks.
+    /// The plugin does not support the configuration's version.
     pub const INCOMPATIBLE_VERSION: u32 = 1;
-    /// A field that is not supported; `msg` names it.
+    /// A field is not supported; `msg` names it.
     pub const UNSUPPORTED_FIELD: u32 = 2;
     /// The container is unknown or gone.
     pub const UNKNOWN_CONTAINER: u32 = 3;
     /// A `CNI_*` variable is missing or bad.
     pub const INVALID_ENVIRONMENT: u32 = 4;
-    /// Input or output failed.
+    /// Reading or writing failed.
     pub const IO: u32 = 5;
-    /// Input is not JSON, or not of the right shape.
+    /// The input is not JSON, or has the wrong shape.
     pub const DECODE: u32 = 6;
-    /// The network configuration is wrong.
+    /// The network configuration is invalid.
     pub const INVALID_CONFIG: u32 = 7;
-    /// The network namespace is wrong.
+    /// The network namespace is invalid.
     pub const INVALID_NETNS: u32 = 8;
-    /// Not now: the runtime should try again.
+    /// A temporary failure: the runtime should try again later.
     pub const TRY_AGAIN: u32 = 11;
-    /// STATUS: no ADD can be served.
+    /// STATUS: the plugin cannot serve an ADD.
     pub const NOT_AVAILABLE: u32 = 50;
-    /// STATUS: no ADD can be served, and running containers may lack connectivity.
+    /// STATUS: the plugin cannot serve an ADD, and running containers may have limited connectivity.
     pub const LIMITED_CONNECTIVITY: u32 = 51;
-    /// Everything else.
+    /// Any other error.
     pub const INTERNAL: u32 = 999;
 }
 
-/// What a plugin says when it fails: `{"code": …, "msg": …, "details": …}`.
+/// The error object that a failed plugin prints: `{"code": …, "msg": …, "details": …}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{msg}{}{details}", if details.is_empty() { "" } else { "; " })]
 pub struct Error {
-    /// One of [`code`], or 100 and above for a plugin's own; 0 when a delegate died without an error object.
+    /// One of [`code`], or 100 and above for a plugin's own codes. 0 if a delegate ended without an error object.
     #[serde(default)]
     pub code: u32,
-    /// A sentence.
+    /// The error in one sentence.
     #[serde(default)]
     pub msg: String,
-    /// More, or empty.
+    /// Further details; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub details: String,
 }
 
 impl Error {
-    /// An error without details.
+    /// An error with empty details.
     pub fn new(code: u32, msg: impl Into<String>) -> Self {
         Self { code, msg: msg.into(), details: String::new() }
     }
 
-    /// The same with details.
+    /// Sets the details.
     pub fn with_details(mut self, details: impl Into<String>) -> Self {
         self.details = details.into();
         self
     }
 
-    /// Code 999, from anything that can be printed.
+    /// An error of code 999 with the text of `cause`.
     pub fn internal(cause: impl std::fmt::Display) -> Self {
         Self::new(code::INTERNAL, cause.to_string())
     }
 
-    /// Code 7.
+    /// An error of code 7 ([`code::INVALID_CONFIG`]).
     pub fn config(msg: impl Into<String>) -> Self {
         Self::new(code::INVALID_CONFIG, msg)
     }
 
-    /// The same error with `before` and `: ` in front of its message.
+    /// Puts `before` and `: ` in front of the message.
     pub fn context(mut self, before: impl std::fmt::Display) -> Self {
         self.msg = format!("{before}: {}", self.msg);
         self
     }
 
-    /// The object as a plugin prints it: 4 spaces, no newline at the end, `details` only when there are some.
+    /// The object as a plugin prints it: indented by 4 spaces, no final newline, `details` only if not empty.
     pub fn to_json(&self) -> String {
         let mut members = vec![("code", Json::from(self.code)), ("msg", Json::from(self.msg.as_str()))];
         if !self.details.is_empty() {

@@ -1,8 +1,8 @@
-//! The Container Network Interface protocol: what passes between a runtime, a plugin and a delegate.
+//! The Container Network Interface protocol between a runtime, a plugin and a delegate.
 //!
-//! A plugin implements [`plugin::Plugin`]; its `main` calls [`plugin::serve`], which is the whole protocol. A runtime
-//! loads a [`runtime::NetworkList`] and runs it with [`runtime::Runtime`]. Nothing here reads the process environment
-//! and the only program ever executed is a delegate ([`delegate`]).
+//! A plugin implements [`plugin::Plugin`], and its `main` calls [`plugin::serve`], which handles the whole protocol. A
+//! runtime loads a [`runtime::NetworkList`] and runs it with [`runtime::Runtime`]. Nothing here reads the process's
+//! environment. The only programs that it executes are delegates ([`delegate`]).
 
 pub mod args;
 pub mod conf;
@@ -16,3 +16,7 @@ pub mod runtime;
 pub mod version;
 
 pub use quote::quote;
+
+/// The names under which this project's plugin executable is installed and called, in alphabetical order.
+pub const SUITE: [&str; 8] =
+    ["bridge", "direct-routing", "flannel", "host-gw", "host-local", "loopback", "macvlan", "vxlan"];

@@ -1,6 +1,6 @@
-//! What a plugin is, and the door through which a runtime reaches it.
+//! The [`Plugin`] trait, and [`serve`], which a runtime's call enters.
 
-mod door;
+mod entry;
 pub(crate) mod panic;
 #[cfg(test)]
 mod tests;
@@ -13,69 +13,69 @@ use crate::quote;
 use crate::result::AddResult;
 use crate::version::Version;
 
-pub use door::serve;
+pub use entry::serve;
 
-/// What a plugin is asked to do.
+/// One call of a plugin.
 pub struct Request<'a> {
-    /// The variables, checked for the command.
+    /// The `CNI_*` variables, checked for the command.
     pub env: &'a Env,
-    /// The configuration, its version agreed on.
+    /// The configuration, in the negotiated version.
     pub conf: Conf,
-    /// The way to other plugins.
+    /// Calls other plugins.
     pub delegates: &'a Delegates<'a>,
 }
 
 impl Request<'_> {
-    /// A line on stderr, which runtimes log: for what a person may need to know although the request is served.
+    /// Writes a line to stderr, which runtimes log. For facts that an operator may need although the call succeeds.
     pub fn warn(&self, plugin: &str, text: impl std::fmt::Display) {
         self.delegates.say(format!("{plugin}: {text}\n").as_bytes());
     }
 }
 
-/// One plugin, whatever executable it lives in.
+/// A plugin, independent of the executable that contains it.
 pub trait Plugin: Sync {
-    /// Its `type` in a configuration, and its file name.
+    /// The plugin's `type` in configurations, and its file name.
     fn name(&self) -> &'static str;
 
-    /// What it speaks, oldest first.
+    /// The versions that it supports, oldest first. Default: all.
     fn versions(&self) -> &'static [Version] {
         Version::ALL
     }
 
-    /// Refuses a namespace that it must not work in. Called before ADD and CHECK; this crate opens no namespace. To DEL such a
-    /// namespace is one that is gone.
+    /// Rejects a namespace that the plugin must not work in. Called before ADD and CHECK only, because this crate opens
+    /// no namespace. DEL treats such a namespace as gone. Default: accepts every namespace.
     fn admit(&self, _request: &Request<'_>) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Attaches the container, or leaves nothing behind.
+    /// Attaches the container. On an error, leaves nothing behind.
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error>;
 
-    /// Undoes ADD as far as there is something to undo. The namespace, `prevResult` and the device may be gone.
+    /// Undoes ADD, whatever of it is left. The namespace, `prevResult` and the device may be gone.
     fn del(&self, request: &Request<'_>) -> Result<(), Error>;
 
-    /// Says what differs from what ADD left.
+    /// Fails if something differs from what ADD made.
     fn check(&self, request: &Request<'_>) -> Result<(), Error>;
 
-    /// Removes what belongs to none of [`Conf::valid_attachments`]. Not called without such a list; an empty one says
-    /// that nothing is valid.
+    /// Removes what belongs to none of [`Conf::valid_attachments`]. Not called without that list. With an empty list no
+    /// attachment is valid. Default: removes nothing.
     fn gc(&self, _request: &Request<'_>) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Whether an ADD could be served: codes 50 and 51 say no.
+    /// Fails if no ADD could be served: codes 50 and 51. Default: succeeds.
     fn status(&self, _request: &Request<'_>) -> Result<(), Error> {
         Ok(())
     }
 }
 
-/// The plugin that an executable of this name is (the last component of `argv0`).
+/// The plugin whose name is the last component of `argv0`.
 pub fn find<'a>(suite: &[&'a dyn Plugin], argv0: &str) -> Option<&'a dyn Plugin> {
     let name = argv0.rsplit('/').next().unwrap_or(argv0);
     suite.iter().copied().find(|plugin| plugin.name() == name)
 }
 
-/// Agrees on the version and reads what depends on it.
+/// Negotiates the version and reads the fields that depend on it.
 pub(crate) fn prepare<'a>(
     plugin: &dyn Plugin,
     command: Command,
@@ -88,14 +88,14 @@ pub(crate) fn prepare<'a>(
     let request = Request { env, conf, delegates };
     match (prev, command) {
         (Err(bad), Command::Add | Command::Check) => return Err(bad),
-        // a DEL that fails for a damaged cache would fail for ever
-        (Err(bad), _) => request.warn(plugin.name(), format_args!("{command} goes on without prevResult: {bad}")),
+        // otherwise a damaged cache would make every DEL fail, for ever
+        (Err(bad), _) => request.warn(plugin.name(), format_args!("{command} continues without prevResult: {bad}")),
         (Ok(()), _) => {}
     }
     Ok(request)
 }
 
-/// Some for ADD, none for the others.
+/// Carries out the command. Returns `Some` for ADD and `None` for the others.
 pub(crate) fn perform(
     plugin: &dyn Plugin,
     command: Command,
@@ -109,7 +109,7 @@ pub(crate) fn perform(
         Command::Del => plugin.del(request).map(|()| None),
         Command::Check => plugin.check(request).map(|()| None),
         Command::Gc if request.conf.valid_attachments.is_none() => {
-            // nothing is known about what is valid: to remove everything would take the network from running pods
+            // without the list, removing everything would cut off running pods
             request.warn(plugin.name(), "GC without cni.dev/valid-attachments removes nothing");
             Ok(None)
         }
@@ -143,7 +143,7 @@ fn incompatible(msg: impl Into<String>) -> Error {
     Error::new(code::INCOMPATIBLE_VERSION, msg)
 }
 
-/// Major, minor, micro of one to three numbers; the empty text is 0.1.0.
+/// Major, minor and patch number of a version of one to three numbers. The empty text is 0.1.0.
 fn numbers(text: &str) -> Result<[u32; 3], Error> {
     let mut out = [0; 3];
     let parts: Vec<&str> = if text.is_empty() { vec!["0", "1"] } else { text.split('.').collect() };

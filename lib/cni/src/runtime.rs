@@ -1,5 +1,5 @@
-//! What a container runtime does around plugins: lists, the order of calls, and the cache of results.
-//! Follows libcni of the Go library, so that both can serve one host in turn.
+//! The runtime's side of the protocol: lists of plugins, the order of calls, and the cache of results. It follows
+//! libcni of the Go library, so that either library can take over a host from the other.
 
 mod cache;
 mod list;
@@ -23,73 +23,74 @@ pub use cache::CacheError;
 use gojson::Json;
 pub use list::{ListError, NetworkList, PluginConf};
 
-/// Where libcni keeps its cache.
+/// The directory of libcni's cache.
 pub const CACHE_DIR: &str = "/var/lib/cni";
 
 /// One container's interface on one network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attachment {
-    /// Of the container.
+    /// CNI_CONTAINERID.
     pub container_id: String,
-    /// Path of the network namespace; may be empty for DEL.
+    /// CNI_NETNS: the path of the network namespace. May be empty for DEL.
     pub netns: String,
-    /// Name of the interface inside.
+    /// CNI_IFNAME: the interface's name inside the container.
     pub ifname: String,
-    /// CNI_ARGS, in order.
+    /// CNI_ARGS: names and values, in order.
     pub args: Vec<(String, String)>,
-    /// By capability: what plugins that declare it get in `runtimeConfig`.
+    /// Values by capability. A plugin that declares the capability gets its value in `runtimeConfig`.
     pub capability_args: BTreeMap<String, Json>,
 }
 
-/// Runs lists.
+/// Runs the plugins of lists.
 pub struct Runtime<'a> {
-    /// CNI_PATH.
+    /// CNI_PATH: directories of plugins, separated by `:`.
     pub path: String,
     /// The directory that holds `results`, such as [`CACHE_DIR`].
     pub cache_dir: PathBuf,
-    /// The plugins of this executable, run in process when found to be this very file; usually none.
+    /// The plugins of this executable. One of them runs in this process when CNI_PATH leads to this very file. Usually
+    /// none.
     pub suite: &'a [&'a dyn Plugin],
-    /// What plugins see besides `CNI_*`.
+    /// The environment variables of plugins, besides `CNI_*`.
     pub environ: Environ,
-    /// Gets what plugins print on stderr.
+    /// Receives what plugins write to stderr.
     pub stderr: &'a dyn Fn(&[u8]),
 }
 
-/// Why a list did not do what it was asked.
+/// Why a call for a list failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// The attachment cannot be one.
+    /// The container ID or the interface name is invalid.
     #[error(transparent)]
     Attachment(Error),
-    /// A plugin said no.
+    /// A plugin returned an error.
     #[error("plugin type={} name={} failed ({action}): {source}", quote(kind), quote(network))]
     Plugin {
-        /// Such as "add".
+        /// The operation: "add", "del", "check", "gc" or "status".
         action: &'static str,
-        /// Its type.
+        /// The plugin's `type`.
         kind: String,
-        /// The network's name.
+        /// The network's `name`.
         network: String,
-        /// What it said.
+        /// The plugin's own error.
         source: Error,
     },
-    /// A result that the list's version cannot hold.
+    /// The list's version cannot express a plugin's result.
     #[error("network {}: the result of {} cannot be passed on: {source}", quote(network), quote(kind))]
     Convert {
-        /// The plugin whose result it is.
+        /// The `type` of the plugin whose result it is.
         kind: String,
-        /// The network's name.
+        /// The network's `name`.
         network: String,
-        /// Such as "cannot convert: no valid IP addresses".
+        /// The reason, such as "cannot convert: no valid IP addresses".
         source: Error,
     },
-    /// Below 0.4.0.
+    /// CHECK needs version 0.4.0 or later; the list has this one.
     #[error("configuration version {} does not support CHECK command", quote(.0.as_str()))]
     NoCheck(Version),
-    /// The cache.
+    /// The result cannot be cached or read from the cache.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// ADD failed, and so did the DEL that was to undo it: something may be left behind.
+    /// ADD failed, and so did the DEL that should undo it. Parts of the attachment may remain.
     #[error("{add}; and undoing it failed: {del}")]
     Undo {
         /// Why ADD failed.
@@ -97,19 +98,19 @@ pub enum RuntimeError {
         /// Why DEL failed.
         del: Box<RuntimeError>,
     },
-    /// Each of what failed while the rest went on.
+    /// Several steps failed; the others were still carried out.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Several(Vec<RuntimeError>),
 }
 
 impl<'a> Runtime<'a> {
-    /// A runtime whose plugins inherit this process's environment and whose stderr is not heard.
+    /// A runtime whose plugins inherit this process's environment. It discards what they write to stderr.
     pub fn new(path: impl Into<String>, cache_dir: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), cache_dir: cache_dir.into(), suite: &[], environ: Environ::Inherit, stderr: &|_| () }
     }
 
-    /// ADD, forward, each plugin with the result of the one before; the last result is cached and returned.
-    /// A failure leaves what was done: see [`Runtime::add_or_undo`].
+    /// Calls ADD of each plugin in order, each with the previous result. Caches and returns the last result. A failure
+    /// does not undo earlier plugins: see [`Runtime::add_or_undo`].
     pub fn add(&self, list: &NetworkList, attachment: &Attachment) -> Result<AddResult, RuntimeError> {
         check(attachment)?;
         let delegates = self.delegates();
@@ -125,7 +126,7 @@ impl<'a> Runtime<'a> {
         Ok(result)
     }
 
-    /// ADD; when it fails, DEL. The error is ADD's.
+    /// Calls ADD, and DEL if ADD fails. Then the error is ADD's.
     pub fn add_or_undo(&self, list: &NetworkList, attachment: &Attachment) -> Result<AddResult, RuntimeError> {
         self.add(list, attachment).map_err(|add| match self.del(list, attachment) {
             Ok(()) => add,
@@ -133,7 +134,8 @@ impl<'a> Runtime<'a> {
         })
     }
 
-    /// DEL, backward, up to the first failure; from 0.4.0 with the cached result. A damaged cache does not stop it.
+    /// Calls DEL of each plugin in reverse order and stops at the first failure. From 0.4.0 on, plugins get the cached
+    /// result. A damaged cache is reported on `stderr` and does not stop DEL.
     pub fn del(&self, list: &NetworkList, attachment: &Attachment) -> Result<(), RuntimeError> {
         check(attachment)?;
         let prev = if list.version >= Version::V040 { self.cached_or_none(list, attachment) } else { None };
@@ -146,7 +148,7 @@ impl<'a> Runtime<'a> {
         Ok(self.cache().remove(&list.name, attachment)?)
     }
 
-    /// CHECK, forward, up to the first failure, with the cached result.
+    /// Calls CHECK of each plugin in order with the cached result and stops at the first failure.
     pub fn check(&self, list: &NetworkList, attachment: &Attachment) -> Result<(), RuntimeError> {
         if list.version < Version::V040 {
             return Err(RuntimeError::NoCheck(list.version));
@@ -168,10 +170,10 @@ impl<'a> Runtime<'a> {
         Ok(())
     }
 
-    /// DEL of every cached attachment of the network that is not in `valid`, then, from 1.1.0, GC of each plugin.
-    /// Goes on after a failure.
+    /// Calls DEL for every cached attachment of the network that is not in `valid`. From 1.1.0 on, then calls GC of
+    /// each plugin. Continues after a failure and returns all errors.
     ///
-    /// None means that every attachment is stale, and plugins are told nothing about which are valid.
+    /// `None` makes every cached attachment stale, and plugins get no list of valid attachments.
     pub fn gc(&self, list: &NetworkList, valid: Option<&[conf::Attachment]>) -> Result<(), RuntimeError> {
         if list.disable_gc {
             return Ok(());
@@ -200,7 +202,7 @@ impl<'a> Runtime<'a> {
             let mut tree = base(list, plugin);
             if let Some(valid) = valid {
                 let valid = valid_json(valid);
-                // what libcni first called it
+                // libcni 1.1 first used this key
                 tree.set("cni.dev/attachments", valid.clone());
                 tree.set("cni.dev/valid-attachments", valid);
             }
@@ -210,7 +212,7 @@ impl<'a> Runtime<'a> {
         list.plugins.iter().filter_map(|plugin| outcome(plugin).err()).collect()
     }
 
-    /// STATUS, forward, up to the first failure; below 1.1.0 nothing is asked.
+    /// Calls STATUS of each plugin in order and stops at the first failure. Below 1.1.0 it calls no plugin.
     pub fn status(&self, list: &NetworkList) -> Result<(), RuntimeError> {
         if list.version < Version::V110 {
             return Ok(());
@@ -224,7 +226,7 @@ impl<'a> Runtime<'a> {
         Ok(())
     }
 
-    /// What ADD answered, if it is still known.
+    /// The cached result of ADD, if there is one.
     pub fn cached(&self, list: &NetworkList, attachment: &Attachment) -> Result<Option<AddResult>, RuntimeError> {
         check(attachment)?;
         Ok(self.cache().load(list, attachment)?)
@@ -240,7 +242,9 @@ impl<'a> Runtime<'a> {
             .cached(list, attachment)
             .and_then(|result| result.map(|result| prev_result(list, "cache", &result)).transpose());
         loaded.unwrap_or_else(|cause| {
-            (self.stderr)(format!("{}: {} goes on without prevResult: {cause}\n", list.name, Command::Del).as_bytes());
+            (self.stderr)(
+                format!("{}: {} continues without prevResult: {cause}\n", list.name, Command::Del).as_bytes(),
+            );
             None
         })
     }
@@ -285,7 +289,7 @@ fn prev_result(list: &NetworkList, kind: &str, result: &AddResult) -> Result<Jso
     result.to_json(list.version).map_err(convert)
 }
 
-/// The plugin's object under the list's name and version.
+/// The plugin's object with the list's name and version.
 fn base(list: &NetworkList, plugin: &PluginConf) -> Json {
     let mut tree = plugin.conf.clone();
     tree.set("name", list.name.as_str().into());
@@ -293,7 +297,7 @@ fn base(list: &NetworkList, plugin: &PluginConf) -> Json {
     tree
 }
 
-/// What goes to stdin: keys sorted, no spaces.
+/// The document for stdin: keys sorted, no spaces.
 fn document(list: &NetworkList, plugin: &PluginConf, prev: Option<Json>, attachment: Option<&Attachment>) -> Vec<u8> {
     let mut tree = base(list, plugin);
     if let Some(prev) = prev {

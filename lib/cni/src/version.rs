@@ -1,4 +1,4 @@
-//! The versions of the protocol.
+//! The versions of the CNI specification.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,14 +23,14 @@ pub enum Version {
 }
 
 impl Version {
-    /// All, oldest first.
+    /// All versions, oldest first.
     pub const ALL: &'static [Self] =
         &[Self::V010, Self::V020, Self::V030, Self::V031, Self::V040, Self::V100, Self::V110];
 
-    /// What a plugin of this suite answers to VERSION.
+    /// The `cniVersion` in the reply to VERSION.
     pub const NEWEST: Self = Self::V110;
 
-    /// The text of the specification.
+    /// The version as text, such as `1.0.0`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V010 => "0.1.0",
@@ -50,7 +50,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// A text that is none of the versions.
+/// A text that is not a known version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a version of the CNI specification")]
 pub struct UnknownVersion(pub String);
@@ -58,7 +58,7 @@ pub struct UnknownVersion(pub String);
 impl FromStr for Version {
     type Err = UnknownVersion;
 
-    /// Exactly one of the texts; the empty text means 0.1.0, as in a configuration without `cniVersion`.
+    /// Accepts exactly the known texts. The empty text means 0.1.0, as does a configuration without `cniVersion`.
     fn from_str(text: &str) -> Result<Self, UnknownVersion> {
         if text.is_empty() {
             return Ok(Self::V010);

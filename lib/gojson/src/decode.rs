@@ -1,4 +1,4 @@
-//! Tree to Rust types, by Go's rules of matching.
+//! Decodes a tree into Rust types by Go's rules.
 
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{
@@ -9,10 +9,10 @@ use serde::de::{
 use crate::{Json, JsonError, same_key};
 
 impl Json {
-    /// Reads this tree into `T`, as [`crate::decode`] does.
+    /// Decodes this tree into `T`, as [`crate::decode`] does.
     ///
     /// # Errors
-    /// A member has another type than `T` wants; the error names the member.
+    /// A member has the wrong type; the error names the member.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, JsonError> {
         T::deserialize(self)
     }
@@ -36,7 +36,7 @@ impl de::Error for JsonError {
 }
 
 impl JsonError {
-    /// The same with one more step in front of its path.
+    /// The error with one more step in front of its path.
     fn inside(self, step: &str) -> Self {
         let Self::Shape { path, message } = self else { return self };
         let dot = if path.is_empty() || path.starts_with('[') { "" } else { "." };
@@ -44,7 +44,7 @@ impl JsonError {
     }
 }
 
-/// `null` is the zero value of whatever is wanted, as in a Go array or map.
+/// `null` becomes the zero value of the type, as in a Go array or map.
 macro_rules! null_is {
     ($($visit:ident($zero:expr): $($method:ident)*;)*) => {$($(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, JsonError> {
@@ -110,7 +110,7 @@ impl<'de> Deserializer<'de> for &'de Json {
         visitor.visit_map(Members::of(fields.iter().zip(found).filter_map(|(field, value)| Some((*field, value?)))))
     }
 
-    /// Of variants without data, by their names.
+    /// Accepts variants without data, by their names.
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -130,7 +130,7 @@ impl<'de> Deserializer<'de> for &'de Json {
     serde::forward_to_deserialize_any! { char bytes byte_buf unit unit_struct tuple tuple_struct identifier }
 }
 
-/// Members of an object, or those a struct wants.
+/// The members of an object, or only those that a struct has.
 struct Members<'de, I> {
     rest: I,
     now: Option<(&'de str, &'de Json)>,

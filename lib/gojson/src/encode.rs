@@ -1,4 +1,4 @@
-//! Tree to text with Go's escapes, number format and indentation.
+//! Writes a tree as text with Go's escapes, number format and indentation.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 use crate::Json;
 
 impl Json {
-    /// As Go's `json.Marshal` writes it: without spaces, keys in the order of the tree.
+    /// The text that Go's `json.Marshal` writes: no spaces, keys in the order of the tree.
     ///
     /// ```
     /// let tree = gojson::Json::parse(br#"{"b": 1500.0, "a": "<&>"}"#).unwrap();
@@ -19,7 +19,7 @@ impl Json {
         self.encode(CompactFormatter)
     }
 
-    /// The same indented by 4 spaces, without a newline at the end.
+    /// The text indented by 4 spaces, as Go's `json.MarshalIndent` writes it, without a final newline.
     pub fn pretty4(&self) -> String {
         self.encode(PrettyFormatter::with_indent(b"    "))
     }
@@ -33,7 +33,7 @@ impl Json {
 }
 
 impl fmt::Display for Json {
-    /// For people, in messages: compact, without Go's escapes, and what was a float looks like one.
+    /// The text for messages: compact, without Go's escapes. A float keeps its decimal point.
     ///
     /// ```
     /// let tree = gojson::Json::parse(br#"{"b": 1500.0, "a": "<&>"}"#).unwrap();
@@ -64,7 +64,7 @@ impl Serialize for Json {
 }
 
 impl From<&[u8]> for Json {
-    /// As Go writes a `[]byte`: a string of base64 with padding (RFC 4648 §4).
+    /// The string that Go writes for a `[]byte`: base64 with padding (RFC 4648 §4).
     ///
     /// ```
     /// assert_eq!(gojson::Json::from(b"fo".as_slice()).compact(), r#""Zm8=""#);
@@ -83,7 +83,7 @@ impl From<&[u8]> for Json {
     }
 }
 
-/// The inner layout, with Go's strings and floats.
+/// Wraps a layout of serde_json and adds Go's strings and floats.
 struct Go<F>(F);
 
 macro_rules! forward {

@@ -1,14 +1,14 @@
-//! JSON as Go's `encoding/json` reads and writes it, because every configuration, lease and result was written for that
-//! reader. The grammar is serde_json's; what differs from serde_json is here:
+//! JSON as Go's `encoding/json` reads and writes it, because all configurations, leases and results were written for
+//! that library. The grammar is serde_json's. The differences from serde_json are:
 //!
 //! - Keys match in any case, and the last of equal keys wins.
-//! - `null` leaves the default.
-//! - An integer is not `1500.0`.
-//! - Invalid UTF-8 and half a surrogate pair become U+FFFD.
+//! - `null` leaves the default value.
+//! - `1500.0` is not an integer.
+//! - Invalid UTF-8 and unpaired surrogates become U+FFFD.
 //! - `<`, `>` and `&` are written as `\u003c`, `\u003e` and `\u0026`, and floats have Go's format.
 //!
-//! Two differences from Go are deliberate: a key that occurs again replaces an object, where Go merges into it, and a
-//! whole number in a [`Json`] keeps 64 bits, where Go's `any` keeps 53.
+//! Two differences from Go are deliberate. A repeated key replaces an object, where Go merges the two. A whole number
+//! in a [`Json`] keeps 64 bits, where Go's `any` keeps 53.
 //!
 //! There are two ways to read a tree. [`Json::decode`] fills a struct and stops at the first mistake:
 //!
@@ -21,7 +21,7 @@
 //! assert_eq!(conf.ipam.compact(), r#"{"type":"x"}"#);
 //! ```
 //!
-//! A [`Reader`] takes the fields of an object one by one, and collects every mistake and every key that nobody took:
+//! A [`Reader`] takes the fields of an object one by one, and collects every mistake and every unknown key:
 //!
 //! ```
 //! let tree = gojson::Json::parse(br#"{"port": "8472", "mtu": 1500.0, "prot": 4789}"#).unwrap();

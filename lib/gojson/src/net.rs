@@ -6,21 +6,21 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Deserializer, de};
 
-/// A field of Go's `net.IP`: a string, where `""` means unset. Leading zeros are refused, `::ffff:a.b.c.d` is IPv4.
+/// A field of Go's type `net.IP`: a string; `""` means unset. Leading zeros are an error. `::ffff:a.b.c.d` is IPv4.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Ip(pub Option<IpAddr>);
 
-/// A prefix as `net.ParseCIDR` reads it, the host bits kept: `10.1.2.3/24`. A bare address and a dotted mask are
-/// refused. A field that may be absent is an `Option<Cidr>`.
+/// A prefix as `net.ParseCIDR` reads it, such as `10.1.2.3/24`. The host bits are kept. A bare address and a dotted
+/// mask are errors. For a field that may be absent, use `Option<Cidr>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cidr(pub IpNetwork);
 
-/// `net.ParseIP`; None when the text is no address (a zone is not one).
+/// Parses an address as `net.ParseIP` does. `None` if the text is not an address. A zone is not allowed.
 pub fn parse_ip(text: &str) -> Option<IpAddr> {
     text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
 }
 
-/// `net.ParseCIDR`, the host bits kept; None when the text is no prefix.
+/// Parses a prefix as `net.ParseCIDR` does and keeps the host bits. `None` if the text is not a prefix.
 pub fn parse_cidr(text: &str) -> Option<IpNetwork> {
     let (address, length) = text.split_once('/')?;
     if length.is_empty() || length.len() > 3 || !length.bytes().all(|b| b.is_ascii_digit()) {
@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for Cidr {
     }
 }
 
-/// Reads a string: what is expected, and how.
+/// Reads a string. The first part names what is expected, the second parses it.
 struct Text<T>(&'static str, fn(&str) -> Result<T, &'static str>);
 
 impl<T> de::Visitor<'_> for Text<T> {

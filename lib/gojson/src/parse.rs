@@ -1,4 +1,4 @@
-//! Text to tree: serde_json's grammar and limits, made as lenient as Go's.
+//! Parses text into a tree: serde_json's grammar and limits, made as lenient as Go's.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,24 +9,24 @@ use serde_json::error::Category;
 
 use crate::Json;
 
-/// Why a text is not JSON, or not of the wanted shape.
+/// Why a text cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
-    /// The text stops too early; empty input too. Go's words, which other programs look for.
+    /// The text is empty or ends too early. The message is Go's, because other programs look for it.
     #[error("unexpected end of JSON input")]
     Ended,
     /// The text is not one JSON document.
     #[error("{said}")]
     Syntax {
-        /// Such as `expected value at line 1 column 5`.
+        /// The parser's message, such as `expected value at line 1 column 5`.
         said: String,
     },
-    /// Valid JSON of the wrong type.
+    /// A value has the wrong type.
     #[error("{}{}{message}", path, if path.is_empty() { "" } else { ": " })]
     Shape {
-        /// Such as `ipam.routes[2].dst`; empty for the whole document.
+        /// The value's path, such as `ipam.routes[2].dst`; empty for the whole document.
         path: String,
-        /// What was found and what was wanted.
+        /// The type that was found and the type that was expected.
         message: String,
     },
 }
@@ -40,17 +40,16 @@ impl From<serde_json::Error> for JsonError {
     }
 }
 
-/// Arrays and objects inside one another, at most: serde_json's limit. Go allows 10000; no configuration comes near
-/// either.
+/// How deep arrays and objects may nest: serde_json's limit. Go allows 10000. Real configurations stay far below both.
 pub const MAX_DEPTH: usize = 127;
 
-/// Reads a document into `T`; anything but white space after it is an error.
+/// Decodes one document into `T`. Only white space may follow it.
 ///
-/// `T` must not use `#[serde(flatten)]`: serde then asks for a map and matches keys itself, exactly. Parse the text once
-/// and decode the tree twice instead.
+/// `T` must not use `#[serde(flatten)]`: serde then requests a map and compares keys exactly. Parse the text once and
+/// decode the tree twice instead.
 ///
 /// # Errors
-/// The text is not JSON, or a member has another type than `T` wants; the error names the member.
+/// The text is not JSON, or a member has the wrong type; the error names the member.
 ///
 /// ```
 /// #[derive(Debug, serde::Deserialize, Default)]
@@ -64,17 +63,17 @@ pub fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
 }
 
 impl Json {
-    /// Reads one document; anything but white space after it is an error.
+    /// Parses one document. Only white space may follow it.
     ///
     /// # Errors
-    /// What is wrong with the text, with line and column.
+    /// The text is not one JSON document; the error names line and column.
     pub fn parse(text: &[u8]) -> Result<Self, JsonError> {
         let text = String::from_utf8_lossy(text);
         Ok(serde_json::from_str(&without_halves(&text))?)
     }
 }
 
-/// Writes U+FFFD for half a surrogate pair, as Go reads it; serde_json refuses one.
+/// Replaces unpaired surrogates by U+FFFD, as Go does. serde_json rejects them.
 fn without_halves(text: &str) -> Cow<'_, str> {
     if !text.contains(r"\ud") && !text.contains(r"\uD") {
         return Cow::Borrowed(text);
@@ -89,7 +88,7 @@ fn without_halves(text: &str) -> Cow<'_, str> {
             Some(0xd800..0xdc00) if matches!(second, Some(0xdc00..0xe000)) => (&escape[..12], 12),
             Some(0xd800..0xe000) => (r"\ufffd", 6),
             _ => {
-                // the character after a backslash belongs to it: `\\ud800` has no escape but the first
+                // the backslash takes the next character with it: `\\ud800` is an escaped backslash, not a surrogate
                 let length = escape.chars().take(2).map(char::len_utf8).sum();
                 (&escape[..length], length)
             }
@@ -101,13 +100,13 @@ fn without_halves(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The number of a `\uXXXX` at the beginning.
+/// The number of the `\uXXXX` at the start of `text`.
 fn unit(text: &str) -> Option<u16> {
     u16::from_str_radix(text.strip_prefix(r"\u")?.get(..4)?, 16).ok()
 }
 
 impl<'de> Deserialize<'de> for Json {
-    /// Keeps the order and the duplicates of keys.
+    /// Keeps the order of keys, and repeated keys.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Tree)
     }
@@ -139,7 +138,7 @@ impl<'de> Visitor<'de> for Tree {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
-        // the parser yields no other floats than finite ones
+        // the parser returns only finite floats
         Ok(Number::from_f64(value).map_or(Json::Null, Json::Number))
     }
 

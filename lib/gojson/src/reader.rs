@@ -1,17 +1,17 @@
-//! Taking the fields of an object one by one, with every mistake collected.
+//! Reads an object field by field and collects every mistake.
 
 use std::borrow::Cow;
 use std::fmt::Display;
 
 use crate::{Json, same_key};
 
-/// What is wrong with a field.
+/// A mistake in one field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} {what}", if .field.is_empty() { "the whole" } else { .field })]
 pub struct Wrong {
-    /// The field with the objects around it: `Backend.Port`. Empty at the top.
+    /// The field's path, such as `Backend.Port`. Empty for the document itself.
     pub field: String,
-    /// Such as `must be a string, not 7`.
+    /// The mistake, such as `must be a string, not 7`.
     pub what: String,
 }
 
@@ -21,13 +21,13 @@ impl Wrong {
     }
 }
 
-/// A type that a field can be read as.
+/// A type that a field can have.
 pub trait Field: Sized {
-    /// What an error says the field must be.
+    /// What an error message says that the field must be.
     const WANTED: &'static str;
-    /// `null` is a value like any other here, and does not leave the default.
+    /// Whether `null` is a value. Default: `false`, so that `null` leaves the default.
     const READS_NULL: bool = false;
-    /// The value, if it has the right type.
+    /// The value; `None` if it has the wrong type.
     fn read(value: &Json) -> Option<Self>;
 }
 
@@ -52,7 +52,7 @@ impl Field for String {
     }
 }
 
-/// Anything, `null` too: Go's `json.RawMessage`.
+/// Accepts any value, `null` included, as Go's `json.RawMessage` does.
 impl Field for Json {
     const WANTED: &'static str = "a value";
     const READS_NULL: bool = true;
@@ -61,12 +61,12 @@ impl Field for Json {
     }
 }
 
-/// What a [`Reader`] found that is no mistake but worth a word.
+/// What a [`Reader`] found that is not a mistake but deserves a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leftovers {
-    /// Keys that nobody took, with the objects around them.
+    /// The paths of keys that nobody took.
     pub unknown: Vec<String>,
-    /// Keys that occur more than once, by the name of the field; the last one counted.
+    /// The paths of keys that occur more than once. The last value is used.
     pub repeated: Vec<String>,
 }
 
@@ -81,11 +81,11 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads `value`, which must be an object; `path` names it in messages (`Backend`, `peers[0]`, or empty at the top).
-    /// `null` is an object without fields, as for Go.
+    /// Starts to read `value`, which must be an object. `path` names it in messages: `Backend`, `peers[0]`, or empty
+    /// for the document itself. As in Go, `null` is an object without fields.
     ///
     /// # Errors
-    /// Anything else.
+    /// `value` is neither an object nor `null`.
     pub fn new(path: impl Into<Cow<'a, str>>, value: &'a Json) -> Result<Self, Wrong> {
         let path = path.into();
         let fields = match value {
@@ -96,12 +96,14 @@ impl<'a> Reader<'a> {
         Ok(Self { path, fields, taken: vec![false; fields.len()], repeated: Vec::new(), wrong: Vec::new() })
     }
 
-    /// The value of the field `name`, in whatever case its key is written; `None` when absent, `null` or wrong.
+    /// The value of the field `name`; the key's case does not matter. `None` if it is absent, `null` or wrong. A wrong
+    /// value is noted as a mistake.
     pub fn take<T: Field>(&mut self, name: &str) -> Option<T> {
         self.last(name, T::WANTED, T::READS_NULL, T::read)
     }
 
-    /// The same by a function, which gives nothing for what is not as `wanted`; `null` is absent.
+    /// As [`Reader::take`], with a function that reads the value. If `read` returns `None`, the mistake says that the
+    /// field must be `wanted`. `null` counts as absent.
     ///
     /// ```
     /// let tree = gojson::Json::parse(br#"{"gateway": "10.0.0.256"}"#).unwrap();
@@ -138,17 +140,17 @@ impl<'a> Reader<'a> {
         last
     }
 
-    /// True when the field is there in any case, and not `null`. That takes nothing.
+    /// Whether the field is present, in any case, and not `null`. Takes nothing.
     pub fn has(&self, name: &str) -> bool {
         self.fields.iter().any(|(key, value)| *value != Json::Null && same_key(key, name))
     }
 
-    /// Adds a mistake of the caller's: what is wrong with the field `name`.
+    /// Adds a mistake that the caller found in the field `name`.
     pub fn wrong(&mut self, name: &str, what: impl Display) {
         self.wrong.push(Wrong { field: join(&self.path, name), what: what.to_string() });
     }
 
-    /// The mistakes so far, in order, and what was not taken.
+    /// The mistakes, in order, and the leftovers.
     pub fn finish(self) -> (Vec<Wrong>, Leftovers) {
         let rest = self.fields.iter().zip(&self.taken).filter(|(_, taken)| !**taken);
         let unknown = rest.map(|((key, _), _)| join(&self.path, key)).collect();

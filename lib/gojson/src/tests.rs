@@ -189,7 +189,7 @@ fn addresses_read_as_in_go() {
     assert_eq!(fail(r#"{"dst": "10.0.0.1"}"#), "dst: invalid CIDR address: 10.0.0.1");
 }
 
-/// The vectors of RFC 4648 §10, and the digits that letters and numbers are not.
+/// The vectors of RFC 4648 §10, and the two digits that are neither letters nor numbers.
 #[test]
 fn bytes_are_base64() {
     for (plain, coded) in [
@@ -295,7 +295,7 @@ proptest! {
     fn no_near_json_panics(text in r#"[\[\]{}:,"\\untrfalse0-9.eE+\- ]{0,60}"#) {
         let ours = Json::parse(text.as_bytes()).is_ok();
         let theirs = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
-        // ours also takes half a surrogate pair
+        // ours also accepts an unpaired surrogate
         prop_assert!(ours == theirs || (ours && text.contains("\\u")), "{} {} {}", text, ours, theirs);
     }
 }

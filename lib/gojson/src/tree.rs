@@ -1,10 +1,10 @@
-//! The tree, and looking into it as Go does.
+//! The tree, and the look-up of keys by Go's rules.
 
 use std::collections::BTreeMap;
 
 use serde_json::Number;
 
-/// A value as it was read: the order and the duplicates of keys are kept.
+/// A JSON value as it was read. Objects keep the order of keys, and repeated keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Json {
     /// `null`
@@ -12,9 +12,9 @@ pub enum Json {
     Null,
     /// `true`, `false`
     Bool(bool),
-    /// Whole numbers keep up to 64 bits, all others are floats: `1500.0` is not the integer 1500.
+    /// A number. Whole numbers keep up to 64 bits; all others are floats. `1500.0` is a float, not the integer 1500.
     Number(Number),
-    /// Without escapes.
+    /// A string, without escapes.
     String(String),
     /// `[…]`
     Array(Vec<Json>),
@@ -22,8 +22,8 @@ pub enum Json {
     Object(Vec<(String, Json)>),
 }
 
-/// Whether two keys are the same to Go: Unicode simple folding, where only two other characters fold to ASCII letters.
-/// `Go: encoding/json fold.go`
+/// Whether two keys are the same for Go: Unicode simple folding, by which only two other characters fold to ASCII
+/// letters. `Go: encoding/json fold.go`
 ///
 /// ```
 /// assert!(gojson::same_key("cniVersion", "CNIVERSION"));
@@ -49,8 +49,8 @@ fn fold(c: char) -> char {
 }
 
 impl Json {
-    /// The value of a key as a struct field of that name gets it: in any case, the last one, `null` is absent. `None`
-    /// on anything but an object.
+    /// The value of a key by the rules for a struct field: any case, the last one wins, `null` counts as absent. `None`
+    /// if this is not an object.
     ///
     /// ```
     /// let tree = gojson::Json::parse(br#"{"Type": "a", "type": "b", "TYPE": null}"#).unwrap();
@@ -61,12 +61,12 @@ impl Json {
         members.iter().rev().find(|(k, v)| *v != Self::Null && same_key(k, key)).map(|(_, v)| v)
     }
 
-    /// True when the key is there in any case, even as `null`.
+    /// Whether the key is present, in any case, even as `null`.
     pub fn has(&self, key: &str) -> bool {
         matches!(self, Self::Object(members) if members.iter().any(|(k, _)| same_key(k, key)))
     }
 
-    /// Removes all members of that key, in any case, and appends one. Anything but an object becomes one.
+    /// Removes all members with that key, in any case, and appends one. Turns any other value into an object first.
     pub fn set(&mut self, key: &str, value: Self) {
         self.remove(key);
         if let Self::Object(members) = self {
@@ -76,39 +76,39 @@ impl Json {
         }
     }
 
-    /// Removes all members of that key, in any case.
+    /// Removes all members with that key, in any case.
     pub fn remove(&mut self, key: &str) {
         if let Self::Object(members) = self {
             members.retain(|(k, _)| !same_key(k, key));
         }
     }
 
-    /// The text of a string.
+    /// The text, if this is a string.
     pub fn as_str(&self) -> Option<&str> {
         if let Self::String(s) = self { Some(s) } else { None }
     }
 
-    /// The value of a boolean.
+    /// The value, if this is a boolean.
     pub fn as_bool(&self) -> Option<bool> {
         if let Self::Bool(b) = self { Some(*b) } else { None }
     }
 
-    /// A whole number that is not negative; `None` for `1500.0`.
+    /// The number, if it is whole and not negative. `None` for `1500.0`.
     pub fn as_u64(&self) -> Option<u64> {
         if let Self::Number(n) = self { n.as_u64() } else { None }
     }
 
-    /// The elements of an array.
+    /// The elements, if this is an array.
     pub fn as_array(&self) -> Option<&[Self]> {
         if let Self::Array(a) = self { Some(a) } else { None }
     }
 
-    /// The members of an object, in the order of the text, with duplicates.
+    /// The members in the order of the text, repeated keys included, if this is an object.
     pub fn as_object(&self) -> Option<&[(String, Self)]> {
         if let Self::Object(o) = self { Some(o) } else { None }
     }
 
-    /// What a Go map keeps of it: keys sorted by bytes at every level, the last of exact duplicates.
+    /// The value as a Go map keeps it: keys sorted by bytes at every level; of equal keys the last wins.
     pub fn sorted(&self) -> Self {
         match self {
             Self::Array(a) => Self::Array(a.iter().map(Self::sorted).collect()),

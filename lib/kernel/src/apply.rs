@@ -11,7 +11,7 @@ use crate::netlink::{Errno, KernelError};
 use crate::nft::RuleHandle;
 use crate::state::{Birth, Link, LinkKind};
 use crate::types::IfName;
-use crate::wireguard::{Wish, remove_peer, set_device, set_peer};
+use crate::wireguard::{WireguardRequest, remove_peer, set_device, set_peer};
 use crate::{sysctl, tuntap};
 
 /// What became of a list of steps.
@@ -97,10 +97,10 @@ impl Kernel {
 
     fn write_wireguard(&mut self, steps: &[Step], report: &mut Report) {
         let run = steps.iter().take_while(|step| is_wireguard(step));
-        let wish = |step: &Step| Wish { what: step.to_string(), body: wireguard_body(step) };
-        let wishes = run.clone().map(wish).collect();
+        let request = |step: &Step| WireguardRequest { what: step.to_string(), body: wireguard_body(step) };
+        let requests = run.clone().map(request).collect();
         match self.generic() {
-            Ok(generic) => run.zip(generic.set(wishes)).for_each(|(step, outcome)| report.count(step, outcome)),
+            Ok(generic) => run.zip(generic.set(requests)).for_each(|(step, outcome)| report.count(step, outcome)),
             Err(error) => run.for_each(|step| report.count(step, Err(absent(step, &error)))),
         }
     }

@@ -1,9 +1,9 @@
 //! An allocator for processes that live for a millisecond.
 //!
-//! musl's malloc gives pages back to the kernel as soon as it can and asks for them again: an ADD spent 98 of its 230
-//! system calls on that. Here small blocks are cut from large ones, and freed ones serve the next of their size, so that
-//! few pages are ever touched: each first touch is a page fault of some 3 µs. Large blocks are the system allocator's,
-//! so that memory that matters is given back.
+//! musl's malloc returns pages to the kernel as soon as it can and requests them again: an ADD spent 98 of its 230
+//! system calls on that. Here small blocks are cut from large chunks, and freed blocks are reused for their size. So
+//! few pages are ever touched, and each first touch is a page fault of about 3 µs. Large blocks come from the system
+//! allocator, so that large amounts of memory are returned.
 
 #![expect(unsafe_code, reason = "an allocator hands out raw memory")]
 
@@ -12,48 +12,49 @@ use std::cell::UnsafeCell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Blocks of this size and above are the system's.
+/// Blocks of this size and above come from the system allocator.
 const LARGE: usize = 128 * 1024;
 
-/// What is asked of the system at a time. Untouched pages of it cost nothing.
+/// Bytes that are requested from the system at a time. Untouched pages cost nothing.
 const CHUNK: usize = 512 * 1024;
 
-/// The first chunk is a part of the arena, which is a static: no call is made for it. A plugin needs no other.
+/// Bytes of the first chunk, which is part of the static arena and needs no call. A plugin needs no other chunk.
 const FIRST: usize = 384 * 1024;
 
-/// Every block starts at a multiple of this, and is at least as long: room for a link of the free list.
+/// The alignment and least size of a block in bytes. A block must have room for a link of the free list.
 const GRAIN: usize = 16;
 
-/// Sizes in steps of [`GRAIN`] up to this, above it in four steps for each doubling.
+/// Sizes up to this are multiples of [`GRAIN`]. Above it there are four sizes for each doubling.
 const FINE: usize = 512;
 
-/// How many sizes there are below [`LARGE`].
+/// The number of sizes below [`LARGE`].
 const SIZES: usize = FINE / GRAIN + 4 * (LARGE / FINE).ilog2() as usize;
 
-/// The allocator: `#[global_allocator] static ARENA: Arena = Arena::new();` It stays where it was first used: blocks are
-/// parts of it.
+/// The allocator: `#[global_allocator] static ARENA: Arena = Arena::new();` It must not move after its first use,
+/// because blocks are parts of it.
 #[repr(C)]
 pub struct Arena {
     busy: AtomicBool,
     free: UnsafeCell<Free>,
-    /// Behind the rest, so that the first blocks are in a page that is used anyway.
+    /// Last, so that the first blocks share a page with the other fields.
     first: UnsafeCell<First>,
 }
 
 #[repr(align(16))]
-#[expect(dead_code, reason = "it is memory that blocks are cut from by address")]
+#[expect(dead_code, reason = "blocks are cut from this memory by address")]
 struct First([u8; FIRST]);
 
-/// What is left of the current chunk, and freed blocks by size, each holding the address of the next (0: none).
+/// The rest of the current chunk, and lists of freed blocks by size. Each freed block contains the address of the next
+/// one (0: none).
 struct Free {
     start: usize,
     end: usize,
-    /// The first chunk is in use.
+    /// Whether the first chunk is in use.
     begun: bool,
     lists: [usize; SIZES],
 }
 
-/// A size that blocks have, and which one it is.
+/// A size of blocks, and its index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Size {
     index: usize,
@@ -61,7 +62,7 @@ struct Size {
 }
 
 impl Size {
-    /// The smallest that holds `bytes`.
+    /// The smallest size that holds `bytes`.
     const fn of(bytes: usize) -> Self {
         if bytes <= FINE {
             let index = bytes.saturating_sub(1) / GRAIN;
@@ -80,7 +81,7 @@ impl Size {
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Nothing asked for yet.
+    /// An empty arena.
     pub const fn new() -> Self {
         let free = Free { start: 0, end: 0, begun: false, lists: [0; SIZES] };
         let first = UnsafeCell::new(First([0; FIRST]));
@@ -161,7 +162,7 @@ impl Free {
         self.lists[size.index] = address;
     }
 
-    /// The block was the last one cut: it can grow or shrink.
+    /// Resizes the block if it was the last one cut. Returns whether it could.
     fn resize_last(&mut self, block: usize, old: Size, new: Size) -> bool {
         let last = block + old.bytes == self.start && block + new.bytes <= self.end;
         if last {
@@ -226,7 +227,7 @@ mod tests {
 
     use super::*;
 
-    /// A block with what was written to it.
+    /// A block and the byte that fills it.
     struct Block {
         at: *mut u8,
         layout: Layout,
@@ -248,7 +249,7 @@ mod tests {
             let mut blocks: Vec<Block> = Vec::new();
             for (n, (op, size, shift, which)) in ops.into_iter().enumerate() {
                 let fill = n as u8;
-                // now and then one that is the system's
+                // sometimes one from the system allocator
                 let size = if size > 8900 { size * 20 } else { size };
                 match op {
                     0 | 1 => {

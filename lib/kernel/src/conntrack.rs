@@ -1,7 +1,7 @@
-//! The kernel's table of connections (`conntrack -L`, `conntrack -D`), over netlink.
+//! The kernel's connection table (`conntrack -L`, `conntrack -D`), over netlink.
 //!
-//! A UDP sender that keeps its port is one connection for as long as it sends: it keeps the translation that its first
-//! packet got, or that it got none, whatever the rules say since. Whoever changes such rules deletes the entries.
+//! A UDP sender that keeps its port is one connection while it sends. It keeps the translation of its first packet, or
+//! the absence of one, even if the rules change. Whoever changes such rules must delete the entries.
 //!
 //! ```no_run
 //! use kernel::conntrack::{Conntrack, Filter, UDP};
@@ -56,32 +56,32 @@ mod attr {
     pub(super) const FILTER_ORIG_FLAGS: u16 = 1;
 }
 
-/// CTA_FILTER_F_CTA_* (net/netfilter/nf_internals.h): which fields of the filter's tuple count.
+/// CTA_FILTER_F_CTA_* (net/netfilter/nf_internals.h): which fields of the filter's tuple are compared.
 const BY_PROTO: u32 = 1 << 3;
 const BY_DPORT: u32 = 1 << 5;
 
 /// Deletions in one send.
 const PAGE: usize = 100;
 
-/// A connection as the kernel tracks it.
+/// A tracked connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The kernel's number for it. A later entry of the same addresses has another, unless it lies at the same place in
-    /// memory (`nf_ct_get_id`, net/netfilter/nf_conntrack_core.c).
+    /// The kernel's number for it. A later entry for the same addresses has another number, unless it has the same
+    /// place in memory (`nf_ct_get_id`, net/netfilter/nf_conntrack_core.c).
     pub id: u32,
     /// IPv4 or IPv6.
     pub family: Family,
     /// The IP protocol: [`TCP`], [`UDP`], …
     pub proto: u8,
-    /// As the first packet came, before any translation.
+    /// The first packet's direction, before any translation.
     pub original: Tuple,
-    /// What an answer looks like where it comes from: with a translation it is not the reverse of `original`.
+    /// The direction of replies as they arrive. With a translation it is not the reverse of `original`.
     pub reply: Tuple,
     /// The connection's mark (`ct mark`).
     pub mark: u32,
     /// IPS_* bits (linux/netfilter/nf_conntrack_common.h); see [`Entry::is_answered`].
     pub status: u32,
-    /// CTA_ZONE and CTA_TUPLE_ORIG as they came, which name it for deletion, whatever protocol it is of.
+    /// CTA_ZONE and CTA_TUPLE_ORIG as they were read. They identify the entry for deletion, whatever its protocol.
     zone: Option<Vec<u8>>,
     tuple: Vec<u8>,
 }
@@ -99,7 +99,7 @@ pub struct Tuple {
     pub dport: u16,
 }
 
-/// Which entries: those whose original direction has all that is given. The default is all entries.
+/// Selects entries whose original direction matches every given field. The default selects all entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Filter {
     /// `-p`: the IP protocol.
@@ -110,7 +110,7 @@ pub struct Filter {
     pub dst: Option<IpAddr>,
 }
 
-/// A connection to the connection tracking of the network namespace it was opened in.
+/// A connection to the conntrack subsystem of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Conntrack {
     client: Client,
@@ -122,7 +122,7 @@ impl Conntrack {
         Ok(Self { client: Client::open(Protocol::Netfilter)? })
     }
 
-    /// `conntrack -L -f FAMILY`, with what `filter` says. Entries that come and go meanwhile may be missing or not.
+    /// `conntrack -L -f FAMILY` with the options of `filter`. Entries that come or go meanwhile may be missing.
     pub fn list(&mut self, family: Family, filter: &Filter) -> Result<Vec<Entry>, KernelError> {
         let what = format!("list connections{}", filter.text(family));
         let request = message(GET, 0, number(family), 0, |w| filter.encode(w))
@@ -131,7 +131,7 @@ impl Conntrack {
             let (mut entries, mut unread) = (Vec::new(), false);
             let mut put = |client: &mut Client| client.put_message(&request, DUMP);
             let consistent = self.client.dump_once(&mut put, &mut |answer| match Entry::decode(answer) {
-                // a kernel before 5.8 knows no filter, and shows all
+                // a kernel before 5.8 ignores the filter and returns all entries
                 Some(entry) if entry.family == family && filter.has(&entry) => entries.push(entry),
                 Some(_) => {}
                 None => unread = true,
@@ -149,13 +149,13 @@ impl Conntrack {
         Err(KernelError::new(what, Errno(libc::EINTR)))
     }
 
-    /// `conntrack -D` of this one entry; false when it is gone already.
+    /// `conntrack -D` of this entry. Returns false if it is already gone.
     pub fn delete(&mut self, entry: &Entry) -> Result<bool, KernelError> {
         self.delete_all(std::slice::from_ref(entry)).map(|deleted| deleted > 0)
     }
 
-    /// The same for many; how many of them were still there. One that is refused does not keep the others from being
-    /// deleted; the first refusal is the error.
+    /// Deletes many entries and returns how many still existed. A refused one does not stop the others; the first
+    /// refusal is the error.
     pub fn delete_all(&mut self, entries: &[Entry]) -> Result<usize, KernelError> {
         let mut deleted = 0;
         let mut refused = None;
@@ -174,7 +174,8 @@ impl Conntrack {
         refused.map_or(Ok(deleted), Err)
     }
 
-    /// `conntrack -D -f FAMILY`, with what `filter` says, of those for which `also` is true; how many were deleted.
+    /// `conntrack -D -f FAMILY` with the options of `filter`, limited to entries for which `also` is true. Returns how
+    /// many were deleted.
     pub fn delete_where(
         &mut self,
         family: Family,
@@ -186,7 +187,7 @@ impl Conntrack {
         self.delete_all(&entries)
     }
 
-    /// What the kernel says to each deletion.
+    /// The kernel's outcome of each deletion.
     fn delete_page(&mut self, page: &[Entry]) -> Result<Vec<(i32, Option<String>)>, KernelError> {
         let failed = |errno| KernelError::new(format!("delete {} connections", page.len()), errno);
         self.client.expect_refusals(page.len());
@@ -218,8 +219,8 @@ impl Filter {
             && self.dst.is_none_or(|dst| dst == entry.original.dst)
     }
 
-    /// As the kernel's own filter. A port has a meaning there only with a protocol. No address: of IPv6's, Linux 5.8 to
-    /// 6.18 let through those that differ (ctnetlink_filter_match_tuple).
+    /// Encodes the filter for the kernel. There a port needs a protocol. The address is left out: for IPv6, Linux 5.8
+    /// to 6.18 also return entries with other addresses (ctnetlink_filter_match_tuple).
     fn encode(&self, w: &mut Writer) {
         let Some(proto) = self.proto else { return };
         w.nest(attr::TUPLE_ORIG, |w| {
@@ -232,7 +233,7 @@ impl Filter {
         w.nest(attr::FILTER, |w| w.attr(attr::FILTER_ORIG_FLAGS, &flags.to_ne_bytes()));
     }
 
-    /// As options of `conntrack`.
+    /// The filter as options of `conntrack`.
     fn text(&self, family: Family) -> String {
         let mut text = format!(" -f {}", if family == Family::V4 { "ipv4" } else { "ipv6" });
         text.extend(self.proto.map(|proto| format!(" -p {proto}")));
@@ -243,7 +244,7 @@ impl Filter {
 }
 
 impl Entry {
-    /// Packets went both ways (IPS_SEEN_REPLY).
+    /// Whether packets were seen in both directions (IPS_SEEN_REPLY).
     pub fn is_answered(&self) -> bool {
         self.status & 1 << 1 != 0
     }
@@ -259,7 +260,7 @@ impl Entry {
             proto,
             original,
             reply,
-            // not told when it is zero
+            // left out if it is zero
             mark: attributes.be32(attr::MARK).unwrap_or_default(),
             status: attributes.be32(attr::STATUS)?,
             zone: attributes.get(attr::ZONE).map(Into::into),
@@ -267,7 +268,7 @@ impl Entry {
         })
     }
 
-    /// Without a tuple it would ask for the deletion of all entries: this one always has one.
+    /// The deletion request. Without a tuple it would delete all entries; an `Entry` always has one.
     fn delete_request(&self) -> Option<Vec<u8>> {
         message(DELETE, 0, number(self.family), 0, |w| {
             w.nest(attr::TUPLE_ORIG, |w| w.raw(&self.tuple));
@@ -276,14 +277,14 @@ impl Entry {
         })
     }
 
-    /// As an error names it.
+    /// The deletion's name in an error.
     fn deletion(&self) -> String {
         let Tuple { src, dst, sport, dport } = self.original;
         format!("conntrack -D -p {} -s {src} -d {dst} --sport {sport} --dport {dport}", self.proto)
     }
 }
 
-/// The protocol and the addresses of CTA_TUPLE_ORIG or CTA_TUPLE_REPLY.
+/// Decodes protocol and addresses of CTA_TUPLE_ORIG or CTA_TUPLE_REPLY.
 fn decode_tuple(tuple: &Attributes<'_>) -> Option<(u8, Tuple)> {
     let (ip, proto) = (tuple.nested(attr::TUPLE_IP)?, tuple.nested(attr::TUPLE_PROTO)?);
     let addr = |side: usize| match (ip.get(attr::IP_V4[side]), ip.get(attr::IP_V6[side])) {
@@ -300,7 +301,7 @@ fn number(family: Family) -> u8 {
     NUMBERS.into_iter().find(|(of, _)| *of == family).map_or(0, |(_, number)| number)
 }
 
-/// nfnetlink_rcv_msg: EINVAL when no module answers to the subsystem.
+/// Adds a text for EINVAL, which means that no module provides the subsystem (nfnetlink_rcv_msg).
 fn explain(error: KernelError) -> KernelError {
     match error.errno.0 {
         libc::EINVAL if error.text.is_none() => {

@@ -116,6 +116,53 @@ impl Kernel {
     }
 }
 
+/// The steps that [`Kernel::converge`] takes, taken slice by slice, so that others may use the socket in between.
+#[derive(Debug)]
+pub struct Convergence {
+    plan: Plan,
+    taken: usize,
+    report: Report,
+}
+
+impl Convergence {
+    /// Takes up to `most` of the steps that are left; a transaction of nf_tables is not divided. True when none is left then.
+    pub fn advance(&mut self, kernel: &mut Kernel, most: usize) -> bool {
+        let steps = &self.plan.steps;
+        let mut end = (self.taken + most.max(1)).min(steps.len());
+        let divided = |at: usize| matches!(steps.get(at - 1..=at), Some([Step::Nft(..), Step::Nft(..)]));
+        while end > 0 && divided(end) {
+            end += 1;
+        }
+        let Report { done, handles, failed } = kernel.apply(&steps[self.taken..end]);
+        self.report.done += done;
+        self.report.handles.extend(handles);
+        self.report.failed.extend(failed);
+        self.taken = end;
+        end == steps.len()
+    }
+
+    /// What became of it, once no step is left.
+    pub fn finish(mut self) -> Outcome {
+        self.plan.steps.truncate(self.taken);
+        Outcome::of(self.plan, self.report)
+    }
+}
+
+impl Kernel {
+    /// The begin of a convergence: the kernel is read, and nothing is changed yet.
+    ///
+    /// # Errors
+    /// The kernel could not be read.
+    pub fn begin(
+        &mut self,
+        desired: &State,
+        scope: &Scope,
+        assumed: Option<Assumed<'_>>,
+    ) -> Result<Convergence, KernelError> {
+        Ok(Convergence { plan: self.plan(desired, scope, assumed)?, taken: 0, report: Report::default() })
+    }
+}
+
 impl Outcome {
     fn of(plan: Plan, report: Report) -> Self {
         let mut failed = report.failed.iter().map(|(step, _)| step).peekable();

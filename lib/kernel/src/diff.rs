@@ -112,6 +112,7 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     wireguard::put(desired, observed, steps);
     objects::add_addresses(desired, observed, steps);
     links::raise(desired, observed, steps);
+    wireguard::greet(desired, observed, steps);
     objects::put_neighbours(desired, observed, steps);
     let routes = routes::Routes { desired, observed, scope, links: &links };
     let moved = routes.put(&mut plan);

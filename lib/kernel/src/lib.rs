@@ -34,6 +34,6 @@ pub mod wait;
 mod wireguard;
 
 pub use apply::Report;
-pub use converge::{Assumed, Failure, Outcome};
+pub use converge::{Assumed, Convergence, Failure, Outcome};
 pub use kernel::Kernel;
 pub use netlink::{Errno, KernelError};

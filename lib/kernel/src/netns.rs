@@ -1,4 +1,4 @@
-//! Network namespaces: opened, compared, entered in a scope that cannot leak.
+//! Network namespaces: opens, compares and enters them. A scope ensures that the thread always returns.
 
 use std::fs::File;
 use std::io;
@@ -11,54 +11,54 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::netlink::{Errno, KernelError};
 
-/// linux/magic.h
+/// The file system type of namespace files (linux/magic.h).
 const NSFS_MAGIC: FsWord = 0x6e73_6673;
 const PROC_SUPER_MAGIC: FsWord = 0x9fa0;
 
-/// The thread's own namespace.
+/// The namespace of the calling thread.
 const OWN: &str = "/proc/thread-self/ns/net";
 
 /// Why a path is not a usable network namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
-    /// Nothing is there: the namespace is gone.
+    /// The path does not exist, so the namespace is gone.
     #[error("failed to open netns {path:?}: no such file or directory")]
     Absent {
         /// The path as given.
         path: String,
     },
-    /// It is a file of another kind.
+    /// The file is not a namespace.
     #[error("unknown FS magic on {path:?}: {magic:x}")]
     Foreign {
         /// The path as given.
         path: String,
-        /// `statfs.f_type`
+        /// The file system's type (`statfs.f_type`).
         magic: u64,
     },
-    /// It is the namespace that this process is in.
+    /// It is the namespace of this process.
     #[error("netns {path:?} is the one that this process is in")]
     Own {
         /// The path as given.
         path: String,
     },
-    /// It cannot be opened or entered.
+    /// The namespace cannot be opened or entered.
     #[error("failed to open netns {path:?}: {errno}")]
     Refused {
         /// The path as given.
         path: String,
-        /// Why.
+        /// The operating system's error.
         errno: Errno,
     },
 }
 
 impl NetnsError {
-    /// The namespace does not exist (any more).
+    /// Whether the namespace does not exist (any more).
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Absent { .. })
     }
 
-    /// The path leads to no network namespace but perhaps this process's own. False where something hides what it leads
-    /// to: no permission, too many open files.
+    /// Whether the path leads to no network namespace except perhaps this process's own. False if that is unknown: no
+    /// permission, or too many open files.
     pub fn leads_to_none(&self) -> bool {
         match self {
             Self::Absent { .. } | Self::Foreign { .. } | Self::Own { .. } => true,
@@ -69,7 +69,7 @@ impl NetnsError {
     }
 }
 
-/// An open network namespace; it lives as long as this does.
+/// An open network namespace. It exists at least as long as this value.
 #[derive(Debug)]
 pub struct Netns {
     file: Arc<File>,
@@ -83,7 +83,7 @@ impl Netns {
         Ok(netns)
     }
 
-    /// The same, but the namespace that the thread is in is refused. What `path` is is decided on what was opened: the
+    /// As [`Netns::open`], but refuses the namespace of the thread. The decision is about the opened file, because the
     /// path may lead elsewhere a moment later.
     pub fn open_other(path: &str) -> Result<Self, NetnsError> {
         let netns = Self::open_any(path)?;
@@ -93,17 +93,17 @@ impl Netns {
         if (own.st_dev, own.st_ino) == (other.st_dev, other.st_ino) {
             return Err(NetnsError::Own { path: path.to_owned() });
         }
-        // all namespaces are files of one file system
+        // all namespace files are on one file system
         if own.st_dev != other.st_dev {
             netns.check_kind(path)?;
         }
         Ok(netns)
     }
 
-    /// Opens whatever `path` is, without waiting for the writer of a FIFO.
+    /// Opens any file without waiting for the writer of a FIFO.
     fn open_any(path: &str) -> Result<Self, NetnsError> {
         let own = || path.to_owned();
-        // musl's open, which std calls, asks for close-on-exec twice
+        // musl's open, which std calls, sets close-on-exec with a second call
         let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
         let file = opened.map_err(|e| match e {
             rustix::io::Errno::NOENT => NetnsError::Absent { path: own() },
@@ -121,12 +121,12 @@ impl Netns {
         }
     }
 
-    /// The thread's own.
+    /// The namespace of the thread.
     pub fn current() -> Result<Self, NetnsError> {
         Self::open_any(OWN)
     }
 
-    /// Wraps an open namespace file, which others may use too.
+    /// Wraps an open namespace file, which others may also use.
     pub fn of(file: Arc<File>) -> Self {
         Self { file }
     }
@@ -142,8 +142,8 @@ impl Netns {
         Ok((stat.st_dev, stat.st_ino))
     }
 
-    /// Runs `work` with the thread inside this namespace and brings the thread back, also when `work` panics. If the
-    /// way back fails the process ends: going on in the wrong namespace would damage it.
+    /// Runs `work` with the thread inside this namespace and then moves the thread back, even if `work` panics. If
+    /// moving back fails, the process ends: it could do damage in the wrong namespace.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> Result<T, KernelError> {
         struct Back(Netns);
         impl Drop for Back {
@@ -162,7 +162,7 @@ impl Netns {
         Ok(work())
     }
 
-    /// Makes this the namespace of the thread for good.
+    /// Moves the thread into this namespace permanently.
     pub fn settle(&self) -> Result<(), KernelError> {
         set(&self.file).map_err(|e| KernelError::new("enter a netns", Errno(e.raw_os_error())))
     }

@@ -1,14 +1,15 @@
-//! Deleting a link without waiting for the kernel to forget it.
+//! Deletes a link without waiting until the kernel has released it.
 //!
-//! RTM_DELLINK of a veth returns 16–24 ms after the link is gone for everybody: `netdev_run_todo` waits for an RCU grace
-//! period. The caller only needs "gone", which the kernel announces to RTNLGRP_LINK within half a millisecond. A child
-//! process sends the request and waits out the rest; the caller returns on the announcement.
+//! RTM_DELLINK of a veth returns 16–24 ms after the link is gone for everyone, because `netdev_run_todo` waits for an
+//! RCU grace period. The caller only needs to know that it is gone, which the kernel announces to RTNLGRP_LINK within
+//! half a millisecond. A child process sends the request and waits for the rest. The caller returns on the
+//! announcement.
 //!
-//! The child makes nothing but system calls, on memory that was made before: that is allowed after a fork whatever other
-//! threads the caller has (fork(2), signal-safety(7)). It keeps its own two descriptors and closes all others, so that
-//! it holds no namespace, mount or pipe of the caller's.
+//! The child makes only system calls, on memory that was allocated before. That is allowed after a fork, even if the
+//! caller has other threads (fork(2), signal-safety(7)). It keeps its own two descriptors and closes all others, so
+//! that it keeps no namespace, mount or pipe of the caller open.
 //!
-//! Where nobody reaps the child, or where it cannot be made, the caller does the same itself and waits.
+//! If nobody would reap the child, or if it cannot be created, the caller sends the request itself and waits.
 
 #![expect(unsafe_code, reason = "fork, and what a child does after it")]
 
@@ -28,7 +29,7 @@ use crate::types::{IfIndex, IfName};
 /// RTNLGRP_LINK, linux/rtnetlink.h
 const GROUP_LINK: u32 = 1;
 
-/// The kernel refuses or announces in milliseconds; past this something holds its RTNL lock.
+/// The kernel normally refuses or announces within milliseconds. Beyond this limit, something holds its RTNL lock.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The inode of the host's own PID namespace (PROC_PID_INIT_INO, linux/proc_ns.h).
@@ -38,7 +39,7 @@ const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 const REQUEST: usize = 32;
 
 /// Deletes the link `name` in the namespace of `kernel` (`ip link del`) and returns when it is gone for everyone.
-/// A link that is not there is a success: `false`.
+/// Returns `false` if it does not exist.
 pub fn delete_link(kernel: &mut Kernel, name: &IfName) -> Result<bool, KernelError> {
     match kernel.link(name)? {
         Some(seen) => delete_seen(kernel, &seen),
@@ -46,9 +47,9 @@ pub fn delete_link(kernel: &mut Kernel, name: &IfName) -> Result<bool, KernelErr
     }
 }
 
-/// The same for a link that was looked at: another one that has taken its name since is left alone.
+/// As [`delete_link`], for an observed link. Another link that has taken its name since then is not deleted.
 pub fn delete_seen(kernel: &mut Kernel, seen: &SeenLink) -> Result<bool, KernelError> {
-    match Errand::send(kernel, seen) {
+    match Deletion::send(kernel, seen) {
         Some(errand) => errand.wait(),
         None => delete_and_wait(kernel, seen),
     }
@@ -58,7 +59,7 @@ fn what(seen: &SeenLink) -> String {
     format!("ip link del {}", seen.name)
 }
 
-/// [`delete_seen`] by the caller itself, who waits 16–24 ms.
+/// As [`delete_seen`], but without a child: the caller waits 16–24 ms.
 pub fn delete_and_wait(kernel: &mut Kernel, seen: &SeenLink) -> Result<bool, KernelError> {
     let request = Request::new(link::delete_by_index(seen.index), 0, what(seen));
     match kernel.socket().ask(request) {
@@ -68,41 +69,41 @@ pub fn delete_and_wait(kernel: &mut Kernel, seen: &SeenLink) -> Result<bool, Ker
     }
 }
 
-/// Whether a child that outlives this process is reaped: the host's PID 1 does it, a container's often does not.
+/// Whether a child that outlives this process is reaped. The host's PID 1 reaps it; a container's often does not.
 fn is_reaped() -> bool {
     rustix::fs::stat("/proc/self/ns/pid").is_ok_and(|stat| stat.st_ino == INITIAL_PID_NAMESPACE)
 }
 
-/// What was left to a child.
-struct Errand {
+/// A deletion that a child carries out.
+struct Deletion {
     index: IfIndex,
     what: String,
-    /// Hears the kernel's announcements.
+    /// Receives the kernel's announcements.
     watch: Socket,
-    /// The child tells the outcome as an errno.
-    news: OwnedFd,
+    /// The pipe on which the child reports the outcome as an errno.
+    outcome: OwnedFd,
 }
 
-impl Errand {
-    /// Sends a child to delete `seen`; `None` when that cannot be done here.
+impl Deletion {
+    /// Starts a child that deletes `seen`. `None` if that is not possible here.
     fn send(kernel: &Kernel, seen: &SeenLink) -> Option<Self> {
         if !is_reaped() {
             return None;
         }
-        // a socket of the child's own: on a shared one each would read the other's answers
+        // the child needs its own socket: on a shared one, each would read the other's replies
         let sockets = kernel.inside(|| Ok::<_, KernelError>((listen()?, Socket::open()?)));
         let (watch, own) = sockets.ok()?.ok()?;
-        let (news, tell) = pipe_with(PipeFlags::CLOEXEC).ok()?;
+        let (outcome, report) = pipe_with(PipeFlags::CLOEXEC).ok()?;
         let request = delete_request(seen.index);
         // SAFETY: the child makes system calls only.
         match unsafe { libc::fork() } {
             -1 => None,
-            0 => carry_out(own.as_fd().as_raw_fd(), tell.as_raw_fd(), &request),
-            _child => Some(Self { index: seen.index, what: what(seen), watch, news }),
+            0 => carry_out(own.as_fd().as_raw_fd(), report.as_raw_fd(), &request),
+            _child => Some(Self { index: seen.index, what: what(seen), watch, outcome }),
         }
     }
 
-    /// The kernel's announcement or the child's word, whichever is first.
+    /// Waits for the kernel's announcement or the child's report, whichever comes first.
     fn wait(mut self) -> Result<bool, KernelError> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -110,7 +111,7 @@ impl Errand {
             if left.is_zero() {
                 return Err(KernelError::new(self.what, Errno(libc::ETIMEDOUT)));
             }
-            let (announced, told) = match readable(&self.watch, &self.news, left) {
+            let (announced, reported) = match readable(&self.watch, &self.outcome, left) {
                 Ok(ready) => ready,
                 Err(errno) => return Err(KernelError::new(self.what, errno)),
             };
@@ -119,13 +120,13 @@ impl Errand {
                 match self.watch.announcements(|m| matches!(m, Message::DelLink(l) if l.header.index == index)) {
                     Ok(true) => return Ok(true),
                     Ok(false) => {}
-                    // overrun: the child's word is to be waited for
+                    // announcements were lost: wait for the child's report
                     Err(error) if error.is_retryable() => {}
                     Err(error) => return Err(error),
                 }
             }
-            if told {
-                return outcome(&self.news, self.what);
+            if reported {
+                return outcome(&self.outcome, self.what);
             }
         }
     }
@@ -137,36 +138,36 @@ fn listen() -> Result<Socket, KernelError> {
     Ok(socket)
 }
 
-/// RTM_DELLINK of the link with `index`, as the kernel takes it.
+/// RTM_DELLINK for the link with `index`, in the kernel's format.
 fn delete_request(index: IfIndex) -> [u8; REQUEST] {
     let mut bytes = [0; REQUEST];
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
     bytes[..4].copy_from_slice(&(REQUEST as u32).to_ne_bytes());
     bytes[4..6].copy_from_slice(&libc::RTM_DELLINK.to_ne_bytes());
     bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
-    // behind the family and the type of struct ifinfomsg
+    // after the family and the type in struct ifinfomsg
     bytes[20..24].copy_from_slice(&index.0.to_ne_bytes());
     bytes
 }
 
-/// The child: sends the request, tells the outcome as an errno, ends.
-fn carry_out(socket: RawFd, tell: RawFd, request: &[u8; REQUEST]) -> ! {
-    keep([socket, tell]);
-    let (socket, tell) = (0, 1);
+/// The child: sends the request, reports the outcome as an errno, and ends.
+fn carry_out(socket: RawFd, report: RawFd, request: &[u8; REQUEST]) -> ! {
+    keep([socket, report]);
+    let (socket, report) = (0, 1);
     let mut answer = [0u8; 1024];
-    // SAFETY: system calls on the child's own descriptors and stack; _exit runs no destructor of the parent's.
+    // SAFETY: only system calls on the child's own descriptors and stack; _exit runs no destructor of the parent's.
     unsafe {
         let mut length = libc::send(socket, request.as_ptr().cast(), REQUEST, 0);
         if length >= 0 {
             length = libc::recv(socket, answer.as_mut_ptr().cast(), answer.len(), 0);
         }
         let errno = if length < 0 { *libc::__errno_location() } else { refusal(&answer) };
-        libc::write(tell, errno.to_ne_bytes().as_ptr().cast(), 4);
+        libc::write(report, errno.to_ne_bytes().as_ptr().cast(), 4);
         libc::_exit(0)
     }
 }
 
-/// The errno of a NLMSG_ERROR; 0 is an acknowledgement.
+/// The errno in a NLMSG_ERROR; 0 is an acknowledgement.
 fn refusal(answer: &[u8; 1024]) -> i32 {
     let [_, _, _, _, a, b, ..] = *answer;
     let [.., c0, c1, c2, c3] = *answer.first_chunk::<20>().unwrap_or(&[0; 20]);
@@ -176,9 +177,9 @@ fn refusal(answer: &[u8; 1024]) -> i32 {
     }
 }
 
-/// In a child: `kept` become 0, 1 …; every other descriptor is closed.
+/// In a child: moves `kept` to the descriptors 0, 1 … and closes all others.
 ///
-/// std opens 0 to 2 before `main` when they are closed, so that none of `kept` is among them.
+/// std opens 0 to 2 before `main` if they are closed, so none of `kept` is among them.
 fn keep<const N: usize>(kept: [RawFd; N]) {
     // SAFETY: system calls on descriptors of the child alone.
     unsafe {
@@ -186,7 +187,7 @@ fn keep<const N: usize>(kept: [RawFd; N]) {
             libc::dup2(*fd, place as RawFd);
         }
         if libc::syscall(libc::SYS_close_range, N as libc::c_uint, libc::c_uint::MAX, 0) != 0 {
-            // Linux before 5.9: as many as a process may have by default
+            // Linux before 5.9: the default limit of a process
             for fd in N as RawFd..1024 {
                 libc::close(fd);
             }
@@ -194,8 +195,8 @@ fn keep<const N: usize>(kept: [RawFd; N]) {
     }
 }
 
-fn readable(watch: &Socket, news: &OwnedFd, left: Duration) -> Result<(bool, bool), Errno> {
-    let mut fds = [PollFd::new(watch, PollFlags::IN), PollFd::new(news, PollFlags::IN)];
+fn readable(watch: &Socket, outcome: &OwnedFd, left: Duration) -> Result<(bool, bool), Errno> {
+    let mut fds = [PollFd::new(watch, PollFlags::IN), PollFd::new(outcome, PollFlags::IN)];
     let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
     match poll(&mut fds, Some(&timeout)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok((!fds[0].revents().is_empty(), !fds[1].revents().is_empty())),
@@ -203,9 +204,9 @@ fn readable(watch: &Socket, news: &OwnedFd, left: Duration) -> Result<(bool, boo
     }
 }
 
-fn outcome(news: &OwnedFd, what: String) -> Result<bool, KernelError> {
+fn outcome(outcome: &OwnedFd, what: String) -> Result<bool, KernelError> {
     let mut bytes = [0; 4];
-    match rustix::io::read(news, &mut bytes) {
+    match rustix::io::read(outcome, &mut bytes) {
         Ok(4) => match i32::from_ne_bytes(bytes) {
             0 => Ok(true),
             libc::ENODEV => Ok(false),
@@ -216,9 +217,9 @@ fn outcome(news: &OwnedFd, what: String) -> Result<bool, KernelError> {
     }
 }
 
-/// Lets a child process be the last to close `held`: closing an nfnetlink socket after a commit that deleted something
-/// blocks for an RCU grace period, 8–16 ms, which is nobody's to wait for. Where no child can be made, or where nobody
-/// reaps it, the caller waits.
+/// Starts a child process that closes `held` last. Closing an nfnetlink socket after a commit that deleted something
+/// blocks for an RCU grace period, 8–16 ms, and nobody needs to wait for that. If no child can be created, or if nobody
+/// would reap it, the caller waits.
 pub fn leave_to_child(held: impl AsFd) {
     if !is_reaped() {
         return;
@@ -229,11 +230,11 @@ pub fn leave_to_child(held: impl AsFd) {
         hold(closed.as_raw_fd(), held.as_fd().as_raw_fd())
     }
     drop(held);
-    // and now the child may end
+    // closing its end of the pipe lets the child end
     drop(open);
 }
 
-/// The child: ends, and so closes `held`, when the caller has closed its own or has died.
+/// The child: waits until the caller has closed its own `held` or has died, then ends, which closes the last `held`.
 fn hold(closed: RawFd, held: RawFd) -> ! {
     keep([closed, held]);
     let mut byte = 0u8;

@@ -1,8 +1,8 @@
 //! The start of a process that lives for a millisecond.
 //!
-//! Rust's own start asks the kernel for a signal stack and for handlers that tell a stack overflow from another fault:
-//! 13 calls and three pages that a plugin has no use for. [`start`](crate::start!) keeps the two that it needs: standard
-//! descriptors that are open, and writing to a closed pipe as an error in the place of a signal.
+//! Rust's own start asks the kernel for a signal stack, and for handlers that distinguish a stack overflow from another
+//! fault: 13 calls and three pages that a plugin does not need. [`start`](crate::start!) keeps two parts: it opens
+//! closed standard descriptors, and it makes writing to a closed pipe an error instead of a signal.
 
 #![expect(unsafe_code, reason = "a C program's main")]
 
@@ -12,11 +12,11 @@ use std::panic::catch_unwind;
 
 use rustix::fs::{Mode, OFlags};
 
-/// What Rust's own start ends with after a panic.
+/// The exit status of Rust's own start after a panic.
 const PANICKED: c_int = 101;
 
-/// Makes `$main`, a `fn(Vec<String>) -> u8`, what the program does with its arguments; it gives the exit code. The
-/// crate needs `#![no_main]`.
+/// Makes `$main`, a `fn(Vec<String>) -> u8`, the program's main function. It gets the arguments and returns the exit
+/// status. The crate needs `#![no_main]`.
 #[macro_export]
 macro_rules! start {
     ($main:path) => {
@@ -32,10 +32,10 @@ macro_rules! start {
     };
 }
 
-/// [`start`](crate::start!)'s work.
+/// Does the work of [`start`](crate::start!).
 ///
 /// # Safety
-/// `arguments` are `count` strings that live for ever.
+/// `arguments` are `count` strings that live as long as the process.
 pub unsafe fn run(count: c_int, arguments: *const *const c_char, main: fn(Vec<String>) -> u8) -> c_int {
     open_standard();
     // SAFETY: no handler is installed.
@@ -46,14 +46,15 @@ pub unsafe fn run(count: c_int, arguments: *const *const c_char, main: fn(Vec<St
     catch_unwind(|| main((0..count).map(argument).collect())).map_or(PANICKED, c_int::from)
 }
 
-/// A descriptor that is closed would be the next file's, and what is written to it would go there.
+/// Opens closed standard descriptors. Otherwise the next opened file would get such a number, and output would go
+/// there.
 fn open_standard() {
     let ask = |fd| libc::pollfd { fd, events: 0, revents: 0 };
     let mut asked = [ask(0), ask(1), ask(2)];
-    // SAFETY: as many as the array has.
+    // SAFETY: 3 is the length of the array.
     unsafe { libc::poll(asked.as_mut_ptr(), 3, 0) };
     for _ in asked.iter().filter(|asked| asked.revents & libc::POLLNVAL != 0) {
-        // the lowest number that is free; nothing better can be had than a descriptor that stays closed
+        // it gets the lowest free number; if it fails, the descriptor stays closed
         if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
             let _ = null.into_raw_fd();
         }

@@ -1,31 +1,32 @@
-//! What a host's addresses and main table say about the way out of it. Pure, but for [`Kernel::survey`].
+//! What a host's addresses and its main table say about its uplink. Pure except [`Kernel::survey`].
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
 use crate::kernel::Kernel;
-use crate::message::address::SeenAddress;
-use crate::message::link::SeenLink;
 use crate::netlink::KernelError;
 use crate::state::{Route, RouteKey};
 use crate::types::{Family, IfName, TableId};
 
+pub use crate::message::address::SeenAddress;
+pub use crate::message::link::SeenLink;
+
 /// A namespace's links, addresses and main table, each in the kernel's order.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
-    /// All links.
+    /// All links of the namespace.
     pub links: Vec<SeenLink>,
-    /// All their addresses.
+    /// The addresses of all links.
     pub addresses: Vec<SeenAddress>,
-    /// The main table, both families.
+    /// The main table of both families.
     pub routes: Vec<(RouteKey, Route)>,
 }
 
 impl Kernel {
-    /// Reads all of it: four dumps.
+    /// Reads all of it with four dumps.
     pub fn survey(&mut self) -> Result<Survey, KernelError> {
-        // links first: an address of a link whose name is not known is left out
+        // links first: addresses of unknown links are left out
         let links = self.links()?;
         let addresses = self.addresses()?;
         let routes = self.routes(TableId::MAIN)?;
@@ -33,18 +34,18 @@ impl Kernel {
     }
 }
 
-/// A default route, as far as the choice of a link needs it.
+/// A default route, with the fields for the choice of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DefaultRoute<'a> {
-    /// Where it leaves.
+    /// The link by which it leaves.
     pub dev: &'a IfName,
-    /// Its metric, the family's usual one when it names none.
+    /// The metric, or the family's default if the route has none.
     pub metric: u32,
-    /// There are others, by other links.
+    /// Whether there are other default routes, by other links.
     pub several: bool,
 }
 
-/// The default route that the kernel prefers: the lowest metric; of several, the first listed.
+/// The default route that the kernel prefers: the lowest metric, then the first in the list.
 pub fn default_route(routes: &[(RouteKey, Route)], family: Family) -> Option<DefaultRoute<'_>> {
     let any = family.default_net();
     // IP6_RT_PRIO_USER, include/net/ip6_route.h
@@ -58,8 +59,8 @@ pub fn default_route(routes: &[(RouteKey, Route)], family: Family) -> Option<Def
     Some(DefaultRoute { dev, metric, several: defaults.iter().any(|(_, other)| *other != dev) })
 }
 
-/// The address that a link is best known by: global before link-local, then one that stays, then one that is no privacy
-/// address, then the kernel's order. A deprecated one never, nor one that is not usable yet.
+/// The best address of a link: global before link-local, then permanent before others, then no privacy address, then
+/// the kernel's order. Never a deprecated or tentative address.
 pub fn preferred_address(addresses: &[SeenAddress], dev: &IfName, family: Family) -> Option<IpAddr> {
     let usable = |seen: &&SeenAddress| {
         let ip = seen.key.net.ip();
@@ -70,17 +71,17 @@ pub fn preferred_address(addresses: &[SeenAddress], dev: &IfName, family: Family
     addresses.iter().filter(usable).min_by_key(rank).map(|seen| seen.key.net.ip())
 }
 
-/// The prefixes that hosts on the same segment as `dev` are in: what the table reaches by it without a router.
+/// The prefixes that the table reaches through `dev` without a router: hosts there are on the same segment.
 pub fn connected(routes: &[(RouteKey, Route)], dev: &IfName) -> Vec<IpNetwork> {
     routes.iter().filter(|(key, route)| is_on_link(key, route, dev)).map(|(key, _)| key.dst).collect()
 }
 
-/// True for a route that reaches hosts on the same segment as `dev`.
+/// Whether the route reaches hosts on the same segment as `dev`.
 pub fn is_on_link(key: &RouteKey, route: &Route, dev: &IfName) -> bool {
     route.dev.as_ref() == Some(dev) && route.via.is_none() && !is_link_local(key.dst.ip())
 }
 
-/// 169.254.0.0/16 or fe80::/10.
+/// Whether the address is in 169.254.0.0/16 or fe80::/10.
 pub fn is_link_local(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(v4) => v4.is_link_local(),

@@ -1,4 +1,4 @@
-//! Kernel parameters below /proc/sys (man 5 proc). Those of the network follow the thread's namespace.
+//! Kernel parameters below /proc/sys (man 5 proc). Network parameters are those of the thread's namespace.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -14,12 +14,12 @@ fn path(key: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(key)
 }
 
-/// The parameter as sysctl(8) takes it: with dots, or with slashes where a name has a dot, as `flannel.1` has.
+/// The parameter as sysctl(8) accepts it: with dots, or with slashes if a name contains a dot, as `flannel.1` does.
 pub(crate) fn parameter(key: &str) -> Cow<'_, str> {
     if key.contains('.') { Cow::Borrowed(key) } else { Cow::Owned(key.replace('/', ".")) }
 }
 
-/// The value without its line end; `None` when the kernel does not have it, as with IPv6 switched off.
+/// Reads a value without its line end. `None` if the kernel does not have the parameter, for instance without IPv6.
 pub fn read(key: &str) -> Result<Option<String>, KernelError> {
     match read_once(&path(key)) {
         Ok(value) => Ok(Some(value)),
@@ -28,10 +28,10 @@ pub fn read(key: &str) -> Result<Option<String>, KernelError> {
     }
 }
 
-/// Longer than the value of any parameter that this program reads.
+/// Bytes. No parameter that this program reads has a longer value.
 const LONGEST: usize = 256;
 
-/// The kernel gives a value in one piece (proc_sys_call_handler, fs/proc/proc_sysctl.c).
+/// Reads a value in one call; the kernel returns it in one piece (proc_sys_call_handler, fs/proc/proc_sysctl.c).
 fn read_once(path: &Path) -> io::Result<String> {
     let mut file = open(path, OFlags::RDONLY)?;
     let mut value = [0; LONGEST];
@@ -40,13 +40,15 @@ fn read_once(path: &Path) -> io::Result<String> {
     text.map(|text| text.trim_end().to_owned()).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// What the kernel calls this boot (`kernel.random.boot_id`), read once in a process; `None` where /proc does not say it.
+/// The kernel's ID of this boot (`kernel.random.boot_id`). It is read once per process. `None` if /proc does not have
+/// it.
 pub fn boot_id() -> Option<&'static str> {
     static BOOT: OnceLock<Option<String>> = OnceLock::new();
     BOOT.get_or_init(|| read_once(&path("kernel/random/boot_id")).ok()).as_deref()
 }
 
-/// Writes a value. One that is there already need not be written where /proc/sys is read-only. One below `net/ipv6` that the kernel does not have counts as written: IPv6 is not there to be set.
+/// Writes a value. If /proc/sys is read-only, it is a success if the value is already there. If the kernel does not
+/// have a parameter below `net/ipv6`, that is a success too: IPv6 is off.
 pub fn write(key: &str, value: &str) -> Result<(), KernelError> {
     match put(key, value.as_bytes()) {
         Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem && has(key, value) => Ok(()),
@@ -60,7 +62,7 @@ fn put(key: &str, value: &[u8]) -> io::Result<()> {
     open(&path(key), OFlags::WRONLY)?.write_all(value)
 }
 
-/// musl's open, which std calls, asks for close-on-exec twice.
+/// Opens a file. musl's open, which std calls, sets close-on-exec with a second call.
 fn open(path: &Path, how: OFlags) -> io::Result<File> {
     Ok(rustix::fs::open(path, how | OFlags::CLOEXEC, Mode::empty())?.into())
 }

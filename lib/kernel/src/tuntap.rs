@@ -1,6 +1,6 @@
-//! TUN and TAP devices, which rtnetlink cannot make (Documentation/networking/tuntap.rst).
+//! TUN and TAP devices, which rtnetlink cannot create (Documentation/networking/tuntap.rst).
 
-#![expect(unsafe_code, reason = "TUN devices are made by ioctl")]
+#![expect(unsafe_code, reason = "TUN devices are created by ioctl")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -11,10 +11,11 @@ use crate::netlink::KernelError;
 use crate::state::TunTap;
 use crate::types::IfName;
 
-/// Where every TUN and TAP device is had from.
-const DOOR: &str = "/dev/net/tun";
+/// The device file that creates and opens all TUN and TAP devices.
+const CLONE_DEVICE: &str = "/dev/net/tun";
 
-/// `struct virtio_net_hdr` in front of every packet of a [`Queue`] (linux/virtio_net.h), in the machine's byte order.
+/// Bytes of `struct virtio_net_hdr` before every packet of a [`Queue`] (linux/virtio_net.h), in the machine's byte
+/// order.
 pub const VNET_HDR_LEN: usize = 10;
 
 /// Creates a persistent device, as `ip tuntap add dev NAME mode …` does.
@@ -30,7 +31,7 @@ pub fn create(name: &IfName, device: &TunTap) -> Result<(), KernelError> {
         [(libc::TUNSETOWNER, device.owner, "TUNSETOWNER"), (libc::TUNSETGROUP, device.group, "TUNSETGROUP")]
     {
         if let Some(id) = id {
-            // SAFETY: these take a number by value.
+            // SAFETY: these requests take a number by value.
             done(unsafe { libc::ioctl(file.as_raw_fd(), number, libc::c_ulong::from(id)) }, || what(op))?;
         }
     }
@@ -38,32 +39,32 @@ pub fn create(name: &IfName, device: &TunTap) -> Result<(), KernelError> {
     done(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETPERSIST, 1 as libc::c_ulong) }, || what("TUNSETPERSIST"))
 }
 
-/// Why no TUN device can be had here; `None` when one can, as far as the door tells.
-pub fn lack() -> Option<String> {
+/// Why no TUN device can be created here; `None` if one can. It only tries to open `/dev/net/tun`.
+pub fn unavailable() -> Option<String> {
     open(0, &|op| op.to_owned()).err().map(|error| error.to_string())
 }
 
-/// One queue of a TUN device with its offloads, non-blocking: what is read and written is one IP packet of up to 65,535
-/// bytes behind [`VNET_HDR_LEN`] bytes of `virtio_net_hdr`.
+/// One queue of a TUN device with its offloads, non-blocking. Each read and write is one IP packet of up to 65,535
+/// bytes after [`VNET_HDR_LEN`] bytes of `virtio_net_hdr`.
 #[derive(Debug)]
 pub struct Queue {
     file: File,
 }
 
 impl Queue {
-    /// Takes one more queue of the TUN device `name` of the thread's network namespace, which must be there and must have
-    /// been made with [`TunTap::multi_queue`].
+    /// Opens one more queue of the TUN device `name` in the thread's network namespace. The device must exist and must
+    /// have been created with [`TunTap::multi_queue`].
     ///
-    /// The kernel then hands over TCP packets that are still to be cut (TSO4), if it can (Linux 6.2) also UDP's (USO4), and
-    /// checksums that are still to be filled in.
+    /// The kernel then delivers TCP packets that are not segmented yet (TSO4), since Linux 6.2 UDP packets too (USO4),
+    /// and packets without final checksums.
     ///
     /// # Errors
-    /// No `/dev/net/tun`, no CAP_NET_ADMIN, or a device of another kind or with another owner.
+    /// There is no `/dev/net/tun`, CAP_NET_ADMIN is missing, or the device has another kind or owner.
     pub fn attach(name: &IfName) -> Result<Self, KernelError> {
         let what = |op: &str| format!("attach to the TUN device {name}: {op}");
         let Self { file } = Self::open(name, libc::IFF_VNET_HDR, &what)?;
         let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4;
-        // the kernel takes USO4 and USO6 together only (set_offload, drivers/net/tun.c)
+        // the kernel accepts USO4 and USO6 only together (set_offload, drivers/net/tun.c)
         let both = tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6;
         offload(&file, both)
             .or_else(|_| offload(&file, tcp))
@@ -71,10 +72,10 @@ impl Queue {
         Ok(Self { file })
     }
 
-    /// As [`attach`](Self::attach), but as upstream has it: bare packets, each whole and with its checksums.
+    /// As [`attach`](Self::attach), but without offloads, as upstream does: complete packets with their checksums.
     ///
     /// # Errors
-    /// The same.
+    /// As [`attach`](Self::attach).
     pub fn plain(name: &IfName) -> Result<Self, KernelError> {
         Self::open(name, 0, &|op| format!("attach to the TUN device {name}: {op}"))
     }
@@ -85,12 +86,12 @@ impl Queue {
         Ok(Self { file })
     }
 
-    /// Reads one packet. WouldBlock when there is none, EBADFD when the device was deleted.
+    /// Reads one packet. The error is WouldBlock if there is none, EBADFD if the device was deleted.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::io::read(&self.file, buffer)?)
     }
 
-    /// Writes one packet, its parts one after another.
+    /// Writes one packet, which is the concatenation of `parts`.
     pub fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         Ok(rustix::io::writev(&self.file, parts)?)
     }
@@ -103,15 +104,17 @@ impl AsFd for Queue {
 }
 
 fn open(flags: libc::c_int, what: &dyn Fn(&str) -> String) -> Result<File, KernelError> {
-    let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(DOOR);
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(CLONE_DEVICE);
     opened.map_err(|e| {
         let hint = match e.kind() {
-            io::ErrorKind::NotFound => "there is none: load the module tun, and in a container pass the device in",
-            io::ErrorKind::PermissionDenied => "it takes root or CAP_NET_ADMIN, and in a container the device allowed",
+            io::ErrorKind::NotFound => "it does not exist: load the module tun; in a container, add the device",
+            io::ErrorKind::PermissionDenied => {
+                "needs root or CAP_NET_ADMIN, and in a container permission for the device"
+            }
             _ if e.raw_os_error() == Some(libc::ENODEV) => "the kernel has no TUN driver (CONFIG_TUN)",
-            _ => return KernelError::io(what(&format!("open {DOOR}")), &e),
+            _ => return KernelError::io(what(&format!("open {CLONE_DEVICE}")), &e),
         };
-        KernelError { text: Some(hint.to_owned()), ..KernelError::io(what(&format!("open {DOOR}")), &e) }
+        KernelError { text: Some(hint.to_owned()), ..KernelError::io(what(&format!("open {CLONE_DEVICE}")), &e) }
     })
 }
 
@@ -135,7 +138,7 @@ fn set_iff(file: &File, name: &IfName, flags: libc::c_int, what: &dyn Fn(&str) -
             )),
             ..error
         },
-        libc::EPERM => KernelError { text: Some("it takes CAP_NET_ADMIN in this namespace".to_owned()), ..error },
+        libc::EPERM => KernelError { text: Some("needs CAP_NET_ADMIN in this namespace".to_owned()), ..error },
         _ => error,
     })
 }

@@ -1,4 +1,4 @@
-//! UDP sockets that send and take many datagrams in one call: UDP_SEGMENT and UDP_GRO (udp(7), linux/udp.h).
+//! UDP sockets that send and receive many datagrams in one call: UDP_SEGMENT and UDP_GRO (udp(7), linux/udp.h).
 
 #![expect(unsafe_code, reason = "no safe crate has UDP_SEGMENT and UDP_GRO as control messages")]
 
@@ -12,44 +12,44 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, soc
 
 use crate::netlink::KernelError;
 
-/// A receive buffer for what comes while the reader is at work: some milliseconds of 10 Gbit/s.
+/// Bytes of the receive buffer, for datagrams that arrive while the reader is busy: some milliseconds of 10 Gbit/s.
 const BUFFER: usize = 8 << 20;
 
-/// The most that one call sends: an IPv4 packet without its and UDP's header.
+/// The most bytes that one call sends: an IPv4 packet without the IPv4 and UDP headers.
 pub const MAX_BYTES: usize = 65_507;
 
-/// The most datagrams that one call sends: UDP_MAX_SEGMENTS of all kernels that have UDP_SEGMENT (linux/udp.h).
+/// The most datagrams that one call sends: UDP_MAX_SEGMENTS of all kernels with UDP_SEGMENT (linux/udp.h).
 pub const MAX_SEGMENTS: usize = 64;
 
-/// A bound IPv4 socket. Sending blocks while the link is full, receiving does not.
+/// A bound IPv4 socket. Sending blocks while the link is full; receiving never blocks.
 #[derive(Debug)]
 pub struct SegmentSocket {
     socket: UdpSocket,
 }
 
-/// What one call has received: datagrams of one sender, one after another.
+/// What one call has received: consecutive datagrams of one sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
-    /// All bytes.
+    /// The length of all datagrams in bytes.
     pub bytes: usize,
-    /// The length of each datagram but the last one, which may be shorter.
+    /// The length of each datagram but the last, in bytes. The last may be shorter.
     pub segment: usize,
-    /// Their sender.
+    /// The datagrams' sender.
     pub from: Ipv4Addr,
-    /// The buffer was too small: the end is missing.
+    /// Whether the buffer was too small, so that the end is missing.
     pub truncated: bool,
 }
 
-/// Control messages are aligned as their header.
+/// A control message buffer, aligned like its header.
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
 impl SegmentSocket {
-    /// Binds to `local` in the thread's network namespace. With `shared` (SO_REUSEPORT) several sockets have the address,
-    /// and the kernel gives each sender's datagrams to one of them.
+    /// Binds to `local` in the thread's network namespace. With `shared` (SO_REUSEPORT) several sockets use the
+    /// address, and the kernel gives all datagrams of one sender to one of them.
     ///
     /// # Errors
-    /// The address is not this host's, or another program has it.
+    /// The address is not one of this host's, or another program uses it.
     pub fn bind(local: SocketAddrV4, shared: bool) -> Result<Self, KernelError> {
         Self::open(local, shared).map_err(|e| KernelError::io(format!("listen on UDP {local}"), &e))
     }
@@ -59,7 +59,7 @@ impl SegmentSocket {
         if shared {
             sockopt::set_socket_reuseport(&fd, true)?;
         }
-        // without CAP_NET_ADMIN only up to net.core.rmem_max: slower, not wrong
+        // without CAP_NET_ADMIN the limit is net.core.rmem_max, which is slower but works
         if sockopt::set_socket_recv_buffer_size_force(&fd, BUFFER).is_err() {
             sockopt::set_socket_recv_buffer_size(&fd, BUFFER)?;
         }
@@ -74,7 +74,7 @@ impl SegmentSocket {
                 size_of::<libc::c_int>() as _,
             )
         };
-        // a kernel before 5.0 has none and gives datagrams one by one
+        // a kernel before 5.0 does not have it and delivers datagrams one by one
         if result < 0 && io::Error::last_os_error().raw_os_error() != Some(libc::ENOPROTOOPT) {
             return Err(io::Error::last_os_error());
         }
@@ -82,17 +82,17 @@ impl SegmentSocket {
         Ok(Self { socket: fd.into() })
     }
 
-    /// The address it is bound to.
+    /// The address that it is bound to.
     pub fn local(&self) -> io::Result<std::net::SocketAddr> {
         self.socket.local_addr()
     }
 
-    /// Sends `parts`, joined, to `to`: as one datagram, or with `segment` cut into datagrams of that many bytes, of which
-    /// the last may be shorter; then at most [`MAX_SEGMENTS`] and [`MAX_BYTES`].
+    /// Sends the concatenation of `parts` to `to`, as one datagram or, with `segment`, as datagrams of that many bytes.
+    /// The last may be shorter. Then at most [`MAX_SEGMENTS`] datagrams and [`MAX_BYTES`] are allowed.
     ///
     /// # Errors
-    /// EINVAL when a datagram of `segment` bytes does not fit the path's MTU, EIO when the way out cannot cut; then single
-    /// datagrams may still get through.
+    /// EINVAL if a datagram of `segment` bytes exceeds the path's MTU; EIO if the device cannot segment. Single
+    /// datagrams may then still get through.
     pub fn send(&self, to: SocketAddrV4, parts: &[IoSlice<'_>], segment: Option<u16>) -> io::Result<()> {
         let mut name = sockaddr(to);
         let mut control = Control([0; 64]);
@@ -107,8 +107,8 @@ impl SegmentSocket {
             message.msg_control = from_mut(&mut control).cast();
             // SAFETY: CMSG_SPACE only computes.
             message.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<u16>() as u32) } as _;
-            // SAFETY: the control buffer is aligned and large enough for one header and a u16, so the first header and its
-            // data lie in it.
+            // SAFETY: the control buffer is aligned and large enough for one header and a u16, so the first header and
+            // its data lie in it.
             unsafe {
                 let header = libc::CMSG_FIRSTHDR(&raw const message);
                 (*header).cmsg_level = libc::SOL_UDP;
@@ -118,7 +118,7 @@ impl SegmentSocket {
             }
         }
         loop {
-            // SAFETY: all that the message points to is alive, and the kernel only reads it.
+            // SAFETY: everything that the message points to is alive, and the kernel only reads it.
             if unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) } >= 0 {
                 return Ok(());
             }
@@ -129,7 +129,7 @@ impl SegmentSocket {
         }
     }
 
-    /// Takes what has come, at most one train of datagrams, without waiting. `buffer` should have 65,535 bytes.
+    /// Receives at most one train of datagrams, without waiting. `buffer` should have 65,535 bytes.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut name = sockaddr(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
         let mut control = Control([0; 64]);
@@ -142,7 +142,7 @@ impl SegmentSocket {
         message.msg_iovlen = 1;
         message.msg_control = from_mut(&mut control).cast();
         message.msg_controllen = size_of::<Control>() as _;
-        // SAFETY: all that the message points to is alive and as long as it says.
+        // SAFETY: everything that the message points to is alive and as long as it says.
         let result = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
         let bytes = usize::try_from(result).map_err(|_| io::Error::last_os_error())?;
         Ok(Received {
@@ -169,7 +169,7 @@ fn sockaddr(addr: SocketAddrV4) -> libc::sockaddr_in {
     }
 }
 
-/// UDP_GRO's int, when the kernel joined datagrams.
+/// The value of UDP_GRO, if the kernel joined datagrams.
 fn segment_of(message: &libc::msghdr) -> Option<usize> {
     // SAFETY: recvmsg filled in the control buffer that the message still points to, and set its length; the macros
     // stay within it.

@@ -1,4 +1,4 @@
-//! Waiting for what the kernel does on its own time, by its announcements and never by polling.
+//! Waits for asynchronous changes in the kernel. It uses announcements and never polls.
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ const GROUP_LINK: u32 = 1;
 const GROUP_IPV6_ADDRESS: u32 = 9;
 
 impl Kernel {
-    /// Waits until `name` is operationally up and returns it, or returns it as it is after `patience`; `None` when it
-    /// is gone. From Linux 6.13 on the first look is enough: RTM_GETLINK brings the carrier's news forward
-    /// (`linkwatch_sync_dev` in `rtnl_getlink`, net/core/rtnetlink.c).
+    /// Waits until `name` is operationally up and returns it. After `patience` it returns the link in its current
+    /// state. `None` if the link is gone. From Linux 6.13 on the first look is enough, because RTM_GETLINK first
+    /// processes pending carrier events (`linkwatch_sync_dev` in `rtnl_getlink`, net/core/rtnetlink.c).
     pub fn wait_running(&mut self, name: &IfName, patience: Duration) -> Result<Option<SeenLink>, KernelError> {
         let look = |kernel: &mut Self| kernel.link(name);
         let first = self.link(name)?;
@@ -28,8 +28,8 @@ impl Kernel {
         self.wait(GROUP_LINK, patience, look, |link| link.as_ref().is_none_or(|link| link.running))
     }
 
-    /// Waits until no IPv6 address of `name` is tentative. True when all are usable; false when some are not after
-    /// `patience`; an address that another host has is an error.
+    /// Waits until no IPv6 address of `name` is tentative. Returns true if all are usable, and false if some are not
+    /// after `patience`. An address that another host has is an error.
     pub fn wait_addresses(&mut self, name: &IfName, patience: Duration) -> Result<bool, KernelError> {
         let index = self.index(name)?;
         let seen = self.wait(
@@ -48,7 +48,7 @@ impl Kernel {
         }
     }
 
-    /// Looks, and looks again at each announcement of `group`, until `good` or out of patience.
+    /// Calls `look` at first and at each announcement of `group`, until it is `good` or `patience` is over.
     fn wait<T>(
         &mut self,
         group: u32,

@@ -67,7 +67,7 @@ pub struct Facts<'a> {
 pub struct Keeping {
     /// The backends whose devices stay, the newest first.
     pub kept: Vec<Kept>,
-    /// Those that a peer may still start to send to.
+    /// Those that some host sends to, as far as the leases say.
     pub offered: Vec<Backend>,
     /// When this changes by itself.
     pub look_again: Option<Instant>,
@@ -83,7 +83,7 @@ impl Keep {
         }
         self.left.retain(|left| left.idle.is_none_or(|idle| facts.now < idle + DRAIN));
         let kept = self.left.iter().map(|left| Kept { backend: left.backend.clone(), leads: left.leads(facts) });
-        let offered = self.left.iter().filter(|left| left.idle.is_none());
+        let offered = self.left.iter().filter(|left| left.is_used(facts));
         Keeping {
             kept: kept.collect(),
             offered: offered.map(|left| left.backend.clone()).collect(),
@@ -132,15 +132,18 @@ impl Left {
         self.is_timed(facts) && self.settles().is_some_and(|settles| facts.now < settles)
     }
 
-    /// Some host may send to its devices.
-    fn is_needed(&self, facts: &Facts<'_>) -> bool {
-        if self.is_timed(facts) {
-            return self.leads(facts);
+    /// Some host sends to its devices, as far as the leases say.
+    fn is_used(&self, facts: &Facts<'_>) -> bool {
+        match self.is_timed(facts) {
+            true => self.leads(facts),
+            false => !facts.complete || self.backend.conf().may_be_sent_to(facts.census),
         }
-        let conf = self.backend.conf();
-        !facts.complete
-            || conf.may_be_sent_to(facts.census)
-            || facts.published.is_some_and(|published| conf.is_named_in(published))
+    }
+
+    /// Some host may send to its devices: also one that acts by this host's own lease, until that names them no more.
+    fn is_needed(&self, facts: &Facts<'_>) -> bool {
+        let named = |published| !self.is_timed(facts) && self.backend.conf().is_named_in(published);
+        self.is_used(facts) || facts.published.is_some_and(named)
     }
 
     fn look_again(&self, facts: &Facts<'_>) -> Option<Instant> {

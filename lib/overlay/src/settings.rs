@@ -4,34 +4,34 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kernel::state::State;
-use kernel::types::{Family, IfName};
+use kernel::types::IfName;
 
-use crate::netconf::NetConf;
+use crate::backend::{Backend, Host};
 
 /// `net.ipv4.ip_forward`, by its path below `/proc/sys`. Writing it sets all links' forwarding.
 pub const FORWARD_V4: &str = "net/ipv4/ip_forward";
 /// IPv6 forwards between any two links or none (`ip6_forward`, net/ipv6/ip6_output.c).
 pub const FORWARD_V6: &str = "net/ipv6/conf/all/forwarding";
 
-/// What a host must have set, by path below `/proc/sys`: with IPv4 forwarding of the host, of the underlay `underlay` and of
-/// the devices in `state` that have an IPv4 address (`inet_forward`, net/ipv4/ip_forward.c); with IPv6 that of the host.
+/// What `host` must have set, by path below `/proc/sys`: with IPv4 forwarding of the host, of its underlay and of the
+/// devices in `state` that have an IPv4 address (`inet_forward`, net/ipv4/ip_forward.c); with IPv6 that of the host.
 /// `routers` are links by which the host has an IPv6 default route from router advertisements: a host that forwards drops it
 /// unless `accept_ra` is 2 (Documentation/networking/ip-sysctl.rst).
 ///
 /// Empty for alloc, which moves no packets, and for extension, whose commands do.
-pub fn wanted(conf: &NetConf, underlay: &IfName, routers: &[IfName], state: &State) -> BTreeMap<String, String> {
+pub fn wanted(backend: &Backend, host: &Host, routers: &[IfName], state: &State) -> BTreeMap<String, String> {
     let mut wanted = BTreeMap::new();
-    if conf.backend.mode().is_none() {
+    if backend.mode().is_none() {
         return wanted;
     }
     let mut set = |path: String, value: &str| drop(wanted.insert(path, value.to_owned()));
-    if conf.family(Family::V4).is_some() {
+    if host.networks.v4.is_some() {
         set(FORWARD_V4.to_owned(), "1");
         let devices = state.addresses.keys().filter(|key| key.net.is_ipv4()).map(|key| &key.dev);
-        let devices: BTreeSet<&IfName> = devices.chain([underlay]).collect();
+        let devices: BTreeSet<&IfName> = devices.chain([&host.underlay.dev]).collect();
         devices.into_iter().for_each(|dev| set(format!("net/ipv4/conf/{dev}/forwarding"), "1"));
     }
-    if conf.family(Family::V6).is_some() {
+    if host.networks.v6.is_some() {
         set(FORWARD_V6.to_owned(), "1");
         routers.iter().for_each(|dev| set(format!("net/ipv6/conf/{dev}/accept_ra"), "2"));
     }
@@ -46,6 +46,13 @@ pub fn is_vital(path: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kernel::types::Mtu;
+
+    use crate::backend::Identity;
+    use crate::lease::Subnets;
+    use crate::net::ByFamily;
+    use crate::netconf::NetConf;
+    use crate::underlay::Underlay;
 
     fn text(conf: &str, routers: &[&str]) -> Vec<String> {
         let conf = NetConf::parse(conf.as_bytes()).unwrap().conf;
@@ -54,7 +61,11 @@ mod tests {
         state.address(&name("flannel.1"), "10.5.1.0/32".parse().unwrap(), true);
         state.address(&name("flannel-v6.1"), "fd05::/128".parse().unwrap(), true);
         let routers: Vec<_> = routers.iter().map(|dev| name(dev)).collect();
-        let wanted = wanted(&conf, &name("eth0"), &routers, &state);
+        let underlay =
+            Underlay { dev: name("eth0"), mtu: Mtu(1500), addresses: ByFamily::default(), connected: Vec::new() };
+        let (networks, identity) = (conf.network_by_family(), Identity::default());
+        let host = Host { networks, own: Subnets::default(), identity, underlay };
+        let wanted = wanted(&conf.backend, &host, &routers, &state);
         wanted.iter().map(|(path, value)| format!("{path}={value}")).collect()
     }
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use flanneld::lab::wait::eventually;
-use flanneld::lab::{Doing, Error};
+use lab::wait::eventually;
+use lab::{Doing, Error};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use rustix::process::{WaitOptions, wait};

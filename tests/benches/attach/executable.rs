@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use flanneld::lab::{Doing, Error};
+use lab::{Doing, Error};
 
 /// What the executable is built for.
 const TARGET: &str =

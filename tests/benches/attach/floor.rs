@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flanneld::lab::netns::Room;
-use flanneld::lab::{Doing, Error};
 use kernel::Kernel;
 use kernel::diff::{Step, diff};
 use kernel::state::{Bridge, Link, LinkKind, Scope, State};
 use kernel::types::IfName;
+use lab::netns::Room;
+use lab::{Doing, Error};
 use tests::strace::Traced;
 
 use crate::call::Call;

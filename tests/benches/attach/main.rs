@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use flanneld::ctl::install::install;
-use flanneld::lab::netns::Room;
-use flanneld::lab::sandbox::{self, Right};
-use flanneld::lab::{Doing, Error};
+use flannelctl::install::install;
 use kernel::Kernel;
+use lab::netns::Room;
+use lab::sandbox::{self, Right};
+use lab::{Doing, Error};
 use tests::need::Need;
 use tests::strace::Counts;
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use attachment::Key;
 use attachment::rules::masquerade;
-use flanneld::lab::netns::Room;
-use flanneld::lab::{Doing, Error};
 use ipnetwork::IpNetwork;
 use kernel::Kernel;
 use kernel::nft::Batch;
+use lab::netns::Room;
+use lab::{Doing, Error};
 use tests::need::Need;
 
 use crate::measure::{Series, quantile};

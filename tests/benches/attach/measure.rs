@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use flanneld::lab::netns::Room;
-use flanneld::lab::{Doing, Error};
 use kernel::Kernel;
+use lab::netns::Room;
+use lab::{Doing, Error};
 
 use crate::call::{Call, Cost, race, settle};
 use crate::side::{Side, host_end, remains, success};

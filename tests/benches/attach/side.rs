@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flanneld::lab::netns::Room;
-use flanneld::lab::{Doing, Error};
 use kernel::Kernel;
 use kernel::types::IfName;
+use lab::netns::Room;
+use lab::{Doing, Error};
 use serde_json::{Value, json};
 use tests::strace::{Counts, Traced};
 

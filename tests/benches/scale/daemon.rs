@@ -4,16 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use flanneld::lab::process::{Daemon, Launch, ends_within, last_lines};
-use flanneld::lab::wait::eventually;
-use flanneld::lab::world::World;
-use flanneld::lab::{Doing, Error};
 use kernel::Kernel;
 use kernel::diff::Step;
 use kernel::message::Socket;
 use kernel::message::route;
 use kernel::state::{RouteScope, Scope};
 use kernel::types::{IfName, RouteProtocol};
+use lab::process::{Daemon, Launch, ends_within, last_lines};
+use lab::wait::eventually;
+use lab::world::World;
+use lab::{Doing, Error};
 
 use rustix::process::Pid;
 

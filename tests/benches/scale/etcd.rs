@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flanneld::lab::process::{Daemon, Launch, last_lines};
-use flanneld::lab::wait::eventually;
-use flanneld::lab::world::World;
-use flanneld::lab::{Doing, Error};
 use kernel::types::Family;
+use lab::process::{Daemon, Launch, last_lines};
+use lab::wait::eventually;
+use lab::world::World;
+use lab::{Doing, Error};
 use store::etcd::{Asked, Client, Options, pb};
 use tokio::runtime::Runtime;
 

@@ -12,11 +12,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use flanneld::lab::process::door;
-use flanneld::lab::sandbox::{self, Right};
-use flanneld::lab::topology::Topology;
-use flanneld::lab::world::World;
-use flanneld::lab::{Doing, Error};
+use lab::process::become_child;
+use lab::sandbox::{self, Right};
+use lab::topology::Topology;
+use lab::world::World;
+use lab::{Doing, Error};
 
 use daemon::Host;
 use report::Row;
@@ -33,7 +33,7 @@ const BURST: usize = 10_000;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that shows its figures")]
 fn main() -> ExitCode {
-    if let Some(error) = door(std::env::args_os()) {
+    if let Some(error) = become_child(std::env::args_os()) {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use flanneld::lab::{Error, sandbox};
+use lab::{Error, sandbox};
 
 use paths::Paths;
 use stream::{Carried, carry};
@@ -61,8 +61,8 @@ fn options(mut args: impl Iterator<Item = OsString>) -> Result<Options, Error> {
 
 fn run() -> Result<String, Error> {
     let options = options(std::env::args_os().skip(1))?;
-    if let Some(lack) = kernel::tuntap::lack() {
-        return Err(Error::Wrong(lack));
+    if let Some(why) = kernel::tuntap::unavailable() {
+        return Err(Error::Wrong(why));
     }
     sandbox::enter()?;
     let paths = Paths::build(options.queues)?;

@@ -3,10 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 
-use flanneld::lab::netns::Room;
-use flanneld::lab::topology::Topology;
-use flanneld::lab::world::{World, establish};
-use flanneld::lab::{Doing, Error};
 use flanneld::udp::counters::Counters;
 use flanneld::udp::table::Table;
 use flanneld::udp::{DataPath, Settings};
@@ -14,6 +10,10 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use kernel::state::{FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, State, TunTap, Vxlan};
 use kernel::tuntap::Queue;
 use kernel::types::{Family, IfName, InvalidValue, Mac, Mtu, Vni, host_net};
+use lab::netns::Room;
+use lab::topology::Topology;
+use lab::world::{World, establish};
+use lab::{Doing, Error};
 
 use tests::plain::Plain;
 

@@ -4,8 +4,8 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use flanneld::lab::netns::Room;
-use flanneld::lab::{Doing, Error};
+use lab::netns::Room;
+use lab::{Doing, Error};
 
 /// What is written and read in one call.
 const CHUNK: usize = 128 << 10;

@@ -1,4 +1,4 @@
-//! The network configuration, leases, subnet.env.
+//! Targets: the network configuration, leases, subnet.env.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use super::owned;
 const DUAL: &str =
     r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/48","Backend":{"Type":"vxlan"}}"#;
 
-/// What is accepted has a network that subnets fit into, and device names that the kernel takes.
+/// An accepted configuration has a network with room for subnets, and valid device names.
 pub fn net_conf(bytes: &[u8]) {
     let Ok(parsed) = NetConf::parse(bytes) else { return };
     assert!(parsed.conf.families().next().is_some());
@@ -40,13 +40,13 @@ pub fn net_conf_seeds() -> Vec<Vec<u8>> {
     ])
 }
 
-/// A key that is read is written as a key that is read the same.
+/// A key that is read and written again is read the same.
 pub fn lease_key(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(subnets) = text.parse::<Subnets>() else { return };
     assert!(!subnets.is_empty());
     let again = subnets.to_string();
-    // a mapped address is printed with dots, which no key may have
+    // a mapped address is printed with dots, which a key must not contain
     if !again.contains("::ffff:") {
         assert_eq!(again.parse::<Subnets>(), Ok(subnets), "{text:?}");
     }
@@ -56,7 +56,7 @@ pub fn lease_key_seeds() -> Vec<Vec<u8>> {
     owned(&["10.5.53.0-24", "10.5.53.0-24&fd05:0:0:65::-64", "0.0.0.0-0&fd05:0:0:65::-64"])
 }
 
-/// A value that is read is written as one that is read the same; and so is VXLAN's data.
+/// A value that is read and written again is read the same; so is VXLAN's data.
 pub fn lease_value(bytes: &[u8]) {
     let Ok(attrs) = LeaseAttrs::parse(bytes) else { return };
     let text = attrs.to_json();
@@ -78,8 +78,8 @@ pub fn lease_value_seeds() -> Vec<Vec<u8>> {
     ])
 }
 
-/// Lines of key and value. Whatever they say, the subnets that are followed are inside the network, apart from each other
-/// and from this host's, and no MAC is that of two addresses, nor this host's.
+/// Lines of key and value. For any lines, the accepted subnets are inside the network and overlap neither each other
+/// nor this host's subnet. No MAC belongs to two addresses or equals this host's.
 pub fn leases(bytes: &[u8]) {
     let Ok(NetConf { v4, v6, .. }) = NetConf::parse(DUAL.as_bytes()).map(|parsed| parsed.conf) else { return };
     let Ok(conf) = NetConf::parse(DUAL.as_bytes()).map(|parsed| parsed.conf) else { return };
@@ -122,7 +122,7 @@ pub fn leases_seeds() -> Vec<Vec<u8>> {
     vec![[line(1), line(2), line(3)].concat().into_bytes(), [line(2), large].concat().into_bytes()]
 }
 
-/// What is read is written as what is read the same, and the daemon reads no more than the plugin does.
+/// A file that is read and written again is read the same. The daemon accepts no more than the plugin does.
 pub fn subnet_env(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let previous = Previous::parse(&text);

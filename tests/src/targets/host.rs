@@ -1,4 +1,4 @@
-//! Files of this host that other programs, or other versions, may have written; and the command line.
+//! Targets: the command line, and files of this host that other programs or versions may have written.
 
 #![expect(clippy::unwrap_used, reason = "a target fails by panicking")]
 
@@ -9,7 +9,7 @@ use attachment::reservations::recode_index;
 use cni::error::Error;
 use cni::plugin::serve;
 use flanneld::flags;
-use flanneld::status::Status;
+use overlay::status::Status;
 use plugins::attach::Addresses;
 use plugins::flannel;
 use plugins::host_local::HostLocal;
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::owned;
 
-/// status.json, as flannelctl reads it and as the plugins do.
+/// status.json, read as flannelctl and the plugins do.
 pub fn status(bytes: &[u8]) {
     let Ok(status) = serde_json::from_slice::<Status>(bytes) else { return };
     let text = serde_json::to_vec(&status).unwrap();
@@ -36,7 +36,7 @@ pub fn status_seeds() -> Vec<Vec<u8>> {
     vec![full.to_string().into_bytes(), b"{}".to_vec()]
 }
 
-/// A line per argument; those with a `FLANNELD_` in front and a `=` are the environment.
+/// An argument per line. Lines that start with `FLANNELD_` and contain `=` are the environment.
 pub fn flags(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (environment, args): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with("FLANNELD_"));
@@ -44,7 +44,7 @@ pub fn flags(bytes: &[u8]) {
     let environment: BTreeMap<String, String> = pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
     match flags::parse(&args, &environment) {
-        // the same words mean the same once more
+        // the same words have the same meaning again
         Ok(command) => {
             assert_eq!(format!("{:?}", flags::parse(&args, &environment).unwrap()), format!("{command:?}"));
         }
@@ -60,8 +60,8 @@ pub fn flags_seeds() -> Vec<Vec<u8>> {
     ])
 }
 
-/// Before a zero byte the content of a reservation of 10.1.0.2, behind it that of `last_reserved_ip.0`. Whatever they
-/// say, the next ADD is answered, and never with an address that somebody may have.
+/// The content of a reservation of 10.1.0.2 before a zero byte, and of `last_reserved_ip.0` after it. For any content,
+/// the next ADD gets a reply, and never an address that another container may have.
 pub fn reservations(bytes: &[u8]) {
     let (reservation, last) = bytes.split_at(bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len()));
     let dir = tempfile::tempdir().unwrap();
@@ -83,7 +83,7 @@ pub fn reservations(bytes: &[u8]) {
     }
     given.sort();
     given.dedup();
-    // five addresses, of which somebody may have one
+    // five addresses, one of which may be taken
     assert_eq!(given.len(), if taken { 4 } else { 5 }, "{given:?}");
     assert!(!taken || !given.contains(&"10.1.0.2/29".to_owned()));
 }
@@ -113,7 +113,7 @@ pub fn reservations_seeds() -> Vec<Vec<u8>> {
     owned(&["c1\r\neth0\x0010.1.0.3", "c1", "", " \n\x00garbage", "container0\r\neth0\x00::1"])
 }
 
-/// A header that is read is written as the same bytes, as far as they say something.
+/// A header that is read is written as the same bytes, except unused ones.
 pub fn reservation_index(bytes: &[u8]) {
     let Some(again) = recode_index(bytes) else { return };
     assert_eq!(recode_index(&again).as_ref(), Some(&again));
@@ -132,7 +132,7 @@ pub fn reservation_index_seeds() -> Vec<Vec<u8>> {
     vec![header]
 }
 
-/// The document for the delegate is one that is read the same once more.
+/// The document for the delegate is read the same when it is read again.
 pub fn flannel_state(bytes: &[u8]) {
     let Some((kind, document)) = flannel::read_state(bytes) else { return };
     assert!(!kind.is_empty());

@@ -1,26 +1,26 @@
-//! What is done with foreign bytes to find out whether a parser can be harmed: by libFuzzer (tests/fuzz) for as long as
-//! one likes, and by a test (tests/parsers.rs) with random and mutated bytes, so that the targets cannot rot.
+//! Targets for fuzzing: each passes hostile bytes to a parser. libFuzzer (tests/fuzz) runs them for any time; a test
+//! (tests/parsers.rs) runs them with random and mutated bytes, so that they keep working.
 //!
-//! A target panics when the parser does, or when what it read does not hold: what is written and read again is the same,
-//! and what is checked is believed only as far as it may be.
+//! A target panics if the parser panics, or if a property of the result fails: a value that is written and read again
+//! is the same, and every check of the parser holds for what it accepts.
 
 mod domain;
 mod host;
 mod protocol;
 mod wire;
 
-/// One parser, or a few that read the same thing.
+/// A parser, or several that read the same thing.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// Its name: that of the fuzz target, too.
+    /// The name, also of the fuzz target.
     pub name: &'static str,
-    /// Panics when something is wrong.
+    /// Runs the parser. Panics if something is wrong.
     pub run: fn(&[u8]),
-    /// Inputs that are good, to begin with.
+    /// Valid inputs to start from.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// All of them.
+/// All targets.
 pub static TARGETS: &[Target] = &[
     Target { name: "net_conf", run: domain::net_conf, seeds: domain::net_conf_seeds },
     Target { name: "lease_key", run: domain::lease_key, seeds: domain::lease_key_seeds },
@@ -42,7 +42,7 @@ pub static TARGETS: &[Target] = &[
     Target { name: "packet", run: wire::packet, seeds: wire::packet_seeds },
 ];
 
-/// The target of this name.
+/// The target with this name.
 pub fn find(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)
 }

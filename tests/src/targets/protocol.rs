@@ -1,4 +1,4 @@
-//! What a container runtime and a delegate say.
+//! Targets: input from a container runtime and from a delegate.
 
 use cni::args::Args;
 use cni::conf::Conf;
@@ -10,10 +10,10 @@ use plugins::flannel;
 
 use super::owned;
 
-/// A document that is read is one again when it is printed, and its name is safe in a path.
+/// A document that is read and printed can be read again. Its name is safe in a path.
 pub fn conf(bytes: &[u8]) {
     if let Ok(tree) = Json::parse(bytes) {
-        // numbers keep their value, and not always their text
+        // numbers keep their value, but not always their text
         let text = tree.compact();
         let again = Json::parse(text.as_bytes());
         assert_eq!(again.map(|again| again.compact()), Ok(text));
@@ -35,7 +35,7 @@ pub fn conf_seeds() -> Vec<Vec<u8>> {
     ])
 }
 
-/// A list that is read has plugins with a type each; it may have none when they are files beside it.
+/// Each plugin of an accepted list has a type. A list has no plugins if they are in files beside it.
 pub fn list(bytes: &[u8]) {
     let (list, single) = (NetworkList::parse(bytes), NetworkList::parse_single(bytes));
     assert!(single.as_ref().map_or(true, |list| list.plugins.len() == 1));
@@ -53,7 +53,7 @@ pub fn list_seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// A network that a configuration carries, for the plugins that take one; mistakes are told as text.
+/// A network inside a plugin's configuration. Mistakes are reported as text.
 pub fn network(bytes: &[u8]) {
     let Ok(tree) = Json::parse(bytes) else { return };
     assert_eq!(flannel::FLANNEL.mistakes(&tree), None);
@@ -70,7 +70,7 @@ pub fn network_seeds() -> Vec<Vec<u8>> {
     ])
 }
 
-/// CNI_ARGS: a value that is read stands in the text.
+/// CNI_ARGS: a value that is read is part of the text.
 pub fn args(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(args) = Args::parse(text, &["IP", "MAC", "K8S_POD_NAME"]) else { return };
@@ -83,7 +83,7 @@ pub fn args_seeds() -> Vec<Vec<u8>> {
     owned(&["IgnoreUnknown=1;K8S_POD_NAME=web;IP=10.0.0.9", "MAC=0e:00:00:00:00:01;IgnoreUnknown=true;X=y"])
 }
 
-/// A result of a delegate is encoded for every version that can say it, and read again as the same.
+/// A delegate's result is encoded for every version that can express it, and read the same again.
 pub fn result(bytes: &[u8]) {
     for version in Version::ALL {
         if let Ok(result) = AddResult::parse(bytes, *version) {
@@ -97,7 +97,7 @@ fn encoded(result: &AddResult) {
         let Ok(text) = result.encode(*version) else { continue };
         let again = AddResult::parse(text.as_bytes(), *version);
         assert!(again.is_ok(), "{again:?}: {text}");
-        // older versions have no place for all of it
+        // older versions cannot express all of it
         if *version == Version::NEWEST {
             assert_eq!(again.as_ref(), Ok(result), "{text}");
         }

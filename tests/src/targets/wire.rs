@@ -1,10 +1,9 @@
-//! Bytes of the kernel, and of the wire.
+//! Targets: bytes from the kernel and from the network.
 
 #![expect(clippy::unwrap_used, reason = "a target fails by panicking")]
 
 use std::net::IpAddr;
 
-use flanneld::lab::capture::decode;
 use kernel::message::neighbour::{self, SeenNeighbour};
 use kernel::message::read_datagram;
 use kernel::message::{Names, address, link, route, vlan};
@@ -12,10 +11,11 @@ use kernel::news::{Reader, announcements, contradicts};
 use kernel::nft::{self, NftFamily, TableKey};
 use kernel::state::{Address, Bridge, Link, LinkKind, Route, RouteKey, Scope, State};
 use kernel::types::{IfIndex, IfName, Mac, RouteProtocol, VlanId, masked};
+use lab::capture::decode;
 use netlink_packet_core::{NLM_F_ACK, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 
-/// Links called `l` and their number.
+/// Links called `l` with their index.
 struct Numbered;
 
 impl Names for Numbered {
@@ -28,7 +28,7 @@ impl Names for Numbered {
     }
 }
 
-/// An object that is understood is the same when the message that makes it is read.
+/// A decoded object is decoded the same from the message that creates it.
 pub fn rtnetlink(bytes: &[u8]) {
     let mut reader = Reader::default();
     let news = announcements(bytes).into_iter().flat_map(|announcement| reader.read(announcement));
@@ -68,7 +68,7 @@ pub fn rtnetlink(bytes: &[u8]) {
 }
 
 fn same_route(key: &RouteKey, route: &Route) {
-    // a route of the kernel has no host bits; and a gateway of the other family is written in another way
+    // a route from the kernel has no host bits; and a gateway of the other family is encoded differently
     let via_other = route.via.is_some_and(|via| via.is_ipv4() != key.dst.is_ipv4());
     if key.dst != masked(key.dst) || via_other || route.src.is_some_and(|src| src.is_ipv4() != key.dst.is_ipv4()) {
         return;
@@ -93,7 +93,7 @@ fn datagram(messages: Vec<RouteNetlinkMessage>) -> Vec<u8> {
     bytes
 }
 
-/// What this library sends has the form of what the kernel answers.
+/// Messages of this library, which have the form of the kernel's replies.
 pub fn rtnetlink_seeds() -> Vec<Vec<u8>> {
     let (index, dev) = (IfIndex(3), IfName::new("l3").unwrap());
     let (net, addr, mac) = ("10.1.0.0/16", IpAddr::from([192, 0, 2, 2]), Mac([2, 0, 0, 0, 0, 9]));
@@ -115,7 +115,7 @@ pub fn rtnetlink_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Whatever the kernel says of a table, it can be read and shown.
+/// Whatever the kernel says about a table can be decoded and printed.
 pub fn nftables(bytes: &[u8]) {
     for family in [NftFamily::Inet, NftFamily::Bridge] {
         let view = nft::read_datagram(bytes, &TableKey { family, name: "t".into() });
@@ -124,7 +124,7 @@ pub fn nftables(bytes: &[u8]) {
     }
 }
 
-/// An nf_tables message of a kind, with attributes.
+/// An nf_tables message of this kind, with attributes.
 fn nft_message(kind: u8, attributes: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let mut body = vec![1, 0, 0, 0];
     attributes.iter().for_each(|(kind, value)| body.extend(attribute(*kind, value)));
@@ -163,7 +163,7 @@ pub fn nftables_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
-/// What is found inside VXLAN is no longer than what is around it.
+/// The packet inside VXLAN is not longer than the packet around it.
 pub fn packet(bytes: &[u8]) {
     let Some(frame) = decode(bytes, 8472) else { return };
     assert_eq!(frame.length(), bytes.len());

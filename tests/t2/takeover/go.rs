@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
-use flanneld::lab::cluster::{Cluster, Spec, host_dir, log_file, subnet_file};
-use flanneld::lab::mode::{Mode, Path};
-use flanneld::lab::process::{Daemon, Launch};
-use flanneld::lab::world::establish;
 use ipnetwork::IpNetwork;
 use kernel::state::{FdbKey, Link, LinkKind, NeighbourKey, Route, RouteKey, State, Vxlan};
 use kernel::types::{Family, IfName, Mac, Mtu, Vni, host_net};
+use lab::cluster::{Cluster, Spec, host_dir, log_file, subnet_file};
+use lab::mode::{Mode, Path};
+use lab::process::{Daemon, Launch};
+use lab::world::establish;
 use overlay::lease::{LeaseAttrs, Subnets, VxlanData};
 use store;
 use store::files;

@@ -2,36 +2,37 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The alias of a bridge that a plugin made (`ip link set … alias`): it may take the addresses of another subnet when it has
-/// no pod any more, and is made again when somebody deletes it.
+/// The alias of a bridge that a plugin made (`ip link set … alias`). Such a bridge may take the addresses of another subnet
+/// when it has no pod any more, and is made again after it was deleted.
 pub const MADE: &str = "made by the CNI bridge plugin";
 
-/// The link of the host that leads to the pod.
+/// The host's link that leads to the pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct HostLink {
-    /// Its name. Another link may have it by now.
+    /// The link's name. Another link may have it by now.
     pub name: String,
-    /// Its MAC, chosen at random: a link of this name that has another one is not the attachment's.
+    /// The link's MAC address, chosen at random. A link of this name with another MAC does not belong to the
+    /// attachment.
     pub mac: String,
-    /// Its index; 0 while it is not known.
+    /// The link's index; 0 if it is not known yet.
     #[serde(skip_serializing_if = "is_zero")]
     pub index: u32,
-    /// Its kind, as `ip link` has it: `veth`.
+    /// The link's kind as `ip link` prints it, such as `veth`.
     pub kind: String,
-    /// The bridge that it is a port of.
+    /// The bridge whose port the link is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master: Option<String>,
-    /// A frame may leave the bridge by the port it came in by.
+    /// Whether a frame may leave the bridge through the port by which it arrived.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub hairpin: bool,
-    /// It does not reach other isolated ports.
+    /// Whether the port cannot reach other isolated ports.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
     /// The VLANs that the port carries.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub vlans: Vec<VlanRecord>,
-    /// It carries no others.
+    /// Whether the port carries no other VLANs.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub only_vlans: bool,
 }
@@ -40,12 +41,12 @@ pub struct HostLink {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VlanRecord {
-    /// Its number.
+    /// The VLAN ID, 1 to 4094.
     pub id: u16,
-    /// Untagged frames that come in belong to it.
+    /// Whether untagged frames that arrive belong to this VLAN.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub pvid: bool,
-    /// Its frames leave untagged.
+    /// Whether its frames leave untagged.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub untagged: bool,
 }
@@ -54,14 +55,14 @@ pub struct VlanRecord {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PodLink {
-    /// Its name.
+    /// The interface's name, CNI_IFNAME.
     pub name: String,
-    /// The MAC that ADD gave it.
+    /// The MAC address that ADD set.
     pub mac: String,
-    /// The addresses that ADD gave it, with their prefix lengths.
+    /// The addresses that ADD set, with their prefix lengths.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// The path of its namespace, when no link of the host leads to it. Another namespace may have it by now.
+    /// The path of the pod's namespace, if no host link leads to it. Another namespace may be there by now.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub netns: String,
 }
@@ -71,31 +72,31 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// A link of the host that attachments share: the bridge, and the gateway of their VLAN.
+/// A host link that attachments share: the bridge, or the gateway link of a VLAN.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct SharedLink {
-    /// Its name.
+    /// The link's name.
     pub name: String,
-    /// Its kind, as `ip link` has it: `bridge`; empty: its addresses alone are known.
+    /// The link's kind as `ip link` prints it, such as `bridge`. Empty: only its addresses are known.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub kind: String,
-    /// Its MAC when the attachment was made; pods have it in their neighbour tables.
+    /// The link's MAC address at the time of ADD; pods have it in their neighbour tables.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub mac: String,
-    /// A plugin made it: whoever deletes it finds it made again.
+    /// Whether a plugin made it. Only such a link is made again after it was deleted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub made: bool,
     /// The MTU that it was made with, bytes; 0: the kernel's choice.
     #[serde(skip_serializing_if = "is_zero")]
     pub mtu: u32,
-    /// Its ports are told apart by VLAN.
+    /// Whether the bridge filters by VLAN.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub vlan_filtering: bool,
-    /// It is promiscuous.
+    /// Whether it is promiscuous.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub promisc: bool,
-    /// The pods' gateways, with their prefix lengths.
+    /// The pods' gateway addresses, with their prefix lengths.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
 }

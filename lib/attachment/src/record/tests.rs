@@ -80,7 +80,7 @@ fn damage_is_no_record_and_is_overwritten() {
     }
 }
 
-/// Neither a link, nor a FIFO, nor a name that is too long does harm.
+/// A link, a FIFO and a name that is too long do no harm.
 #[test]
 fn what_is_no_file_of_ours_is_refused() {
     let dir = tempfile::tempdir().unwrap();

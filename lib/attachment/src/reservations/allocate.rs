@@ -1,4 +1,4 @@
-//! Taking an address: the next free one of a set, or one that is asked for.
+//! Allocates an address: the next free one of a set, or a requested one.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use super::directory::{self, Content, Directory};
 use super::{Kept, Number, Owner, Range, RangeSet, ReservationError, Reservations, Span, name, sys};
 
 impl Kept {
-    /// The next address that may be free; the gateway never is.
+    /// The next address that may be free. It is never the gateway.
     fn candidate(
         &mut self,
         directory: &Directory,
@@ -27,10 +27,10 @@ impl Kept {
 }
 
 impl Reservations {
-    /// Reserves this address, also from a container that it outlived. False when it is taken.
+    /// Reserves this address, even if a container that it outlived still has it. Returns false if it is taken.
     ///
     /// # Errors
-    /// What the disk refuses.
+    /// An operation on the disk failed.
     pub fn reserve(&mut self, ip: IpAddr, owner: Owner<'_>) -> Result<bool, ReservationError> {
         let (number, content) = (ip.into(), owner.content());
         if !take(&self.directory, number, &mut self.directory.draft(&content)?)? {
@@ -44,11 +44,11 @@ impl Reservations {
         Ok(true)
     }
 
-    /// Reserves the next free address of the set after `last`, and gives it with its range; when all are taken, one
-    /// whose reservation outlived its container. The index alone never says that there is none.
+    /// Reserves the next free address of the set after `last` and returns it with its range. If all are taken, reserves
+    /// one that outlived its container. Before it reports that none is free, it reads the directory.
     ///
     /// # Errors
-    /// What the disk refuses.
+    /// An operation on the disk failed.
     pub fn reserve_next<'s>(
         &mut self,
         set: &'s RangeSet,
@@ -101,7 +101,7 @@ impl Reservations {
     /// Whether an address of the set could be reserved now.
     ///
     /// # Errors
-    /// What the disk refuses.
+    /// An operation on the disk failed.
     pub fn has_free(&mut self, set: &RangeSet) -> Result<bool, ReservationError> {
         for (range, span) in set.search_order(None) {
             if self.index.candidate(&self.directory, range, span)?.is_some() {
@@ -112,27 +112,28 @@ impl Reservations {
         Ok(outlived.iter().any(|slot| set.range_of(slot.number.into()).is_some()))
     }
 
-    /// What the set with this number gave last; `None` when that is not known.
+    /// The address that was last allocated from the set with this number; `None` if that is unknown.
     ///
     /// # Errors
-    /// What the disk refuses.
+    /// An operation on the disk failed.
     pub fn last_reserved(&self, set: usize) -> Result<Option<IpAddr>, ReservationError> {
         let content = self.directory.read(&last_reserved_name(set))?;
         Ok(if let Content::Text(text) = content { gojson::parse_ip(&text) } else { None })
     }
 
-    /// Written in place, as upstream does: half of it would be a wrong place to start from, nothing worse.
+    /// Notes the address that was last allocated. Written in place, as upstream does: after a crash in between, the
+    /// next search only starts elsewhere.
     ///
     /// # Errors
-    /// What the disk refuses.
+    /// An operation on the disk failed.
     pub fn set_last_reserved(&self, set: usize, ip: IpAddr) -> Result<(), ReservationError> {
         let file_name = last_reserved_name(set);
         self.overwrite(&file_name, name(ip.into()).as_bytes())
             .map_err(|cause| self.directory.failed("write", &file_name, cause))
     }
 
-    /// Without O_TRUNC: ext4 takes a file that was emptied and written for one that is replaced, and starts to write it
-    /// to disk when it is closed (auto_da_alloc), which costs more than the rest of an allocation.
+    /// Writes without O_TRUNC. ext4 takes a file that was truncated and rewritten for a replacement and starts to write
+    /// it to disk on close (auto_da_alloc), which costs more than the rest of an allocation.
     fn overwrite(&self, file_name: &str, content: &[u8]) -> std::io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW;
         let file = sys::open_at(&self.directory.fd, file_name, flags, sys::FILE)?;
@@ -141,16 +142,16 @@ impl Reservations {
         if sys::length(&file)? > length { sys::truncate(&file, length) } else { Ok(()) }
     }
 
-    /// Makes a file and leaves none.
+    /// Checks that a reservation could be written. Creates a file and removes it.
     ///
     /// # Errors
-    /// Why no reservation could be written.
+    /// No reservation could be written.
     pub fn probe_writable(&self) -> Result<(), ReservationError> {
         self.directory.draft("").map(drop)
     }
 }
 
-/// Gives the draft the address's name. An empty file under that name is nobody's and makes way.
+/// Publishes the draft under the address's name. An empty file of that name belongs to nobody and is replaced.
 fn take(directory: &Directory, number: Number, draft: &mut directory::Draft<'_>) -> Result<bool, ReservationError> {
     let name = name(number);
     if draft.publish(&name)? {

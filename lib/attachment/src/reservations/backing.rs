@@ -1,24 +1,24 @@
-//! Bytes of the index: in its file, or in memory where no file can be had.
+//! The bytes of the index: in its file, or in memory if there can be no file.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
 use super::sys;
 
-/// Read at once on opening: a page, which is all of a /24's index.
+/// Bytes of the read on opening: a page, which contains the whole index of a /24.
 const HEAD: usize = 4096;
 
 pub(super) enum Backing {
     File {
         file: OwnedFd,
         head: Part,
-        /// What was read last behind the head: an owner is looked for, and put, in one bucket.
+        /// The part after the head that was last read: an owner is looked up and stored in one bucket.
         last: Part,
     },
     Memory(Vec<u8>),
 }
 
-/// A part of the file, as it is.
+/// A part of the file's content.
 #[derive(Default)]
 pub(super) struct Part {
     start: usize,
@@ -38,7 +38,7 @@ impl Part {
         self.get(start, end).is_some()
     }
 
-    /// What is written at `start`, as far as it is in this part.
+    /// Applies a write at `start` to the bytes of this part.
     fn follow(&mut self, start: usize, written: &[u8]) {
         let (first, end) = (start.max(self.start), (start + written.len()).min(self.start + self.bytes.len()));
         if first < end {
@@ -61,7 +61,7 @@ impl Backing {
         matches!(self, Self::File { .. })
     }
 
-    /// The first bytes.
+    /// The first bytes of the file.
     pub(super) fn head(&self) -> &[u8] {
         match self {
             Self::File { head, .. } => &head.bytes,
@@ -69,12 +69,12 @@ impl Backing {
         }
     }
 
-    /// Writes all bytes to the file and continues there; stays in memory when the file does not take them.
+    /// Writes all bytes to the file and continues there. If the write fails, continues in memory.
     pub(super) fn into_file(self, file: OwnedFd) -> Self {
         let Self::Memory(mut bytes) = self else { return self };
         let written = sys::truncate(&file, 0).and_then(|()| sys::write_at(&file, &bytes, 0));
         if written.is_err() {
-            // what is left of it is no index, and the space may be needed
+            // the rest is not a valid index, and the space may be needed
             let _ = sys::truncate(&file, 0);
             return Self::Memory(bytes);
         }
@@ -82,7 +82,7 @@ impl Backing {
         Self::File { file, head: Part { start: 0, bytes }, last: Part::default() }
     }
 
-    /// Exactly `length` bytes; UnexpectedEof when there are fewer.
+    /// Exactly `length` bytes; the error is UnexpectedEof if there are fewer.
     pub(super) fn read(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
         let ended = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let start = usize::try_from(offset).map_err(|_| ended())?;

@@ -1,4 +1,4 @@
-//! The directory of a network: reservations as files, as upstream writes and reads them.
+//! The directory of a network: reservations as files, in upstream's format.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -11,33 +11,33 @@ use super::span::Number;
 use super::{ReservationError, sys};
 use crate::is_absent;
 
-/// Where file systems without O_TMPFILE get a reservation's content before its name exists. Only the holder of the lock
-/// writes it, upstream takes no name for a reservation that is not an address, and the next writer replaces it.
+/// The file in which a reservation is written before it is published, on file systems without O_TMPFILE. Only the
+/// holder of the lock writes it. Upstream ignores names that are not addresses. The next writer replaces it.
 const DRAFT: &str = ".host-local.tmp";
 
-/// Longer than an id and an interface name can be: a file that has more is no reservation.
+/// Bytes. An ID and an interface name are never longer; a longer file is not a reservation.
 const MAX_CONTENT: usize = 4096;
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
     Missing,
-    /// Left by a writer that died between creating and writing: nobody's.
+    /// Empty: its writer died after creating it, so it belongs to nobody.
     Empty,
-    /// Without the white space around it.
+    /// The text without surrounding white space.
     Text(String),
-    /// Not to be read as text: a directory, a link, binary data. It stays, and its name is taken.
+    /// Not readable as text: a directory, a link or binary data. It stays, and its name is taken.
     Foreign,
 }
 
-/// `<dataDir>/<network>`, open.
+/// The open directory `<dataDir>/<network>`.
 pub(super) struct Directory {
     pub fd: OwnedFd,
     pub path: PathBuf,
 }
 
 impl Directory {
-    /// None when it is not to be created, and is absent or cannot be there.
+    /// Opens the directory. Returns `None` if it does not exist and `create` is false.
     pub(super) fn open(path: PathBuf, create: bool) -> Result<Option<Self>, ReservationError> {
         match sys::open_dir(&path) {
             Ok(fd) => return Ok(Some(Self { fd, path })),
@@ -50,7 +50,7 @@ impl Directory {
         Ok(Some(Self { fd, path }))
     }
 
-    /// Upstream's lock; it lasts as long as the file.
+    /// Takes upstream's lock, which is released when the file is closed.
     pub(super) fn lock(&self) -> Result<OwnedFd, ReservationError> {
         let failed = |cause| self.failed("lock", "lock", cause);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
@@ -86,7 +86,7 @@ impl Directory {
         }
     }
 
-    /// True when there was something to remove.
+    /// Removes a file. Returns whether it existed.
     pub(super) fn remove(&self, name: &str) -> Result<bool, ReservationError> {
         sys::unlink(&self.fd, name).map_err(|cause| self.failed("remove", name, cause))
     }
@@ -95,7 +95,7 @@ impl Directory {
         sys::names(&self.fd).map_err(|cause| ReservationError::new("list", &self.path, cause))
     }
 
-    /// Content on disk that has no name yet.
+    /// Writes a reservation's content to disk, without a name.
     pub(super) fn draft(&self, content: &str) -> Result<Draft<'_>, ReservationError> {
         let failed = |cause| self.failed("write a reservation in", "", cause);
         let flags = OFlags::WRONLY | OFlags::TMPFILE;
@@ -129,7 +129,7 @@ fn no_unnamed_files(cause: &io::Error) -> bool {
     matches!(Errno::from_io_error(cause), Some(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT))
 }
 
-/// A reservation that waits for its name, so that no name ever stands for half a content.
+/// A reservation without a name, so that no name ever leads to incomplete content.
 pub(super) struct Draft<'a> {
     directory: &'a Directory,
     content: String,
@@ -137,13 +137,13 @@ pub(super) struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// False when the name is taken. Once it gave true, the draft is used up.
+    /// Publishes the draft under `name`. Returns false if the name is taken. After true the draft is used up.
     pub(super) fn publish(&mut self, name: &str) -> Result<bool, ReservationError> {
         let Some(file) = &self.unnamed else { return self.publish_named(name) };
         match sys::link(file, &self.directory.fd, name) {
             Ok(()) => Ok(true),
             Err(cause) if cause.kind() == ErrorKind::AlreadyExists => Ok(false),
-            // without /proc, or on a file system that makes unnamed files but does not link them
+            // without /proc, or on a file system that creates unnamed files but cannot link them
             Err(cause) if no_unnamed_files(&cause) || Errno::from_io_error(&cause) == Some(Errno::PERM) => {
                 self.unnamed = None;
                 self.publish_named(name)
@@ -157,7 +157,7 @@ impl Draft<'_> {
         match outcome {
             Ok(()) => Ok(true),
             Err(cause) => {
-                // the cause matters, not whether the draft could be tidied up
+                // the cause matters; a left-over draft does no harm
                 let _ = sys::unlink(&self.directory.fd, DRAFT);
                 let taken = cause.kind() == ErrorKind::AlreadyExists;
                 if taken { Ok(false) } else { Err(self.directory.failed("create", name, cause)) }
@@ -189,7 +189,7 @@ impl Draft<'_> {
     }
 }
 
-/// Of the names in a directory, those of reservations.
+/// The names that are reservations, among the names in a directory.
 pub(super) fn addresses(names: Vec<String>) -> impl Iterator<Item = (String, Number)> {
     names.into_iter().filter_map(|name| Number::from_file_name(&name).map(|number| (name, number)))
 }

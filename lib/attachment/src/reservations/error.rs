@@ -1,17 +1,17 @@
-//! What a disk may refuse.
+//! Errors of the disk.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// A disk that does not do what it should.
+/// A failed operation on the disk.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} {}: {cause}{}", path.display(), advice(cause))]
 pub struct ReservationError {
-    /// `open`, `create`, `lock`, `read`, `write`, `remove`, `list`, …
+    /// The operation: `open`, `create`, `lock`, `read`, `write`, `remove`, `list`, …
     pub operation: &'static str,
-    /// The file or the folder.
+    /// The file or folder.
     pub path: PathBuf,
-    /// Why not.
+    /// The operating system's error.
     #[source]
     pub cause: io::Error,
 }
@@ -32,7 +32,7 @@ fn advice(cause: &io::Error) -> &'static str {
     }
 }
 
-/// Everything that could not be released; the rest was.
+/// The reservations that could not be released. All others were.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", joined(.0))]
 pub struct Unreleased(pub Vec<ReservationError>);
@@ -48,7 +48,7 @@ impl From<ReservationError> for Unreleased {
 }
 
 impl Unreleased {
-    /// Fails when there is one.
+    /// An error if there is at least one.
     pub(super) fn all(errors: impl IntoIterator<Item = ReservationError>) -> Result<(), Self> {
         let errors: Vec<_> = errors.into_iter().collect();
         if errors.is_empty() { Ok(()) } else { Err(Self(errors)) }

@@ -1,17 +1,17 @@
-//! What makes an allocation cost the same however many addresses are taken: a copy of the directory's content, in a
-//! file beside it, that can be asked without reading all of it.
+//! An index of reservations. It makes the cost of an allocation independent of the number of addresses in use. It is a
+//! copy of the directory's content in a file beside it, of which a call reads only a part.
 //!
-//! The directory stays the truth. The index counts only while the directory's time of change is the very one that the
-//! index was signed with, and that is a time which its last writer *set* (`utimensat`), to the nanosecond. Whoever else
-//! adds or removes a file, an operator's `rm` or a Go plugin, moves it to the kernel's own clock, and the next caller
-//! reads the directory again. So does the first caller after a boot, because a crash may have kept some blocks and lost
-//! others. All of this happens under upstream's lock.
+//! The directory remains the truth. The index is valid only while the directory's time of change equals the time in the
+//! index to the nanosecond. The last writer *set* that time (`utimensat`). Any other change to a file, by an operator's
+//! `rm` or by a Go plugin, sets the time from the kernel's clock, and the next caller reads the directory again. So
+//! does the first caller after a boot, because a crash may have kept some blocks and lost others. All of this happens
+//! under upstream's lock.
 //!
-//! An index that fits the directory but is of another boot says more: every reservation outlived its container, as a
-//! network namespace does not survive a boot. Such reservations are remembered as long as nobody else writes.
+//! An index that matches the directory but is from another boot says more: every reservation outlived its container,
+//! because no network namespace survives a boot. Such reservations are remembered as long as nobody else writes.
 //!
-//! An owner found here is read on disk before anything is done to it, and an address free here is still taken by
-//! exclusive creation: a wrong index costs time, never an address.
+//! An owner found here is read from disk before anything is done to the reservation. An address that is free here is
+//! still taken by exclusive creation. So a wrong index costs time, but never an address.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,28 +25,29 @@ use super::layout::{BUCKET, Header, MAX_BUCKETS, MAX_RANGES, SLOT, SLOTS, Slot, 
 use super::span::{Number, Span};
 use super::sys::{self, Stamp};
 
-/// Bytes of bits that are read first, and the most that are read at a time: a /16 whole. Each piece is as long as all
-/// before it.
+/// Bytes of bits in the first read, and the most in any read: the bits of a whole /16. Each read is as long as all
+/// reads before it.
 const PIECES: (usize, usize) = (512, 8192);
 
 pub(super) struct Index {
     header: Header,
     backing: Backing,
-    /// It differs from the file's header, or the directory was changed.
+    /// Whether it differs from the file's header, or the directory was changed.
     changed: bool,
-    /// Contradicted by the disk: it serves this call and is not signed.
+    /// Whether the disk contradicted it. It then serves this call but is not signed.
     doubted: bool,
-    /// Read from the directory in this call.
+    /// Whether it was read from the directory in this call.
     pub fresh: bool,
 }
 
-/// `<dataDir>/.<network>.index`: no network's name begins with a dot, and no reader of reservations looks there.
+/// The index file `<dataDir>/.<network>.index`. No network's name starts with a dot, and no reader of reservations
+/// looks there.
 pub(super) fn path_of(directory: &Path, network: &str) -> PathBuf {
     directory.with_file_name(format!(".{network}.index"))
 }
 
 impl Index {
-    /// The index of the directory, covering `wanted`; read from the directory when the file does not do.
+    /// Opens the index of the directory for the spans `wanted`. Reads the directory if the file cannot be used.
     pub(super) fn open(directory: &Directory, path: &Path, wanted: &[Span]) -> Result<Self, ReservationError> {
         let stamp = sys::stamp(&directory.fd).map_err(|cause| directory.failed("stat", "", cause))?;
         let boot = sys::boot_id();
@@ -65,11 +66,11 @@ impl Index {
         }
         let blank = Self::blank(wanted.to_vec(), boot.unwrap_or([0; 36]), stamp);
         let index = blank.read_directory(directory, false)?;
-        // without the boot's id the file could not be trusted later
+        // without the boot ID no later call could use the file
         Ok(if boot.is_some() { index.kept_in(path) } else { index })
     }
 
-    /// The same from the directory, in memory.
+    /// Reads the directory into an index in memory.
     pub(super) fn reread(&self, directory: &Directory, path: &Path) -> Result<Self, ReservationError> {
         let Header { ranges, boot, stamp, .. } = self.header.clone();
         Ok(Self::blank(ranges, boot, stamp).read_directory(directory, false)?.kept_in(path))
@@ -93,7 +94,7 @@ impl Index {
         self.header.buckets = buckets.next_power_of_two().min(MAX_BUCKETS);
         self.backing = Backing::memory(self.header.file_length());
         for (number, owner) in found {
-            // memory takes every write inside its length; what is beyond is a table that is too full
+            // memory takes every write inside its length; a write outside means that the table is too full
             if self.fill(number, owner.as_deref(), outlived).is_err() {
                 self.doubted = true;
             }
@@ -106,7 +107,7 @@ impl Index {
         owner.map_or(Ok(()), |owner| self.add_owner(owner, number, outlived))
     }
 
-    /// Moves a fresh index into the file; where that cannot be (a full or read-only disk), it stays in memory.
+    /// Moves a fresh index into the file. If that fails (a full or read-only disk), the index stays in memory.
     fn kept_in(mut self, path: &Path) -> Self {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
         if let Ok(file) = sys::open(path, flags) {
@@ -115,19 +116,19 @@ impl Index {
         self
     }
 
-    /// Reservations that may hold this text.
+    /// Reservations that may have this content.
     pub(super) fn find(&mut self, owner: &str) -> io::Result<Vec<Slot>> {
         let hash = hash(owner);
         let bucket = self.bucket(hash)?;
         Ok(slots(bucket).filter_map(|(_, slot)| slot).filter(|slot| slot.hash == hash).collect())
     }
 
-    /// Whether there are reservations that outlived their containers.
+    /// Whether any reservation outlived its container.
     pub(super) fn has_outlived(&self) -> bool {
         self.header.outlived > 0
     }
 
-    /// All of these. Reads all owners.
+    /// All reservations that outlived their containers. Reads all owners.
     pub(super) fn outlived(&mut self) -> io::Result<Vec<Slot>> {
         if !self.has_outlived() {
             return Ok(Vec::new());
@@ -137,12 +138,12 @@ impl Index {
         Ok(all.filter(|slot| slot.outlived).collect())
     }
 
-    /// Whether a reservation may hold an id alone.
+    /// Whether a reservation may contain only a container ID.
     pub(super) fn has_legacy(&self) -> bool {
         self.header.legacy > 0
     }
 
-    /// The first address of `span` that is not known to be taken. Whether one without a bit is free, the disk knows.
+    /// The first address of `span` that is not known to be taken. For addresses without a bit only the disk knows.
     pub(super) fn next_free(&mut self, span: Span) -> io::Result<Option<Number>> {
         let mut number = span.first;
         loop {
@@ -182,19 +183,19 @@ impl Index {
         Ok(None)
     }
 
-    /// Notes a reservation that has just been made.
+    /// Adds a reservation that was just made.
     pub(super) fn insert(&mut self, number: Number, owner: &str) -> io::Result<()> {
         self.changed = true;
         self.fill(number, Some(owner), false)
     }
 
-    /// Notes one that has just been removed.
+    /// Removes a reservation that was just released.
     pub(super) fn remove(&mut self, number: Number, owner: &str) -> io::Result<()> {
         self.changed = true;
         let hash = hash(owner);
         let at = self.header.bucket_of(hash);
         let is = |slot: &Slot| (slot.hash, slot.number) == (hash, number);
-        // before the bits, which are elsewhere: the bucket is what was read last
+        // before the bits, which are elsewhere in the file: the bucket is still in the cache
         let found = slots(self.bucket(hash)?).find_map(|(offset, slot)| Some((offset, slot.filter(is)?)));
         if let Some((offset, slot)) = found {
             self.backing.write(at + offset, &[0; SLOT])?;
@@ -208,7 +209,7 @@ impl Index {
         self.set_bit(number, false)
     }
 
-    /// The disk has an address that is free here. Later calls read the directory again.
+    /// Notes that an address is reserved on disk but free here. Later calls read the directory again.
     pub(super) fn doubt(&mut self, number: Number) -> io::Result<()> {
         if self.header.bits().any(|bits| bits.span.contains(number)) {
             self.doubted = true;
@@ -217,14 +218,15 @@ impl Index {
         Ok(())
     }
 
-    /// Signs the index with a time of change that nobody else can have set. Best effort: an unsigned index is not used.
+    /// Signs the index with a time of change that nobody else can have set. An error is ignored: an unsigned index is
+    /// not used.
     pub(super) fn sign(mut self, directory: &Directory) {
         if !self.changed || self.doubted || !self.backing.is_file() {
             return;
         }
         let Ok((seconds, nanoseconds)) = sys::touch(&directory.fd) else { return };
         self.header.stamp = Stamp { seconds, nanoseconds, ..self.header.stamp };
-        // the old header is as good as none: its stamp is no longer the directory's
+        // a failure does no harm: the old header's stamp no longer matches the directory
         let _ = self.backing.write(0, &self.header.encode());
     }
 
@@ -264,7 +266,7 @@ impl Index {
         }
     }
 
-    /// Twice the buckets. The stamp no longer fits when this happens, so a crash in between leaves no wrong index.
+    /// Doubles the buckets. The stamp no longer matches at this point, so a crash leaves no wrong index.
     fn grow(&mut self) -> io::Result<()> {
         if self.header.buckets >= MAX_BUCKETS {
             return Err(io::ErrorKind::StorageFull.into());
@@ -284,17 +286,17 @@ impl Index {
     }
 }
 
-/// Ids have no white space, the two-line form has.
+/// Whether the content is a container ID alone: an ID has no white space, the two-line form has.
 fn is_legacy(owner: &str) -> bool {
     !owner.contains('\n')
 }
 
-/// The slots of a bucket, each with its place in it.
+/// The slots of a bucket, each with its offset.
 fn slots(bucket: &[u8]) -> impl Iterator<Item = (u64, Option<Slot>)> {
     (0..).step_by(SLOT).zip(bucket.chunks_exact(SLOT)).map(|(offset, bytes)| (offset, Slot::decode(bytes)))
 }
 
-/// `wanted` and as many of the older ranges as fit: two configurations of one network take turns without rereading.
+/// `wanted`, and as many of the older ranges as fit, so that two configurations of one network do not reread in turn.
 fn with_older(wanted: &[Span], older: &[Span]) -> Vec<Span> {
     let mut ranges = wanted.to_vec();
     ranges.extend(older.iter().filter(|span| !wanted.contains(span)));

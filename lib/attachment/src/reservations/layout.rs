@@ -1,4 +1,4 @@
-//! What stands where in the index file.
+//! The layout of the index file.
 //!
 //! ```text
 //! 0        magic, boot id, directory stamp, counts
@@ -6,7 +6,8 @@
 //! …        one bit per address of each range, 1 is taken; each range starts at a multiple of 8
 //! …        buckets of 1024 bytes from a multiple of 1024: 42 slots of owner hash (8) and address (16); hash 0 is free
 //! ```
-//! The parts are close together, so that a call reads and touches few pages. Numbers are little-endian: the file never leaves the machine, and never outlives its boot.
+//! The parts are close together, so that a call reads and touches few pages. Numbers are little-endian: the file never
+//! leaves the machine and never outlives its boot.
 
 use super::span::{Number, Span};
 use super::sys::Stamp;
@@ -15,31 +16,32 @@ pub(super) const BUCKET: usize = 1024;
 pub(super) const SLOT: usize = 24;
 pub(super) const SLOTS: usize = BUCKET / SLOT;
 pub(super) const MAX_BUCKETS: u32 = 1 << 16;
-/// Of a larger range (an IPv6 subnet) only the first addresses have a bit; the others are tried on the disk.
+/// Bits per range. In a larger range (an IPv6 subnet) only the first addresses have a bit; the others are tried on
+/// disk.
 pub(super) const MAX_BITS: u128 = 1 << 20;
 pub(super) const MAX_RANGES: usize = 64;
 
 const MAGIC: &[u8; 8] = b"hl-idx\x03\n";
 const RANGES_AT: usize = 160;
-/// Of a range in the header.
+/// Bytes of a range in the header.
 const RANGE: usize = 32;
 
-/// The start of the file.
+/// The header of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     pub boot: [u8; 36],
-    /// The directory when the index was last true.
+    /// The directory's stamp when the index was last valid.
     pub stamp: Stamp,
-    /// A power of two.
+    /// The number of buckets, a power of two.
     pub buckets: u32,
-    /// Reservations that hold an id alone, as releases before 0.8 wrote them.
+    /// The number of reservations with only a container ID, as releases before 0.8 wrote them.
     pub legacy: u32,
-    /// Reservations made before this boot.
+    /// The number of reservations from before this boot.
     pub outlived: u32,
     pub ranges: Vec<Span>,
 }
 
-/// Where the bits of a range are.
+/// The place of a range's bits in the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bits {
     /// The addresses that have a bit.
@@ -67,7 +69,7 @@ impl Header {
         out
     }
 
-    /// None when the bytes are no header that this code wrote.
+    /// Returns `None` if the bytes are not a header that this code wrote.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = Reader(bytes);
         if rest.take::<8>()? != *MAGIC {
@@ -91,7 +93,7 @@ impl Header {
         Some(Self { boot, stamp, buckets, legacy, outlived, ranges })
     }
 
-    /// In bytes, as it is encoded.
+    /// The length of the encoded header in bytes.
     fn length(&self) -> u64 {
         (RANGES_AT + RANGE * self.ranges.len()) as u64
     }
@@ -120,7 +122,7 @@ impl Header {
 }
 
 impl Bits {
-    /// Which of the bits is the address's. The span never has more than MAX_BITS.
+    /// The number of the address's bit in the range. The span has at most MAX_BITS addresses.
     pub(super) fn bit(self, number: Number) -> u64 {
         u64::try_from(number.0 - self.span.first.0).unwrap_or(u64::MAX)
     }
@@ -130,8 +132,8 @@ impl Bits {
     }
 }
 
-/// FNV-1a (64 bits, Fowler/Noll/Vo) with a final mix, because buckets are chosen by the low bits. Never 0, and
-/// without [`OUTLIVED`].
+/// FNV-1a (64 bits, Fowler/Noll/Vo) with a final mix, because the low bits choose the bucket. Never 0, and never with
+/// the bit [`OUTLIVED`].
 pub(super) fn hash(owner: &str) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in owner.bytes() {
@@ -142,7 +144,7 @@ pub(super) fn hash(owner: &str) -> u64 {
     ((hash ^ (hash >> 32)) & !OUTLIVED).max(1)
 }
 
-/// Beside a hash: the reservation was made before this boot.
+/// The bit beside a hash that says: the reservation is from before this boot.
 const OUTLIVED: u64 = 1 << 63;
 
 /// A reservation in the table of owners.
@@ -150,12 +152,12 @@ const OUTLIVED: u64 = 1 << 63;
 pub(super) struct Slot {
     pub hash: u64,
     pub number: Number,
-    /// Made before this boot, so that its container is gone.
+    /// Whether it is from before this boot, so that its container is gone.
     pub outlived: bool,
 }
 
 impl Slot {
-    /// None when the slot is free.
+    /// Returns `None` if the slot is free.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = Reader(bytes);
         let word = rest.u64().filter(|word| *word != 0)?;

@@ -1,7 +1,7 @@
-//! host-local's reservations of a network on disk: upstream's files, upstream's lock, so that Go's plugin and this one
-//! can share a directory; and beside it an index of ours (see `index`).
+//! host-local's reservations of a network on disk: upstream's files under upstream's lock, so that Go's plugin and this
+//! one can share a directory. An index of our own is beside them (see `index`).
 //!
-//! `<dataDir>/<network>/` holds a file per address (its name the address, its content the container id, CR LF, the
+//! `<dataDir>/<network>/` contains a file per address (name: the address; content: the container ID, CR LF, the
 //! interface name), `last_reserved_ip.<set>` and `lock`.
 
 mod allocate;
@@ -31,25 +31,25 @@ pub use error::{ReservationError, Unreleased};
 pub use range::{Range, RangeError, RangeSet, RangeSpec};
 pub use reservation::{Owner, Reservation, list};
 
-/// Where upstream keeps reservations, unless a configuration names another folder (`ipam.dataDir`).
+/// Upstream's default for `ipam.dataDir`.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
-/// The reservations of a network, locked.
+/// The locked reservations of a network.
 pub struct Reservations {
     directory: Directory,
     index: Kept,
-    // released last
+    // dropped last
     _lock: OwnedFd,
 }
 
-/// The index and where it is kept.
+/// The index and its path.
 struct Kept {
     index: Index,
     path: PathBuf,
 }
 
 impl Kept {
-    /// Asks the index, and a new one when this one's file turns out to be damaged.
+    /// Asks the index. If its file proves to be damaged, asks a new one.
     fn ask<T>(
         &mut self,
         directory: &Directory,
@@ -68,21 +68,21 @@ impl Kept {
     }
 }
 
-/// The file name of a reservation.
+/// The name of a reservation's file.
 fn name(number: Number) -> String {
     IpAddr::from(number).to_string()
 }
 
-/// `<dataDir>/<network>`. The name was checked to be one component.
+/// `<dataDir>/<network>`. The network's name was checked to be a single path component.
 fn directory_of(data_dir: &Path, network: &str) -> PathBuf {
     data_dir.join(network)
 }
 
 impl Reservations {
-    /// Waits for the lock and creates what is missing. `sets` are those that will be asked for a free address.
+    /// Waits for the lock and creates what is missing. `sets` are the sets that the caller allocates from.
     ///
     /// # Errors
-    /// What the disk refuses.
+    /// An operation on the disk failed.
     pub fn open(data_dir: &Path, network: &str, sets: &[RangeSet]) -> Result<Self, ReservationError> {
         let path = directory_of(data_dir, network);
         match Self::open_at(path.clone(), true, network, sets)? {
@@ -91,10 +91,10 @@ impl Reservations {
         }
     }
 
-    /// The same, but `None` when nothing was ever reserved, or nothing can have been.
+    /// As [`Reservations::open`], but creates nothing: `None` if there has never been a reservation.
     ///
     /// # Errors
-    /// What the disk refuses.
+    /// An operation on the disk failed.
     pub fn existing(data_dir: &Path, network: &str) -> Result<Option<Self>, ReservationError> {
         Self::open_at(directory_of(data_dir, network), false, network, &[])
     }
@@ -113,25 +113,25 @@ impl Reservations {
         Ok(Some(Self { directory, index: Kept { index, path: index_path }, _lock: lock }))
     }
 
-    /// Signs the index and gives the lock back. Dropping gives the lock back and leaves the index unsigned, which is
-    /// right after a failure.
+    /// Signs the index and releases the lock. Dropping only releases the lock and leaves the index unsigned, as it must
+    /// be after a failure.
     pub fn close(self) {
         self.index.index.sign(&self.directory);
     }
 
-    /// What the owner has: files with its id and interface or, when there are none, with its id alone. A file that
-    /// somebody rewrote in place is found under its former owner only, and not counted.
+    /// The owner's addresses: files with its ID and interface or, if there are none, with its ID alone. A file that
+    /// somebody else rewrote in place is looked up under its former owner only, and left out.
     ///
     /// # Errors
-    /// What the disk refuses.
+    /// An operation on the disk failed.
     pub fn of(&mut self, owner: Owner<'_>) -> Result<Vec<IpAddr>, ReservationError> {
         Ok(self.owned(owner)?.into_iter().map(IpAddr::from).collect())
     }
 
-    /// The same, but where it is nothing, every file is read.
+    /// As [`Reservations::of`], but reads every file before it answers that there is none.
     ///
     /// # Errors
-    /// What the disk refuses.
+    /// An operation on the disk failed.
     pub fn all_of(&mut self, owner: Owner<'_>) -> Result<Vec<IpAddr>, ReservationError> {
         let found = self.of(owner)?;
         if !found.is_empty() || self.index.index.fresh {
@@ -146,19 +146,19 @@ impl Reservations {
         if exact.is_empty() && self.index.index.has_legacy() { self.holding(owner.container) } else { Ok(exact) }
     }
 
-    /// Removes all that the owner has, and goes on behind a failure.
+    /// Releases all addresses of the owner. Continues after a failure.
     ///
     /// # Errors
-    /// Everything that could not be removed.
+    /// Every address that could not be released.
     pub fn release_all(&mut self, owner: Owner<'_>) -> Result<(), Unreleased> {
         let owned = self.all_of(owner)?;
         Unreleased::all(owned.into_iter().filter_map(|ip| self.release(ip, owner).err()))
     }
 
-    /// Removes one that the owner has.
+    /// Releases one address of the owner.
     ///
     /// # Errors
-    /// What the disk refuses.
+    /// An operation on the disk failed.
     pub fn release(&mut self, ip: IpAddr, owner: Owner<'_>) -> Result<(), ReservationError> {
         let number = Number::from(ip);
         self.directory.remove(&name(number))?;
@@ -183,10 +183,10 @@ impl Reservations {
         Ok(held)
     }
 
-    /// Removes what the owner had before this boot: a container that is started again under its old id.
+    /// Releases the owner's addresses from before this boot: a container may start again under its old ID.
     ///
     /// # Errors
-    /// What the disk refuses.
+    /// An operation on the disk failed.
     pub fn release_outlived(&mut self, owner: Owner<'_>) -> Result<(), ReservationError> {
         if !self.index.index.has_outlived() {
             return Ok(());
@@ -196,7 +196,7 @@ impl Reservations {
         self.reclaim(slots.into_iter().filter(|slot| slot.outlived)).map(drop)
     }
 
-    /// Removes reservations, unless their files say something else by now. True when there was one.
+    /// Removes reservations whose files still name the same owner. Returns whether there was one.
     fn reclaim(&mut self, slots: impl Iterator<Item = Slot>) -> Result<bool, ReservationError> {
         let mut any = false;
         for Slot { hash, number, .. } in slots {
@@ -213,11 +213,11 @@ impl Reservations {
         Ok(any)
     }
 
-    /// Removes every reservation that `keep` refuses, and what a writer that died has left. Reads every file, and goes on
-    /// behind a failure.
+    /// Removes every reservation for which `keep` is false, and the files that dead writers left. Reads every file.
+    /// Continues after a failure.
     ///
     /// # Errors
-    /// Everything that could not be read or removed.
+    /// Every file that could not be read or removed.
     pub fn retain(&mut self, keep: impl Fn(&Reservation) -> bool) -> Result<(), Unreleased> {
         let names: Vec<_> = directory::addresses(self.directory.names()?).collect();
         let remove = |(name, number): &(String, Number)| self.remove_unless(name, *number, &keep).err();
@@ -240,7 +240,7 @@ impl Reservations {
     }
 }
 
-/// An index file's header, read and written again; `None` when it is none of ours. The index is rebuilt then.
+/// Reads an index file's header and writes it again. `None` if it is not ours; the index is then rebuilt.
 pub fn recode_index(bytes: &[u8]) -> Option<Vec<u8>> {
     layout::Header::decode(bytes).map(|header| header.encode())
 }

@@ -1,4 +1,4 @@
-//! Ranges of addresses and sets of them: what is checked, what is filled in, and the order of allocation.
+//! Ranges of addresses, and sets of ranges: their checks, their defaults, and the order of allocation.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,47 +8,47 @@ use kernel::types::{Family, masked};
 
 use super::span::{Number, Span};
 
-/// A range as a configuration gives it; what is left out is filled in by [`RangeSet::canonical`].
+/// A range as a configuration gives it. [`RangeSet::canonical`] fills in the defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RangeSpec {
-    /// The network that the addresses are of. A range without one is a mistake.
+    /// The network of the addresses. A range without it is an error.
     pub subnet: Option<IpNetwork>,
-    /// Default: the first address behind the network's own.
+    /// The first address to hand out. Default: the one after the network's address.
     pub first: Option<IpAddr>,
-    /// Default: the last address but IPv4's broadcast address.
+    /// The last address to hand out. Default: the network's last, except IPv4's broadcast address.
     pub last: Option<IpAddr>,
-    /// Default: the first address behind the network's own. It is never handed out.
+    /// The gateway, which is never handed out. Default: the address after the network's address.
     pub gateway: Option<IpAddr>,
 }
 
-/// What is wrong with a range, in upstream's words, which tools and people know.
+/// What is wrong with a range. The messages are upstream's, which tools and people know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
-    /// It names no network.
+    /// The range has no network.
     #[error("a range without subnet")]
     NoSubnet,
-    /// Fewer than two addresses besides the network's own and the broadcast address.
+    /// The network has fewer than two addresses besides its own and the broadcast address.
     #[error("Network {0} too small to allocate from")]
     TooSmall(IpNetwork),
-    /// The network is written with the address of a host.
+    /// The network's host bits are not zero.
     #[error("Network has host bits set. For a subnet mask of length {} the network address is {}", .0.prefix(), .0.network())]
     HostBits(IpNetwork),
-    /// The first address is of another network.
+    /// The first address is outside the network.
     #[error("RangeStart {0} not in network {1}")]
     StartOutside(IpAddr, IpNetwork),
-    /// The last address is of another network.
+    /// The last address is outside the network.
     #[error("RangeEnd {0} not in network {1}")]
     EndOutside(IpAddr, IpNetwork),
-    /// The first address and the last one are in the wrong order.
+    /// The last address is before the first.
     #[error("RangeEnd {1} is before RangeStart {0}")]
     Reversed(IpAddr, IpAddr),
-    /// IPv4 in an IPv6 network, or the reverse.
+    /// The gateway is IPv4 in an IPv6 network, or the reverse.
     #[error("gateway {0} is not of the family of {1}")]
     GatewayFamily(IpAddr, IpNetwork),
-    /// A set without any range.
+    /// The set has no range.
     #[error("empty range set")]
     EmptySet,
-    /// A set of IPv4 and IPv6.
+    /// The set has IPv4 and IPv6 ranges.
     #[error("mixed address families")]
     MixedFamilies,
     /// Two ranges of a set have an address in common.
@@ -59,11 +59,11 @@ pub enum RangeError {
 /// Consecutive addresses of one subnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
-    /// The network; an address is handed out with its prefix length.
+    /// The network. An address is handed out with its prefix length.
     pub subnet: IpNetwork,
-    /// Handed out with an address of the range, and never as one.
+    /// The gateway, which is returned with each address of the range and never handed out itself.
     pub gateway: IpAddr,
-    /// What may be handed out, but for the gateway.
+    /// The addresses that may be handed out, except the gateway.
     pub(super) span: Span,
 }
 
@@ -74,7 +74,7 @@ impl fmt::Display for Range {
 }
 
 impl Range {
-    /// Fills in what is left out and checks the rest; every mistake is in the error.
+    /// Fills in the defaults and checks the rest. The error contains every mistake.
     fn canonical(spec: &RangeSpec) -> Result<Self, Vec<RangeError>> {
         let Some(subnet) = spec.subnet else { return Err(vec![RangeError::NoSubnet]) };
         let family = Family::from(subnet);
@@ -122,7 +122,7 @@ fn last_of(net: IpNetwork) -> Number {
     Number(Number::from(net.network()).0 | hosts)
 }
 
-/// Alternatives, from which one address is taken. Never empty, of one family, without overlap.
+/// Alternative ranges, from which one address is taken. Never empty, all of one family, none overlap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RangeSet(Vec<Range>);
 
@@ -136,10 +136,10 @@ impl fmt::Display for RangeSet {
 }
 
 impl RangeSet {
-    /// The set that a configuration means.
+    /// Builds the set that a configuration describes.
     ///
     /// # Errors
-    /// Every mistake in it.
+    /// Every mistake in the configuration.
     pub fn canonical(specs: &[RangeSpec]) -> Result<Self, Vec<RangeError>> {
         let mut ranges: Vec<Range> = Vec::new();
         let mut wrong = Vec::new();
@@ -162,28 +162,28 @@ impl RangeSet {
         if wrong.is_empty() { Ok(Self(ranges)) } else { Err(wrong) }
     }
 
-    /// Its ranges, in the order of the configuration.
+    /// The ranges in the order of the configuration.
     pub fn ranges(&self) -> &[Range] {
         &self.0
     }
 
-    /// The family of all its ranges.
+    /// The family of all ranges.
     pub fn family(&self) -> Option<Family> {
         self.0.first().map(Range::family)
     }
 
-    /// The range that holds an address.
+    /// The range that contains an address.
     pub fn range_of(&self, ip: IpAddr) -> Option<&Range> {
         self.0.iter().find(|range| range.contains(ip.into()))
     }
 
-    /// Whether the two have an address in common.
+    /// Whether the two sets have an address in common.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.0.iter().any(|a| other.0.iter().any(|b| a.span.overlaps(b.span)))
     }
 
-    /// The stretches to search one after the other, each address once: after `last` to the end of its range, the
-    /// other ranges in their order, then its range up to and with `last`. A `last` of no range counts as none.
+    /// The spans to search in order; they contain each address once: from after `last` to the end of its range, then
+    /// the other ranges in order, then its range up to and including `last`. A `last` outside all ranges is ignored.
     pub(super) fn search_order(&self, last: Option<Number>) -> Vec<(&Range, Span)> {
         let at = last.and_then(|number| Some((self.0.iter().position(|range| range.contains(number))?, number)));
         let Some((index, number)) = at else { return self.0.iter().map(|r| (r, r.span)).collect() };

@@ -65,7 +65,7 @@ fn every_mistake_has_upstreams_words() {
     }
 }
 
-/// Upstream's iterator: one address at a time, cyclic over the ranges, until it is back where it began.
+/// Upstream's iterator: one address at a time, cyclic over the ranges, until it reaches its start.
 fn upstream_order(set: &RangeSet, last: Option<Number>) -> Vec<Number> {
     let ranges = set.ranges();
     let known = last.and_then(|last| Some((ranges.iter().position(|r| r.contains(last))?, last)));

@@ -1,4 +1,4 @@
-//! One reservation, as its file has it: the name is the address, the content says whose it is.
+//! A reservation as a file: the file name is the address, the content is the owner.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::span::Number;
 use super::{ReservationError, directory_of};
 use crate::Key;
 
-/// To whom an address is given.
+/// The attachment that an address is reserved for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner<'a> {
     /// CNI_CONTAINERID
@@ -24,20 +24,20 @@ impl<'a> From<Key<'a>> for Owner<'a> {
 }
 
 impl Owner<'_> {
-    /// The content of its files.
+    /// The content of the owner's files.
     pub(super) fn content(self) -> String {
         format!("{}\r\n{}", self.container, self.ifname)
     }
 }
 
-/// An address that is taken, and by whom.
+/// A reserved address and its owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reservation {
     /// The address.
     pub address: IpAddr,
-    /// CNI_CONTAINERID of the ADD.
+    /// CNI_CONTAINERID of the owner.
     pub container: String,
-    /// CNI_IFNAME; `None` in a file of the reference plugins before 0.8, which wrote the container alone.
+    /// CNI_IFNAME; `None` in a file of the reference plugins before 0.8, which contains only the container ID.
     pub ifname: Option<String>,
 }
 
@@ -50,17 +50,17 @@ impl Reservation {
         Self { address: number.into(), container: container.to_owned(), ifname }
     }
 
-    /// Whether it is the attachment's. One without an interface is of all of the container's.
+    /// Whether it belongs to the attachment. One without an interface belongs to all attachments of its container.
     pub fn is_of(&self, owner: Owner<'_>) -> bool {
         self.container == owner.container && self.ifname.as_ref().is_none_or(|ifname| ifname == owner.ifname)
     }
 }
 
-/// The reservations of a network, in the order of their addresses: for those who only look. It takes no lock, and so may
-/// miss what is being reserved or released meanwhile.
+/// Lists the reservations of a network in the order of their addresses, for readers only. It takes no lock, so it may
+/// miss concurrent changes.
 ///
 /// # Errors
-/// What the disk refuses. Where nothing was ever reserved there is nothing; files that are no reservations are left out.
+/// An operation on the disk failed. A missing directory has no reservations. Other files are skipped.
 pub fn list(data_dir: &Path, network: &str) -> Result<Vec<Reservation>, ReservationError> {
     let Some(directory) = Directory::open(directory_of(data_dir, network), false)? else { return Ok(Vec::new()) };
     let mut found = all(&directory)?;

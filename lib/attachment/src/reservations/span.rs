@@ -1,8 +1,8 @@
-//! Addresses of both families on one line of numbers, so that no code below asks which family it serves.
+//! Addresses of both families as numbers, so that the code below need not distinguish families.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// An address as a number: IPv6 as it is, IPv4 as its IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2).
+/// An address as a number: IPv6 unchanged, IPv4 as its IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Number(pub u128);
 
@@ -22,20 +22,20 @@ impl From<Number> for IpAddr {
 }
 
 impl Number {
-    /// The file name of a reservation is the canonical text; anything else is not one.
+    /// Reads the file name of a reservation, which is the canonical text of the address. `None` for any other name.
     pub(super) fn from_file_name(name: &str) -> Option<Self> {
         let ip: IpAddr = name.parse().ok()?;
         let canonical = ip.to_canonical();
         (canonical.to_string() == name).then(|| Self::from(canonical))
     }
 
-    /// The address after this one; the last wraps.
+    /// The next address. The last one wraps.
     pub(super) fn next(self) -> Self {
         Self(self.0.wrapping_add(1))
     }
 }
 
-/// Addresses from `first` to `last`, both included.
+/// The addresses from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub first: Number,

@@ -1,4 +1,4 @@
-//! The few calls by which the store reaches the disk. Nothing else in this plugin does, so that a test can count them.
+//! All system calls of the reservations. They are in one place so that a test can count them.
 
 use std::ffi::OsStr;
 use std::fs::DirBuilder;
@@ -11,7 +11,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-/// In a test counts the calls of this thread by name.
+/// Counts the calls of this thread by name, in tests.
 #[cfg(test)]
 pub(super) mod calls {
     use std::cell::RefCell;
@@ -23,7 +23,7 @@ pub(super) mod calls {
         COUNTS.with_borrow_mut(|counts| *counts.entry(name).or_default() += 1);
     }
 
-    /// What was counted since the last call.
+    /// Returns the counts since the last `take`.
     pub fn take() -> BTreeMap<&'static str, usize> {
         COUNTS.take()
     }
@@ -35,7 +35,7 @@ mod calls {
 }
 
 pub(super) const FILE: Mode = Mode::RUSR.union(Mode::WUSR);
-// upstream's lock is 0750
+// the mode of upstream's lock file
 pub(super) const LOCK: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP);
 
 pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
@@ -48,7 +48,7 @@ pub(super) fn make_dirs(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(path)
 }
 
-/// A FIFO under this name is not waited for.
+/// Opens a file. Does not wait for the writer of a FIFO.
 pub(super) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     calls::count("open");
     Ok(fs::open(path, flags | OFlags::CLOEXEC | OFlags::NONBLOCK, FILE)?)
@@ -59,14 +59,14 @@ pub(super) fn open_at(dir: &OwnedFd, name: impl AsRef<OsStr>, flags: OFlags, mod
     Ok(fs::openat(dir, name.as_ref(), flags | OFlags::CLOEXEC | OFlags::NONBLOCK, mode)?)
 }
 
-/// Waits for the lock that upstream takes: flock(2), not fcntl(2).
+/// Waits for upstream's lock: flock(2), not fcntl(2).
 pub(super) fn lock(file: &OwnedFd) -> io::Result<()> {
     calls::count("flock");
     retry(|| fs::flock(file, FlockOperation::LockExclusive))
 }
 
-/// One read of up to `most` bytes: what is short of that is the end of the file, as all that is read here are regular
-/// files. Memory that the file does not fill is not touched.
+/// Reads up to `most` bytes in one call. Fewer bytes mean the end of the file, because only regular files are read
+/// here. Does not touch memory that the file does not fill.
 pub(super) fn read_at(file: &OwnedFd, most: usize, offset: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(most);
     loop {
@@ -94,7 +94,7 @@ pub(super) fn write_at(file: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> io:
     Ok(())
 }
 
-/// In bytes.
+/// The length in bytes.
 pub(super) fn length(file: &OwnedFd) -> io::Result<u64> {
     calls::count("stat");
     let stat = fs::fstat(file)?;
@@ -106,7 +106,7 @@ pub(super) fn truncate(file: &OwnedFd, length: u64) -> io::Result<()> {
     retry(|| fs::ftruncate(file, length))
 }
 
-/// Gives an unnamed file a name in `dir`. AlreadyExists when there is one.
+/// Gives an unnamed file a name in `dir`. The error is AlreadyExists if the name is taken.
 pub(super) fn link(file: &OwnedFd, dir: &OwnedFd, name: &str) -> io::Result<()> {
     calls::count("link");
     let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
@@ -123,7 +123,7 @@ pub(super) fn link_name(dir: &OwnedFd, from: &str, to: &str) -> io::Result<()> {
     Ok(fs::linkat(dir, from, dir, to, AtFlags::empty())?)
 }
 
-/// True when there was something to remove.
+/// Removes a file. Returns whether it existed.
 pub(super) fn unlink(dir: &OwnedFd, name: &str) -> io::Result<bool> {
     calls::count("unlink");
     match fs::unlinkat(dir, name, AtFlags::empty()) {
@@ -133,7 +133,7 @@ pub(super) fn unlink(dir: &OwnedFd, name: &str) -> io::Result<bool> {
     }
 }
 
-/// The names in the directory, without `.` and `..`; those that are no UTF-8 are nobody's here.
+/// The names in the directory, except `.` and `..`. Names that are not UTF-8 are skipped: they belong to others.
 pub(super) fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
     calls::count("list");
     let mut names = Vec::new();
@@ -148,7 +148,7 @@ pub(super) fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// What tells one state of a directory from another.
+/// Distinguishes two states of a directory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub device: u64,
@@ -168,8 +168,8 @@ pub(super) fn stamp(dir: &OwnedFd) -> io::Result<Stamp> {
     })
 }
 
-/// Sets the directory's time of change to the nanosecond behind what it is, and gives it. The kernel's own times are those
-/// of its ticks, and later.
+/// Sets the directory's time of change one nanosecond later and returns it. The kernel's own times are those of its
+/// clock ticks, and are later.
 pub(super) fn touch(dir: &OwnedFd) -> io::Result<(i64, u32)> {
     let Stamp { seconds, nanoseconds, .. } = stamp(dir)?;
     let (seconds, nanoseconds) = if nanoseconds < 999_999_999 { (seconds, nanoseconds + 1) } else { (seconds + 1, 0) };
@@ -180,7 +180,7 @@ pub(super) fn touch(dir: &OwnedFd) -> io::Result<(i64, u32)> {
     Ok((seconds, nanoseconds))
 }
 
-/// This boot of the kernel, or None where /proc is not mounted.
+/// The ID of this boot; `None` if /proc is not mounted.
 pub(super) fn boot_id() -> Option<[u8; 36]> {
     kernel::sysctl::boot_id()?.as_bytes().try_into().ok()
 }

@@ -128,7 +128,7 @@ fn a_damaged_or_missing_index_costs_time_only() {
         &|| fs::remove_file(world.index()).unwrap(),
         &|| fs::write(world.index(), "").unwrap(),
         &|| fs::write(world.index(), vec![0xff; 100_000]).unwrap(),
-        // a header that is right, and nothing behind it
+        // a valid header with nothing after it
         &|| fs::write(world.index(), &good[..192]).unwrap(),
         &|| {
             fs::remove_file(world.index()).unwrap();
@@ -184,7 +184,7 @@ fn empty_files_are_nobodys() {
         assert_eq!(world.add(&format!("c{last}")).unwrap(), format!("10.1.2.{last}"));
     }
     assert_eq!(world.add("one-too-many"), None);
-    // one that appears while the index counts
+    // one that appears while the index is valid
     world.del("c4");
     fs::write(world.dir().join("10.1.2.4"), "").unwrap();
     assert_eq!(world.add("c7").unwrap(), "10.1.2.4");
@@ -253,7 +253,7 @@ fn two_configurations_take_turns_without_rereading() {
         world.sets = vec![set(subnet)];
         assert!(!world.open().index.index.fresh, "{subnet}");
     }
-    // whoever gives an address back knows no range at all
+    // the caller that releases an address knows no range
     let mut reservations = Reservations::existing(world.data.path(), NET).unwrap().unwrap();
     reservations.release_all(eth0("b")).unwrap();
     reservations.close();
@@ -285,7 +285,7 @@ fn owners_beyond_a_bucket_are_found() {
     }
 }
 
-/// As if the machine had been booted since the last call.
+/// Makes the index look as if the machine had booted since the last call.
 fn boot(world: &World) {
     let mut index = fs::read(world.index()).unwrap();
     index[10] ^= 1;
@@ -383,7 +383,7 @@ fn what_cannot_be_removed_is_said_and_the_rest_goes() {
         world.add(id).unwrap();
     }
     let mut reservations = world.open();
-    // read, but no file that can be unlinked by then
+    // read, but the file can no longer be unlinked
     let replaced = |number: &str| {
         fs::remove_file(world.dir().join(number)).unwrap();
         fs::create_dir(world.dir().join(number)).unwrap();
@@ -437,7 +437,7 @@ fn a_container_started_again_after_a_boot_gets_an_address() {
     assert_eq!((world.owned("c1"), world.owned("c2")), (vec![], vec!["10.1.2.3".to_owned()]));
 }
 
-/// A /16 with its first nine tenths taken and the cursor before them: the longest way to a free address there is.
+/// A /16 whose first nine tenths are taken, with the cursor before them: the longest search for a free address.
 fn nearly_full() -> World {
     let world = World::new("10.2.0.0/16");
     fs::create_dir_all(world.dir()).unwrap();
@@ -468,7 +468,7 @@ fn a_16_nine_tenths_full_costs_what_an_empty_24_does() {
     let (big_add, big_del) = costs(&full, "y");
     for (mut small, mut big, what) in [(small_add, big_add, "ADD"), (small_del, big_del, "DEL")] {
         assert!(!small.contains_key("list") && !big.contains_key("list"), "{what}: {small:?} {big:?}");
-        // the table of owners is beyond what the first read brings: a page for each look into it
+        // the table of owners is not in the first read: each look-up reads a page
         let reads = |counts: &mut BTreeMap<_, usize>| counts.remove("read").unwrap_or(0);
         let (small_reads, big_reads) = (reads(&mut small), reads(&mut big));
         assert!(big_reads <= small_reads + 2, "{what}: {small_reads} {big_reads}");
@@ -501,7 +501,7 @@ enum Op {
     Add(u8),
     Request(u8, u8),
     Del(u8),
-    /// A Go plugin takes an address.
+    /// Takes an address as a Go plugin does.
     Foreign(u8),
     Operator(u8),
     Crash(u8),
@@ -520,7 +520,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What upstream would have: owners by the last number of 10.1.2.0/27, and the cursor.
+/// Upstream's result: owners by the last number of 10.1.2.0/27, and the cursor.
 #[derive(Default)]
 struct Model {
     owners: BTreeMap<u8, String>,
@@ -567,7 +567,7 @@ proptest! {
                 }
                 Op::Foreign(host) if !model.owners.contains_key(&host) => {
                     world.open();
-                    // as Go's plugin does: exclusively, so that an empty file is nobody's for it
+                    // as Go's plugin does: it creates the file exclusively, so an empty file makes it fail
                     let path = world.dir().join(address(host));
                     if let Ok(mut file) = fs::File::create_new(path) {
                         std::io::Write::write_all(&mut file, format!("c{}\r\neth0", host % 24).as_bytes()).unwrap();

@@ -1,5 +1,5 @@
-//! What the reference plugins' iptables backend leaves of an attachment (containernetworking/plugins,
-//! pkg/ip/ipmasq_iptables_linux.go, pkg/utils/utils.go), as `iptables-nft` keeps it:
+//! The rules that the reference plugins' iptables backend makes for an attachment (containernetworking/plugins,
+//! pkg/ip/ipmasq_iptables_linux.go, pkg/utils/utils.go), as `iptables-nft` stores them:
 //!
 //! ```text
 //! table ip nat {
@@ -14,7 +14,7 @@
 //! }
 //! ```
 //!
-//! It is deleted here and never made. What `iptables-legacy` keeps cannot be reached by nf_tables, and stays.
+//! This module only deletes them. nf_tables cannot reach the rules of `iptables-legacy`, so those remain.
 
 use kernel::nft::{NftFamily, TableKey};
 use kernel::state::{NftChainScope, NftTable};
@@ -23,17 +23,17 @@ use super::{Rules, digest};
 use crate::Key;
 
 const POSTROUTING: &str = "POSTROUTING";
-/// XT_EXTENSION_MAXNAMELEN, linux/netfilter/x_tables.h, without the end of the string: the longest name of a chain.
+/// The longest chain name in bytes: XT_EXTENSION_MAXNAMELEN (linux/netfilter/x_tables.h) minus the terminating zero.
 const LONGEST: usize = 28;
 
-/// The chain of a container in a network; upstream does not tell its interfaces apart.
+/// The chain of a container in a network. In upstream all interfaces of a container share it.
 fn chain(key: Key<'_>) -> String {
     let mut name = format!("CNI-{}", digest(&format!("{}{}", key.network, key.container)));
     name.truncate(LONGEST);
     name
 }
 
-/// What there may be, for IPv4 and IPv6.
+/// The rules that may exist, for IPv4 and IPv6.
 pub fn rules(key: Key<'_>) -> [Rules; 2] {
     let own = chain(key);
     [NftFamily::Ip, NftFamily::Ip6].map(|family| {

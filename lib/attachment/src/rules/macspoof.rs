@@ -1,5 +1,5 @@
-//! The MAC spoof check of the bridge plugin (containernetworking/plugins, pkg/link/spoofcheck.go): a frame that a
-//! container sends under another MAC address than its own is dropped.
+//! The bridge plugin's check against MAC spoofing (containernetworking/plugins, pkg/link/spoofcheck.go). It drops
+//! frames that a container sends under a MAC address that is not its own.
 //!
 //! ```text
 //! table bridge nat {
@@ -25,10 +25,10 @@ use super::Rules;
 use crate::Key;
 
 const PREROUTING: &str = "PREROUTING";
-/// `priority dstnat` in bridges (NF_BR_PRI_NAT_DST_BRIDGED, linux/netfilter_bridge.h).
+/// The priority `dstnat` in bridges (NF_BR_PRI_NAT_DST_BRIDGED, linux/netfilter_bridge.h).
 const PRIORITY: i32 = -300;
 
-/// The table: `bridge nat`. Others may use it too, so that it is never deleted.
+/// The table `bridge nat`. Others may use it too, so it is never deleted.
 pub fn table() -> TableKey {
     TableKey::new(NftFamily::Bridge, "nat")
 }
@@ -37,8 +37,8 @@ fn chain(key: Key<'_>) -> String {
     format!("cni-br-iface-{}-{}", key.container, key.ifname)
 }
 
-/// Frames that come from `host_link` (the host's end of the pair) are dropped unless they are sent by `mac`. For DEL
-/// neither is known: `None`.
+/// The rules that drop frames from `host_link` (the host's end of the pair) unless their sender is `mac`. For DEL
+/// neither is known: pass `None`.
 pub fn rules(key: Key<'_>, ends: Option<(&IfName, Mac)>) -> Rules {
     let (first, second) = (chain(key), format!("{}-mac", chain(key)));
     let base = Base::new(ChainKind::Filter, Hook::Prerouting, PRIORITY);
@@ -50,7 +50,7 @@ pub fn rules(key: Key<'_>, ends: Option<(&IfName, Mac)>) -> Rules {
         wanted.chains.insert(first.clone(), NftChain::regular([check]));
         wanted.chains.insert(second.clone(), NftChain::regular([pass, drop]));
     }
-    // comments do not tell: cut, they may be those of another
+    // a comment does not identify the rule: once cut, it may equal another's
     let enters = NftChainScope::JumpsTo(first.clone());
     let whole = NftChainScope::Whole;
     let chains = [(PREROUTING.to_owned(), enters), (first, whole.clone()), (second, whole)].into();

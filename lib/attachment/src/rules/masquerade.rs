@@ -1,5 +1,5 @@
-//! Masquerading of attachments, as the reference plugins' nftables backend does it (containernetworking/plugins,
-//! pkg/ip/ipmasq_nftables_linux.go).
+//! Masquerading for attachments, with the rules of the reference plugins' nftables backend
+//! (containernetworking/plugins, pkg/ip/ipmasq_nftables_linux.go).
 //!
 //! ```text
 //! table inet cni_plugins_masquerade {
@@ -31,17 +31,17 @@ use crate::Key;
 const CHECKS: &str = "masq_checks";
 const POSTROUTING: &str = "postrouting";
 
-/// The table: `inet cni_plugins_masquerade`.
+/// The table `inet cni_plugins_masquerade`.
 pub fn table() -> TableKey {
     TableKey::new(NftFamily::Inet, "cni_plugins_masquerade")
 }
 
-/// What the rules of an attachment are known by: the start of their comments.
+/// The start of the comments of an attachment's rules, by which they are recognized.
 pub fn mark(key: Key<'_>) -> String {
     format!("{}{}", network_mark(key.network), hash(&format!("{}:{}", key.ifname, key.container)))
 }
 
-/// How the comments of all rules of a network begin.
+/// The start of the comments of all rules of a network.
 pub fn network_mark(network: &str) -> String {
     format!("{}-", hash(network))
 }
@@ -53,8 +53,8 @@ fn comment(key: Key<'_>) -> String {
     clip(&format!("{}, {description}", mark(key))).to_owned()
 }
 
-/// Traffic of the attachment's addresses to outside their networks is masqueraded. Each of `nets` is an address with its
-/// prefix length.
+/// The rules that masquerade traffic from the attachment's addresses to destinations outside their networks. Each of
+/// `nets` is an address with its prefix length.
 pub fn rules(key: Key<'_>, nets: &[IpNetwork]) -> Rules {
     let mut own: Vec<Rule> = nets.iter().map(|net| rule(*net, &comment(key))).collect();
     own.dedup();
@@ -79,7 +79,7 @@ fn rule(net: IpNetwork, comment: &str) -> Rule {
 /// Deletes the rules of a network that belong to none of the `valid` attachments.
 ///
 /// # Errors
-/// What the kernel refuses.
+/// The kernel refused to list or delete rules.
 pub fn collect(kernel: &mut Kernel, network: &str, valid: &[Key<'_>]) -> Result<(), KernelError> {
     let what = "collect masquerade rules that belong to no attachment";
     let (of_network, valid): (_, Vec<String>) = (network_mark(network), valid.iter().map(|key| mark(*key)).collect());
@@ -92,7 +92,7 @@ pub fn collect(kernel: &mut Kernel, network: &str, valid: &[Key<'_>]) -> Result<
         let listed = nft.rules(&table(), Some(CHECKS)).map_err(|error| error.about(what))?;
         let handle = |rule: &ListedRule| RuleHandle { table: table(), chain: rule.chain.clone(), handle: rule.handle };
         let found: Vec<RuleHandle> = listed.iter().filter(|r| stale(CHECKS, &r.rule)).map(handle).collect();
-        // another collection may have been faster: then what is left is looked up again
+        // another caller may have deleted some; then look again
         if found.is_empty() || nft.delete_rules(&found, &[], stale).map_err(|error| error.about(what))? {
             return Ok(());
         }
@@ -113,7 +113,7 @@ fn shared() -> NftTable {
     }
 }
 
-/// The rules of the base chain: multicast is not translated (RFC 5771, RFC 4291 §2.7).
+/// The rules of the base chain. Multicast is not translated (RFC 5771, RFC 4291 §2.7).
 fn frame() -> [Rule; 3] {
     let multicast = |group: IpAddr, prefix| {
         let net = IpNetwork::new(group, prefix).unwrap_or_else(|_| host_net(group));

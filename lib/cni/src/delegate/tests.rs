@@ -47,12 +47,12 @@ fn env(path: &str) -> Env {
 
 const CONF: &[u8] = br#"{"cniVersion": "1.0.0",  "name": "n", "type": "top"}"#;
 
-/// One call through fresh delegates without a suite; what went to stderr is the second part.
+/// One call through new delegates without a suite. The second part is what was written to stderr.
 fn call<T>(path: &str, work: impl Fn(&Delegates<'_>, &Env) -> T) -> (T, String) {
-    let heard = RefCell::new(Vec::new());
-    let say = |bytes: &[u8]| heard.borrow_mut().extend_from_slice(bytes);
+    let written = RefCell::new(Vec::new());
+    let say = |bytes: &[u8]| written.borrow_mut().extend_from_slice(bytes);
     let outcome = work(&Delegates::new(path, &[], Environ::Inherit, &say), &env(path));
-    (outcome, String::from_utf8(heard.take()).unwrap())
+    (outcome, String::from_utf8(written.take()).unwrap())
 }
 
 fn add(path: &str, kind: &str) -> (Result<AddResult, Error>, String) {
@@ -97,9 +97,9 @@ fn the_delegate_gets_the_bytes_and_the_environment() {
     let body = r#"cd "$(dirname "$0")"; cat >stdin; env | grep ^CNI_ | sort >env; pwd -P >/dev/null
         echo "from $CNI_COMMAND" >&2; echo '{"ips":[{"address":"10.0.0.2/24"}]}'"#;
     let scripts = Scripts::new().with("x", body);
-    let (result, heard) = add(scripts.path(), "x");
+    let (result, written) = add(scripts.path(), "x");
     assert_eq!(result.unwrap().ips[0].address.to_string(), "10.0.0.2/24");
-    assert_eq!(heard, "from ADD\n");
+    assert_eq!(written, "from ADD\n");
     assert_eq!(scripts.read("stdin").as_bytes(), CONF);
     let expected = format!(
         "CNI_ARGS=A=b\nCNI_COMMAND=ADD\nCNI_CONTAINERID=c1\nCNI_IFNAME=eth0\nCNI_NETNS=/nowhere\nCNI_PATH={}\n",
@@ -186,9 +186,9 @@ fn pipes_never_lock_up() {
         .with("deaf", "exec <&-; echo '{}'")
         .with("loud", &format!("{flood} >&2; {flood} | tr 'y\\n' '  '; cat >/dev/null; echo '{{}}'"));
     for kind in ["echo", "deaf", "loud"] {
-        let (result, heard) = call(scripts.path(), |delegates, env| delegates.add(kind, conf.as_bytes(), env));
+        let (result, written) = call(scripts.path(), |delegates, env| delegates.add(kind, conf.as_bytes(), env));
         assert_eq!(result.unwrap(), AddResult::default(), "{kind}");
-        assert_eq!(heard.len(), if kind == "loud" { 300_000 } else { 0 });
+        assert_eq!(written.len(), if kind == "loud" { 300_000 } else { 0 });
     }
     assert_eq!(scripts.read("got"), conf);
     for _ in 0..20 {
@@ -213,7 +213,7 @@ fn a_busy_file_is_tried_again() {
     });
 }
 
-/// Answers in process; delegates to itself or panics when its name says so.
+/// A plugin in this process. Depending on its name it delegates to itself or panics.
 struct Inner(&'static str);
 
 impl Plugin for Inner {
@@ -238,7 +238,7 @@ impl Plugin for Inner {
     }
 }
 
-/// As an installed suite: hard or symbolic links to this very executable.
+/// Installs a suite: hard or symbolic links to this executable.
 fn linked(scripts: &Scripts, name: &str) {
     std::os::unix::fs::symlink("/proc/self/exe", scripts.file(name)).unwrap();
 }

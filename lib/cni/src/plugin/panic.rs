@@ -1,4 +1,4 @@
-//! A panic is an answer like any other.
+//! Turns a panic into an error object.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -6,17 +6,18 @@ use std::sync::Once;
 
 use crate::error::Error;
 
-/// What [`MESSAGE`] is until there is a panic.
+/// The value of [`MESSAGE`] before a panic.
 static NONE_YET: String = String::new();
 
 thread_local! {
-    /// Some while this thread is inside [`caught`]: the message of the panic, once there is one, which is never freed. A
-    /// word without a destructor: std keeps destructors in a list of malloc's, which takes four system calls to start,
-    /// and musl has room for 112 bytes of such variables before it takes a page for them.
+    /// Set while this thread is inside [`caught`]. After a panic it holds the message, which is never freed. The type
+    /// has no destructor on purpose: std keeps destructors in a list on the heap, which costs four system calls to set
+    /// up, and musl has room for 112 bytes of such variables before it allocates a page for them.
     static MESSAGE: Cell<Option<&'static String>> = const { Cell::new(None) };
 }
 
-/// Runs it; a panic becomes code 999 with the panic's message and place, and nothing is printed. Nests.
+/// Runs `work`. A panic becomes an error of code 999 with the panic's message and place, and prints nothing. Calls may
+/// be nested.
 pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     static HOOK: Once = Once::new();
     HOOK.call_once(install);
@@ -26,7 +27,7 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Er
     outcome.unwrap_or_else(|_| Err(Error::internal(format_args!("panic: {message}")).with_details("this is a bug")))
 }
 
-/// Keeps the message for [`caught`]; other threads' panics are printed as before.
+/// Makes panics store their message for [`caught`]. Panics of other threads are still printed.
 fn install() {
     let before = take_hook();
     set_hook(Box::new(move |info| {

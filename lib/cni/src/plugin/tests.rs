@@ -6,10 +6,10 @@ use gojson::Json;
 use super::*;
 use crate::result::IpConfig;
 
-/// A CNI_NETNS that the fake does not work in.
+/// A CNI_NETNS that the fake plugin rejects.
 const REFUSED: &str = "/refused";
 
-/// Records what it is asked, answers as its configuration says.
+/// Records its calls and replies as its configuration says.
 #[derive(Default)]
 struct Fake {
     calls: Mutex<Vec<String>>,
@@ -238,9 +238,9 @@ fn a_namespace_is_refused_before_the_work() {
         assert_eq!(call(&fake, &with(command, &[]), stdin).status, 0);
         assert_eq!(fake.calls().len(), 1);
     }
-    // to DEL it is gone
+    // for DEL it is gone
     assert_eq!(call(&fake, &with("DEL", &[("CNI_NETNS", REFUSED)]), stdin).status, 0);
-    // it is none of the others' business
+    // the other commands do not check it
     let stdin = r#"{"name":"n","cniVersion":"1.1.0"}"#;
     assert_eq!(call(&fake, &with("STATUS", &[("CNI_NETNS", REFUSED)]), stdin).status, 0);
 }
@@ -252,7 +252,7 @@ fn a_damaged_prev_result_stops_add_but_not_del() {
     assert!(complaint(&fake, "ADD", bad).1.starts_with("could not parse prevResult: result type supports"));
     let said = call(&fake, &with("DEL", &[]), bad);
     assert_eq!((said.status, said.stdout.as_str()), (0, ""));
-    assert!(said.stderr.starts_with("fake: DEL goes on without prevResult: "), "{}", said.stderr);
+    assert!(said.stderr.starts_with("fake: DEL continues without prevResult: "), "{}", said.stderr);
     assert_eq!(fake.calls(), ["del"]);
     let good = r#"{"name":"n","cniVersion":"1.0.0","prevResult":{}}"#;
     assert_eq!(call(&fake, &with("DEL", &[]), good), quiet(0));

@@ -1,4 +1,5 @@
-//! Each version's shape and order of keys (specification §"Success"; the Go library's order, byte for byte).
+//! The result's text in each version: shape and order of keys are the Go library's, byte for byte (specification
+//! §"Success").
 
 use std::net::IpAddr;
 
@@ -9,7 +10,7 @@ use super::{AddResult, Dns, Interface, IpConfig, Route};
 use crate::error::Error;
 use crate::version::Version;
 
-/// An object under construction that leaves out what is empty.
+/// An object under construction. It omits empty members.
 #[derive(Default)]
 struct Members(Vec<(&'static str, Json)>);
 
@@ -48,20 +49,20 @@ impl Members {
 }
 
 impl AddResult {
-    /// What a plugin prints for a configuration of that version: 4 spaces, no newline at the end.
+    /// The result as a plugin prints it for a configuration of that version: indented by 4 spaces, no final newline.
     ///
-    /// 0.1.0 and 0.2.0 keep the first address of each family, and fail without any:
-    /// `cannot convert: no valid IP addresses`.
+    /// 0.1.0 and 0.2.0 keep only the first address of each family. They fail if there is none: `cannot convert: no
+    /// valid IP addresses`.
     pub fn encode(&self, version: Version) -> Result<String, Error> {
         Ok(self.to_json(version)?.pretty4())
     }
 
-    /// The same as a tree, for a `prevResult`.
+    /// The result as a tree, for a `prevResult`. It fails as [`AddResult::encode`] does.
     pub fn to_json(&self, version: Version) -> Result<Json, Error> {
         match version {
             Version::V010 | Version::V020 => self.to_02(version),
             Version::V030 | Version::V031 | Version::V040 => Ok(self.to_04(version)),
-            // the Go library passes these through a map, which sorts
+            // the Go library passes these through a map, which sorts the keys
             Version::V100 | Version::V110 => Ok(self.to_1(version).sorted()),
         }
     }

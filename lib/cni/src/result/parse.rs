@@ -1,4 +1,4 @@
-//! Any version's document to the one type.
+//! Parses a result of any version into [`AddResult`].
 
 use gojson::{Cidr, Ip, Json, JsonError};
 use serde::Deserialize;
@@ -8,27 +8,27 @@ use crate::error::Error;
 use crate::quote;
 use crate::version::{UnknownVersion, Version};
 
-/// Why a result is not one.
+/// Why a document is not a valid result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResultError {
-    /// Not JSON, or a member of the wrong type.
+    /// The document is not JSON, or a member has the wrong type.
     #[error(transparent)]
     Json(#[from] JsonError),
-    /// `cniVersion` is not of the configuration's family.
+    /// `cniVersion` has another shape than the configuration's version.
     #[error("result type supports [{supported}] but unmarshalled CNIVersion is {}", quote(found))]
     Family {
-        /// The family's versions, separated by spaces.
+        /// The versions of the configuration's shape, separated by spaces.
         supported: String,
-        /// What the document says.
+        /// The document's `cniVersion`.
         found: String,
     },
-    /// `cniVersion` is no version at all.
+    /// `cniVersion` is not a known version.
     #[error("unsupported CNI result version: {0}")]
     Version(#[from] UnknownVersion),
-    /// An element without its address.
+    /// An element has no address.
     #[error("{what} has no address")]
     NoAddress {
-        /// Such as `ips[1]`.
+        /// The element, such as `ips[1]`.
         what: String,
     },
 }
@@ -40,7 +40,7 @@ impl From<ResultError> for Error {
     }
 }
 
-/// The versions that share a shape.
+/// The versions whose results have the same shape.
 fn family(version: Version) -> &'static [Version] {
     let (old, rest) = Version::ALL.split_at(2);
     let (middle, new) = rest.split_at(3);
@@ -59,8 +59,8 @@ struct Versioned {
 }
 
 impl AddResult {
-    /// Reads what a delegate printed: its own `cniVersion` says the shape, or the configuration's when it has none.
-    /// `null` counts as `{}`.
+    /// Parses a delegate's reply. Its `cniVersion` decides the shape; without one, `config_version` does. `null` means
+    /// `{}`.
     pub fn parse(text: &[u8], config_version: Version) -> Result<Self, ResultError> {
         let tree = Json::parse(text)?;
         let own: Versioned = tree.decode()?;
@@ -68,7 +68,7 @@ impl AddResult {
         Self::from_json(&tree, version)
     }
 
-    /// Reads a `prevResult`: its `cniVersion` must share the shape of the configuration's, and may be absent.
+    /// Parses a `prevResult`. Its `cniVersion` may be absent, and must have the same shape as the configuration's.
     pub fn parse_prev(tree: &Json, config_version: Version) -> Result<Self, ResultError> {
         let own: Versioned = tree.decode()?;
         let family = family(config_version);

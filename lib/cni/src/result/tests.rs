@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::version::Version;
 
-/// Everything set, both families, two addresses of IPv4.
+/// A result with every field set, both families, and two IPv4 addresses.
 fn full() -> AddResult {
     let ip = |address: &str, gateway: Option<&str>, interface| IpConfig {
         interface,
@@ -48,7 +48,7 @@ fn full() -> AddResult {
     }
 }
 
-/// The pretty text without its layout, which its own test holds.
+/// The printed text without its layout, which has a test of its own.
 fn compact(result: &AddResult, version: Version) -> String {
     result.to_json(version).unwrap().compact()
 }
@@ -175,7 +175,7 @@ fn results() -> impl Strategy<Value = AddResult> {
         .prop_map(|(interfaces, ips, routes, dns)| AddResult { interfaces, ips, routes, dns })
 }
 
-/// What a version's shape can hold of a result.
+/// The part of a result that a version can express.
 fn kept(mut result: AddResult, version: Version) -> AddResult {
     if version < Version::V100 {
         for interface in &mut result.interfaces {

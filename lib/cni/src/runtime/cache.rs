@@ -1,4 +1,4 @@
-//! The results of ADD, kept for CHECK, DEL and GC, in libcni's layout: either library can take over from the other.
+//! The cache of ADD's results for CHECK, DEL and GC. It has libcni's layout, so that either library can take over.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -20,38 +20,38 @@ const KIND: &str = "cniCacheV1";
 /// Why a cached result cannot be kept or used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
-    /// The file system's refusal.
+    /// The file system refused an operation.
     #[error("failed to {operation} the cached result {}: {source}", path.display())]
     Io {
-        /// Such as "write".
+        /// The operation, such as "write".
         operation: &'static str,
-        /// Of the file.
+        /// The cache file.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Not JSON.
+    /// The file is not JSON.
     #[error("the cached result {} is damaged: {source}", path.display())]
     Json {
-        /// Of the file.
+        /// The cache file.
         path: PathBuf,
-        /// What is wrong.
+        /// The parser's error.
         source: JsonError,
     },
-    /// JSON, but no result.
+    /// The file is JSON, but not a result.
     #[error("the cached result {} is damaged: {source}", path.display())]
     Result {
-        /// Of the file.
+        /// The cache file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the result.
         source: ResultError,
     },
-    /// The list's version cannot hold the result.
+    /// The list's version cannot express the result.
     #[error("failed to set network {} cached result: {source}", quote(network))]
     Convert {
-        /// Its name.
+        /// The network's `name`.
         network: String,
-        /// Such as "cannot convert: no valid IP addresses".
+        /// The reason, such as "cannot convert: no valid IP addresses".
         source: Error,
     },
 }
@@ -89,7 +89,7 @@ impl<'a> Cache<'a> {
         self.dir.join("results").join(format!("{network}-{container_id}-{ifname}"))
     }
 
-    /// Whole or not at all, mode 0600.
+    /// Writes the whole file or nothing, with mode 0600.
     pub(super) fn store(
         &self,
         list: &NetworkList,
@@ -106,7 +106,7 @@ impl<'a> Cache<'a> {
         })
     }
 
-    /// None when there is none. A file with nothing but a result, as old versions of libcni wrote, is read too.
+    /// Returns `None` if there is no file. Also reads files of old versions of libcni, which contain only the result.
     pub(super) fn load(&self, list: &NetworkList, attachment: &Attachment) -> Result<Option<AddResult>, CacheError> {
         let path = self.file(&list.name, attachment);
         let bytes = match fs::read(&path) {
@@ -125,7 +125,7 @@ impl<'a> Cache<'a> {
             .map_err(|source| CacheError::Result { path, source })
     }
 
-    /// That there is none is a success.
+    /// Succeeds if there is no file.
     pub(super) fn remove(&self, network: &str, attachment: &Attachment) -> Result<(), CacheError> {
         let path = self.file(network, attachment);
         match fs::remove_file(&path) {
@@ -136,7 +136,7 @@ impl<'a> Cache<'a> {
         }
     }
 
-    /// The attachments of a network, by file name. A file that says nothing of its attachment is passed over.
+    /// The attachments of a network, by file name. Skips a file that does not name its attachment.
     pub(super) fn attachments(&self, network: &str) -> Result<Vec<Attachment>, CacheError> {
         let path = self.dir.join("results");
         let failed = |source| CacheError::Io { operation: "list", path: path.clone(), source };
@@ -189,7 +189,7 @@ fn document(list: &NetworkList, attachment: &Attachment, result: Json) -> String
     Json::from_iter(members).compact()
 }
 
-/// A temporary file beside `results`, not in it: libcni takes every file there for an attachment.
+/// Uses a temporary file beside `results`: libcni takes every file inside it for an attachment.
 fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir.join("results"))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -203,7 +203,7 @@ fn write_whole(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
         .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| fs::rename(&temporary, path));
     written.inspect_err(|_| {
-        // its absence is as good
+        // it fails if the file was never created
         let _ = fs::remove_file(&temporary);
     })
 }

@@ -1,4 +1,4 @@
-//! Network configuration lists: what stands in `/etc/cni/net.d`.
+//! Network configuration lists, as `/etc/cni/net.d` has them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,22 +12,22 @@ use crate::error::Error;
 use crate::quote;
 use crate::version::{UnknownVersion, Version};
 
-/// A network: its plugins run in order.
+/// A network with its plugins, in the order in which they run.
 #[derive(Debug, Clone)]
 pub struct NetworkList {
-    /// Letters, digits, `_`, `.`, `-`.
+    /// The network's `name`: letters, digits, `_`, `.`, `-`.
     pub name: String,
-    /// The highest known of `cniVersion` and `cniVersions`; every plugin gets this one.
+    /// The highest known version among `cniVersion` and `cniVersions`. Every plugin gets this one.
     pub version: Version,
-    /// CHECK answers success at once.
+    /// `disableCheck`: CHECK succeeds and calls no plugin.
     pub disable_check: bool,
-    /// GC answers success at once.
+    /// `disableGC`: GC succeeds and calls no plugin.
     pub disable_gc: bool,
-    /// No plugins from files beside the list.
+    /// `loadOnlyInlinedPlugins`: plugins in files beside the list are not read.
     pub load_only_inlined_plugins: bool,
-    /// At least one when loaded from a directory.
+    /// The plugins. A list that is loaded from a directory has at least one.
     pub plugins: Vec<PluginConf>,
-    /// The document.
+    /// The document as it was read.
     pub bytes: Vec<u8>,
 }
 
@@ -36,67 +36,67 @@ pub struct NetworkList {
 pub struct PluginConf {
     /// `type`, the executable's name.
     pub kind: String,
-    /// Which arguments of the runtime it wants as `runtimeConfig`.
+    /// The capabilities that the plugin declares. For each, it wants the runtime's value in `runtimeConfig`.
     pub capabilities: BTreeMap<String, bool>,
-    /// The whole object.
+    /// The plugin's whole object.
     pub conf: Json,
 }
 
 /// Why a list cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
-    /// Not JSON, or a member of the wrong type.
+    /// The document is not JSON, or a member has the wrong type.
     #[error("error parsing configuration list: {0}")]
     Json(#[from] JsonError),
-    /// `name` is missing or bad.
+    /// `name` is missing or invalid.
     #[error("error parsing configuration list: {0}")]
     Name(#[source] Error),
-    /// No version that is known here.
+    /// None of the versions is known here.
     #[error("error parsing configuration list: {0}")]
     Version(#[from] UnknownVersion),
-    /// Neither a boolean nor the text of one.
+    /// The value is neither a boolean nor the text of one.
     #[error("error parsing configuration list: invalid value {value} for {key}")]
     Bool {
-        /// Such as `disableCheck`.
+        /// The member, such as `disableCheck`.
         key: &'static str,
-        /// Compact JSON.
+        /// The value as compact JSON.
         value: String,
     },
-    /// No plugin in the document, nor beside it.
+    /// There is no plugin in the document or beside it.
     #[error("error parsing configuration list: no plugins in list")]
     NoPlugins,
-    /// A plugin that is not an object of the right shape, or without a type.
+    /// A plugin has the wrong shape or no `type`.
     #[error("failed to parse plugin config {index}: error parsing configuration: {}",
         match cause { Some(cause) => cause.to_string(), None => "missing 'type'".to_owned() })]
     Plugin {
-        /// Its place in the list, the first is 0.
+        /// The plugin's place in the list, from 0.
         index: usize,
-        /// None: it has no `type`.
+        /// The parser's error; `None` if `type` is missing.
         #[source]
         cause: Option<JsonError>,
     },
     /// A file or directory cannot be read.
     #[error("error reading {}: {source}", path.display())]
     Io {
-        /// Of the file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// One of the above, in a file.
+    /// A file contains one of the errors above.
     #[error("{}: {source}", path.display())]
     File {
-        /// Of the file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// What is wrong in the file.
         source: Box<ListError>,
     },
     /// No file of the directory defines the network.
     #[error("no net configuration with name {} in {}", quote(name), dir.display())]
     NotFound {
-        /// What was looked for.
+        /// The network's name.
         name: String,
-        /// And where.
+        /// The directory that was searched.
         dir: PathBuf,
     },
 }
@@ -130,7 +130,7 @@ struct PluginDoc {
 }
 
 impl NetworkList {
-    /// Reads a list. `plugins` may be absent, for a list whose plugins are files beside it.
+    /// Reads a list. `plugins` may be absent: the plugins are then in files beside the list.
     pub fn parse(bytes: &[u8]) -> Result<Self, ListError> {
         let doc: ListDoc = gojson::decode(bytes)?;
         check_network_name(&doc.name).map_err(ListError::Name)?;
@@ -163,8 +163,8 @@ impl NetworkList {
         Self::parse(Json::from_iter(members).compact().as_bytes())
     }
 
-    /// Reads a file, `.conflist` as a list with the plugins beside it (`<directory>/<network>/*.conf`), any other as a
-    /// single plugin.
+    /// Reads a file. A `.conflist` is a list with the plugins beside it (`<directory>/<network>/*.conf`). Any other
+    /// file is a single plugin.
     pub fn load(path: &Path) -> Result<Self, ListError> {
         let inside = |source: ListError| ListError::File { path: path.to_owned(), source: Box::new(source) };
         let bytes = read(path)?;
@@ -183,15 +183,15 @@ impl NetworkList {
         if list.plugins.is_empty() { Err(inside(ListError::NoPlugins)) } else { Ok(list) }
     }
 
-    /// All networks of a directory in the order a runtime looks at them: `*.conflist` by name, then `*.conf` and
-    /// `*.json` by name. A file that cannot be used is an error of its own. A directory that is not there has none.
+    /// All networks of a directory in a runtime's order: `*.conflist` by name, then `*.conf` and `*.json` by name. Each
+    /// invalid file is an error in the list. A missing directory has no networks.
     pub fn load_dir(dir: &Path) -> Result<Vec<Result<Self, ListError>>, ListError> {
         let mut paths = files(dir, &["conflist"])?;
         paths.extend(files(dir, &["conf", "json"])?);
         Ok(paths.iter().map(|path| Self::load(path)).collect())
     }
 
-    /// The first network of that name. A broken file matters only when no other defines the network.
+    /// The first network of that name. An invalid file is an error only if no other file defines the network.
     pub fn find(dir: &Path, name: &str) -> Result<Self, ListError> {
         let mut broken = None;
         for list in Self::load_dir(dir)? {
@@ -215,7 +215,7 @@ impl PluginConf {
     }
 }
 
-/// The highest that is known here.
+/// The highest version that is known here.
 fn pick(version: &str, versions: Option<Vec<String>>) -> Result<Version, ListError> {
     let versions = versions.unwrap_or_default();
     let known = versions.iter().filter(|v| !v.is_empty()).filter_map(|v| v.parse::<Version>().ok()).max();
@@ -226,7 +226,7 @@ fn pick(version: &str, versions: Option<Vec<String>>) -> Result<Version, ListErr
     }
 }
 
-/// A boolean, or its text in any case.
+/// A boolean, or the text of one in any case.
 fn truth(key: &'static str, value: &Json) -> Result<bool, ListError> {
     match value {
         Json::Null => Ok(false),
@@ -241,7 +241,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ListError> {
     fs::read(path).map_err(|source| ListError::Io { path: path.to_owned(), source })
 }
 
-/// Files with one of the extensions, by name; none when there is no such directory.
+/// Files with one of the extensions, by name. A missing directory has none.
 fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, ListError> {
     let failed = |source| ListError::Io { path: dir.to_owned(), source };
     let entries = match fs::read_dir(dir) {

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Plugins that record every call and answer with the file `answer-<name>`, or fail with `fail-<name>-<COMMAND>`.
+/// Plugins that record every call. They reply with the file `answer-<name>`, or fail with `fail-<name>-<COMMAND>`.
 struct World {
     dir: TempDir,
 }
@@ -43,7 +43,7 @@ impl World {
         Runtime::new(self.dir.path().to_str().unwrap(), self.file("cache"))
     }
 
-    /// Since the last look: call and document in turn.
+    /// The calls since the last look: alternately call and document.
     fn calls(&self) -> Vec<String> {
         let text = fs::read_to_string(self.file("calls")).unwrap_or_default();
         let _ = fs::remove_file(self.file("calls"));

@@ -1,8 +1,8 @@
-//! Entries as the kernel shows them, and the requests that name them.
+//! Entries as the kernel reports them, and the requests that identify them.
 
 use super::*;
 
-/// An entry as the kernel shows it, with a tuple of its own for each direction.
+/// An entry as the kernel reports it, with a different tuple for each direction.
 fn shown(family: u8, tuples: [&dyn Fn(&mut Writer); 2]) -> Vec<u8> {
     let message = message(SUBSYSTEM << 8, 0, family, 0, |w| {
         w.nest(attr::TUPLE_ORIG, tuples[0]);

@@ -414,6 +414,25 @@ fn a_peer_with_a_new_key_replaces_the_old_one() {
 }
 
 #[test]
+fn a_new_device_starts_a_handshake_with_each_peer() {
+    for keepalive in [0, 25] {
+        let peer =
+            WireguardPeer { endpoint: Some(([192, 0, 2, 1], 51820).into()), keepalive, ..WireguardPeer::default() };
+        let mut desired = State::default();
+        desired.links.insert(tunnel(), Link::up(LinkKind::Wireguard));
+        let device = WireguardDevice { peers: [(PublicKey([1; 32]), peer)].into(), ..WireguardDevice::default() };
+        desired.wireguard.insert(tunnel(), device);
+        let texts: Vec<String> =
+            diff(&desired, &State::default(), &tunnels()).steps.iter().map(ToString::to_string).collect();
+        let up = texts.iter().position(|text| text == "ip link set flannel-wg up").unwrap();
+        let set = |seconds| format!("wg set flannel-wg peer {} persistent-keepalive {seconds}", PublicKey([1; 32]));
+        let last = if keepalive == 0 { [set(1), set(0)] } else { [set(0), set(25)] };
+        assert_eq!(texts[up + 1..], last, "once the device is up");
+        assert_eq!(diff(&desired, &desired, &tunnels()).steps, [], "and never again");
+    }
+}
+
+#[test]
 fn secrets_are_in_no_step() {
     let mut desired = State::default();
     let peer = WireguardPeer { preshared_key: Some(Secret([66; 32])), keepalive: 25, ..WireguardPeer::default() };

@@ -41,6 +41,26 @@ fn change(want: &WireguardPeer, have: Option<&WireguardPeer>) -> Option<Wireguar
     (have.is_none() || change != WireguardPeerChange::default()).then_some(change)
 }
 
+/// A device that was just made has no sessions. Its peers still send into theirs with the device before it, for some 15 s, until
+/// they hear from this one. WireGuard sends a first packet, and with it starts a handshake, when a keepalive is switched on
+/// while the device is up (`set_peer`, drivers/net/wireguard/netlink.c).
+pub(super) fn greet(desired: &State, observed: &State, steps: &mut Vec<Step>) {
+    let is_new = |name: &IfName| desired.links.contains_key(name) && !observed.links.contains_key(name);
+    for (name, device) in desired.wireguard.iter().filter(|(name, _)| is_new(name)) {
+        for (public, peer) in device.peers.iter().filter(|(_, peer)| peer.endpoint.is_some()) {
+            let keepalive = |seconds| {
+                let change = WireguardPeerChange { keepalive: Some(seconds), ..WireguardPeerChange::default() };
+                Step::PutWireguardPeer(name.clone(), *public, change)
+            };
+            // one that is on already was switched on before the device was up
+            let off = (peer.keepalive != 0).then(|| keepalive(0));
+            let on = keepalive(peer.keepalive.max(1));
+            let as_before = (peer.keepalive == 0).then(|| keepalive(0));
+            steps.extend(off.into_iter().chain([on]).chain(as_before));
+        }
+    }
+}
+
 /// Peers that nobody wants, of devices that stay.
 pub(super) fn delete(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
     let stays = |dev: &IfName| !dies(desired, scope, dev);

@@ -15,6 +15,9 @@ pub struct Bridge {
 }
 
 impl Bridge {
+    /// What [`Bridge::decode`] gets to see of IFLA_INFO_DATA: IFLA_BR_VLAN_FILTERING.
+    pub(crate) const READ: [u16; 1] = [7];
+
     pub(super) fn decode(data: Option<&InfoData>) -> Self {
         let on = InfoBridge::VlanFiltering(true);
         Self { vlan_filtering: matches!(data, Some(InfoData::Bridge(data)) if data.contains(&on)) }

@@ -10,24 +10,24 @@ use super::{Names, address_family};
 use crate::state::{Address, AddressKey};
 use crate::types::{Family, IfIndex};
 
-/// An address with what an observer needs beside its key.
+/// An observed address with its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenAddress {
-    /// Which.
+    /// The link and the address.
     pub key: AddressKey,
-    /// How.
+    /// The address's properties.
     pub address: Address,
     /// IPv6: not usable yet (IFA_F_TENTATIVE).
     pub tentative: bool,
-    /// IPv6: somebody else has it (IFA_F_DADFAILED).
+    /// IPv6: duplicate address detection found another host with it (IFA_F_DADFAILED).
     pub dad_failed: bool,
-    /// Not bound to a lifetime (IFA_F_PERMANENT).
+    /// The address has no lifetime (IFA_F_PERMANENT).
     pub permanent: bool,
     /// A privacy address (IFA_F_TEMPORARY, the same bit as IPv4's secondary).
     pub secondary: bool,
-    /// IFA_F_DEPRECATED
+    /// Deprecated: not used for new connections (IFA_F_DEPRECATED).
     pub deprecated: bool,
-    /// RT_SCOPE_UNIVERSE
+    /// Valid everywhere (RT_SCOPE_UNIVERSE).
     pub global: bool,
 }
 
@@ -37,7 +37,7 @@ fn message(index: u32, net: IpNetwork) -> AddressMessage {
     message.header.prefix_len = net.prefix();
     message.header.index = index;
     message.header.scope = AddressScope::Universe;
-    // for IPv4 IFA_LOCAL is the address and IFA_ADDRESS the peer's; equal where there is no peer
+    // for IPv4, IFA_LOCAL is the address and IFA_ADDRESS the peer's; they are equal if there is no peer
     message.attributes = vec![AddressAttribute::Local(net.ip()), AddressAttribute::Address(net.ip())];
     message
 }
@@ -60,7 +60,7 @@ pub fn delete(index: IfIndex, net: IpNetwork) -> Message {
     Message::DelAddress(message(index.0, net))
 }
 
-/// `ip addr show [dev INDEX]`, both families; index 0 is all links.
+/// `ip addr show [dev INDEX]`, both families. Index 0 means all links.
 pub fn get(index: u32) -> Message {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Unspec;
@@ -68,7 +68,7 @@ pub fn get(index: u32) -> Message {
     Message::GetAddress(message)
 }
 
-/// Reads a RTM_NEWADDR of a link whose name is known.
+/// Decodes a RTM_NEWADDR of a known link.
 pub fn decode(message: &Message, names: &dyn Names) -> Option<SeenAddress> {
     let Message::NewAddress(message) = message else { return None };
     let mut local: Option<IpAddr> = None;

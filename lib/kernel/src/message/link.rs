@@ -1,5 +1,5 @@
-//! Links: RTM_NEWLINK, RTM_SETLINK, RTM_DELLINK (Documentation/netlink/specs/rt-link.yaml). What only a kind of link has
-//! is in its file (`crate::link`).
+//! Links: RTM_NEWLINK, RTM_SETLINK, RTM_DELLINK (Documentation/netlink/specs/rt-link.yaml). The attributes of one kind
+//! of link are in that kind's file (`crate::link`).
 
 use std::os::fd::RawFd;
 
@@ -16,35 +16,35 @@ use crate::link::{self, LinkKind, Made, Phase};
 use crate::state::{Birth, Link, Port, Vxlan};
 use crate::types::{IfIndex, IfName, Mac, Mtu};
 
-/// A link as the kernel describes it, references to other links still as indexes.
+/// An observed link. It refers to other links by index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeenLink {
-    /// Its number.
+    /// The link's index.
     pub index: IfIndex,
-    /// Its name.
+    /// The link's name.
     pub name: IfName,
-    /// What can be said without other links' names.
+    /// The fields that need no other link's name.
     pub link: Link,
-    /// IFLA_MASTER
+    /// The index of the master, such as a bridge (IFLA_MASTER).
     pub master: Option<u32>,
-    /// IFLA_LINK or IFLA_VXLAN_LINK
+    /// The index of the lower link (IFLA_LINK or IFLA_VXLAN_LINK).
     pub lower: Option<u32>,
-    /// IFLA_LINK of a link whose lower link is in another namespace: the index there.
+    /// The index of a lower link that is in another namespace; it is valid there (IFLA_LINK).
     pub lower_elsewhere: Option<u32>,
-    /// The flags of a bridge port.
+    /// The flags of a bridge port; `None` for other links.
     pub port: Option<Port>,
-    /// IF_OPER_UP, or unknown for links that do not tell.
+    /// Operational state IF_OPER_UP, or unknown for links that do not report it.
     pub running: bool,
-    /// IF_OPER_* in the kernel's word.
+    /// The operational state (IF_OPER_*) as text, such as `lowerlayerdown`.
     pub operstate: String,
-    /// Some of `net/ipv6/conf/NAME`; `None` where the link has no IPv6.
+    /// Settings of `net/ipv6/conf/NAME`; `None` if the link has no IPv6.
     pub ipv6: Option<Ipv6Conf>,
 }
 
-/// What of a link's IPv6 parameters comes with every answer about it (IFLA_INET6_CONF).
+/// A link's IPv6 settings that are part of every message about it (IFLA_INET6_CONF).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ipv6Conf {
-    /// `accept_ra`: 0 takes no router advertisement, 1 only while not forwarding, 2 always.
+    /// `accept_ra`: 0 ignores router advertisements, 1 accepts them while `forwarding` is off, 2 always accepts them.
     pub accept_ra: i32,
     /// `forwarding` is on.
     pub forwarding: bool,
@@ -53,19 +53,19 @@ pub struct Ipv6Conf {
 }
 
 impl Ipv6Conf {
-    /// Router advertisements change the host's routes now (`ipv6_accept_ra`, net/ipv6/ndisc.c).
+    /// Whether router advertisements now change the host's routes (`ipv6_accept_ra`, net/ipv6/ndisc.c).
     pub fn takes_routers(self) -> bool {
         !self.disabled && if self.forwarding { self.accept_ra == 2 } else { self.accept_ra != 0 }
     }
 }
 
 impl SeenLink {
-    /// The link with names in place of indexes.
+    /// The link with names instead of indexes.
     pub fn named(&self, names: &dyn Names) -> Link {
         let mut link = self.link.clone();
         link.master = match self.master {
             None => Some(None),
-            // it has one, which was not seen
+            // it has one, which is unknown
             Some(index) => names.name(index).map(Some),
         };
         link.kind = link.kind.above(self.lower.and_then(|i| names.name(i)));
@@ -99,15 +99,15 @@ pub fn get_all() -> Message {
     Message::GetLink(message(0, vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])]))
 }
 
-/// `ip link add …`: created down, so that sysctls can be written before anything is up. `None` when a link that it
-/// refers to is not known, or its kind is not made this way.
+/// `ip link add …`. The link is created down, so that sysctls can be written before it is up. `None` if it refers to an
+/// unknown link, or if its kind is not created with rtnetlink.
 pub fn create(name: &IfName, link: &Link, names: &dyn Names) -> Option<Message> {
     Some(Message::NewLink(creation(name, link, names, names)?))
 }
 
-/// The same, made from another namespace: the lower link is one of `below`, every other one of `names`, where the link
-/// is to be. The message goes out in the namespace of `below`. With an index the kernel does not look for the name in
-/// the sender's namespace.
+/// As [`create`], but sent from another namespace: that of `below`, which knows the lower link. `names` knows the other
+/// links, in the namespace where the link is created. With an index the kernel does not look up the name in the
+/// sender's namespace.
 pub(crate) fn create_in(
     netns: RawFd,
     index: Option<IfIndex>,
@@ -158,7 +158,7 @@ fn set_flags<const N: usize>(message: &mut LinkMessage, flags: [(LinkFlags, Opti
     }
 }
 
-/// An existing link, by its index or else by its name: a link that was made in the same batch has no known index.
+/// Identifies an existing link by its index, or else by its name: a link from the same batch has no known index.
 fn existing(name: &IfName, names: &dyn Names) -> (u32, Vec<LinkAttribute>) {
     match names.index(name) {
         Some(index) => (index.0, Vec::new()),
@@ -166,7 +166,7 @@ fn existing(name: &IfName, names: &dyn Names) -> (u32, Vec<LinkAttribute>) {
     }
 }
 
-/// `ip link set …`, every change in one message. `None` when a link that it refers to is not known.
+/// `ip link set …` with all changes in one message. `None` if it refers to an unknown link.
 pub fn change(name: &IfName, change: &LinkChange, names: &dyn Names) -> Option<Message> {
     let (index, mut attributes) = existing(name, names);
     if let Some(Mtu(mtu)) = change.mtu {
@@ -213,8 +213,9 @@ pub fn set_port(name: &IfName, port: Port, names: &dyn Names) -> Message {
     Message::NewLink(message(index, attributes))
 }
 
-/// `ip link set dev INDEX netns FD name NAME alias ALIAS`: the link `index` moves, is down, and has a new name. The kernel
-/// moves first and renames then: where the new name is taken, it may have moved. Costs an RCU barrier of 15–20 ms.
+/// `ip link set dev INDEX netns FD name NAME alias ALIAS`: the link `index` moves, is down afterwards, and has a new
+/// name. The kernel moves it first and then renames it, so it may have moved even if the name was taken. The move waits
+/// for an RCU barrier, 15–20 ms.
 pub(crate) fn move_to(netns: RawFd, index: IfIndex, name: &IfName, alias: &str) -> Message {
     let name = LinkAttribute::IfName(name.as_str().to_owned());
     let attributes = vec![name, LinkAttribute::NetNsFd(netns), LinkAttribute::IfAlias(alias.to_owned())];
@@ -231,7 +232,7 @@ pub fn delete_by_index(index: IfIndex) -> Message {
     Message::DelLink(message(index.0, Vec::new()))
 }
 
-/// Reads a RTM_NEWLINK; `None` for anything else or for a nameless link.
+/// Decodes a RTM_NEWLINK. `None` for other messages and for a link without a name.
 pub fn decode(message: &RouteNetlinkMessage) -> Option<SeenLink> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     decode_link(message)
@@ -266,7 +267,7 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
             LinkAttribute::Mtu(mtu) => seen.link.mtu = Some(Mtu(*mtu)),
             LinkAttribute::Address(bytes) => seen.link.mac = bytes.first_chunk::<6>().map(|mac| Mac(*mac)),
             LinkAttribute::Controller(index) => seen.master = Some(*index).filter(|i| *i != 0),
-            // a tunnel that is bound to no link says 0
+            // a tunnel without a lower link reports 0
             LinkAttribute::Link(index) => seen.lower = Some(*index).filter(|i| *i != 0),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::IfAlias(alias) => seen.link.alias = Some(alias.clone()),
@@ -301,6 +302,10 @@ fn decode_ipv6(family: &AfSpecUnspec) -> Option<Ipv6Conf> {
         _ => None,
     })
 }
+
+/// What [`decode_info`] gets to see of a bridge port's IFLA_INFO_SLAVE_DATA: IFLA_BRPORT_MODE (hairpin) and
+/// IFLA_BRPORT_ISOLATED.
+pub(super) const PORT_READ: [u16; 2] = [4, 33];
 
 fn decode_info(info: &[LinkInfo], seen: &mut SeenLink) {
     let word = info.iter().find_map(|part| if let LinkInfo::Kind(kind) = part { Some(kind) } else { None });

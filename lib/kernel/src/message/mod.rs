@@ -1,4 +1,4 @@
-//! Between the vocabulary of [`crate::state`] and rtnetlink messages, both ways.
+//! Converts between the types of [`crate::state`] and rtnetlink messages, in both directions.
 
 pub mod address;
 pub mod link;
@@ -16,14 +16,14 @@ use netlink_packet_route::AddressFamily;
 
 use crate::types::{Family, IfIndex, IfName};
 
-/// NLM_F_CREATE | NLM_F_EXCL: add, and fail when it is there.
+/// NLM_F_CREATE | NLM_F_EXCL: add, and fail if it exists.
 pub const ADD: u16 = netlink_packet_core::NLM_F_CREATE | netlink_packet_core::NLM_F_EXCL;
-/// NLM_F_CREATE | NLM_F_REPLACE: make it so in one stroke.
+/// NLM_F_CREATE | NLM_F_REPLACE: add or replace in one step.
 pub const PUT: u16 = netlink_packet_core::NLM_F_CREATE | netlink_packet_core::NLM_F_REPLACE;
-/// NLM_F_CREATE | NLM_F_APPEND: one more beside those that are there.
+/// NLM_F_CREATE | NLM_F_APPEND: add after the existing ones.
 pub const APPEND: u16 = netlink_packet_core::NLM_F_CREATE | netlink_packet_core::NLM_F_APPEND;
 
-/// NLM_F_CREATE alone: one more before those that are there; to IPv6, where order does not count, the same as [`APPEND`].
+/// NLM_F_CREATE: add before the existing ones. For IPv6, where order does not matter, it equals [`APPEND`].
 pub const PREPEND: u16 = netlink_packet_core::NLM_F_CREATE;
 
 /// The kernel's number for a family.
@@ -34,10 +34,10 @@ pub fn address_family(family: Family) -> AddressFamily {
     }
 }
 
-/// Names for indexes and indexes for names, in one network namespace.
+/// Maps between the names and indexes of links in one network namespace.
 pub trait Names {
-    /// The name of the link with `index`, if it was seen.
+    /// The name of the link with `index`; `None` if it is unknown.
     fn name(&self, index: u32) -> Option<IfName>;
-    /// The index of the link called `name`, if it was seen.
+    /// The index of the link called `name`; `None` if it is unknown.
     fn index(&self, name: &IfName) -> Option<IfIndex>;
 }

@@ -59,44 +59,45 @@ pub fn put_fdb(index: IfIndex, mac: Mac, to: Fdb) -> Message {
     Message::NewNeighbour(message)
 }
 
-/// `bridge fdb del MAC dev INDEX self`: without a destination all of them go (`__vxlan_fdb_delete`, vxlan_core.c).
+/// `bridge fdb del MAC dev INDEX self`. Without a destination it deletes all of them (`__vxlan_fdb_delete`,
+/// vxlan_core.c).
 pub fn delete_fdb(index: IfIndex, mac: Mac) -> Message {
     let mut message = entry(AddressFamily::Bridge, index, None, Some(mac));
     message.header.flags = NeighbourFlags::Own;
     Message::DelNeighbour(message)
 }
 
-/// `ip neigh show dev INDEX` of one family; `bridge fdb show dev INDEX` when `family` is none.
+/// `ip neigh show dev INDEX` of one family, or `bridge fdb show dev INDEX` if `family` is `None`.
 pub fn get(index: IfIndex, family: Option<Family>) -> Message {
     let mut message = NeighbourMessage::default();
     message.header.family = family.map_or(AddressFamily::Bridge, address_family);
     match family {
-        // neigh_valid_dump_req takes the link as an attribute, valid_fdb_dump_strict in the header
+        // neigh_valid_dump_req takes the link as an attribute, valid_fdb_dump_strict takes it in the header
         Some(_) => message.attributes.push(NeighbourAttribute::IfIndex(index.0)),
         None => message.header.ifindex = index.0,
     }
     Message::GetNeighbour(message)
 }
 
-/// A RTM_NEWNEIGH, as what it is.
+/// A decoded RTM_NEWNEIGH.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SeenNeighbour {
     /// A permanent neighbour.
     Neighbour(NeighbourKey, Mac),
-    /// A permanent forwarding entry of a VXLAN device with a destination.
+    /// A permanent FDB entry of a VXLAN device, with its destination.
     Fdb(FdbKey, Fdb),
 }
 
-/// The entry that a RTM_DELNEIGH tells of.
+/// The entry in a RTM_DELNEIGH.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GoneNeighbour {
     /// A neighbour.
     Neighbour(NeighbourKey),
-    /// A forwarding entry.
+    /// An FDB entry.
     Fdb(FdbKey),
 }
 
-/// Reads a permanent entry of a link whose name is known; others are not configuration.
+/// Decodes a permanent entry of a known link. Other entries are not configuration.
 pub fn decode(message: &Message, names: &dyn Names) -> Option<SeenNeighbour> {
     let Message::NewNeighbour(message) = message else { return None };
     if !is_permanent(message) {
@@ -112,7 +113,8 @@ pub fn decode(message: &Message, names: &dyn Names) -> Option<SeenNeighbour> {
     Some(SeenNeighbour::Fdb(FdbKey { dev, mac }, entry))
 }
 
-/// The kernel leaves out what is as the device has it (vxlan_fdb_info, vxlan_core.c). `None`: a bridge's own entry.
+/// Decodes a destination. The kernel leaves out what equals the device's setting (vxlan_fdb_info, vxlan_core.c).
+/// `None`: a bridge's own entry.
 fn destination(message: &NeighbourMessage, dst: Option<IpAddr>) -> Option<Fdb> {
     let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let mut entry = Fdb::from(dst.unwrap_or(nowhere));
@@ -139,8 +141,9 @@ fn nexthop(attribute: &DefaultNla) -> Option<u32> {
     })
 }
 
-/// The state is a set of bits: `bridge fdb … permanent` sets NUD_NOARP and NUD_PERMANENT. A forwarding entry stays with
-/// either of them (vxlan_cleanup, drivers/net/vxlan/vxlan_core.c), a neighbour with the second alone.
+/// Whether the entry is permanent. The state is a set of bits: `bridge fdb … permanent` sets NUD_NOARP and
+/// NUD_PERMANENT. An FDB entry stays with either bit (vxlan_cleanup, drivers/net/vxlan/vxlan_core.c), a neighbour only
+/// with the second.
 fn is_permanent(message: &NeighbourMessage) -> bool {
     let permanent = u16::from(NeighbourState::Permanent);
     let stays = match message.header.family {
@@ -150,7 +153,7 @@ fn is_permanent(message: &NeighbourMessage) -> bool {
     u16::from(message.header.state) & stays != 0
 }
 
-/// Reads which entry is gone from a link whose name is known.
+/// Decodes which entry of a known link is gone.
 pub fn decode_gone(message: &Message, names: &dyn Names) -> Option<GoneNeighbour> {
     let Message::DelNeighbour(message) = message else { return None };
     let (addr, mac) = subject(message);
@@ -168,7 +171,7 @@ fn subject(message: &NeighbourMessage) -> (Option<IpAddr>, Option<Mac>) {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => addr = Some(IpAddr::V4(*v4)),
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => addr = Some(IpAddr::V6(*v6)),
-            // for AF_BRIDGE the crate cannot know the family of the address and hands over its bytes
+            // for AF_BRIDGE the crate does not know the address's family and returns its bytes
             NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => addr = address(bytes),
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.first_chunk::<6>().map(|m| Mac(*m)),
             _ => {}

@@ -12,21 +12,21 @@ use super::{Names, address_family};
 use crate::state::{Route, RouteKey, RouteKind};
 use crate::types::{Family, Mtu, RouteProtocol, TableId};
 
-/// The metric the kernel gives IPv6 routes that name none (IP6_RT_PRIO_USER, include/net/ip6_route.h).
+/// The metric that the kernel gives IPv6 routes without one (IP6_RT_PRIO_USER, include/net/ip6_route.h).
 const IPV6_METRIC: u32 = 1024;
 
 /// RT_SCOPE_UNIVERSE and RT_SCOPE_LINK, linux/rtnetlink.h
 const UNIVERSE: u8 = 0;
 const LINK: u8 = 253;
 
-/// The scope iproute2 gives: link without a gateway, for IPv4; IPv6 knows none.
+/// The scope that iproute2 sets: for IPv4, link if there is no gateway. IPv6 has no scopes.
 pub fn default_scope(dst: IpNetwork, route: &Route) -> u8 {
     let link = dst.is_ipv4() && route.via.is_none() && route.kind == RouteKind::Unicast;
     if link { LINK } else { UNIVERSE }
 }
 
 fn table_byte(table: TableId) -> u8 {
-    // RT_TABLE_COMPAT: the attribute holds the number
+    // RT_TABLE_COMPAT: the number is in the attribute
     u8::try_from(table.0).unwrap_or(252)
 }
 
@@ -71,12 +71,12 @@ fn message(key: &RouteKey, route: &Route, names: &dyn Names) -> Option<RouteMess
     Some(message)
 }
 
-/// `ip route replace …` or `append`, by the flags. `None` when its link is not known.
+/// `ip route replace …` or `append`, depending on the flags. `None` if its link is unknown.
 pub fn put(key: &RouteKey, route: &Route, names: &dyn Names) -> Option<Message> {
     message(key, route, names).map(Message::NewRoute)
 }
 
-/// `ip route del …`, exactly this one.
+/// `ip route del …` for exactly this route. `None` if its link is unknown.
 pub fn delete(key: &RouteKey, route: &Route, names: &dyn Names) -> Option<Message> {
     message(key, route, names).map(Message::DelRoute)
 }
@@ -92,7 +92,7 @@ pub fn get(family: Family, table: TableId, protocol: Option<RouteProtocol>, dev:
     Message::GetRoute(message)
 }
 
-/// `ip route get ADDR`: how the kernel itself would reach `addr`.
+/// `ip route get ADDR`: asks the kernel how it reaches `addr`.
 pub fn lookup(addr: IpAddr) -> Message {
     let mut message = RouteMessage::default();
     let family = Family::from(addr);
@@ -110,7 +110,7 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// The index of the link that a RTM_NEWROUTE leaves by, if it names one.
+/// The index of the outgoing link in a RTM_NEWROUTE, if it has one.
 pub fn link(message: &Message) -> Option<u32> {
     let Message::NewRoute(message) = message else { return None };
     message.attributes.iter().find_map(|attribute| match attribute {
@@ -119,13 +119,13 @@ pub fn link(message: &Message) -> Option<u32> {
     })
 }
 
-/// Who installed the route of a RTM_NEWROUTE.
+/// The protocol in a RTM_NEWROUTE: who installed the route.
 pub fn protocol(message: &Message) -> Option<RouteProtocol> {
     let Message::NewRoute(message) = message else { return None };
     Some(RouteProtocol(message.header.protocol.into()))
 }
 
-/// The destination of a RTM_NEWROUTE is one of `nets` or inside one.
+/// Whether the destination of a RTM_NEWROUTE is one of `nets` or inside one.
 pub fn is_within(message: &Message, nets: &[IpNetwork]) -> bool {
     let Message::NewRoute(message) = message else { return false };
     let prefix = message.header.destination_prefix_length;
@@ -136,7 +136,7 @@ pub fn is_within(message: &Message, nets: &[IpNetwork]) -> bool {
     dst.is_some_and(|dst| nets.iter().any(|net| net.prefix() <= prefix && net.contains(dst)))
 }
 
-/// Reads a RTM_NEWROUTE. `None` for an entry of a cache, and for a route for some sources only (IPv6's `from`).
+/// Decodes a RTM_NEWROUTE. `None` for a cache entry, and for a route that applies only to some sources (IPv6's `from`).
 pub fn decode(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)> {
     let Message::NewRoute(message) = message else { return None };
     let header = &message.header;
@@ -151,13 +151,13 @@ pub fn decode(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)>
     decode_route(message, kind, names)
 }
 
-/// Reads which route a RTM_DELROUTE tells of, as [`decode`] does a new one.
+/// Decodes the route of a RTM_DELROUTE, as [`decode`] does for a new one.
 pub fn decode_gone(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)> {
     let Message::DelRoute(gone) = message else { return None };
     decode(&Message::NewRoute(gone.clone()), names)
 }
 
-/// Reads the answer to [`lookup`], which the kernel marks as a clone.
+/// Decodes the reply to [`lookup`], which the kernel marks as a clone.
 pub fn decode_lookup(message: &Message, names: &dyn Names) -> Option<Route> {
     let Message::NewRoute(message) = message else { return None };
     (message.header.kind == RouteType::Unicast)
@@ -208,7 +208,7 @@ fn decode_route(message: &RouteMessage, kind: RouteKind, names: &dyn Names) -> O
     let default_metric = if family == Family::V6 { IPV6_METRIC } else { 0 };
     key.metric = key.metric.filter(|metric| *metric != default_metric);
     if kind != RouteKind::Unicast {
-        // IPv6 hangs them on lo
+        // IPv6 attaches such routes to lo
         route.dev = None;
     }
     if route.scope == Some(default_scope(dst, &route)) {

@@ -1,4 +1,4 @@
-//! rtnetlink's requests: pages out, answers matched by sequence number.
+//! Requests over rtnetlink: sent in pages, with replies matched by sequence number.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -11,27 +11,28 @@ use crate::diff::Step;
 use crate::netlink::client::{Client, DUMP, DUMP_TRIES, Protocol};
 use crate::netlink::{Errno, KernelError};
 
-/// Requests in one `sendmsg`. Each refusal takes about 768 bytes of a receive buffer that is 212,992 by default, and
-/// all of a page may be refused before the first answer is read.
+/// Requests per `sendmsg`. Each refusal takes about 768 bytes of the receive buffer (default: 212,992 bytes), and all
+/// requests of a page may be refused before the first reply is read.
 const PAGE: usize = 200;
 
-/// One message to the kernel and how an error about it begins.
+/// A message to the kernel, with the text for its errors.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     /// The message.
     pub message: RouteNetlinkMessage,
-    /// NLM_F_* beyond REQUEST and ACK.
+    /// NLM_F_* flags besides REQUEST and ACK.
     pub flags: u16,
     /// The operation and its object, for errors.
     pub what: What<'a>,
 }
 
-/// What an error says was being done. A step is made into text only when there is an error: there may be thousands.
+/// The operation and its object in an error. A step becomes text only when there is an error, because there may be
+/// thousands of steps.
 #[derive(Debug, Clone)]
 pub enum What<'a> {
     /// A text.
     Text(String),
-    /// A step, which prints as the command that does the same.
+    /// A step, which prints as the equivalent command.
     Step(&'a Step),
 }
 
@@ -63,16 +64,16 @@ impl std::fmt::Display for What<'_> {
 }
 
 impl<'a> Request<'a> {
-    /// `message` with `flags`, described by `what`.
+    /// `message` with `flags`. Errors name it as `what`.
     pub fn new(message: RouteNetlinkMessage, flags: u16, what: impl Into<What<'a>>) -> Self {
         Self { message, flags, what: what.into() }
     }
 }
 
-/// The object that a request brought back, if any.
+/// The object in the reply to a request, if there is one.
 pub type Answer = Result<Option<RouteNetlinkMessage>, KernelError>;
 
-/// A NETLINK_ROUTE socket. It serves the network namespace it was opened in for ever, whatever the thread does later.
+/// A NETLINK_ROUTE socket. It always serves the network namespace in which it was opened, even if the thread moves.
 #[derive(Debug)]
 pub struct Socket {
     client: Client,
@@ -84,13 +85,13 @@ impl Socket {
         Ok(Self { client: Client::open(Protocol::Route)? })
     }
 
-    /// Sends all `requests`, a page per `sendmsg`, and returns one outcome for each, in order. Objects that requests
-    /// of type GET bring back are in the outcome.
+    /// Sends all `requests`, a page per `sendmsg`, and returns one outcome for each, in order. The outcome of a GET
+    /// request contains the object.
     pub fn transact(&mut self, requests: &[Request<'_>]) -> Vec<Answer> {
         requests.chunks(PAGE).flat_map(|page| self.page(page)).collect()
     }
 
-    /// Sends one request and returns the object it brings back, if any.
+    /// Sends one request and returns the object in the reply, if there is one.
     pub fn ask(&mut self, request: Request<'_>) -> Answer {
         self.transact(std::slice::from_ref(&request)).pop().unwrap_or(Ok(None))
     }
@@ -98,7 +99,8 @@ impl Socket {
     fn page(&mut self, page: &[Request<'_>]) -> Vec<Answer> {
         let first = self.client.begin();
         for (i, request) in page.iter().enumerate() {
-            // one acknowledgement, of the last, says that all are through; refusals come unasked, and so does an object
+            // one acknowledgement for the last message shows that all succeeded; refusals and objects are sent without
+            // a request
             let ack = if i + 1 == page.len() && !brings_an_object(&request.message) { NLM_F_ACK } else { 0 };
             self.put(&request.message, request.flags | NLM_F_REQUEST | ack);
         }
@@ -127,9 +129,9 @@ impl Socket {
         outcomes
     }
 
-    /// Reads all objects that `request` names, each by `read`, which passes over those that it has no use for. A dump that
-    /// the kernel marks as interrupted is read anew; one that is refused, or holds an object that cannot be read, is an
-    /// error and never an empty answer.
+    /// Reads all objects that `request` selects and decodes each with `read`, which may skip some. A dump that the
+    /// kernel marks as interrupted is tried again. A refused dump, or an object that cannot be decoded, is an error and
+    /// never an empty result.
     pub fn dump<T>(
         &mut self,
         request: &Request<'_>,
@@ -166,20 +168,20 @@ impl Socket {
         self.client.join(group)
     }
 
-    /// Waits for announcements and hands each to `see`; true when it returned true for one. One that cannot be read is
-    /// none of what a caller here waits for: they look at the object itself, or have another sign. An overrun is an
-    /// error with ENOBUFS: read the state anew.
+    /// Waits for announcements and passes each to `see`. Returns true if `see` returned true for one. Announcements
+    /// that cannot be decoded are skipped: callers here look at the object itself or have another sign. The error
+    /// ENOBUFS means that some were lost, so the state must be read again.
     pub fn announcements(&mut self, mut see: impl FnMut(&RouteNetlinkMessage) -> bool) -> Result<bool, KernelError> {
         let mut found = false;
-        let heard = self.client.hear(RecvFlags::empty(), &mut |message| {
+        let read = self.client.announcements(RecvFlags::empty(), &mut |message| {
             found |= object(message).ok().flatten().is_some_and(|object| see(&object));
         });
-        heard.map_err(|errno| KernelError::new("read kernel announcements", errno))?;
+        read.map_err(|errno| KernelError::new("read kernel announcements", errno))?;
         Ok(found)
     }
 }
 
-/// The kernel answers with one object, or refuses (the `doit` of a GET, net/core/rtnetlink.c).
+/// Whether the kernel replies with an object (the `doit` of a GET, net/core/rtnetlink.c).
 fn brings_an_object(message: &RouteNetlinkMessage) -> bool {
     matches!(message, RouteNetlinkMessage::GetLink(_) | RouteNetlinkMessage::GetRoute(_))
 }
@@ -189,8 +191,7 @@ fn put(client: &mut Client, message: &RouteNetlinkMessage, flags: u16) {
     client.put(message.message_type(), flags, body.buffer_len(), |bytes| body.emit(bytes));
 }
 
-/// What stands behind a message's header. netlink-packet-route's own choice would bring the code for all other kinds
-/// along.
+/// The part of a message after its header. netlink-packet-route's own function would link the code for all other kinds.
 fn body(message: &RouteNetlinkMessage) -> &dyn Emitable {
     use RouteNetlinkMessage as Message;
     match message {
@@ -198,7 +199,7 @@ fn body(message: &RouteNetlinkMessage) -> &dyn Emitable {
         Message::NewAddress(address) | Message::GetAddress(address) | Message::DelAddress(address) => address,
         Message::NewRoute(route) | Message::GetRoute(route) | Message::DelRoute(route) => route,
         Message::NewNeighbour(entry) | Message::GetNeighbour(entry) | Message::DelNeighbour(entry) => entry,
-        // nothing makes a message of another kind; one that has no body is refused by the kernel
+        // nothing here creates another kind of message; the kernel refuses one without a body
         _ => &Nothing,
     }
 }

@@ -25,7 +25,7 @@ fn one(index: IfIndex, id: VlanId, vlan: Vlan) -> LinkMessage {
     message(index.0, vec![LinkAttribute::AfSpecBridge(vec![AfSpecBridge::VlanInfo(info)])])
 }
 
-/// `bridge vlan add dev INDEX vid ID [pvid] [untagged]`; also changes how it is carried.
+/// `bridge vlan add dev INDEX vid ID [pvid] [untagged]`. Also changes an existing VLAN.
 pub fn add(index: IfIndex, id: VlanId, vlan: Vlan) -> Message {
     Message::SetLink(one(index, id, vlan))
 }
@@ -40,7 +40,7 @@ pub fn get() -> Message {
     Message::GetLink(message(0, vec![LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan])]))
 }
 
-/// The VLANs of a port whose name is known.
+/// Decodes the VLANs of a known port.
 pub fn decode(message: &Message, names: &dyn Names) -> Vec<(VlanKey, Vlan)> {
     let Message::NewLink(message) = message else { return Vec::new() };
     let Some(dev) = names.name(message.header.index) else { return Vec::new() };
@@ -77,8 +77,8 @@ mod tests {
         bytes
     }
 
-    /// What `strace -e trace=sendmsg bridge vlan add dev INDEX vid 100 pvid untagged` of iproute2 6.1 sends: RTM_SETLINK,
-    /// AF_BRIDGE, IFLA_AF_SPEC holding IFLA_BRIDGE_VLAN_INFO {flags 6, vid 100}.
+    /// What `strace -e trace=sendmsg bridge vlan add dev INDEX vid 100 pvid untagged` of iproute2 6.1 sends:
+    /// RTM_SETLINK, AF_BRIDGE, IFLA_AF_SPEC holding IFLA_BRIDGE_VLAN_INFO {flags 6, vid 100}.
     #[test]
     fn the_message_is_iproute2s() {
         let sent = bytes(add(IfIndex(5), VlanId::new(100).unwrap(), Vlan { pvid: true, untagged: true }));

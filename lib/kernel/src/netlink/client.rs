@@ -1,7 +1,7 @@
-//! The netlink client that all codecs share: datagrams out, answers in, matched by sequence number.
+//! The netlink client that all codecs share. It sends datagrams and matches replies by sequence number.
 //!
-//! The kernel carries a request out while it is sent, so that every answer waits when `send` returns. A client
-//! therefore never blocks on its answers: an empty socket before the last one is an error and not a wait.
+//! The kernel carries out a request while it is being sent, so all replies are ready when `send` returns. A client
+//! therefore never blocks on replies: if the socket is empty before the last reply, that is an error.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -13,19 +13,19 @@ use rustix::net::{RecvFlags, SendFlags, sockopt};
 use super::error::{Errno, KernelError};
 use super::wire::{HEADER, Incoming, align, stamp};
 
-/// The kernel fills a dump's datagrams up to 32 KiB; a bridge port with all VLANs is announced in as much
-/// (`netlink_dump`, net/netlink/af_netlink.c). What is not used is not touched.
+/// Bytes of the receive buffer. The kernel fills datagrams of a dump up to 32 KiB, and the announcement of a bridge
+/// port with all VLANs is as large (`netlink_dump`, net/netlink/af_netlink.c). Unused parts are never touched.
 const DATAGRAM: usize = 64 * 1024;
-/// Each refusal takes about 1 KiB of a receive buffer that is 212,992 bytes by default.
+/// Refusals that fit the default receive buffer of 212,992 bytes; each takes about 1 KiB.
 const REFUSALS_THAT_FIT: usize = 100;
-/// Room for the refusals of a large transaction.
+/// Bytes of the socket's receive buffer for the refusals of a large transaction.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// The default send buffer takes about 200 KiB, overhead included.
+/// Bytes that fit the default send buffer, which takes about 200 KiB including overhead.
 const SENDS_THAT_FIT: usize = 100 * 1024;
-/// An interrupted dump is read again this often.
+/// How often an interrupted dump is tried.
 pub(crate) const DUMP_TRIES: u32 = 10;
 
-/// The flags of a request for all objects of a kind; [`Client::dump_once`] is the one to send it.
+/// The flags of a dump request, which [`Client::dump_once`] sends.
 pub(crate) const DUMP: u16 = libc::NLM_F_DUMP as u16;
 
 /// A netlink protocol (linux/netlink.h).
@@ -49,23 +49,23 @@ impl Protocol {
     }
 }
 
-/// What the kernel said instead of doing it: the error number, and its sentence when it gave one.
+/// The kernel's refusal: the error number, and its message if it gave one.
 pub(crate) type Refusal = (Errno, Option<String>);
 
 /// A connection to one netlink protocol of the network namespace that the thread was in when it was opened.
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: Socket,
-    /// It has a port: it can be bound once.
+    /// Whether it has a port. It can be bound only once.
     bound: bool,
     sequence: u32,
     out: Vec<u8>,
     buffer: Vec<u8>,
-    /// What SO_SNDBUF was raised to.
+    /// The send buffer that was set with SO_SNDBUF, in bytes.
     send_buffer: usize,
-    /// SO_RCVBUF was raised.
+    /// Whether SO_RCVBUF was raised.
     roomy: bool,
-    /// Answers of an exchange that ended early may wait.
+    /// Whether replies of an exchange that ended early may be waiting.
     unread: bool,
 }
 
@@ -74,12 +74,13 @@ impl Client {
     pub(crate) fn open(protocol: Protocol) -> Result<Self, KernelError> {
         let fail = |e: io::Error| KernelError::io(format!("open a netlink socket ({protocol:?})"), &e);
         let mut socket = Socket::new(protocol.number()).map_err(fail)?;
-        // generic netlink's controller answers to a port only
+        // generic netlink's controller replies only to sockets with a port
         let bound = protocol == Protocol::Generic;
         if bound {
             socket.bind_auto().map_err(fail)?;
         }
-        // kernels before 4.20 lack strict checks, before 4.12 extended acks: dumps are then unfiltered and errors mute
+        // kernels before 4.20 have no strict checks (dumps are unfiltered), before 4.12 no extended acks (errors have
+        // no text)
         if protocol == Protocol::Route {
             let _ = socket.set_netlink_get_strict_chk(true);
         }
@@ -97,13 +98,13 @@ impl Client {
         })
     }
 
-    /// Forgets the datagram that was being put together; the sequence number that its first message will have.
+    /// Starts a new datagram and drops an unsent one. Returns the sequence number of its first message.
     pub(crate) fn begin(&mut self) -> u32 {
         self.out.clear();
         self.sequence.wrapping_add(1)
     }
 
-    /// Adds a message of `length` bytes behind its header, which `write` fills in.
+    /// Appends a message with `length` bytes after its header, which `write` fills in.
     pub(crate) fn put(&mut self, kind: u16, flags: u16, length: usize, write: impl FnOnce(&mut [u8])) {
         let start = self.out.len();
         self.out.resize(start + align(HEADER + length), 0);
@@ -115,7 +116,7 @@ impl Client {
         self.number(start);
     }
 
-    /// Adds a message that has its header already, with `more` flags.
+    /// Appends a message that already has its header, and adds the flags `more`.
     pub(crate) fn put_message(&mut self, message: &[u8], more: u16) {
         let start = self.out.len();
         self.out.extend_from_slice(message);
@@ -128,17 +129,17 @@ impl Client {
         stamp(&mut self.out[start..], self.sequence, 0);
     }
 
-    /// Passes over `count` sequence numbers, for messages that are left out.
+    /// Skips `count` sequence numbers, for messages that are left out.
     pub(crate) fn skip(&mut self, count: u32) {
         self.sequence = self.sequence.wrapping_add(count);
     }
 
-    /// Sends the datagram and shows every answer, until `see` says that all is said. False when the kernel says nothing
-    /// more before that.
+    /// Sends the datagram and passes each reply to `see`, until `see` returns true. Returns false if the replies end
+    /// before that.
     pub(crate) fn exchange(&mut self, mut see: impl FnMut(&Incoming<'_>) -> bool) -> Result<bool, Errno> {
         self.send()?;
         while let Some(length) = self.receive(RecvFlags::DONTWAIT)? {
-            // the whole datagram is shown: what is behind the last answer is none of a later exchange
+            // the whole datagram is read, so that nothing after the last reply is left for a later exchange
             let mut done = false;
             for answer in Incoming::all(&self.buffer[..length]) {
                 done |= see(&answer);
@@ -152,8 +153,8 @@ impl Client {
         Ok(false)
     }
 
-    /// Sends one request for all objects of a kind and shows each. `Ok(false)`: something changed meanwhile, and what
-    /// was shown does not belong together. A refused dump is an error and never an empty answer.
+    /// Sends a dump request and passes each object to `see`. `Ok(false)`: something changed during the dump, so the
+    /// objects are inconsistent. A refused dump is an error and never an empty result.
     pub(crate) fn dump_once(
         &mut self,
         put: &mut dyn FnMut(&mut Self),
@@ -165,7 +166,7 @@ impl Client {
         let mut end = None;
         let whole = self.exchange(|answer| {
             if answer.sequence == sequence && end.is_none() {
-                // the last message, too, may be the one that says it
+                // the last message, too, may have the flag
                 consistent &= !answer.is_interrupted();
                 match i32::from(answer.kind) {
                     libc::NLMSG_ERROR | libc::NLMSG_DONE => end = Some(answer.verdict()),
@@ -190,26 +191,30 @@ impl Client {
         self.socket.add_membership(group).map_err(fail)
     }
 
-    /// Waits for a datagram of announcements, or does not with DONTWAIT (then there may be none), and shows its messages.
-    /// ENOBUFS: some were lost.
-    pub(crate) fn hear(&mut self, flags: RecvFlags, see: &mut dyn FnMut(&Incoming<'_>)) -> Result<bool, Errno> {
+    /// Receives a datagram of announcements and passes on its messages. With DONTWAIT it does not wait and returns
+    /// false if there is none. The error ENOBUFS means that announcements were lost.
+    pub(crate) fn announcements(
+        &mut self,
+        flags: RecvFlags,
+        see: &mut dyn FnMut(&Incoming<'_>),
+    ) -> Result<bool, Errno> {
         let Some(length) = self.receive(flags)? else { return Ok(false) };
         Incoming::all(&self.buffer[..length]).for_each(|message| see(&message));
         Ok(true)
     }
 
-    /// Waits for a datagram of announcements, or does not with DONTWAIT. ENOBUFS: some were lost.
+    /// Receives a datagram of announcements. With DONTWAIT it does not wait. ENOBUFS: announcements were lost.
     pub(crate) fn datagram(&mut self, flags: RecvFlags) -> Result<Option<&[u8]>, Errno> {
         let length = self.receive(flags)?;
         Ok(length.and_then(|length| self.buffer.get(..length)))
     }
 
-    /// A request that may be refused `refusals` times at once needs room for the answers.
+    /// Makes room for the replies of a request that may be refused `refusals` times.
     pub(crate) fn expect_refusals(&mut self, refusals: usize) {
         if refusals <= REFUSALS_THAT_FIT || std::mem::replace(&mut self.roomy, true) {
             return;
         }
-        // forcing it is for the owner of the network namespace; without, the kernel allows what net.core.rmem_max says
+        // forcing needs privilege in the network namespace; otherwise the kernel allows up to net.core.rmem_max
         if sockopt::set_socket_recv_buffer_size_force(&self.socket, RECEIVE_BUFFER).is_err() {
             let _ = sockopt::set_socket_recv_buffer_size(&self.socket, RECEIVE_BUFFER);
         }
@@ -226,20 +231,20 @@ impl Client {
         }
     }
 
-    /// A datagram must leave in one piece.
+    /// Raises the send buffer, because a datagram must be sent in one piece.
     fn make_room(&mut self) {
         let wanted = self.out.len() + self.out.len() / 4;
         if self.out.len() <= SENDS_THAT_FIT || wanted <= self.send_buffer {
             return;
         }
         if sockopt::set_socket_send_buffer_size_force(&self.socket, wanted).is_err() {
-            // too small is answered with EMSGSIZE, whose text says what to do
+            // if it stays too small, sending fails with EMSGSIZE, whose text says what to do
             let _ = sockopt::set_socket_send_buffer_size(&self.socket, wanted);
         }
         self.send_buffer = wanted;
     }
 
-    /// The next datagram's length in the buffer; none when there is none.
+    /// Receives the next datagram and returns its length; `None` if there is none.
     fn receive(&mut self, flags: RecvFlags) -> Result<Option<usize>, Errno> {
         let read = uninterrupted(|| {
             self.buffer.clear();
@@ -254,14 +259,14 @@ impl Client {
         }
     }
 
-    /// Forgets what is left of an exchange that ended early.
+    /// Drops what is left of an exchange that ended early.
     fn drain(&mut self) {
-        // lost answers (ENOBUFS) are none to read either
+        // replies that were lost (ENOBUFS) need not be dropped, but later ones do
         while let Ok(Some(_)) | Err(Errno(libc::ENOBUFS)) = self.receive(RecvFlags::DONTWAIT) {}
     }
 }
 
-/// Signals do not count.
+/// Repeats a call that a signal interrupted.
 fn uninterrupted<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> Result<T, Errno> {
     loop {
         match call() {
@@ -279,7 +284,7 @@ impl AsFd for Client {
 }
 
 impl From<Client> for OwnedFd {
-    /// The socket itself, close-on-exec, for whoever shall close it.
+    /// The socket itself, close-on-exec, for a caller that closes it later.
     fn from(client: Client) -> Self {
         let fd = client.socket.into_raw_fd();
         #[expect(unsafe_code, reason = "netlink-sys hands out its socket as a number only")]

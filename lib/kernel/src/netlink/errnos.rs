@@ -1,8 +1,8 @@
-//! The error numbers of Linux (include/uapi/asm-generic/errno*.h, include/linux/errno.h), with symbols and sentences of
-//! our own: a C library may lack some, and musl says "No error information" then.
+//! The error numbers of Linux (include/uapi/asm-generic/errno*.h, include/linux/errno.h), with symbols and our own
+//! texts. A C library may not have all texts: musl prints "No error information" for a missing one.
 
-/// The numbers, and a line for each: its symbol and a sentence. One text holds no addresses, which a program that may be
-/// loaded anywhere would have to put in at each start.
+/// The numbers, and a line with symbol and text for each. All lines are one text, because a table of texts would
+/// contain addresses, which a position-independent program must relocate at each start.
 macro_rules! errnos {
     ($($symbol:ident: $sentence:literal,)*; $($number:literal $own:ident: $words:literal,)*) => {
         pub(super) const NUMBERS: &[i32] = &[$(libc::$symbol,)* $($number),*];
@@ -145,7 +145,7 @@ errnos! {
     ENOTRECOVERABLE: "State not recoverable",
     ERFKILL: "Operation not possible due to RF-kill",
     EHWPOISON: "Memory page has hardware error",
-    // its own, which some of its parts let out
+    // numbers internal to the kernel that some of its parts return
     ;
     512 ERESTARTSYS: "Interrupted by a signal",
     517 EPROBE_DEFER: "Driver requests probe retry",

@@ -1,4 +1,4 @@
-//! What the kernel refused, and how to think about it.
+//! The kernel's errors, and what they mean for the caller.
 
 use std::fmt;
 
@@ -9,23 +9,23 @@ use super::errnos::{LINES, NUMBERS};
 pub struct Errno(pub i32);
 
 impl Errno {
-    /// An operation that depends on another one which was refused.
+    /// The operation was not tried because another one was refused.
     pub const CANCELED: Self = Self(libc::ECANCELED);
-    /// The protocol is not there.
+    /// The kernel does not have the protocol.
     pub const PROTONOSUPPORT: Self = Self(libc::EPROTONOSUPPORT);
-    /// The address family is not there.
+    /// The kernel does not have the address family.
     pub const AFNOSUPPORT: Self = Self(libc::EAFNOSUPPORT);
-    /// The request makes no sense to the kernel.
+    /// The request is invalid.
     pub const INVAL: Self = Self(libc::EINVAL);
-    /// The operation is not there.
+    /// The kernel does not have the operation.
     pub const OPNOTSUPP: Self = Self(libc::EOPNOTSUPP);
 
-    /// The error number of an I/O error; EIO when it carries none.
+    /// The error number of an I/O error; EIO if it has none.
     pub fn of(error: &std::io::Error) -> Self {
         Self(error.raw_os_error().unwrap_or(libc::EIO))
     }
 
-    /// The symbol and a sentence.
+    /// The symbol and its text.
     fn words(self) -> Option<(&'static str, &'static str)> {
         let at = NUMBERS.iter().position(|number| *number == self.0)?;
         LINES.lines().nth(at)?.split_once(": ")
@@ -47,8 +47,8 @@ impl fmt::Debug for Errno {
     }
 }
 
-/// One operation on one object that the kernel did not do:
-/// `add route 10.244.3.0/24 via 10.244.0.1 dev eth0: ENETUNREACH: Network is unreachable (Nexthop has invalid gateway)`.
+/// An operation on an object that the kernel refused: `add route 10.244.3.0/24 via 10.244.0.1 dev eth0: ENETUNREACH:
+/// Network is unreachable (Nexthop has invalid gateway)`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {errno}{}", text.as_deref().map(|t| format!(" ({t})")).unwrap_or_default())]
 pub struct KernelError {
@@ -56,32 +56,32 @@ pub struct KernelError {
     pub what: String,
     /// The error number.
     pub errno: Errno,
-    /// The kernel's sentence (NLMSGERR_ATTR_MSG), when it gave one.
+    /// The kernel's message (NLMSGERR_ATTR_MSG), if it gave one.
     pub text: Option<String>,
 }
 
 impl KernelError {
-    /// An error of `what` with `errno` and nothing more.
+    /// The error `errno` of the operation `what`, without a message.
     pub fn new(what: impl Into<String>, errno: Errno) -> Self {
         Self { what: what.into(), errno, text: None }
     }
 
-    /// From a failed system call.
+    /// The error of a failed system call.
     pub fn io(what: impl Into<String>, error: &std::io::Error) -> Self {
         Self::new(what, Errno::of(error))
     }
 
-    /// The object is already there.
+    /// Whether the object already exists.
     pub fn is_already(&self) -> bool {
         self.errno.0 == libc::EEXIST
     }
 
-    /// The object, or the link it hangs on, is already gone.
+    /// Whether the object, or the link that it belongs to, does not exist.
     pub fn is_absent(&self) -> bool {
         matches!(self.errno.0, libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::ENXIO | libc::EADDRNOTAVAIL)
     }
 
-    /// The same call may succeed later without anybody changing the configuration.
+    /// Whether the same call may succeed later without a change of the configuration.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.errno.0,
@@ -96,17 +96,17 @@ impl KernelError {
         )
     }
 
-    /// A file system does not take what was to be written: /proc/sys of a container without privileges.
+    /// Whether a file system is read-only, such as /proc/sys in a container without privileges.
     pub fn is_read_only(&self) -> bool {
         self.errno.0 == libc::EROFS
     }
 
-    /// What is asked for, or the link that it is asked on, is in use by something else.
+    /// Whether the object, or the link that it needs, is in use by something else.
     pub fn is_busy(&self) -> bool {
         matches!(self.errno.0, libc::EBUSY | libc::EADDRINUSE)
     }
 
-    /// A bridge has no number left for one more port (`find_portno`, net/bridge/br_if.c).
+    /// Whether a bridge has no number left for another port (`find_portno`, net/bridge/br_if.c).
     pub fn is_full_bridge(&self) -> bool {
         self.errno.0 == libc::EXFULL
     }
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn every_error_number_has_a_symbol_and_a_sentence() {
-        // 41 and 58 are other numbers' second names on some machines, and no number here
+        // 41 and 58 are second names of other numbers on some machines, and unused here
         for number in (1..=133).filter(|number| ![41, 58].contains(number)).chain([524]) {
             let text = Errno(number).to_string();
             let (symbol, sentence) = text.split_once(": ").unwrap_or_else(|| panic!("{number}: {text}"));

@@ -1,5 +1,5 @@
-//! The netlink client: one for every protocol. It knows messages, attributes and answers; what they mean is the codecs'
-//! matter ([`crate::message`] for rtnetlink, [`crate::nft`], `wireguard`).
+//! The netlink client for all protocols. It handles messages, attributes and replies. The codecs interpret them:
+//! [`crate::message`] for rtnetlink, [`crate::nft`], `wireguard`.
 
 pub(crate) mod client;
 mod errnos;

@@ -1,5 +1,5 @@
-//! Netlink messages and attributes, written and read (`struct nlmsghdr`, `struct nlattr`: linux/netlink.h;
-//! `struct nfgenmsg`: linux/netfilter/nfnetlink.h).
+//! Netlink messages and attributes, written and read (`struct nlmsghdr`, `struct nlattr`: linux/netlink.h; `struct
+//! nfgenmsg`: linux/netfilter/nfnetlink.h).
 
 /// Bytes of a message header (`struct nlmsghdr`).
 pub(crate) const HEADER: usize = 16;
@@ -7,40 +7,40 @@ pub(crate) const HEADER: usize = 16;
 const GENERIC: usize = 4;
 /// Marks an attribute that holds attributes.
 const NESTED: u16 = 1 << 15;
-/// What is left of an attribute's type without the NLA_F_* marks.
+/// Selects an attribute's type without the NLA_F_* flags.
 const KIND: u16 = !(0b11 << 14);
 
-/// Where a message's sequence number is.
+/// The place of a message's sequence number.
 const SEQUENCE: std::ops::Range<usize> = 8..12;
 
 /// Writes the attributes of one message.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
     bytes: Vec<u8>,
-    /// An attribute was longer than its 16-bit length can say, or a text has a zero inside, where the kernel would end
-    /// it: the bytes must not be sent.
+    /// Whether the bytes must not be sent: an attribute is longer than its 16-bit length can express, or a text
+    /// contains a zero, where the kernel would end it.
     unfit: bool,
 }
 
 impl Writer {
-    /// One attribute, padded to four bytes.
+    /// Appends an attribute, padded to four bytes.
     pub(crate) fn attr(&mut self, kind: u16, value: &[u8]) {
         let start = self.open(kind);
         self.bytes.extend_from_slice(value);
         self.close(start);
     }
 
-    /// A number in network order, as nearly all of nf_tables' are.
+    /// Appends a number in network order, as nearly all of nf_tables' are.
     pub(crate) fn be32(&mut self, kind: u16, value: u32) {
         self.attr(kind, &value.to_be_bytes());
     }
 
-    /// A 64-bit number in network order.
+    /// Appends a 64-bit number in network order.
     pub(crate) fn be64(&mut self, kind: u16, value: u64) {
         self.attr(kind, &value.to_be_bytes());
     }
 
-    /// A text with its terminating zero.
+    /// Appends a text with its terminating zero.
     pub(crate) fn text(&mut self, kind: u16, value: &str) {
         self.unfit |= value.contains('\0');
         let start = self.open(kind);
@@ -49,19 +49,19 @@ impl Writer {
         self.close(start);
     }
 
-    /// An attribute that holds what `body` writes.
+    /// Appends an attribute that contains what `body` writes.
     pub(crate) fn nest(&mut self, kind: u16, body: impl FnOnce(&mut Self)) {
         let start = self.open(kind | NESTED);
         body(self);
         self.close(start);
     }
 
-    /// Attributes already written elsewhere.
+    /// Appends encoded attributes.
     pub(crate) fn raw(&mut self, attributes: &[u8]) {
         self.bytes.extend_from_slice(attributes);
     }
 
-    /// The attributes, or nothing when one did not fit.
+    /// The attributes; `None` if one did not fit.
     pub(crate) fn finish(self) -> Option<Vec<u8>> {
         (!self.unfit).then_some(self.bytes)
     }
@@ -82,7 +82,7 @@ impl Writer {
     }
 }
 
-/// One whole message with sequence number 0, or nothing when an attribute did not fit. `kind` includes the subsystem;
+/// A whole message with sequence number 0; `None` if an attribute did not fit. `kind` includes the subsystem;
 /// `resource` is `nfgenmsg.res_id`.
 pub(crate) fn message(
     kind: u16,
@@ -95,7 +95,7 @@ pub(crate) fn message(
     framed(kind, flags, [family, 0, high, low], body)
 }
 
-/// The same with any four bytes behind the header, as generic netlink's, too, has (`struct genlmsghdr`).
+/// As [`message`], with any four bytes after the header, as generic netlink also has (`struct genlmsghdr`).
 pub(crate) fn framed(kind: u16, flags: u16, behind: [u8; GENERIC], body: impl FnOnce(&mut Writer)) -> Option<Vec<u8>> {
     let mut writer = Writer::default();
     writer.bytes.extend_from_slice(&[0; 4]);
@@ -110,7 +110,7 @@ pub(crate) fn framed(kind: u16, flags: u16, behind: [u8; GENERIC], body: impl Fn
     Some(bytes)
 }
 
-/// Puts the sequence number and more flags into a message made by [`message`].
+/// Sets the sequence number, and adds flags, in a message made by [`message`].
 pub(crate) fn stamp(message: &mut [u8], sequence: u32, more_flags: u16) {
     message[SEQUENCE].copy_from_slice(&sequence.to_ne_bytes());
     let flags = u16::from_ne_bytes([message[6], message[7]]) | more_flags;
@@ -123,12 +123,12 @@ pub(crate) struct Incoming<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
-    /// What follows the header.
+    /// The bytes after the header.
     pub(crate) body: &'a [u8],
 }
 
 impl<'a> Incoming<'a> {
-    /// The messages of one datagram. Ends at the first that is not whole.
+    /// The messages of one datagram, up to the first incomplete one.
     pub(crate) fn all(datagram: &'a [u8]) -> impl Iterator<Item = Self> {
         let mut rest = datagram;
         std::iter::from_fn(move || {
@@ -143,25 +143,25 @@ impl<'a> Incoming<'a> {
         })
     }
 
-    /// The nf_tables family (`nfgenmsg.nfgen_family`).
+    /// The family of nf_tables (`nfgenmsg.nfgen_family`).
     pub(crate) fn family(&self) -> u8 {
         self.body.first().copied().unwrap_or_default()
     }
 
-    /// The attributes behind the four bytes of an nf_tables or a generic message.
+    /// The attributes after the four bytes of an nf_tables or generic netlink message.
     pub(crate) fn attributes(&self) -> Attributes<'a> {
         Attributes::read(self.body.get(GENERIC..).unwrap_or_default())
     }
 
-    /// The dump was inconsistent: something changed while it went on (NLM_F_DUMP_INTR).
+    /// Whether the dump is inconsistent because something changed meanwhile (NLM_F_DUMP_INTR).
     pub(crate) fn is_interrupted(&self) -> bool {
         i32::from(self.flags) & libc::NLM_F_DUMP_INTR != 0
     }
 
-    /// The errno of NLMSG_ERROR or NLMSG_DONE (0: success), with the kernel's sentence when it gave one.
+    /// The errno of NLMSG_ERROR or NLMSG_DONE (0: success), with the kernel's message if it gave one.
     pub(crate) fn verdict(&self) -> (i32, Option<String>) {
         let errno = word(self.body, 0).map_or(libc::EPROTO, |n| match n as i32 {
-            // a dump's end may carry a number that is no error
+            // the end of a dump may carry a number that is not an error
             1.. if i32::from(self.kind) == libc::NLMSG_DONE => 0,
             code => code.wrapping_neg(),
         });
@@ -172,7 +172,7 @@ impl<'a> Incoming<'a> {
         } else if self.flags & libc::NLM_F_CAPPED as u16 != 0 {
             self.body.get(4 + HEADER..)
         } else {
-            // without the cap the whole request stands between
+            // without NETLINK_CAP_ACK the whole request is in between
             word(self.body, 4).and_then(|len| self.body.get(4 + align(len as usize)..))
         };
         const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -180,7 +180,7 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// The attributes at one level, looked up where they are: a reader of many rules allocates nothing for them.
+/// The attributes of one level. They are looked up in place, so that reading many rules allocates nothing for them.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Attributes<'a>(&'a [u8]);
 
@@ -189,7 +189,7 @@ impl<'a> Attributes<'a> {
         Self(bytes)
     }
 
-    /// Each type with its value, until the first that is not whole.
+    /// Each type with its value, up to the first incomplete attribute.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
@@ -221,13 +221,13 @@ impl<'a> Attributes<'a> {
         self.get(kind).map(text)
     }
 
-    /// True when the attribute is this text.
+    /// Whether the attribute is this text.
     pub(crate) fn is_text(&self, kind: u16, wanted: &str) -> bool {
         self.get(kind).and_then(|value| value.strip_suffix(&[0])) == Some(wanted.as_bytes())
     }
 }
 
-/// A zero-terminated text; bytes that are not UTF-8 are replaced.
+/// A zero-terminated text. Bytes that are not UTF-8 are replaced.
 pub(crate) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
@@ -237,7 +237,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// Rounded up to a multiple of four (NLMSG_ALIGN, NLA_ALIGN).
+/// Rounds up to a multiple of four (NLMSG_ALIGN, NLA_ALIGN).
 pub(crate) fn align(len: usize) -> usize {
     len.next_multiple_of(4)
 }

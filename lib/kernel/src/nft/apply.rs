@@ -1,4 +1,4 @@
-//! Steps that change nf_tables: a run of them is one transaction.
+//! Applies steps that change nf_tables: consecutive ones are one transaction.
 
 use super::{Batch, NftError, Refusal, Table, TableKey};
 use crate::apply::Report;
@@ -6,19 +6,19 @@ use crate::diff::{NftStep, Step};
 use crate::kernel::Kernel;
 use crate::netlink::{Errno, KernelError};
 
-/// A rule that was added, and what names it for deletion.
+/// Identifies a rule that was added, for its deletion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleHandle {
-    /// The table.
+    /// The rule's table.
     pub table: TableKey,
-    /// The chain.
+    /// The name of the rule's chain.
     pub chain: String,
-    /// The handle. Another rule may have it once the table was made anew: compare the comment before deleting.
+    /// The handle. Another rule may have it after the table was created anew: compare the comment before deleting.
     pub handle: u64,
 }
 
 impl Kernel {
-    /// Takes the steps at the beginning of `steps` that change nf_tables.
+    /// Applies the steps at the start of `steps` that change nf_tables.
     pub(crate) fn write_nft(&mut self, steps: &[Step], report: &mut Report) {
         let mut batch = Batch::new();
         let run: Vec<(&Step, &TableKey, &NftStep, usize)> = steps
@@ -51,7 +51,7 @@ impl Kernel {
     }
 }
 
-/// Nothing of the run was done. The steps that were refused say why, the others name one of those.
+/// Reports that nothing of the run was done. Refused steps have their own reason; the others name one of those.
 fn refuse(run: &[(&Step, &TableKey, &NftStep, usize)], error: &NftError, report: &mut Report) {
     let refusals = if let NftError::Refused(all) = error { &all[..] } else { &[] };
     for (n, (step, _, _, end)) in run.iter().enumerate() {
@@ -70,7 +70,7 @@ fn refuse(run: &[(&Step, &TableKey, &NftStep, usize)], error: &NftError, report:
     }
 }
 
-/// Adds the operations of one step; how many there are now.
+/// Adds the operations of one step. Returns the number of operations in the batch.
 fn stage(batch: &mut Batch, key: &TableKey, change: &NftStep) -> usize {
     match change {
         NftStep::AddTable(comment) => batch.add_table(&Table { key: key.clone(), comment: comment.clone() }),

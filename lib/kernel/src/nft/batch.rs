@@ -1,4 +1,4 @@
-//! A transaction: operations that happen together or not at all.
+//! A transaction: operations that are carried out together or not at all.
 
 use super::element;
 use super::types::{Base, Chain, DataType, Element, NftFamily, Policy, Rule, Set, Table, TableKey, Timeout};
@@ -88,10 +88,11 @@ const CREATE: u16 = libc::NLM_F_CREATE as u16;
 const EXCL: u16 = libc::NLM_F_EXCL as u16;
 const APPEND: u16 = libc::NLM_F_APPEND as u16;
 
-/// Operations that [`Nft::commit`](super::Nft::commit) does in order, all or none.
+/// Operations that [`Nft::commit`](super::Nft::commit) carries out in order, all or none.
 ///
-/// `add_*` of what is there leaves it as it is (`nft add`). `delete_*` of what is not there refuses the whole;
-/// `destroy_*` passes over it (`nft destroy`), on every kernel that has nf_tables. Deleting a chain deletes its rules.
+/// `add_*` leaves an existing object as it is (`nft add`). `delete_*` of a missing object fails the whole batch.
+/// `destroy_*` ignores a missing object (`nft destroy`), on every kernel with nf_tables. Deleting a chain deletes its
+/// rules.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     pub(super) ops: Vec<Op>,
@@ -103,32 +104,32 @@ pub struct Batch {
 /// One operation.
 #[derive(Debug, Clone)]
 pub(super) struct Op {
-    /// For errors: `add rule inet t c`.
+    /// The operation for errors, such as `add rule inet t c`.
     pub(super) what: String,
-    /// The message; none when it could not be encoded.
+    /// The message; `None` if it could not be encoded.
     pub(super) bytes: Option<Vec<u8>>,
-    /// Done already when the object is absent.
+    /// Whether a missing object is a success.
     pub(super) absent_is_fine: bool,
 }
 
 impl Batch {
-    /// No operation yet.
+    /// An empty batch.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// True when there is nothing to do.
+    /// Whether there are no operations.
     pub fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
 
-    /// How many operations there are.
+    /// The number of operations.
     pub fn len(&self) -> usize {
         self.ops.len()
     }
 
-    /// True when something is deleted or flushed: closing the socket after it takes 8 to 16 ms
-    /// (see [`Nft`](super::Nft)).
+    /// Whether something is deleted or flushed. Closing the socket afterwards then takes 8 to 16 ms (see
+    /// [`Nft`](super::Nft)).
     pub fn deletes(&self) -> bool {
         self.deletes
     }
@@ -138,7 +139,7 @@ impl Batch {
         self.ops.iter().map(|op| op.what.as_str())
     }
 
-    /// Refuses the whole unless the rule set of the namespace is still the one of `generation`
+    /// Makes the batch fail unless the namespace's rule set still has this generation
     /// ([`Nft::generation`](super::Nft::generation)).
     pub fn at_generation(mut self, generation: u32) -> Self {
         self.generation = Some(generation);
@@ -154,7 +155,7 @@ impl Batch {
         });
     }
 
-    /// `nft delete table`, with all that is in it.
+    /// `nft delete table`, with everything in it.
     pub fn delete_table(&mut self, table: &TableKey) {
         let what = format!("delete table {table}");
         self.remove(what, msg::DELTABLE, table, |w| w.text(attr::TABLE_NAME, &table.name));
@@ -166,18 +167,18 @@ impl Batch {
         self.pass_over_absent();
     }
 
-    /// `nft flush table`: deletes the rules of all its chains; chains, sets and elements stay.
+    /// `nft flush table`: deletes the rules of all its chains. Chains, sets and elements stay.
     pub fn flush_table(&mut self, table: &TableKey) {
         let what = format!("flush table {table}");
         self.remove(what, msg::DELRULE, table, |w| w.text(attr::RULE_TABLE, &table.name));
     }
 
-    /// `nft add chain`. The policy of one that is there is set.
+    /// `nft add chain`. For an existing chain it sets the policy.
     pub fn add_chain(&mut self, table: &TableKey, chain: &Chain) {
         self.put_chain(format!("add chain {table} {}", chain.name), CREATE, table, chain);
     }
 
-    /// `nft create chain`: refused (EEXIST) when it is there.
+    /// `nft create chain`: fails with EEXIST if it exists.
     pub fn create_chain(&mut self, table: &TableKey, chain: &Chain) {
         self.put_chain(format!("create chain {table} {}", chain.name), CREATE | EXCL, table, chain);
     }
@@ -202,7 +203,7 @@ impl Batch {
         });
     }
 
-    /// `nft delete chain`, with its rules. Refused (EBUSY) while a rule elsewhere jumps to it.
+    /// `nft delete chain`, with its rules. Fails with EBUSY while a rule elsewhere jumps to it.
     pub fn delete_chain(&mut self, table: &TableKey, chain: &str) {
         let what = format!("delete chain {table} {chain}");
         self.remove(what, msg::DELCHAIN, table, |w| {
@@ -217,12 +218,13 @@ impl Batch {
         self.pass_over_absent();
     }
 
-    /// `nft add rule`: behind the chain's other rules.
+    /// `nft add rule`: appends the rule to the chain.
     pub fn add_rule(&mut self, table: &TableKey, chain: &str, rule: &Rule) {
         self.append_rule(table, chain, rule, 0);
     }
 
-    /// `nft --echo --handle add rule`: the same, and [`Nft::commit`](super::Nft::commit) returns the rule's handle.
+    /// `nft --echo --handle add rule`: as [`Batch::add_rule`], and [`Nft::commit`](super::Nft::commit) returns its
+    /// handle.
     pub fn add_rule_echoed(&mut self, table: &TableKey, chain: &str, rule: &Rule) {
         self.append_rule(table, chain, rule, libc::NLM_F_ECHO as u16);
     }
@@ -264,7 +266,7 @@ impl Batch {
         });
     }
 
-    /// `nft delete set`, with its elements. Refused (EBUSY) while a rule uses it.
+    /// `nft delete set`, with its elements. Fails with EBUSY while a rule uses it.
     pub fn delete_set(&mut self, table: &TableKey, set: &str) {
         let what = format!("delete set {table} {set}");
         self.remove(what, msg::DELSET, table, |w| {
@@ -288,7 +290,7 @@ impl Batch {
         });
     }
 
-    /// `nft add element`: any number of them. `set` is as it was added.
+    /// `nft add element` for any number of elements. `set` must equal the set that was added.
     pub fn add_elements(&mut self, table: &TableKey, set: &Set, elements: &[Element]) {
         let what = format!("add elements {table} {}", set.name);
         for list in element::chunks(set, elements, true) {
@@ -296,7 +298,7 @@ impl Batch {
         }
     }
 
-    /// `nft delete element`. Data, timeouts and comments do not matter.
+    /// `nft delete element`. Only the keys of `elements` matter.
     pub fn delete_elements(&mut self, table: &TableKey, set: &Set, elements: &[Element]) {
         let what = format!("delete elements {table} {}", set.name);
         self.deletes = true;
@@ -307,15 +309,15 @@ impl Batch {
 
     /// `nft destroy element`
     pub fn destroy_elements(&mut self, table: &TableKey, set: &Set, elements: &[Element]) {
-        // a message fails as a whole: one each, so that the absent ones can be left out
+        // a message fails as a whole, so each element has its own: missing ones can then be left out
         for element in elements {
             self.delete_elements(table, set, std::slice::from_ref(element));
             self.pass_over_absent();
         }
     }
 
-    /// Puts all messages of the operations that `left_out` does not name into one datagram. With `first` for the sequence
-    /// number of its beginning, operation `n` has `first + 1 + n`; `last` is to be acknowledged.
+    /// Puts the messages of all operations except `left_out` into one datagram. If `first` is the sequence number of
+    /// its start, operation `n` has `first + 1 + n`. The kernel acknowledges `last`.
     pub(super) fn put(&self, client: &mut Client, left_out: &[usize], last: Option<usize>) {
         client.put_message(&envelope(BATCH_BEGIN, self.generation), 0);
         for (n, op) in self.ops.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Rules, written in the order of their `nft` text.
+//! Builds rules, in the order of their `nft` text.
 
 use std::net::IpAddr;
 
@@ -22,9 +22,9 @@ const RTN_LOCAL: u32 = 2;
 const ARPHRD_ETHER: u16 = 1;
 /// NF_NAT_RANGE_PROTO_RANDOM_FULLY (linux/netfilter/nf_nat.h).
 const FULLY_RANDOM: u32 = 1 << 4;
-/// The register where every match starts.
+/// The register in which every match starts.
 const FIRST: Reg = Reg(0);
-/// The register behind any address, where `nft` puts the port of a NAT.
+/// The register after any address, where `nft` puts the port of a NAT.
 const SECOND: Reg = Reg(4);
 
 /// `ct state` bits (NF_CT_STATE_BIT, nft's names), to be or-ed.
@@ -50,7 +50,7 @@ pub enum Side {
     Destination,
 }
 
-/// Something a rule can look at, by its `nft` name.
+/// A field of a packet that a rule can match, by its `nft` name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Field {
     /// `iifname`
@@ -78,7 +78,7 @@ pub enum Field {
 }
 
 impl Field {
-    /// Bytes of the value.
+    /// The length of the value in bytes.
     pub(super) fn len(self) -> u32 {
         match self {
             Self::IifName | Self::OifName => 16,
@@ -90,7 +90,7 @@ impl Field {
         }
     }
 
-    /// The first `len` bytes of the value into `dreg`.
+    /// Loads the first `len` bytes of the value into `dreg`.
     pub(super) fn load(self, dreg: Reg, len: u32) -> Expr {
         let meta = |key| Expr::Meta { key, dreg };
         let payload = |base, offset| Expr::Payload { dreg, base, offset, len };
@@ -101,7 +101,7 @@ impl Field {
             Self::NfProto => meta(MetaKey::NFPROTO),
             Self::Protocol => meta(MetaKey::PROTOCOL),
             Self::L4Proto => meta(MetaKey::L4PROTO),
-            // RFC 791 §3.1, RFC 8200 §3: where the addresses are
+            // offsets of the addresses: RFC 791 §3.1, RFC 8200 §3
             Self::Addr(Family::V4, Side::Source) => payload(PayloadBase::NETWORK, 12),
             Self::Addr(Family::V4, Side::Destination) => payload(PayloadBase::NETWORK, 16),
             Self::Addr(Family::V6, Side::Source) => payload(PayloadBase::NETWORK, 8),
@@ -116,9 +116,9 @@ impl Field {
     }
 }
 
-/// Builds a [`Rule`]: each method adds what `nft` would write at that place.
+/// Builds a [`Rule`]. Each method appends what `nft` would write at that place.
 ///
-/// What a match silently depends on is added as `nft` does: `ip saddr` in an `inet` table first asks for IPv4.
+/// Conditions on which a match depends are added as `nft` does: `ip saddr` in an `inet` table first matches IPv4.
 ///
 /// ```
 /// use kernel::nft::{Is, NftFamily, RuleBuilder, Side};
@@ -133,7 +133,7 @@ impl Field {
 #[derive(Debug, Clone)]
 pub struct RuleBuilder {
     family: NftFamily,
-    /// The IP version an earlier match settled.
+    /// The IP version that an earlier match requires.
     version: Option<Family>,
     ethernet: bool,
     exprs: Vec<Expr>,
@@ -195,8 +195,8 @@ impl RuleBuilder {
         self.compare(Field::Protocol, Is::Eq, ethertype.to_be_bytes().into())
     }
 
-    /// `ip saddr NET`, `ip6 daddr != NET`, …: the family is the network's; an address is its own /32 or /128. Host bits
-    /// do not matter.
+    /// `ip saddr NET`, `ip6 daddr != NET`, …: the family is that of `net`. A single address is a /32 or /128. Host bits
+    /// are ignored.
     pub fn addr(self, side: Side, is: Is, net: IpNetwork) -> Self {
         let field = Field::Addr(net.into(), side);
         let (bits, prefix) = (Family::from(net).bits(), net.prefix());
@@ -214,18 +214,18 @@ impl RuleBuilder {
         self.field(Field::Ether(side), is, &mac.into())
     }
 
-    /// `th dport PORT`, `th sport PORT`. Say [`l4proto`](Self::l4proto) first: other protocols have other bytes there.
+    /// `th dport PORT`, `th sport PORT`. Call [`l4proto`](Self::l4proto) first: other protocols have other bytes there.
     pub fn port(self, side: Side, is: Is, port: u16) -> Self {
         self.field(Field::Port(side), is, &Value::Port(port))
     }
 
-    /// `ct state established,related`: any (`Is::Eq`) or none (`Is::Not`) of [`ct`]'s states.
+    /// `ct state established,related`: any (`Is::Eq`) or none (`Is::Not`) of the states in [`ct`].
     pub fn ct_state(self, is: Is, states: u32) -> Self {
         let any = if is == Is::Eq { Is::Not } else { Is::Eq };
         self.masked(Field::CtState, any, states.to_ne_bytes().into(), vec![0; 4])
     }
 
-    /// `fib daddr type local`: the packet is to one of this host's addresses.
+    /// `fib daddr type local`: the destination is an address of this host.
     pub fn daddr_is_local(self, is: Is) -> Self {
         self.field(Field::FibDaddrType, is, &Value::Word(RTN_LOCAL))
     }
@@ -272,7 +272,8 @@ impl RuleBuilder {
         rule.push(Expr::Nat { kind, family, addr: Some(FIRST), port: port.map(|_| SECOND), flags: 0 })
     }
 
-    /// `dnat ip to FIELD . FIELD map @MAP`: the map's data is an address of `family`, with `port` an address and a port.
+    /// `dnat ip to FIELD . FIELD map @MAP`: the map's data is an address of `family`, with a port if [`MapData`] says
+    /// so.
     pub fn nat_map(self, kind: NatKind, family: Family, fields: &[Field], map: (&str, MapData)) -> Self {
         let (set, data) = map;
         let port = (data == MapData::AddrPort).then(|| Reg(family.bits() / 32));
@@ -310,12 +311,12 @@ impl RuleBuilder {
         self.verdict(Verdict::Goto(chain.into()))
     }
 
-    /// `comment "…"`, which ends the rule.
+    /// Ends the rule with `comment "…"`.
     pub fn comment(self, comment: impl Into<String>) -> Rule {
         Rule { exprs: self.exprs, comment: Some(comment.into()) }
     }
 
-    /// The rule, without a comment.
+    /// Ends the rule without a comment.
     pub fn done(self) -> Rule {
         Rule { exprs: self.exprs, comment: None }
     }
@@ -330,7 +331,7 @@ impl RuleBuilder {
     }
 
     fn compare(self, field: Field, is: Is, data: Vec<u8>) -> Self {
-        // a name is compared with its zeroes, a prefix without what follows it
+        // a whole name is compared with its terminating zeros, a prefix without them
         self.push(field.load(FIRST, data.len() as u32)).push(Expr::Cmp { sreg: FIRST, is, data })
     }
 
@@ -341,7 +342,7 @@ impl RuleBuilder {
             .push(Expr::Cmp { sreg: FIRST, is, data })
     }
 
-    /// Fields beside each other in the registers, as the keys of sets are.
+    /// Loads fields into consecutive registers, as keys of sets are compared.
     fn load(self, fields: &[Field]) -> Self {
         let mut rule = fields.iter().fold(self, |rule, field| rule.needs(*field));
         let mut slot = 0;
@@ -352,7 +353,7 @@ impl RuleBuilder {
         rule
     }
 
-    /// What `field` depends on.
+    /// Adds the conditions on which `field` depends.
     fn needs(self, field: Field) -> Self {
         match field {
             Field::Addr(family, _) => self.version(family),
@@ -376,7 +377,7 @@ impl RuleBuilder {
     }
 }
 
-/// What the data of a NAT map are.
+/// The data of a NAT map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MapData {
     /// An address.

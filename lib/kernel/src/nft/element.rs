@@ -1,4 +1,4 @@
-//! Elements of sets as the kernel holds them: a range in a set of one field is a start and an end element.
+//! Encodes elements of sets. In a set with one field, a range is a start and an end element.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_SET_ELEM_KEY_END: u16 = 10;
 const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
 
-/// The most bytes of elements in one message: their list's length has 16 bits, and what does not fit wraps silently.
+/// The most bytes of elements in one message. The length of their list has 16 bits and wraps silently.
 const CHUNK: usize = 60_000;
 
-/// Elements in the lists they are sent in; nothing in place of one that cannot be encoded.
+/// Encodes elements into lists, one per message. `None` in place of an element that cannot be encoded.
 pub(super) fn chunks(set: &Set, elements: &[Element], fresh: bool) -> Vec<Option<Vec<u8>>> {
     let mut lists = Vec::new();
     let mut list = if fresh && set.start_and_end() { lower_bound(set, elements) } else { Vec::new() };
@@ -39,7 +39,7 @@ pub(super) fn chunks(set: &Set, elements: &[Element], fresh: bool) -> Vec<Option
     lists
 }
 
-/// The end of the range "below all elements", with which `nft` begins a set of ranges: its own reader expects it.
+/// The end of the range "below all elements". `nft` puts it first in a set of ranges, and its own reader expects it.
 fn lower_bound(set: &Set, elements: &[Element]) -> Vec<u8> {
     let zero = vec![0; Type::concat_len(&set.key)];
     if elements.iter().any(|e| Value::concat(&e.key) == zero) {
@@ -50,7 +50,7 @@ fn lower_bound(set: &Set, elements: &[Element]) -> Vec<u8> {
     w.finish().unwrap_or_default()
 }
 
-/// One element, or the two that a range is.
+/// Encodes an element; a range becomes two.
 pub(super) fn encode(set: &Set, element: &Element) -> Option<Vec<u8>> {
     let mut w = Writer::default();
     let first = Value::concat(&element.key);
@@ -87,17 +87,17 @@ fn end(w: &mut Writer, key: &[u8]) {
     });
 }
 
-/// The next key; none after the largest.
+/// The next key; `None` after the largest.
 fn successor(key: &[u8]) -> Option<Vec<u8>> {
     step(key, 0xff, |byte| byte.wrapping_add(1))
 }
 
-/// The key before; none before the smallest.
+/// The previous key; `None` before the smallest.
 fn predecessor(key: &[u8]) -> Option<Vec<u8>> {
     step(key, 0, |byte| byte.wrapping_sub(1))
 }
 
-/// Counts a big-endian number on; a byte that is at its `limit` carries.
+/// Increments or decrements a big-endian number; a byte at its `limit` carries.
 fn step(key: &[u8], limit: u8, count: impl Fn(u8) -> u8) -> Option<Vec<u8>> {
     let mut next = key.to_vec();
     for byte in next.iter_mut().rev() {
@@ -110,7 +110,7 @@ fn step(key: &[u8], limit: u8, count: impl Fn(u8) -> u8) -> Option<Vec<u8>> {
     None
 }
 
-/// Whole milliseconds, the kernel's unit.
+/// Milliseconds, which is the kernel's unit.
 pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -119,12 +119,12 @@ pub(super) fn millis(time: Duration) -> u64 {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Raw<'a> {
     key: &'a [u8],
-    /// false sorts first: where one range ends and the next starts, the end comes first.
+    /// Whether it is a start. False sorts first: if one range ends where the next starts, the end must come first.
     is_start: bool,
     attributes: &'a [u8],
 }
 
-/// The elements of the lists that were read.
+/// Decodes the elements of the lists that were read.
 pub(super) fn decode(set: &Set, lists: &[Vec<u8>]) -> Option<Vec<Element>> {
     let mut raws = lists
         .iter()
@@ -192,7 +192,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Adjacent ranges, ranges at both ends of the address space, single addresses: all come back.
+        /// Adjacent ranges, ranges at both ends of the address space, and single addresses are all read back.
         #[test]
         fn ranges_come_back(cuts in proptest::collection::btree_set(proptest::num::u32::ANY, 0..20), full: bool) {
             let set = Set::new("s", [Type::Ipv4Addr]).interval();

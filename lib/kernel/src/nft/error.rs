@@ -1,59 +1,59 @@
-//! What can go wrong, told with the operation, the object and the kernel's own words.
+//! Errors of nf_tables, each with the operation, the object and the kernel's own message.
 
 use crate::netlink::{Errno, KernelError};
 
 /// A failure to read or change nf_tables.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NftError {
-    /// There is no connection to nf_tables, a request did not leave, or the kernel refused to tell something.
+    /// nf_tables cannot be reached, a request could not be sent, or the kernel refused a read.
     #[error("nf_tables: {}", with_hint(.0))]
     Failed(KernelError),
-    /// The kernel refused a transaction. Nothing of it was done.
+    /// The kernel refused a transaction and changed nothing.
     #[error("nf_tables: transaction refused, nothing was changed: {}", list(.0))]
     Refused(Vec<Refusal>),
-    /// Others changed the rule set in between, each time it was tried. Nothing was done.
+    /// Others changed the rule set during each try. Nothing was changed.
     #[error("nf_tables: {what}: the rule set was changed by others meanwhile, {tries} times in a row; try again")]
     Busy {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// How often.
+        /// The number of tries.
         tries: u32,
     },
-    /// Something has no representation: a name or a text with a zero inside, or one that is too long.
+    /// A name or a text contains a zero byte, or the operation is too long.
     #[error("nf_tables: {what}: cannot be encoded: a text holds a zero byte, or the operation is longer than 64 KiB")]
     Unencodable {
         /// The operation.
         what: String,
     },
-    /// The kernel's answer was not understood.
+    /// The kernel's reply cannot be decoded.
     #[error("nf_tables: {what}: malformed answer from the kernel")]
     Malformed {
-        /// What was asked.
+        /// The request.
         what: String,
     },
 }
 
-/// One operation that the kernel refused.
+/// An operation that the kernel refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Its place in the batch, from 0; `None`: the transaction as a whole.
+    /// The operation's place in the batch, from 0; `None` for the transaction as a whole.
     pub place: Option<usize>,
-    /// The operation (`delete chain inet filter x`), the errno, and the kernel's sentence.
+    /// The operation (`delete chain inet filter x`), the errno, and the kernel's message.
     pub error: KernelError,
 }
 
 impl NftError {
-    /// The object is not there (ENOENT), and nothing else is wrong.
+    /// Whether the object does not exist (ENOENT) and nothing else is wrong.
     pub fn is_absent(&self) -> bool {
         self.all(|errno| errno == libc::ENOENT)
     }
 
-    /// The object is there already (EEXIST), and nothing else is wrong. Also: an interval overlaps another.
+    /// Whether the object already exists (EEXIST) and nothing else is wrong. Also true if an interval overlaps another.
     pub fn is_already(&self) -> bool {
         self.all(|errno| errno == libc::EEXIST)
     }
 
-    /// The same may work when tried again.
+    /// Whether another try may succeed.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Busy { .. })
             || self.all(|errno| {
@@ -61,12 +61,12 @@ impl NftError {
             })
     }
 
-    /// The kernel has no nf_tables (nfnetlink's answer for a subsystem that is not there), or this is no place to use it.
+    /// Whether the kernel has no nf_tables (nfnetlink's error for a missing subsystem), or it cannot be used here.
     pub fn is_unsupported(&self) -> bool {
         self.all(|errno| [libc::EPROTONOSUPPORT, libc::EAFNOSUPPORT, libc::EINVAL, libc::EOPNOTSUPP].contains(&errno))
     }
 
-    /// There is a cause, and `test` holds for every one.
+    /// Whether there is at least one errno and `test` holds for all.
     fn all(&self, test: impl Fn(i32) -> bool) -> bool {
         match self {
             Self::Failed(error) => test(error.errno.0),
@@ -75,12 +75,12 @@ impl NftError {
         }
     }
 
-    /// A transaction's error that only says the rule set has another generation.
+    /// Whether the error only says that the rule set has another generation.
     pub(super) fn is_outdated(&self) -> bool {
         matches!(self, Self::Refused(all) if all.iter().any(|refusal| refusal.error.errno.0 == libc::ERESTART))
     }
 
-    /// The same as an error of one operation, `what`.
+    /// The error as that of one operation, `what`.
     pub fn about(self, what: &str) -> KernelError {
         let text = match &self {
             Self::Failed(error) => return KernelError { what: what.into(), ..error.clone() },
@@ -109,12 +109,12 @@ fn with_hint(error: &KernelError) -> String {
     format!("{error}{}", hint(error.errno))
 }
 
-/// What to do about it, for the few causes where that is known.
+/// What to do about it, for the errors where that is known.
 fn hint(cause: Errno) -> &'static str {
     match cause.0 {
         libc::EPERM | libc::EACCES => " (needs CAP_NET_ADMIN in this network namespace)",
-        libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT => " (the kernel lacks nfnetlink: modprobe nf_tables)",
-        libc::EOPNOTSUPP => " (the kernel may lack a part of nf_tables: a module, or CONFIG_NFT_*)",
+        libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT => " (the kernel has no nfnetlink: modprobe nf_tables)",
+        libc::EOPNOTSUPP => " (a part of nf_tables may be missing in the kernel: a module, or CONFIG_NFT_*)",
         libc::EMSGSIZE => " (the transaction is larger than the socket's send buffer may be: net.core.wmem_max)",
         _ => "",
     }

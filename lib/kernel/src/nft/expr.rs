@@ -1,5 +1,5 @@
-//! The kernel's expressions, what a rule is made of (`nft --debug=netlink` prints them). Names and attribute numbers are
-//! those of linux/netfilter/nf_tables.h.
+//! The kernel's expressions, of which rules consist (`nft --debug=netlink` prints them). Names and attribute numbers
+//! are those of linux/netfilter/nf_tables.h.
 
 use crate::netlink::wire::{Attributes, Writer, text};
 use crate::types::Family;
@@ -14,17 +14,17 @@ const NFTA_VERDICT_CHAIN: u16 = 2;
 /// The register of verdicts (NFT_REG_VERDICT).
 const VERDICT_REGISTER: u32 = 0;
 
-/// NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED (linux/netfilter/nf_nat.h): the kernel sets them from the
-/// registers that are given, and shows them.
+/// NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED (linux/netfilter/nf_nat.h): flags that the kernel sets itself,
+/// depending on the given registers, and reports.
 const NAT_IMPLIED_FLAGS: u32 = 0b11;
 
-/// One of the sixteen 32-bit registers, counted from 0; longer values go on in the next ones.
+/// One of the sixteen 32-bit registers, counted from 0. A longer value continues in the next registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Reg(pub u8);
 
 impl Reg {
-    /// The number the kernel itself shows: every fourth has the name of a 128-bit register (NFT_REG_1 …), the others
-    /// are NFT_REG32_01 ….
+    /// The number that the kernel reports: every fourth is a 128-bit register (NFT_REG_1 …), the others are
+    /// NFT_REG32_01 ….
     fn number(self) -> u32 {
         let slot = u32::from(self.0);
         if slot.is_multiple_of(4) { 1 + slot / 4 } else { 8 + slot }
@@ -39,18 +39,18 @@ impl Reg {
     }
 }
 
-/// What becomes of a packet.
+/// What happens to a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Goes on behind this hook's chains of the same priority.
+    /// Accepts the packet; later chains of the same hook still see it.
     Accept,
-    /// Is dropped.
+    /// Drops the packet.
     Drop,
-    /// Goes on behind the rule that jumped here, or to the policy.
+    /// Continues after the rule that jumped here, or with the policy.
     Return,
-    /// Goes through a chain and comes back.
+    /// Continues in a chain and returns.
     Jump(String),
-    /// Goes through a chain and does not come back.
+    /// Continues in a chain and does not return.
     Goto(String),
 }
 
@@ -65,7 +65,7 @@ impl Verdict {
         }
     }
 
-    /// As an attribute that holds NFTA_DATA_VERDICT.
+    /// Writes it as an attribute with NFTA_DATA_VERDICT.
     pub(super) fn encode(&self, w: &mut Writer, kind: u16) {
         w.nest(kind, |w| {
             w.nest(NFTA_DATA_VERDICT, |w| {
@@ -91,12 +91,12 @@ impl Verdict {
     }
 }
 
-/// Bytes as an attribute that holds NFTA_DATA_VALUE.
+/// Writes bytes as an attribute with NFTA_DATA_VALUE.
 pub(super) fn encode_data(w: &mut Writer, kind: u16, bytes: &[u8]) {
     w.nest(kind, |w| w.attr(NFTA_DATA_VALUE, bytes));
 }
 
-/// The reverse of [`encode_data`], from the attributes inside.
+/// The reverse of [`encode_data`], from the inner attributes.
 pub(super) fn decode_data<'a>(data: &Attributes<'a>) -> Option<&'a [u8]> {
     data.get(NFTA_DATA_VALUE)
 }
@@ -110,7 +110,7 @@ pub enum Is {
     Not,
 }
 
-/// Which half of a connection's addresses is translated.
+/// Which address of a connection is translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NatKind {
     /// `snat`
@@ -134,7 +134,7 @@ impl MetaKey {
     pub const L4PROTO: Self = Self(16);
 }
 
-/// Where `payload` counts from.
+/// The header from whose start `payload` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PayloadBase(pub u32);
 
@@ -149,37 +149,37 @@ impl PayloadBase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the kernel's attributes of the same names")]
 pub enum Expr {
-    /// Loads something known about the packet.
+    /// Loads a property of the packet.
     Meta { key: MetaKey, dreg: Reg },
-    /// Sets something about the packet.
+    /// Sets a property of the packet.
     MetaSet { key: MetaKey, sreg: Reg },
     /// Loads bytes of a header.
     Payload { dreg: Reg, base: PayloadBase, offset: u32, len: u32 },
-    /// Stops the rule unless the register compares.
+    /// Ends the rule unless the comparison holds.
     Cmp { sreg: Reg, is: Is, data: Vec<u8> },
     /// `dreg = (sreg & mask) ^ xor`
     Bitwise { sreg: Reg, dreg: Reg, mask: Vec<u8>, xor: Vec<u8> },
-    /// Stops the rule unless the set has the key.
+    /// Ends the rule unless the set contains the key.
     Lookup { set: String, sreg: Reg, is: Is },
-    /// Stops the rule unless the map has the key; loads its data.
+    /// Ends the rule unless the map contains the key. Loads its data.
     LookupData { set: String, sreg: Reg, dreg: Reg },
-    /// Stops the rule unless the verdict map has the key; runs its verdict.
+    /// Ends the rule unless the verdict map contains the key. Applies its verdict.
     LookupVerdict { set: String, sreg: Reg },
     /// Loads a constant.
     Immediate { dreg: Reg, data: Vec<u8> },
-    /// Ends the rule.
+    /// Applies a verdict.
     Verdict(Verdict),
-    /// Source NAT to the address of the interface the packet leaves by. Flags are NF_NAT_RANGE_*.
+    /// Source NAT to the address of the outgoing interface. Flags are NF_NAT_RANGE_*.
     Masquerade { flags: u32 },
     /// NAT to the address and port in the registers.
     Nat { kind: NatKind, family: Family, addr: Option<Reg>, port: Option<Reg>, flags: u32 },
-    /// Loads something of the connection (NFT_CT_*).
+    /// Loads a property of the connection (NFT_CT_*).
     Ct { key: u32, dreg: Reg },
-    /// Asks the routing table (NFT_FIB_RESULT_*, NFTA_FIB_F_*).
+    /// Looks up the routing table (NFT_FIB_RESULT_*, NFTA_FIB_F_*).
     Fib { dreg: Reg, result: u32, flags: u32 },
-    /// Counts packets and bytes. What it has counted is not part of the rule.
+    /// Counts packets and bytes. The counts are not part of the rule.
     Counter,
-    /// An expression this module does not write, seen when reading: its name and attributes.
+    /// An expression that this module cannot write, found when reading: its name and attributes.
     Other { name: String, data: Vec<u8> },
 }
 
@@ -201,7 +201,7 @@ impl Expr {
         }
     }
 
-    /// As one NFTA_LIST_ELEM.
+    /// Writes it as one NFTA_LIST_ELEM.
     pub(super) fn encode(&self, w: &mut Writer) {
         w.nest(NFTA_LIST_ELEM, |w| {
             w.text(NFTA_EXPR_NAME, self.name());
@@ -221,7 +221,7 @@ impl Expr {
                 encode_data(w, 3, data);
             }
             Self::Bitwise { sreg, dreg, mask, xor } => {
-                // without an operation (6) it is this one, also for kernels before 5.6, which know no other
+                // without an operation (6) the kernel does this one; kernels before 5.6 know no other
                 numbers(w, &[(1, sreg.number()), (2, dreg.number()), (3, mask.len() as u32)]);
                 encode_data(w, 4, mask);
                 encode_data(w, 5, xor);
@@ -257,7 +257,7 @@ impl Expr {
         }
     }
 
-    /// The expressions of NFTA_RULE_EXPRESSIONS, in the form this module writes them.
+    /// Decodes NFTA_RULE_EXPRESSIONS into the expressions that this module writes.
     pub(super) fn decode_all(list: &[u8]) -> Vec<Self> {
         let one = |(_, element): (u16, &[u8])| {
             let element = Attributes::read(element);
@@ -290,7 +290,7 @@ impl Expr {
             b"lookup\0" => decode_lookup(a)?,
             b"immediate\0" if a.be32(1)? == VERDICT_REGISTER => Self::Verdict(Verdict::decode(&a.nested(2)?)?),
             b"immediate\0" => Self::Immediate { dreg: reg(1)?, data: bytes(2)? },
-            // ports to choose from, which are not written here
+            // a range of ports, which is not written here
             b"masq\0" if a.get(2).is_some() => return None,
             b"masq\0" => Self::Masquerade { flags: a.be32(1).unwrap_or_default() },
             b"nat\0" => decode_nat(a)?,
@@ -332,7 +332,7 @@ fn decode_lookup(a: &Attributes<'_>) -> Option<Expr> {
 
 fn decode_nat(a: &Attributes<'_>) -> Option<Expr> {
     let reg = |kind| a.be32(kind).map(Reg::from_number);
-    // the kernel shows the largest address and port also where they are the smallest; a true range is not written here
+    // the kernel also reports the largest address and port if they equal the smallest; a real range is not written here
     let single = |min, max| a.be32(max).is_none_or(|m| a.be32(min) == Some(m));
     if !single(3, 4) || !single(5, 6) {
         return None;

@@ -1,7 +1,7 @@
-//! nf_tables over netlink: tables, chains, rules, sets and maps, changed in one transaction and read back.
+//! nf_tables over netlink: tables, chains, rules, sets and maps are changed in one transaction and read back.
 //!
-//! No `nft` binary and no C library. What is written here, `nft list ruleset` prints as an administrator would have
-//! typed it, comments included; what `nft` wrote, this reads.
+//! It needs neither the `nft` program nor a C library. `nft list ruleset` prints what this module writes as if an
+//! administrator had typed it, comments included. This module also reads what `nft` wrote.
 //!
 //! ```no_run
 //! use kernel::nft::*;
@@ -14,8 +14,8 @@
 //! # Ok::<(), NftError>(())
 //! ```
 //!
-//! Sources: linux/netfilter/nf_tables.h, net/netfilter/{nfnetlink,nf_tables_api}.c (Linux 6.18), and for what only `nft`
-//! and libnftnl agree on (type numbers, user data) nftables 1.0.6.
+//! Sources: linux/netfilter/nf_tables.h, net/netfilter/{nfnetlink,nf_tables_api}.c (Linux 6.18); nftables 1.0.6 for
+//! what only `nft` and libnftnl agree on (type numbers, user data).
 
 mod apply;
 mod batch;

@@ -1,4 +1,4 @@
-//! Reading back: objects as the kernel has them, in the vocabulary they were written in.
+//! Reads objects from the kernel, as the types that also describe them when they are written.
 
 use std::time::Duration;
 
@@ -16,25 +16,25 @@ use super::value::Type;
 use crate::netlink::wire::{Attributes, Incoming};
 use crate::types::IfName;
 
-/// How often a reading or an update is begun anew because others changed the rule set. Of those who compete one wins each
-/// round: this many may start at once. A round takes some 0.1 ms.
+/// How often a read or an update is tried while others change the rule set. One of several competitors wins each round,
+/// so this many may start at once. A round takes about 0.1 ms.
 const TRIES: u32 = 200;
-/// The same for the deletion of rules by their handles, which short-lived programs do for a caller that would have to try
-/// again itself: beside a program that commits without a pause it takes hundreds of rounds. A round takes some 0.05 ms.
+/// As [`TRIES`], for deleting rules by handle, where a short-lived caller would have to try again itself. Beside a
+/// program that commits without a pause, it takes hundreds of rounds. A round takes about 0.05 ms.
 const DELETE_TRIES: u32 = 20_000;
 
-/// All of one table at one moment.
+/// A consistent snapshot of one table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TableView {
-    /// The rule set's generation at that moment.
+    /// The generation of the rule set at that moment.
     pub generation: u32,
-    /// The table; none: there is no such table, and all else is empty.
+    /// The table. `None` if it does not exist; all other fields are then empty.
     pub table: Option<Table>,
-    /// Its chains, as the kernel orders them.
+    /// The chains, in the kernel's order.
     pub chains: Vec<Chain>,
-    /// Its rules; those of a chain are in their order.
+    /// The rules. Those of a chain are in its order.
     pub rules: Vec<ListedRule>,
-    /// Its sets and maps with their elements; no anonymous ones.
+    /// The sets and maps with their elements, except anonymous ones.
     pub sets: Vec<(Set, Vec<Element>)>,
 }
 
@@ -44,14 +44,14 @@ impl TableView {
         self.rules.iter().filter(move |r| r.chain == chain)
     }
 
-    /// True when there is such a chain.
+    /// Whether the chain exists.
     pub fn has_chain(&self, chain: &str) -> bool {
         self.chains.iter().any(|c| c.name == chain)
     }
 }
 
 impl Nft {
-    /// The number of transactions this namespace's nf_tables has seen, which every transaction raises.
+    /// The generation of the namespace's rule set. Every transaction increases it.
     pub fn generation(&mut self) -> Result<u32, NftError> {
         let what = "get generation";
         let answer = self.ask(what, msg::GETGEN, 0, |_| {})?;
@@ -61,11 +61,11 @@ impl Nft {
     /// The namespace's tables (`nft list tables`).
     pub fn tables(&mut self) -> Result<Vec<Table>, NftError> {
         let answers = self.dump("list tables", msg::GETTABLE, 0, |_| {})?;
-        // a family without a name here is a newer kernel's, and not ours
+        // a family without a name here comes from a newer kernel and is not ours
         Ok(answers.iter().filter_map(read_table).collect())
     }
 
-    /// One table; none when there is none.
+    /// One table; `None` if it does not exist.
     pub fn table(&mut self, key: &TableKey) -> Result<Option<Table>, NftError> {
         let what = format!("list table {key}");
         let answer = self.ask(&what, msg::GETTABLE, key.family.number(), |w| w.text(attr::TABLE_NAME, &key.name));
@@ -85,7 +85,7 @@ impl Nft {
         answers.iter().filter(|a| belongs(a, table)).map(read).collect()
     }
 
-    /// One chain (`nft list chain`, without its rules); none when there is no such table or chain.
+    /// One chain without its rules (`nft list chain`); `None` if the table or the chain does not exist.
     pub fn chain(&mut self, table: &TableKey, chain: &str) -> Result<Option<Chain>, NftError> {
         let what = format!("list chain {table} {chain}");
         let answer = self.ask(&what, msg::GETCHAIN, table.family.number(), |w| {
@@ -99,7 +99,7 @@ impl Nft {
         }
     }
 
-    /// A table's rules, or one chain's. None when there is no such table or chain.
+    /// The rules of a table or of one chain; empty if the table or the chain does not exist.
     pub fn rules(&mut self, table: &TableKey, chain: Option<&str>) -> Result<Vec<ListedRule>, NftError> {
         let what = format!("list rules of {table}");
         let answers = self.dump(&what, msg::GETRULE, table.family.number(), |w| {
@@ -114,7 +114,7 @@ impl Nft {
         Ok(rules?.into_iter().filter(wanted).collect())
     }
 
-    /// One rule by its handle; none when the chain, or the table, has no such rule (`nft -a list chain`).
+    /// One rule by its handle (`nft -a list chain`); `None` if it does not exist.
     pub fn rule(&mut self, table: &TableKey, chain: &str, handle: u64) -> Result<Option<ListedRule>, NftError> {
         let what = format!("list rule {table} {chain} handle {handle}");
         let answer = self.ask(&what, msg::GETRULE, table.family.number(), |w| {
@@ -129,9 +129,9 @@ impl Nft {
         }
     }
 
-    /// Deletes rules by their handles, and the chains `whole` of their table with all that is in them. Each rule is fetched
-    /// and must be `ours`, because handles begin anew with a table; nothing changes between that look and the deletion.
-    /// False, and nothing is deleted, when one of the handles names no rule of ours.
+    /// Deletes rules by handle, and the chains `whole` of their table with everything in them. Each rule is fetched
+    /// first and must be `ours`, because handles start anew with a table. The batch fails if anything changes in
+    /// between. Returns false, and deletes nothing, if one of the handles is not a rule of ours.
     pub fn delete_rules(
         &mut self,
         rules: &[RuleHandle],
@@ -160,7 +160,7 @@ impl Nft {
         Err(NftError::Busy { what: "delete rules by their handles".into(), tries: DELETE_TRIES })
     }
 
-    /// A table's sets and maps, without the anonymous ones of rules. An absent table is an error.
+    /// A table's sets and maps, without the anonymous ones of rules. Fails if the table does not exist.
     pub fn sets(&mut self, table: &TableKey) -> Result<Vec<Set>, NftError> {
         const ANONYMOUS: u32 = 1;
         let what = format!("list sets of {table}");
@@ -171,7 +171,8 @@ impl Nft {
         answers.iter().filter(named).map(|a| read_set(a).ok_or_else(|| malformed(&what))).collect()
     }
 
-    /// A set's elements; of a set of ranges by key, else as the kernel orders them. An absent set is an error.
+    /// A set's elements, for a set of ranges in the order of keys, otherwise in the kernel's order. Fails if the set
+    /// does not exist.
     pub fn elements(&mut self, table: &TableKey, set: &Set) -> Result<Vec<Element>, NftError> {
         let what = format!("list elements of {table} {}", set.name);
         let answers = self.dump(&what, msg::GETSETELEM, table.family.number(), |w| {
@@ -183,12 +184,12 @@ impl Nft {
         element::decode(set, &lists).ok_or_else(|| malformed(&what))
     }
 
-    /// All of a table at one moment (`nft list table`): read anew while others change the rule set.
+    /// A snapshot of a table (`nft list table`). It is read again if others change the rule set meanwhile.
     pub fn view(&mut self, table: &TableKey) -> Result<TableView, NftError> {
         self.at_one_moment(table, Self::view_once)
     }
 
-    /// Of a table, which of the chains `names` there are, with their rules, at one moment.
+    /// A snapshot of those chains in `names` that exist, with their rules.
     pub fn view_of<'a>(
         &mut self,
         table: &TableKey,
@@ -239,8 +240,8 @@ impl Nft {
         Ok(TableView { generation, table: Some(table), chains, rules, sets })
     }
 
-    /// Reads a table, lets `decide` say what to change, and commits that unless others changed the rule set in between;
-    /// then all of it is done anew. What was committed; empty when there was nothing to do.
+    /// Reads a table, lets `decide` choose the changes, and commits them. If others changed the rule set in between,
+    /// everything is repeated. Returns the committed batch, which is empty if there was nothing to do.
     pub fn update(&mut self, table: &TableKey, decide: impl Fn(&TableView) -> Batch) -> Result<Batch, NftError> {
         for _ in 0..TRIES {
             let generation = self.generation()?;
@@ -249,7 +250,7 @@ impl Nft {
                 other => other?,
             };
             let batch = decide(&view).at_generation(generation);
-            // a transaction is refused when the view was not of one moment; without one, that has to be asked
+            // a transaction fails if the view is outdated; without one, the generation must be compared here
             let current = if batch.is_empty() {
                 self.generation()? == generation
             } else {
@@ -266,8 +267,8 @@ impl Nft {
     }
 }
 
-/// What a datagram of the kernel says of one table, for those who have one without a socket: elements belong to the set
-/// before them, and what cannot be read is left out.
+/// Decodes what a datagram of the kernel says about one table, for callers without a socket. Elements belong to the set
+/// before them. What cannot be decoded is left out.
 pub fn read_datagram(datagram: &[u8], key: &TableKey) -> TableView {
     let mut view = TableView::default();
     for message in Incoming::all(datagram) {
@@ -289,12 +290,12 @@ pub fn read_datagram(datagram: &[u8], key: &TableKey) -> TableView {
     view
 }
 
-/// A reading that another's change made impossible: a dump was interrupted each time, or the table went away between two.
+/// Whether another's change made the reading fail: each dump was interrupted, or the table was deleted in between.
 fn was_overtaken(error: &NftError) -> bool {
     error.is_absent() || matches!(error, NftError::Busy { .. })
 }
 
-/// The first attribute of chains, rules and sets is their table's name.
+/// Whether the object is in the table: the first attribute of chains, rules and sets is the table's name.
 fn belongs(answer: &Answer, table: &TableKey) -> bool {
     let message = answer.message();
     message.family() == table.family.number() && message.attributes().is_text(1, &table.name)

@@ -1,4 +1,4 @@
-//! The connection: transactions out, dumps in.
+//! The connection to nf_tables: sends transactions and reads dumps.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,22 +9,22 @@ use crate::netlink::client::{Client, DUMP, DUMP_TRIES, Protocol};
 use crate::netlink::wire::{Incoming, Writer, message};
 use crate::netlink::{Errno, KernelError};
 
-/// A transaction that the kernel broke off for a signal is sent again this often.
+/// How often a transaction is sent if a signal interrupts it.
 const INTERRUPTED_TRIES: u32 = 10;
 
-/// A connection to the nf_tables of the network namespace it was opened in, wherever the thread goes afterwards.
+/// A connection to the nf_tables of the network namespace in which it was opened, even if the thread moves.
 ///
-/// The kernel answers before a send returns, so that no call waits for anything but the kernel's own work.
+/// The kernel replies before a send returns, so no call waits for anything except the kernel's own work.
 ///
-/// **Closing** the socket after a transaction that deleted something takes 8 to 16 ms (the kernel waits for an RCU grace
-/// period, nf_tables_api.c: `nft_rcv_nl_event`). A short-lived program keeps it open until its work is done and lets a
-/// detached child inherit it ([`AsFd`], [`OwnedFd::from`]).
+/// **Closing** the socket after a transaction that deleted something takes 8 to 16 ms (the kernel waits for an RCU
+/// grace period, nf_tables_api.c: `nft_rcv_nl_event`). A short-lived program keeps it open until its work is done and
+/// lets a detached child inherit it ([`AsFd`], [`OwnedFd::from`]).
 #[derive(Debug)]
 pub struct Nft {
     client: Client,
 }
 
-/// An answer to a request: its message type and attributes, copied.
+/// A reply to a request: a copy of its message type and attributes.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
     pub(super) bytes: Vec<u8>,
@@ -42,12 +42,12 @@ impl Answer {
     }
 }
 
-/// What became of a transaction that was sent once.
+/// The outcome of sending a transaction once.
 #[derive(Default)]
 struct Attempt {
-    /// The operations that were refused, by their place; `None`: the whole.
+    /// The refused operations, by place in the batch; `None` means the whole batch.
     refused: BTreeMap<Option<usize>, (i32, Option<String>)>,
-    /// The handles of rules whose operation asks for them, by place.
+    /// The handles of rules that were requested, by place in the batch.
     handles: BTreeMap<usize, u64>,
 }
 
@@ -57,11 +57,11 @@ impl Nft {
         Ok(Self { client: Client::open(Protocol::Netfilter)? })
     }
 
-    /// Does all of `batch`, in one message to the kernel, or nothing of it. An empty batch does nothing. Returns the
+    /// Carries out all of `batch` in one message to the kernel, or none of it. An empty batch does nothing. Returns the
     /// handles of the rules that were added by [`Batch::add_rule_echoed`], in order.
     ///
-    /// Where a `destroy_*` meets an absent object, the kernel refuses the whole, and the rest is sent again without it;
-    /// a refused transaction costs the kernel a grace period (about 10 ms).
+    /// If a `destroy_*` finds no object, the kernel refuses the whole batch, and it is sent again without that
+    /// operation. Each refused transaction costs the kernel a grace period, about 10 ms.
     pub fn commit(&mut self, batch: &Batch) -> Result<Vec<u64>, NftError> {
         if let Some(op) = batch.ops.iter().find(|op| op.bytes.is_none()) {
             return Err(NftError::Unencodable { what: op.what.clone() });
@@ -119,7 +119,7 @@ impl Nft {
         if attempt.refused.is_empty() && !complete { Err(malformed("transaction")) } else { Ok(attempt) }
     }
 
-    /// One request with one answer.
+    /// Sends a request that has one reply.
     pub(super) fn ask(
         &mut self,
         what: &str,
@@ -149,7 +149,7 @@ impl Nft {
         }
     }
 
-    /// All objects of a kind; `body` says which. Tried again when others change something meanwhile.
+    /// Reads all objects of a kind; `body` selects them. Tries again if others change something meanwhile.
     pub(super) fn dump(
         &mut self,
         what: &str,
@@ -202,7 +202,7 @@ impl AsFd for Nft {
 }
 
 impl From<Nft> for OwnedFd {
-    /// The socket itself, close-on-exec, for whoever shall close it.
+    /// The socket itself, close-on-exec, for a caller that closes it later.
     fn from(nft: Nft) -> Self {
         nft.client.into()
     }

@@ -1,4 +1,4 @@
-//! Objects as `nft` would take them, for steps and errors. Nothing is ever read from these texts.
+//! Objects in `nft`'s syntax, for steps and errors. Nothing is ever parsed from these texts.
 
 mod field;
 mod rule;
@@ -13,11 +13,11 @@ use super::userdata::clip;
 use super::value::{Type, Value};
 use crate::types::Family;
 
-/// How many elements are shown of many.
+/// The most elements that are shown.
 const SHOWN: usize = 3;
 
-/// What follows `add rule TABLE CHAIN`: `ip saddr 10.1.2.3 masquerade comment "…"`. An expression that is not known is
-/// its kernel's name in parentheses, which `nft` does not take.
+/// What follows `add rule TABLE CHAIN`: `ip saddr 10.1.2.3 masquerade comment "…"`. An unknown expression is shown as
+/// its kernel name in parentheses, which `nft` does not accept.
 pub(crate) fn rule(family: NftFamily, rule: &Rule) -> String {
     let mut words = rule::statements(family, &rule.exprs);
     words.extend(rule.comment.as_deref().map(comment));
@@ -57,8 +57,8 @@ pub(crate) fn set(set: &Set) -> String {
     block(&set.name, &lines)
 }
 
-/// What follows `add element TABLE SET`: `{ 10.0.0.0/8 }`. Of many the first few are shown:
-/// `{ 10.0.0.0/8, 11.0.0.0/8, 12.0.0.0/8, … and 7 more }`.
+/// What follows `add element TABLE SET`: `{ 10.0.0.0/8 }`. Of many elements only the first are shown: `{ 10.0.0.0/8,
+/// 11.0.0.0/8, 12.0.0.0/8, … and 7 more }`.
 pub(crate) fn elements(elements: &[Element]) -> String {
     let mut list: Vec<_> = elements.iter().take(SHOWN).map(one).collect();
     if elements.len() > SHOWN {
@@ -86,7 +86,7 @@ fn one(element: &Element) -> String {
     }
 }
 
-/// A prefix where it is one. Spaces around the dash keep `nft` from reading a name such as `tcp-udp`.
+/// A range, as a prefix if it is one. The spaces around the dash keep `nft` from reading a name such as `tcp-udp`.
 fn range(first: &Value, last: &Value) -> String {
     match (first, last) {
         (Value::Addr(from), Value::Addr(to)) => match prefix(*from, *to) {
@@ -97,7 +97,7 @@ fn range(first: &Value, last: &Value) -> String {
     }
 }
 
-/// The length of the prefix whose addresses are those `from` … `to`.
+/// The length of the prefix that contains exactly the addresses from `from` to `to`.
 fn prefix(from: IpAddr, to: IpAddr) -> Option<u8> {
     (0..=Family::from(from).bits()).find(|length| {
         ipnetwork::IpNetwork::new(from, *length).is_ok_and(|net| net.network() == from && net.broadcast() == to)
@@ -116,7 +116,7 @@ fn value(value: &Value) -> String {
     }
 }
 
-/// The names that every `nft` knows without the host's `/etc/protocols`.
+/// The protocol names that every `nft` knows without the host's `/etc/protocols`.
 fn protocol(number: u8) -> String {
     match number {
         1 => "icmp".into(),
@@ -164,7 +164,7 @@ fn hook(hook: Hook) -> &'static str {
     }
 }
 
-/// As it is stored; nft's quoted texts have no escapes, and the text is one line of a log.
+/// The comment as it is stored. nft's quoted texts have no escapes, and the text must stay on one line of a log.
 fn comment(text: &str) -> String {
     let plain: String = clip(text).chars().filter(|c| *c != '"' && !c.is_control()).collect();
     format!("comment \"{plain}\"")

@@ -1,4 +1,4 @@
-//! The objects of nf_tables as plain data, the same for what is wanted and for what is read back.
+//! The objects of nf_tables as plain data, both for writing and for reading.
 
 use std::fmt;
 use std::time::Duration;
@@ -59,7 +59,7 @@ impl fmt::Display for NftFamily {
     }
 }
 
-/// Which table: `inet cni_plugins_masquerade`.
+/// Identifies a table, such as `inet cni_plugins_masquerade`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableKey {
     /// The family.
@@ -84,9 +84,9 @@ impl fmt::Display for TableKey {
 /// A table (`nft add table`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// Which.
+    /// The family and the name.
     pub key: TableKey,
-    /// `comment "…"`, cut to [`COMMENT_MAX`](super::COMMENT_MAX) bytes. Not changed on a table that exists.
+    /// `comment "…"`, cut to [`COMMENT_MAX`](super::COMMENT_MAX) bytes. Not changed on an existing table.
     pub comment: Option<String>,
 }
 
@@ -95,14 +95,14 @@ pub struct Table {
 pub struct Chain {
     /// The name, unique within its table.
     pub name: String,
-    /// Where packets enter it; none: by jumps only.
+    /// The hook where packets enter it; `None` if it is reached only by jumps.
     pub base: Option<Base>,
     /// `comment "…"`, cut as a table's.
     pub comment: Option<String>,
 }
 
 impl Chain {
-    /// A chain that is reached by jumps.
+    /// A chain that is reached only by jumps.
     pub fn regular(name: impl Into<String>) -> Self {
         Self { name: name.into(), base: None, comment: None }
     }
@@ -112,22 +112,23 @@ impl Chain {
         Self { name: name.into(), base: Some(base), comment: None }
     }
 
-    /// The same with a comment.
+    /// Sets the comment.
     pub fn comment(self, comment: impl Into<String>) -> Self {
         Self { comment: Some(comment.into()), ..self }
     }
 }
 
-/// Where a base chain stands (`{ type nat hook postrouting priority srcnat; policy accept; }`).
+/// The hook of a base chain (`{ type nat hook postrouting priority srcnat; policy accept; }`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
     /// `type`
     pub kind: ChainKind,
     /// `hook`
     pub hook: Hook,
-    /// `priority`: lower is earlier. Source NAT is 100, destination NAT -100, filter 0 (bridge: 300, -300, -200).
+    /// `priority`: a lower one comes first. Source NAT is 100, destination NAT -100, filter 0 (bridge: 300, -300,
+    /// -200).
     pub priority: i32,
-    /// What happens to a packet that no rule decided on.
+    /// The policy for packets that no rule decided.
     pub policy: Policy,
     /// `device`: for [`Hook::Ingress`] and [`Hook::Egress`].
     pub device: Option<IfName>,
@@ -174,7 +175,7 @@ impl ChainKind {
     }
 }
 
-/// Where in a packet's way a base chain stands.
+/// The place of a base chain on a packet's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hook {
     /// Before routing
@@ -224,10 +225,10 @@ impl Hook {
     }
 }
 
-/// What happens to a packet that no rule of a base chain decided on.
+/// What happens to a packet that no rule of a base chain decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Policy {
-    /// It goes on.
+    /// It continues.
     #[default]
     Accept,
     /// It is dropped.
@@ -237,7 +238,8 @@ pub enum Policy {
 /// A rule (`nft add rule`). Made by [`RuleBuilder`](super::RuleBuilder).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rule {
-    /// Matches and statements, run in order until one does not match. One read back equals the one that was added.
+    /// Matches and statements in order; the rule ends at the first match that fails. A rule that is read equals the one
+    /// that was added.
     pub exprs: Vec<Expr>,
     /// `comment "…"`, cut as a table's.
     pub comment: Option<String>,
@@ -250,19 +252,19 @@ impl Rule {
     }
 }
 
-/// A rule of a table as it was read.
+/// A rule as it was read from a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedRule {
-    /// The chain that holds it.
+    /// The name of the rule's chain.
     pub chain: String,
-    /// What names it for deletion; unique within the table, never used again.
+    /// Identifies the rule for deletion. Unique within the table and never used again in it.
     pub handle: u64,
     /// The rule.
     pub rule: Rule,
 }
 
 impl ListedRule {
-    /// True when the rule's comment starts with `prefix`.
+    /// Whether the rule's comment starts with `prefix`.
     pub fn is_marked(&self, prefix: &str) -> bool {
         self.rule.comment.as_deref().is_some_and(|c| c.starts_with(prefix))
     }
@@ -275,11 +277,11 @@ pub struct Set {
     pub name: String,
     /// The key's types; several are a concatenation (`type inet_proto . inet_service`).
     pub key: Vec<Type>,
-    /// What a map's elements lead to.
+    /// The type of a map's data; `None` for a set.
     pub data: Option<DataType>,
     /// `flags interval`: elements may be prefixes and ranges, of addresses, protocols and ports.
     pub interval: bool,
-    /// `flags timeout`: elements may vanish.
+    /// `flags timeout`: whether elements expire.
     pub timeout: Timeout,
     /// `comment "…"`, cut as a table's.
     pub comment: Option<String>,
@@ -297,19 +299,19 @@ impl Set {
         Self { data: Some(data), ..Self::new(name, key) }
     }
 
-    /// The same with `flags interval`.
+    /// Adds `flags interval`.
     pub fn interval(self) -> Self {
         Self { interval: true, ..self }
     }
 
-    /// The kernel's ranged sets are of two kinds: one field as a start and an end element, more as one element with
-    /// both keys (NFT_SET_CONCAT).
+    /// Whether ranges are stored as a start and an end element. That is so for one field; with several fields a range
+    /// is one element with both keys (NFT_SET_CONCAT).
     pub(super) fn start_and_end(&self) -> bool {
         self.interval && self.key.len() == 1
     }
 }
 
-/// What a map's elements lead to.
+/// The type of a map's data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataType {
     /// Values (`: ipv4_addr . inet_service`).
@@ -318,63 +320,63 @@ pub enum DataType {
     Verdict,
 }
 
-/// Whether a set's elements vanish.
+/// Whether a set's elements expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Timeout {
-    /// They stay.
+    /// Elements never expire.
     #[default]
     Never,
-    /// Those vanish that say so themselves (`flags timeout`).
+    /// Elements expire if they have a timeout of their own (`flags timeout`).
     PerElement,
-    /// All vanish after this time, except where the element says another (`timeout 5m`). Milliseconds count.
+    /// All elements expire after this time unless they have a timeout of their own (`timeout 5m`). Whole milliseconds.
     Default(Duration),
 }
 
 /// An element of a set or map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Element {
-    /// The key, a value per type of the set's key; with `last`, the first key of a range.
+    /// The key: a value per type of the set's key. With `last`, the first key of a range.
     pub key: Vec<Value>,
-    /// The last key of a range, included; in a concatenation each field has its own range.
+    /// The last key of a range, included. In a concatenation each field has its own range.
     pub last: Option<Vec<Value>>,
-    /// What a map has for the key.
+    /// The data of a map for the key.
     pub data: Option<Data>,
-    /// The element vanishes this long after it was added; the set must allow it. Read back, it is the whole time, not
-    /// what is left. Milliseconds count.
+    /// The element expires this long after it was added; the set must allow that. When read, it is the whole time, not
+    /// the rest. Whole milliseconds.
     pub timeout: Option<Duration>,
     /// `comment "…"`, cut as a table's.
     pub comment: Option<String>,
 }
 
 impl Element {
-    /// One key.
+    /// An element with one key.
     pub fn new(key: impl Into<Vec<Value>>) -> Self {
         Self { key: key.into(), last: None, data: None, timeout: None, comment: None }
     }
 
-    /// All keys from `first` to `last`, both included.
+    /// An element with all keys from `first` to `last`, both included.
     pub fn range(first: Value, last: Value) -> Self {
         let last = (first != last).then(|| vec![last]);
         Self { last, ..Self::new([first]) }
     }
 
-    /// All addresses of a prefix; its host bits do not matter.
+    /// An element with all addresses of a prefix. Host bits are ignored.
     pub fn net(net: IpNetwork) -> Self {
         Self::range(net.network().into(), net.broadcast().into())
     }
 
-    /// The same with data, for a map.
+    /// Sets the data, for a map.
     pub fn data(self, data: Data) -> Self {
         Self { data: Some(data), ..self }
     }
 
-    /// The same with a comment.
+    /// Sets the comment.
     pub fn comment(self, comment: impl Into<String>) -> Self {
         Self { comment: Some(comment.into()), ..self }
     }
 }
 
-/// What a map has for a key.
+/// The data of a map for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Data {
     /// A value per type of the map's data.

@@ -1,5 +1,5 @@
-//! The user data of objects: opaque to the kernel, one-byte type and length TLVs by agreement of `nft` and libnftnl
-//! (libnftnl/udata.h). They are what lets `nft list ruleset` show comments and print host-order keys.
+//! The user data of objects. The kernel does not interpret it; `nft` and libnftnl agree on a list of one-byte types and
+//! lengths (libnftnl/udata.h). `nft list ruleset` needs it to print comments and keys in host byte order.
 
 use crate::netlink::wire::text;
 
@@ -16,20 +16,20 @@ const SET_KEY_BYTE_ORDER: u8 = 0;
 const HOST_ENDIAN: u32 = 1;
 /// NFTNL_UDATA_SET_ELEM_FLAGS.
 const ELEMENT_FLAGS: u8 = 1;
-/// The interval has no end because it reaches the largest key.
+/// Marks an interval without an end, because it reaches the largest key.
 const ELEMENT_OPEN: u32 = 1;
 
-/// `comment` as it is stored: at most [`COMMENT_MAX`] bytes, cut between characters.
+/// `comment` as it is stored: at most [`COMMENT_MAX`] bytes, cut at a character's boundary.
 pub fn clip(comment: &str) -> &str {
     &comment[..comment.floor_char_boundary(COMMENT_MAX)]
 }
 
-/// The comment of a table, chain or rule; nothing for none.
+/// The user data with the comment of a table, chain or rule; empty for `None`.
 pub(super) fn comment(comment: Option<&str>) -> Vec<u8> {
     comment.map(|text| comment_tlv(COMMENT, text)).unwrap_or_default()
 }
 
-/// A set's user data. Exactly this and no other byte orders: a wrong one aborts the administrator's `nft`.
+/// The user data of a set. The byte order must be exactly right: a wrong one makes the administrator's `nft` abort.
 pub(super) fn set(host_order_key: bool, comment: Option<&str>) -> Vec<u8> {
     let mut bytes = Vec::new();
     if host_order_key {
@@ -39,7 +39,7 @@ pub(super) fn set(host_order_key: bool, comment: Option<&str>) -> Vec<u8> {
     bytes
 }
 
-/// An element's user data; `open` marks an interval without end.
+/// The user data of an element. `open` marks an interval without an end.
 pub(super) fn element(comment: Option<&str>, open: bool) -> Vec<u8> {
     let mut bytes = self::comment(comment);
     if open {
@@ -59,7 +59,7 @@ pub(super) fn read_set_comment(bytes: &[u8]) -> Option<String> {
 }
 
 fn comment_tlv(kind: u8, comment: &str) -> Vec<u8> {
-    // a zero inside would end the comment early for every reader
+    // readers would end the comment at a zero
     let comment = clip(comment.split('\0').next().unwrap_or_default());
     let mut bytes = vec![kind, comment.len() as u8 + 1];
     bytes.extend_from_slice(comment.as_bytes());

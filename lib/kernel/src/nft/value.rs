@@ -1,4 +1,4 @@
-//! What a set's key, a map's data and a comparison are made of: types (`ipv4_addr`, `inet_service`) and their values.
+//! The types (`ipv4_addr`, `inet_service`) and values of sets' keys, maps' data and comparisons.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use crate::types::{Family, IfName, Mac};
 /// Bits per type in the number of a concatenation (TYPE_BITS, nft's datatype.h).
 const TYPE_BITS: u32 = 6;
 
-/// A data type by its `nft` name. The numbers are nft's own (datatype.h): the kernel only stores them.
+/// A data type by its `nft` name. The numbers are nft's own (datatype.h); the kernel only stores them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Type {
     /// `ipv4_addr`
@@ -27,8 +27,8 @@ pub enum Type {
     CtState,
     /// `ifname`
     IfName,
-    /// A type that this module does not know, seen when reading: nft's number (of the whole concatenation) and the
-    /// length in bytes.
+    /// A type that this module does not know: nft's number (of the whole concatenation) and the length in bytes. Only
+    /// read.
     Other(u32, u32),
 }
 
@@ -67,7 +67,7 @@ impl Type {
         }
     }
 
-    /// Bytes of a value.
+    /// The length of a value in bytes.
     pub fn size(self) -> usize {
         match self {
             Self::InetProto => 1,
@@ -79,12 +79,12 @@ impl Type {
         }
     }
 
-    /// Values are in the host's byte order, which `nft` must be told to print them.
+    /// Whether values are in host byte order, which `nft` must know to print them.
     pub(super) fn host_order(self) -> bool {
         matches!(self, Self::Mark | Self::CtState | Self::IfName)
     }
 
-    /// Bytes a value takes in a key: fields of a concatenation fill whole registers.
+    /// The length of a value in a key, in bytes: fields of a concatenation fill whole registers.
     pub(super) fn padded(self) -> usize {
         align(self.size())
     }
@@ -94,7 +94,7 @@ impl Type {
         types.iter().fold(0, |id, t| id << TYPE_BITS | t.id())
     }
 
-    /// The bytes of a key of these types: a single one is not padded.
+    /// The length of a key of these types, in bytes. A single field is not padded.
     pub(super) fn concat_len(types: &[Self]) -> usize {
         match types {
             [one] => one.size(),
@@ -102,7 +102,7 @@ impl Type {
         }
     }
 
-    /// The types of a concatenation that the kernel shows as `id` with `len` bytes.
+    /// The types of a concatenation that the kernel reports as `id` with `len` bytes.
     pub(super) fn split(id: u32, len: u32) -> Vec<Self> {
         let mut types = Vec::new();
         let mut rest = id;
@@ -117,7 +117,7 @@ impl Type {
         if Self::concat_len(&types) == len as usize { types } else { vec![Self::Other(id, len)] }
     }
 
-    /// The value that `bytes` (at least [`Type::size`]) are.
+    /// Decodes a value from `bytes`, which has at least [`Type::size`] bytes.
     fn value(self, bytes: &[u8]) -> Option<Value> {
         let bytes = bytes.get(..self.size())?;
         Some(match self {
@@ -132,7 +132,7 @@ impl Type {
         })
     }
 
-    /// The values of a key of these types.
+    /// Decodes the values of a key of these types.
     pub(super) fn values(types: &[Self], mut bytes: &[u8]) -> Option<Vec<Value>> {
         types
             .iter()
@@ -145,7 +145,7 @@ impl Type {
     }
 }
 
-/// A value; its variant must agree with the [`Type`] it is used for, or the kernel refuses the length.
+/// A value. Its variant must match the [`Type`] that it is used for; otherwise the kernel refuses its length.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Value {
     /// An address of either family.
@@ -160,12 +160,12 @@ pub enum Value {
     Word(u32),
     /// An interface's name.
     IfName(IfName),
-    /// Bytes as they go on the wire.
+    /// Bytes in the order of the packet.
     Bytes(Vec<u8>),
 }
 
 impl Value {
-    /// The bytes the kernel compares.
+    /// The bytes that the kernel compares.
     pub(super) fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Addr(IpAddr::V4(addr)) => addr.octets().into(),
@@ -183,7 +183,7 @@ impl Value {
         }
     }
 
-    /// The bytes of a key: the fields of a concatenation fill whole registers, a single one is not padded.
+    /// The bytes of a key: fields of a concatenation fill whole registers, a single field is not padded.
     pub(super) fn concat(values: &[Self]) -> Vec<u8> {
         if let [one] = values {
             return one.bytes();
@@ -233,7 +233,7 @@ mod tests {
         // numbers seen in nft's own messages
         assert_eq!(Type::concat_id(&[Type::IfName, Type::InetService]), 0xa4d);
         assert_eq!(Type::concat_id(&[Type::Ipv4Addr, Type::InetService]), 0x1cd);
-        // time (18) is not ours, and a length that does not fit is not believed
+        // time (18) is not known here; and a wrong length means that the number is not a known concatenation
         assert_eq!(Type::split(18, 8), [Type::Other(18, 8)]);
         assert_eq!(Type::split(7, 8), [Type::Other(7, 8)]);
     }

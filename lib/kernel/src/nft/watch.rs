@@ -1,4 +1,4 @@
-//! Announcements of nf_tables: which of our tables somebody changed.
+//! Announcements of nf_tables: which of our tables were changed.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,20 +18,19 @@ use crate::netlink::{Errno, KernelError};
 const GROUP: u32 = 7;
 /// The first attribute of tables, chains, rules, sets and elements is their table's name (NFTA_*_TABLE).
 const TABLE_NAME: u16 = 1;
-/// How often all tables are taken for changed at the most, while announcements are lost.
+/// While announcements are lost, all tables count as changed at most once in this time.
 const REST: Duration = Duration::from_millis(50);
 
-/// Hears which of some tables change (`nft monitor`). Announcements of other tables cost a comparison each; when they come
-/// faster than they are read, the kernel drops some, and then all tables that are watched count as changed, at most every
-/// 50 ms.
+/// Watches some tables for changes (`nft monitor`). Announcements of other tables cost a comparison each. If they come
+/// faster than they are read, the kernel drops some. Then all watched tables count as changed, at most every 50 ms.
 #[derive(Debug)]
 pub struct NftWatch {
     client: Client,
     tables: BTreeSet<TableKey>,
-    /// Announcements were lost, and that was not told yet.
+    /// Whether announcements were lost and that is not yet reported.
     lost: bool,
-    /// When all tables were last told as changed for a loss.
-    told: Option<Instant>,
+    /// When all tables were last reported as changed because of a loss.
+    reported: Option<Instant>,
 }
 
 impl NftWatch {
@@ -39,16 +38,16 @@ impl NftWatch {
     pub fn open(tables: impl IntoIterator<Item = TableKey>) -> Result<Self, NftError> {
         let mut client = Client::open(Protocol::Netfilter)?;
         client.join(GROUP)?;
-        Ok(Self { client, tables: tables.into_iter().collect(), lost: false, told: None })
+        Ok(Self { client, tables: tables.into_iter().collect(), lost: false, reported: None })
     }
 
-    /// Waits until a watched table changes, at most for `patience`; the tables that did, or may have.
+    /// Waits for at most `patience` until a watched table changes. Returns the tables that changed or may have changed.
     pub fn wait(&mut self, patience: Duration) -> Result<BTreeSet<TableKey>, NftError> {
         let end = Instant::now() + patience;
         loop {
             let now = Instant::now();
             let until = match self.rest() {
-                // what comes meanwhile is dropped by the kernel, and costs nothing
+                // the kernel drops what is announced meanwhile, which costs nothing
                 Some(until) if until > now => until,
                 _ => {
                     let changed = self.take(now)?;
@@ -66,30 +65,31 @@ impl NftWatch {
     }
 
     fn rests_until(&self) -> Option<Instant> {
-        self.told.map(|told| told + REST)
+        self.reported.map(|reported| reported + REST)
     }
 
-    /// The watched tables that changed, or may have, since the last call, without waiting. For those who wait for the socket
-    /// themselves, and not before [`NftWatch::rest`].
+    /// The watched tables that have changed since the last call, or may have. Does not wait: for callers that wait for
+    /// the socket themselves, and not before [`NftWatch::rest`].
     ///
     /// # Errors
-    /// What the kernel refuses; lost announcements are none.
+    /// The kernel refused an operation. Lost announcements are no error.
     pub fn changed(&mut self) -> Result<BTreeSet<TableKey>, NftError> {
         self.take(Instant::now())
     }
 
-    /// While announcements are lost: until when reading them would change nothing.
+    /// After announcements were lost: the time before which reading them has no use.
     pub fn rest(&self) -> Option<Instant> {
         self.rests_until().filter(|_| self.lost)
     }
 
-    /// Reads what waits; the watched tables that changed.
+    /// Reads the announcements that are ready. Returns the watched tables that changed.
     fn take(&mut self, now: Instant) -> Result<BTreeSet<TableKey>, NftError> {
         let mut changed = BTreeSet::new();
         loop {
             let Self { client, tables, .. } = self;
-            let heard = client.hear(RecvFlags::DONTWAIT, &mut |message| changed.extend(watched(tables, message)));
-            match heard {
+            let read =
+                client.announcements(RecvFlags::DONTWAIT, &mut |message| changed.extend(watched(tables, message)));
+            match read {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(Errno(libc::ENOBUFS)) => self.lost = true,
@@ -97,13 +97,13 @@ impl NftWatch {
             }
         }
         if self.lost && self.rests_until().is_none_or(|until| until <= now) {
-            (self.lost, self.told) = (false, Some(now));
+            (self.lost, self.reported) = (false, Some(now));
             changed.clone_from(&self.tables);
         }
         Ok(changed)
     }
 
-    /// Until something is announced; during a rest, the whole time.
+    /// Waits until something is announced; during a rest it waits the whole time.
     fn pause(&self, time: Duration) -> Result<(), NftError> {
         let timeout = Timespec::try_from(time).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         let socket = [PollFd::new(&self.client, PollFlags::IN)];

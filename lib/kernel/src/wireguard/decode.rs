@@ -1,4 +1,4 @@
-//! What a dump of WG_CMD_GET_DEVICE says. Pure.
+//! Decodes a dump of WG_CMD_GET_DEVICE. Pure.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
@@ -9,12 +9,12 @@ use super::encode::{LISTEN_PORT, PEERS, PRIVATE_KEY, allowed, peer};
 use crate::netlink::wire::Attributes;
 use crate::state::{PublicKey, Secret, WireguardDevice, WireguardPeer};
 
-/// How long keys may be used after their handshake (REJECT_AFTER_TIME).
+/// How long keys may be used after the handshake (REJECT_AFTER_TIME).
 const FRESH: Duration = Duration::from_secs(180);
 
-/// Adds one message of the dump to `device`. A device with many peers comes in several, and a peer with many prefixes is
-/// gone on with in the next. `now` is the time since 1970. None: something that is read here is not understood, and
-/// taking it for absent would have it written again and again.
+/// Adds one message of the dump to `device`. A device with many peers takes several messages, and a peer with many
+/// prefixes may continue in the next one. `now` is the time since 1970. `None`: a needed value cannot be decoded. If it
+/// counted as missing, it would be written again and again.
 pub(super) fn add(device: &mut WireguardDevice, message: &Attributes<'_>, now: Duration) -> Option<()> {
     if let Some(bytes) = message.get(PRIVATE_KEY) {
         device.private_key = Some(Secret(key(bytes)?));
@@ -56,7 +56,7 @@ fn half(bytes: &[u8]) -> Option<u16> {
     bytes.try_into().ok().map(u16::from_ne_bytes)
 }
 
-/// `struct __kernel_timespec`; zero is never.
+/// Decodes `struct __kernel_timespec`; zero means never.
 fn handshake(bytes: &[u8]) -> Option<Option<Duration>> {
     let seconds = i64::from_ne_bytes(*bytes.first_chunk()?);
     Some(u64::try_from(seconds).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs))

@@ -1,4 +1,4 @@
-//! WG_CMD_SET_DEVICE and WG_CMD_GET_DEVICE, as attributes. Pure.
+//! Encodes WG_CMD_SET_DEVICE and WG_CMD_GET_DEVICE as attributes. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -42,14 +42,14 @@ pub(crate) fn set_device(writer: &mut Writer, name: &IfName, key: Option<Secret>
     }
 }
 
-/// `wg set NAME peer KEY …`: the peer is made if it is not there.
+/// `wg set NAME peer KEY …`: creates the peer if it does not exist.
 pub(crate) fn set_peer(writer: &mut Writer, name: &IfName, key: PublicKey, change: &WireguardPeerChange) {
     one_peer(writer, name, key, |writer| {
         if change.replace {
             writer.attr(peer::FLAGS, &peer::REPLACE_ALLOWED_IPS.to_ne_bytes());
         }
         if let Some(preshared) = change.preshared_key {
-            // zeros are none
+            // all zeros remove the key
             writer.attr(peer::PRESHARED_KEY, &preshared.map_or([0; 32], |key| key.0));
         }
         if let Some(endpoint) = change.endpoint {

@@ -1,6 +1,7 @@
-//! WireGuard devices over generic netlink: what they hold, read and written (linux/wireguard.h; drivers/net/wireguard/netlink.c).
+//! WireGuard devices over generic netlink: reads and writes their configuration (linux/wireguard.h;
+//! drivers/net/wireguard/netlink.c).
 //!
-//! The device itself is a link like any other ([`crate::message::link`]).
+//! The device itself is an ordinary link ([`crate::message::link`]).
 
 mod decode;
 mod encode;
@@ -9,4 +10,4 @@ mod socket;
 mod tests;
 
 pub(crate) use encode::{remove_peer, set_device, set_peer};
-pub(crate) use socket::{Generic, Wish};
+pub(crate) use socket::{Generic, WireguardRequest};

@@ -1,4 +1,4 @@
-//! The generic netlink socket, and the number that the kernel gave WireGuard there (`struct genlmsghdr`, linux/genetlink.h).
+//! The generic netlink socket, and WireGuard's number there (`struct genlmsghdr`, linux/genetlink.h).
 
 use std::time::{Duration, SystemTime};
 
@@ -22,20 +22,20 @@ const VERSION: u8 = 1;
 /// Requests in one send.
 const PAGE: usize = 100;
 
-/// A request's attributes (`None`: they did not fit) and how an error about it begins.
-pub(crate) struct Wish {
+/// A request's attributes (`None`: they did not fit), and the operation for its errors.
+pub(crate) struct WireguardRequest {
     pub(crate) what: String,
     pub(crate) body: Writer,
 }
 
-/// A connection to WireGuard in the network namespace it was opened in.
+/// A connection to WireGuard in the network namespace in which it was opened.
 pub(crate) struct Generic {
     client: Client,
     family: u16,
 }
 
 impl Generic {
-    /// Connects in the thread's network namespace. ENOENT: the kernel has no WireGuard.
+    /// Connects in the thread's network namespace. The error ENOENT means that the kernel has no WireGuard.
     pub(crate) fn open() -> Result<Self, KernelError> {
         let mut generic = Self { client: Client::open(Protocol::Generic)?, family: CONTROL };
         generic.family = generic.resolve()?;
@@ -56,7 +56,7 @@ impl Generic {
         family.map(u16::from_ne_bytes).ok_or_else(|| KernelError::new(what, Errno(libc::EPROTO)))
     }
 
-    /// What the device `name` holds.
+    /// Reads the configuration and peers of the device `name`.
     pub(crate) fn device(&mut self, name: &IfName) -> Result<WireguardDevice, KernelError> {
         let what = || format!("wg show {name}");
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO);
@@ -80,34 +80,34 @@ impl Generic {
         Err(KernelError::new(what(), Errno(libc::EINTR)))
     }
 
-    /// Carries out each wish, and says what became of it.
-    pub(crate) fn set(&mut self, wishes: Vec<Wish>) -> Vec<Result<(), KernelError>> {
-        let mut outcomes = Vec::with_capacity(wishes.len());
-        let mut wishes = wishes.into_iter().peekable();
-        while wishes.peek().is_some() {
-            let page: Vec<Wish> = wishes.by_ref().take(PAGE).collect();
+    /// Sends all requests and returns the outcome of each, in order.
+    pub(crate) fn set(&mut self, requests: Vec<WireguardRequest>) -> Vec<Result<(), KernelError>> {
+        let mut outcomes = Vec::with_capacity(requests.len());
+        let mut requests = requests.into_iter().peekable();
+        while requests.peek().is_some() {
+            let page: Vec<WireguardRequest> = requests.by_ref().take(PAGE).collect();
             outcomes.append(&mut self.page(page));
         }
         outcomes
     }
 
-    fn page(&mut self, page: Vec<Wish>) -> Vec<Result<(), KernelError>> {
+    fn page(&mut self, page: Vec<WireguardRequest>) -> Vec<Result<(), KernelError>> {
         let first = self.client.begin();
         let mut open = 0;
         let mut outcomes = Vec::with_capacity(page.len());
-        for wish in page {
+        for request in page {
             let behind = [SET_DEVICE, VERSION, 0, 0];
-            let body = wish.body.finish();
+            let body = request.body.finish();
             match body.and_then(|body| framed(self.family, 0, behind, |writer| writer.raw(&body))) {
                 Some(message) => {
                     self.client.put_message(&message, libc::NLM_F_ACK as u16);
                     open += 1;
-                    outcomes.push(Err(KernelError::new(wish.what, Errno(libc::EPROTO))));
+                    outcomes.push(Err(KernelError::new(request.what, Errno(libc::EPROTO))));
                 }
-                // one that cannot be said has no answer
+                // a request that could not be encoded has no reply
                 None => {
                     self.client.skip(1);
-                    outcomes.push(Err(KernelError::new(wish.what, Errno(libc::EMSGSIZE))));
+                    outcomes.push(Err(KernelError::new(request.what, Errno(libc::EMSGSIZE))));
                 }
             }
         }
@@ -132,7 +132,7 @@ impl Generic {
         outcomes
     }
 
-    /// Sends one request and shows each object of its answer; false when they do not belong together.
+    /// Sends one request and passes on each object of the reply. Returns false if the objects are inconsistent.
     fn exchange(
         &mut self,
         request: Option<Vec<u8>>,

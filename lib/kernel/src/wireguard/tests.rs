@@ -1,4 +1,4 @@
-//! Bytes that Linux 6.1 accepted and gave: the attributes behind `struct genlmsghdr`, little endian.
+//! Bytes that Linux 6.1 accepted and returned: the attributes after `struct genlmsghdr`, little endian.
 
 #![cfg(target_endian = "little")]
 
@@ -16,7 +16,7 @@ const DEVICE: &[&str] = &[
     "40404040060006006cca0000",
 ];
 
-/// A peer with everything.
+/// A peer with every attribute.
 const RICH: &[&str] = &[
     "0f000200666c616e6e656c2d77670000b4000880b0000080240001000101010101010101010101010101010101010101",
     "010101010101010101010101240002000707070707070707070707070707070707070707070707070707070707070707",
@@ -25,20 +25,20 @@ const RICH: &[&str] = &[
     "40000000",
 ];
 
-/// The same peer loses its second key and a subnet.
+/// Removes the same peer's preshared key and a subnet.
 const POORER: &[&str] = &[
     "0f000200666c616e6e656c2d776700007800088074000080240001000101010101010101010101010101010101010101",
     "010101010101010101010101080003000200000024000200000000000000000000000000000000000000000000000000",
     "0000000000000000200009801c0000800600010002000000080002000a0502000500030018000000",
 ];
 
-/// A peer is removed.
+/// Removes a peer.
 const GONE: &[&str] = &[
     "0f000200666c616e6e656c2d776700003400088030000080240001000202020202020202020202020202020202020202",
     "0202020202020202020202020800030001000000",
 ];
 
-/// The dump of a device with two peers: the four bytes of `struct genlmsghdr` and attributes.
+/// The dump of a device with two peers: the four bytes of `struct genlmsghdr`, and attributes.
 const DUMP: &[&str] = &[
     "00010000060006006cca0000080007000000000008000100020000000f000200666c616e6e656c2d7767000024000300",
     "404040404040404040404040404040404040404040404040404040404040404024000400d7b5e81d336e578b13b8d706",
@@ -116,7 +116,7 @@ fn a_dump_is_read() {
         peers: [(PublicKey([1; 32]), rich()), (PublicKey([2; 32]), plain)].into(),
     };
     assert_eq!(read(&bytes(DUMP), Duration::ZERO), wanted);
-    // a device with many peers comes in pieces
+    // a device with many peers comes in several messages
     let mut twice = read(&bytes(DUMP), Duration::ZERO);
     decode::add(&mut twice, &Attributes::read(&bytes(DUMP)[4..]), Duration::ZERO).unwrap();
     assert_eq!(twice, wanted);
@@ -137,7 +137,7 @@ fn a_handshake_of_three_minutes_ago_is_too_old() {
 }
 
 #[test]
-fn cut_dumps_are_not_trusted() {
+fn cut_dumps_are_not_accepted() {
     let dump = bytes(DUMP);
     for end in 4..dump.len() {
         let mut device = WireguardDevice::default();
@@ -146,7 +146,7 @@ fn cut_dumps_are_not_trusted() {
     }
 }
 
-/// Taken for absent, it would be written again at each look.
+/// If it counted as missing, it would be written again at each look.
 #[test]
 fn what_is_not_understood_is_not_absent() {
     let one = |body: &dyn Fn(&mut Writer)| {

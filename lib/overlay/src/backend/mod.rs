@@ -139,7 +139,7 @@ pub struct Identity {
 }
 
 /// A host, as far as the devices of a backend depend on it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// The networks of the families that are on.
     pub networks: ByFamily<Option<ipnetwork::IpNetwork>>,

@@ -69,16 +69,17 @@ impl Conf for UdpConf {
         IfName::new(DEVICE).into_iter().collect()
     }
 
-    /// A device that is only kept stays as it is, without its route.
+    /// A device that is only kept stays as it is, but for the network's route.
     fn stays_as_it_is(&self) -> bool {
         true
     }
 
-    fn end(&self, host: &Host, _role: Role) -> Option<Box<dyn End>> {
+    fn end(&self, host: &Host, role: Role) -> Option<Box<dyn End>> {
         let network = host.networks.v4?;
         let own = host.own.get(Family::V4)?;
         Some(Box::new(Tun {
             dev: IfName::new(DEVICE).ok()?,
+            current: role == Role::Current,
             network,
             own,
             mtu: mtu(host.underlay.mtu),
@@ -95,10 +96,12 @@ impl Conf for UdpConf {
     }
 }
 
-/// `10.5.0.0/16 dev flannel0`
+/// `10.5.0.0/16 dev flannel0`, or `10.5.53.0/24 dev flannel0` for each host that still runs udp.
 #[derive(Debug)]
 struct Tun {
     dev: IfName,
+    /// udp is the backend in force.
+    current: bool,
     network: IpNetwork,
     own: IpNetwork,
     mtu: Mtu,
@@ -107,6 +110,9 @@ struct Tun {
 
 impl End for Tun {
     fn write(&self, state: &mut State) {
+        if !self.current {
+            return;
+        }
         let kind = LinkKind::TunTap(TunTap { multi_queue: true, ..TunTap::default() });
         let link = Link { mtu: Some(self.mtu), alias: Some(self.mark.clone()), ..Link::up(kind) };
         state.links.insert(self.dev.clone(), link);
@@ -129,6 +135,10 @@ impl End for Tun {
         (!on_link).then_some(Why::ByMode(TUNNEL))
     }
 
-    /// The network's one route is enough.
-    fn write_peer(&self, _peer: &Peer, _half: &Half, _state: &mut State) {}
+    /// The network's one route is enough where there is one.
+    fn write_peer(&self, _peer: &Peer, half: &Half, state: &mut State) {
+        if !self.current {
+            state.routes.insert(RouteKey::main(half.subnet), flannel_route(&self.dev));
+        }
+    }
 }

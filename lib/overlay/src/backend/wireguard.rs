@@ -182,8 +182,9 @@ impl Conf for WireguardConf {
         true
     }
 
-    fn end(&self, host: &Host, _role: Role) -> Option<Box<dyn End>> {
-        Some(Box::new(Wireguard {
+    /// A device that is only kept receives: its peers are those of before.
+    fn end(&self, host: &Host, role: Role) -> Option<Box<dyn End>> {
+        let device = || Wireguard {
             conf: *self,
             networks: host.networks,
             bases: ByFamily { v4: base(host, Family::V4), v6: base(host, Family::V6) },
@@ -191,7 +192,8 @@ impl Conf for WireguardConf {
             mark: host.mark(),
             private_key: host.identity.wireguard.map(|keys| keys.private),
             underlay_v6: host.underlay.addresses.v6,
-        }))
+        };
+        (role == Role::Current).then(|| Box::new(device()) as Box<dyn End>)
     }
 
     fn devices(&self) -> Option<Devices> {
@@ -253,6 +255,8 @@ impl End for Wireguard {
             endpoint: Some(endpoint),
             preshared_key: self.conf.psk,
             keepalive: self.conf.keepalive,
+            // it may send from elsewhere than its lease says, as from behind a NAT
+            roams: true,
             ..WireguardPeer::default()
         };
         device.peers.entry(data.public_key).or_insert_with(new).allowed_ips.insert(half.subnet);
@@ -303,16 +307,5 @@ fn is_private(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
-    }
-}
-
-/// Lets a peer roam that speaks with this host from another endpoint than its lease says. A lease that says another endpoint
-/// than `before`, what was desired last, is news and rules.
-pub fn follow_roaming(desired: &mut State, before: &BTreeMap<IfName, WireguardDevice>) {
-    for (dev, device) in &mut desired.wireguard {
-        for (key, peer) in &mut device.peers {
-            let last = before.get(dev).and_then(|device| device.peers.get(key));
-            peer.roams = last.is_none_or(|last| last.endpoint == peer.endpoint);
-        }
     }
 }

@@ -80,9 +80,9 @@ fn a_device_stays_while_a_peer_may_send_to_it_and_a_moment_longer() {
     let (old, new) = (vxlan(""), plain("host-gw"));
     let mut host = Host::new();
     assert_eq!(host.look(0, &old, &[&old], &old), Keeping::default());
-    // this host's own lease still names it
+    // this host's own lease still names it, but is to do so no more
     let during = host.look(1_000, &new, &[&new], &old);
-    assert_eq!((names(&during), during.offered.len(), during.look_again), (vec!["vxlan"], 1, None));
+    assert_eq!((names(&during), during.offered.len(), during.look_again), (vec!["vxlan"], 0, None));
     // a peer still sends by it, for as long as it likes
     let during = host.look(9_000_000, &new, &[&new, &old], &new);
     assert_eq!((names(&during), during.offered.len()), (vec!["vxlan"], 1));

@@ -55,8 +55,10 @@ pub struct Book {
 pub(super) struct Pending {
     /// Leases that are new or have changed.
     pub(super) dirty: BTreeSet<Subnets>,
-    /// Those that were followed, and have changed or are gone.
-    pub(super) touched: BTreeSet<Subnets>,
+    /// Those that were followed, and have changed or are gone, as they were.
+    pub(super) touched: BTreeMap<Subnets, Peer>,
+    /// Entries that are no leases, or leases that were refused, are others than before.
+    pub(super) refused: bool,
     /// Subnets whose holder is gone.
     pub(super) freed: BTreeSet<IpNetwork>,
 }
@@ -68,6 +70,7 @@ impl Book {
         if snapshot {
             self.refused.clear();
         }
+        self.pending.refused |= snapshot || !refused.is_empty();
         for (text, refusal) in refused {
             match refusal {
                 Some(refusal) => drop(self.refused.insert(text, refusal)),
@@ -118,7 +121,7 @@ impl Book {
             return;
         }
         self.pending.dirty.remove(key);
-        self.rejected.remove(key);
+        self.pending.refused |= self.rejected.remove(key);
         for subnet in key.iter() {
             self.spans.forget_refused(subnet, *key);
             if self.spans.is_held(subnet, key) {
@@ -131,15 +134,15 @@ impl Book {
     /// Takes back what depends on the value of a lease; its subnets stay its own.
     fn forget(&mut self, key: &Subnets) {
         let Some(peer) = self.leases.get_mut(key) else { return };
-        let was_followed = peer.is_followed();
+        let before = peer.clone();
         peer.standing = ByFamily::default();
         let peer = peer.clone();
         self.addresses.remove(&peer.lease);
         for family in Family::ALL {
             self.release(&peer.lease, family);
         }
-        if was_followed {
-            self.pending.touched.insert(*key);
+        if before.is_followed() {
+            self.pending.touched.entry(*key).or_insert(before);
             self.count(peer.lease.attrs.backend_type, false);
         }
     }

@@ -29,8 +29,11 @@ use crate::netconf::NetConf;
 pub struct Touched {
     /// Everything was judged: `peers` is empty and says nothing.
     pub all: bool,
-    /// The peers that are other than before, with those that are followed no more and those that are gone.
-    pub peers: BTreeSet<Subnets>,
+    /// The peers that are other than before, with those that are followed no more and those that are gone; each as it was
+    /// at the last judgement, if it was followed then.
+    pub peers: BTreeMap<Subnets, Option<Peer>>,
+    /// [`Book::rejected`] may give something else than before.
+    pub rejected: bool,
     /// How many leases were judged.
     pub judged: usize,
 }
@@ -112,7 +115,7 @@ impl Judgement<'_> {
         for peer in book.leases.values().filter(|peer| peer.is_followed()) {
             *book.counts.entry(peer.lease.attrs.backend_type).or_default() += 1;
         }
-        Touched { all: true, peers: BTreeSet::new(), judged: book.leases.len() }
+        Touched { all: true, peers: BTreeMap::new(), rejected: true, judged: book.leases.len() }
     }
 
     fn what_changed(mut self, changes: &OwnChanges) -> Touched {
@@ -176,24 +179,28 @@ impl Judgement<'_> {
     /// Brings up to date what is kept of the verdicts, and says which have changed.
     fn settle(self) -> Touched {
         let (book, before) = (self.book, self.before.unwrap_or_default());
-        let mut touched = Touched { judged: before.len(), ..Touched::default() };
-        touched.peers = std::mem::take(&mut book.pending.touched);
+        let refused = std::mem::take(&mut book.pending.refused);
+        let mut touched = Touched { judged: before.len(), rejected: refused, ..Touched::default() };
+        let was = std::mem::take(&mut book.pending.touched);
+        touched.peers = was.into_iter().map(|(key, peer)| (key, Some(peer))).collect();
         for (key, before) in before {
             let Some(peer) = book.leases.get(&key) else { continue };
             let (kind, now) = (peer.lease.attrs.backend_type, peer.standing);
-            if peer.is_rejected() {
-                book.rejected.insert(key);
-            } else {
-                book.rejected.remove(&key);
-            }
+            touched.rejected |= match peer.is_rejected() {
+                true => book.rejected.insert(key),
+                false => book.rejected.remove(&key),
+            };
             let [was, is] = [before, now].map(is_followed);
+            if (was || is) && before != now {
+                let was = was.then(|| Peer { standing: before, ..peer.clone() });
+                touched.peers.entry(key).or_insert(was);
+            }
             if was != is {
                 book.count(kind, is);
             }
-            if (was || is) && before != now {
-                touched.peers.insert(key);
-            }
         }
+        // a reason may name any lease
+        touched.rejected |= !book.rejected.is_empty() && (touched.judged > 0 || !touched.peers.is_empty());
         touched
     }
 }

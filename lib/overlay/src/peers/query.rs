@@ -1,6 +1,7 @@
 //! What a book says.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use kernel::types::Family;
 
@@ -53,6 +54,18 @@ impl Book {
         });
         let leases = self.rejected.iter().filter_map(|key| self.leases.get(key));
         leases.flat_map(|peer| self.reasons(peer)).chain(refused)
+    }
+
+    /// The entries that are no leases, as changes.
+    #[cfg(test)]
+    pub(crate) fn refused(&self) -> Vec<(String, Option<crate::lease::Refusal>)> {
+        self.refused.iter().map(|(text, refusal)| (text.clone(), Some(refusal.clone()))).collect()
+    }
+
+    /// The peers that publish `public`.
+    pub fn publishing(&self, public: IpAddr) -> impl Iterator<Item = &Peer> {
+        let peers = self.addresses.publishing(public, public).filter_map(|key| self.peer(&key));
+        peers.filter(move |peer| peer.half(public.into()).is_some_and(|half| half.public == public))
     }
 
     /// Peers that publish the same address, as hosts behind one NAT do. They are followed.

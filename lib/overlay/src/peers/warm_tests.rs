@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use kernel::types::{Family, Mac};
 use proptest::prelude::*;
 
-use super::{Book, Half, Own, Rejected, Service, Shared, Touched};
+use super::{Book, Half, Own, Peer, Rejected, Service, Shared, Touched};
 use crate::lease::{LeaseChanges, LeaseType, Refusal, StoredAttrs, StoredLease, Subnets};
 use crate::netconf::NetConf;
 
@@ -43,12 +43,13 @@ struct Said {
     len: usize,
 }
 
+fn followed(peer: &Peer) -> Followed {
+    (Family::ALL.map(|family| peer.half(family)), peer.extension().map(str::to_owned))
+}
+
 fn said(book: &Book) -> Said {
-    let peer = |peer: &super::Peer| {
-        (peer.subnets(), (Family::ALL.map(|family| peer.half(family)), peer.extension().map(str::to_owned)))
-    };
     Said {
-        peers: book.peers().map(peer).collect(),
+        peers: book.peers().map(|peer| (peer.subnets(), followed(peer))).collect(),
         rejected: book.rejected().collect(),
         shared: book.shared().collect(),
         counts: book.counts().iter().map(|(kind, count)| (*kind, *count)).collect(),
@@ -147,6 +148,7 @@ struct World {
     book: Book,
     /// What it said when it judged last.
     said: BTreeMap<Subnets, Followed>,
+    rejected: Vec<Rejected>,
 }
 
 impl World {
@@ -159,6 +161,7 @@ impl World {
             conf: 0,
             book: Book::default(),
             said: BTreeMap::new(),
+            rejected: Vec::new(),
         }
     }
 
@@ -236,13 +239,16 @@ impl World {
         let now = said(&self.book);
         prop_assert_eq!(&now, &cold(conf, &self.own, &self.store, &self.refused));
         prop_assert_eq!(self.book.judge(conf, &self.own), Touched::default(), "nothing has changed since");
+        prop_assert!(touched.rejected || now.rejected == self.rejected, "they are others: {touched:?}");
+        self.rejected = now.rejected;
         let before = std::mem::replace(&mut self.said, now.peers);
         for key in before.keys().chain(self.said.keys()).filter(|_| !touched.all) {
             let same = before.get(key) == self.said.get(key);
-            prop_assert!(same || touched.peers.contains(key), "{key} has changed and is not named: {touched:?}");
+            prop_assert!(same || touched.peers.contains_key(key), "{key} has changed and is not named: {touched:?}");
         }
-        for key in &touched.peers {
+        for (key, was) in &touched.peers {
             prop_assert!(before.contains_key(key) || self.said.contains_key(key), "{key} was no peer and is none");
+            prop_assert_eq!(was.as_ref().map(followed), before.get(key).cloned(), "as it was");
         }
         Ok(())
     }
@@ -293,7 +299,7 @@ fn a_change_costs_the_same_among_many() {
         let one = |book: &mut Book, changes: LeaseChanges, key: Subnets| {
             book.apply(changes);
             let touched = book.judge(&conf, &Own::default());
-            assert_eq!(touched, Touched { all: false, peers: [key].into(), judged: touched.judged });
+            assert_eq!((touched.all, touched.peers.keys().collect::<Vec<_>>()), (false, vec![&key]));
             touched.judged
         };
         let new = vxlan(count + 1);

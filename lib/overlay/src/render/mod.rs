@@ -123,9 +123,9 @@ impl Renderer {
         let names = conf.names(role);
         if role != Role::Current && conf.stays_as_it_is() {
             self.untouched.extend(names);
-            return;
+        } else {
+            self.names.extend(names);
         }
-        self.names.extend(names);
         self.ends.extend(conf.end(host, role).map(|end| Tried { current: role == Role::Current, end }));
     }
 
@@ -141,8 +141,14 @@ impl Renderer {
         kept.into_iter().chain(current).for_each(|tried| tried.end.write(state));
     }
 
-    /// Writes what carries packets to a peer. `spread`: see [`MANY`].
-    pub fn write_peer(&self, peer: &Peer, spread: bool, state: &mut State, paths: &mut Vec<PeerPath>) {
+    /// Writes what carries packets to a peer, and gives how each of its families is reached. `spread`: see [`MANY`].
+    pub fn write_peer(
+        &self,
+        peer: &Peer,
+        spread: bool,
+        state: &mut State,
+        mut reached: impl FnMut(&Half, (Reach, Why)),
+    ) {
         let on = Family::ALL.into_iter().filter(|family| self.networks.get(*family).is_some());
         for half in on.filter_map(|family| peer.half(family)) {
             let way = match self.mode {
@@ -152,8 +158,7 @@ impl Renderer {
             if spread && let Some(route) = state.routes.get_mut(&RouteKey::main(half.subnet)) {
                 spread_route(half.subnet, route);
             }
-            let family = half.subnet.into();
-            paths.extend(way.map(|(reach, reason)| PeerPath { peer: peer.key(), family, reach, reason }));
+            way.into_iter().for_each(|way| reached(&half, way));
         }
     }
 
@@ -203,10 +208,12 @@ impl Renderer {
         let peers = peers.into_iter();
         let spread = peers.len() > MANY;
         let mut gateways = BTreeMap::new();
-        peers.for_each(|peer| {
-            self.write_peer(peer, spread, &mut state, &mut paths);
+        for peer in peers {
+            self.write_peer(peer, spread, &mut state, |half, (reach, reason)| {
+                paths.push(PeerPath { peer: peer.key(), family: half.subnet.into(), reach, reason });
+            });
             gateways.extend(ownership::gateways(peer));
-        });
+        }
         Desired { scope: self.scope(ours, &state, gateways.into()), paths, mtu: self.mtu, state }
     }
 

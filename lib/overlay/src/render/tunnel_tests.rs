@@ -1,10 +1,9 @@
 //! ipip, wireguard and extension: what they want of the kernel.
 
-use kernel::diff::{Step, diff};
+use kernel::diff::diff;
 use kernel::state::{Adopt, Secret};
 
 use super::*;
-use crate::backend::wireguard::follow_roaming;
 use crate::backend::{Identity, WireguardKeys};
 use crate::keep::publish;
 use crate::netconf::NetConf;
@@ -254,37 +253,6 @@ fn a_hosts_left_over_lease_is_one_peer_with_two_subnets() {
     let wanted = want(&conf(V4, r#"{"Type":"wireguard"}"#), "10.5.1.0-24", &leases);
     let peers = &wanted.state.wireguard.values().next().unwrap().peers;
     assert_eq!((peers.len(), peers.values().next().unwrap().allowed_ips.len()), (1, 2));
-}
-
-#[test]
-fn a_peer_that_speaks_from_elsewhere_is_left_there_until_its_lease_changes() {
-    let at = |public: &str| {
-        let leases = [("10.5.2.0-24", wireguard(public, None, KEY, (4000, 0)))];
-        want(&conf(V4, r#"{"Type":"wireguard"}"#), "10.5.1.0-24", &leases).state
-    };
-    let observed = |endpoint: &str, live: bool| {
-        let mut state = at("10.98.0.3");
-        for peer in state.wireguard.values_mut().flat_map(|device| device.peers.values_mut()) {
-            (peer.endpoint, peer.live) = (endpoint.parse().ok(), live);
-        }
-        state
-    };
-    // what is written to the kernel
-    let endpoint = |mut wanted: State, seen: &State, before: &State| {
-        follow_roaming(&mut wanted, &before.wireguard);
-        let steps = diff(&wanted, seen, &Scope::default()).steps;
-        steps.into_iter().find_map(|step| match step {
-            Step::PutWireguardPeer(_, _, change) => change.endpoint.map(|at| at.to_string()),
-            _ => None,
-        })
-    };
-    let (lease, behind_nat) = (at("10.98.0.3"), observed("10.98.0.3:1234", true));
-    assert_eq!(endpoint(lease.clone(), &behind_nat, &lease), None);
-    assert_eq!(endpoint(lease.clone(), &behind_nat, &State::default()), None, "after a restart, too");
-    let dead = observed("10.98.0.3:1234", false);
-    assert_eq!(endpoint(lease.clone(), &dead, &lease).unwrap(), "10.98.0.3:4000");
-    assert_eq!(endpoint(at("10.98.0.9"), &behind_nat, &lease).unwrap(), "10.98.0.9:4000", "it has moved");
-    assert_eq!(endpoint(lease.clone(), &State::default(), &lease).unwrap(), "10.98.0.3:4000", "it is new");
 }
 
 #[test]

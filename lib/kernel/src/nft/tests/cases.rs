@@ -1,12 +1,12 @@
-//! One rule per kind of expression: its `nft` text, how it is built here, and the bytes that nft 1.0.6 sends for the text
-//! (NFTA_RULE_EXPRESSIONS, captured from its sendmsg on a little-endian machine).
+//! One rule per kind of expression: its `nft` text, how it is built here, and the bytes that nft 1.0.6 sends for the
+//! text (NFTA_RULE_EXPRESSIONS, captured from its sendmsg on a little-endian machine).
 
 use crate::nft::{Field, Is, MapData, NatKind, NftFamily, Rule, RuleBuilder, Side, ct};
 use crate::types::{Family, IfName};
 
 const CAPTURED: &str = include_str!("golden.txt");
 
-/// What the rules refer to, as `nft -f` takes it: sets, maps and a chain to jump to.
+/// The objects that the rules refer to, in the syntax of `nft -f`: sets, maps and a chain to jump to.
 pub const SURROUNDINGS: &str = "
     set s { type ipv4_addr; flags interval; }
     set m { type mark; }
@@ -29,7 +29,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// All cases; each line of the captured file has its rule here, in the same order.
+/// All cases. Each line of the captured file has its rule here, in the same order.
 pub fn all() -> Vec<Case> {
     let lines: Vec<_> = CAPTURED.lines().collect();
     let built = built();

@@ -1,4 +1,4 @@
-//! What is written is what `nft` writes, and the kernel keeps it.
+//! This module writes what `nft` writes, and the kernel keeps it.
 
 mod cases;
 mod kernel;
@@ -7,7 +7,7 @@ mod text;
 use super::expr::Expr;
 use crate::netlink::wire::{Attributes, Incoming, Writer, message, stamp};
 
-/// The attributes as (type with its marks, value).
+/// The attributes as (type with flags, value).
 fn raw(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
     let mut all = Vec::new();
     while let [l0, l1, k0, k1, ..] = *bytes {
@@ -25,9 +25,9 @@ fn tlv(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The captured bytes without what changes nothing: a set's number inside nft's own transaction (NFTA_LOOKUP_SET_ID), the
-/// operation of `&` and `|` (NFTA_BITWISE_OP 0), which it leaves out for prefixes, and "has a port" (NFTA_NAT_FLAGS 2),
-/// which it leaves out for maps.
+/// The captured bytes without attributes that have no effect: a set's number inside nft's own transaction
+/// (NFTA_LOOKUP_SET_ID), the operation of `&` and `|` (NFTA_BITWISE_OP 0), which nft leaves out for prefixes, and "has
+/// a port" (NFTA_NAT_FLAGS 2), which nft leaves out for maps.
 fn without_noise(list: &[u8]) -> Vec<u8> {
     let noise = |name: &[u8], kind: u16, value: &[u8]| {
         let implied = (name, kind, value) == (b"nat\0", 7, &[0, 0, 0, 2]);
@@ -105,7 +105,7 @@ fn errors_are_read_with_and_without_the_kernels_sentence() {
 }
 
 proptest::proptest! {
-    /// The kernel is believed, but never with a panic.
+    /// Any bytes from the kernel are decoded without a panic.
     #[test]
     fn any_bytes_are_read(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
         for message in Incoming::all(&bytes) {

@@ -1,4 +1,4 @@
-//! The texts against those that were typed for the same objects.
+//! Compares the texts with those that were typed for the same objects.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn what_the_recipes_write_is_told_as_a_whole() {
     assert_eq!(text::rule(NftFamily::Inet, &Rule::default()), "");
 }
 
-/// What `nft` adds by itself is left out only where it would add it.
+/// What `nft` adds by itself is left out only if it would add it.
 #[test]
 fn a_dependency_that_stands_elsewhere_is_told() {
     let rule = inet().nfproto(Family::V4).mark(Is::Eq, 1).addr(Side::Source, Is::Eq, "10.0.0.1".parse().unwrap());
@@ -52,18 +52,18 @@ fn what_is_not_known_is_named_in_parentheses() {
     let cmp = |data: &[u8]| Expr::Cmp { sreg: reg, is: Is::Not, data: data.into() };
     let header = Expr::Payload { dreg: reg, base: PayloadBase::TRANSPORT, offset: 13, len: 1 };
     let masked = Expr::Bitwise { sreg: reg, dreg: reg, mask: vec![2], xor: vec![0] };
-    let told = |exprs: &[Expr]| text::rule(NftFamily::Inet, &Rule { exprs: exprs.into(), comment: None });
-    assert_eq!(told(std::slice::from_ref(&quota)), "(quota)");
-    assert_eq!(told(&[skgid.clone(), cmp(&[1, 0, 0, 0]), Expr::Counter]), "(meta) != 0x01000000 counter");
-    assert_eq!(told(&[header, masked, cmp(&[0])]), "(bitwise) != 0x00");
-    assert_eq!(told(&[cmp(&[0]), skgid.clone()]), "(cmp) (meta)");
-    assert_eq!(told(&[skgid.clone(), quota.clone()]), "(meta) (quota)");
+    let shown = |exprs: &[Expr]| text::rule(NftFamily::Inet, &Rule { exprs: exprs.into(), comment: None });
+    assert_eq!(shown(std::slice::from_ref(&quota)), "(quota)");
+    assert_eq!(shown(&[skgid.clone(), cmp(&[1, 0, 0, 0]), Expr::Counter]), "(meta) != 0x01000000 counter");
+    assert_eq!(shown(&[header, masked, cmp(&[0])]), "(bitwise) != 0x00");
+    assert_eq!(shown(&[cmp(&[0]), skgid.clone()]), "(cmp) (meta)");
+    assert_eq!(shown(&[skgid.clone(), quota.clone()]), "(meta) (quota)");
     let lookup = Expr::Lookup { set: "s".into(), sreg: reg, is: Is::Eq };
     let nat = |port| Expr::Nat { kind: NatKind::Destination, family: Family::V4, addr: None, port, flags: 0 };
-    assert_eq!(told(&[quota, lookup, nat(None)]), "(quota) (lookup) (nat)");
+    assert_eq!(shown(&[quota, lookup, nat(None)]), "(quota) (lookup) (nat)");
     let port = Expr::Immediate { dreg: reg, data: vec![0, 80] };
-    assert_eq!(told(&[port, nat(Some(reg))]), "dnat ip to :80");
-    assert_eq!(told(&[skgid, Expr::Counter, cmp(&[0])]), "counter (meta) != 0x00");
+    assert_eq!(shown(&[port, nat(Some(reg))]), "dnat ip to :80");
+    assert_eq!(shown(&[skgid, Expr::Counter, cmp(&[0])]), "counter (meta) != 0x00");
 }
 
 #[test]

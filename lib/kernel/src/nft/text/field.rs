@@ -1,4 +1,4 @@
-//! What a rule can look at: by which expression it is loaded, its name, its values.
+//! The fields of a packet that a rule can load: their expressions, names and values.
 
 use super::{hex, protocol};
 use crate::nft::builder::{Field, Side, ct};
@@ -32,7 +32,7 @@ const FIELDS: [Field; 16] = [
     Field::FibDaddrType,
 ];
 
-/// The field that `expr` loads; of an address also the first bytes alone.
+/// The field that `expr` loads. For an address it may be only the first bytes.
 pub(super) fn field(expr: &Expr) -> Option<Field> {
     let (dreg, len) = match expr {
         Expr::Meta { dreg, .. } | Expr::Ct { dreg, .. } | Expr::Fib { dreg, .. } => (*dreg, None),
@@ -74,7 +74,7 @@ pub(super) fn value(field: Field, data: &[u8]) -> String {
     match (field, data, word) {
         (Field::IifName | Field::OifName, ..) => {
             let name = String::from_utf8_lossy(data);
-            // what is compared without the zeroes behind it is the beginning of names
+            // a name without its terminating zero is the prefix of names
             format!("\"{}{}\"", name.trim_end_matches('\0'), if name.ends_with('\0') { "" } else { "*" })
         }
         (Field::NfProto, [2], _) => "ipv4".into(),
@@ -101,7 +101,7 @@ fn typed(kind: Type, data: &[u8]) -> String {
         .map_or_else(|| hex(data), |values| values.iter().map(super::value).collect())
 }
 
-/// An address, or the prefix that its first bytes are.
+/// An address, or a prefix if there are only its first bytes.
 pub(super) fn address(family: Family, data: &[u8]) -> String {
     let kind = Type::addr(family);
     let mut whole = data.to_vec();
@@ -116,7 +116,7 @@ fn address_type(number: u32) -> String {
     NAMES.get(number as usize).map_or_else(|| number.to_string(), |name| (*name).to_owned())
 }
 
-/// The length of the prefix that this is the mask of.
+/// The length of the prefix with this mask.
 pub(super) fn prefix(mask: &[u8]) -> Option<u32> {
     let ones: u32 = mask.iter().map(|byte| byte.leading_ones()).sum();
     let bits: u32 = mask.iter().map(|byte| byte.count_ones()).sum();

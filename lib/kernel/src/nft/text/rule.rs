@@ -1,4 +1,4 @@
-//! A rule's expressions, put together again into the matches and statements that `nft` makes them of.
+//! Turns a rule's expressions back into the matches and statements of `nft`.
 
 use super::field::{address, field, is_zero, name, prefix, value};
 use super::{hex, verdict};
@@ -10,14 +10,14 @@ use crate::types::Family;
 /// NF_NAT_RANGE_* (linux/netfilter/nf_nat.h) by nft's names.
 const NAT_FLAGS: [(u32, &str); 3] = [(1 << 2, "random"), (1 << 3, "persistent"), (1 << 4, "fully-random")];
 
-/// What the expressions before have put into registers.
+/// What the previous expressions have loaded into registers.
 enum Loaded<'a> {
     Field(Field),
     Masked(Field, &'a [u8], &'a [u8]),
     Constant(&'a [u8]),
-    /// What a map has for these fields.
+    /// The data of a map for these fields.
     Mapped(String),
-    /// By an expression of this name that has no text here.
+    /// The result of an expression that has no text here, by its name.
     Unknown(&'a str),
 }
 
@@ -34,12 +34,12 @@ pub(super) fn statements(family: NftFamily, exprs: &[Expr]) -> Vec<String> {
             }
         };
     }
-    // what was loaded for nothing
+    // loaded and not used
     words.extend(loaded.iter().map(subject));
     words
 }
 
-/// The text of what `expr` completes; none when it only loads.
+/// The text of the match or statement that `expr` completes. `None` if it only loads.
 fn statement<'a>(family: NftFamily, expr: &'a Expr, loaded: &mut Vec<Loaded<'a>>) -> Option<String> {
     if let Some(load) = load(expr, loaded) {
         loaded.push(load);
@@ -74,7 +74,7 @@ fn statement<'a>(family: NftFamily, expr: &'a Expr, loaded: &mut Vec<Loaded<'a>>
     })
 }
 
-/// What the expression leaves in a register.
+/// What the expression loads into a register.
 fn load<'a>(expr: &'a Expr, loaded: &mut Vec<Loaded<'a>>) -> Option<Loaded<'a>> {
     match expr {
         Expr::Meta { .. } | Expr::Payload { .. } | Expr::Ct { .. } | Expr::Fib { .. } => {
@@ -90,7 +90,8 @@ fn load<'a>(expr: &'a Expr, loaded: &mut Vec<Loaded<'a>>) -> Option<Loaded<'a>> 
     }
 }
 
-/// True for a load whose comparison (the first of `after`) `nft` adds by itself before what follows.
+/// Whether the load at `expr` belongs to a comparison (the first of `after`) that `nft` adds itself before the next
+/// match.
 fn is_implied(family: NftFamily, expr: &Expr, after: &[Expr]) -> bool {
     let (Expr::Meta { key, .. }, [Expr::Cmp { is: Is::Eq, data, .. }, then @ ..]) = (expr, after) else {
         return false;
@@ -135,7 +136,7 @@ fn compare(left: &Loaded<'_>, is: Is, data: &[u8]) -> String {
     let not = if is == Is::Not { "!= " } else { "" };
     match left {
         Loaded::Field(field) => format!("{} {not}{}", name(*field), value(*field, data)),
-        // any of the states, or none
+        // any of the states (`Is::Not`), or none
         Loaded::Masked(Field::CtState, mask, xor) if is_zero(xor) && is_zero(data) => {
             format!("ct state {}{}", if is == Is::Eq { "! " } else { "" }, value(Field::CtState, mask))
         }

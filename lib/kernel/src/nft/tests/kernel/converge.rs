@@ -1,4 +1,4 @@
-//! Tables as state, on a real kernel.
+//! Converges tables on a real kernel.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::converge::Assumed;
 use crate::nft::*;
 use crate::state::{NftChain, NftChainScope, NftScope, NftSet, NftTable, Scope, State};
 
-/// `nft -f` with this text.
+/// Runs `nft -f` with this text.
 fn run_nft(text: &str) {
     super::nft(&["-f", "-"], text);
 }
@@ -22,7 +22,7 @@ fn of(table: Option<NftTable>, scope: NftScope) -> (State, Scope) {
     (state, Scope { nft: [(key(), scope)].into(), ..Scope::default() })
 }
 
-/// A base chain that looks ports up in a map of verdicts, which leads to a chain.
+/// A base chain that looks up ports in a verdict map, which leads to a chain.
 fn table(priority: i32, ports: &[u16]) -> NftTable {
     let map = Set::map("ports", [Type::InetService], DataType::Verdict);
     let element = |port: &u16| Element::new([Value::Port(*port)]).data(Data::Verdict(Verdict::Jump("open".into())));
@@ -54,7 +54,7 @@ fn a_table_is_made_changed_and_removed() {
     becomes(&mut kernel, &of(Some(table(0, &[80, 443])), NftScope::Whole));
     assert!(ruleset().contains("443 : jump open"), "{}", ruleset());
     assert_eq!(becomes(&mut kernel, &of(Some(table(0, &[80, 8080])), NftScope::Whole)), 2, "one element for another");
-    // another priority makes it anew
+    // another priority requires a new chain
     becomes(&mut kernel, &of(Some(table(5, &[80])), NftScope::Whole));
     let smaller = NftTable { chains: [("open".to_owned(), NftChain::default())].into(), ..NftTable::default() };
     becomes(&mut kernel, &of(Some(smaller), NftScope::Whole));
@@ -105,7 +105,7 @@ fn in_a_shared_table_ours_alone_changes() {
     assert_eq!(ruleset(), before);
 }
 
-/// A rule is added without reading anything, and its handle is told.
+/// A rule is added without a read, and its handle is reported.
 #[test]
 fn a_rule_is_appended_by_what_is_assumed() {
     namespace();
@@ -149,7 +149,7 @@ fn a_refused_transaction_names_its_step_and_cancels_the_others() {
 }
 
 #[test]
-fn a_change_to_a_watched_table_is_heard() {
+fn a_change_to_a_watched_table_is_reported() {
     namespace();
     let mut watch = NftWatch::open([key()]).unwrap();
     run_nft("add table inet other; add chain inet other c");
@@ -160,9 +160,9 @@ fn a_change_to_a_watched_table_is_heard() {
     }
 }
 
-/// Lost announcements are no lost change: all watched tables count as changed.
+/// A lost announcement is not a lost change: all watched tables count as changed.
 #[test]
-fn a_change_among_many_others_is_heard() {
+fn a_change_among_many_others_is_reported() {
     namespace();
     let mut watch = NftWatch::open([key()]).unwrap();
     let elements: Vec<String> = (0..20_000).map(|n| n.to_string()).collect();

@@ -1,4 +1,4 @@
-//! Against the kernel, each test in a network namespace of its own, and against `nft` as the independent reader.
+//! Tests on a real kernel, each in its own network namespace. `nft` is the independent reader.
 
 mod converge;
 mod objects;
@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use crate::nft::*;
 
-/// Puts the test's own thread into a new network namespace, which ends with it.
+/// Moves the test's own thread into a new network namespace, which ends with the thread.
 fn namespace() {
     assert!(
         rustix::process::geteuid().is_root(),
@@ -18,7 +18,7 @@ fn namespace() {
     );
     assert!(Command::new("nft").arg("--version").output().is_ok(), "needs nft (Debian package nftables) as the reader");
     #[expect(unsafe_code, reason = "the safe form is deprecated for CLONE_FILES' sake")]
-    // SAFETY: no descriptor table is unshared, and the thread is the test's own
+    // SAFETY: no descriptor table is unshared, and the thread belongs to the test
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
         .expect("needs root: unshare(NEWNET)");
 }
@@ -38,7 +38,7 @@ fn nft(args: &[&str], stdin: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// `nft list ruleset`, each line without the spaces around it.
+/// The lines of `nft list ruleset` without the spaces around them.
 fn ruleset() -> Vec<String> {
     nft(&["list", "ruleset"], "").lines().map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).collect()
 }
@@ -47,7 +47,7 @@ fn key() -> TableKey {
     TableKey::new(NftFamily::Inet, "t")
 }
 
-/// A batch that makes the table `inet t` with what `fill` adds.
+/// A batch that creates the table `inet t` with what `fill` adds.
 fn batch(fill: impl FnOnce(&mut Batch)) -> Batch {
     let mut batch = Batch::new();
     batch.add_table(&Table { key: key(), comment: None });

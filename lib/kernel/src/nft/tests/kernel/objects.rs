@@ -1,4 +1,4 @@
-//! What is written is what `nft` lists and what is read back.
+//! Written objects are listed by `nft` and read back the same.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ pub fn sets() -> Vec<(Set, Vec<Element>)> {
     ]
 }
 
-/// `inet t` with some of everything.
+/// `inet t` with an object of every kind.
 pub fn full() -> Batch {
     let mut batch = Batch::new();
     batch.add_table(&Table { key: key(), comment: Some("a \u{fc} table".into()) });
@@ -110,7 +110,7 @@ fn nft_lists_what_was_written() {
     for part in ["0x00002000 timeout 2h expires", "\"eth0\" : accept", "\"veth0123456789a\" : jump sub"] {
         assert!(listed.iter().any(|l| l.contains(part)), "missing {part:?} in\n{}", listed.join("\n"));
     }
-    // and the JSON reader, which looks at more of it
+    // the JSON reader of `nft` looks at more of it
     assert!(nft(&["-j", "list", "ruleset"], "").contains("\"masquerade\""));
 }
 

@@ -1,4 +1,4 @@
-//! `nft` takes the texts, and makes of them what they were made of.
+//! `nft` accepts the texts and makes the same objects of them.
 
 use super::objects::sets;
 use super::{key, namespace, nft};
@@ -6,7 +6,7 @@ use crate::nft::tests::cases;
 use crate::nft::*;
 use crate::types::{Family, IfName, Mac};
 
-/// Rules beside those of the captured file.
+/// Rules in addition to those of the captured file.
 fn more() -> Vec<(NftFamily, Rule)> {
     use NftFamily::{Bridge, Inet, Ip6};
     let rule = RuleBuilder::new;

@@ -1,4 +1,4 @@
-//! All or nothing, and who is told what.
+//! Transactions are carried out as a whole or not at all, and report the right refusals.
 
 use super::objects::full;
 use super::{batch, key, namespace, net, nft, ruleset};
@@ -41,7 +41,7 @@ fn overlapping_ranges_are_already_there() {
     let add = |n: &str| batch(|b| b.add_elements(&key(), &set, &[net(n)]));
     let error = nft.commit(&add("10.1.0.0/16")).unwrap_err();
     assert!(error.is_already(), "{error}");
-    // the same again, and its neighbours, are fine
+    // adding the same again, and neighbouring ranges, succeeds
     for n in ["10.0.0.0/8", "11.0.0.0/8", "9.0.0.0/8", "0.0.0.0/8"] {
         nft.commit(&add(n)).unwrap_or_else(|e| panic!("{n}: {e}"));
     }
@@ -55,7 +55,7 @@ fn five_thousand_ranges_go_in_and_come_back_at_once() {
     namespace();
     let mut nft = Nft::open().unwrap();
     let set = Set::new("s", [Type::Ipv4Addr]).interval();
-    // every second /24, so that none touches the next
+    // every second /24, so that no two are adjacent
     let all: Vec<_> = (0..5000u32).map(|n| net(&format!("10.{}.{}.0/24", n >> 7, (n & 127) * 2))).collect();
     let before = nft.generation().unwrap();
     nft.commit(&batch(|b| {
@@ -94,11 +94,11 @@ fn destroying_passes_over_what_is_absent() {
     let view = nft.view(&key()).unwrap();
     assert!(view.has_chain("keep") && !view.has_chain("go"));
     assert_eq!(view.sets, [(set, vec![port(2)])]);
-    // nothing of it is there any more: all operations are left out
+    // nothing of it exists any more: all operations are left out
     let mut gone = Batch::new();
     gone.destroy_table(&TableKey::new(NftFamily::Ip, "absent"));
     nft.commit(&gone).unwrap();
-    // the real refusal is told, not hidden by the pardoned ones
+    // the real refusal is reported although others are ignored
     batch.delete_chain(&key(), "never");
     assert!(nft.commit(&batch).unwrap_err().to_string().contains("delete chain inet t never"));
 }
@@ -137,7 +137,7 @@ fn an_outdated_generation_is_busy_and_an_update_reads_again() {
     assert!(error.is_retryable(), "{error}");
     assert!(nft.table(&key()).unwrap().is_some());
 
-    // another changes something between the first reading and its commit
+    // another program changes something between the first read and its commit
     let tries = std::cell::Cell::new(0);
     let done = nft
         .update(&key(), |seen| {
@@ -207,6 +207,6 @@ fn the_socket_outlives_the_connection() {
     nft.commit(&batch).unwrap();
     let fd = std::os::fd::OwnedFd::from(nft);
     assert!(rustix::io::fcntl_getfd(&fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
-    // whoever holds it decides when it is closed; the deletion is done
+    // the holder decides when it is closed; the deletion is done
     assert!(ruleset().is_empty());
 }

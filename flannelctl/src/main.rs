@@ -1,0 +1,124 @@
+//! flannelctl: the operator's tool.
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use flannelctl::screen::Screen;
+use flannelctl::{demo, install, status};
+use lab::executables::Executables;
+use lab::mode::Mode;
+use lab::process::become_child;
+
+/// Shows, installs and explains the network.
+#[derive(Parser)]
+#[command(name = "flannelctl", version, max_term_width = 110)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show a network of hosts on this machine, in namespaces that vanish at the end
+    Demo {
+        /// Number of hosts; every third is behind a router
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=30))]
+        hosts: u8,
+        /// The backend at the start
+        #[arg(long, value_enum, default_value_t = Backend::Vxlan)]
+        backend: Backend,
+        /// Give pods IPv6 addresses too
+        #[arg(long)]
+        dual_stack: bool,
+        /// Leave the network up and print how to enter it
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Install the plugins: one executable under every plugin's name
+    Install {
+        /// The directory in which the runtime looks for plugins
+        #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+        bin_dir: PathBuf,
+        /// The executable; default: the cni-plugins beside flannelctl
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+    },
+    /// Show this host's lease, backend and peers; the exit status is 1 when something is wrong
+    Status {
+        /// The daemon's --subnet-file
+        #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
+        subnet_file: PathBuf,
+        /// Print the status as JSON, as the daemon writes it
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Backend {
+    /// Every peer through VXLAN
+    Vxlan,
+    /// vxlan, but peers on the same segment directly
+    DirectRouting,
+    /// Every peer directly
+    HostGw,
+}
+
+impl From<Backend> for Mode {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Vxlan => Self::Vxlan,
+            Backend::DirectRouting => Self::DirectRouting,
+            Backend::HostGw => Self::HostGw,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match become_child(std::env::args_os()) {
+        Some(error) => Err(error.into()),
+        None => run(Args::parse().command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // if stderr is closed, nothing can be reported
+            let _ = writeln!(io::stderr(), "flannelctl: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Box<dyn Error>> {
+    let mut screen = Screen::new(Box::new(io::stdout()), io::stdout().is_terminal());
+    match command {
+        Command::Demo { hosts, backend, dual_stack, keep } => {
+            screen.progress("building flanneld and the plugins if they are not up to date")?;
+            // `cargo run` sets it and builds only this program
+            let cargo = std::env::var_os("CARGO");
+            let executables = Executables::beside(&std::env::current_exe()?, cargo.as_deref())?;
+            let options = demo::Options { hosts: hosts.into(), backend: backend.into(), dual_stack, keep };
+            Ok(demo::run(&options, &executables, &mut screen)?)
+        }
+        Command::Install { bin_dir, from } => {
+            let beside = || std::env::current_exe().map(|me| me.with_file_name("cni-plugins"));
+            let from = from.map_or_else(beside, Ok)?;
+            for path in install::install(&from, &bin_dir)? {
+                screen.line(path.display())?;
+            }
+            Ok(())
+        }
+        Command::Status { subnet_file, json } => {
+            let (text, status) = status::read(&subnet_file)?;
+            if json {
+                screen.line(text.trim_end())?
+            } else {
+                status::show(&status, &mut screen)?
+            }
+            Ok(status::health(&status)?)
+        }
+    }
+}

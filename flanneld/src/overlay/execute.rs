@@ -1,0 +1,167 @@
+//! A plan, carried out in order: who may be sent to is there before it is published, and goes after that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kernel::diff::RouteText;
+use kernel::state::Scope;
+use kernel::types::{Family, IfName};
+use overlay::backend::wireguard::DEVICES;
+use overlay::lease::Subnets;
+use overlay::ownership;
+use overlay::plan::{Endpoints, Leased, PeerView, Plan};
+use overlay::underlay::Survey;
+use store::Published;
+use tokio::time::Instant;
+
+use super::Controller;
+use super::facts::Gathered;
+use super::kernel::{Applied, Target, converge};
+use super::pass::{Halt, Pass};
+use crate::events::Interest;
+use crate::events::facts::{Chosen, Named};
+use crate::report::PeerChanges;
+use overlay::status::{self, Rejected};
+
+/// While two leases have one key: the kernel does not announce who of them sends.
+const LISTEN: Duration = Duration::from_secs(5);
+
+impl Controller {
+    /// What the kernel's announcements are held against from now on.
+    pub(super) fn take_interest(&mut self, plan: &Plan, gathered: &Gathered) {
+        let scope = plan.leased.as_ref().map(|leased| leased.scope.clone()).unwrap_or_default();
+        let select = &self.known.options.select;
+        let families: Vec<Family> = gathered.conf.families().map(|(family, _)| family).collect();
+        let chosen = Chosen {
+            dev: plan.underlay.as_ref().map(|found| found.underlay.dev.clone()),
+            by_default_route: select.follows_default_route(&families),
+            can_reach: select.can_reach,
+        };
+        let desired = self.memory.desired().filter(|_| plan.leased.is_some()).map(Arc::downgrade);
+        // of routes that are left to others none is named
+        let adopts = scope.routes.as_ref().filter(|routes| !routes.adopt.within.is_empty());
+        let within = adopts.map(|routes| routes.within.clone()).unwrap_or_default();
+        let own = self.store.held().map(|held| held.subnets).unwrap_or_default();
+        let facts = self.known.watch(gathered, chosen, &scope.links, Named { within, own });
+        self.events.set_interest(Interest { desired, scope, facts });
+    }
+
+    /// From where the owners of WireGuard keys have sent lately, when two leases have one key. True when that is other than
+    /// what the plan was made for.
+    pub(super) async fn ask_for_endpoints(&mut self, plan: &Plan, pass: &mut Pass) -> Result<bool, Halt> {
+        let contested = plan.leased.as_ref().is_some_and(|leased| leased.contested);
+        let mut endpoints = Endpoints::new();
+        if contested {
+            pass.due.by(Instant::now() + LISTEN);
+            let devices: Vec<IfName> = DEVICES.iter().filter_map(|name| IfName::new(name).ok()).collect();
+            let seen = self.kernel.call(move |kernel| kernel.wireguard(&devices)).await;
+            let seen = seen.map_err(|error| Halt::Stop(error.into()))?;
+            let seen = seen.map_err(|error| Halt::Retry(error.to_string()))?;
+            for (key, peer) in seen.into_values().flat_map(|device| device.peers) {
+                let from = peer.endpoint.filter(|_| peer.live).map(|endpoint| endpoint.ip());
+                endpoints.entry(key).or_default().extend(from);
+            }
+        }
+        let other = endpoints != self.known.endpoints;
+        self.known.endpoints = endpoints;
+        Ok(other)
+    }
+
+    /// Carries out a plan.
+    pub(super) async fn execute(&mut self, plan: Plan, gathered: &Gathered, pass: &mut Pass) -> Result<(), Halt> {
+        let (Some(mut leased), Ok(attrs)) = (plan.leased, plan.attrs) else { return Ok(()) };
+        let complete = self.known.health.complete;
+        if let Some(path) = leased.data_path {
+            // before its routes: what they send to the device is moved from the first packet on
+            self.carry(path, &leased, gathered.trusted).await.map_err(Halt::Retry)?;
+        }
+        let applied = self.apply(&mut leased, gathered).await?;
+        pass.fresh = !applied.outcome.done.is_empty();
+        let failed = self.extension.tell(&gathered.conf, self.memory.book().peers(), complete, &mut pass.due);
+        pass.note(failed);
+        applied.trouble().into_iter().for_each(|trouble| pass.retry(trouble));
+        self.outlet.applied(&applied, complete || self.started);
+        if leased.data_path.is_none() && applied.ready() {
+            self.udp.end();
+        }
+        self.outlet.moved(self.udp.counters());
+        if applied.ready() {
+            match self.store.publish(&attrs).await {
+                Ok(Published::After(after)) => pass.due.by(after),
+                Ok(Published::Unchanged) => {}
+                // what stays for others depends on what they read
+                Ok(Published::Written) if leased.keeps => pass.due.by(Instant::now()),
+                Ok(Published::Written) => {}
+                Err(error) => pass.retry(error.to_string()),
+            }
+            self.outlet.subnet_env(&leased.subnet_env);
+            self.known.wrote(&leased.subnet_env);
+            self.started = true;
+        }
+        Ok(())
+    }
+
+    /// Makes the kernel as it is planned.
+    async fn apply(&mut self, leased: &mut Leased, gathered: &Gathered) -> Result<Applied, Halt> {
+        let Some(desired) = self.memory.desired() else { return Ok(Applied::default()) };
+        let drift = leased.delta.as_ref().is_some_and(|_| leased.work.compared == 0);
+        let target = Target::of(leased, desired, gathered.trusted);
+        let scope = match target {
+            Target::Whole(_) => self.memory.scope().unwrap_or_default(),
+            Target::Part(_) => leased.scope.clone(),
+        };
+        if let Target::Whole(_) = target {
+            self.outlet.foreign_routes(foreign_routes(&scope, leased.subnet_env.subnets, &gathered.survey));
+        }
+        let done = converge(&self.kernel, target, scope).await;
+        let applied =
+            done.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
+        if applied.outcome.is_whole() && !leased.scope.keep {
+            self.memory.settle();
+        } else {
+            // what is not as it was planned is read again
+            self.known.survey = None;
+        }
+        tracing::debug!(
+            judged = leased.work.judged,
+            rendered = leased.work.rendered,
+            compared = leased.work.compared,
+            steps = applied.outcome.done.len(),
+            "planned"
+        );
+        Ok(Applied { drift, ..applied })
+    }
+
+    /// Reports how the peers are reached, and what is not followed, as each plan says it: the next one says only what has
+    /// changed since.
+    pub(super) fn report_peers(&self, leased: &Leased, pass: &mut Pass) {
+        self.outlet.warn(&leased.warnings);
+        let show = |peer: &PeerView| status::Peer {
+            subnet: peer.subnet,
+            public_ip: peer.public,
+            path: peer.reach.into(),
+            reason: peer.reason.to_string(),
+            vtep_mac: peer.vtep_mac.map(|mac| mac.to_string()),
+            since: String::new(),
+        };
+        let changes = &leased.peers;
+        pass.peers.then(match changes.whole {
+            true => PeerChanges::Whole(changes.put.iter().map(show).collect()),
+            false => {
+                let gone = changes.gone.iter().map(|subnet| (*subnet, None));
+                PeerChanges::Some(gone.chain(changes.put.iter().map(|peer| (peer.subnet, Some(show(peer))))).collect())
+            }
+        });
+        if let Some(all) = &leased.rejected {
+            let show = |r: &overlay::peers::Rejected| Rejected { key: r.key.clone(), reason: r.explained() };
+            pass.rejected = Some(all.iter().map(show).collect());
+        }
+    }
+}
+
+/// The routes inside the network that are somebody else's, as `ip route` shows them.
+fn foreign_routes(scope: &Scope, own: Subnets, survey: &Survey) -> Vec<String> {
+    let Some(routes) = &scope.routes else { return Vec::new() };
+    let foreign = ownership::foreign(routes, (&scope.links, own), &survey.routes);
+    foreign.into_iter().map(|(key, route)| RouteText(key, route).to_string()).collect()
+}

@@ -1,0 +1,339 @@
+//! The extension backend: the operator's commands are told of the lease and of the peers.
+//!
+//! What they were told is kept: a peer that comes or changes is added, one that goes is removed, and what failed is told
+//! again when the loop says so. They run one after the other, and nobody waits for those of peers.
+
+mod once;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kernel::types::Family;
+use overlay::backend::Companion;
+use overlay::backend::extension::ExtensionConf;
+use overlay::lease::{LeaseAttrs, Subnets};
+use overlay::netconf::NetConf;
+use overlay::peers::Peer;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use self::once::{Once, Progress};
+use super::Due;
+use crate::commands::{self, Input, LIMIT};
+use crate::flags::Environment;
+use crate::supervise::{Ended, Task};
+use store::backoff::Backoff;
+
+/// What the commands are to know.
+#[derive(Debug, Clone, Default)]
+struct Wish {
+    conf: ExtensionConf,
+    /// By the lease's key.
+    peers: BTreeMap<String, Input>,
+    /// Goes up when what failed is to be tried again.
+    attempt: u64,
+}
+
+/// What became of it.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// By the lease's key.
+    failed: BTreeMap<String, String>,
+    /// Nothing is left to do but what failed.
+    idle: bool,
+}
+
+/// What a peer's command was told last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    input: Input,
+    /// The command did it.
+    well: bool,
+}
+
+/// What is to be told next.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Add(String, Input),
+    Remove(String, Input),
+}
+
+/// First who goes, whose subnet may be another's by now, then who comes; without those that failed.
+fn next(
+    wanted: &BTreeMap<String, Input>,
+    told: &BTreeMap<String, Told>,
+    failed: &BTreeMap<String, String>,
+) -> Option<Next> {
+    let open = |key: &&String| !failed.contains_key(*key);
+    let gone = told.keys().filter(|key| !wanted.contains_key(*key)).find(open);
+    if let Some(key) = gone {
+        return Some(Next::Remove(key.clone(), told[key].input.clone()));
+    }
+    let new = |(key, input): &(&String, &Input)| {
+        open(key) && told.get(*key).is_none_or(|told| told.input != **input || !told.well)
+    };
+    wanted.iter().find(new).map(|(key, input)| Next::Add(key.clone(), input.clone()))
+}
+
+/// The commands' part of the daemon.
+#[derive(Debug)]
+pub(super) struct Extension {
+    environment: Environment,
+    wish: watch::Sender<Wish>,
+    outcome: Arc<Mutex<Outcome>>,
+    news: Arc<Notify>,
+    task: Option<Task>,
+    /// The first command.
+    before: Once,
+    /// The second command.
+    after: Once,
+    backoff: Backoff,
+    again: Option<Instant>,
+}
+
+impl Extension {
+    pub(super) fn new(environment: Environment) -> Self {
+        Self {
+            environment,
+            wish: watch::Sender::default(),
+            outcome: Arc::default(),
+            news: Arc::default(),
+            task: None,
+            before: Once::default(),
+            after: Once::default(),
+            backoff: Backoff::default(),
+            again: None,
+        }
+    }
+
+    /// Waits until commands have ended, or one has failed.
+    pub(super) async fn news(&mut self) -> Result<(), Ended> {
+        let ended = async {
+            match &mut self.task {
+                Some(task) => task.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.news.notified() => Ok(()),
+            ended = ended => Err(ended),
+        }
+    }
+
+    /// Before the lease: `PreStartupCommand`, once, whose output is the lease's data.
+    pub(super) fn prepare(&mut self, conf: &NetConf, due: &mut Due) -> Result<(), Unready> {
+        let Some(command) = of_backend(conf).and_then(|conf| conf.pre_startup) else {
+            self.before.forget();
+            return Ok(());
+        };
+        let progress = self.before.run((command, Input::default()), &self.environment, &self.news, Instant::now());
+        ready("PreStartupCommand", progress, due)
+    }
+
+    /// What the first command printed. What was published stays until there is something new.
+    pub(super) fn printed(&self) -> Option<String> {
+        self.before.output().map(str::to_owned)
+    }
+
+    /// Once there is a lease: `PostStartupCommand`, once for each that this host has.
+    pub(super) fn announce(
+        &mut self,
+        conf: &NetConf,
+        subnets: &Subnets,
+        attrs: &LeaseAttrs,
+        due: &mut Due,
+    ) -> Result<(), Unready> {
+        let Some(command) = &of_backend(conf).and_then(|conf| conf.post_startup) else {
+            self.after.forget();
+            return Ok(());
+        };
+        let mut variables = vec![("NETWORK", conf.v4.as_ref().map(|v4| v4.network.to_string()).unwrap_or_default())];
+        for family in Family::ALL {
+            let [subnet, public] = names(family);
+            variables.push((subnet, subnets.get(family).map(|net| net.to_string()).unwrap_or_default()));
+            variables.push((public, attrs.public(family).map(|addr| addr.to_string()).unwrap_or_default()));
+        }
+        let call = (command.clone(), Input { variables, stdin: String::new() });
+        let progress = self.after.run(call, &self.environment, &self.news, Instant::now());
+        ready("PostStartupCommand", progress, due)
+    }
+
+    /// Has the commands told of these peers, all that there are if `complete`. Gives what failed, and when it is tried
+    /// again.
+    pub(super) fn tell<'a>(
+        &mut self,
+        conf: &NetConf,
+        peers: impl Iterator<Item = &'a Peer>,
+        complete: bool,
+        due: &mut Due,
+    ) -> Vec<String> {
+        let of_backend = of_backend(conf);
+        if of_backend.is_none() && self.task.is_none() {
+            return Vec::new();
+        }
+        let peers = peers.filter(|_| of_backend.is_some());
+        let wanted: BTreeMap<_, _> = peers.filter_map(|peer| Some((peer.key(), input(peer)?))).collect();
+        self.wish.send_if_modified(|wish| {
+            let before = (wish.conf.clone(), wish.peers.clone());
+            // the last commands still remove what they added
+            wish.conf = of_backend.unwrap_or_else(|| wish.conf.clone());
+            if complete {
+                wish.peers = wanted;
+            } else {
+                wish.peers.extend(wanted);
+            }
+            before != (wish.conf.clone(), wish.peers.clone())
+        });
+        if self.task.is_none() {
+            let (outcome, news) = (self.outcome.clone(), self.news.clone());
+            let follow = follow(self.wish.subscribe(), self.environment.clone(), outcome, news);
+            self.task = Some(Task::spawn("the extension backend's commands", follow));
+        }
+        self.try_again(due)
+    }
+
+    /// Back-off: what failed is tried again when its time has come.
+    fn try_again(&mut self, due: &mut Due) -> Vec<String> {
+        let outcome = lock(&self.outcome);
+        let failed: Vec<String> = outcome.failed.values().cloned().collect();
+        if failed.is_empty() {
+            if outcome.idle {
+                self.backoff.reset();
+            }
+            self.again = None;
+            return failed;
+        }
+        let now = Instant::now();
+        let at = *self.again.get_or_insert_with(|| now + self.backoff.next());
+        due.by(at);
+        if outcome.idle && now >= at {
+            self.again = None;
+            self.wish.send_modify(|wish| wish.attempt += 1);
+        }
+        failed
+    }
+}
+
+/// The commands, with backend extension.
+fn of_backend(conf: &NetConf) -> Option<ExtensionConf> {
+    conf.backend.companion().and_then(|companion| match companion {
+        Companion::Commands(conf) => Some(conf),
+        Companion::DataPath(_) => None,
+    })
+}
+
+/// Why a command has not done its work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Unready {
+    /// It still runs.
+    Running(String),
+    /// It failed; it runs again by itself.
+    Failed(String),
+}
+
+fn ready(name: &str, progress: Progress, due: &mut Due) -> Result<(), Unready> {
+    match progress {
+        Progress::Done => Ok(()),
+        Progress::Running(since) => Err(Unready::Running(format!("{name} has been running for {} s", since.as_secs()))),
+        Progress::Failed(error, again) => {
+            due.by(again);
+            Err(Unready::Failed(format!("{name}: {error}")))
+        }
+    }
+}
+
+/// The names of a family's variables.
+fn names(family: Family) -> [&'static str; 2] {
+    match family {
+        Family::V4 => ["SUBNET", "PUBLIC_IP"],
+        Family::V6 => ["IPV6SUBNET", "PUBLIC_IPV6"],
+    }
+}
+
+/// What is said of a peer that runs this backend: its checked subnets and addresses, and its own words as input only.
+fn input(peer: &Peer) -> Option<Input> {
+    let data = peer.extension()?;
+    let mut variables = Vec::new();
+    for family in Family::ALL {
+        let [subnet, public] = names(family);
+        let half = peer.half(family);
+        variables.push((subnet, half.map(|half| half.subnet.to_string()).unwrap_or_default()));
+        variables.push((public, half.map(|half| half.public.to_string()).unwrap_or_default()));
+    }
+    Some(Input { variables, stdin: format!("{data}\n") })
+}
+
+fn lock(outcome: &Mutex<Outcome>) -> MutexGuard<'_, Outcome> {
+    outcome.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells the commands one thing after the other, until the daemon ends.
+async fn follow(
+    mut wishes: watch::Receiver<Wish>,
+    environment: Environment,
+    outcome: Arc<Mutex<Outcome>>,
+    news: Arc<Notify>,
+) {
+    let mut told: BTreeMap<String, Told> = BTreeMap::new();
+    let (mut attempt, mut command) = (0, None);
+    loop {
+        let wish = wishes.borrow_and_update().clone();
+        if wish.conf.subnet_add != command {
+            // another command knows nothing of the peers
+            told.values_mut().for_each(|told| told.well = false);
+            command.clone_from(&wish.conf.subnet_add);
+        }
+        let step = {
+            let mut outcome = lock(&outcome);
+            if wish.attempt != attempt {
+                attempt = wish.attempt;
+                outcome.failed.clear();
+            }
+            // what was to be told of them is no more
+            outcome.failed.retain(|key, _| wish.peers.contains_key(key) || told.contains_key(key));
+            let step = next(&wish.peers, &told, &outcome.failed);
+            outcome.idle = step.is_none();
+            step
+        };
+        let Some(step) = step else {
+            news.notify_one();
+            match wishes.changed().await {
+                Ok(()) => continue,
+                Err(_) => return,
+            }
+        };
+        let (key, result) = take(step, &wish.conf, &environment, &mut told).await;
+        if let Err(error) = result {
+            lock(&outcome).failed.insert(key, error);
+            news.notify_one();
+        }
+    }
+}
+
+async fn take(
+    step: Next,
+    conf: &ExtensionConf,
+    environment: &Environment,
+    told: &mut BTreeMap<String, Told>,
+) -> (String, Result<(), String>) {
+    let (name, command, key, input) = match &step {
+        Next::Add(key, input) => ("SubnetAddCommand", &conf.subnet_add, key.clone(), input.clone()),
+        Next::Remove(key, input) => ("SubnetRemoveCommand", &conf.subnet_remove, key.clone(), input.clone()),
+    };
+    let result = match command {
+        Some(command) => commands::run(command, &input, environment, LIMIT).await.map(drop),
+        None => Ok(()),
+    };
+    tracing::debug!(command = name, peer = key, well = result.is_ok(), "told");
+    match (&step, &result) {
+        (Next::Remove(..), Ok(())) => drop(told.remove(&key)),
+        // should the peer come again, half a removal may have to be undone
+        (Next::Remove(..), Err(_)) => told.get_mut(&key).into_iter().for_each(|told| told.well = false),
+        (Next::Add(..), _) => drop(told.insert(key.clone(), Told { input, well: result.is_ok() })),
+    }
+    let result = result.map_err(|error| format!("{name} for {key}: {error}"));
+    (key, result)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+//! What a plan is made from, as far as it is gathered here.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use ipnetwork::IpNetwork;
+use kernel::types::{IfName, RouteProtocol, TableId};
+use kernel::{Kernel, KernelError, sysctl};
+use overlay::backend::WireguardKeys;
+use overlay::lease::{LeaseAttrs, Subnets};
+use overlay::limits::{self, Limits};
+use overlay::net::ByFamily;
+use overlay::netconf::NetConf;
+use overlay::peers::{self, Service};
+use overlay::plan::{self, Endpoints, Facts, Own};
+use overlay::subnet_env::{Previous, SubnetEnv};
+use overlay::underlay::Survey;
+use store::{Store, StoreHealth, files};
+
+use super::pass::Halt;
+use super::wireguard_key;
+use crate::claims::{self, Claims};
+use crate::config::Config;
+use crate::events::Events;
+use crate::events::facts::{self, Chosen, Named};
+use crate::flags::Options;
+use crate::kernel_thread::KernelThread;
+
+/// Five lines; more than this, bytes, is another file.
+const LARGEST_SUBNET_FILE: u64 = 64 * 1024;
+
+/// Bytes. glibc reads three servers and six domains (resolv.conf(5)).
+const LARGEST_RESOLV_CONF: u64 = 64 * 1024;
+
+/// What is known of the store, of the kernel and of this host, and how it is gathered.
+pub(super) struct Known {
+    pub(super) options: Arc<Options>,
+    plan: plan::Options,
+    pub(super) health: StoreHealth,
+    /// The network's configuration as the store has it.
+    pub(super) text: Option<Arc<[u8]>>,
+    config: Config,
+    /// The host as it was read last; `None`: it must be read.
+    pub(super) survey: Option<Arc<Survey>>,
+    /// What the last run wrote for the CNI plugin, once it was read.
+    previous: Option<Previous>,
+    keys: Option<WireguardKeys>,
+    pub(super) endpoints: Endpoints,
+    services: Vec<(IpAddr, Service)>,
+    claims: Claims,
+    watched: Option<Watched>,
+}
+
+/// What the kernel's announcements are held against, and what that was made from.
+struct Watched {
+    survey: Arc<Survey>,
+    chosen: Chosen,
+    devices: Vec<IfName>,
+    named: Named,
+    facts: Arc<facts::Facts>,
+}
+
+/// What a pass goes by, gathered.
+pub(super) struct Gathered {
+    pub(super) conf: Arc<NetConf>,
+    pub(super) survey: Arc<Survey>,
+    pub(super) previous: Previous,
+    /// What other flannelds on this host serve, while this one has not announced what it serves.
+    served: Option<Vec<IpNetwork>>,
+    /// The kernel was left as it was planned, and has announced nothing since.
+    pub(super) trusted: bool,
+}
+
+impl Known {
+    pub(super) fn new(options: Options, store: &Store) -> Self {
+        Self {
+            plan: plan::Options {
+                select: options.select.clone(),
+                blackhole: options.blackhole_route,
+                can_rename: ::kernel::release::renames_links(),
+            },
+            options: Arc::new(options),
+            health: store.health(),
+            text: None,
+            config: Config::new(store.no_config()),
+            survey: None,
+            previous: None,
+            keys: None,
+            endpoints: Endpoints::new(),
+            services: Vec::new(),
+            claims: Claims::default(),
+            watched: None,
+        }
+    }
+
+    /// True once the store was read, or could not be.
+    pub(super) fn is_read(&self) -> bool {
+        self.health.complete || self.health.error.is_some()
+    }
+
+    /// Why the store's configuration is not the one in force.
+    pub(super) fn config_error(&self) -> Option<&str> {
+        self.config.error()
+    }
+
+    /// Gathers what is not known yet.
+    pub(super) async fn gather(
+        &mut self,
+        kernel: &KernelThread,
+        events: &Events,
+        store: &Store,
+    ) -> Result<Gathered, Halt> {
+        if self.health.complete && self.config.take(self.text.as_ref()) {
+            // another backend has other devices
+            self.survey = None;
+        }
+        let conf = self.config.good().cloned();
+        let Some(conf) = conf else {
+            return Err(Halt::Wait(self.config.error().unwrap_or("the store is not read yet").to_owned()));
+        };
+        let trusted = self.survey.is_some();
+        let survey = match &self.survey {
+            Some(survey) => survey.clone(),
+            None => self.read(kernel, events).await?,
+        };
+        self.services = store.addresses().into_iter().map(|addr| (addr, Service::Store)).collect();
+        self.learn_keys(&conf).await?;
+        let (previous, served) = (self.previous().await, self.claim(&conf).await?);
+        Ok(Gathered { conf, survey, previous, served, trusted })
+    }
+
+    /// Reads what the underlay is chosen from.
+    async fn read(&mut self, kernel: &KernelThread, events: &Events) -> Result<Arc<Survey>, Halt> {
+        let can_reach = self.options.select.can_reach;
+        events.survey_begins();
+        let survey = kernel.call(move |kernel| survey(kernel, can_reach)).await;
+        let survey =
+            survey.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
+        events.survey_ends(&survey.links);
+        let survey = Arc::new(survey);
+        self.survey = Some(survey.clone());
+        Ok(survey)
+    }
+
+    /// This host's WireGuard keys, if its lease says them: found once and then kept.
+    async fn learn_keys(&mut self, conf: &NetConf) -> Result<(), Halt> {
+        if conf.backend.needs_key() && self.keys.is_none() {
+            let options = self.options.clone();
+            let load = move || wireguard_key::load(&options.wireguard_key_file).map_err(|error| error.to_string());
+            self.keys = Some(off_thread(load).await.and_then(|keys| keys).map_err(Halt::Retry)?);
+        }
+        Ok(())
+    }
+
+    /// What the last run wrote for the CNI plugin.
+    async fn previous(&mut self) -> Previous {
+        if let Some(previous) = &self.previous {
+            return previous.clone();
+        }
+        let options = self.options.clone();
+        let read = move || files::read_configured(&options.subnet_file, LARGEST_SUBNET_FILE);
+        // a file that is not there, or not readable, is of no run
+        let text = off_thread(read).await.ok().and_then(Result::ok).unwrap_or_default();
+        self.previous.insert(Previous::parse(&String::from_utf8_lossy(&text))).clone()
+    }
+
+    /// Announces that this host serves the network of `conf`, and gives those that other flannelds serve. `None`: it is
+    /// announced, and was not refused.
+    async fn claim(&mut self, conf: &NetConf) -> Result<Option<Vec<IpNetwork>>, Halt> {
+        let networks = conf.networks();
+        if self.claims.are(&networks) {
+            return Ok(None);
+        }
+        let mut claims = std::mem::take(&mut self.claims);
+        let claim = move || {
+            let done = claims.claim(&networks).map_err(|error| format!("claim the network on this host: {error}"));
+            let served = done.map(|()| claims::served());
+            (claims, served)
+        };
+        let (claims, served) = off_thread(claim).await.map_err(Halt::Retry)?;
+        self.claims = claims;
+        served.map(Some).map_err(Halt::Retry)
+    }
+
+    /// This host serves the network of `gathered`, or must not.
+    pub(super) fn settle_claim(&mut self, gathered: &Gathered, may: bool) {
+        match may {
+            true => self.claims.keep(gathered.conf.networks()),
+            false => self.claims.give_up(),
+        }
+    }
+
+    /// What the kernel's announcements are held against: made anew when the survey is, or what was chosen by it.
+    pub(super) fn watch(
+        &mut self,
+        gathered: &Gathered,
+        chosen: Chosen,
+        devices: &[IfName],
+        named: Named,
+    ) -> Arc<facts::Facts> {
+        let same = |watched: &&Watched| {
+            Arc::ptr_eq(&watched.survey, &gathered.survey)
+                && watched.chosen == chosen
+                && watched.devices == devices
+                && watched.named == named
+        };
+        if let Some(watched) = self.watched.as_ref().filter(same) {
+            return watched.facts.clone();
+        }
+        let facts = Arc::new(facts::Facts::new(chosen.clone(), devices, named.clone(), &gathered.survey));
+        let (survey, devices) = (gathered.survey.clone(), devices.to_vec());
+        self.watched = Some(Watched { survey, chosen, devices, named, facts: facts.clone() });
+        facts
+    }
+
+    /// subnet.env, as it is from now on.
+    pub(super) fn wrote(&mut self, written: &SubnetEnv) {
+        let (networks, subnets) = (written.networks.clone(), written.subnets);
+        self.previous = Some(Previous { networks, subnets });
+    }
+
+    /// The facts, for the lease that this host has.
+    pub(super) fn facts<'a>(
+        &'a self,
+        gathered: &'a Gathered,
+        own: OwnLease<'a>,
+        printed: Option<&'a str>,
+    ) -> Facts<'a> {
+        let [v4, v6] = [random(), random()].map(|number| {
+            let [a, b, c, d, e, f, ..] = number.to_ne_bytes();
+            [a, b, c, d, e, f]
+        });
+        Facts {
+            now: tokio::time::Instant::now().into_std(),
+            conf: &gathered.conf,
+            survey: &gathered.survey,
+            complete: self.health.complete,
+            own: Own {
+                subnets: own.subnets,
+                published: own.published,
+                previous: gathered.previous.subnets,
+                former: &gathered.previous.networks,
+                keys: self.keys,
+                printed,
+                random: ByFamily { v4, v6 },
+            },
+            endpoints: &self.endpoints,
+            services: &self.services,
+            served: gathered.served.as_deref(),
+            options: &self.plan,
+        }
+    }
+}
+
+/// This host's lease, as the store has it.
+#[derive(Clone, Copy)]
+pub(super) struct OwnLease<'a> {
+    pub(super) subnets: Option<Subnets>,
+    pub(super) published: Option<&'a LeaseAttrs>,
+}
+
+/// Runs what may block elsewhere than on the runtime's thread.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
+}
+
+/// From the kernel; none of it is a secret.
+pub(super) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // a machine without entropy yet: two hosts that draw alike find out at the creation of the key
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::INSECURE);
+    u64::from_ne_bytes(bytes)
+}
+
+fn survey(kernel: &mut Kernel, can_reach: Option<IpAddr>) -> Result<Survey, KernelError> {
+    // links first: an address of a link whose name is not known is left out
+    let links = kernel.links()?;
+    let addresses = kernel.addresses()?;
+    // there may be thousands of our own, and none of them is a way out
+    let routes = kernel.routes_but(TableId::MAIN, RouteProtocol::FLANNEL)?;
+    // no route is an answer
+    let reach = can_reach.and_then(|addr| kernel.route_to(addr).ok().flatten());
+    let read = |path: &str| files::read_configured(Path::new(path), LARGEST_RESOLV_CONF).ok();
+    let dns_servers = peers::dns_servers(read);
+    Ok(Survey { links, addresses, routes, reach, limits: neighbour_limits(), dns_servers })
+}
+
+/// The limits of the neighbour tables. What cannot be read is not there to be raised.
+fn neighbour_limits() -> Limits {
+    let value = |path: String| sysctl::read(&path).ok().flatten()?.parse().ok();
+    let of = |family| match limits::paths(family).map(value) {
+        [Some(one), Some(two), Some(three)] => Some([one, two, three]),
+        _ => None,
+    };
+    Limits { v4: of(::kernel::types::Family::V4), v6: of(::kernel::types::Family::V6) }
+}

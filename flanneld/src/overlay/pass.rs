@@ -1,0 +1,166 @@
+//! One pass: from the facts to a host that is as they say.
+
+use overlay::lease::LeaseAttrs;
+use overlay::plan::{Blocked, Plan, plan};
+use store::{Claim, HoldError};
+use tokio::time::Instant;
+
+use super::extension::Unready;
+use super::facts::{Gathered, OwnLease, random};
+use super::{Controller, Due};
+use crate::daemon::DaemonError;
+use crate::report::PeerChanges;
+use overlay::status::Rejected;
+
+/// Why a pass ended before it made the host right.
+pub(super) enum Halt {
+    /// The daemon must not go on.
+    Stop(DaemonError),
+    /// To be tried again …
+    Retry(String),
+    /// … or there is nothing to be done until the store or the kernel changes.
+    Wait(String),
+}
+
+impl From<HoldError> for Halt {
+    fn from(error: HoldError) -> Self {
+        match error {
+            HoldError::Wait(why) => Self::Wait(why.to_string()),
+            HoldError::Retry(why) => Self::Retry(why.to_string()),
+            HoldError::Lost(subnets) => Self::Stop(DaemonError::Revoked(subnets.to_string())),
+            HoldError::OutOfSubnets(error) => Self::Stop(error.into()),
+        }
+    }
+}
+
+/// What comes of a pass.
+#[derive(Default)]
+pub(super) struct Pass {
+    pub(super) due: Due,
+    troubles: Vec<String>,
+    retry: bool,
+    /// Something was changed.
+    pub(super) fresh: bool,
+    pub(super) peers: PeerChanges,
+    pub(super) rejected: Option<Vec<Rejected>>,
+}
+
+impl Pass {
+    /// Something to try again.
+    pub(super) fn retry(&mut self, what: impl Into<String>) {
+        self.troubles.push(what.into());
+        self.retry = true;
+    }
+
+    /// Something that waiting helps, or a person.
+    pub(super) fn note(&mut self, what: impl IntoIterator<Item = impl Into<String>>) {
+        self.troubles.extend(what.into_iter().map(Into::into));
+    }
+
+    /// All of it, one line; `None` when all is well.
+    fn trouble(&self) -> Option<String> {
+        (!self.troubles.is_empty()).then(|| self.troubles.join("; "))
+    }
+}
+
+impl Controller {
+    /// Makes the host right, and says when to look again at the latest.
+    pub(super) async fn pass(&mut self) -> Result<Due, DaemonError> {
+        let mut pass = Pass::default();
+        match self.reconcile(&mut pass).await {
+            Ok(()) => {}
+            Err(Halt::Stop(error)) => return Err(error),
+            Err(Halt::Retry(why)) => pass.retry(why),
+            Err(Halt::Wait(why)) => pass.note([why]),
+        }
+        if pass.retry {
+            pass.due.by(Instant::now() + self.retry.next());
+            // what failed is not known
+            self.known.survey = None;
+        } else {
+            self.retry.reset();
+        }
+        let trouble = pass.trouble();
+        self.outlet.passed(trouble, pass.peers, pass.rejected, pass.fresh);
+        Ok(pass.due)
+    }
+
+    async fn reconcile(&mut self, pass: &mut Pass) -> Result<(), Halt> {
+        self.outlet.store(&self.known.health);
+        pass.note(self.known.health.error.as_deref());
+        let gathered = self.known.gather(&self.kernel, &self.events, &self.store).await?;
+        pass.note(self.known.config_error());
+        let prepared = self.extension.prepare(&gathered.conf, &mut pass.due);
+        self.wait_until_started(prepared, pass)?;
+        let mut plan = self.plan(&gathered, pass);
+        let attrs = self.check(&plan, &gathered)?;
+        if self.hold(&gathered, &attrs, pass).await? {
+            plan = self.plan(&gathered, pass);
+        }
+        if self.ask_for_endpoints(&plan, pass).await? {
+            plan = self.plan(&gathered, pass);
+        }
+        pass.note(std::mem::take(&mut plan.notes));
+        plan.look_again.into_iter().for_each(|at| pass.due.by(at.into()));
+        self.execute(plan, &gathered, pass).await
+    }
+
+    fn plan(&mut self, gathered: &Gathered, pass: &mut Pass) -> Plan {
+        let (held, published) = (self.store.held(), self.store.published());
+        let own = OwnLease { subnets: held.map(|held| held.subnets), published: published.as_ref() };
+        let printed = self.extension.printed();
+        let facts = self.known.facts(gathered, own, printed.as_deref());
+        let plan = plan(&facts, &mut self.memory);
+        self.take_interest(&plan, gathered);
+        plan.leased.iter().for_each(|leased| self.report_peers(leased, pass));
+        plan
+    }
+
+    /// What this host publishes, if it can have a part in the network.
+    fn check(&mut self, plan: &Plan, gathered: &Gathered) -> Result<LeaseAttrs, Halt> {
+        plan.underlay.iter().for_each(|found| self.outlet.underlay(&gathered.conf, found));
+        self.known.settle_claim(gathered, plan.attrs.is_ok());
+        match &plan.attrs {
+            Ok(attrs) => Ok(attrs.clone()),
+            Err(Blocked::Underlay(error)) if !self.started => Err(Halt::Stop(error.clone().into())),
+            Err(Blocked::Underlay(error)) => {
+                self.outlet.down(error.to_string());
+                Err(Halt::Wait(error.to_string()))
+            }
+            Err(Blocked::Overlap(overlap)) => Err(Halt::Retry(overlap.to_string())),
+        }
+    }
+
+    /// Sees to it that this host has a lease, and keeps it. True when it is another than the plan was made for.
+    async fn hold(&mut self, gathered: &Gathered, attrs: &LeaseAttrs, pass: &mut Pass) -> Result<bool, Halt> {
+        let before = self.store.held().map(|held| held.subnets);
+        let (conf, previous, started) = (&*gathered.conf, gathered.previous.subnets, self.started);
+        let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random() };
+        match self.store.hold(&claim).await {
+            Ok(held) => {
+                held.look_again.into_iter().for_each(|at| pass.due.by(at));
+                pass.note(held.note);
+            }
+            // a lease that cannot be renewed or written again now is no reason to let go of the kernel
+            Err(HoldError::Retry(why)) if before.is_some() => pass.retry(why.to_string()),
+            Err(error) => return Err(error.into()),
+        }
+        let now = self.store.held().map(|held| held.subnets);
+        self.outlet.lease(now);
+        let announced = self.extension.announce(conf, &now.unwrap_or_default(), attrs, &mut pass.due);
+        self.wait_until_started(announced, pass)?;
+        Ok(now != before)
+    }
+
+    /// Before the start is done, a command that has not done its work ends the pass. Later the lease and the peers go on, and
+    /// only a failure is reported.
+    fn wait_until_started(&self, command: Result<(), Unready>, pass: &mut Pass) -> Result<(), Halt> {
+        match command {
+            Ok(()) => {}
+            Err(Unready::Running(why) | Unready::Failed(why)) if !self.started => return Err(Halt::Wait(why)),
+            Err(Unready::Running(_)) => {}
+            Err(Unready::Failed(why)) => pass.note([why]),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! The udp backend's data path: at work while the backend is udp, and after that until nobody sends here any more.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+
+use ipnetwork::{IpNetwork, Ipv4Network};
+use kernel::Kernel;
+use kernel::state::{Scope, State};
+use kernel::types::{Family, IfName};
+use overlay::backend::udp::DEVICE;
+use overlay::peers::Peer;
+use overlay::plan::{self, Leased};
+
+use super::Controller;
+use crate::udp::counters::{Counters, Snapshot};
+use crate::udp::table::Table;
+use crate::udp::{DataPath, Settings, queues};
+
+/// What of it outlives a pass.
+#[derive(Debug, Default)]
+pub(super) struct Udp {
+    path: Option<DataPath>,
+    counters: Arc<Counters>,
+    /// It was at work.
+    used: bool,
+}
+
+impl Udp {
+    /// Not at work yet.
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Self { counters, ..Self::default() }
+    }
+
+    /// True when it is at work at this address.
+    fn goes_on(&self, local: SocketAddrV4) -> bool {
+        self.path.as_ref().is_some_and(|path| path.settings().local == local && path.is_whole())
+    }
+
+    /// True when it is at work at this address, on the device with this index.
+    fn is_on(&self, local: SocketAddrV4, index: u32) -> bool {
+        self.goes_on(local) && self.path.as_ref().is_some_and(|path| path.settings().index == index)
+    }
+
+    /// Waits until one of its workers has ended. Cancel-safe.
+    pub(super) async fn ended(&self) {
+        match &self.path {
+            Some(path) => path.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the data path.
+    pub(super) fn end(&mut self) {
+        if self.path.take().is_some() {
+            tracing::info!("the udp backend's data path has ended");
+        }
+    }
+
+    /// What it has counted; `None` when it never was at work.
+    pub(super) fn counters(&self) -> Option<Snapshot> {
+        self.used.then(|| self.counters.snapshot())
+    }
+
+    fn start(&mut self, settings: Settings, table: Table) -> Result<(), String> {
+        // the old one first: it has the port
+        self.path = None;
+        let path = DataPath::start(settings, table, self.counters.clone()).map_err(|error| error.to_string())?;
+        let Settings { device, local, queues, .. } = path.settings();
+        tracing::info!(%device, %local, queues, "the udp backend's data path is at work");
+        self.path = Some(path);
+        self.used = true;
+        Ok(())
+    }
+}
+
+impl Controller {
+    /// Has the data path at work, with the peers that there are, on the device that is desired or that is only kept.
+    /// `trusted`: the device is as it was left.
+    pub(super) async fn carry(&mut self, path: plan::DataPath, leased: &Leased, trusted: bool) -> Result<(), String> {
+        let local = SocketAddrV4::new(path.local, path.conf.port);
+        let table = |controller: &Self| Table::new(path.network, path.own, routes(controller.memory.book().peers()));
+        let goes_on = trusted && self.udp.goes_on(local);
+        let index = if goes_on { None } else { self.make_device().await? };
+        match (&self.udp.path, index) {
+            (None, None) => Ok(()),
+            // somebody has deleted what was only kept
+            (Some(_), None) if !goes_on => {
+                self.udp.end();
+                Ok(())
+            }
+            (Some(running), index) if goes_on || index.is_some_and(|index| self.udp.is_on(local, index)) => {
+                // who is not known to be gone stays; a table that says the same is no change. What this plan says of peers is not
+                // enough: the plan before may not have been carried out
+                if !leased.scope.keep {
+                    running.replace(table(self));
+                }
+                Ok(())
+            }
+            (_, None) => Ok(()),
+            (_, Some(index)) => {
+                let device = IfName::new(DEVICE).map_err(|error| error.to_string())?;
+                let table = table(self);
+                self.udp.start(Settings { device, index, local, queues: queues() }, table)
+            }
+        }
+    }
+
+    /// Makes the device as it is desired and gives its number; `None` when it is not desired and not there.
+    async fn make_device(&self) -> Result<Option<u32>, String> {
+        let device = IfName::new(DEVICE).map_err(|error| error.to_string())?;
+        let desired = self.memory.desired().map(|desired| only(&device, desired)).unwrap_or_default();
+        let made = self.kernel.call(move |kernel| make(kernel, &device, &desired)).await;
+        made.map_err(|error| error.to_string())?
+    }
+}
+
+/// Of what is desired, the device and its addresses.
+fn only(device: &IfName, desired: &State) -> State {
+    let mut state = State::default();
+    state.links.extend(desired.links.get_key_value(device).map(|(name, link)| (name.clone(), link.clone())));
+    let addresses = desired.addresses.iter().filter(|(key, _)| key.dev == *device);
+    state.addresses.extend(addresses.map(|(key, how)| (key.clone(), how.clone())));
+    state
+}
+
+fn make(kernel: &mut Kernel, device: &IfName, desired: &State) -> Result<Option<u32>, String> {
+    if !desired.links.is_empty() {
+        let devices = vec![device.clone()];
+        let scope = Scope { links: devices.clone(), addresses: devices, keep: true, ..Scope::default() };
+        let outcome = kernel.converge(desired, &scope, None).map_err(|error| error.to_string())?;
+        outcome.ok().map_err(|error| error.to_string())?;
+    }
+    let link = kernel.link(device).map_err(|error| error.to_string())?;
+    Ok(link.map(|link| link.index.0))
+}
+
+/// All peers, whatever their backend: which packets come by the device is the kernel's routes' choice, and a host that is
+/// about to change its backend may still send by this one.
+fn routes<'a>(peers: impl Iterator<Item = &'a Peer>) -> impl Iterator<Item = (Ipv4Network, Ipv4Addr)> {
+    peers.filter_map(|peer| {
+        let half = peer.half(Family::V4)?;
+        match (half.subnet, half.public) {
+            (IpNetwork::V4(subnet), IpAddr::V4(public)) => Some((subnet, public)),
+            _ => None,
+        }
+    })
+}

@@ -1,0 +1,289 @@
+//! The link below the overlay: which one it is, and which of its addresses are published. The rules are upstream's
+//! (`--iface`, `--iface-regex`, `--iface-can-reach`, else the default route), but the default route is the one the kernel
+//! would use, by metric, and not the first that is listed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+use kernel::state::{LinkKind, Route, RouteKey};
+use kernel::survey::{self, DefaultRoute, SeenAddress, SeenLink};
+use kernel::types::{Family, IfIndex, IfName, Mtu};
+
+use crate::limits::Limits;
+use crate::net::ByFamily;
+use crate::peers::Service;
+
+/// The options that choose the underlay's link and the published addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Select {
+    /// Names or addresses, tried in order.
+    pub iface: Vec<String>,
+    /// Patterns, checked, tried in order after all of `iface`.
+    pub iface_regex: Vec<String>,
+    /// The interface of the route to this address, tried last.
+    pub can_reach: Option<IpAddr>,
+    /// Published instead of the link's address.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Published instead of the link's IPv6 address.
+    pub public_ipv6: Option<Ipv6Addr>,
+}
+
+/// What is there to choose from.
+#[derive(Debug, Clone, Default)]
+pub struct Survey {
+    /// All links.
+    pub links: Vec<SeenLink>,
+    /// All their addresses, in the kernel's order.
+    pub addresses: Vec<SeenAddress>,
+    /// The main table without flannel's own routes, in the kernel's order.
+    pub routes: Vec<(RouteKey, Route)>,
+    /// The route to `--iface-can-reach`.
+    pub reach: Option<Route>,
+    /// How many neighbours the kernel may have.
+    pub limits: Limits,
+    /// The DNS servers that resolv.conf(5) names.
+    pub dns_servers: Vec<(IpAddr, Service)>,
+}
+
+/// The link by which this host reaches the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underlay {
+    /// The link.
+    pub dev: IfName,
+    /// What it carries.
+    pub mtu: Mtu,
+    /// Its address per family that is on; it need not be the published one (NAT).
+    pub addresses: ByFamily<Option<IpAddr>>,
+    /// The prefixes that the link reaches without a gateway.
+    pub connected: Vec<IpNetwork>,
+}
+
+/// The link that was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The link.
+    pub underlay: Underlay,
+    /// Its number.
+    pub index: IfIndex,
+    /// What peers send to, per family that is on.
+    pub public: ByFamily<Option<IpAddr>>,
+    /// Why it is this one.
+    pub why: String,
+    /// The kernel carries packets by it now.
+    pub carries: Result<(), Down>,
+}
+
+/// Why a link carries no packets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Down {
+    /// It is administratively down.
+    #[error("{0} is down: ip link set {0} up")]
+    Down(IfName),
+    /// It has no carrier.
+    #[error("{0} has no carrier: ip link show {0}")]
+    NoCarrier(IfName),
+}
+
+/// No link can carry the overlay.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnderlayError {
+    /// The options name nothing that exists.
+    #[error(
+        "Failed to find interface to use that matches the interfaces and/or regexes provided; there are: {}",
+        .0.join(", ")
+    )]
+    NoMatch(Vec<String>),
+    /// `--public-ip` alone names an interface, and none has it.
+    #[error("--public-ip {0} is no address of this host; when it is a router's, name the interface with --iface too")]
+    NotOurs(IpAddr),
+    /// There is no default route to follow.
+    #[error("unable to find default{} route; add one, or name the interface with --iface", if *.0 == Family::V6 { " v6" } else { "" })]
+    NoDefault(Family),
+    /// The link has no address that peers could send to.
+    #[error("{dev} has no usable {} address", if *family == Family::V4 { "IPv4" } else { "IPv6" })]
+    NoAddress {
+        /// The link.
+        dev: IfName,
+        /// What it lacks.
+        family: Family,
+    },
+    /// The link has no MTU.
+    #[error("failed to determine MTU for {0} interface")]
+    NoMtu(IfName),
+}
+
+/// A link, and an address of it that was asked for by name.
+struct Pick<'a> {
+    link: &'a SeenLink,
+    addresses: Vec<IpAddr>,
+    why: String,
+}
+
+/// Chooses the link for an overlay of `families` (at least one), anew after `before`. An IPv6 address goes when its link
+/// goes down for a moment, and comes back when somebody gives it back: until then the family keeps its address, and is
+/// named, while another one goes on.
+///
+/// # Errors
+/// No link fits, or it has no address of a family.
+pub fn choose(
+    select: &Select,
+    families: &[Family],
+    survey: &Survey,
+    before: Option<&Found>,
+) -> Result<(Found, Vec<UnderlayError>), UnderlayError> {
+    let pick = pick(select, families, survey)?;
+    let dev = pick.link.name.clone();
+    let mtu = pick.link.link.mtu.filter(|mtu| mtu.0 > 0).ok_or_else(|| UnderlayError::NoMtu(dev.clone()))?;
+    let (mut missing, mut addresses, mut public) = (Vec::new(), ByFamily::default(), ByFamily::default());
+    for family in families.iter().copied() {
+        let named = pick.addresses.iter().copied().find(|addr| Family::from(*addr) == family);
+        let address = named.or_else(|| survey::preferred_address(&survey.addresses, &dev, family));
+        let none = UnderlayError::NoAddress { dev: dev.clone(), family };
+        let kept = before.filter(|before| before.underlay.dev == dev).and_then(|before| before.routable(family));
+        let address = match (address, kept) {
+            (Some(address), None) => address,
+            (Some(address), Some(_)) if !survey::is_link_local(address) => address,
+            (_, Some(kept)) => {
+                missing.push(none);
+                kept
+            }
+            (None, None) => return Err(none),
+        };
+        *addresses.get_mut(family) = Some(address);
+        *public.get_mut(family) = Some(select.published(family).unwrap_or(address));
+    }
+    if missing.len() == families.len()
+        && let Some(none) = missing.pop()
+    {
+        return Err(none);
+    }
+    let connected = survey::connected(&survey.routes, &dev);
+    let carries = match pick.link {
+        SeenLink { link, .. } if !link.up => Err(Down::Down(dev.clone())),
+        SeenLink { running: false, .. } => Err(Down::NoCarrier(dev.clone())),
+        _ => Ok(()),
+    };
+    let underlay = Underlay { dev, mtu, addresses, connected };
+    Ok((Found { underlay, index: pick.link.index, public, why: pick.why, carries }, missing))
+}
+
+impl Found {
+    /// Its address of the family, unless that is link-local.
+    fn routable(&self, family: Family) -> Option<IpAddr> {
+        self.underlay.addresses.get(family).filter(|addr| !survey::is_link_local(*addr))
+    }
+}
+
+fn pick<'a>(select: &Select, families: &[Family], survey: &'a Survey) -> Result<Pick<'a>, UnderlayError> {
+    if select.names_a_link() {
+        let named = select.iface.iter().find_map(|given| survey.named(given));
+        let named = named.or_else(|| select.iface_regex.iter().find_map(|given| survey.matching(given, families)));
+        let named = named.or_else(|| select.can_reach.and_then(|addr| survey.reaching(addr)));
+        return named.ok_or_else(|| UnderlayError::NoMatch(survey.describe()));
+    }
+    if let Some(addr) = families.iter().find_map(|family| select.published(*family)) {
+        return survey.holding(addr).ok_or(UnderlayError::NotOurs(addr));
+    }
+    let family = families.first().copied().unwrap_or(Family::V4);
+    survey.default(family).ok_or(UnderlayError::NoDefault(family))
+}
+
+impl Select {
+    /// An interface is asked for, in one way or another.
+    fn names_a_link(&self) -> bool {
+        !self.iface.is_empty() || !self.iface_regex.is_empty() || self.can_reach.is_some()
+    }
+
+    /// The link is that of the default route.
+    pub fn follows_default_route(&self, families: &[Family]) -> bool {
+        !self.names_a_link() && families.iter().all(|family| self.published(*family).is_none())
+    }
+
+    /// What the command line says peers are told.
+    fn published(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.public_ip.map(IpAddr::V4),
+            Family::V6 => self.public_ipv6.map(IpAddr::V6),
+        }
+    }
+}
+
+impl Survey {
+    fn link(&self, name: &str) -> Option<&SeenLink> {
+        self.links.iter().find(|link| link.name.as_str() == name)
+    }
+
+    fn addresses_of<'a>(&'a self, dev: &'a IfName) -> impl Iterator<Item = &'a SeenAddress> {
+        self.addresses.iter().filter(move |seen| seen.key.dev == *dev)
+    }
+
+    /// `--iface`: a name, or an address that some link has.
+    fn named(&self, given: &str) -> Option<Pick<'_>> {
+        match given.parse::<IpAddr>() {
+            Ok(addr) => self.holding(addr),
+            Err(_) => self.link(given).map(|link| Pick { link, addresses: vec![], why: format!("--iface {given}") }),
+        }
+    }
+
+    fn holding(&self, addr: IpAddr) -> Option<Pick<'_>> {
+        let seen = self.addresses.iter().find(|seen| seen.key.net.ip() == addr)?;
+        let link = self.link(seen.key.dev.as_str())?;
+        Some(Pick { link, addresses: vec![addr], why: format!("it has {addr}") })
+    }
+
+    /// `--iface-regex`: first by address, where every family that is wanted must have one that matches, then by name.
+    fn matching(&self, given: &str, families: &[Family]) -> Option<Pick<'_>> {
+        // checked when it was read
+        let regex = regex_lite::Regex::new(given).ok()?;
+        let why = || format!("--iface-regex {given}");
+        // on a restart they are there, and their addresses are in the network that the pattern may mean
+        let others = || self.links.iter().filter(|link| !is_overlay(link));
+        let by_address = others().find_map(|link| {
+            let matching = |family: &Family| {
+                let addresses = self.addresses_of(&link.name).map(|seen| seen.key.net.ip());
+                addresses.filter(|addr| Family::from(*addr) == *family).find(|addr| regex.is_match(&addr.to_string()))
+            };
+            let addresses: Option<Vec<_>> = families.iter().map(matching).collect();
+            Some(Pick { link, addresses: addresses?, why: why() })
+        });
+        let by_name = || others().find(|link| regex.is_match(link.name.as_str()));
+        by_address.or_else(|| by_name().map(|link| Pick { link, addresses: vec![], why: why() }))
+    }
+
+    /// `--iface-can-reach`: the link and the source address of the kernel's route.
+    fn reaching(&self, addr: IpAddr) -> Option<Pick<'_>> {
+        let route = self.reach.as_ref()?;
+        let link = self.link(route.dev.as_ref()?.as_str())?;
+        Some(Pick { link, addresses: route.src.into_iter().collect(), why: format!("it reaches {addr}") })
+    }
+
+    /// The link of the default route that the kernel prefers; of several, the first listed.
+    fn default(&self, family: Family) -> Option<Pick<'_>> {
+        let DefaultRoute { dev, metric, several } = survey::default_route(&self.routes, family)?;
+        let why = match several {
+            true => format!("of several default routes the one with the lowest metric ({metric}) leaves by it"),
+            false => "the default route leaves by it".to_owned(),
+        };
+        self.link(dev.as_str()).map(|link| Pick { link, addresses: vec![], why })
+    }
+
+    fn describe(&self) -> Vec<String> {
+        let text = |link: &SeenLink| {
+            let addresses: Vec<String> =
+                self.addresses_of(&link.name).map(|seen| seen.key.net.ip().to_string()).collect();
+            if addresses.is_empty() {
+                link.name.to_string()
+            } else {
+                format!("{} ({})", link.name, addresses.join(" "))
+            }
+        };
+        self.links.iter().filter(|link| link.link.kind != LinkKind::Loopback).map(text).collect()
+    }
+}
+
+fn is_overlay(link: &SeenLink) -> bool {
+    link.link.kind.is_tunnel() && link.name.as_str().starts_with("flannel")
+}
+
+#[cfg(test)]
+mod tests;
