@@ -205,6 +205,10 @@ pub fn strangers_and_liars_are_not_heard() -> Outcome {
     let socket = cluster.pod(1)?.room.enter(|| UdpSocket::bind((pod, 7)))??;
     socket.set_read_timeout(Some(LIMIT))?;
     let [second, third] = [cluster.world.host(2)?, cluster.world.host(3)?];
+    eventually("host1 lists host2", PATIENCE, || match Cluster::status(1) {
+        Some(status) if status.peers.iter().any(|peer| peer.public_ip == IpAddr::V4(member)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
     knock(third, host, there, pod, b"a stranger's")?;
     knock(third, host, GO_DEVICE, pod, b"a stranger's own")?;
     knock(second, host, GO_DEVICE, pod, b"for another")?;

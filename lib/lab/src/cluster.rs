@@ -236,9 +236,19 @@ impl Cluster {
                         ));
                     }
                 }
+                // udp has one route for all peers; which of them the daemon sends to, only its status says
+                if want == Path::Udp && !self.lists(from, to) {
+                    return Err(format!("host{from}'s status does not list host{to}"));
+                }
             }
             Ok(())
         })
+    }
+
+    /// Whether the status of one host lists another as its peer.
+    fn lists(&self, host: usize, peer: usize) -> bool {
+        let address = self.spec.topology.underlay(peer, Family::V4);
+        Self::status(host).is_some_and(|status| status.peers.iter().any(|seen| Some(seen.public_ip) == address))
     }
 
     /// Opens a socket in the pod of `from` that pings the pod of `to`.

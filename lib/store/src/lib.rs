@@ -6,7 +6,7 @@
 //!
 //! Two kinds of store are compared and written by the hosts themselves ([`CompareStore`]): files of one machine
 //! ([`Embedded`]) and [`Etcd`]. A store that gives each host its subnet, as Kubernetes does with a node's podCIDR, is
-//! another kind of [`Source`]: there `hold` reads what is given or waits for it, and `publish` is a patch.
+//! another kind of source: there `hold` reads what is given or waits for it, and `publish` is a patch.
 
 pub mod backoff;
 mod claim;

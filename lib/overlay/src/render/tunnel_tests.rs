@@ -156,6 +156,8 @@ fn wireguard_has_a_device_per_family() {
     let peer = |dev: &str, key: &str, at: &str, net: &str| {
         format!("wg set {dev} peer {key} endpoint {at} persistent-keepalive 25 allowed-ips +{net}")
     };
+    let keepalive =
+        |dev: &str, key: &str, seconds: u16| format!("wg set {dev} peer {key} persistent-keepalive {seconds}");
     assert_eq!(
         steps(&wanted),
         [
@@ -173,6 +175,14 @@ fn wireguard_has_a_device_per_family() {
             "ip addr add fd05:0:0:1::/128 dev flannel-wg-v6 nodad".to_owned(),
             "ip link set flannel-wg up".to_owned(),
             "ip link set flannel-wg-v6 up".to_owned(),
+            keepalive("flannel-wg", OTHER, 0),
+            keepalive("flannel-wg", OTHER, 25),
+            keepalive("flannel-wg", KEY, 0),
+            keepalive("flannel-wg", KEY, 25),
+            keepalive("flannel-wg-v6", OTHER, 0),
+            keepalive("flannel-wg-v6", OTHER, 25),
+            keepalive("flannel-wg-v6", KEY, 0),
+            keepalive("flannel-wg-v6", KEY, 25),
             "ip route prepend 10.5.0.0/16 dev flannel-wg proto 70".to_owned(),
             "ip route add fd05::/56 dev flannel-wg-v6 proto 70".to_owned(),
         ]
