@@ -158,7 +158,9 @@ mod tests {
         r#"{"pid":0,"backend":"vxlan","directRouting":true,"network":["10.5.0.0/16"],"subnets":["10.5.1.0/24"],"#,
         r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
         r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"same segment","vtepMAC":null}],"#,
-        r#""rejected":[{"key":"x","reason":"not a subnet"}],"lastError":"no store","lastReconcile":null}"#,
+        r#""rejected":[{"key":"x","reason":"not a subnet"}],"#,
+        r#""attachments":{"count":3,"healed":{"port":2},"reported":["veth1 is gone"],"quarantined":["net/c1@eth0"]},"#,
+        r#""lastError":"no store","lastReconcile":null}"#,
     );
 
     fn shown(json: &str) -> Result<String, StatusError> {
@@ -203,6 +205,8 @@ mod tests {
             "error: no store",
             "10.5.2.0/24  192.0.2.2  -     direct  same segment",
             "x    not a subnet",
+            "3, port repaired 2, net/c1@eth0 exempted",
+            "veth1 is gone",
         ] {
             assert!(text.contains(words), "{words:?} is not in\n{text}");
         }
