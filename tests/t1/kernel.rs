@@ -324,3 +324,28 @@ pub fn a_link_made_again_is_found_under_its_new_index() -> Outcome {
     make(&mut kernel, &host(1), &flannel_scope(&["br0", "flannel.1"]));
     Ok(())
 }
+
+/// What is made slice by slice is what is made at once, and what is left over goes so, too.
+pub fn slices_make_the_same() -> Outcome {
+    let mut kernel = Kernel::open()?;
+    let (mut scope, peers) = (flannel_scope(&["br0", "flannel.1"]), host(20));
+    scope.sysctls = peers.sysctls.keys().cloned().collect();
+    for (desired, most) in [(&peers, 7), (&host(0), 1)] {
+        let whole = kernel.plan(desired, &scope, None)?.steps;
+        let mut convergence = kernel.begin(desired, &scope, None)?;
+        let mut slices = 1;
+        while !convergence.advance(&mut kernel, most) {
+            slices += 1;
+        }
+        let outcome = convergence.finish();
+        assert!(outcome.is_whole(), "{:?}", outcome.failed);
+        assert_eq!(outcome.done, whole);
+        assert_eq!(slices, whole.len().div_ceil(most));
+        assert!(kernel.plan(desired, &scope, None)?.is_empty());
+    }
+    // what is as it is desired needs no step
+    let mut rest = kernel.begin(&host(0), &scope, None)?;
+    assert!(rest.advance(&mut kernel, 1));
+    assert!(rest.finish().done.is_empty());
+    Ok(())
+}

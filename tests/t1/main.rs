@@ -71,6 +71,7 @@ const IPTABLES: Need = Need::Program("iptables");
 
 static TESTS: &[Test] = &[
     test!(kernel::what_is_written_is_read_back),
+    test!(kernel::slices_make_the_same),
     test!(kernel::a_pair_is_born_in_two_namespaces),
     test!(kernel::a_vxlan_device_is_changed_in_place_where_that_is_possible),
     test!(kernel::other_links_are_made),

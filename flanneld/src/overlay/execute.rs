@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::Controller;
 use super::facts::Gathered;
 use super::kernel::{Applied, Target, converge};
-use super::pass::{Halt, Pass};
+use super::pass::{Failure, Pass};
 use crate::events::Interest;
 use crate::events::facts::{Chosen, Named};
 use crate::report::PeerChanges;
@@ -48,15 +48,15 @@ impl Controller {
 
     /// From where the owners of WireGuard keys have sent lately, when two leases have one key. True when that is other than
     /// what the plan was made for.
-    pub(super) async fn ask_for_endpoints(&mut self, plan: &Plan, pass: &mut Pass) -> Result<bool, Halt> {
+    pub(super) async fn ask_for_endpoints(&mut self, plan: &Plan, pass: &mut Pass) -> Result<bool, Failure> {
         let contested = plan.leased.as_ref().is_some_and(|leased| leased.contested);
         let mut endpoints = Endpoints::new();
         if contested {
             pass.due.by(Instant::now() + LISTEN);
             let devices: Vec<IfName> = DEVICES.iter().filter_map(|name| IfName::new(name).ok()).collect();
             let seen = self.kernel.call(move |kernel| kernel.wireguard(&devices)).await;
-            let seen = seen.map_err(|error| Halt::Stop(error.into()))?;
-            let seen = seen.map_err(|error| Halt::Retry(error.to_string()))?;
+            let seen = seen.map_err(|error| Failure::Stop(error.into()))?;
+            let seen = seen.map_err(|error| Failure::Retry(error.to_string()))?;
             for (key, peer) in seen.into_values().flat_map(|device| device.peers) {
                 let from = peer.endpoint.filter(|_| peer.live).map(|endpoint| endpoint.ip());
                 endpoints.entry(key).or_default().extend(from);
@@ -68,16 +68,16 @@ impl Controller {
     }
 
     /// Carries out a plan.
-    pub(super) async fn execute(&mut self, plan: Plan, gathered: &Gathered, pass: &mut Pass) -> Result<(), Halt> {
+    pub(super) async fn execute(&mut self, plan: Plan, gathered: &Gathered, pass: &mut Pass) -> Result<(), Failure> {
         let (Some(mut leased), Ok(attrs)) = (plan.leased, plan.attrs) else { return Ok(()) };
         let complete = self.known.health.complete;
         if let Some(path) = leased.data_path {
             // before its routes: what they send to the device is moved from the first packet on
-            self.carry(path, &leased, gathered.trusted).await.map_err(Halt::Retry)?;
+            self.carry(path, &leased, gathered.unchanged).await.map_err(Failure::Retry)?;
         }
         let applied = self.apply(&mut leased, gathered).await?;
         pass.fresh = !applied.outcome.done.is_empty();
-        let failed = self.extension.tell(&gathered.conf, self.memory.book().peers(), complete, &mut pass.due);
+        let failed = self.extension.follow(&gathered.conf, self.memory.book().peers(), complete, &mut pass.due);
         pass.note(failed);
         applied.trouble().into_iter().for_each(|trouble| pass.retry(trouble));
         self.outlet.applied(&applied, complete || self.started);
@@ -102,10 +102,10 @@ impl Controller {
     }
 
     /// Makes the kernel as it is planned.
-    async fn apply(&mut self, leased: &mut Leased, gathered: &Gathered) -> Result<Applied, Halt> {
+    async fn apply(&mut self, leased: &mut Leased, gathered: &Gathered) -> Result<Applied, Failure> {
         let Some(desired) = self.memory.desired() else { return Ok(Applied::default()) };
         let drift = leased.delta.as_ref().is_some_and(|_| leased.work.compared == 0);
-        let target = Target::of(leased, desired, gathered.trusted);
+        let target = Target::of(leased, desired, gathered.unchanged);
         let scope = match target {
             Target::Whole(_) => self.memory.scope().unwrap_or_default(),
             Target::Part(_) => leased.scope.clone(),
@@ -115,7 +115,7 @@ impl Controller {
         }
         let done = converge(&self.kernel, target, scope).await;
         let applied =
-            done.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
+            done.map_err(|error| Failure::Stop(error.into()))?.map_err(|error| Failure::Retry(error.to_string()))?;
         if applied.outcome.is_whole() && !leased.scope.keep {
             self.memory.settle();
         } else {

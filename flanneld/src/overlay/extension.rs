@@ -1,7 +1,7 @@
-//! The extension backend: the operator's commands are told of the lease and of the peers.
+//! The extension backend: the operator's commands run for the lease and for the peers.
 //!
-//! What they were told is kept: a peer that comes or changes is added, one that goes is removed, and what failed is told
-//! again when the loop says so. They run one after the other, and nobody waits for those of peers.
+//! What they last ran with is kept: a peer that comes or changes is added, one that goes is removed, and what failed runs again
+//! when the loop says so. They run one after the other, and nobody waits for those of peers.
 
 mod once;
 
@@ -24,9 +24,9 @@ use crate::flags::Environment;
 use crate::supervise::{Ended, Task};
 use store::backoff::Backoff;
 
-/// What the commands are to know.
+/// What the commands are to run for.
 #[derive(Debug, Clone, Default)]
-struct Wish {
+struct Wanted {
     conf: ExtensionConf,
     /// By the lease's key.
     peers: BTreeMap<String, Input>,
@@ -43,15 +43,15 @@ struct Outcome {
     idle: bool,
 }
 
-/// What a peer's command was told last.
+/// What a peer's command ran with last.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Told {
+struct Ran {
     input: Input,
     /// The command did it.
     well: bool,
 }
 
-/// What is to be told next.
+/// What runs next.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Add(String, Input),
@@ -61,16 +61,16 @@ enum Next {
 /// First who goes, whose subnet may be another's by now, then who comes; without those that failed.
 fn next(
     wanted: &BTreeMap<String, Input>,
-    told: &BTreeMap<String, Told>,
+    ran: &BTreeMap<String, Ran>,
     failed: &BTreeMap<String, String>,
 ) -> Option<Next> {
     let open = |key: &&String| !failed.contains_key(*key);
-    let gone = told.keys().filter(|key| !wanted.contains_key(*key)).find(open);
+    let gone = ran.keys().filter(|key| !wanted.contains_key(*key)).find(open);
     if let Some(key) = gone {
-        return Some(Next::Remove(key.clone(), told[key].input.clone()));
+        return Some(Next::Remove(key.clone(), ran[key].input.clone()));
     }
     let new = |(key, input): &(&String, &Input)| {
-        open(key) && told.get(*key).is_none_or(|told| told.input != **input || !told.well)
+        open(key) && ran.get(*key).is_none_or(|ran| ran.input != **input || !ran.well)
     };
     wanted.iter().find(new).map(|(key, input)| Next::Add(key.clone(), input.clone()))
 }
@@ -79,7 +79,7 @@ fn next(
 #[derive(Debug)]
 pub(super) struct Extension {
     environment: Environment,
-    wish: watch::Sender<Wish>,
+    wanted: watch::Sender<Wanted>,
     outcome: Arc<Mutex<Outcome>>,
     news: Arc<Notify>,
     task: Option<Task>,
@@ -95,7 +95,7 @@ impl Extension {
     pub(super) fn new(environment: Environment) -> Self {
         Self {
             environment,
-            wish: watch::Sender::default(),
+            wanted: watch::Sender::default(),
             outcome: Arc::default(),
             news: Arc::default(),
             task: None,
@@ -158,9 +158,9 @@ impl Extension {
         ready("PostStartupCommand", progress, due)
     }
 
-    /// Has the commands told of these peers, all that there are if `complete`. Gives what failed, and when it is tried
+    /// Has the commands run for these peers, all that there are if `complete`. Gives what failed, and when it is tried
     /// again.
-    pub(super) fn tell<'a>(
+    pub(super) fn follow<'a>(
         &mut self,
         conf: &NetConf,
         peers: impl Iterator<Item = &'a Peer>,
@@ -172,22 +172,22 @@ impl Extension {
             return Vec::new();
         }
         let peers = peers.filter(|_| of_backend.is_some());
-        let wanted: BTreeMap<_, _> = peers.filter_map(|peer| Some((peer.key(), input(peer)?))).collect();
-        self.wish.send_if_modified(|wish| {
-            let before = (wish.conf.clone(), wish.peers.clone());
+        let now: BTreeMap<_, _> = peers.filter_map(|peer| Some((peer.key(), input(peer)?))).collect();
+        self.wanted.send_if_modified(|wanted| {
+            let before = (wanted.conf.clone(), wanted.peers.clone());
             // the last commands still remove what they added
-            wish.conf = of_backend.unwrap_or_else(|| wish.conf.clone());
+            wanted.conf = of_backend.unwrap_or_else(|| wanted.conf.clone());
             if complete {
-                wish.peers = wanted;
+                wanted.peers = now;
             } else {
-                wish.peers.extend(wanted);
+                wanted.peers.extend(now);
             }
-            before != (wish.conf.clone(), wish.peers.clone())
+            before != (wanted.conf.clone(), wanted.peers.clone())
         });
         if self.task.is_none() {
             let (outcome, news) = (self.outcome.clone(), self.news.clone());
-            let follow = follow(self.wish.subscribe(), self.environment.clone(), outcome, news);
-            self.task = Some(Task::spawn("the extension backend's commands", follow));
+            let run = run(self.wanted.subscribe(), self.environment.clone(), outcome, news);
+            self.task = Some(Task::spawn("the extension backend's commands", run));
         }
         self.try_again(due)
     }
@@ -208,7 +208,7 @@ impl Extension {
         due.by(at);
         if outcome.idle && now >= at {
             self.again = None;
-            self.wish.send_modify(|wish| wish.attempt += 1);
+            self.wanted.send_modify(|wanted| wanted.attempt += 1);
         }
         failed
     }
@@ -267,42 +267,42 @@ fn lock(outcome: &Mutex<Outcome>) -> MutexGuard<'_, Outcome> {
     outcome.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Tells the commands one thing after the other, until the daemon ends.
-async fn follow(
-    mut wishes: watch::Receiver<Wish>,
+/// Runs the commands one after the other, until the daemon ends.
+async fn run(
+    mut changes: watch::Receiver<Wanted>,
     environment: Environment,
     outcome: Arc<Mutex<Outcome>>,
     news: Arc<Notify>,
 ) {
-    let mut told: BTreeMap<String, Told> = BTreeMap::new();
+    let mut ran: BTreeMap<String, Ran> = BTreeMap::new();
     let (mut attempt, mut command) = (0, None);
     loop {
-        let wish = wishes.borrow_and_update().clone();
-        if wish.conf.subnet_add != command {
+        let wanted = changes.borrow_and_update().clone();
+        if wanted.conf.subnet_add != command {
             // another command knows nothing of the peers
-            told.values_mut().for_each(|told| told.well = false);
-            command.clone_from(&wish.conf.subnet_add);
+            ran.values_mut().for_each(|ran| ran.well = false);
+            command.clone_from(&wanted.conf.subnet_add);
         }
         let step = {
             let mut outcome = lock(&outcome);
-            if wish.attempt != attempt {
-                attempt = wish.attempt;
+            if wanted.attempt != attempt {
+                attempt = wanted.attempt;
                 outcome.failed.clear();
             }
-            // what was to be told of them is no more
-            outcome.failed.retain(|key, _| wish.peers.contains_key(key) || told.contains_key(key));
-            let step = next(&wish.peers, &told, &outcome.failed);
+            // what they were to run for is no more
+            outcome.failed.retain(|key, _| wanted.peers.contains_key(key) || ran.contains_key(key));
+            let step = next(&wanted.peers, &ran, &outcome.failed);
             outcome.idle = step.is_none();
             step
         };
         let Some(step) = step else {
             news.notify_one();
-            match wishes.changed().await {
+            match changes.changed().await {
                 Ok(()) => continue,
                 Err(_) => return,
             }
         };
-        let (key, result) = take(step, &wish.conf, &environment, &mut told).await;
+        let (key, result) = take(step, &wanted.conf, &environment, &mut ran).await;
         if let Err(error) = result {
             lock(&outcome).failed.insert(key, error);
             news.notify_one();
@@ -314,7 +314,7 @@ async fn take(
     step: Next,
     conf: &ExtensionConf,
     environment: &Environment,
-    told: &mut BTreeMap<String, Told>,
+    ran: &mut BTreeMap<String, Ran>,
 ) -> (String, Result<(), String>) {
     let (name, command, key, input) = match &step {
         Next::Add(key, input) => ("SubnetAddCommand", &conf.subnet_add, key.clone(), input.clone()),
@@ -324,12 +324,12 @@ async fn take(
         Some(command) => commands::run(command, &input, environment, LIMIT).await.map(drop),
         None => Ok(()),
     };
-    tracing::debug!(command = name, peer = key, well = result.is_ok(), "told");
+    tracing::debug!(command = name, peer = key, well = result.is_ok(), "a command has run");
     match (&step, &result) {
-        (Next::Remove(..), Ok(())) => drop(told.remove(&key)),
+        (Next::Remove(..), Ok(())) => drop(ran.remove(&key)),
         // should the peer come again, half a removal may have to be undone
-        (Next::Remove(..), Err(_)) => told.get_mut(&key).into_iter().for_each(|told| told.well = false),
-        (Next::Add(..), _) => drop(told.insert(key.clone(), Told { input, well: result.is_ok() })),
+        (Next::Remove(..), Err(_)) => ran.get_mut(&key).into_iter().for_each(|ran| ran.well = false),
+        (Next::Add(..), _) => drop(ran.insert(key.clone(), Ran { input, well: result.is_ok() })),
     }
     let result = result.map_err(|error| format!("{name} for {key}: {error}"));
     (key, result)

@@ -18,7 +18,7 @@ use overlay::subnet_env::{Previous, SubnetEnv};
 use overlay::underlay::Survey;
 use store::{Store, StoreHealth, files};
 
-use super::pass::Halt;
+use super::pass::Failure;
 use super::wireguard_key;
 use crate::claims::{self, Claims};
 use crate::config::Config;
@@ -69,7 +69,7 @@ pub(super) struct Gathered {
     /// What other flannelds on this host serve, while this one has not announced what it serves.
     served: Option<Vec<IpNetwork>>,
     /// The kernel was left as it was planned, and has announced nothing since.
-    pub(super) trusted: bool,
+    pub(super) unchanged: bool,
 }
 
 impl Known {
@@ -110,16 +110,16 @@ impl Known {
         kernel: &KernelThread,
         events: &Events,
         store: &Store,
-    ) -> Result<Gathered, Halt> {
+    ) -> Result<Gathered, Failure> {
         if self.health.complete && self.config.take(self.text.as_ref()) {
             // another backend has other devices
             self.survey = None;
         }
         let conf = self.config.good().cloned();
         let Some(conf) = conf else {
-            return Err(Halt::Wait(self.config.error().unwrap_or("the store is not read yet").to_owned()));
+            return Err(Failure::Wait(self.config.error().unwrap_or("the store is not read yet").to_owned()));
         };
-        let trusted = self.survey.is_some();
+        let unchanged = self.survey.is_some();
         let survey = match &self.survey {
             Some(survey) => survey.clone(),
             None => self.read(kernel, events).await?,
@@ -127,16 +127,16 @@ impl Known {
         self.services = store.addresses().into_iter().map(|addr| (addr, Service::Store)).collect();
         self.learn_keys(&conf).await?;
         let (previous, served) = (self.previous().await, self.claim(&conf).await?);
-        Ok(Gathered { conf, survey, previous, served, trusted })
+        Ok(Gathered { conf, survey, previous, served, unchanged })
     }
 
     /// Reads what the underlay is chosen from.
-    async fn read(&mut self, kernel: &KernelThread, events: &Events) -> Result<Arc<Survey>, Halt> {
+    async fn read(&mut self, kernel: &KernelThread, events: &Events) -> Result<Arc<Survey>, Failure> {
         let can_reach = self.options.select.can_reach;
         events.survey_begins();
         let survey = kernel.call(move |kernel| survey(kernel, can_reach)).await;
         let survey =
-            survey.map_err(|error| Halt::Stop(error.into()))?.map_err(|error| Halt::Retry(error.to_string()))?;
+            survey.map_err(|error| Failure::Stop(error.into()))?.map_err(|error| Failure::Retry(error.to_string()))?;
         events.survey_ends(&survey.links);
         let survey = Arc::new(survey);
         self.survey = Some(survey.clone());
@@ -144,11 +144,11 @@ impl Known {
     }
 
     /// This host's WireGuard keys, if its lease says them: found once and then kept.
-    async fn learn_keys(&mut self, conf: &NetConf) -> Result<(), Halt> {
+    async fn learn_keys(&mut self, conf: &NetConf) -> Result<(), Failure> {
         if conf.backend.needs_key() && self.keys.is_none() {
             let options = self.options.clone();
             let load = move || wireguard_key::load(&options.wireguard_key_file).map_err(|error| error.to_string());
-            self.keys = Some(off_thread(load).await.and_then(|keys| keys).map_err(Halt::Retry)?);
+            self.keys = Some(off_thread(load).await.and_then(|keys| keys).map_err(Failure::Retry)?);
         }
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Known {
 
     /// Announces that this host serves the network of `conf`, and gives those that other flannelds serve. `None`: it is
     /// announced, and was not refused.
-    async fn claim(&mut self, conf: &NetConf) -> Result<Option<Vec<IpNetwork>>, Halt> {
+    async fn claim(&mut self, conf: &NetConf) -> Result<Option<Vec<IpNetwork>>, Failure> {
         let networks = conf.networks();
         if self.claims.are(&networks) {
             return Ok(None);
@@ -178,9 +178,9 @@ impl Known {
             let served = done.map(|()| claims::served());
             (claims, served)
         };
-        let (claims, served) = off_thread(claim).await.map_err(Halt::Retry)?;
+        let (claims, served) = off_thread(claim).await.map_err(Failure::Retry)?;
         self.claims = claims;
-        served.map(Some).map_err(Halt::Retry)
+        served.map(Some).map_err(Failure::Retry)
     }
 
     /// This host serves the network of `gathered`, or must not.

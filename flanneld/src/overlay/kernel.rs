@@ -35,9 +35,9 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// What `leased` needs. `trusted`: the kernel is as it was left, so what has changed is enough.
-    pub(super) fn of(leased: &mut Leased, desired: &Arc<State>, trusted: bool) -> Self {
-        match leased.delta.take().filter(|_| trusted) {
+    /// What `leased` needs. `unchanged`: the kernel is as it was left, so what has changed is enough.
+    pub(super) fn of(leased: &mut Leased, desired: &Arc<State>, unchanged: bool) -> Self {
+        match leased.delta.take().filter(|_| unchanged) {
             Some(delta) => Self::Part(Box::new(delta)),
             None => Self::Whole(leased.written(desired)),
         }

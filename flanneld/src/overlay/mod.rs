@@ -70,7 +70,7 @@ pub struct Parts {
     pub kernel: KernelThread,
     /// What the kernel announces.
     pub events: Events,
-    /// Who is told.
+    /// Where its outcome goes.
     pub outlet: Outlet,
 }
 

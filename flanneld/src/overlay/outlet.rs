@@ -20,7 +20,7 @@ use crate::report::{PeerChanges, Report};
 use crate::udp::counters::{Counters, Snapshot};
 use overlay::status::{self, Rejected, Status};
 
-/// Who is told.
+/// Where its outcome goes.
 pub struct Outlet {
     report: Report,
     metrics: Metrics,

@@ -13,7 +13,7 @@ use crate::report::PeerChanges;
 use overlay::status::Rejected;
 
 /// Why a pass ended before it made the host right.
-pub(super) enum Halt {
+pub(super) enum Failure {
     /// The daemon must not go on.
     Stop(DaemonError),
     /// To be tried again …
@@ -22,7 +22,7 @@ pub(super) enum Halt {
     Wait(String),
 }
 
-impl From<HoldError> for Halt {
+impl From<HoldError> for Failure {
     fn from(error: HoldError) -> Self {
         match error {
             HoldError::Wait(why) => Self::Wait(why.to_string()),
@@ -69,9 +69,9 @@ impl Controller {
         let mut pass = Pass::default();
         match self.reconcile(&mut pass).await {
             Ok(()) => {}
-            Err(Halt::Stop(error)) => return Err(error),
-            Err(Halt::Retry(why)) => pass.retry(why),
-            Err(Halt::Wait(why)) => pass.note([why]),
+            Err(Failure::Stop(error)) => return Err(error),
+            Err(Failure::Retry(why)) => pass.retry(why),
+            Err(Failure::Wait(why)) => pass.note([why]),
         }
         if pass.retry {
             pass.due.by(Instant::now() + self.retry.next());
@@ -85,7 +85,7 @@ impl Controller {
         Ok(pass.due)
     }
 
-    async fn reconcile(&mut self, pass: &mut Pass) -> Result<(), Halt> {
+    async fn reconcile(&mut self, pass: &mut Pass) -> Result<(), Failure> {
         self.outlet.store(&self.known.health);
         pass.note(self.known.health.error.as_deref());
         let gathered = self.known.gather(&self.kernel, &self.events, &self.store).await?;
@@ -117,22 +117,22 @@ impl Controller {
     }
 
     /// What this host publishes, if it can have a part in the network.
-    fn check(&mut self, plan: &Plan, gathered: &Gathered) -> Result<LeaseAttrs, Halt> {
+    fn check(&mut self, plan: &Plan, gathered: &Gathered) -> Result<LeaseAttrs, Failure> {
         plan.underlay.iter().for_each(|found| self.outlet.underlay(&gathered.conf, found));
         self.known.settle_claim(gathered, plan.attrs.is_ok());
         match &plan.attrs {
             Ok(attrs) => Ok(attrs.clone()),
-            Err(Blocked::Underlay(error)) if !self.started => Err(Halt::Stop(error.clone().into())),
+            Err(Blocked::Underlay(error)) if !self.started => Err(Failure::Stop(error.clone().into())),
             Err(Blocked::Underlay(error)) => {
                 self.outlet.down(error.to_string());
-                Err(Halt::Wait(error.to_string()))
+                Err(Failure::Wait(error.to_string()))
             }
-            Err(Blocked::Overlap(overlap)) => Err(Halt::Retry(overlap.to_string())),
+            Err(Blocked::Overlap(overlap)) => Err(Failure::Retry(overlap.to_string())),
         }
     }
 
     /// Sees to it that this host has a lease, and keeps it. True when it is another than the plan was made for.
-    async fn hold(&mut self, gathered: &Gathered, attrs: &LeaseAttrs, pass: &mut Pass) -> Result<bool, Halt> {
+    async fn hold(&mut self, gathered: &Gathered, attrs: &LeaseAttrs, pass: &mut Pass) -> Result<bool, Failure> {
         let before = self.store.held().map(|held| held.subnets);
         let (conf, previous, started) = (&*gathered.conf, gathered.previous.subnets, self.started);
         let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random() };
@@ -154,10 +154,10 @@ impl Controller {
 
     /// Before the start is done, a command that has not done its work ends the pass. Later the lease and the peers go on, and
     /// only a failure is reported.
-    fn wait_until_started(&self, command: Result<(), Unready>, pass: &mut Pass) -> Result<(), Halt> {
+    fn wait_until_started(&self, command: Result<(), Unready>, pass: &mut Pass) -> Result<(), Failure> {
         match command {
             Ok(()) => {}
-            Err(Unready::Running(why) | Unready::Failed(why)) if !self.started => return Err(Halt::Wait(why)),
+            Err(Unready::Running(why) | Unready::Failed(why)) if !self.started => return Err(Failure::Wait(why)),
             Err(Unready::Running(_)) => {}
             Err(Unready::Failed(why)) => pass.note([why]),
         }

@@ -75,11 +75,11 @@ impl Udp {
 
 impl Controller {
     /// Has the data path at work, with the peers that there are, on the device that is desired or that is only kept.
-    /// `trusted`: the device is as it was left.
-    pub(super) async fn carry(&mut self, path: plan::DataPath, leased: &Leased, trusted: bool) -> Result<(), String> {
+    /// `unchanged`: the device is as it was left.
+    pub(super) async fn carry(&mut self, path: plan::DataPath, leased: &Leased, unchanged: bool) -> Result<(), String> {
         let local = SocketAddrV4::new(path.local, path.conf.port);
         let table = |controller: &Self| Table::new(path.network, path.own, routes(controller.memory.book().peers()));
-        let goes_on = trusted && self.udp.goes_on(local);
+        let goes_on = unchanged && self.udp.goes_on(local);
         let index = if goes_on { None } else { self.make_device().await? };
         match (&self.udp.path, index) {
             (None, None) => Ok(()),

@@ -12,7 +12,7 @@ fn conf(backend: &str) -> NetConf {
     NetConf::parse(format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#).as_bytes()).unwrap().conf
 }
 
-/// Commands that write what they are told into files of `dir`; the adding one fails while `broken` is there.
+/// Commands that write what they run with into files of `dir`; the adding one fails while `broken` is there.
 fn recording(dir: &Path) -> NetConf {
     let dir = dir.display();
     let add = format!(r#"sh -c 'test ! -e {dir}/broken && {{ echo $SUBNET $PUBLIC_IP; cat; }} >> {dir}/added'"#);
@@ -33,7 +33,7 @@ fn peers(conf: &NetConf, leases: &[(&str, &str)]) -> Vec<Peer> {
     peers::check(conf, &Own::default(), leases.iter().map(|(key, value)| (key, value))).good
 }
 
-/// Tells, and again whenever there is news or something is due, until `good`. As the loop does.
+/// Gives it the peers, and again whenever there is news or something is due, until `good`. As the loop does.
 async fn until(
     extension: &mut Extension,
     (conf, peers): (&NetConf, &[Peer]),
@@ -42,7 +42,7 @@ async fn until(
     let work = async {
         loop {
             let mut due = Due::default();
-            let failed = extension.tell(conf, peers.iter(), true, &mut due);
+            let failed = extension.follow(conf, peers.iter(), true, &mut due);
             let idle = lock(&extension.outcome).idle;
             if good(&failed, idle) {
                 return failed;
@@ -104,10 +104,10 @@ async fn an_incomplete_view_removes_nobody() {
     let mut extension = Extension::new(Environment::default());
     let one = peers(&conf, &[(KEYS[0], "10.99.0.2")]);
     until(&mut extension, (&conf, &one), |_, idle| idle && !text(dir.path(), "added").is_empty()).await;
-    extension.tell(&conf, [].iter(), false, &mut Due::default());
-    assert_eq!(extension.wish.borrow().peers.len(), 1);
-    extension.tell(&conf, [].iter(), true, &mut Due::default());
-    assert_eq!(extension.wish.borrow().peers.len(), 0);
+    extension.follow(&conf, [].iter(), false, &mut Due::default());
+    assert_eq!(extension.wanted.borrow().peers.len(), 1);
+    extension.follow(&conf, [].iter(), true, &mut Due::default());
+    assert_eq!(extension.wanted.borrow().peers.len(), 0);
 }
 
 /// Looks again whenever a command has ended or is due, as the loop does, until `step` no longer says that it runs.
@@ -192,15 +192,15 @@ async fn the_second_command_is_told_of_the_lease() {
 #[test]
 fn who_goes_comes_first_and_what_failed_waits() {
     let input = |n: &str| Input { variables: vec![("SUBNET", n.into())], stdin: String::new() };
-    let told = |n: &str, well: bool| Told { input: input(n), well };
+    let ran = |n: &str, well: bool| Ran { input: input(n), well };
     let wanted = [("a".to_owned(), input("1")), ("b".to_owned(), input("2"))].into();
     let nothing = BTreeMap::new();
-    let old = [("a".to_owned(), told("1", true)), ("z".to_owned(), told("9", false))].into();
+    let old = [("a".to_owned(), ran("1", true)), ("z".to_owned(), ran("9", false))].into();
     assert_eq!(next(&wanted, &old, &nothing), Some(Next::Remove("z".into(), input("9"))));
     let failed = [("z".to_owned(), String::new())].into();
     assert_eq!(next(&wanted, &old, &failed), Some(Next::Add("b".into(), input("2"))));
-    let done = [("a".to_owned(), told("1", true)), ("b".to_owned(), told("2", false))].into();
+    let done = [("a".to_owned(), ran("1", true)), ("b".to_owned(), ran("2", false))].into();
     assert_eq!(next(&wanted, &done, &nothing), Some(Next::Add("b".into(), input("2"))), "not well done");
-    let done = [("a".to_owned(), told("1", true)), ("b".to_owned(), told("2", true))].into();
+    let done = [("a".to_owned(), ran("1", true)), ("b".to_owned(), ran("2", true))].into();
     assert_eq!(next(&wanted, &done, &nothing), None);
 }

@@ -50,13 +50,16 @@ pub(super) struct Built {
     flips: Flips,
 }
 
+/// WireGuard peers whose endpoint is another.
+pub(super) type Moved = Vec<(IfName, PublicKey)>;
+
 /// What has become other.
 pub(super) struct Change {
     pub(super) delta: Option<Delta>,
     pub(super) peers: PeerChanges,
     pub(super) rendered: usize,
     pub(super) compared: usize,
-    pub(super) moved: Vec<(IfName, PublicKey)>,
+    pub(super) moved: Moved,
 }
 
 impl Frame {
@@ -111,8 +114,11 @@ impl Built {
         self.renderer.scope(self.frame.ours(), self.state(), gateways.into())
     }
 
-    /// The peers that have changed. `None`: there are so many now, or so few, that every peer's objects are others.
-    pub(super) fn change(&mut self, touched: &Touched, book: &Book) -> Option<Change> {
+    /// The peers that have changed.
+    ///
+    /// # Errors
+    /// There are so many now, or so few, that every peer's objects are others; the WireGuard peers that have moved.
+    pub(super) fn change(&mut self, touched: &Touched, book: &Book) -> Result<Change, Moved> {
         let spread = self.flips.spread;
         let mut scratch = Scratch { renderer: &self.renderer, spread };
         let (mut views, mut before) = (PeerChanges::default(), Vec::new());
@@ -140,16 +146,16 @@ impl Built {
         self.objects.regroup(shared.into_iter().collect(), |key| scratch.again(book, key));
         let flips =
             Flips { spread: book.len() > MANY, limits: limits::higher(self.objects.neighbours(), &self.frame.limits) };
-        if flips != self.flips {
-            return None;
-        }
         let desired = self.objects.select(&keys);
+        let moved = moved(&assumed, &desired);
+        if flips != self.flips {
+            return Err(moved);
+        }
         views.leases = touched.peers.keys().copied().collect();
         let there: BTreeSet<IpNetwork> = views.put.iter().map(|view| view.subnet).collect();
         views.gone = before.iter().map(|view| view.subnet).filter(|subnet| !there.contains(subnet)).collect();
-        let moved = moved(&assumed, &desired);
         let delta = Some(Delta { desired, assumed });
-        Some(Change { delta, peers: views, rendered, compared: count(&keys), moved })
+        Ok(Change { delta, peers: views, rendered, compared: count(&keys), moved })
     }
 }
 
@@ -194,7 +200,7 @@ impl Flips {
 }
 
 /// The WireGuard peers whose endpoint is another than before.
-pub(super) fn moved(before: &State, now: &State) -> Vec<(IfName, PublicKey)> {
+pub(super) fn moved(before: &State, now: &State) -> Moved {
     let known = |dev: &IfName, key: &PublicKey| before.wireguard.get(dev).and_then(|device| device.peers.get(key));
     let peers = now.wireguard.iter().flat_map(|(dev, device)| device.peers.iter().map(move |peer| (dev, peer)));
     peers

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ipnetwork::IpNetwork;
-use kernel::state::{LinkKind, Scope, State};
+use kernel::state::{LinkKind, PublicKey, Scope, State};
 use kernel::survey::SeenLink;
 use kernel::types::{Family, IfName, Mac, RouteProtocol, masked};
 
@@ -40,6 +40,8 @@ struct Remembered {
     underlay: Option<Arc<Found>>,
     /// The networks whose objects may be there; `None`: those of the last run.
     networks: Option<Vec<IpNetwork>>,
+    /// WireGuard peers whose lease has another endpoint than when the kernel was made last as planned.
+    moved: BTreeSet<(IfName, PublicKey)>,
 }
 
 /// What could be found again.
@@ -107,6 +109,7 @@ impl Memory {
     /// before.
     pub fn settle(&mut self) {
         self.cache.settled = true;
+        self.remembered.moved.clear();
         let known = self.cache.ground.as_ref().map(|ground| ground.conf.networks());
         self.remembered.networks = known.or_else(|| self.remembered.networks.take());
     }
@@ -204,6 +207,8 @@ impl Memory {
         let change = self.render(self.frame(facts, underlay, own), &touched);
         let lost = self.newly_lost(&change.peers);
         let (rejected, warnings) = self.judged(&touched);
+        // the plan before may not have been carried out
+        self.remembered.moved.extend(change.moved);
         let settled = std::mem::take(&mut self.cache.settled);
         let work = Work { judged: touched.judged, rendered: change.rendered, compared: change.compared };
         let scope = self.cache.built.as_ref().map(|built| built.scope().clone()).unwrap_or_default();
@@ -211,7 +216,7 @@ impl Memory {
         Leased {
             scope,
             delta: change.delta.filter(|_| settled),
-            moved: change.moved,
+            moved: self.remembered.moved.iter().cloned().collect(),
             data_path: self.companions(facts).find_map(|companion| data_path(facts, underlay, own, &companion)),
             commands: self.companions(facts).find_map(|companion| match companion {
                 Companion::Commands(conf) => Some(conf),
@@ -286,13 +291,15 @@ impl Memory {
 
     fn render(&mut self, frame: Frame, touched: &Touched) -> Change {
         let warm = self.cache.built.as_mut().filter(|built| *built.frame() == frame && !touched.all);
-        if let Some(change) = warm.and_then(|built| built.change(touched, &self.book)) {
-            return change;
-        }
+        let mut all = match warm.map(|built| built.change(touched, &self.book)) {
+            Some(Ok(change)) => return change,
+            Some(Err(moved)) => moved,
+            None => Vec::new(),
+        };
         let (built, change) = Built::new(frame, &self.book);
         let before = self.cache.built.replace(built);
-        let moved = before.zip(self.desired()).map(|(before, now)| moved(before.state(), now));
-        Change { moved: moved.unwrap_or_default(), ..change }
+        all.extend(before.zip(self.desired()).map(|(before, now)| moved(before.state(), now)).unwrap_or_default());
+        Change { moved: all, ..change }
     }
 
     /// The peers that packets may not come to, and did before or were not there.

@@ -104,7 +104,7 @@ pub enum UnderlayError {
     NoAddress {
         /// The link.
         dev: IfName,
-        /// What it lacks.
+        /// The family that it has none of.
         family: Family,
     },
     /// The link has no MTU.
@@ -199,7 +199,7 @@ impl Select {
         !self.names_a_link() && families.iter().all(|family| self.published(*family).is_none())
     }
 
-    /// What the command line says peers are told.
+    /// The address that the command line publishes.
     fn published(&self, family: Family) -> Option<IpAddr> {
         match family {
             Family::V4 => self.public_ip.map(IpAddr::V4),

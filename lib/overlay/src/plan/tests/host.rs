@@ -138,7 +138,7 @@ impl Host {
             }
             "printed" => self.printed = Some(rest.to_owned()),
             "service" => self.services.push((rest.parse().unwrap(), Service::Store)),
-            "heard" => {
+            "endpoint" => {
                 let from = words[1..].iter().map(|addr| addr.parse().unwrap()).collect();
                 self.endpoints.insert(words[0].parse().unwrap(), from);
             }

@@ -49,9 +49,10 @@ enum Event {
     Published(bool),
     Complete(bool),
     Time(u64),
-    Heard(usize, u8),
+    Sends(usize, u8),
     Service(u8),
     Blackhole(bool),
+    Others(u8),
 }
 
 /// Few subnets, addresses, MACs and keys, so that leases contradict each other often.
@@ -94,9 +95,10 @@ fn event() -> impl Strategy<Value = Event> {
         3 => any::<bool>().prop_map(Event::Published),
         1 => any::<bool>().prop_map(Event::Complete),
         3 => prop::sample::select(&[0, 400, 1_000, 3_000][..]).prop_map(Event::Time),
-        1 => (0..3_usize, 3_u8..8).prop_map(|(key, host)| Event::Heard(key, host)),
+        1 => (0..3_usize, 3_u8..8).prop_map(|(key, host)| Event::Sends(key, host)),
         1 => (0_u8..3).prop_map(Event::Service),
         1 => any::<bool>().prop_map(Event::Blackhole),
+        1 => (0_u8..5).prop_map(Event::Others),
     ]
 }
 
@@ -105,6 +107,7 @@ struct World {
     host: Host,
     peers: BTreeMap<IpNetwork, PeerView>,
     rejected: Vec<Rejected>,
+    /// The state of the last plan, when it was carried out.
     before: Option<State>,
     attrs: Option<crate::lease::LeaseAttrs>,
 }
@@ -161,24 +164,38 @@ impl World {
             Event::Published(written) => host.published = self.attrs.clone().filter(|_| written),
             Event::Complete(complete) => host.complete = complete,
             Event::Time(more) => host.millis += more,
-            Event::Heard(key, at) => host.learn(&format!("heard {} 10.98.0.{at}", KEYS[key])),
+            Event::Sends(key, at) => host.learn(&format!("endpoint {} 10.98.0.{at}", KEYS[key])),
             Event::Service(n) => {
                 host.services.clear();
                 host.learn(&format!("service 10.5.{n}.7"));
             }
             Event::Blackhole(on) => host.options.blackhole = on,
+            Event::Others(n) => {
+                host.served = None;
+                host.learn(
+                    ["served 10.5.0.0/20", "served", "no link flannel.1", "no link flannel.1", "no link flannel.1"]
+                        [usize::from(n)],
+                );
+                match n {
+                    3 => host.learn("link flannel.1 vxlan 1 mac 02:00:00:00:00:04 mtu 1450 ours"),
+                    4 => host.learn("link flannel.1 vxlan 1 mac 02:00:00:00:00:04 mtu 1450 theirs 10.7.0.0/16"),
+                    _ => {}
+                }
+            }
         }
     }
 
-    fn plan(&mut self) -> Result<(), TestCaseError> {
+    /// Plans, and carries the plan out or not.
+    fn plan(&mut self, settles: bool) -> Result<(), TestCaseError> {
         let mut memory = self.host.memory.cold();
         let warm = self.host.plan();
-        self.host.memory.settle();
         let cold = self.host.plan_by(&mut memory);
         self.attrs = warm.attrs.clone().ok().or(self.attrs.take());
         same(&warm, &cold)?;
         let (Some(now), Some(whole)) = (&warm.leased, &cold.leased) else { return Ok(()) };
         prop_assert_eq!(self.host.memory.desired(), memory.desired());
+        prop_assert_eq!(self.host.memory.scope(), memory.scope());
+        prop_assert!(now.delta.is_none() || self.before.is_some(), "a plan before was not carried out");
         prop_assert!(whole.delta.is_none() && whole.peers.whole);
         if now.peers.whole {
             self.peers.clear();
@@ -200,7 +217,10 @@ impl World {
             };
             prop_assert_eq!(steps(&delta.desired, &delta.assumed), steps(&state, before));
         }
-        self.before = Some(state);
+        self.before = Some(state).filter(|_| settles);
+        if settles {
+            self.host.memory.settle();
+        }
         Ok(())
     }
 }
@@ -217,19 +237,25 @@ fn same(warm: &Plan, cold: &Plan) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// At least 500 cases; PROPTEST_CASES asks for more.
+fn many() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig { cases: config.cases.max(500), ..config }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(many())]
 
     #[test]
-    fn warm_is_cold(events in prop::collection::vec((event(), prop::bool::weighted(0.8)), 1..30)) {
+    fn warm_is_cold(events in prop::collection::vec((event(), prop::bool::weighted(0.8), prop::bool::weighted(0.9)), 1..30)) {
         let mut world = World::new();
-        for (event, plan) in events {
+        for (event, plans, settles) in events {
             world.happen(event);
-            if plan {
-                world.plan()?;
+            if plans {
+                world.plan(settles)?;
             }
         }
-        world.plan()?;
+        world.plan(true)?;
     }
 }
 
