@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use store::{Store, files};
 
+use crate::attachments::{self, StartError};
 use crate::events::Events;
 use crate::flags::Options;
 use crate::health::{Health, Readiness};
@@ -49,6 +50,9 @@ pub enum DaemonError {
     /// The store's follower has ended.
     #[error("{0}; the daemon stops, so that it is started again")]
     Store(#[from] store::Ended),
+    /// The attachments controller cannot be started.
+    #[error("repair attachments: {0}")]
+    Attachments(#[from] StartError),
     /// Another daemon does this one's work.
     #[error(transparent)]
     Taken(#[from] Taken),
@@ -63,6 +67,7 @@ pub enum DaemonError {
 /// The daemon, ready to run.
 pub struct Daemon {
     overlay: Controller,
+    attachments: Option<attachments::Controller>,
     reporter: Reporter,
     health: Option<Health>,
 }
@@ -90,15 +95,20 @@ impl Daemon {
             readiness: readiness.clone(),
         });
         let store = Store::open(&options.store, &options.etcd_prefix, options.renew_margin);
-        let outlet = Outlet::new(reporter.handle(), metrics, readiness, status);
+        let heal = options.heal_attachments;
+        let outlet = Outlet::new(reporter.handle(), metrics.clone(), readiness, status);
+        let parts = || attachments::Parts { subnets: outlet.subnets(), report: reporter.handle(), metrics };
+        let attachments = heal.then(|| attachments::Controller::start(parts())).transpose();
+        let attachments = attachments.inspect_err(|error| reporter.handle().last_words(&error.to_string()))?;
         let overlay = Controller::new(options, Parts { store, kernel, events, outlet });
-        Ok(Self { overlay, reporter, health })
+        Ok(Self { overlay, attachments, reporter, health })
     }
 
     /// Runs until it must not go on. The last error is then in the status.
     pub async fn run(mut self) -> DaemonError {
         let error = tokio::select! {
             error = self.overlay.run() => error,
+            ended = attachments(&mut self.attachments) => ended.into(),
             ended = health(&mut self.health) => ended.into(),
             ended = self.reporter.ended() => ended.into(),
         };
@@ -117,6 +127,14 @@ fn open() -> Result<(Events, KernelThread), DaemonError> {
     // what changes while it is read is announced, so announcements come first
     let events = Events::listen().map_err(DaemonError::Listen)?;
     Ok((events, KernelThread::start()?))
+}
+
+/// The end of the attachments controller, if there is one.
+async fn attachments(controller: &mut Option<attachments::Controller>) -> Ended {
+    match controller {
+        Some(controller) => controller.ended().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The end of the health server, if there is one.

@@ -1,5 +1,6 @@
 //! The daemon that keeps a host equal to the leases.
 
+pub mod attachments;
 pub mod claims;
 pub mod commands;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod kernel_thread;
 pub mod logging;
 pub mod metrics;
 pub mod overlay;
+pub mod repairs;
 pub mod report;
 
 pub mod supervise;

@@ -10,6 +10,7 @@ use overlay::reach::Mode;
 use overlay::subnet_env::SubnetEnv;
 use overlay::underlay::Found;
 use store::StoreHealth;
+use tokio::sync::watch;
 
 use super::OVERLAY;
 use super::kernel::Applied;
@@ -26,13 +27,21 @@ pub struct Outlet {
     readiness: Readiness,
     /// Without the peers.
     status: Status,
+    /// This host's subnets, for other controllers.
+    subnets: watch::Sender<Subnets>,
     found: Option<Arc<Found>>,
 }
 
 impl Outlet {
     /// `status` is what is known of the daemon itself.
     pub fn new(report: Report, metrics: Metrics, readiness: Readiness, status: Status) -> Self {
-        Self { report, metrics, readiness, status, found: None }
+        let subnets = watch::Sender::new(Subnets::default());
+        Self { report, metrics, readiness, status, subnets, found: None }
+    }
+
+    /// This host's subnets, and their changes.
+    pub fn subnets(&self) -> watch::Receiver<Subnets> {
+        self.subnets.subscribe()
     }
 
     pub(super) fn counters(&self) -> Arc<Counters> {
@@ -78,6 +87,8 @@ impl Outlet {
     /// This host's lease.
     pub(super) fn lease(&mut self, subnets: Option<Subnets>) {
         self.status.subnets = subnets.iter().flat_map(Subnets::iter).collect();
+        let subnets = subnets.unwrap_or_default();
+        self.subnets.send_if_modified(|known| std::mem::replace(known, subnets) != subnets);
     }
 
     /// The kernel was made as it is planned, or not. The host is ready when its own data path is up, made from all that the

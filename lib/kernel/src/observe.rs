@@ -223,7 +223,13 @@ impl Kernel {
         for family in Family::ALL {
             let what = format!("ip route show table {}", table.0);
             let request = Request::new(route::get(family, table, protocol, dev), 0, what);
-            match self.read_routes(&request, worth) {
+            let read = match dev {
+                None => self.read_routes(&request, worth, &route::decode),
+                Some(dev) => self
+                    .read_routes(&request, worth, &|message, names| Some(route::decode_by(dev, message, names)))
+                    .map(|hops| hops.into_iter().flatten().collect()),
+            };
+            match read {
                 Ok(read) => routes.extend(read),
                 // the table has no route yet (fib_dump), or there is no IPv6
                 Err(e) if e.is_absent() || e.errno.0 == libc::EOPNOTSUPP => {}
@@ -235,11 +241,12 @@ impl Kernel {
     }
 
     /// A dump of routes. Links that it names and that were not seen are looked up, and then it is read once more.
-    fn read_routes(
+    fn read_routes<T>(
         &mut self,
         request: &Request<'_>,
         worth: &dyn Fn(&Message) -> bool,
-    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
+        read: &dyn Fn(&Message, &dyn Names) -> Option<T>,
+    ) -> Result<Vec<T>, KernelError> {
         loop {
             let mut strangers = BTreeSet::new();
             let Self { socket, seen, .. } = self;
@@ -249,7 +256,7 @@ impl Kernel {
                 }
                 let unseen = route::link(message).filter(|index| seen.name(*index).is_none());
                 strangers.extend(unseen);
-                unseen.is_none().then(|| route::decode(message, seen)).flatten()
+                unseen.is_none().then(|| read(message, seen)).flatten()
             })?;
             let mut found = false;
             for index in strangers {

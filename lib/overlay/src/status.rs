@@ -51,6 +51,8 @@ pub struct Status {
     /// Other programs' routes inside the network, in the format of `ip route`. They stay, and may lead pods' traffic
     /// elsewhere.
     pub foreign_routes: Vec<String>,
+    /// The attachments of this host's pods; `null` if they are not repaired (`--heal-attachments=false`).
+    pub attachments: Option<Attachments>,
     /// The current problem; `null` when there is none.
     pub last_error: Option<String>,
     /// When the last pass ended (RFC 3339, UTC).
@@ -225,6 +227,20 @@ pub struct Rejected {
     pub reason: String,
 }
 
+/// The attachments of this host's pods, and what was wrong with them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Attachments {
+    /// The number of attachments in this host's subnets.
+    pub count: usize,
+    /// The number of repairs since the daemon's start, by kind: `bridge`, `port`, `rules`.
+    pub healed: BTreeMap<String, u64>,
+    /// The findings that are not repaired, each with its reason.
+    pub reported: Vec<String>,
+    /// The attachments that an operator has exempted from repair, as `NETWORK/ID@IF`.
+    pub quarantined: Vec<String>,
+}
+
 /// The path of the status file of the daemon that writes `subnet_file`.
 pub fn path_beside(subnet_file: &Path) -> PathBuf {
     subnet_file.with_file_name("status.json")
@@ -286,6 +302,7 @@ mod tests {
             udp: None,
             rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
             foreign_routes: vec!["10.5.9.0/24 via 192.0.2.9 dev eth0".into()],
+            attachments: Some(Attachments { count: 3, ..Attachments::default() }),
             last_error: None,
             last_reconcile: Some("2026-01-02T03:04:05Z".into()),
         }
@@ -301,7 +318,7 @@ mod tests {
                 r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
                 r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null,"since":"2026-01-02T03:00:00Z"}],"#,
                 r#""drift":{"route":2},"#,
-                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
+                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), sample());

@@ -41,21 +41,27 @@ struct Adding<'a, I: Interface> {
     locked: Locked,
     /// What was made so far.
     record: Record,
+    /// The attachment's port carries the VLANs that are desired, and no others.
+    only_vlans: bool,
     extent: Extent,
 }
 
 /// Attaches the pod; whatever was done for it is undone when a step fails.
-pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, conf: &I::Conf) -> Result<AddResult, Error> {
+pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, mut conf: I::Conf) -> Result<AddResult, Error> {
     let ifname = IfName::new(&request.env.ifname).map_err(Error::internal)?;
     let netns = netns::open(request).map_err(|e| netns::refused(&e))?;
-    let common = plugin.common(conf);
     let mut host = Kernel::open().map_err(Error::internal)?;
-    let pod = netns::kernel(request, netns)?;
-    let found = common.stands_on.map_or(Ok(None), |name| host.link(name)).map_err(Error::internal)?;
+    let mut pod = netns::kernel(request, netns)?;
+    plugin.resolve(&mut conf, &mut host, Some(&mut pod))?;
+    let conf = &conf;
+    let common = plugin.common(conf);
+    let below = if common.stands_in_pod { &mut pod } else { &mut host };
+    let found = common.stands_on.map_or(Ok(None), |name| below.link(name)).map_err(Error::internal)?;
     let facts = Facts { found, netns: pod.netns().map(AsRawFd::as_raw_fd) };
     let locked = Locked::make(Path::new(DIRECTORY), traces::key(request)).map_err(Error::internal)?;
     let (record, extent) = (Record::begun(), Extent::Recorded);
-    let mut adding = Adding { plugin, request, conf, common, host, pod, facts, locked, record, extent };
+    let mut adding =
+        Adding { plugin, request, conf, common, host, pod, facts, locked, record, extent, only_vlans: false };
     adding.remove_left(&ifname)?;
     match catch_unwind(AssertUnwindSafe(|| adding.make(&ifname))) {
         Ok(Ok(reply)) => Ok(reply),
@@ -89,6 +95,7 @@ impl<I: Interface> Adding<'_, I> {
         };
         let result = self.plugin.complete(self.conf, ipam)?;
         let Settled { mut host, pod } = self.plugin.settle(self.conf, &ends, &result)?;
+        traces::add_gateways(&mut self.record.shared, &host);
         let last = self.configure_host(&ends, &mut host)?;
         self.configure_pod(&ends, &pod)?;
         self.add_rules(&ends, &result)?;
@@ -99,6 +106,8 @@ impl<I: Interface> Adding<'_, I> {
         if let Some(last) = last {
             self.replace(&last)?;
         }
+        let found = self.facts.found.as_ref().map(|found| &found.link);
+        traces::add_macs(&mut self.record.shared, &interfaces, found);
         self.commit(&ends, &host, &pod)?;
         Ok(AddResult { interfaces, ..result })
     }
@@ -123,6 +132,7 @@ impl<I: Interface> Adding<'_, I> {
     /// Writes down what is about to be made, with all that may come later.
     fn begin(&mut self, ends: &Ends, birth: &Birth) -> Result<(), Error> {
         (self.record.host, self.record.pod) = traces::links(self.request, ends, &birth.host);
+        self.record.shared = traces::shared(ends, &birth.host);
         let ipam = self.common.ipam.map(str::to_owned);
         self.locked.write(&Record { ipam, ..self.record.clone() }).map_err(Error::internal)
     }
@@ -131,20 +141,21 @@ impl<I: Interface> Adding<'_, I> {
     fn bear(&mut self, ends: &Ends, birth: Birth) -> Result<bool, Error> {
         let Birth { host, known, pod } = birth;
         let outcome = self.host.converge(&host, &Scope::default(), Some(known.into())).map_err(Error::internal)?;
-        let born = self.born(ends, outcome)?;
+        let born = self.born(ends, outcome, self.common.stands_on)?;
         if !born || pod == State::default() {
             return Ok(born);
         }
         let outcome = self.pod.bring(&mut self.host, &pod);
-        self.born(ends, outcome)
+        self.born(ends, outcome, None)
     }
 
-    fn born(&mut self, ends: &Ends, outcome: Outcome) -> Result<bool, Error> {
+    /// `shared` is a link that other ADDs make, too.
+    fn born(&mut self, ends: &Ends, outcome: Outcome, shared: Option<&IfName>) -> Result<bool, Error> {
         let mut taken = false;
         for (step, error) in outcome.failed {
             match step {
                 // another ADD made the link in between: it is as that one found it
-                Step::CreateLink(name, _) if error.is_already() && Some(&name) == self.common.stands_on => {
+                Step::CreateLink(name, _) if error.is_already() && Some(&name) == shared => {
                     self.facts.found = self.host.link(&name).map_err(Error::internal)?;
                 }
                 Step::CreateLink(name, _) if error.is_already() && (name == ends.host || name == ends.ifname) => {
@@ -153,7 +164,10 @@ impl<I: Interface> Adding<'_, I> {
                 // it is not there, and that has been said
                 _ if taken => {}
                 step if read_only::passes(&mut self.host, &step, &error).map_err(Error::internal)? => {}
-                step => return Err(self.plugin.refused(self.conf, read_only::explained(&step, error))),
+                step => {
+                    let error = read_only::explained(&step, error);
+                    return Err(self.plugin.refused(self.conf, Some(&step), error));
+                }
             }
         }
         match outcome.conflicts.first() {
@@ -175,9 +189,10 @@ impl<I: Interface> Adding<'_, I> {
     fn configure_host(&mut self, ends: &Ends, wanted: &mut State) -> Result<Option<Replacement>, Error> {
         let arranged = self.ask(ends, |plugin, conf, ground| plugin.arrange(conf, ground, wanted))?;
         let Arranged { known, read, scope, last } = arranged;
+        self.only_vlans = scope.vlans.contains(&ends.host);
         let assumed = Assumed { state: Cow::Owned(known), read };
         let outcome = self.host.converge(wanted, &scope, Some(assumed)).map_err(Error::internal)?;
-        settled(&mut self.host, outcome).map_err(|error| self.plugin.refused(self.conf, error))?;
+        settled(&mut self.host, outcome).map_err(|error| self.plugin.refused(self.conf, None, error))?;
         Ok(last)
     }
 
@@ -189,7 +204,7 @@ impl<I: Interface> Adding<'_, I> {
         // the pod may have other interfaces, and routes of its own
         let scope = Scope { beside: true, ..Scope::default() };
         let outcome = self.pod.converge(wanted, &scope, Some(born.into())).map_err(Error::internal)?;
-        settled(&mut self.pod, outcome).map_err(|error| self.plugin.refused(self.conf, error))?;
+        settled(&mut self.pod, outcome).map_err(|error| self.plugin.refused(self.conf, None, error))?;
         if self.common.dad == Dad::On && wanted.addresses.keys().any(|key| key.net.is_ipv6()) {
             self.pod.wait_addresses(&ends.ifname, DAD_PATIENCE).map_err(Error::internal)?;
         }
@@ -227,6 +242,7 @@ impl<I: Interface> Adding<'_, I> {
         let index = self.host.names().index(&ends.host);
         if let (Some(link), Some(index)) = (&mut self.record.host, index) {
             link.index = index.0;
+            link.only_vlans = self.only_vlans;
         }
         if let Some(link) = &mut self.record.pod {
             link.addresses = pod.addresses.keys().map(|key| key.net.to_string()).collect();

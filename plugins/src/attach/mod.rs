@@ -18,10 +18,10 @@ mod rules;
 
 use std::os::fd::RawFd;
 
-use cni::error::Error;
+use cni::error::{Error, code};
 use cni::plugin::{Plugin, Request};
 use cni::result::{AddResult, Interface as ResultInterface};
-use kernel::diff::Plan;
+use kernel::diff::{Plan, Step};
 use kernel::message::link::SeenLink;
 use kernel::state::{Scope, State};
 use kernel::types::{IfName, Mac};
@@ -46,6 +46,15 @@ pub trait Interface: Sync {
 
     /// The configuration of a request, whole, or every mistake in one error. DEL and GC need none.
     fn load(&self, request: &Request<'_>) -> Result<Self::Conf, Error>;
+
+    /// Puts into the configuration what it leaves to the host or to the pod, such as a link by the default route. STATUS has
+    /// no pod: what only a pod knows stays open. CHECK asks for none of it: it may have changed since ADD.
+    ///
+    /// # Errors
+    /// An ADD cannot be served as they are.
+    fn resolve(&self, _conf: &mut Self::Conf, _host: &mut Kernel, _pod: Option<&mut Kernel>) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// What all plugins have in their configurations.
     fn common<'c>(&self, conf: &'c Self::Conf) -> Common<'c>;
@@ -92,8 +101,8 @@ pub trait Interface: Sync {
         Error::internal(format!("container veth name ({:?}) peer provided already exists", ifname.as_str()))
     }
 
-    /// A step of its own that the kernel refused, with what to do about it.
-    fn refused(&self, _conf: &Self::Conf, error: KernelError) -> Error {
+    /// What the kernel refused of its own, with what to do about it; `step` is one that makes its links.
+    fn refused(&self, _conf: &Self::Conf, _step: Option<&Step>, error: KernelError) -> Error {
         Error::internal(error)
     }
 }
@@ -113,8 +122,10 @@ pub struct Common<'c> {
     pub spoof_check: bool,
     /// ADD answers when the host's end carries packets.
     pub waits_for_carrier: bool,
-    /// A link of the host that the attachment hangs on, and that may not be there yet.
+    /// A link that the attachment hangs on, and that may not be there yet.
     pub stands_on: Option<&'c IfName>,
+    /// That link is in the pod, not on the host.
+    pub stands_in_pod: bool,
 }
 
 /// What is known before anything is made.
@@ -195,7 +206,7 @@ impl<I: Interface> Plugin for Attach<I> {
     }
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {
-        add::add(&self.0, request, &self.0.load(request)?)
+        add::add(&self.0, request, self.0.load(request)?)
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), Error> {
@@ -211,13 +222,16 @@ impl<I: Interface> Plugin for Attach<I> {
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), Error> {
-        let conf = self.0.load(request)?;
+        let mut conf = self.0.load(request)?;
+        let mut host = Kernel::open().map_err(Error::internal)?;
+        let resolved = self.0.resolve(&mut conf, &mut host, None);
+        let resolved = resolved.map_err(|error| Error { code: code::NOT_AVAILABLE, ..error });
         let common = self.0.common(&conf);
         let ipam = match common.ipam {
             Some(kind) => request.delegates.status(kind, &request.conf.bytes, request.env),
             None => Ok(()),
         };
-        join([ipam, rules::status(&common)])
+        join([resolved, ipam, rules::status(&common, &mut host)])
     }
 }
 

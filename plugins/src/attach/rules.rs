@@ -94,11 +94,10 @@ pub(super) fn collect(request: &Request<'_>) -> Result<(), Error> {
 }
 
 /// Whether the rules that the configuration asks for could be written.
-pub(super) fn status(common: &Common<'_>) -> Result<(), Error> {
+pub(super) fn status(common: &Common<'_>, host: &mut Kernel) -> Result<(), Error> {
     if !common.masquerade && !common.spoof_check {
         return Ok(());
     }
-    let mut host = Kernel::open().map_err(Error::internal)?;
-    support(&mut host)
+    support(host)
         .map_err(|cause| Error::new(code::NOT_AVAILABLE, format!("ipMasq and macspoofchk need nf_tables: {cause}")))
 }

@@ -14,6 +14,7 @@ use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::{AddResult, Interface as ResultInterface};
 use kernel::KernelError;
+use kernel::diff::Step;
 use kernel::state::{Scope, State};
 
 use conf::{Conf, Document, Gateway};
@@ -48,6 +49,7 @@ impl Interface for Bridge {
             spoof_check: conf.spoof_check,
             waits_for_carrier: conf.container_interface,
             stands_on: Some(&conf.bridge),
+            stands_in_pod: false,
         }
     }
 
@@ -89,7 +91,7 @@ impl Interface for Bridge {
         recall::judged(conf, ends, wanted)
     }
 
-    fn refused(&self, conf: &Conf, error: KernelError) -> Error {
+    fn refused(&self, conf: &Conf, _step: Option<&Step>, error: KernelError) -> Error {
         refused(conf, error)
     }
 }

@@ -76,6 +76,11 @@ impl KernelError {
         self.errno.0 == libc::EEXIST
     }
 
+    /// Whether the kernel says EINVAL: the request is not possible as things are.
+    pub fn is_invalid(&self) -> bool {
+        self.errno == Errno::INVAL
+    }
+
     /// Whether the object, or the link that it belongs to, does not exist.
     pub fn is_absent(&self) -> bool {
         matches!(self.errno.0, libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::ENXIO | libc::EADDRNOTAVAIL)

@@ -1,0 +1,201 @@
+//! The records of this host's attachments, as they were read last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use attachment::Key;
+use attachment::record::{Locked, Record, RecordError, list, networks, quarantined};
+
+/// Which attachment: one interface of one container in one network.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    /// The network's name.
+    pub network: String,
+    /// CNI_CONTAINERID
+    pub container: String,
+    /// CNI_IFNAME
+    pub ifname: String,
+}
+
+impl Name {
+    /// For the functions that take it in parts.
+    pub fn key(&self) -> Key<'_> {
+        Key { network: &self.network, container: &self.container, ifname: &self.ifname }
+    }
+}
+
+/// As its record's path: `NETWORK/ID@IF`.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}@{}", self.network, self.container, self.ifname)
+    }
+}
+
+/// Which records are to be read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stale {
+    /// These.
+    Some(BTreeSet<Name>),
+    /// All, and which attachments are exempted.
+    All,
+}
+
+impl Default for Stale {
+    /// None.
+    fn default() -> Self {
+        Self::Some(BTreeSet::new())
+    }
+}
+
+impl Stale {
+    /// No record is.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Those of both.
+    pub fn extend(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::Some(ours), Self::Some(theirs)) => ours.extend(theirs),
+            _ => *self = Self::All,
+        }
+    }
+}
+
+/// All records below one directory.
+#[derive(Debug, Clone)]
+pub struct Records {
+    directory: PathBuf,
+    known: BTreeMap<Name, Record>,
+    exempted: BTreeSet<Name>,
+}
+
+impl Records {
+    /// None is read yet.
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), known: BTreeMap::new(), exempted: BTreeSet::new() }
+    }
+
+    /// Where they are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The attachments that ADD has finished and nobody is deleting.
+    pub fn committed(&self) -> impl Iterator<Item = (&Name, &Record)> {
+        self.known.iter().filter(|(_, record)| record.committed)
+    }
+
+    /// An operator has exempted it from repair.
+    pub fn is_exempted(&self, name: &Name) -> bool {
+        self.exempted.contains(name)
+    }
+
+    /// Reads what is `stale`. A record that cannot be read is left out, and said.
+    pub fn read(&mut self, stale: &Stale) -> Vec<String> {
+        let mut troubles = Vec::new();
+        let mut note = |error: RecordError| troubles.push(error.to_string());
+        let names = match stale {
+            Stale::Some(names) => names.clone(),
+            Stale::All => {
+                self.known.clear();
+                self.exempted = self.everywhere(quarantined).unwrap_or_else(|error| {
+                    note(error);
+                    BTreeSet::new()
+                });
+                self.everywhere(list).unwrap_or_else(|error| {
+                    note(error);
+                    BTreeSet::new()
+                })
+            }
+        };
+        for name in names {
+            match Locked::glance(&self.directory, name.key()) {
+                Ok(Some(record)) => drop(self.known.insert(name, record)),
+                Ok(None) => drop(self.known.remove(&name)),
+                Err(error) => {
+                    self.known.remove(&name);
+                    note(error);
+                }
+            }
+        }
+        troubles
+    }
+
+    /// What `list` finds in each network's folder.
+    fn everywhere(&self, list: List) -> Result<BTreeSet<Name>, RecordError> {
+        let mut all = BTreeSet::new();
+        for network in networks(&self.directory)? {
+            let found = list(&self.directory, &network)?;
+            let name = |(container, ifname)| Name { network: network.clone(), container, ifname };
+            all.extend(found.into_iter().map(name));
+        }
+        Ok(all)
+    }
+}
+
+/// Container and interface of each attachment of a network, by one of its folders.
+type List = fn(&Path, &str) -> Result<Vec<(String, String)>, RecordError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn name(container: &str) -> Name {
+        Name { network: "net".into(), container: container.into(), ifname: "eth0".into() }
+    }
+
+    fn known(records: &Records) -> Vec<String> {
+        records.committed().map(|(name, _)| name.to_string()).collect()
+    }
+
+    #[test]
+    fn what_is_stale_is_read_again_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut records = Records::new(dir.path());
+        let commit = |container: &str| {
+            let record = Record { committed: true, ..Record::begun() };
+            Locked::make(dir.path(), name(container).key()).unwrap().write(&record).unwrap();
+        };
+        assert_eq!(records.read(&Stale::All), Vec::<String>::new());
+        commit("a");
+        commit("b");
+        records.read(&Stale::Some([name("a")].into()));
+        assert_eq!(known(&records), ["net/a@eth0"]);
+        fs::create_dir(dir.path().join("net/quarantine")).unwrap();
+        fs::write(dir.path().join("net/quarantine/b@eth0"), "").unwrap();
+        records.read(&Stale::All);
+        assert_eq!(known(&records), ["net/a@eth0", "net/b@eth0"]);
+        assert!(records.is_exempted(&name("b")) && !records.is_exempted(&name("a")));
+        // DEL marks it, and deletes it
+        Locked::existing(dir.path(), name("a").key()).unwrap().unwrap().mark().unwrap();
+        records.read(&Stale::Some([name("a")].into()));
+        assert_eq!(known(&records), ["net/b@eth0"]);
+        fs::remove_file(dir.path().join("net/b@eth0")).unwrap();
+        records.read(&Stale::Some([name("b")].into()));
+        assert_eq!(known(&records), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("net/c@eth0")).unwrap();
+        let mut records = Records::new(dir.path());
+        let said = records.read(&Stale::All);
+        assert!(said.len() == 1 && said[0].contains("net/c@eth0"), "{said:?}");
+    }
+
+    #[test]
+    fn stale_records_add_up() {
+        let mut stale = Stale::default();
+        assert!(stale.is_empty());
+        stale.extend(Stale::Some([name("a")].into()));
+        stale.extend(Stale::Some([name("b")].into()));
+        assert_eq!(stale, Stale::Some([name("a"), name("b")].into()));
+        stale.extend(Stale::All);
+        stale.extend(Stale::Some([name("a")].into()));
+        assert_eq!(stale, Stale::All);
+    }
+}
