@@ -216,9 +216,7 @@ fn host_gw_is_routes_and_keeps_the_vtep_while_it_may_be_sent_to() {
     assert_eq!(during.mtu, Mtu(1500));
     assert_eq!(
         paths(&during)[2..3],
-        [
-            "10.5.54.0-24 V4 vxlan: the configuration changes, and the vxlan device before the change still reaches the peer"
-        ]
+        ["10.5.54.0-24 V4 vxlan: the configuration is changing, and the previous vxlan device still reaches the peer"]
     );
     // everybody has changed: the devices go
     let plain = peers(&conf, &[PLAIN]);
