@@ -79,6 +79,11 @@ pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
         let rows: Vec<_> = status.rejected.iter().map(|r| [r.key.clone(), r.reason.clone()]).collect();
         screen.table(["key", "reason"], &rows)?;
     }
+    if let Some(attachments) = status.attachments.as_ref().filter(|attachments| !attachments.reported.is_empty()) {
+        screen.title("Pods whose attachment is not as it was made")?;
+        let rows: Vec<_> = attachments.reported.iter().map(|text| [text.clone()]).collect();
+        screen.table(["what is wrong"], &rows)?;
+    }
     if !status.foreign_routes.is_empty() {
         screen.title("Other programs' routes inside the network")?;
         let rows: Vec<_> = status.foreign_routes.iter().map(|route| [route.clone()]).collect();
@@ -102,8 +107,16 @@ fn host(status: &Status) -> Vec<[String; 2]> {
         row("underlay", underlay.unwrap_or_default()),
         row("pods' MTU", if status.mtu == 0 { String::new() } else { status.mtu.to_string() }),
         row("drift repaired", drift.join(", ")),
+        row("attachments", attachments(status)),
         row("last pass", status.last_reconcile.clone().unwrap_or_default()),
     ]
+}
+
+fn attachments(status: &Status) -> String {
+    let Some(attachments) = &status.attachments else { return "not looked after".to_owned() };
+    let healed = attachments.healed.iter().map(|(kind, count)| format!(", {kind} repaired {count}"));
+    let exempted = attachments.quarantined.iter().map(|name| format!(", {name} exempted"));
+    format!("{}{}", attachments.count, healed.chain(exempted).collect::<String>())
 }
 
 fn store(status: &Status) -> String {
@@ -145,7 +158,9 @@ mod tests {
         r#"{"pid":0,"backend":"vxlan","directRouting":true,"network":["10.5.0.0/16"],"subnets":["10.5.1.0/24"],"#,
         r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
         r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"same segment","vtepMAC":null}],"#,
-        r#""rejected":[{"key":"x","reason":"not a subnet"}],"lastError":"no store","lastReconcile":null}"#,
+        r#""rejected":[{"key":"x","reason":"not a subnet"}],"#,
+        r#""attachments":{"count":3,"healed":{"port":2},"reported":["veth1 is gone"],"quarantined":["net/c1@eth0"]},"#,
+        r#""lastError":"no store","lastReconcile":null}"#,
     );
 
     fn shown(json: &str) -> Result<String, StatusError> {
@@ -190,6 +205,8 @@ mod tests {
             "error: no store",
             "10.5.2.0/24  192.0.2.2  -     direct  same segment",
             "x    not a subnet",
+            "3, port repaired 2, net/c1@eth0 exempted",
+            "veth1 is gone",
         ] {
             assert!(text.contains(words), "{words:?} is not in\n{text}");
         }

@@ -97,6 +97,7 @@ pub struct Metrics {
     reconcile: Histogram,
     steps: Family<StepLabels, Counter>,
     drift: Family<KindLabel, Counter>,
+    attachment_repairs: Family<KindLabel, Counter>,
     peers: Family<PathLabel, Gauge>,
     rejected: Gauge,
     last_clean: Gauge<f64, AtomicU64>,
@@ -117,6 +118,7 @@ impl Default for Metrics {
             reconcile,
             steps: Family::default(),
             drift: Family::default(),
+            attachment_repairs: Family::default(),
             peers: Family::default(),
             rejected: Gauge::default(),
             last_clean: Gauge::default(),
@@ -140,6 +142,8 @@ impl Metrics {
         all.register_with_unit("reconcile", "Time to read and change the kernel, per pass", seconds(), reconcile);
         all.register("steps", "Changes made to the kernel", self.steps.clone());
         all.register("drift", "Repairs of what another program had changed", self.drift.clone());
+        let text = "Repairs of what plugins had made for pods and another program had changed";
+        all.register("attachment_repairs", text, self.attachment_repairs.clone());
         all.register("peers", "Subnets of other hosts, by how they are reached", self.peers.clone());
         all.register("leases_rejected", "Entries in the store that are rejected", self.rejected.clone());
         let text = "End of the last pass without an error (Unix time)";
@@ -189,6 +193,11 @@ impl Metrics {
     /// Counts a file that was written again after somebody had changed it.
     pub fn repaired_file(&self) {
         self.drift.get_or_create(&KindLabel { kind: FILE }).inc();
+    }
+
+    /// Counts a repair of an attachment's object: `bridge`, `port` or `rules`.
+    pub fn repaired_attachment(&self, kind: &'static str) {
+        self.attachment_repairs.get_or_create(&KindLabel { kind }).inc();
     }
 
     /// Sets since when the store cannot be read; `None` if it can.
@@ -245,6 +254,7 @@ mod tests {
         peers.remove(udp);
         metrics.count(&peers, 4);
         metrics.repaired_file();
+        metrics.repaired_attachment("port");
         metrics.store(Some(UNIX_EPOCH + std::time::Duration::from_secs(7)));
         metrics.store(None);
         metrics.udp.sent(3, 400);
@@ -256,6 +266,7 @@ mod tests {
             r#"flanneld_steps_total{kind="route",op="put",outcome="done"} 5"#,
             r#"flanneld_steps_total{kind="route",op="put",outcome="failed"} 1"#,
             r#"flanneld_drift_total{kind="route"} 2"#,
+            r#"flanneld_attachment_repairs_total{kind="port"} 1"#,
             r#"flanneld_peers{path="direct"} 1"#,
             r#"flanneld_peers{path="vxlan"} 2"#,
             r#"flanneld_peers{path="unreachable"} 0"#,

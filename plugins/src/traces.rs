@@ -1,9 +1,10 @@
 //! What an attachment leaves on a host, in the words of its record.
 
 use attachment::Key;
-use attachment::record::{HostLink, PodLink, VlanRecord};
+use attachment::record::{HostLink, MADE, PodLink, SharedLink, VlanRecord};
 use cni::plugin::Request;
-use kernel::state::State;
+use cni::result::Interface;
+use kernel::state::{Link, LinkKind, State};
 
 use crate::attach::Ends;
 
@@ -35,5 +36,43 @@ fn host_link(ends: &Ends, host: &State) -> Option<HostLink> {
         hairpin: port.hairpin,
         isolated: port.isolated,
         vlans: of_port.map(|(key, how)| vlan(key.id.get(), *how)).collect(),
+        only_vlans: false,
     })
+}
+
+/// The bridges that the attachment stands on, as it wants them before anything is made.
+pub fn shared(ends: &Ends, host: &State) -> Vec<SharedLink> {
+    let bridge = |(name, link): (&kernel::types::IfName, &Link)| {
+        let LinkKind::Bridge(bridge) = &link.kind else { return None };
+        Some(SharedLink {
+            name: name.to_string(),
+            kind: link.kind.word().to_owned(),
+            mtu: link.mtu.map_or(0, |mtu| mtu.0),
+            vlan_filtering: bridge.vlan_filtering,
+            promisc: link.promisc == Some(true),
+            ..SharedLink::default()
+        })
+    };
+    host.links.iter().filter(|(name, _)| **name != ends.host).filter_map(bridge).collect()
+}
+
+/// The addresses that the host's links get, the gateways of the pods, written down with their links.
+pub fn add_gateways(shared: &mut Vec<SharedLink>, host: &State) {
+    for key in host.addresses.keys() {
+        let dev = key.dev.as_str();
+        if !shared.iter().any(|link| link.name == dev) {
+            shared.push(SharedLink { name: dev.to_owned(), ..SharedLink::default() });
+        }
+        let links = shared.iter_mut().filter(|link| link.name == dev);
+        links.for_each(|link| link.addresses.push(key.net.to_string()));
+    }
+}
+
+/// The MACs of shared links as the answer has them; `found` is the bridge as it was, if it was there.
+pub fn add_macs(shared: &mut [SharedLink], interfaces: &[Interface], found: Option<&Link>) {
+    for link in shared.iter_mut().filter(|link| !link.kind.is_empty()) {
+        let of_host = interfaces.iter().find(|i| i.sandbox.is_empty() && i.name == link.name);
+        link.mac = of_host.map(|i| i.mac.clone()).unwrap_or_default();
+        link.made = found.is_none_or(|found| found.alias.as_deref() == Some(MADE));
+    }
 }

@@ -1,5 +1,6 @@
 //! What plugins made on a host for its pods is right again after somebody has changed it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use cni::runtime::{Attachment, NetworkList, Runtime};
@@ -12,7 +13,7 @@ use lab::netns::Room;
 use lab::topology::Topology;
 use serde_json::json;
 
-use crate::disturb::{cluster, repaired, run};
+use crate::disturb::{cluster, repaired, run, set_sysctl, sysctl};
 use crate::{Failure, Outcome};
 
 /// The bridge with its addresses, the pod's port, and the port's flags.
@@ -58,6 +59,17 @@ pub fn a_bridge_with_another_mac() -> Outcome {
     is_repaired("cni0 after its MAC was changed", "ip link set cni0 address 02:00:00:00:00:99")
 }
 
+pub fn a_bridge_that_does_not_forward() -> Outcome {
+    const FORWARDING: &str = "net/ipv4/conf/cni0/forwarding";
+    let cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
+    let room = cluster.world.host(1)?;
+    set_sysctl(room, FORWARDING, "0")?;
+    repaired("cni0 after it was told not to forward", || {
+        let now = sysctl(room, FORWARDING)?;
+        Ok((now != "1").then_some(now))
+    })
+}
+
 pub fn a_port_that_is_unplugged() -> Outcome {
     is_repaired("a pod's port after it was unplugged", "ip link set VETH nomaster")
 }
@@ -74,8 +86,8 @@ pub fn a_port_that_is_isolated() -> Outcome {
     is_repaired("a pod's port after isolation was changed", "bridge link set dev VETH isolated on")
 }
 
-/// Attaches one more pod to host 1, with packet rules: masquerade, and the check of its MAC.
-fn attach_with_rules(cluster: &Cluster) -> Outcome {
+/// Attaches one more pod to host 1, with packet rules: masquerade, and the check of its MAC. What detaches it.
+fn attach_with_rules(cluster: &Cluster) -> Result<impl FnOnce() -> Outcome, Failure> {
     let (room, files) = (Room::create("ruled")?, host_dir(1).join("cni"));
     let list = json!({
         "cniVersion": "1.0.0",
@@ -96,22 +108,36 @@ fn attach_with_rules(cluster: &Cluster) -> Outcome {
         ..Attachment::default()
     };
     let runtime = Runtime::new(Path::new("/run/lab/bin").to_string_lossy(), files);
-    cluster.world.host(1)?.enter(|| runtime.add(&list, &attachment))??;
-    Ok(())
+    let host = cluster.world.host(1)?;
+    host.enter(|| runtime.add(&list, &attachment))??;
+    Ok(move || {
+        host.enter(|| runtime.del(&list, &attachment))??;
+        drop(room);
+        Ok(())
+    })
 }
 
-/// After `line` the rules are as before.
+/// All tables, in no order: nft shows the newest last.
+fn tables(room: &Room) -> Result<BTreeSet<String>, Failure> {
+    Ok(run(room, "nft list ruleset")?.split("table ").map(str::to_owned).collect())
+}
+
+/// After `line` the rules are as before, and DEL finds those that were made again.
 fn rules_are_repaired(what: &str, line: &str) -> Outcome {
     let cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
-    attach_with_rules(&cluster)?;
+    let detach = attach_with_rules(&cluster)?;
     let room = cluster.world.host(1)?;
-    let before = run(room, "nft list ruleset")?;
-    assert!(before.contains("masquerade"), "{before}");
+    let before = tables(room)?;
+    assert!(before.iter().any(|table| table.contains("masquerade")), "{before:?}");
     run(room, line)?;
     repaired(what, || {
-        let now = run(room, "nft list ruleset")?;
-        Ok((now != before).then_some(now))
-    })
+        let now = tables(room)?;
+        Ok((now != before).then(|| format!("{now:?}")))
+    })?;
+    detach()?;
+    let left = run(room, "nft list ruleset")?;
+    assert!(!left.contains("ruled"), "{left}");
+    Ok(())
 }
 
 pub fn a_flushed_ruleset() -> Outcome {

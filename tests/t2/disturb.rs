@@ -26,9 +26,14 @@ const QUIET: Duration = Duration::from_millis(700);
 
 /// A cluster that works and rests, with pods; host 1's daemon answers probes.
 pub fn cluster(topology: Topology, mode: Mode, dual_stack: bool) -> Result<Cluster, Failure> {
-    let spec = Spec { topology, mode, dual_stack, outlive: false };
+    cluster_with(Spec { topology, mode, dual_stack, outlive: false }, &[])
+}
+
+/// The same; host 1's daemon has more flags.
+pub fn cluster_with(spec: Spec, flags: &[&str]) -> Result<Cluster, Failure> {
+    let mode = spec.mode;
     let mut cluster = Cluster::prepare(spec, &harness::executables()?)?;
-    start_first(&mut cluster, &[])?;
+    start_first(&mut cluster, flags)?;
     cluster.start_daemons()?;
     cluster.wait_ready()?;
     cluster.attach_pods()?;

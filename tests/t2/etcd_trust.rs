@@ -163,7 +163,7 @@ pub fn a_token_is_renewed() -> Outcome {
     for (options, words) in [
         (login(&lab, "flannel", "hunter3")?, "log in as flannel: etcdserver: authentication failed"),
         (login(&lab, "nobody", "hunter2")?, "permission denied (the user's role needs"),
-        (nobody, "user name is empty (etcd asks for a user: --etcd-username"),
+        (nobody, "user name is empty (etcd requires a login: set --etcd-username"),
     ] {
         with_store(&lab.world, options, async |store| {
             let view = store.until("an error", |view| view.health.error.is_some()).await?;

@@ -10,6 +10,7 @@ use tests::harness::{self, Environment, Outcome, Test};
 use tests::need::Need;
 
 mod attachments;
+mod attachments_left;
 mod claims;
 mod daemonless;
 mod disturb;
@@ -167,12 +168,19 @@ static TESTS: &[Test] = &[
     test!(attachments::a_bridge_that_is_down, IP),
     test!(attachments::a_bridge_without_its_address, IP),
     test!(attachments::a_bridge_with_another_mac, IP),
+    test!(attachments::a_bridge_that_does_not_forward),
     test!(attachments::a_port_that_is_unplugged, IP),
     test!(attachments::a_port_that_is_down, IP),
     test!(attachments::a_port_without_hairpin, IP, BRIDGE),
     test!(attachments::a_port_that_is_isolated, IP, BRIDGE),
     test!(attachments::a_flushed_ruleset, IP, NFT),
     test!(attachments::a_deleted_masquerade_table, IP, NFT),
+    test!(attachments_left::a_link_to_a_pod_that_is_gone_is_reported, IP),
+    test!(attachments_left::a_detached_pod_is_not_reported),
+    test!(attachments_left::an_exempted_attachment_is_left_alone, IP),
+    test!(attachments_left::without_the_flag_nothing_is_repaired, IP),
+    test!(attachments_left::a_record_in_use_is_waited_for, IP),
+    test!(attachments_left::the_sixth_repair_in_a_minute_waits, IP),
     test!(claims::one_that_holds_the_gateways_address, IP),
     test!(claims::one_that_holds_a_dns_servers_address),
     test!(claims::one_that_holds_the_stores_address, IP, ETCD, ETCDCTL),
@@ -271,7 +279,7 @@ fn main() -> ExitCode {
     let environment = Environment {
         tier: "t2",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
-        cargo: std::env::var_os("CARGO"),
+        cargo: std::env::var_os("CARGO").filter(|_| std::env::var_os("PREBUILT").is_none()),
     };
     harness::main(TESTS, &environment)
 }

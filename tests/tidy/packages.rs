@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["overlay"]),
     ("plugins", &["attachment", "cni", "gojson", "kernel", "overlay"]),
     ("lab", &["cni", "kernel", "overlay"]),
-    ("flanneld", &["gojson", "kernel", "overlay", "store", LAB_OF_TESTS]),
+    ("flanneld", &["attachment", "gojson", "kernel", "overlay", "store", LAB_OF_TESTS]),
     ("flannelctl", &["cni", "kernel", "lab", "overlay", "store"]),
     ("floor", &[]),
     (

@@ -77,6 +77,13 @@ impl Carrier {
 }
 
 impl Facts {
+    /// No fact: nothing depends on the underlay.
+    pub fn none() -> Self {
+        // no underlay is this link
+        let chosen = Chosen { dev: IfName::new("lo").ok(), ..Chosen::default() };
+        Self { chosen, ..Self::default() }
+    }
+
     /// The facts in `survey`, from which the underlay was `chosen`. `ours` are our devices. `named` selects the foreign
     /// routes that the status names.
     pub fn new(chosen: Chosen, ours: &[IfName], named: Named, survey: &Survey) -> Self {

@@ -33,6 +33,8 @@ pub struct Options {
     pub health: Option<SocketAddr>,
     /// Whether a blackhole route drops packets to addresses of this host's subnet that no pod has.
     pub blackhole_route: bool,
+    /// Whether the objects that plugins made for pods are repaired.
+    pub heal_attachments: bool,
     /// klog's verbosity: 0 logs changes, 1 each step, 4 everything.
     pub verbosity: i32,
     /// The format of log lines.
@@ -119,6 +121,10 @@ struct Raw {
     /// Drop packets to addresses of this host's subnet that no pod has (blackhole route)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false)]
     ip_blackhole_route: bool,
+    /// Repair bridge, ports and packet rules of this host's pods if another program changes them; the file
+    /// /run/cni-attachments/NETWORK/quarantine/ID@IF exempts one attachment
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
+    heal_attachments: bool,
     /// Accepted for upstream's unit files; has no effect
     #[arg(long, hide = true)]
     vmodule: Option<String>,
@@ -218,6 +224,7 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
             .filter(|port| *port > 0)
             .map(|port| SocketAddr::new(raw.healthz_ip, port)),
         blackhole_route: raw.ip_blackhole_route,
+        heal_attachments: raw.heal_attachments,
         verbosity: raw.v,
         log_format: raw.log_format,
         wireguard_key_file: crate::overlay::KEY_FILE.into(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use ipnetwork::IpNetwork;
 
 use crate::metrics::PeerCounts;
-use overlay::status::{Peer, Peers, Rejected, Status};
+use overlay::status::{Attachments, Peer, Peers, Rejected, Status};
 
 /// The peers that have changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +57,7 @@ impl Contents {
         let before = std::mem::take(&mut self.status.rejected);
         let other = rejected.as_ref().is_some_and(|rejected| *rejected != before);
         now.rejected = rejected.unwrap_or(before);
+        now.attachments = self.status.attachments.take();
         let mut news = fresh || other || !says_the_same(&self.status, head);
         news |= self.take_peers(&mut now.peers, peers, head.last_reconcile.as_deref().unwrap_or_default());
         self.status = now;
@@ -109,6 +110,12 @@ impl Contents {
     /// The number of peers.
     pub fn peers(&self) -> usize {
         self.status.peers.len()
+    }
+
+    /// Sets the state of this host's attachments.
+    pub fn set_attachments(&mut self, attachments: Attachments) {
+        self.unwritten |= self.status.attachments.as_ref() != Some(&attachments);
+        self.status.attachments = Some(attachments);
     }
 
     /// The content of subnet.env; `None` before it is known.
@@ -165,9 +172,10 @@ impl Contents {
     }
 }
 
-/// Whether the two differ only in their time, the udp backend's counters, and the lists.
+/// Whether the two differ only in their time and the udp backend's counters. `status` is without what comes apart from a
+/// pass, as `head` is.
 fn says_the_same(status: &Status, head: &Status) -> bool {
     let Status { last_reconcile, udp, drift, .. } = status.clone();
-    let (peers, rejected) = Default::default();
-    *status == Status { peers, rejected, last_reconcile, udp, drift, ..head.clone() }
+    let (peers, rejected, attachments) = Default::default();
+    *status == Status { peers, rejected, last_reconcile, udp, drift, attachments, ..head.clone() }
 }

@@ -21,7 +21,7 @@ use crate::health::Readiness;
 use crate::metrics::Metrics;
 use crate::supervise::{Ended, Task};
 use crate::systemd::Manager;
-use overlay::status::{Rejected, Status, path_beside};
+use overlay::status::{Attachments, Rejected, Status, path_beside};
 
 /// Readiness: the CNI plugin can read subnet.env.
 pub const SUBNET_FILE: &str = "subnet file";
@@ -97,6 +97,12 @@ impl Report {
         contents.passed(head, peers, rejected, fresh);
         self.metrics.count(contents.counts(), contents.rejected());
         drop(contents);
+        self.shared.changed.notify_one();
+    }
+
+    /// The state of this host's attachments.
+    pub fn attachments(&self, attachments: &Attachments) {
+        self.shared.lock().set_attachments(attachments.clone());
         self.shared.changed.notify_one();
     }
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::pace::{Repairs, next_status};
+use super::pace::next_status;
 use super::watch::{Fingerprint, Watch};
 use super::{SUBNET_FILE, Settings, Shared};
+use crate::repairs::Repairs;
 use overlay::status::path_beside;
 use store::backoff::Backoff;
 use store::files::{self, FileError};

@@ -52,6 +52,21 @@ fn only_news_is_written() {
 }
 
 #[test]
+fn attachments_outlive_a_pass() {
+    let mut contents = Contents::default();
+    contents.passed(&head("one"), PeerChanges::default(), None, false);
+    assert_eq!(read(&mut contents).attachments, None);
+    let attachments = Attachments { count: 2, ..Attachments::default() };
+    contents.set_attachments(attachments.clone());
+    assert!(contents.is_unwritten());
+    assert_eq!(read(&mut contents).attachments, Some(attachments.clone()));
+    contents.passed(&head("two"), PeerChanges::default(), None, false);
+    contents.set_attachments(attachments.clone());
+    assert!(!contents.is_unwritten(), "nothing is new");
+    assert_eq!(read(&mut contents).attachments, Some(attachments));
+}
+
+#[test]
 fn a_peer_is_as_old_as_its_last_change() {
     let mut contents = Contents::default();
     let all = vec![peer("10.5.2.0/24", Reach::Direct), peer("10.5.10.0/24", Reach::Through(vxlan::TUNNEL))];

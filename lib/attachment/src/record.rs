@@ -3,6 +3,8 @@
 //! The record is the file `/run/cni-attachments/NETWORK/ID@IF`, one line of JSON. ADD and DEL of the attachment hold
 //! the file's lock. The file is written in one call, so that a killed program leaves either the old or the new content.
 
+mod links;
+
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
@@ -11,6 +13,8 @@ use std::path::{Path, PathBuf};
 use kernel::nft::{NftFamily, RuleHandle, TableKey};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
+
+pub use links::{HostLink, MADE, PodLink, SharedLink, VlanRecord};
 
 use crate::{Key, is_absent};
 
@@ -42,72 +46,12 @@ pub struct Record {
     /// The `type` of the IPAM plugin that ADD called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipam: Option<String>,
+    /// The links that the attachment needs and shares with others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<SharedLink>,
     /// The rules in chains that others also use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<RuleRecord>,
-}
-
-/// The host's link that leads to the pod.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct HostLink {
-    /// The link's name. Another link may have it by now.
-    pub name: String,
-    /// The link's MAC address, chosen at random. A link of this name with another MAC does not belong to the
-    /// attachment.
-    pub mac: String,
-    /// The link's index; 0 if it is not known yet.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub index: u32,
-    /// The link's kind as `ip link` prints it, such as `veth`.
-    pub kind: String,
-    /// The bridge whose port the link is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub master: Option<String>,
-    /// Whether a frame may leave the bridge through the port by which it arrived.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub hairpin: bool,
-    /// Whether the port cannot reach other isolated ports.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub isolated: bool,
-    /// The VLANs that the port carries.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub vlans: Vec<VlanRecord>,
-}
-
-/// A VLAN of a bridge port.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct VlanRecord {
-    /// The VLAN ID, 1 to 4094.
-    pub id: u16,
-    /// Whether untagged frames that arrive belong to this VLAN.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub pvid: bool,
-    /// Whether its frames leave untagged.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub untagged: bool,
-}
-
-/// The pod's interface.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PodLink {
-    /// The interface's name, CNI_IFNAME.
-    pub name: String,
-    /// The MAC address that ADD set.
-    pub mac: String,
-    /// The addresses that ADD set, with their prefix lengths.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<String>,
-    /// The path of the pod's namespace, if no host link leads to it. Another namespace may be there by now.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub netns: String,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 /// A rule of nf_tables.
@@ -169,7 +113,7 @@ pub struct Locked {
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} the record {path}: {cause}")]
 pub struct RecordError {
-    /// The operation: `lock`, `write`, `delete`, `list`.
+    /// The operation: `lock`, `read`, `write`, `delete`, `list`.
     pub doing: &'static str,
     /// The record's file.
     pub path: PathBuf,
@@ -230,6 +174,19 @@ impl Locked {
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(cause) => Err(failed(cause.into())),
             Ok(()) => Self::read(file, &path).map_err(failed),
+        }
+    }
+
+    /// What a record says, read without its lock: whoever holds that may be about to change it. `None`: there is none.
+    ///
+    /// # Errors
+    /// As [`Locked::existing`].
+    pub fn glance(directory: &Path, key: Key<'_>) -> Result<Option<Record>, RecordError> {
+        let path = path(directory, key);
+        let failed = |cause| RecordError { doing: "read", path: path.clone(), cause };
+        match open(&path, OFlags::empty()) {
+            Err(cause) if is_absent(&cause) => Ok(None),
+            file => Ok(file.and_then(|file| Self::read(file, &path)).map_err(failed)?.and_then(|read| read.record)),
         }
     }
 
@@ -295,22 +252,52 @@ impl Locked {
     }
 }
 
+/// The folder beside a network's records for an operator's files `ID@IF`, of any content. Such a file exempts the
+/// attachment from repair.
+pub const QUARANTINE: &str = "quarantine";
+
 /// The attachments of `network` that have a record below `directory`: container ID and interface of each.
 ///
 /// # Errors
 /// The file system refused an operation. Other files are skipped.
 pub fn list(directory: &Path, network: &str) -> Result<Vec<(String, String)>, RecordError> {
-    let path = directory.join(network);
-    let failed = |cause| RecordError { doing: "list", path: path.clone(), cause };
-    let entries = match std::fs::read_dir(&path) {
+    named(&directory.join(network))
+}
+
+/// The attachments of `network` that an operator has exempted from repair.
+///
+/// # Errors
+/// As [`list`].
+pub fn quarantined(directory: &Path, network: &str) -> Result<Vec<(String, String)>, RecordError> {
+    named(&directory.join(network).join(QUARANTINE))
+}
+
+/// The networks that have a folder for records below `directory`.
+///
+/// # Errors
+/// What the file system refuses.
+pub fn networks(directory: &Path) -> Result<Vec<String>, RecordError> {
+    names(directory)
+}
+
+fn named(folder: &Path) -> Result<Vec<(String, String)>, RecordError> {
+    Ok(names(folder)?.iter().filter_map(|name| parse_name(name)).collect())
+}
+
+/// Container and interface of a record's file name, `ID@IF`.
+pub fn parse_name(name: &str) -> Option<(String, String)> {
+    name.split_once('@').map(|(container, ifname)| (container.to_owned(), ifname.to_owned()))
+}
+
+fn names(folder: &Path) -> Result<Vec<String>, RecordError> {
+    let failed = |cause| RecordError { doing: "list", path: folder.to_owned(), cause };
+    let entries = match std::fs::read_dir(folder) {
         Err(cause) if is_absent(&cause) => return Ok(Vec::new()),
         entries => entries.map_err(failed)?,
     };
     let mut found = Vec::new();
     for entry in entries {
-        let name = entry.map_err(failed)?.file_name().into_string();
-        let parts = name.as_deref().ok().and_then(|name| name.split_once('@'));
-        found.extend(parts.map(|(container, ifname)| (container.to_owned(), ifname.to_owned())));
+        found.extend(entry.map_err(failed)?.file_name().into_string());
     }
     Ok(found)
 }

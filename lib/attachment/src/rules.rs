@@ -35,6 +35,33 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// What the attachment wants of its table, and which part of the table that is.
+    pub fn desired(&self) -> (State, Scope) {
+        (self.state(self.wanted.clone()), self.scope(self.chains.clone()))
+    }
+
+    /// The chains that the attachment's rules are in.
+    pub fn chains(&self) -> &BTreeMap<String, NftChainScope> {
+        &self.chains
+    }
+
+    /// How many rules the attachment has in chains that others use too.
+    fn own(&self) -> usize {
+        self.among_others().map(|(name, _)| self.wanted.chains.get(name).map_or(0, |chain| chain.rules.len())).sum()
+    }
+
+    /// Makes the rules as they are desired. The handles of those that were added to chains that others use too: all, where
+    /// there was none.
+    ///
+    /// # Errors
+    /// What the kernel refuses, and chains of these names that are something else.
+    pub fn repair(&self, kernel: &mut Kernel) -> Result<Repaired, Failure> {
+        let (state, scope) = self.desired();
+        let outcome = kernel.converge(&state, &scope, None)?.ok()?;
+        let handles = self.shared_handles(outcome.handles);
+        Ok(Repaired { steps: outcome.done.len(), all: handles.len() == self.own(), handles })
+    }
+
     fn state(&self, table: NftTable) -> State {
         State { nft: [(self.table.clone(), table)].into(), ..State::default() }
     }
@@ -126,9 +153,7 @@ impl Rules {
     /// Deletes the rules by their recorded handles. Returns false, and deletes nothing, if the record is incomplete or
     /// a handle names another rule.
     fn remove_recorded(&self, kernel: &mut Kernel, recorded: &[RuleHandle]) -> Result<bool, KernelError> {
-        let counted =
-            self.among_others().map(|(name, _)| self.wanted.chains.get(name).map_or(0, |c| c.rules.len())).sum();
-        if recorded.is_empty() || recorded.len() < std::cmp::max::<usize>(1, counted) {
+        if recorded.is_empty() || recorded.len() < self.own() {
             return Ok(false);
         }
         let what = || format!("delete the rules of an attachment in table {}", self.table);
@@ -149,6 +174,17 @@ impl Rules {
         let conflicts = plan.conflicts.iter().map(ToString::to_string);
         Ok(conflicts.chain(plan.steps.iter().map(ToString::to_string)).collect())
     }
+}
+
+/// The outcome of [`Rules::repair`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// The number of changes; 0 if nothing was wrong.
+    pub steps: usize,
+    /// The rules that were added to chains that others also use.
+    pub handles: Vec<RuleHandle>,
+    /// Whether `handles` are all rules of the attachment in such chains.
+    pub all: bool,
 }
 
 /// The state of the chains that all attachments share.

@@ -41,6 +41,8 @@ struct Adding<'a, I: Interface> {
     locked: Locked,
     /// What was made so far.
     record: Record,
+    /// The attachment's port carries the VLANs that are desired, and no others.
+    only_vlans: bool,
     extent: Extent,
 }
 
@@ -58,7 +60,8 @@ pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, mut conf: I::
     let facts = Facts { found, netns: pod.netns().map(AsRawFd::as_raw_fd) };
     let locked = Locked::make(Path::new(DIRECTORY), traces::key(request)).map_err(Error::internal)?;
     let (record, extent) = (Record::begun(), Extent::Recorded);
-    let mut adding = Adding { plugin, request, conf, common, host, pod, facts, locked, record, extent };
+    let mut adding =
+        Adding { plugin, request, conf, common, host, pod, facts, locked, record, extent, only_vlans: false };
     adding.remove_left(&ifname)?;
     match catch_unwind(AssertUnwindSafe(|| adding.make(&ifname))) {
         Ok(Ok(reply)) => Ok(reply),
@@ -92,6 +95,7 @@ impl<I: Interface> Adding<'_, I> {
         };
         let result = self.plugin.complete(self.conf, ipam)?;
         let Settled { mut host, pod } = self.plugin.settle(self.conf, &ends, &result)?;
+        traces::add_gateways(&mut self.record.shared, &host);
         let last = self.configure_host(&ends, &mut host)?;
         self.configure_pod(&ends, &pod)?;
         self.add_rules(&ends, &result)?;
@@ -102,6 +106,8 @@ impl<I: Interface> Adding<'_, I> {
         if let Some(last) = last {
             self.replace(&last)?;
         }
+        let found = self.facts.found.as_ref().map(|found| &found.link);
+        traces::add_macs(&mut self.record.shared, &interfaces, found);
         self.commit(&ends, &host, &pod)?;
         Ok(AddResult { interfaces, ..result })
     }
@@ -126,6 +132,7 @@ impl<I: Interface> Adding<'_, I> {
     /// Writes down what is about to be made, with all that may come later.
     fn begin(&mut self, ends: &Ends, birth: &Birth) -> Result<(), Error> {
         (self.record.host, self.record.pod) = traces::links(self.request, ends, &birth.host);
+        self.record.shared = traces::shared(ends, &birth.host);
         let ipam = self.common.ipam.map(str::to_owned);
         self.locked.write(&Record { ipam, ..self.record.clone() }).map_err(Error::internal)
     }
@@ -182,6 +189,7 @@ impl<I: Interface> Adding<'_, I> {
     fn configure_host(&mut self, ends: &Ends, wanted: &mut State) -> Result<Option<Replacement>, Error> {
         let arranged = self.ask(ends, |plugin, conf, ground| plugin.arrange(conf, ground, wanted))?;
         let Arranged { known, read, scope, last } = arranged;
+        self.only_vlans = scope.vlans.contains(&ends.host);
         let assumed = Assumed { state: Cow::Owned(known), read };
         let outcome = self.host.converge(wanted, &scope, Some(assumed)).map_err(Error::internal)?;
         settled(&mut self.host, outcome).map_err(|error| self.plugin.refused(self.conf, None, error))?;
@@ -234,6 +242,7 @@ impl<I: Interface> Adding<'_, I> {
         let index = self.host.names().index(&ends.host);
         if let (Some(link), Some(index)) = (&mut self.record.host, index) {
             link.index = index.0;
+            link.only_vlans = self.only_vlans;
         }
         if let Some(link) = &mut self.record.pod {
             link.addresses = pod.addresses.keys().map(|key| key.net.to_string()).collect();

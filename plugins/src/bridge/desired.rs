@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 
+use attachment::record::MADE;
 use cni::error::Error;
 use cni::result::{AddResult, Interface, Route as CniRoute};
 use ipnetwork::IpNetwork;
@@ -15,12 +16,9 @@ use super::conf::{Conf, Gateway, Vlans};
 use crate::attach::{Ends, interface};
 use crate::pod;
 
-/// The alias of a bridge that this plugin made: one that has no pod any more takes the addresses of another subnet.
-pub const ALIAS: &str = "made by the CNI bridge plugin";
-
 /// Whether this plugin made the bridge.
 pub fn is_ours(bridge: &Link) -> bool {
-    bridge.alias.as_deref() == Some(ALIAS)
+    bridge.alias.as_deref() == Some(MADE)
 }
 
 /// The bridge as it is, if it is one.
@@ -105,7 +103,7 @@ pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State
         promisc: conf.promisc.then_some(true),
         mac: new.then_some(ends.shared_mac),
         mtu: conf.mtu.filter(|_| new),
-        alias: new.then(|| ALIAS.to_owned()),
+        alias: new.then(|| MADE.to_owned()),
         ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering: conf.vlans.is_some() }))
     };
     state.links.insert(conf.bridge.clone(), bridge);

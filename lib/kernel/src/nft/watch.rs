@@ -1,6 +1,7 @@
 //! Announcements of nf_tables: which of our tables were changed.
 
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -45,7 +46,7 @@ impl NftWatch {
         let end = Instant::now() + patience;
         loop {
             let now = Instant::now();
-            let until = match self.rests_until().filter(|_| self.lost) {
+            let until = match self.rest() {
                 // the kernel drops what is announced meanwhile, which costs nothing
                 Some(until) if until > now => until,
                 _ => {
@@ -65,6 +66,20 @@ impl NftWatch {
 
     fn rests_until(&self) -> Option<Instant> {
         self.reported.map(|reported| reported + REST)
+    }
+
+    /// The watched tables that have changed since the last call, or may have. Does not wait: for callers that wait for
+    /// the socket themselves, and not before [`NftWatch::rest`].
+    ///
+    /// # Errors
+    /// The kernel refused an operation. Lost announcements are no error.
+    pub fn changed(&mut self) -> Result<BTreeSet<TableKey>, NftError> {
+        self.take(Instant::now())
+    }
+
+    /// After announcements were lost: the time before which reading them has no use.
+    pub fn rest(&self) -> Option<Instant> {
+        self.rests_until().filter(|_| self.lost)
     }
 
     /// Reads the announcements that are ready. Returns the watched tables that changed.
@@ -99,6 +114,12 @@ impl NftWatch {
                 Err(KernelError::new("wait for nf_tables' announcements", Errno(errno.raw_os_error())).into())
             }
         }
+    }
+}
+
+impl AsFd for NftWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.client.as_fd()
     }
 }
 

@@ -1,0 +1,304 @@
+//! The attachments controller repairs what plugins made on this host for pods when another program has changed it.
+//!
+//! The records of attachments describe the objects ([`plan`]). The controller checks them for five reasons: the
+//! kernel announced a change to one of these links, another program changed an nf_tables table with such rules, a
+//! record changed, this host got other subnets, or ten minutes passed. It has its own sockets and its own kernel
+//! thread, and shares no object with another controller.
+
+mod folders;
+pub mod plan;
+pub mod records;
+mod rules;
+mod status;
+mod work;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use attachment::record::DIRECTORY;
+use kernel::Kernel;
+use kernel::message::link::SeenLink;
+use kernel::state::State;
+use kernel::types::IfName;
+use overlay::lease::Subnets;
+use overlay::status::Attachments;
+use store::backoff::Backoff;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use self::folders::Folders;
+use self::plan::{Facts, History, Plan, plan};
+use self::records::{Records, Stale};
+use self::rules::RulesWatch;
+use self::work::{Done, Look, execute};
+use crate::events::facts::Facts as Underlay;
+use crate::events::{Events, Interest};
+use crate::kernel_thread::{KernelThread, ThreadError};
+use crate::metrics::Metrics;
+use crate::report::Report;
+use crate::supervise::{Ended, Task};
+
+/// Every change should be announced. If one is not, it is found after this time.
+const AUDIT: Duration = Duration::from_secs(600);
+
+/// The pause between two checks, so that a burst of announcements leads to one check.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// The same after a change of packet rules: every ADD and DEL of a pod with rules announces one.
+const RULES_QUIET: Duration = Duration::from_millis(50);
+
+/// The delay after a change of a record: the ADD or DEL has left the host in order, so there is no hurry.
+const LEISURE: Duration = Duration::from_millis(500);
+
+/// The delay when another process works on an attachment that must be checked.
+const BUSY: Duration = Duration::from_millis(100);
+
+/// Why the controller cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The kernel thread cannot start.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
+    /// The kernel's announcements cannot be received.
+    #[error("listen to the kernel: {0}")]
+    Listen(#[source] io::Error),
+    /// The records cannot be watched.
+    #[error("watch {DIRECTORY}: {0}")]
+    Records(#[source] io::Error),
+}
+
+/// What the controller needs.
+pub struct Parts {
+    /// This host's subnets. Only attachments with addresses in them are repaired.
+    pub subnets: watch::Receiver<Subnets>,
+    /// Receives the state of the attachments.
+    pub report: Report,
+    /// Counts repairs.
+    pub metrics: Metrics,
+}
+
+/// The controller. Dropping it ends its task.
+#[derive(Debug)]
+pub struct Controller {
+    task: Task,
+}
+
+impl Controller {
+    /// Starts the controller in the network namespace of this thread. It does nothing until it knows this host's
+    /// subnets. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel refuses something.
+    pub fn start(parts: Parts) -> Result<Self, StartError> {
+        let events = Events::listen().map_err(StartError::Listen)?;
+        let directory = Path::new(DIRECTORY);
+        let folders = Folders::watch(directory).map_err(StartError::Records)?;
+        let kernel = KernelThread::start()?;
+        let status = Attachments::default();
+        parts.report.attachments(&status);
+        let work = Loop {
+            kernel,
+            events,
+            folders,
+            rules: RulesWatch::open(),
+            records: Records::new(directory),
+            stale: Stale::All,
+            links: BTreeMap::new(),
+            next: Look::all(),
+            desired: Arc::default(),
+            history: History::default(),
+            retry: Backoff::default(),
+            parts,
+            status,
+        };
+        Ok(Self { task: Task::spawn("the attachments controller", work.run()) })
+    }
+
+    /// Waits until the controller has ended. Cancel-safe.
+    pub async fn ended(&mut self) -> Ended {
+        self.task.ended().await
+    }
+}
+
+/// Everything that outlives a check.
+struct Loop {
+    kernel: KernelThread,
+    events: Events,
+    folders: Folders,
+    rules: RulesWatch,
+    records: Records,
+    stale: Stale,
+    /// All links, as last read.
+    links: BTreeMap<IfName, SeenLink>,
+    next: Look,
+    /// The desired state of the links.
+    desired: Arc<State>,
+    history: History,
+    retry: Backoff,
+    parts: Parts,
+    /// The last report.
+    status: Attachments,
+}
+
+impl Loop {
+    /// Runs until a part that it needs has ended.
+    async fn run(mut self) {
+        loop {
+            let due = match self.look().await {
+                Ok(due) => due,
+                Err(Trouble::Ended(error)) => {
+                    tracing::error!(%error, "the attachments controller cannot go on");
+                    return;
+                }
+                Err(Trouble::Refused(error)) => {
+                    let wait = self.retry.next();
+                    tracing::warn!(error, retry_ms = wait.as_millis() as u64, "cannot check the attachments");
+                    (self.stale, self.next) = (Stale::All, Look::all());
+                    Instant::now() + wait
+                }
+            };
+            if let Err(error) = self.wait(due).await {
+                tracing::error!(error, "the attachments controller cannot go on");
+                return;
+            }
+        }
+    }
+
+    /// Waits for a reason to check.
+    async fn wait(&mut self, mut due: Instant) -> Result<(), String> {
+        let last = Instant::now();
+        let quiet = loop {
+            tokio::select! {
+                news = self.events.news() => {
+                    news.map_err(|ended| ended.to_string())?;
+                    self.next.links = true;
+                    break QUIET;
+                }
+                changed = self.rules.changed() => {
+                    changed.map_err(|error| error.to_string())?;
+                    self.next.rules = true;
+                    break RULES_QUIET;
+                }
+                stale = self.folders.changed() => {
+                    self.stale.extend(stale.map_err(|error| error.to_string())?);
+                    due = due.min(Instant::now() + LEISURE);
+                }
+                changed = self.parts.subnets.changed() => {
+                    changed.map_err(|error| error.to_string())?;
+                    self.next = Look::all();
+                    break QUIET;
+                }
+                () = tokio::time::sleep_until(due) => {
+                    self.next = Look::all();
+                    break QUIET;
+                }
+            }
+        };
+        tokio::time::sleep_until(last + quiet).await;
+        Ok(())
+    }
+
+    /// Checks and repairs. Returns when to check again at the latest.
+    async fn look(&mut self) -> Result<Instant, Trouble> {
+        let look = std::mem::take(&mut self.next);
+        let troubles = self.read(look).await?;
+        let subnets = *self.parts.subnets.borrow_and_update();
+        let facts = Facts { records: &self.records, links: &self.links, subnets, now: Instant::now() };
+        let plan = Arc::new(plan(&facts, &mut self.history));
+        let links = plan.links();
+        self.desired = Arc::new(links.state);
+        self.events.set_interest(Interest {
+            desired: Some(Arc::downgrade(&self.desired)),
+            scope: Arc::new(links.scope),
+            facts: Arc::new(Underlay::none()),
+        });
+        let done = self.execute(plan.clone(), look).await?;
+        self.learn(&plan, &done, &troubles);
+        Ok(self.due(&plan, &done))
+    }
+
+    /// Reads the stale records and the host's links. Returns the records that cannot be read.
+    async fn read(&mut self, look: Look) -> Result<Vec<String>, Trouble> {
+        let nothing = Records::new(self.records.directory());
+        let (stale, mut records) = (std::mem::take(&mut self.stale), std::mem::replace(&mut self.records, nothing));
+        if look.links {
+            self.events.survey_begins();
+        }
+        let read = move |kernel: &mut Kernel| {
+            let troubles = records.read(&stale);
+            (records, troubles, look.links.then(|| kernel.links()))
+        };
+        let (records, troubles, links) = self.kernel.call(read).await?;
+        self.records = records;
+        if let Some(links) = links {
+            let links = links.map_err(|error| Trouble::Refused(error.to_string()))?;
+            self.events.survey_ends(&links);
+            self.links = links.into_iter().map(|link| (link.name.clone(), link)).collect();
+        }
+        Ok(troubles)
+    }
+
+    async fn execute(&mut self, plan: Arc<Plan>, look: Look) -> Result<Done, Trouble> {
+        let directory: PathBuf = self.records.directory().to_owned();
+        let done = self.kernel.call(move |kernel| execute(kernel, &plan, &directory, look)).await?;
+        done.map_err(|error| Trouble::Refused(error.to_string()))
+    }
+
+    fn learn(&mut self, plan: &Plan, done: &Done, troubles: &[String]) {
+        self.retry.reset();
+        for healed in &done.healed {
+            self.history.entry(healed.object.clone()).or_default().done(Instant::now());
+            self.parts.metrics.repaired_attachment(healed.kind);
+            tracing::warn!(
+                object = healed.object,
+                steps = healed.steps.join("; "),
+                "repaired an object that another program changed"
+            );
+        }
+        for (object, error) in &done.failed {
+            self.history.entry(object.clone()).or_default().done(Instant::now());
+            tracing::warn!(object, error, "cannot repair an object that another program changed");
+        }
+        self.report(plan, done, troubles);
+    }
+
+    fn report(&mut self, plan: &Plan, done: &Done, troubles: &[String]) {
+        let before = self.status.clone();
+        status::record(&mut self.status, plan, done, troubles);
+        for text in self.status.reported.iter().filter(|text| !before.reported.contains(text)) {
+            tracing::warn!("{text}");
+        }
+        if self.status != before {
+            self.parts.report.attachments(&self.status);
+        }
+    }
+
+    fn due(&self, plan: &Plan, done: &Done) -> Instant {
+        let now = Instant::now();
+        let audit = now + AUDIT;
+        let busy = done.busy.then_some(now + BUSY);
+        // A failed repair is retried as often as any object may be repaired.
+        let failed = (!done.failed.is_empty()).then_some(now + LEISURE);
+        [busy, failed, plan.look_again].into_iter().flatten().fold(audit, Instant::min)
+    }
+}
+
+/// Why a check failed.
+enum Trouble {
+    /// The controller must end.
+    Ended(ThreadError),
+    /// Try again later.
+    Refused(String),
+}
+
+impl From<ThreadError> for Trouble {
+    fn from(error: ThreadError) -> Self {
+        Self::Ended(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,333 @@
+//! Derives the desired objects from the records of attachments. Pure.
+//!
+//! A record describes what ADD made: the pod's port on a bridge, the bridge, packet rules. All of that is desired as
+//! long as the record exists. The link to the pod itself is not: only a new ADD can make it, so its absence is
+//! reported.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use attachment::record::{HostLink, MADE, Record, SharedLink};
+use attachment::rules::{Rules, macspoof, masquerade};
+use ipnetwork::IpNetwork;
+use kernel::message::link::SeenLink;
+use kernel::state::{Birth, Bridge, Link, LinkKind, Port, Scope, State, Vlan, VlanKey};
+use kernel::types::{IfName, Mac, Mtu, VlanId};
+use overlay::lease::Subnets;
+use tokio::time::Instant;
+
+use super::records::{Name, Records};
+use crate::repairs::Repairs;
+
+/// The desired state of one link, and of the objects on it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Object {
+    /// The objects.
+    pub state: State,
+    /// Which of the kernel's objects to compare with them.
+    pub scope: Scope,
+    /// The attachments that need it. During a repair one of them must not be in use.
+    pub owners: Vec<Name>,
+}
+
+/// The packet rules of one attachment in one table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ruled {
+    /// The attachment.
+    pub owner: Name,
+    /// The rules.
+    pub rules: Rules,
+}
+
+/// A problem that this controller cannot or must not repair.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Finding {
+    /// The link to a pod is gone.
+    Gone(Name, String),
+    /// A bridge that no plugin made is missing.
+    NoBridge(String),
+    /// Another program keeps changing the object, so repairs of it pause.
+    Rests(String),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone(name, link) => {
+                write!(f, "{link}, which leads to the pod of {name}, is gone: recreate the pod")
+            }
+            Self::NoBridge(link) => write!(f, "{link}, which pods are attached to, is gone, and no plugin made it"),
+            Self::Rests(object) => {
+                write!(f, "{object} was repaired five times within a minute: another program keeps changing it")
+            }
+        }
+    }
+}
+
+/// The objects to check, and the problems that are known without a check.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// Links that attachments share. They come first, because a port needs its bridge.
+    pub shared: BTreeMap<IfName, Object>,
+    /// The ports of pods.
+    pub ports: BTreeMap<IfName, Object>,
+    /// Packet rules.
+    pub rules: Vec<Ruled>,
+    /// The problems.
+    pub findings: BTreeSet<Finding>,
+    /// The number of attachments.
+    pub count: usize,
+    /// The exempted attachments.
+    pub exempted: Vec<Name>,
+    /// When repairs of a paused object resume.
+    pub look_again: Option<Instant>,
+}
+
+/// The facts that a plan depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The records.
+    pub records: &'a Records,
+    /// The host's links, by name.
+    pub links: &'a BTreeMap<IfName, SeenLink>,
+    /// This host's subnets. Attachments with addresses elsewhere do not belong to this daemon.
+    pub subnets: Subnets,
+    /// The current time.
+    pub now: Instant,
+}
+
+/// Recent repairs by object: a link's name, or `rules of NETWORK/ID@IF`.
+pub type History = BTreeMap<String, Repairs>;
+
+impl Ruled {
+    /// The name of the rules in a report.
+    pub fn label(&self) -> String {
+        format!("rules of {} in table {}", self.owner, self.rules.table)
+    }
+}
+
+impl Plan {
+    /// The desired state of all links, to compare announcements with.
+    pub fn links(&self) -> Object {
+        let mut all = Object::merge(self.shared.values().chain(self.ports.values()));
+        // an address that another program added to a bridge is no reason for a check
+        all.scope.addresses.clear();
+        all
+    }
+}
+
+impl Object {
+    /// Merges several objects into one.
+    pub fn merge<'a>(objects: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut all = Self::default();
+        for object in objects {
+            all.state.extend(object.state.clone());
+            let Scope { read_links, addresses, vlans, sysctls, keep, .. } = &object.scope;
+            all.scope.read_links.extend(read_links.iter().cloned());
+            all.scope.addresses.extend(addresses.iter().cloned());
+            all.scope.vlans.extend(vlans.iter().cloned());
+            all.scope.sysctls.extend(sysctls.iter().cloned());
+            all.scope.keep |= keep;
+        }
+        all
+    }
+}
+
+/// Makes the plan. `history` knows which objects were repaired too often.
+pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
+    let mut plan = Plan::default();
+    let mut bridges: BTreeMap<IfName, Shared<'_>> = BTreeMap::new();
+    for (name, record) in facts.records.committed().filter(|(_, record)| is_here(record, facts.subnets)) {
+        if facts.records.is_exempted(name) {
+            plan.exempted.push(name.clone());
+            continue;
+        }
+        plan.count += 1;
+        for link in &record.shared {
+            if let Ok(dev) = IfName::new(&link.name) {
+                bridges.entry(dev).or_default().add(name, link);
+            }
+        }
+        plan.rules.extend(rules(name, record));
+    }
+    for (dev, shared) in bridges {
+        plan.add_shared(facts, dev, &shared);
+    }
+    for (name, record) in facts.records.committed().filter(|(_, record)| is_here(record, facts.subnets)) {
+        if let (Some(end), false) = (&record.host, facts.records.is_exempted(name)) {
+            plan.add_port(facts, name, end);
+        }
+    }
+    plan.leave_resting(facts.now, history);
+    plan
+}
+
+/// Whether the attachment's addresses are in this host's subnets.
+fn is_here(record: &Record, subnets: Subnets) -> bool {
+    let addresses =
+        || record.pod.iter().flat_map(|pod| &pod.addresses).filter_map(|text| text.parse::<IpNetwork>().ok());
+    let inside = |net: IpNetwork| subnets.iter().any(|subnet| subnet.contains(net.ip()));
+    addresses().next().is_some() && addresses().all(inside)
+}
+
+fn rules(name: &Name, record: &Record) -> Vec<Ruled> {
+    let pod = record.pod.as_ref();
+    let mut all = Vec::new();
+    if !record.rules_of(&masquerade::table()).is_empty() {
+        let nets: Vec<IpNetwork> =
+            pod.iter().flat_map(|pod| &pod.addresses).filter_map(|net| net.parse().ok()).collect();
+        all.push(masquerade::rules(name.key(), &nets));
+    }
+    let ends = record.host.as_ref().and_then(|host| Some((IfName::new(&host.name).ok()?, pod?.mac.parse().ok()?)));
+    if let (false, Some((host, mac))) = (record.rules_of(&macspoof::table()).is_empty(), ends) {
+        all.push(macspoof::rules(name.key(), Some((&host, mac))));
+    }
+    all.into_iter().map(|rules| Ruled { owner: name.clone(), rules }).collect()
+}
+
+/// What the records say about one shared link.
+#[derive(Default)]
+struct Shared<'a> {
+    owners: Vec<Name>,
+    links: Vec<&'a SharedLink>,
+}
+
+impl<'a> Shared<'a> {
+    fn add(&mut self, owner: &Name, link: &'a SharedLink) {
+        self.owners.push(owner.clone());
+        self.links.push(link);
+    }
+
+    fn is_bridge(&self) -> bool {
+        self.links.iter().any(|link| link.kind == "bridge")
+    }
+
+    /// Whether a plugin made it.
+    fn is_made(&self) -> bool {
+        self.links.iter().any(|link| link.made)
+    }
+
+    /// The MAC address that all records agree on. If they differ, another program changed it while nobody repaired
+    /// it.
+    fn mac(&self) -> Option<Mac> {
+        let macs: BTreeSet<&str> =
+            self.links.iter().map(|link| link.mac.as_str()).filter(|mac| !mac.is_empty()).collect();
+        let mut macs = macs.into_iter();
+        macs.next().filter(|_| macs.next().is_none())?.parse().ok()
+    }
+
+    fn addresses(&self) -> BTreeSet<IpNetwork> {
+        self.links.iter().flat_map(|link| &link.addresses).filter_map(|net| net.parse().ok()).collect()
+    }
+
+    /// A new bridge, as a plugin makes it.
+    fn new_bridge(&self) -> Link {
+        let mtu = self.links.iter().map(|link| link.mtu).max().filter(|mtu| *mtu > 0);
+        let vlan_filtering = self.links.iter().any(|link| link.vlan_filtering);
+        Link {
+            mac: self.mac(),
+            mtu: mtu.map(Mtu),
+            alias: Some(MADE.to_owned()),
+            promisc: self.promisc(),
+            ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering }))
+        }
+    }
+
+    /// The existing bridge with the settings that a plugin needs; other settings stay.
+    fn changed_bridge(&self, seen: &SeenLink) -> Link {
+        let is_set = matches!(&seen.link.kind, LinkKind::Bridge(bridge) if bridge.vlan_filtering);
+        let wanted = self.links.iter().any(|link| link.vlan_filtering);
+        let kind = LinkKind::Bridge(Bridge { vlan_filtering: is_set || wanted });
+        Link { mac: self.mac(), promisc: self.promisc(), ..Link::up(kind) }
+    }
+
+    fn promisc(&self) -> Option<bool> {
+        self.links.iter().any(|link| link.promisc).then_some(true)
+    }
+}
+
+impl Plan {
+    fn add_shared(&mut self, facts: &Facts<'_>, dev: IfName, shared: &Shared<'_>) {
+        let seen = facts.links.get(&dev);
+        let (bridge, made) = (shared.is_bridge(), shared.is_made());
+        if seen.is_none() && !(bridge && made) {
+            self.findings.insert(Finding::NoBridge(dev.to_string()));
+            return;
+        }
+        let mut object = Object { owners: shared.owners.clone(), ..Object::default() };
+        if bridge && made {
+            let link = seen.map_or_else(|| shared.new_bridge(), |seen| shared.changed_bridge(seen));
+            object.state.links.insert(dev.clone(), link);
+            object.scope.read_links.push(dev.clone());
+            // A link without IPv6 does not have this setting.
+            if seen.is_none_or(|seen| seen.ipv6.is_some()) {
+                object.state.conf("ipv6", &dev, "accept_ra", "0");
+            }
+        }
+        for net in shared.addresses() {
+            object.state.address(&dev, net, true);
+            // The host must forward what pods send to their gateway.
+            if net.is_ipv4() {
+                object.state.conf("ipv4", &dev, "forwarding", "1");
+            }
+        }
+        object.scope.sysctls.extend(object.state.sysctls.keys().cloned());
+        // Other addresses on the bridge stay.
+        (object.scope.addresses, object.scope.keep) = (vec![dev.clone()], true);
+        self.shared.insert(dev, object);
+    }
+
+    fn add_port(&mut self, facts: &Facts<'_>, owner: &Name, end: &HostLink) {
+        let (Ok(dev), Ok(mac)) = (IfName::new(&end.name), end.mac.parse::<Mac>()) else { return };
+        let Some(bridge) = end.master.as_ref().and_then(|master| IfName::new(master).ok()) else { return };
+        let is_same = |seen: &&SeenLink| {
+            matches!(seen.link.kind, LinkKind::Veth(_)) && (seen.index.0 == end.index || seen.link.mac == Some(mac))
+        };
+        let Some(seen) = facts.links.get(&dev).filter(is_same) else {
+            self.findings.insert(Finding::Gone(owner.clone(), end.name.clone()));
+            return;
+        };
+        if !facts.links.contains_key(&bridge) && !self.shared.contains_key(&bridge) {
+            self.findings.insert(Finding::NoBridge(bridge.to_string()));
+            return;
+        }
+        let mut object = Object { owners: vec![owner.clone()], ..Object::default() };
+        // Only ADD creates it, with the other end in the pod.
+        let birth = Birth::Moved(dev.clone());
+        let link = Link { birth, mac: Some(mac), master: Some(Some(bridge)), ..Link::up(seen.link.kind.clone()) };
+        object.state.links.insert(dev.clone(), link);
+        object.state.ports.insert(dev.clone(), Port { hairpin: end.hairpin, isolated: end.isolated });
+        for vlan in &end.vlans {
+            if let Ok(id) = VlanId::new(vlan.id) {
+                let carried = Vlan { pvid: vlan.pvid, untagged: vlan.untagged };
+                object.state.vlans.insert(VlanKey { dev: dev.clone(), id }, carried);
+            }
+        }
+        object.scope.read_links.push(dev.clone());
+        if end.only_vlans {
+            object.scope.vlans.push(dev.clone());
+        }
+        self.ports.insert(dev, object);
+    }
+
+    /// Removes the objects that were repaired too often, and reports them.
+    fn leave_resting(&mut self, now: Instant, history: &mut History) {
+        let mut rests = BTreeMap::new();
+        history.retain(|object, repairs| {
+            let allowed = repairs.allowed(now);
+            if allowed > now {
+                rests.insert(object.clone(), allowed);
+            }
+            !repairs.is_empty()
+        });
+        let awake = |label: &str| !rests.contains_key(label);
+        self.shared.retain(|dev, _| awake(dev.as_str()));
+        self.ports.retain(|dev, _| awake(dev.as_str()));
+        self.rules.retain(|ruled| awake(&ruled.label()));
+        self.look_again = rests.values().min().copied();
+        self.findings.extend(rests.into_keys().map(Finding::Rests));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! Checks the kernel, and repairs it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use attachment::record::{Locked, Record, RuleRecord};
+use kernel::diff::{Conflict, Step};
+use kernel::nft::TableKey;
+use kernel::state::{NftTable, State};
+use kernel::types::IfName;
+use kernel::{Kernel, KernelError, Outcome};
+
+use super::plan::{Finding, Object, Plan, Ruled};
+use super::records::Name;
+
+/// Which objects to check.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Bridges and ports.
+    pub links: bool,
+    /// Packet rules.
+    pub rules: bool,
+}
+
+impl Look {
+    /// All objects.
+    pub fn all() -> Self {
+        Self { links: true, rules: true }
+    }
+}
+
+/// A repaired object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Healed {
+    /// `bridge`, `port` or `rules`.
+    pub kind: &'static str,
+    /// The object's name.
+    pub object: String,
+    /// The repair, as commands.
+    pub steps: Vec<String>,
+}
+
+/// The result of executing a plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Done {
+    /// The repaired objects.
+    pub healed: Vec<Healed>,
+    /// The objects that could not be repaired, each with the reason.
+    pub failed: Vec<(String, String)>,
+    /// The problems that are confirmed.
+    pub findings: BTreeSet<Finding>,
+    /// Whether an object was skipped because an ADD or a DEL works on it.
+    pub busy: bool,
+}
+
+/// Checks the plan's objects one by one, bridges first, and repairs those that differ.
+///
+/// # Errors
+/// The kernel could not be read; nothing else was changed.
+pub fn execute(kernel: &mut Kernel, plan: &Plan, directory: &Path, look: Look) -> Result<Done, KernelError> {
+    let mut work = Work { kernel, directory, done: Done::default() };
+    work.confirm(&plan.findings);
+    for (kind, objects) in [("bridge", &plan.shared), ("port", &plan.ports)].into_iter().filter(|_| look.links) {
+        for dev in work.differing(objects)? {
+            if let Some(object) = objects.get(&dev) {
+                work.repair(kind, &dev, object)?;
+            }
+        }
+    }
+    if look.rules {
+        work.repair_rules(&plan.rules)?;
+    }
+    Ok(work.done)
+}
+
+struct Work<'a> {
+    kernel: &'a mut Kernel,
+    directory: &'a Path,
+    done: Done,
+}
+
+impl Work<'_> {
+    /// The record of a finished attachment that no other process works on.
+    fn lock(&self, name: &Name) -> Option<(Locked, Record)> {
+        let locked = Locked::at_once(self.directory, name.key()).ok().flatten()?;
+        let record = locked.record.clone().filter(|record| record.committed)?;
+        Some((locked, record))
+    }
+
+    /// Confirms the problems: a missing link is in order while its attachment is being deleted.
+    fn confirm(&mut self, findings: &BTreeSet<Finding>) {
+        for finding in findings {
+            match finding {
+                Finding::Gone(name, _) if self.lock(name).is_none() => self.done.busy = true,
+                finding => drop(self.done.findings.insert(finding.clone())),
+            }
+        }
+    }
+
+    /// The objects that differ from their desired state.
+    fn differing(&mut self, objects: &BTreeMap<IfName, Object>) -> Result<BTreeSet<IfName>, KernelError> {
+        let all = Object::merge(objects.values());
+        let plan = self.kernel.plan(&all.state, &all.scope, None)?;
+        let conflicts = plan.conflicts.iter().filter_map(|conflict| match conflict {
+            Conflict::Link { name, .. } => Some(name.clone()),
+            _ => None,
+        });
+        Ok(plan.steps.iter().filter_map(subject).chain(conflicts).collect())
+    }
+
+    fn repair(&mut self, kind: &'static str, dev: &IfName, object: &Object) -> Result<(), KernelError> {
+        // As long as this lock is held, neither ADD nor DEL changes this attachment.
+        let Some((_lock, _)) = object.owners.iter().find_map(|owner| self.lock(owner)) else {
+            self.done.busy = true;
+            return Ok(());
+        };
+        let outcome = self.kernel.converge(&object.state, &object.scope, None)?;
+        let is_gone = outcome.failed.iter().any(|(step, _)| matches!(step, Step::CreateLink(..)));
+        if let (true, "port", Some(owner)) = (is_gone, kind, object.owners.first()) {
+            self.done.findings.insert(Finding::Gone(owner.clone(), dev.to_string()));
+            return Ok(());
+        }
+        self.count(kind, dev.to_string(), &outcome);
+        Ok(())
+    }
+
+    fn count(&mut self, kind: &'static str, object: String, outcome: &Outcome) {
+        let refused = outcome.failed.iter().map(|(_, error)| error.to_string());
+        let wrong: Vec<String> = outcome.conflicts.iter().map(ToString::to_string).chain(refused).collect();
+        if !wrong.is_empty() {
+            self.done.failed.push((object.clone(), wrong.join("; ")));
+        }
+        if !outcome.done.is_empty() {
+            let steps = outcome.done.iter().map(ToString::to_string).collect();
+            self.done.healed.push(Healed { kind, object, steps });
+        }
+    }
+
+    fn repair_rules(&mut self, rules: &[Ruled]) -> Result<(), KernelError> {
+        let mut tables: BTreeMap<&TableKey, BTreeSet<&str>> = BTreeMap::new();
+        for ruled in rules {
+            let chains = tables.entry(&ruled.rules.table).or_default();
+            chains.extend(ruled.rules.chains().keys().map(String::as_str));
+        }
+        let mut there = State::default();
+        for (table, chains) in tables {
+            there.nft.extend(self.read(table, &chains)?.map(|read| (table.clone(), read)));
+        }
+        for ruled in rules {
+            let (state, scope) = ruled.rules.desired();
+            if !self.kernel.plan(&state, &scope, Some((&there).into()))?.is_empty() {
+                self.repair_ruled(ruled);
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, table: &TableKey, chains: &BTreeSet<&str>) -> Result<Option<NftTable>, KernelError> {
+        let what = format!("nft list table {table}");
+        let nft = self.kernel.nft().map_err(|error| error.about(&what))?;
+        let view = nft.view_of(table, chains.iter().copied()).map_err(|error| error.about(&what))?;
+        Ok(view.table.is_some().then(|| view.into()))
+    }
+
+    fn repair_ruled(&mut self, ruled: &Ruled) {
+        let Some((mut locked, record)) = self.lock(&ruled.owner) else {
+            self.done.busy = true;
+            return;
+        };
+        let repaired = match ruled.rules.repair(self.kernel) {
+            Ok(repaired) if repaired.steps == 0 => return,
+            Ok(repaired) => repaired,
+            Err(error) => {
+                self.done.failed.push((ruled.label(), error.to_string()));
+                return;
+            }
+        };
+        let steps = vec![format!("{} changes of table {}", repaired.steps, ruled.rules.table)];
+        self.done.healed.push(Healed { kind: "rules", object: ruled.label(), steps });
+        let record = with_handles(record, &ruled.rules.table, repaired);
+        // Without the handles DEL finds the rules by their comments.
+        if let Err(error) = locked.write(&record) {
+            self.done.failed.push((ruled.label(), error.to_string()));
+        }
+    }
+}
+
+/// The record with the handles of the added rules.
+fn with_handles(mut record: Record, table: &TableKey, repaired: attachment::rules::Repaired) -> Record {
+    let of_table = |rule: &RuleRecord| rule.family == table.family.to_string() && rule.table == table.name;
+    if repaired.all {
+        record.rules.retain(|rule| !of_table(rule));
+    }
+    record.rules.extend(repaired.handles.into_iter().map(RuleRecord::from));
+    record
+}
+
+/// The link that a step or its object belongs to.
+fn subject(step: &Step) -> Option<IfName> {
+    match step {
+        Step::CreateLink(name, _) | Step::ChangeLink(name, _) | Step::SetPort(name, _) => Some(name.clone()),
+        Step::AddVlan(key, _) | Step::DeleteVlan(key) => Some(key.dev.clone()),
+        Step::AddAddress(key, _) => Some(key.dev.clone()),
+        Step::WriteSysctl(path, _) => IfName::new(path.split('/').nth(3)?).ok(),
+        _ => None,
+    }
+}
