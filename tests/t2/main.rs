@@ -59,6 +59,7 @@ const ETCDCTL: Need = Need::Program("etcdctl");
 const IP: Need = Need::Program("ip");
 const BRIDGE: Need = Need::Program("bridge");
 const NFT: Need = Need::Program("nft");
+const SYSTEMD: Need = Need::Program("systemd-analyze");
 const SETPRIV: Need = Need::Program("setpriv");
 const STRACE: Need = Need::Program("strace");
 
@@ -111,6 +112,7 @@ static TESTS: &[Test] = &[
     test!(underlay_changes::behind_nat),
     test!(underlay_changes::an_address_that_another_host_has),
     test!(underlay_changes::a_public_ip_that_another_host_has),
+    test!(samples::systemd_accepts_the_units, SYSTEMD),
     test!(samples::flannel),
     test!(samples::vxlan),
     test!(samples::host_gw),
