@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::pace::next_status;
+use super::pace::{COUNTED, next_status};
 use super::watch::{Fingerprint, Watch};
 use super::{SUBNET_FILE, Settings, Shared};
 use crate::repairs::Repairs;
@@ -139,13 +139,14 @@ impl Writer {
     async fn make_status(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let other = self.status.is_other();
-        let (unwritten, next) = {
-            let contents = self.shared.lock();
+        let (unwritten, next, count) = {
+            let mut contents = self.shared.lock();
+            let count = contents.set_udp(|| self.settings.metrics.udp.snapshot().into()).then(|| now + COUNTED);
             let started = self.env_text.is_some() && contents.env() == self.env_text.as_deref();
-            (contents.is_unwritten(), next_status(self.status.at, contents.peers(), started))
+            (contents.is_unwritten(), next_status(self.status.at, contents.peers(), started), count)
         };
         let at = match (unwritten, other) {
-            (false, false) => return None,
+            (false, false) => return count,
             (true, false) => next.unwrap_or(now),
             (_, true) => self.status.repairs.allowed(now),
         };
@@ -161,7 +162,7 @@ impl Writer {
         if other {
             self.repaired(Kind::Status, now);
         }
-        None
+        count
     }
 
     async fn make_env(&mut self) -> Option<Instant> {

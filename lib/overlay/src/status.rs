@@ -40,7 +40,7 @@ pub struct Status {
     pub mtu: u32,
     /// The other hosts, one entry per subnet.
     pub peers: Peers,
-    /// udp only: the traffic so far. A change of this alone does not rewrite the file.
+    /// udp only: the traffic so far, not older than a second; with many peers, than five.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<Udp>,
     /// How often the daemon repaired something of its own that another program had changed, by kind of object, since
