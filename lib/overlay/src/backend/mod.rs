@@ -9,7 +9,7 @@
 //! - *keep*: the devices of the previous backend stay while a peer may still send to them;
 //! - *publish*: a backend without lease data of its own publishes how to reach the devices that stay;
 //! - *drain*: a device that nobody may send to any more is deleted a moment later, because packets may still be on
-//! their way.
+//!   their way.
 
 pub mod alloc;
 mod error;
