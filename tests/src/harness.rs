@@ -52,7 +52,8 @@ pub struct Environment {
     pub tier: &'static str,
     /// REQUIRE_ALL=1: a missing need is a failure.
     pub require_all: bool,
-    /// CARGO: the program that builds the executables for the tests.
+    /// CARGO: the program that builds the executables for the tests. With PREBUILT they are there, and are not built: each
+    /// test of nextest's is a process, which would ask cargo.
     pub cargo: Option<OsString>,
 }
 

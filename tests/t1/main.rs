@@ -302,7 +302,7 @@ fn main() -> ExitCode {
     let environment = Environment {
         tier: "t1",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
-        cargo: std::env::var_os("CARGO"),
+        cargo: std::env::var_os("CARGO").filter(|_| std::env::var_os("PREBUILT").is_none()),
     };
     harness::main(TESTS, &environment)
 }

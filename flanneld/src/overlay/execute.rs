@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::diff::RouteText;
-use kernel::state::Scope;
+use kernel::state::{Route, RouteKey, Scope, State};
 use kernel::types::{Family, IfName};
 use overlay::backend::wireguard::DEVICES;
 use overlay::lease::Subnets;
@@ -81,7 +81,8 @@ impl Controller {
         let failed = self.extension.follow(&gathered.conf, self.memory.book().peers(), complete, &mut pass.due);
         pass.note(failed);
         applied.trouble().into_iter().for_each(|trouble| pass.retry(trouble));
-        self.outlet.applied(&applied, complete || self.started);
+        pass.note(self.preferred.iter().cloned());
+        self.outlet.applied(&applied, &self.preferred, complete || self.started);
         if leased.data_path.is_none() && applied.ready() {
             self.udp.end();
         }
@@ -112,7 +113,9 @@ impl Controller {
             Target::Part(_) => leased.scope.clone(),
         };
         if let Target::Whole(_) = target {
-            self.outlet.foreign_routes(foreign_routes(&scope, leased.subnet_env.subnets, &gathered.survey));
+            let foreign = foreign(&scope, leased.subnet_env.subnets, &gathered.survey);
+            self.outlet.foreign_routes(foreign.iter().map(|route| text(route)).collect());
+            self.preferred = preferred(desired, &foreign);
         }
         let done = converge(&self.kernel, target, scope).await;
         let applied =
@@ -160,9 +163,22 @@ impl Controller {
     }
 }
 
-/// Other programs' routes inside the network, in the format of `ip route`.
-fn foreign_routes(scope: &Scope, own: Subnets, survey: &Survey) -> Vec<String> {
+/// Other programs' routes inside the network.
+fn foreign<'a>(scope: &Scope, own: Subnets, survey: &'a Survey) -> Vec<&'a (RouteKey, Route)> {
     let Some(routes) = &scope.routes else { return Vec::new() };
-    let foreign = ownership::foreign(routes, (&scope.links, own), &survey.routes);
-    foreign.into_iter().map(|(key, route)| RouteText(key, route).to_string()).collect()
+    ownership::foreign(routes, (&scope.links, own), &survey.routes)
+}
+
+/// Those that take the traffic for peers, and what helps.
+fn preferred(desired: &State, foreign: &[&(RouteKey, Route)]) -> Vec<String> {
+    let explain = |(theirs, ours): (&(RouteKey, Route), &RouteKey)| {
+        let (theirs, ours) = (text(theirs), RouteText(ours, desired.routes.get(ours)?));
+        Some(format!("the route {theirs} takes the packets that are to go by {ours}: ip route del {theirs}"))
+    };
+    ownership::preferred(desired, foreign).into_iter().filter_map(explain).collect()
+}
+
+/// As `ip route` shows it.
+fn text((key, route): &(RouteKey, Route)) -> String {
+    RouteText(key, route).to_string()
 }

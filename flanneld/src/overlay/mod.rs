@@ -57,6 +57,8 @@ pub struct Controller {
     /// The extension backend's commands.
     extension: extension::Extension,
     outlet: Outlet,
+    /// Other programs' routes that take the traffic for peers, as errors.
+    preferred: Vec<String>,
     /// True after the first complete pass: from then on a failure is retried.
     started: bool,
     retry: Backoff,
@@ -100,6 +102,7 @@ impl Controller {
             extension: extension::Extension::new(options.environment.clone()),
             known: Known::new(options, &store),
             memory: Memory::default(),
+            preferred: Vec::new(),
             started: false,
             retry: Backoff::default(),
             store,

@@ -92,17 +92,18 @@ impl Outlet {
         self.subnets.send_if_modified(|known| std::mem::replace(known, subnets) != subnets);
     }
 
-    /// Reports the result of applying a plan. The host is ready when its own data path is up, and made from the
-    /// complete contents of the store (`read`). A store that fails later is no reason to take the host out of
-    /// service.
-    pub(super) fn applied(&mut self, applied: &Applied, read: bool) {
+    /// Reports the result of applying a plan. The host is ready when its own data path is up, made from the complete
+    /// contents of the store (`read`), and no other program's route is `preferred` to it. A store that fails later is no
+    /// reason to take the host out of service.
+    pub(super) fn applied(&mut self, applied: &Applied, preferred: &[String], read: bool) {
         self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, applied.drift);
         applied.log();
         let carries = || match &self.found {
             Some(found) => found.carries.clone().map_err(|down| down.to_string()),
             None => Ok(()),
         };
-        match applied.up().and_then(|()| carries()) {
+        let reaches = || preferred.first().map_or(Ok(()), |route| Err(route.clone()));
+        match applied.up().and_then(|()| carries()).and_then(|()| reaches()) {
             Ok(()) if !read => self.readiness.set(OVERLAY, Err("the store has not been read yet".into())),
             up => self.readiness.set(OVERLAY, up),
         }

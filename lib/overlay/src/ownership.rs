@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use kernel::state::{Adopt, Link, Route, RouteKey, RouteScope};
+use kernel::state::{Adopt, Link, Route, RouteKey, RouteScope, State};
 use kernel::types::{Family, IfName, RouteProtocol};
 
 use crate::lease::Subnets;
@@ -221,6 +221,29 @@ pub fn foreign<'a>(
         key.table == scope.table && !usual && inside(key) && !by_ours(route) && !leased(entry)
     };
     routes.into_iter().filter(|_| !scope.adopt.within.is_empty()).filter(foreign).collect()
+}
+
+/// Those of `foreign` that the kernel prefers to a route of `desired`, each with that route's key: destination and table are the
+/// same, and the metric is lower. What this host sends to its peers goes there.
+pub fn preferred<'a>(
+    desired: &'a State,
+    foreign: &[&'a (RouteKey, Route)],
+) -> Vec<(&'a (RouteKey, Route), &'a RouteKey)> {
+    let covered = |entry: &'a (RouteKey, Route)| {
+        let (key, _) = entry;
+        let first = RouteKey { metric: None, tos: 0, ordinal: 0, ..*key };
+        let last = RouteKey { metric: Some(u32::MAX), tos: u8::MAX, ordinal: u8::MAX, ..*key };
+        let lower = |ours: &RouteKey| effective_metric(key) < effective_metric(ours);
+        desired.routes.range(first..=last).map(|(ours, _)| ours).find(|ours| lower(ours)).map(|ours| (entry, ours))
+    };
+    foreign.iter().filter_map(|entry| covered(entry)).collect()
+}
+
+/// IP6_RT_PRIO_USER, linux/ipv6_route.h.
+const V6_METRIC: u32 = 1024;
+
+fn effective_metric(key: &RouteKey) -> u32 {
+    key.metric.unwrap_or(if key.dst.is_ipv4() { 0 } else { V6_METRIC })
 }
 
 #[cfg(test)]

@@ -33,6 +33,10 @@ pub const TUNNEL: Tunnel = Tunnel::new("udp", "UDP");
 /// The TUN device, upstream's first `flannel%d`.
 pub const DEVICE: &str = "flannel0";
 
+/// The metric of the network's route. The device outlives its daemon, and Go flanneld makes another one: its route, which has
+/// metric 0, stands beside this one and is preferred (`ip route show`).
+const METRIC: u32 = 1;
+
 /// The udp backend's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UdpConf {
@@ -95,7 +99,7 @@ impl Conf for UdpConf {
     }
 }
 
-/// Routes `10.5.0.0/16 dev flannel0`, or `10.5.53.0/24 dev flannel0` for each host that still runs udp.
+/// Routes `10.5.0.0/16 dev flannel0 metric 1`, or `10.5.53.0/24 dev flannel0` for each host that still runs udp.
 #[derive(Debug)]
 struct Tun {
     dev: IfName,
@@ -116,7 +120,8 @@ impl End for Tun {
         let link = Link { mtu: Some(self.mtu), alias: Some(self.mark.clone()), ..Link::up(kind) };
         state.links.insert(self.dev.clone(), link);
         state.address(&self.dev, host_net(self.own.network()), true);
-        state.routes.insert(RouteKey::main(self.network), flannel_route(&self.dev));
+        let route = RouteKey { metric: Some(METRIC), ..RouteKey::main(self.network) };
+        state.routes.insert(route, flannel_route(&self.dev));
     }
 
     fn tunnel(&self) -> Tunnel {

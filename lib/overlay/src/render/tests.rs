@@ -431,7 +431,7 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
             "ip link set flannel0 mtu 1472 alias \"flannel 10.5.0.0/16\"",
             "ip addr add 10.5.1.0/32 dev flannel0",
             "ip link set flannel0 up",
-            "ip route prepend 10.5.0.0/16 dev flannel0 proto 70",
+            "ip route prepend 10.5.0.0/16 dev flannel0 metric 1 proto 70",
             "ip route prepend 10.5.3.0/24 via 10.99.0.4 dev eth0 proto 70",
         ]
     );
