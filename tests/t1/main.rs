@@ -78,6 +78,7 @@ static TESTS: &[Test] = &[
     test!(kernel::a_tap_device_is_made, Need::Tun),
     test!(kernel::what_is_done_to_a_device_is_undone),
     test!(births::a_macvlan_is_born_in_the_pod),
+    test!(births::what_is_born_under_a_known_name_is_another_link),
     test!(births::a_birth_that_fails_says_what_is_missing),
     test!(births::what_was_born_elsewhere_is_changed_in_place),
     test!(births::a_tap_is_opened_in_the_pod, Need::Tun),

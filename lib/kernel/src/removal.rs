@@ -50,7 +50,10 @@ pub fn delete_link(kernel: &mut Kernel, name: &IfName) -> Result<bool, KernelErr
 /// As [`delete_link`], for an observed link. Another link that has taken its name since then is not deleted.
 pub fn delete_seen(kernel: &mut Kernel, seen: &SeenLink) -> Result<bool, KernelError> {
     match Deletion::send(kernel, seen) {
-        Some(errand) => errand.wait(),
+        Some(errand) => {
+            kernel.seen.remove(&seen.name);
+            errand.wait()
+        }
         None => delete_and_wait(kernel, seen),
     }
 }
@@ -62,6 +65,8 @@ fn what(seen: &SeenLink) -> String {
 /// As [`delete_seen`], but without a child: the caller waits 16–24 ms.
 pub fn delete_and_wait(kernel: &mut Kernel, seen: &SeenLink) -> Result<bool, KernelError> {
     let request = Request::new(link::delete_by_index(seen.index), 0, what(seen));
+    // a link that is made under this name has another index
+    kernel.seen.remove(&seen.name);
     match kernel.socket().ask(request) {
         Ok(_) => Ok(true),
         Err(error) if error.errno.0 == libc::ENODEV => Ok(false),
