@@ -215,6 +215,23 @@ pub fn gc_takes_dead_pods_links_and_rules() -> Outcome {
     Ok(())
 }
 
+/// The process that deletes the link cannot have the descriptors that it needs: DEL does its work, and nothing but the
+/// answer is on stdout.
+pub fn del_does_without_the_process_that_deletes() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let room = Room::create("pod")?;
+    let (pod, conf) = (Pod::of(&room, "cid"), with_rules(&caller));
+    for nth in [1, 2] {
+        caller.call("ADD", &pod, &conf).ok();
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject=dup2:error=ENOMEM:when={nth}"), "--"]);
+        let answer = Answer::from(caller.under(strace, "DEL", &pod, &conf));
+        assert_eq!((answer.status, answer.stdout.as_str()), (0, ""), "{answer:?}");
+        assert_eq!(left(&caller), Vec::<String>::new());
+    }
+    Ok(())
+}
+
 /// DEL goes on behind a failure, says all of them, and can be called again.
 pub fn del_goes_on_behind_a_failure() -> Outcome {
     let caller = Caller::new(Whose::Ours);
