@@ -215,6 +215,34 @@ pub fn gc_takes_dead_pods_links_and_rules() -> Outcome {
     Ok(())
 }
 
+/// A call of the plugin whose calls on `path` fail as `rule` says.
+fn failing(caller: &Caller, command: &str, pod: &Pod, conf: &Value, (path, rule): (&str, &str)) -> Answer {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-P", path, "-e", &format!("inject={rule}"), "--"]);
+    Answer::from(caller.under(strace, command, pod, conf))
+}
+
+/// A record that cannot be read now says nothing about the attachment: it is kept, with the link that it names.
+pub fn what_a_record_names_is_not_forgotten_when_it_cannot_be_read() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let room = Room::create("pod")?;
+    let (pod, conf) = (Pod::of(&room, "cid"), with_rules(&caller));
+    let nobody = with(&conf, json!({ "cni.dev/valid-attachments": [] }));
+    let (record, boot) = ("/run/cni-attachments/net/cid@eth0", "/proc/sys/kernel/random/boot_id");
+    for (path, rule) in [(record, "read:error=EIO"), (boot, "open,openat:error=EMFILE"), (boot, "read:error=EIO")] {
+        for (command, conf) in [("GC", &nobody), ("DEL", &conf)] {
+            caller.call("ADD", &pod, &with_rules(&caller)).ok();
+            let error = failing(&caller, command, &pod, conf, (path, rule)).error();
+            assert!(error.contains(path) || error.contains("kernel.random.boot_id"), "{command}, {path}: {error}");
+            assert!(records("net").contains(&"cid@eth0".to_owned()), "{command}, {path} {rule}: {error}");
+            caller.call(command, &pod, conf).ok();
+            assert_eq!(left(&caller), Vec::<String>::new(), "{command}, {path} {rule}");
+            assert_eq!(links(&mut room.kernel()?), Vec::<String>::new(), "{command}, {path} {rule}");
+        }
+    }
+    Ok(())
+}
+
 /// The process that deletes the link cannot have the descriptors that it needs: DEL does its work, and nothing but the
 /// answer is on stdout.
 pub fn del_does_without_the_process_that_deletes() -> Outcome {

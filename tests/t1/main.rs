@@ -144,6 +144,7 @@ static TESTS: &[Test] = &[
     test!(life::del_by_another_pods_path_deletes_nothing_of_that_pod),
     test!(life::without_nf_tables_del_and_gc_work_and_status_says_it, STRACE),
     test!(life::gc_takes_dead_pods_links_and_rules),
+    test!(life::what_a_record_names_is_not_forgotten_when_it_cannot_be_read, STRACE),
     test!(life::del_does_without_the_process_that_deletes, STRACE),
     test!(life::del_goes_on_behind_a_failure),
     test!(life::an_add_whose_answer_cannot_be_written_is_undone),

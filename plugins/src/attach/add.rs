@@ -53,8 +53,8 @@ pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, conf: &I::Con
     let pod = netns::kernel(request, netns)?;
     let found = common.stands_on.map_or(Ok(None), |name| host.link(name)).map_err(Error::internal)?;
     let facts = Facts { found, netns: pod.netns().map(AsRawFd::as_raw_fd) };
+    let (record, extent) = (Record::begun().map_err(Error::internal)?, Extent::Recorded);
     let locked = Locked::make(Path::new(DIRECTORY), traces::key(request)).map_err(Error::internal)?;
-    let (record, extent) = (Record::begun(), Extent::Recorded);
     let mut adding = Adding { plugin, request, conf, common, host, pod, facts, locked, record, extent };
     adding.remove_left(&ifname)?;
     match catch_unwind(AssertUnwindSafe(|| adding.make(&ifname))) {
