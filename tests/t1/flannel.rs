@@ -222,6 +222,25 @@ pub fn a_failed_delegate_leaves_no_state() -> Outcome {
     Ok(())
 }
 
+/// A state that cannot be looked at now is not one that is gone: DEL fails, and the next one removes it.
+pub fn del_says_which_state_it_cannot_look_at() -> Outcome {
+    let caller = caller();
+    let room = Room::create("pod")?;
+    let (pod, conf) = (Pod::of(&room, "cid"), conf(&caller, "flannel"));
+    for name in ["cid@eth0", "cid"] {
+        caller.call("ADD", &pod, &conf).ok();
+        let path = caller.files.path().join("flannel").join(name);
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-qq", "-o", "/dev/null", "-P"]).arg(&path).args(["-e", "inject=/^l?statx?$:error=EIO", "--"]);
+        let error = crate::call::Answer::from(caller.under(strace, "DEL", &pod, &conf)).error();
+        assert!(error.starts_with("5 ") && error.contains(&format!("cannot look at {}", path.display())), "{error}");
+        assert_eq!(states(&caller), 1, "{name}");
+        caller.call("DEL", &pod, &conf).ok();
+        assert_eq!((states(&caller), caller.reserved("cbr0").len()), (0, 0));
+    }
+    Ok(())
+}
+
 /// GC takes states of attachments that are not valid, empty and damaged ones too, and nothing that is no state.
 pub fn gc_takes_stale_and_damaged_states() -> Outcome {
     let caller = caller();

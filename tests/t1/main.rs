@@ -219,6 +219,7 @@ static TESTS: &[Test] = &[
     test!(flannel::a_bad_delegate_is_refused),
     test!(flannel::a_killed_add_leaves_no_state_behind_del, STRACE),
     test!(flannel::a_failed_delegate_leaves_no_state),
+    test!(flannel::del_says_which_state_it_cannot_look_at, STRACE),
     test!(flannel::gc_takes_stale_and_damaged_states),
     test!(flannel::gc_says_what_it_cannot_read, STRACE),
     test!(input::what_is_no_configuration_is_refused),
