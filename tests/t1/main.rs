@@ -34,6 +34,7 @@ mod record;
 mod router;
 mod rules;
 mod shared;
+mod start;
 mod undecodable;
 mod undo;
 mod watch;
@@ -284,6 +285,9 @@ static TESTS: &[Test] = &[
     test!(rules::masquerade_of_dead_attachments_is_collected, Need::Program("nft")),
     test!(rules::sixteen_at_once_beside_another_program_are_all_served, Need::Program("nft")),
     test!(rules::the_mac_check_is_what_the_reference_plugins_write, Need::Program("nft")),
+    test!(start::a_closed_descriptor_is_never_anothers, STRACE),
+    test!(start::without_dev_null_nothing_is_done, STRACE),
+    test!(start::an_answer_into_a_broken_pipe_is_undone),
     test!(masquerade::sixteen_at_once_beside_fifty_commits_a_second_are_served),
     test!(masquerade::sixteen_at_once_with_mac_check_beside_commits_without_a_pause_are_served),
     test!(masquerade::the_first_pod_is_refused_nothing, STRACE),
