@@ -178,29 +178,6 @@ pub fn a_bad_delegate_is_refused() -> Outcome {
     Ok(())
 }
 
-/// Killed before each call that names a file, an ADD leaves nothing that DEL does not take.
-pub fn a_killed_add_leaves_no_state_behind_del() -> Outcome {
-    let mut left = Vec::new();
-    for call in ["write", "linkat", "rename", "link"] {
-        for nth in 1.. {
-            let caller = caller();
-            let room = Room::create(&format!("pod-{call}-{nth}"))?;
-            let (pod, conf) = (Pod::of(&room, "cid"), conf(&caller, "flannel"));
-            let killed = caller
-                .traced("ADD", &pod, &conf, |traced| traced.disturbed(caller.files.path(), call, "signal=KILL", nth))?;
-            if killed.is_none() {
-                break;
-            }
-            caller.call("DEL", &pod, &conf).ok();
-            let entries = fs::read_dir(caller.files.path().join("flannel")).into_iter().flatten();
-            let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-            left.extend((!names.is_empty()).then(|| format!("{call} {nth}: {names:?}")));
-        }
-    }
-    assert!(left.is_empty(), "files of an ADD that was killed: {left:#?}");
-    Ok(())
-}
-
 /// An ADD whose delegate fails leaves no state, and one of an attachment that lives leaves that one's.
 pub fn a_failed_delegate_leaves_no_state() -> Outcome {
     let caller = caller();

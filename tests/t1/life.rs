@@ -1,5 +1,5 @@
-//! The life of an attachment where something is missing: an ADD that was killed, a configuration that only ADD refuses, a
-//! namespace or nf_tables that is not there, a pod that went without DEL.
+//! The life of an attachment where something is missing: a configuration that only ADD refuses, a namespace or nf_tables
+//! that is not there, a pod that went without DEL.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -45,56 +45,6 @@ fn gc(caller: &Caller, conf: &Value, valid: &[&str]) -> Answer {
     let valid: Vec<Value> = valid.iter().map(|id| json!({ "containerID": id, "ifname": "eth0" })).collect();
     let conf = with(conf, json!({ "cni.dev/valid-attachments": valid }));
     caller.call("GC", &Pod::new("", &PathBuf::new()), &conf)
-}
-
-/// An ADD is killed before each of its calls of `call` in turn; `end` cleans up and must leave nothing.
-fn killed_at_any(call: &str, fewest: usize, end: impl Fn(&Caller, &Pod, &Value)) -> Outcome {
-    let mut orphans = Vec::new();
-    for nth in 1.. {
-        let caller = Caller::new(Whose::Ours);
-        let room = Room::create(&format!("pod{nth}"))?;
-        let (pod, conf) = (Pod::of(&room, "cid"), with_rules(&caller));
-        let killed = caller
-            .traced("ADD", &pod, &conf, |traced| traced.disturbed(caller.files.path(), call, "signal=KILL", nth))?;
-        if killed.is_none() {
-            assert!(nth > fewest, "it makes {nth} calls of {call} only");
-            break;
-        }
-        end(&caller, &pod, &conf);
-        let left = left(&caller);
-        if !left.is_empty() {
-            orphans.push(format!("killed at call {nth} of {call}: {left:?}"));
-        }
-    }
-    assert!(orphans.is_empty(), "of a killed ADD there is left: {orphans:#?}");
-    Ok(())
-}
-
-/// The pod's namespace is gone: the record alone tells what there is.
-fn del_without_namespace(caller: &Caller, pod: &Pod, conf: &Value) {
-    caller.call("DEL", &Pod { netns: PathBuf::new(), ..pod.clone() }, conf).ok();
-}
-
-pub fn del_finds_what_a_killed_add_left() -> Outcome {
-    killed_at_any("sendto", 5, del_without_namespace)
-}
-
-pub fn del_finds_what_an_add_left_that_was_killed_at_a_write() -> Outcome {
-    killed_at_any("pwrite64", 1, del_without_namespace)
-}
-
-pub fn gc_finds_what_a_killed_add_left() -> Outcome {
-    killed_at_any("sendto", 5, |caller, _, conf| drop(gc(caller, conf, &[]).ok()))
-}
-
-pub fn the_next_add_finds_what_a_killed_one_left() -> Outcome {
-    killed_at_any("sendto", 5, |caller, pod, conf| {
-        let result = caller.call("ADD", pod, conf).ok();
-        let host = links(&mut Kernel::open().unwrap());
-        assert_eq!(host.len(), 2, "the bridge and one end: {host:?}");
-        caller.call("CHECK", pod, &with(conf, json!({ "prevResult": result }))).ok();
-        caller.call("DEL", pod, conf).ok();
-    })
 }
 
 /// What only ADD must refuse is no reason to keep an attachment.

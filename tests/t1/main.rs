@@ -17,6 +17,7 @@ mod conntrack;
 mod counts;
 mod defaults;
 mod del;
+mod drills;
 mod flannel;
 mod from_go;
 mod host_local;
@@ -66,6 +67,7 @@ macro_rules! alike {
 
 /// iproute2's, for what the kernel library cannot make or leaves out.
 const IP: Need = Need::Program("ip");
+const NFT: Need = Need::Program("nft");
 const STRACE: Need = Need::Program("strace");
 /// The Go plugins masquerade by it.
 const IPTABLES: Need = Need::Program("iptables");
@@ -136,10 +138,6 @@ static TESTS: &[Test] = &[
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),
-    test!(life::del_finds_what_a_killed_add_left, STRACE),
-    test!(life::del_finds_what_an_add_left_that_was_killed_at_a_write, STRACE),
-    test!(life::gc_finds_what_a_killed_add_left, STRACE),
-    test!(life::the_next_add_finds_what_a_killed_one_left, STRACE),
     test!(life::del_takes_a_configuration_that_add_refuses),
     test!(life::del_by_a_path_that_leads_to_no_namespace),
     test!(life::del_by_another_pods_path_deletes_nothing_of_that_pod),
@@ -218,7 +216,6 @@ static TESTS: &[Test] = &[
     test!(flannel::what_flanneld_said_last_is_in_the_error),
     test!(flannel::a_named_data_path_is_insisted_on),
     test!(flannel::a_bad_delegate_is_refused),
-    test!(flannel::a_killed_add_leaves_no_state_behind_del, STRACE),
     test!(flannel::a_failed_delegate_leaves_no_state),
     test!(flannel::del_says_which_state_it_cannot_look_at, STRACE),
     test!(flannel::gc_takes_stale_and_damaged_states),
@@ -273,10 +270,17 @@ static TESTS: &[Test] = &[
     test!(macvlan::a_master_that_is_in_use_says_so, IP),
     test!(macvlan::check_lists_every_difference, IP),
     test!(macvlan_left::del_by_another_pods_path_deletes_nothing_of_that_pod),
-    test!(macvlan_left::del_finds_what_an_add_left_that_was_killed_at_any_call, STRACE),
-    test!(macvlan_left::del_without_a_path_finds_what_an_add_left_that_was_killed_at_any_call, STRACE),
-    test!(macvlan_left::gc_finds_what_an_add_left_that_was_killed_at_any_call, STRACE),
     test!(macvlan_left::gc_takes_dead_pods_interfaces_only),
+    test!(drills::flannel, STRACE, IP, NFT),
+    test!(drills::host_local, STRACE, IP, NFT),
+    test!(drills::bridge, STRACE, IP, NFT),
+    test!(drills::bridge_with_rules, STRACE, IP, NFT),
+    test!(drills::bridge_with_vlan, STRACE, IP, NFT),
+    test!(drills::macvlan, STRACE, IP, NFT),
+    test!(drills::vxlan, STRACE, IP, NFT),
+    test!(drills::host_gw, STRACE, IP, NFT),
+    test!(drills::direct_routing, STRACE, IP, NFT),
+    test!(drills::loopback, STRACE, IP, NFT),
     test!(rules::masquerade_is_what_the_reference_plugins_write, Need::Program("nft")),
     test!(rules::masquerade_is_added_in_one_transaction_and_deleted_by_handle, Need::Program("nft")),
     test!(rules::a_handle_of_another_rule_deletes_nothing_of_others, Need::Program("nft")),
@@ -305,6 +309,7 @@ fn main() -> ExitCode {
         tier: "t1",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO"),
+        drills: std::env::var_os("DRILLS").is_some_and(|value| value == "all"),
     };
     harness::main(TESTS, &environment)
 }

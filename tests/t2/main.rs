@@ -267,6 +267,7 @@ fn main() -> ExitCode {
         tier: "t2",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO"),
+        drills: std::env::var_os("DRILLS").is_some_and(|value| value == "all"),
     };
     harness::main(TESTS, &environment)
 }
