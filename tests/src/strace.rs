@@ -175,7 +175,7 @@ fn finished(mut strace: Child, log: &Path) -> io::Result<Output> {
 const START: &str = "poll([{fd=0, events=0}, {fd=1, events=0}, {fd=2, events=0}]";
 
 /// The numbers of the calls that a program makes itself, by a log of `strace -f`.
-pub(crate) fn own_calls(log: &str) -> Calls {
+pub fn own_calls(log: &str) -> Calls {
     let mut made: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut loaders = None;
     for line in log.lines() {

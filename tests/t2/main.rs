@@ -13,6 +13,7 @@ mod attachments;
 mod claims;
 mod daemonless;
 mod disturb;
+mod drills;
 mod entries;
 mod etcd_daemon;
 mod etcd_server;
@@ -206,6 +207,13 @@ static TESTS: &[Test] = &[
     test!(lost_files::a_removed_folder),
     test!(lost_files::a_deleted_status),
     test!(lost_files::an_emptied_status),
+    test!(drills::vxlan, STRACE, IP, NFT),
+    test!(drills::host_gw, STRACE, IP, NFT),
+    test!(drills::udp, STRACE, IP, NFT, Need::Tun),
+    test!(drills::alloc, STRACE, IP, NFT),
+    test!(drills::ipip, STRACE, IP, NFT),
+    test!(drills::wireguard, STRACE, IP, NFT),
+    test!(drills::extension, STRACE, IP, NFT),
     test!(settings::ip_forward, IP),
     test!(settings::forwarding_of_the_device, IP),
     test!(settings::forwarding_of_the_underlay, IP),
