@@ -6,6 +6,7 @@
 use kernel::Kernel;
 use kernel::diff::{Step, diff};
 use kernel::message::link::SeenLink;
+use kernel::removal::delete_and_wait;
 use kernel::state::{Birth, Link, LinkKind, Macvlan, MacvlanMode, Scope, State, TunTap, Veth, VethPeer};
 use kernel::types::{IfIndex, IfName, Mac, Mtu};
 use lab::netns::Room;
@@ -120,6 +121,30 @@ pub fn a_taken_name_is_refused(kind: &LinkKind) -> Outcome {
 pub fn a_macvlan_is_born_in_the_pod() -> Outcome {
     is_born_in_the_pod(&macvlan())?;
     a_taken_name_is_refused(&macvlan())
+}
+
+/// An index that was seen before is never taken for the new link's: not where this program deleted the link, and not
+/// where somebody else did.
+pub fn what_is_born_under_a_known_name_is_another_link() -> Outcome {
+    let mut pair = Pair::new()?;
+    let wanted = born(macvlan());
+    for by_us in [true, false] {
+        pair.establish("eth0", &wanted);
+        let seen = pair.pod.link(&name("eth0"))?.expect("the pod's link");
+        if by_us {
+            assert!(delete_and_wait(&mut pair.pod, &seen)?);
+        } else {
+            assert!(delete_and_wait(&mut pair.rooms[1].kernel()?, &seen)?);
+        }
+        let mut state = State::default();
+        state.address(&name("eth0"), "10.9.1.2/24".parse()?, true);
+        let mut steps = vec![Step::CreateLink(name("eth0"), wanted.clone())];
+        steps.extend(diff(&state, &State::default(), &Scope::default()).steps);
+        let report = pair.pod.apply_from(&mut pair.host, &steps);
+        assert!(report.failed.is_empty(), "deleted by us: {by_us}: {:?}", report.failed);
+        pair.pod.apply(&[Step::DeleteLink(name("eth0"))]).ok()?;
+    }
+    pair.remove()
 }
 
 /// The lower link is named with the whole command, and so is a parent that was not given.

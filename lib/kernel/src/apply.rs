@@ -73,6 +73,7 @@ impl Kernel {
     }
 
     fn create_otherwise(&mut self, parent: Option<&mut Self>, name: &IfName, link: &Link) -> Result<(), KernelError> {
+        self.seen.remove(name);
         match (&link.kind, &link.birth) {
             (LinkKind::TunTap(device), Birth::Here | Birth::Parent) => self.inside(|| tuntap::create(name, device))?,
             _ => self.bear(parent, name, link),
@@ -120,7 +121,11 @@ impl Kernel {
             return report.count(step, Err(KernelError::new(step.to_string(), Errno(libc::ENODEV))));
         };
         match step {
-            Step::CreateLink(name, _) => page.creates.push(name.clone()),
+            Step::CreateLink(name, _) => {
+                page.creates.push(name.clone());
+                // the index of a link that had this name is not the new one's
+                self.seen.remove(name);
+            }
             Step::RenameLink(from, to) => {
                 page.creates.push(to.clone());
                 self.seen.remove(from);

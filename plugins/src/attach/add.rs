@@ -59,8 +59,8 @@ pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, mut conf: I::
     let below = if common.stands_in_pod { &mut pod } else { &mut host };
     let found = common.stands_on.map_or(Ok(None), |name| below.link(name)).map_err(Error::internal)?;
     let facts = Facts { found, netns: pod.netns().map(AsRawFd::as_raw_fd) };
+    let (record, extent) = (Record::begun().map_err(Error::internal)?, Extent::Recorded);
     let locked = Locked::make(Path::new(DIRECTORY), traces::key(request)).map_err(Error::internal)?;
-    let (record, extent) = (Record::begun(), Extent::Recorded);
     let mut adding =
         Adding { plugin, request, conf, common, host, pod, facts, locked, record, extent, only_vlans: false };
     adding.remove_left(&ifname)?;

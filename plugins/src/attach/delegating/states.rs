@@ -157,7 +157,7 @@ impl State {
         options.write(true).create(true).truncate(true).mode(0o600);
         options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
         in_folder(dir, || options.open(&self.draft))?.write_all(bytes)?;
-        let left = if self.own.exists() { Left::Replaced } else { Left::New };
+        let left = if self.own.try_exists()? { Left::Replaced } else { Left::New };
         fs::rename(&self.draft, &self.own)?;
         fs::hard_link(&self.own, &self.draft)?;
         fs::rename(&self.draft, &self.upstream)?;
@@ -167,13 +167,13 @@ impl State {
     /// Reads the state under our name, or under upstream's unless it belongs to another interface.
     pub(super) fn read(&self) -> Result<Option<Vec<u8>>, StateError> {
         let own = read(&self.own)?;
-        if own.is_some() || self.upstream_is_anothers() { Ok(own) } else { read(&self.upstream) }
+        if own.is_some() || self.upstream_is_anothers()? { Ok(own) } else { read(&self.upstream) }
     }
 
     /// Removes the files that [`State::read`] finds. Another interface's file under upstream's name stays.
     pub(super) fn remove(&self) -> Result<(), StateError> {
-        let own = self.own.symlink_metadata().is_ok();
-        if !self.upstream_is_anothers() {
+        let own = metadata(&self.own)?.is_some();
+        if !self.upstream_is_anothers()? {
             remove(&self.upstream)?;
         }
         // The draft of an ADD that was killed.
@@ -185,11 +185,20 @@ impl State {
 impl State {
     /// Whether upstream's name is a second name of another interface's state. A file that a Go plugin left has one
     /// name.
-    fn upstream_is_anothers(&self) -> bool {
+    fn upstream_is_anothers(&self) -> Result<bool, StateError> {
         let inode = |metadata: &Metadata| (metadata.dev(), metadata.ino());
-        let Ok(upstream) = self.upstream.symlink_metadata() else { return false };
-        let own = self.own.symlink_metadata().ok();
-        own.map_or(upstream.nlink() > 1, |own| inode(&own) != inode(&upstream))
+        let Some(upstream) = metadata(&self.upstream)? else { return Ok(false) };
+        let own = metadata(&self.own)?;
+        Ok(own.map_or(upstream.nlink() > 1, |own| inode(&own) != inode(&upstream)))
+    }
+}
+
+/// The metadata of a file; `None` when it does not exist.
+fn metadata(path: &Path) -> Result<Option<Metadata>, StateError> {
+    match path.symlink_metadata() {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(cause) if is_gone(&cause) => Ok(None),
+        Err(cause) => Err(StateError::new("look at", path, cause)),
     }
 }
 
