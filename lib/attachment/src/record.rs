@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use kernel::nft::{NftFamily, RuleHandle, TableKey};
+use kernel::nft::{RuleHandle, TableKey};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
@@ -89,11 +89,6 @@ impl Record {
         let handle =
             |rule: &RuleRecord| RuleHandle { table: table.clone(), chain: rule.chain.clone(), handle: rule.handle };
         self.rules.iter().filter(of_table).map(handle).collect()
-    }
-
-    /// Whether rules of `family` are recorded.
-    pub fn has_family(&self, family: NftFamily) -> bool {
-        self.rules.iter().any(|rule| rule.family == family.to_string())
     }
 }
 
