@@ -163,7 +163,7 @@ pub fn a_birth_that_fails_says_what_is_missing() -> Outcome {
         assert!(text.starts_with(command), "{text}");
         assert!(text.ends_with("ENODEV: No such device (ip link show nosuch)"), "{text}");
         let orphan = pair.pod.apply(&step).failed[0].1.to_string();
-        assert!(orphan.ends_with("(it comes from another namespace: say from which)"), "{orphan}");
+        assert!(orphan.ends_with("(it comes from another namespace, which the caller did not give)"), "{orphan}");
     }
     assert_eq!(pair.all(), before);
     pair.remove()
