@@ -33,6 +33,12 @@ pub enum DaemonError {
     /// At the start: no subnet is free.
     #[error(transparent)]
     OutOfSubnets(#[from] ::overlay::allocate::OutOfSubnets),
+    /// The kernel lets this process change nothing.
+    #[error(
+        "flanneld needs CAP_NET_ADMIN in this network namespace for the backend {0}: start it as root, or give it the \
+         capability (systemd: AmbientCapabilities=CAP_NET_ADMIN; a container: securityContext.capabilities.add)"
+    )]
+    Denied(&'static str),
     /// Another host holds this host's subnet, so the pods here may no longer use their addresses.
     #[error(
         "Lease has been revoked. Shutting down daemon. (another host now holds {0}; a restart leases another subnet, and \

@@ -31,6 +31,7 @@ mod live;
 mod live_changes;
 mod lost_files;
 mod paths;
+mod rights;
 mod samples;
 mod settings;
 mod store;
@@ -59,6 +60,8 @@ const ETCDCTL: Need = Need::Program("etcdctl");
 const IP: Need = Need::Program("ip");
 const BRIDGE: Need = Need::Program("bridge");
 const NFT: Need = Need::Program("nft");
+const SYSTEMD: Need = Need::Program("systemd-analyze");
+const SETPRIV: Need = Need::Program("setpriv");
 const STRACE: Need = Need::Program("strace");
 
 static TESTS: &[Test] = &[
@@ -110,6 +113,7 @@ static TESTS: &[Test] = &[
     test!(underlay_changes::behind_nat),
     test!(underlay_changes::an_address_that_another_host_has),
     test!(underlay_changes::a_public_ip_that_another_host_has),
+    test!(samples::systemd_accepts_the_units, SYSTEMD),
     test!(samples::flannel),
     test!(samples::vxlan),
     test!(samples::host_gw),
@@ -207,6 +211,9 @@ static TESTS: &[Test] = &[
     test!(live_changes::another_port),
     test!(live_changes::another_vni_and_port),
     test!(instances::the_second_refuses),
+    test!(rights::vxlan_without_the_capability_ends, SETPRIV),
+    test!(rights::host_gw_without_the_capability_ends, SETPRIV),
+    test!(rights::alloc_needs_no_capability, SETPRIV),
     test!(live_changes::another_mtu),
     test!(lost_files::the_status_is_there_when_subnet_env_is, STRACE),
     test!(lost_files::a_deleted_subnet_env),

@@ -10,13 +10,13 @@ use overlay::netconf::NetConf;
 use overlay::reach::Mode;
 use overlay::subnet_env::SubnetEnv;
 use overlay::underlay::Found;
-use store::StoreHealth;
+use store::{Held, StoreHealth};
 use tokio::sync::watch;
 
 use super::OVERLAY;
 use super::kernel::Applied;
 use crate::health::Readiness;
-use crate::metrics::Metrics;
+use crate::metrics::{Expiry, Metrics};
 use crate::report::{PeerChanges, Report};
 use crate::udp::counters::{Counters, Snapshot};
 use overlay::status::{self, Rejected, Status};
@@ -86,7 +86,12 @@ impl Outlet {
     }
 
     /// Reports this host's lease.
-    pub(super) fn lease(&mut self, subnets: Option<Subnets>) {
+    pub(super) fn lease(&mut self, held: Option<&Held>) {
+        self.metrics.lease(held.and_then(|held| match held.expires {
+            Some(end) => Some(Expiry::At(end)),
+            None => held.reservation.then_some(Expiry::Never),
+        }));
+        let subnets = held.map(|held| held.subnets);
         self.status.subnets = subnets.iter().flat_map(Subnets::iter).collect();
         let subnets = subnets.unwrap_or_default();
         self.subnets.send_if_modified(|known| std::mem::replace(known, subnets) != subnets);

@@ -1,6 +1,8 @@
 //! A pass gathers facts, plans, and carries the plan out.
 
+use kernel::Kernel;
 use overlay::lease::LeaseAttrs;
+use overlay::netconf::NetConf;
 use overlay::plan::{Blocked, Plan, plan};
 use store::{Claim, HoldError};
 use tokio::time::Instant;
@@ -94,6 +96,7 @@ impl Controller {
         self.wait_until_started(prepared, pass)?;
         let mut plan = self.plan(&gathered, pass);
         let attrs = self.check(&plan, &gathered)?;
+        self.must_change(&gathered.conf).await?;
         if self.hold(&gathered, &attrs, pass).await? {
             plan = self.plan(&gathered, pass);
         }
@@ -131,6 +134,19 @@ impl Controller {
         }
     }
 
+    /// A start without the right to change the kernel ends before it leases a subnet or changes a sysctl, which takes no
+    /// capability.
+    async fn must_change(&self, conf: &NetConf) -> Result<(), Failure> {
+        if self.started || conf.backend.mode().is_none() {
+            return Ok(());
+        }
+        let may = self.kernel.call(Kernel::may_change).await.map_err(|error| Failure::Stop(error.into()))?;
+        match may.map_err(|error| Failure::Retry(error.to_string()))? {
+            true => Ok(()),
+            false => Err(Failure::Stop(DaemonError::Denied(conf.backend.name()))),
+        }
+    }
+
     /// Makes sure that this host has a lease. Returns whether it differs from the one that the plan was made for.
     async fn hold(&mut self, gathered: &Gathered, attrs: &LeaseAttrs, pass: &mut Pass) -> Result<bool, Failure> {
         let before = self.store.held().map(|held| held.subnets);
@@ -145,8 +161,9 @@ impl Controller {
             Err(HoldError::Retry(why)) if before.is_some() => pass.retry(why.to_string()),
             Err(error) => return Err(error.into()),
         }
-        let now = self.store.held().map(|held| held.subnets);
-        self.outlet.lease(now);
+        let held = self.store.held();
+        self.outlet.lease(held.as_ref());
+        let now = held.map(|held| held.subnets);
         let announced = self.extension.announce(conf, &now.unwrap_or_default(), attrs, &mut pass.due);
         self.wait_until_started(announced, pass)?;
         Ok(now != before)

@@ -119,6 +119,20 @@ impl Kernel {
         }
     }
 
+    /// Whether links, addresses and routes may be changed here. That takes CAP_NET_ADMIN in the user namespace that owns
+    /// this network namespace; a process may have the capability and still not have it there.
+    ///
+    /// # Errors
+    /// The kernel's answer is another one than to a request that names no link.
+    pub fn may_change(&mut self) -> Result<bool, KernelError> {
+        // the capability is looked for before the link is (rtnetlink_rcv_msg, net/core/rtnetlink.c)
+        match self.socket.ask(Request::new(link::delete_by_index(IfIndex(0)), 0, "ip link del")) {
+            Err(error) if error.is_denied() => Ok(false),
+            Err(error) if !error.is_invalid() && !error.is_absent() => Err(error),
+            _ => Ok(true),
+        }
+    }
+
     /// The link `name`; `None` when it does not exist.
     pub fn link(&mut self, name: &IfName) -> Result<Option<SeenLink>, KernelError> {
         let request = Request::new(link::get_by_name(name), 0, format!("ip link show {name}"));

@@ -77,6 +77,11 @@ impl KernelError {
         self.errno == Errno::INVAL
     }
 
+    /// Whether the caller has not the capability that the request needs.
+    pub fn is_denied(&self) -> bool {
+        self.errno.0 == libc::EPERM
+    }
+
     /// Whether the object, or the link that it belongs to, does not exist.
     pub fn is_absent(&self) -> bool {
         matches!(self.errno.0, libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::ENXIO | libc::EADDRNOTAVAIL)

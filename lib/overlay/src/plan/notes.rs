@@ -15,7 +15,9 @@ const LINES: usize = 10;
 /// Problems of this host itself, independent of the peers.
 pub(super) fn of_host(facts: &Facts<'_>, underlay: &Found, missing: &[UnderlayError]) -> Vec<String> {
     let nat = facts.conf.backend.behind_nat().filter(|_| underlay.public != underlay.underlay.addresses);
-    missing.iter().map(ToString::to_string).chain(nat.map(str::to_owned)).collect()
+    let down = underlay.carries.as_ref().err();
+    let missing = missing.iter().map(ToString::to_string);
+    missing.chain(down.map(ToString::to_string)).chain(nat.map(str::to_owned)).collect()
 }
 
 /// A peer that publishes this host's address. If the host itself has the address, the lease is rejected. If a router
