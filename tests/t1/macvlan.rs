@@ -254,11 +254,11 @@ pub fn pods_of_one_master_reach_each_other() -> Outcome {
         caller.call("ADD", &Pod::of(room, id), &conf).ok();
     }
     let [one, two] = &rooms;
-    let hears = one.enter(|| UdpSocket::bind("10.9.1.2:9999"))??;
-    hears.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let receiver = one.enter(|| UdpSocket::bind("10.9.1.2:9999"))??;
+    receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
     two.enter(|| UdpSocket::bind("10.9.1.3:0").and_then(|socket| socket.send_to(b"hello", "10.9.1.2:9999")))??;
     let mut text = [0; 16];
-    let (length, from) = hears.recv_from(&mut text)?;
+    let (length, from) = receiver.recv_from(&mut text)?;
     assert_eq!((&text[..length], from.ip().to_string()), (&b"hello"[..], "10.9.1.3".to_owned()));
     Ok(())
 }

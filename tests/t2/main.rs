@@ -14,6 +14,7 @@ mod attachments_left;
 mod claims;
 mod daemonless;
 mod disturb;
+mod drills;
 mod entries;
 mod etcd_daemon;
 mod etcd_server;
@@ -222,6 +223,13 @@ static TESTS: &[Test] = &[
     test!(lost_files::a_removed_folder),
     test!(lost_files::a_deleted_status),
     test!(lost_files::an_emptied_status),
+    test!(drills::vxlan, STRACE, IP, NFT),
+    test!(drills::host_gw, STRACE, IP, NFT),
+    test!(drills::udp, STRACE, IP, NFT, Need::Tun),
+    test!(drills::alloc, STRACE, IP, NFT),
+    test!(drills::ipip, STRACE, IP, NFT),
+    test!(drills::wireguard, STRACE, IP, NFT),
+    test!(drills::extension, STRACE, IP, NFT),
     test!(settings::ip_forward, IP),
     test!(settings::forwarding_of_the_device, IP),
     test!(settings::forwarding_of_the_underlay, IP),
@@ -283,6 +291,7 @@ fn main() -> ExitCode {
         tier: "t2",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO").filter(|_| std::env::var_os("PREBUILT").is_none()),
+        drills: std::env::var_os("DRILLS").is_some_and(|value| value == "all"),
     };
     harness::main(TESTS, &environment)
 }

@@ -215,7 +215,7 @@ pub fn strangers_and_liars_are_not_heard() -> Outcome {
     knock(second, host, GO_DEVICE, pod, b"for another")?;
     knock(second, host, pod, pod, b"as if from here")?;
     knock(second, host, there, Ipv4Addr::new(10, 244, 200, 1), b"by way of here")?;
-    // the first that may be heard, and after it a host's own address, as that of a service's client
+    // the first that must be accepted, and after it a host's own address, as that of a service's client
     knock(second, host, there, pod, b"a pod's")?;
     knock(second, host, member, pod, b"a host's")?;
     let mut buffer = [0; 64];

@@ -133,7 +133,7 @@ mod tests {
         // A new network: its folder is watched from now on.
         let mut locked = Locked::make(&directory, name.key()).unwrap();
         until(&mut folders, None).await;
-        locked.write(&Record::begun()).unwrap();
+        locked.write(&Record::begun().unwrap()).unwrap();
         until(&mut folders, Some(&name)).await;
         locked.delete().unwrap();
         until(&mut folders, Some(&name)).await;

@@ -156,7 +156,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut records = Records::new(dir.path());
         let commit = |container: &str| {
-            let record = Record { committed: true, ..Record::begun() };
+            let record = Record { committed: true, ..Record::begun().unwrap() };
             Locked::make(dir.path(), name(container).key()).unwrap().write(&record).unwrap();
         };
         assert_eq!(records.read(&Stale::All), Vec::<String>::new());

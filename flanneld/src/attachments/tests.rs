@@ -98,7 +98,7 @@ fn of_attachments() -> BTreeSet<String> {
             ..SharedLink::default()
         }],
         rules: vec![rule(masquerade::table()), rule(macspoof::table())],
-        ..Record::begun()
+        ..Record::begun().unwrap()
     };
     let key = Key { network: "net", container: "c1", ifname: "eth0" };
     Locked::make(dir.path(), key).unwrap().write(&record).unwrap();

@@ -1,4 +1,4 @@
-//! `bridge`: a veth pair per pod, its host end a port of a bridge that may be the pods' gateway.
+//! `bridge`: a veth pair per pod. The host end is a port of a bridge, which may be the pods' gateway.
 
 mod arrange;
 mod conf;
@@ -21,7 +21,7 @@ use conf::{Conf, Document, Gateway};
 
 use crate::attach::{Arranged, Birth, Common, Ends, Facts, Ground, Interface, Settled, interface};
 
-/// The ports of a bridge: BR_MAX_PORTS (net/bridge/br_private.h) without number 0, which is reserved.
+/// The number of ports of a bridge: BR_MAX_PORTS (net/bridge/br_private.h) without number 0, which is reserved.
 const PORTS: u32 = 1023;
 
 /// The plugin.
@@ -96,7 +96,7 @@ impl Interface for Bridge {
     }
 }
 
-/// With what to do when the bridge takes no more ports.
+/// Adds advice when the bridge accepts no more ports.
 fn refused(conf: &Conf, error: KernelError) -> Error {
     if !error.is_full_bridge() {
         return Error::internal(error);

@@ -52,7 +52,7 @@ fn record(address: &str) -> Record {
         pod: Some(pod),
         shared: vec![bridge()],
         rules: vec![rule],
-        ..Record::begun()
+        ..Record::begun().unwrap()
     }
 }
 

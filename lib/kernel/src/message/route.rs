@@ -151,8 +151,8 @@ pub fn decode(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)>
     decode_route(message, kind, names)
 }
 
-/// [`decode`] of what leaves by the link `dev`. IPv6 makes one route of those to a destination that differ in their hop alone,
-/// and takes them one by one all the same: each hop by `dev` is a route.
+/// Like [`decode`], for routes by the link `dev`. IPv6 merges routes to a destination that differ only in their next
+/// hop into one, but accepts them one by one: each hop by `dev` is returned as a route.
 pub(crate) fn decode_by(dev: u32, message: &Message, names: &dyn Names) -> Vec<(RouteKey, Route)> {
     let hops = if let Message::NewRoute(route) = message { by_hop(dev, route) } else { None };
     match hops {
@@ -161,7 +161,7 @@ pub(crate) fn decode_by(dev: u32, message: &Message, names: &dyn Names) -> Vec<(
     }
 }
 
-/// The route with each of its hops by `dev` in turn; `None` when it is not one of IPv6 with several hops.
+/// The route with each of its hops by `dev` in turn; `None` unless it is an IPv6 route with several hops.
 fn by_hop(dev: u32, route: &RouteMessage) -> Option<Vec<RouteMessage>> {
     let is_ipv6 = route.header.address_family == address_family(Family::V6);
     let hops = route.attributes.iter().find_map(|attribute| match attribute {

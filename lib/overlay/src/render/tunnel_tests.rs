@@ -140,7 +140,7 @@ fn another_link_of_the_name_is_said_with_the_way_out() {
     let plan = diff(&wanted.state, &observed, &wanted.scope);
     assert_eq!(
         plan.conflicts[0].to_string(),
-        "flannel.ipip is a link of kind dummy, wanted is ipip: if it is yours, rename or delete it (ip link del flannel.ipip)"
+        "flannel.ipip is a link of kind dummy, not ipip: if it is yours, rename or delete it (ip link del flannel.ipip)"
     );
     assert_eq!(plan.steps, []);
 }
