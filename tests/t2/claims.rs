@@ -113,11 +113,11 @@ pub fn a_network_over_the_hosts_lan_is_said() -> Outcome {
     let mut cluster = Cluster::prepare(spec, &harness::executables()?)?;
     let config = config_path(&Cluster::store_dir(), "/coreos.com/network");
     // the subnets 192.168.0.0/24 and 192.168.1.0/24, of which the second is the lab's first segment
-    let text = r#"{"Network":"192.168.0.0/23","SubnetLen":24,"SubnetMin":"192.168.0.0","Backend":{"Type":"vxlan"}}"#;
+    let text = r#"{"Network":"192.168.0.0/22","SubnetMin":"192.168.0.0","SubnetMax":"192.168.1.0","Backend":{"Type":"vxlan"}}"#;
     files::replace(&config, text.as_bytes())?;
     cluster.start_daemons()?;
     cluster.wait_ready()?;
-    let wanted = "the network 192.168.0.0/23 overlaps 192.168.1.11/24 of eth0";
+    let wanted = "the network 192.168.0.0/22 overlaps 192.168.1.11/24 of eth0";
     let status = eventually("the status is written", PATIENCE, || match Cluster::status(1) {
         Some(status) if status.warnings.iter().any(|warning| warning.contains(wanted)) => Ok(status),
         other => Err(format!("{other:?}; {}", last_lines(&log_file(1)))),
