@@ -22,7 +22,7 @@ pub(super) fn hosts(cluster: &Cluster, screen: &mut Screen) -> Result<(), DemoEr
     for host in cluster.spec.topology.hosts() {
         let status = Cluster::status(host).unwrap_or_default();
         let segment = cluster.spec.topology.segment_of(host).unwrap_or_default();
-        let place = if segment == 1 { "segment 1".into() } else { format!("segment {segment}, routed") };
+        let place = format!("{segment}{}", if segment == 1 { "" } else { " (routed)" });
         let (vteps, pods) = (vteps(cluster, host)?, &cluster.pod(host)?.addresses);
         for family in 0..cluster.families().len() {
             let [name, place] =
@@ -31,7 +31,7 @@ pub(super) fn hosts(cluster: &Cluster, screen: &mut Screen) -> Result<(), DemoEr
             rows.push([name, place, underlay, subnet, nth(&vteps, family), nth(pods, family)]);
         }
     }
-    Ok(screen.table(["host", "where", "underlay", "leased subnet", "VTEP", "pod"], &rows)?)
+    Ok(screen.table(["host", "segment", "underlay", "leased subnet", "VTEP", "pod"], &rows)?)
 }
 
 /// The text of an item; `-` if there is none.

@@ -116,3 +116,30 @@ fn difference(sights: &[Sight]) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kernel::types::Mac;
+    use lab::capture::Decoded;
+
+    use super::*;
+    use crate::screen::align;
+
+    #[test]
+    fn a_frame_fits_a_hundred_columns() {
+        for (address, lines) in [("10.244.174.253", 4), ("fd10:244:0:f221::2", 5)] {
+            let headers = Headers {
+                macs: (Mac([0xfe; 6]), Mac([0xfe; 6])),
+                ips: (address.parse().unwrap(), address.parse().unwrap()),
+                ttl: 64,
+                ports: Some((65535, VXLAN_PORT)),
+                echo: None,
+                length: 1500,
+            };
+            let frame = Decoded { outer: Some((headers.clone(), 9_999_999)), inner: headers };
+            let text =
+                align(["out of host10", "bytes", "headers"], &rows(&[Sight { place: "veth9f271f5b".into(), frame }]));
+            assert!(text.len() >= lines && text.iter().all(|line| line.len() <= 98), "{text:#?}");
+        }
+    }
+}
