@@ -1,4 +1,4 @@
-//! What this machine's kernel lacks: Debian's kernel has it, in a virtual machine.
+//! Tests that need features of Debian's kernel, in a virtual machine.
 
 use std::process::ExitCode;
 
