@@ -5,7 +5,7 @@
 //! The way of a lease: [`netconf`] says which network there is, [`allocate`] chooses this host's part of it, [`lease`]
 //! is how it is published, [`peers`] decides which other hosts' leases are followed, [`reach`] how each of them is reached,
 //! [`backend`] and [`render`] what the kernel must look like for that, [`keep`] what stays while that changes,
-//! [`ownership`] which of its objects are this network's, [`settings`] what makes it forward, and [`subnet_env`] what the
+//! [`ownership`] which of its objects are this network's, [`settings`] what makes it forward, [`rules`] its packet rules, and [`subnet_env`] what the
 //! CNI plugin reads. [`plan`] puts all of it together: from the facts to one plan.
 
 pub mod allocate;
@@ -20,6 +20,7 @@ pub mod peers;
 pub mod plan;
 pub mod reach;
 pub mod render;
+pub mod rules;
 pub mod settings;
 pub mod status;
 pub mod subnet_env;

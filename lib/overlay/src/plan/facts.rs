@@ -12,6 +12,7 @@ use crate::lease::{LeaseAttrs, Subnets};
 use crate::net::ByFamily;
 use crate::netconf::NetConf;
 use crate::peers::Service;
+use crate::rules;
 use crate::underlay::{Select, Survey};
 
 /// What is known when a plan is made. What is behind an [`Arc`] is the same for as long as the pointer is.
@@ -64,6 +65,8 @@ pub struct Options {
     pub select: Select,
     /// Packets to addresses of this host's subnet that no pod has are dropped here.
     pub blackhole: bool,
+    /// Which packet rules are written.
+    pub rules: rules::Options,
     /// The kernel gives a link that is up another name.
     pub can_rename: bool,
 }
