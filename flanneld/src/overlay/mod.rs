@@ -1,7 +1,7 @@
 //! The overlay's controller: something may have changed, so a plan is made and carried out.
 //!
-//! There are five reasons to look: the store has changes, the kernel has announced a change to something of ours, a part of
-//! ours has ended or done its work, what failed or is due is due, and ten minutes have passed. Whatever the reason, the same
+//! There are six reasons to look: the store has changes, the kernel has announced a change to something of ours, packet
+//! rules have changed, a part of ours has ended or done its work, what failed or is due is due, and ten minutes have passed. Whatever the reason, the same
 //! pass is made: facts, plan, execution in order. What decides is [`overlay::plan`], and is pure.
 
 mod execute;
@@ -10,6 +10,7 @@ mod facts;
 mod kernel;
 mod outlet;
 mod pass;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod udp;
@@ -35,6 +36,9 @@ pub use wireguard_key::DEFAULT as KEY_FILE;
 /// Readiness: the host's own part of the data path is up.
 const OVERLAY: &str = "overlay";
 
+/// Readiness: the packet rules that pods need are there, and no chain drops what they accept.
+const RULES: &str = "rules";
+
 /// Nothing should change unnoticed; this is how long it lasts if something does.
 const AUDIT: Duration = Duration::from_secs(600);
 
@@ -56,6 +60,8 @@ pub struct Controller {
     udp: udp::Udp,
     /// The extension backend's commands.
     extension: extension::Extension,
+    /// The packet rules.
+    rules: rules::Rules,
     outlet: Outlet,
     /// The host was as it must be once: from then on what goes wrong is waited for.
     started: bool,
@@ -98,6 +104,7 @@ impl Controller {
         Self {
             udp: udp::Udp::new(outlet.counters()),
             extension: extension::Extension::new(options.environment.clone()),
+            rules: rules::Rules::new(options.rules.clone()),
             known: Known::new(options, &store),
             memory: Memory::default(),
             started: false,
@@ -162,7 +169,15 @@ impl Controller {
                 tokio::time::sleep_until(ended + QUIET).await;
                 "the kernel has changed"
             }
-            () = tokio::time::sleep_until(due) => "due",
+            changed = self.rules.changed() => {
+                changed?;
+                tokio::time::sleep_until(ended + rules::QUIET).await;
+                return Ok("packet rules have changed");
+            }
+            () = tokio::time::sleep_until(due) => {
+                self.rules.look_again();
+                "due"
+            }
         };
         self.known.survey = None;
         Ok(why)

@@ -50,6 +50,8 @@ pub struct Status {
     /// Other programs' routes inside the network, as `ip route` shows them: they stay, and may lead traffic for pods
     /// elsewhere.
     pub foreign_routes: Vec<String>,
+    /// Chains of other programs' packet rules that drop forwarded packets of pods, or may do so, with what helps.
+    pub dropping: Vec<String>,
     /// The attachments of this host's pods; `null` if they are not repaired (`--heal-attachments=false`).
     pub attachments: Option<Attachments>,
     /// What is wrong now; `null` when nothing is.
@@ -301,6 +303,7 @@ mod tests {
             udp: None,
             rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
             foreign_routes: vec!["10.5.9.0/24 via 192.0.2.9 dev eth0".into()],
+            dropping: vec!["chain forward of table inet filter drops forwarded packets".into()],
             attachments: Some(Attachments { count: 3, ..Attachments::default() }),
             last_error: None,
             last_reconcile: Some("2026-01-02T03:04:05Z".into()),

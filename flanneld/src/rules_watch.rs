@@ -1,15 +1,15 @@
-//! Notice that somebody has changed a table of nf_tables that has attachments' rules.
+//! Notice that somebody has changed a table of nf_tables.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram as Descriptor;
 
-use attachment::rules::{macspoof, masquerade};
-use kernel::nft::{NftError, NftWatch};
+use kernel::nft::{NftError, NftWatch, TableKey};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
-/// Receives nf_tables' announcements. A kernel without nf_tables announces nothing, and has no rules.
+/// Receives nf_tables' announcements. A kernel without nf_tables announces nothing and has no rules.
+#[derive(Debug)]
 pub struct RulesWatch {
     watch: Option<(NftWatch, UnixDatagram)>,
 }
@@ -26,13 +26,25 @@ pub enum RulesError {
 }
 
 impl RulesWatch {
-    /// Listens in the network namespace of this thread. Needs a tokio runtime.
-    pub fn open() -> Self {
-        let watch = open().inspect_err(|error| tracing::debug!(%error, "no announcements of nf_tables"));
+    /// Needs a tokio runtime.
+    ///
+    /// `watch` is the watch for the tables, just opened.
+    pub fn new(watch: Result<NftWatch, NftError>) -> Self {
+        let watch = watch
+            .map_err(RulesError::from)
+            .and_then(awaited)
+            .inspect_err(|error| tracing::debug!(%error, "no announcements of nf_tables"));
         Self { watch: watch.ok() }
     }
 
-    /// Waits until a table that has attachments' rules has changed, or may have. Cancel-safe.
+    /// Watches these tables from now on.
+    pub fn set_tables(&mut self, tables: impl IntoIterator<Item = TableKey>) {
+        if let Some((watch, _)) = &mut self.watch {
+            watch.set_tables(tables);
+        }
+    }
+
+    /// Waits until a watched table has changed, or may have. Cancel-safe.
     pub async fn changed(&mut self) -> Result<(), RulesError> {
         let Some((watch, socket)) = &mut self.watch else { return std::future::pending().await };
         loop {
@@ -56,8 +68,7 @@ impl RulesWatch {
 
 /// The watch, and its socket once more for the runtime to wait for. The runtime has no type for one of netlink, and waits for
 /// any descriptor alike.
-fn open() -> Result<(NftWatch, UnixDatagram), RulesError> {
-    let watch = NftWatch::open([masquerade::table(), macspoof::table()])?;
+fn awaited(watch: NftWatch) -> Result<(NftWatch, UnixDatagram), RulesError> {
     let socket = Descriptor::from(watch.as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(true)?;
     Ok((watch, UnixDatagram::from_std(socket)?))
