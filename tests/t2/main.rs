@@ -110,6 +110,7 @@ static TESTS: &[Test] = &[
     test!(underlay_changes::an_address_that_another_host_has),
     test!(underlay_changes::a_public_ip_that_another_host_has),
     test!(samples::flannel),
+    test!(samples::flannel_without_ip_masq),
     test!(samples::vxlan),
     test!(samples::host_gw),
     test!(samples::direct_routing),

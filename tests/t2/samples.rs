@@ -24,6 +24,9 @@ const FILES: &str = "/run/samples";
 const PATIENCE: Duration = Duration::from_secs(10);
 const A_REPLY: Duration = Duration::from_millis(200);
 
+/// conf/systemd's daemons masquerade.
+const AS_THE_UNITS: [&str; 1] = ["--ip-masq"];
+
 struct Pod {
     room: Room,
     address: IpAddr,
@@ -88,11 +91,13 @@ fn sources_stay(pods: &[Pod; 2]) -> Outcome {
     Ok(())
 }
 
-/// Beside a flanneld that was started without `--ip-masq`, as conf/systemd's is.
-fn beside_flanneld(mode: Mode, topology: Topology, file: &str) -> Outcome {
-    let spec = Spec { topology, mode, dual_stack: false, outlive: false };
+/// Beside a flanneld with `flags`.
+fn beside_flanneld(mode: Mode, file: &str, flags: &[&str]) -> Outcome {
+    let spec = Spec { topology: Topology::flat(2), mode, dual_stack: false, outlive: false };
     let mut cluster = Cluster::prepare(spec, &harness::executables()?)?;
-    cluster.start_daemons()?;
+    for host in cluster.spec.topology.hosts() {
+        cluster.start_daemon_with(host, flags)?;
+    }
     cluster.wait_ready()?;
     let attach = |host: usize| {
         let mut list = sample(file)?;
@@ -103,19 +108,24 @@ fn beside_flanneld(mode: Mode, topology: Topology, file: &str) -> Outcome {
 }
 
 pub fn flannel() -> Outcome {
-    beside_flanneld(Mode::Vxlan, Topology::flat(2), "10-flannel.conflist")
+    beside_flanneld(Mode::Vxlan, "10-flannel.conflist", &AS_THE_UNITS)
+}
+
+/// The plugin masquerades, and leaves out the network.
+pub fn flannel_without_ip_masq() -> Outcome {
+    beside_flanneld(Mode::Vxlan, "10-flannel.conflist", &[])
 }
 
 pub fn vxlan() -> Outcome {
-    beside_flanneld(Mode::Vxlan, Topology::flat(2), "10-vxlan.conflist")
+    beside_flanneld(Mode::Vxlan, "10-vxlan.conflist", &AS_THE_UNITS)
 }
 
 pub fn host_gw() -> Outcome {
-    beside_flanneld(Mode::HostGw, Topology::flat(2), "10-host-gw.conflist")
+    beside_flanneld(Mode::HostGw, "10-host-gw.conflist", &AS_THE_UNITS)
 }
 
 pub fn direct_routing() -> Outcome {
-    beside_flanneld(Mode::DirectRouting, Topology::flat(2), "10-direct-routing.conflist")
+    beside_flanneld(Mode::DirectRouting, "10-direct-routing.conflist", &AS_THE_UNITS)
 }
 
 /// Without a flanneld, by the samples for two hosts.

@@ -21,6 +21,7 @@ use std::os::fd::RawFd;
 use cni::error::Error;
 use cni::plugin::{Plugin, Request};
 use cni::result::{AddResult, Interface as ResultInterface};
+use ipnetwork::IpNetwork;
 use kernel::diff::Plan;
 use kernel::message::link::SeenLink;
 use kernel::state::{Scope, State};
@@ -107,8 +108,9 @@ pub struct Common<'c> {
     pub dad: Dad,
     /// The MAC that is asked for.
     pub mac: Option<Mac>,
-    /// Traffic of the pod to elsewhere leaves with the host's address.
-    pub masquerade: bool,
+    /// Traffic of the pod to elsewhere leaves with the host's address, but for traffic to these networks. `None`: it keeps
+    /// its source.
+    pub masquerade: Option<&'c [IpNetwork]>,
     /// Frames from the pod must carry its MAC.
     pub spoof_check: bool,
     /// ADD answers when the host's end carries packets.
