@@ -30,8 +30,10 @@ mod live;
 mod live_changes;
 mod lost_files;
 mod paths;
+mod rules;
 mod samples;
 mod settings;
+mod sources;
 mod store;
 mod takeover;
 mod tracer;
@@ -58,6 +60,7 @@ const ETCDCTL: Need = Need::Program("etcdctl");
 const IP: Need = Need::Program("ip");
 const BRIDGE: Need = Need::Program("bridge");
 const NFT: Need = Need::Program("nft");
+const IPTABLES: Need = Need::Program("iptables");
 const STRACE: Need = Need::Program("strace");
 
 static TESTS: &[Test] = &[
@@ -116,6 +119,13 @@ static TESTS: &[Test] = &[
     test!(samples::direct_routing),
     test!(samples::vxlan_without_flanneld),
     test!(samples::host_gw_without_flanneld),
+    test!(rules::sources_with_iptables_modes_rules, NFT, IP),
+    test!(rules::sources_with_nftables_modes_rules, NFT, IP),
+    test!(rules::they_are_repaired, NFT),
+    test!(rules::a_forward_policy_of_drop_is_overridden, NFT, IPTABLES),
+    test!(rules::a_chain_that_drops_is_named, NFT),
+    test!(rules::those_of_gos_nftables_mode_are_taken_over_and_back, NFT),
+    test!(rules::those_of_gos_iptables_mode_are_replaced_and_back, NFT, IPTABLES),
     test!(daemonless::vxlan),
     test!(daemonless::direct_routing),
     test!(daemonless::host_gw),
@@ -225,9 +235,9 @@ static TESTS: &[Test] = &[
     test!(settings::arp_of_the_device, IP),
     test!(settings::multicast_of_the_device, IP),
     test!(settings::mtu_of_the_device, IP),
-    test!(two_networks::vxlan_beside_vxlan),
-    test!(two_networks::host_gw_beside_host_gw),
-    test!(two_networks::vxlan_beside_host_gw),
+    test!(two_networks::vxlan_beside_vxlan, NFT),
+    test!(two_networks::host_gw_beside_host_gw, NFT),
+    test!(two_networks::vxlan_beside_host_gw, NFT),
     test!(two_networks::one_vni_for_two_is_refused),
     test!(two_networks::a_network_inside_anothers_is_refused),
     test!(udp_roll::go_takes_over_from_a_stopped_daemon, IP, Need::Tun),
