@@ -207,6 +207,19 @@ fn unit(path: &str, env: &BTreeMap<String, String>) -> (BTreeMap<String, String>
         .collect();
     assert_eq!((settings["Type"].as_str(), settings["Restart"].as_str()), ("notify", "always"));
     assert!(!settings.keys().any(|key| key.starts_with("ExecStop")), "a stopped daemon leaves the network as it is");
+    // what waits for flanneld would not start while flanneld waits; what an extension's command started goes on
+    for (key, value) in [
+        ("Before", None),
+        ("RequiredBy", None),
+        ("WantedBy", Some("multi-user.target")),
+        ("StartLimitIntervalSec", Some("0")),
+        ("RestartPreventExitStatus", Some("64")),
+        ("KillMode", Some("process")),
+    ] {
+        assert_eq!(settings.get(key).map(String::as_str), value, "{path}: {key}");
+    }
+    let limit = settings["TimeoutStartSec"].strip_suffix('s').and_then(|seconds| seconds.parse::<u32>().ok());
+    assert!(limit.is_some_and(|seconds| seconds <= 90), "{path}: a boot waits for {}", settings["TimeoutStartSec"]);
     let mut words = settings["ExecStart"].split(' ').map(str::to_owned);
     assert!(words.next().unwrap().ends_with("/flanneld"));
     let Ok(Command::Run(options)) = flags::parse(&words.collect::<Vec<_>>(), env) else {
@@ -232,4 +245,5 @@ fn the_units_start_the_daemon_and_stop_nothing() {
     let StoreOptions::Etcd(etcd) = options.store else { panic!("{:?}", options.store) };
     assert_eq!(etcd.endpoints.len(), 2);
     assert_eq!(options.health, "127.0.0.1:8471".parse().ok());
+    assert!(text.lines().any(|line| line.starts_with("After=") && line.ends_with(" etcd.service")), "{text}");
 }

@@ -1,4 +1,4 @@
-//! Notice that somebody has changed a table of nf_tables.
+//! Notices when another program changes a table of nf_tables.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -8,32 +8,30 @@ use kernel::nft::{NftError, NftWatch, TableKey};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
-/// Receives nf_tables' announcements. A kernel without nf_tables announces nothing and has no rules.
+/// Receives the announcements of nf_tables. A kernel without nf_tables has no announcements and no rules.
 #[derive(Debug)]
 pub struct RulesWatch {
     watch: Option<(NftWatch, UnixDatagram)>,
 }
 
-/// The announcements cannot be received any more.
+/// The announcements can no longer be received.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
-    /// What the kernel said.
+    /// An error of the kernel.
     #[error(transparent)]
     Kernel(#[from] NftError),
-    /// What the runtime said.
+    /// An error of the runtime.
     #[error("wait for nf_tables' announcements: {0}")]
     Wait(#[from] io::Error),
 }
 
 impl RulesWatch {
-    /// Needs a tokio runtime.
-    ///
-    /// `watch` is the watch for the tables, just opened.
+    /// Receives what `watch`, which has just been opened, announces. Needs a tokio runtime.
     pub fn new(watch: Result<NftWatch, NftError>) -> Self {
         let watch = watch
             .map_err(RulesError::from)
             .and_then(awaited)
-            .inspect_err(|error| tracing::debug!(%error, "no announcements of nf_tables"));
+            .inspect_err(|error| tracing::debug!(%error, "cannot receive announcements of nf_tables"));
         Self { watch: watch.ok() }
     }
 
@@ -44,17 +42,17 @@ impl RulesWatch {
         }
     }
 
-    /// Waits until a watched table has changed, or may have. Cancel-safe.
+    /// Waits until a watched table may have changed. Cancel-safe.
     pub async fn changed(&mut self) -> Result<(), RulesError> {
         let Some((watch, socket)) = &mut self.watch else { return std::future::pending().await };
         loop {
-            // what comes meanwhile is dropped by the kernel, and costs nothing
+            // The kernel drops announcements that arrive in the meantime, which costs nothing.
             match watch.rest() {
                 Some(rest) => tokio::time::sleep_until(rest.into()).await,
                 None => socket.readable().await?,
             }
             let mut changed = Ok(Default::default());
-            // everything is read: the socket is not ready any more
+            // Everything is read, so the socket is no longer ready.
             let _ = socket.try_io(Interest::READABLE, || {
                 changed = watch.changed();
                 Err::<(), _>(ErrorKind::WouldBlock.into())
@@ -66,8 +64,8 @@ impl RulesWatch {
     }
 }
 
-/// The watch, and its socket once more for the runtime to wait for. The runtime has no type for one of netlink, and waits for
-/// any descriptor alike.
+/// The watch, and a duplicate of its socket for the runtime to wait for. The runtime has no type for netlink sockets,
+/// but waits for any descriptor in the same way.
 fn awaited(watch: NftWatch) -> Result<(NftWatch, UnixDatagram), RulesError> {
     let socket = Descriptor::from(watch.as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(true)?;

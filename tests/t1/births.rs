@@ -6,6 +6,7 @@
 use kernel::Kernel;
 use kernel::diff::{Step, diff};
 use kernel::message::link::SeenLink;
+use kernel::removal::delete_and_wait;
 use kernel::state::{Birth, Link, LinkKind, Macvlan, MacvlanMode, Scope, State, TunTap, Veth, VethPeer};
 use kernel::types::{IfIndex, IfName, Mac, Mtu};
 use lab::netns::Room;
@@ -122,6 +123,30 @@ pub fn a_macvlan_is_born_in_the_pod() -> Outcome {
     a_taken_name_is_refused(&macvlan())
 }
 
+/// An index that was seen before is never taken for the new link's: not where this program deleted the link, and not
+/// where somebody else did.
+pub fn what_is_born_under_a_known_name_is_another_link() -> Outcome {
+    let mut pair = Pair::new()?;
+    let wanted = born(macvlan());
+    for by_us in [true, false] {
+        pair.establish("eth0", &wanted);
+        let seen = pair.pod.link(&name("eth0"))?.expect("the pod's link");
+        if by_us {
+            assert!(delete_and_wait(&mut pair.pod, &seen)?);
+        } else {
+            assert!(delete_and_wait(&mut pair.rooms[1].kernel()?, &seen)?);
+        }
+        let mut state = State::default();
+        state.address(&name("eth0"), "10.9.1.2/24".parse()?, true);
+        let mut steps = vec![Step::CreateLink(name("eth0"), wanted.clone())];
+        steps.extend(diff(&state, &State::default(), &Scope::default()).steps);
+        let report = pair.pod.apply_from(&mut pair.host, &steps);
+        assert!(report.failed.is_empty(), "deleted by us: {by_us}: {:?}", report.failed);
+        pair.pod.apply(&[Step::DeleteLink(name("eth0"))]).ok()?;
+    }
+    pair.remove()
+}
+
 /// The lower link is named with the whole command, and so is a parent that was not given.
 pub fn a_birth_that_fails_says_what_is_missing() -> Outcome {
     let mut pair = Pair::new()?;
@@ -138,7 +163,7 @@ pub fn a_birth_that_fails_says_what_is_missing() -> Outcome {
         assert!(text.starts_with(command), "{text}");
         assert!(text.ends_with("ENODEV: No such device (ip link show nosuch)"), "{text}");
         let orphan = pair.pod.apply(&step).failed[0].1.to_string();
-        assert!(orphan.ends_with("(it comes from another namespace: say from which)"), "{orphan}");
+        assert!(orphan.ends_with("(it comes from another namespace, which the caller did not give)"), "{orphan}");
     }
     assert_eq!(pair.all(), before);
     pair.remove()

@@ -27,6 +27,7 @@ pub enum Whose {
 }
 
 /// A place to call plugins from: a directory of them, a directory for their files.
+#[derive(Debug)]
 pub struct Caller {
     bin: PathBuf,
     pub files: tempfile::TempDir,

@@ -66,7 +66,7 @@ fn advertise(room: &Room) -> Outcome {
     let socket = room
         .enter(|| socket_with(AddressFamily::INET6, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::ICMPV6)))??;
     sockopt::set_ipv6_multicast_hops(&socket, 255)?;
-    eventually("the host hears the pod's advertisement", SOON, || {
+    eventually("the host receives the pod's advertisement", SOON, || {
         // the link-local address that it is sent from may not be usable yet
         let sent = sendto(&socket, &advertisement, SendFlags::empty(), &all_nodes);
         if received() > before { Ok(()) } else { Err(format!("sent: {sent:?}, received: {}", received())) }
@@ -91,7 +91,7 @@ fn assert_no_router(result: &Value, what: &str) {
     }
 }
 
-/// The test's own way to advertise is heard: with accept_ra=2 the host does learn the route.
+/// The test's advertisements work: with accept_ra=2 the host learns the route.
 pub fn an_advertisement_is_taken_where_it_may_be() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;

@@ -104,7 +104,7 @@ pub fn rules_that_were_written_are_taken_back() -> Outcome {
     let before = masqueraded();
     assert!(before > 0, "the first pod is masqueraded");
     let error = caller.call("ADD", &Pod::of(&new, "new"), &with(&good, json!({ "macspoofchk": true }))).error();
-    assert!(error.contains("chain PREROUTING of table bridge nat is not of the kind that is wanted"), "{error}");
+    assert!(error.contains("chain PREROUTING of table bridge nat is not of the desired kind"), "{error}");
     assert_eq!(masqueraded(), before, "masquerade rules");
     assert_eq!(links(&mut Kernel::open()?).len(), 2, "the bridge and the first pod's link");
     assert_eq!(caller.reserved("net"), ["10.9.1.2"]);

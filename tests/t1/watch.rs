@@ -87,7 +87,7 @@ impl Holder {
         }
     }
 
-    /// Waits until nothing is left to be heard; the CPU time and the passes so far.
+    /// Waits until no announcement is left; returns the CPU time and the passes so far.
     fn so_far(&self) -> (Duration, u64) {
         let wanted = self.idle.load(Relaxed) + 2;
         let look = || match self.idle.load(Relaxed) {

@@ -214,7 +214,7 @@ pub fn it_waits_for_etcd_and_outlives_it() -> Outcome {
     let waits = |status: &Status| status.store_stale_since.is_some() && status.store_error.is_some();
     let status = wait(1, "it waits", waits)?;
     assert!(status.last_error.as_ref().is_some_and(|error| error.contains("Connection refused")), "{status:?}");
-    assert!(says(&log_file(1), "etcd cannot be followed"));
+    assert!(says(&log_file(1), "cannot follow etcd"));
     fleet.lab.etcd.start(&fleet.lab.world)?;
     let upstreams = "flannel config not found in etcd store. Did you create your config using etcdv3 API?";
     let status = wait(1, "no configuration", |status| status.last_error.as_deref() == Some(upstreams))?;

@@ -240,7 +240,7 @@ pub fn hostile_wireguard_leases_disturb_nobody() -> Outcome {
     all_pairs_answer(&cluster, Mode::Wireguard)
 }
 
-/// A second is promised, and this machine's processor is imitated. A peer that hears nothing from a device that was made
+/// A second is promised, and this machine's processor is imitated. A peer that receives nothing from a device that was made
 /// anew finds out after 15 s (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT, drivers/net/wireguard/messages.h).
 const SOON: Duration = Duration::from_secs(3);
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kernel::diff::{LinkChange, Step, diff};
-use kernel::news::{Ear, News, Reader};
+use kernel::news::{Listener, News, Reader};
 use kernel::state::{
     Bridge, Ipip, Ipvlan, IpvlanIsolation, IpvlanMode, Link, LinkKind, Macvlan, MacvlanMode, PublicKey, Scope, Secret,
     State, VethPeer, Vlan, VlanDevice, VlanKey, VlanProtocol, WireguardDevice, WireguardPeer,
@@ -35,7 +35,7 @@ pub fn vlans_of_a_bridge_work() -> Outcome {
 pub fn vlans_of_a_port_are_announced() -> Outcome {
     let (bridge, port) = (IfName::new("vlans")?, IfName::new("port")?);
     let peer = VethPeer { name: IfName::new("peer")?, mac: None, mtu: None, netns: None };
-    let mut ear = Ear::open()?;
+    let mut listener = Listener::open()?;
     let mut kernel = Kernel::open()?;
     let id = |id| VlanKey { dev: port.clone(), id };
     let mut steps = vec![
@@ -48,7 +48,7 @@ pub fn vlans_of_a_port_are_announced() -> Outcome {
     }
     steps.extend([Step::DeleteLink(port.clone()), Step::DeleteLink(bridge)]);
     kernel.apply(&steps).ok()?;
-    let told = vlans_told(&mut ear, &port)?;
+    let told = vlans_told(&mut listener, &port)?;
     let plain = Vlan::default();
     let native = Vlan { pvid: true, untagged: true };
     let all: Vec<(VlanId, Vlan)> = [(1, native), (100, plain), (101, plain), (102, plain)]
@@ -61,10 +61,13 @@ pub fn vlans_of_a_port_are_announced() -> Outcome {
 }
 
 /// All that is told of the port's VLANs until its link is gone.
-fn vlans_told(ear: &mut Ear, port: &IfName) -> Result<Vec<BTreeMap<VlanId, Vlan>>, Box<dyn std::error::Error>> {
+fn vlans_told(
+    listener: &mut Listener,
+    port: &IfName,
+) -> Result<Vec<BTreeMap<VlanId, Vlan>>, Box<dyn std::error::Error>> {
     let (mut reader, mut told) = (Reader::default(), Vec::new());
     loop {
-        for news in ear.hear()?.into_iter().flat_map(|announcement| reader.read(announcement)) {
+        for news in listener.receive()?.into_iter().flat_map(|announcement| reader.read(announcement)) {
             match news {
                 News::Link(name, None) if name == *port => return Ok(told),
                 News::Unreadable(why) => return Err(why.into()),

@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         tier: "vm",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO"),
+        drills: false,
     };
     harness::main_in_vm(TESTS, &environment)
 }

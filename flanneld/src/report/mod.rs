@@ -10,7 +10,7 @@ mod task;
 mod tests;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::supervise::{Ended, Task};
 use crate::systemd::Manager;
 use overlay::status::{Attachments, Rejected, Status, path_beside};
+use store::files::{self, FileError};
 
 /// Readiness: the CNI plugin can read subnet.env.
 pub const SUBNET_FILE: &str = "subnet file";
@@ -44,11 +45,19 @@ pub struct Settings {
 struct Shared {
     contents: Mutex<Contents>,
     changed: Notify,
+    /// Held while a text is rendered and written, so that an older text never replaces a newer one.
+    writing: Mutex<()>,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, path: &Path, text: impl FnOnce(&mut Contents) -> String) -> Result<(), FileError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = text(&mut self.lock());
+        files::replace(path, text.as_bytes())
     }
 }
 
@@ -114,8 +123,7 @@ impl Report {
 
     /// Writes the status now and here: the daemon is about to end with `error`.
     pub fn last_words(&self, error: &str) {
-        let text = self.shared.lock().last_words(error);
-        // the error itself is on its way to the log
-        let _ = store::files::replace(&self.status, text.as_bytes());
+        // the caller logs the error itself
+        let _ = self.shared.write(&self.status, |contents| contents.last_words(error));
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::pace::next_status;
 use super::watch::{Fingerprint, Watch};
-use super::{SUBNET_FILE, Settings, Shared};
+use super::{Contents, SUBNET_FILE, Settings, Shared};
 use crate::repairs::Repairs;
 use overlay::status::path_beside;
 use store::backoff::Backoff;
@@ -40,9 +40,13 @@ impl Object {
     }
 
     /// Writes the file on a thread of its own, because a disk may be slow.
-    async fn write(&mut self, text: impl FnOnce() -> String + Send + 'static) -> bool {
-        let path = self.path.clone();
-        let work = move || files::replace(&path, text().as_bytes()).map(|()| Fingerprint::of(&path));
+    async fn write(
+        &mut self,
+        shared: &Arc<Shared>,
+        text: impl FnOnce(&mut Contents) -> String + Send + 'static,
+    ) -> bool {
+        let (path, shared) = (self.path.clone(), shared.clone());
+        let work = move || shared.write(&path, text).map(|()| Fingerprint::of(&path));
         let done = tokio::task::spawn_blocking(work).await;
         self.at = Some(Instant::now());
         match done {
@@ -153,8 +157,8 @@ impl Writer {
         if at > now {
             return Some(at);
         }
-        let (shared, drifts) = (self.shared.clone(), self.settings.metrics.drifts());
-        if !self.status.write(move || shared.lock().take_status(drifts)).await {
+        let drifts = self.settings.metrics.drifts();
+        if !self.status.write(&self.shared, move |contents| contents.take_status(drifts)).await {
             self.shared.lock().status_failed();
             return self.status.retry;
         }
@@ -177,7 +181,7 @@ impl Writer {
         }
         let written = {
             let text = text.clone();
-            self.env.write(move || text).await
+            self.env.write(&self.shared, move |_| text).await
         };
         self.shared.lock().set_env_error(self.env.error.clone());
         self.settings.readiness.set(SUBNET_FILE, self.env.error.clone().map_or(Ok(()), Err));

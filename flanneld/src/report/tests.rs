@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -136,6 +137,24 @@ async fn a_file_that_somebody_changes_is_written_again() {
     eventually(&status, |text| text.contains("1450")).await;
     assert!(settings.readiness.is_ready());
     assert!(settings.metrics.drifts().get("file").is_some_and(|count| *count >= 3), "{:?}", settings.metrics.drifts());
+}
+
+/// The error that ends the daemon stays in the status, although the task may be writing an older one.
+#[test]
+fn an_older_text_never_replaces_the_last_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Arc::new(Shared::default());
+    let status = dir.path().join("status.json");
+    let report = Report { shared: shared.clone(), metrics: Metrics::default(), status: status.clone() };
+    for round in 0..200 {
+        shared.write(&status, |contents| contents.last_words("")).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| shared.write(&status, |contents| contents.take_status(BTreeMap::new())).unwrap());
+            scope.spawn(|| report.last_words(&format!("error {round}")));
+        });
+        let text = std::fs::read_to_string(&status).unwrap();
+        assert!(text.contains(&format!("error {round}")), "{text}");
+    }
 }
 
 #[tokio::test]

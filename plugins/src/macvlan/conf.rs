@@ -11,8 +11,7 @@ use crate::attach::fields::{Args, Ipam, WithMac, note, parse_mac};
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Document {
-    /// Empty: the link of the default route.
-    pub master: String,
+    master: String,
     mode: String,
     mtu: i64,
     mac: String,
@@ -27,8 +26,10 @@ pub struct Document {
 /// The configuration, checked.
 #[derive(Debug, Clone)]
 pub struct Conf {
-    /// The host's link that the pods' interfaces stand on.
-    pub master: IfName,
+    /// The link that the pods' interfaces stand on. `None`: that of the default route.
+    pub master: Option<IfName>,
+    /// That link is in the pod.
+    pub in_pod: bool,
     /// How they see each other.
     pub mode: MacvlanMode,
     /// Of the pod's interface. `None`: the master's.
@@ -47,7 +48,7 @@ impl Document {
     /// The checked configuration, or every mistake in one error. `args_mac` is `MAC` of CNI_ARGS.
     pub fn check(self, args_mac: &str) -> Result<Conf, Error> {
         let mut mistakes = Vec::new();
-        let master = note(&mut mistakes, IfName::new(&self.master).map_err(|e| format!("master: {e}")));
+        let master = note(&mut mistakes, master(&self.master));
         let mode = note(&mut mistakes, mode(&self.mode));
         let mtu = note(&mut mistakes, mtu(self.mtu));
         let asked = [&self.runtime_config.mac[..], &self.args.cni.mac, args_mac, &self.mac];
@@ -55,17 +56,21 @@ impl Document {
         if mode == Some(MacvlanMode::Passthru) && mac.flatten().is_some() {
             mistakes.push("mac: an interface in mode passthru has its master's".to_owned());
         }
-        if self.link_in_container {
-            let way_out = "name a \"master\" of the host, and leave the key out";
-            mistakes.push(format!("linkInContainer is not supported by this version: {way_out}"));
-        }
         let (Some(master), Some(mode), Some(mtu), Some(mac), true) = (master, mode, mtu, mac, mistakes.is_empty())
         else {
             return Err(Error::config(mistakes.join("; ")));
         };
         let bc_queue_len = Some(self.bcqueuelen).filter(|packets| *packets != 0);
-        Ok(Conf { master, mode, mtu, bc_queue_len, mac, ipam: self.ipam.named(), dns: self.dns })
+        let in_pod = self.link_in_container;
+        Ok(Conf { master, in_pod, mode, mtu, bc_queue_len, mac, ipam: self.ipam.named(), dns: self.dns })
     }
+}
+
+fn master(text: &str) -> Result<Option<IfName>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    IfName::new(text).map(Some).map_err(|e| format!("master: {e}"))
 }
 
 fn mode(text: &str) -> Result<MacvlanMode, String> {

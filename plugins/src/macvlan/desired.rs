@@ -14,16 +14,25 @@ pub const DAD: pod::Dad = pod::Dad::On;
 
 /// The pod's interface.
 fn link(conf: &Conf, ends: &Ends) -> Link {
-    let kind = Macvlan { bc_queue_len: conf.bc_queue_len, ..Macvlan::on(conf.master.clone(), conf.mode) };
-    Link { birth: LinkBirth::Parent, mtu: conf.mtu, mac: Some(ends.pod_mac), ..Link::up(LinkKind::Macvlan(kind)) }
+    let kind = Macvlan { lower: conf.master.clone(), mode: conf.mode, bc_queue_len: conf.bc_queue_len };
+    let birth = if conf.in_pod { LinkBirth::Here } else { LinkBirth::Parent };
+    Link { birth, mtu: conf.mtu, mac: Some(ends.pod_mac), ..Link::up(LinkKind::Macvlan(kind)) }
+}
+
+/// No master is named, and no default route says which.
+pub fn no_default_route() -> Error {
+    Error::internal("no default route interface name found")
+        .with_details("name the link as \"master\", or add a default route where it is: ip route show default")
 }
 
 /// It, still down. `master` is the link that it is to stand on.
 pub fn born(conf: &Conf, ends: &Ends, master: Option<&SeenLink>) -> Result<State, Error> {
-    let name = conf.master.as_str();
+    let Some(name) = &conf.master else { return Err(no_default_route()) };
     let Some(master) = master else {
+        let name = name.as_str();
+        let place = if conf.in_pod { "the pod" } else { "this host" };
         return Err(Error::internal(format!("failed to lookup master {name:?}: Link not found"))
-            .with_details(format!("name a link of this host as \"master\": ip link show {name}")));
+            .with_details(format!("name a link of {place} as \"master\": ip link show {name}")));
     };
     if let (Some(wanted), Some(most)) = (conf.mtu, master.link.mtu)
         && wanted.0 > most.0

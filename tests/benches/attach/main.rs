@@ -60,6 +60,7 @@ struct Figures {
     go: Series,
     at_once: [Rates; 2],
     in_a_row: [Rates; 2],
+    floor_at_once: Rates,
     nothing: Sample,
     floor: Sample,
     start: [Sample; 2],
@@ -205,6 +206,7 @@ fn measure(
         for (n, side) in sides.alike() {
             figures.at_once[n].at_once(side, &pods[..AT_ONCE])?;
         }
+        floor.at_once(&mut figures.floor_at_once, host, &pods[..AT_ONCE])?;
     }
     for _ in 0..4 {
         for (n, side) in sides.alike() {
@@ -215,7 +217,7 @@ fn measure(
 }
 
 fn rows(sides: &Sides, figures: &Figures) -> Vec<Row> {
-    let Figures { ours, chain, go, at_once, in_a_row, nothing, floor, start } = figures;
+    let Figures { ours, chain, go, at_once, in_a_row, floor_at_once, nothing, floor, start } = figures;
     let there = sides.go.is_some();
     let failed = |rates: &[Rates; 2]| format!("failed: {}, Go {}", rates[0].failures, rates[1].failures);
     vec![
@@ -224,6 +226,12 @@ fn rows(sides: &Sides, figures: &Figures) -> Vec<Row> {
         Row::times("flannel → bridge → host-local ADD", &chain.add.times, &[], "≤ 0.9 ms"),
         Row::times("the same DEL", &chain.del.times, &[], ""),
         Row::rates(&format!("{AT_ONCE} ADD at once"), &at_once[0].add, &at_once[1].add, "8×, no failure"),
+        Row::rates(
+            &format!("{AT_ONCE} of that program that only sends at once"),
+            &floor_at_once.add,
+            &at_once[1].add,
+            "",
+        ),
         Row::rates(&format!("{AT_ONCE} DEL at once ({})", failed(at_once)), &at_once[0].del, &at_once[1].del, ""),
         Row::rates("200 ADD one by one", &in_a_row[0].add, &in_a_row[1].add, ""),
         Row::rates(&format!("200 DEL one by one ({})", failed(in_a_row)), &in_a_row[0].del, &in_a_row[1].del, ""),

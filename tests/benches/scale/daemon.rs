@@ -136,7 +136,7 @@ impl<'a> Host<'a> {
 
     /// Writes the lease of peer `n`; how long it takes until the kernel announces its route, and until etcd has answered.
     pub fn event(&self, n: usize) -> Result<(Duration, Duration), Error> {
-        let mut ear = self.listen()?;
+        let mut listener = self.listen()?;
         let (mut kernel, wanted) = (self.kernel()?, leases::subnet(n));
         // a route's link is named by its index
         kernel.links().doing("list links")?;
@@ -144,7 +144,7 @@ impl<'a> Host<'a> {
         let started = Instant::now();
         self.etcd.put(n..n + 1)?;
         let put = started.elapsed();
-        while !ear.announcements(is_it).doing("hear of a route")? {}
+        while !listener.announcements(is_it).doing("wait for the announcement of a route")? {}
         Ok((started.elapsed(), put))
     }
 

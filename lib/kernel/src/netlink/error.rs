@@ -76,6 +76,16 @@ impl KernelError {
         self.errno.0 == libc::EEXIST
     }
 
+    /// Whether the kernel says EINVAL: the request is not possible as things are.
+    pub fn is_invalid(&self) -> bool {
+        self.errno == Errno::INVAL
+    }
+
+    /// Whether the caller has not the capability that the request needs.
+    pub fn is_denied(&self) -> bool {
+        self.errno.0 == libc::EPERM
+    }
+
     /// Whether the object, or the link that it belongs to, does not exist.
     pub fn is_absent(&self) -> bool {
         matches!(self.errno.0, libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::ENXIO | libc::EADDRNOTAVAIL)

@@ -15,7 +15,7 @@ use crate::types::{IfName, VlanId};
 const HAIRPIN: u16 = 4;
 const ISOLATED: u16 = 33;
 
-/// The flags and all VLANs of the port `name`. The message of a port that leaves its bridge is RTM_DELLINK; the link stays.
+/// The flags and all VLANs of the port `name`. RTM_DELLINK means that the port leaves its bridge; the link stays.
 pub(super) fn news(name: &IfName, message: &LinkMessage, gone: bool) -> Vec<News> {
     let mut port = None;
     let mut vlans = BTreeMap::new();
@@ -29,7 +29,7 @@ pub(super) fn news(name: &IfName, message: &LinkMessage, gone: bool) -> Vec<News
         }
     }
     let mut news = vec![News::Vlans(name.clone(), vlans)];
-    // the bridge itself is announced like a port, but is none
+    // The bridge itself is announced like a port, but is not one.
     if gone || port.is_some() {
         news.push(News::Port(name.clone(), port));
     }
@@ -44,7 +44,7 @@ fn is_set(flags: &[LinkProtoInfoBridge], kind: u16) -> bool {
     })
 }
 
-/// Neighbouring numbers that are carried alike are told as a first and a last (RTEXT_FILTER_BRVLAN_COMPRESSED).
+/// Consecutive numbers with equal flags are sent as a first and a last one (RTEXT_FILTER_BRVLAN_COMPRESSED).
 fn all(specs: &[AfSpecBridge]) -> BTreeMap<VlanId, Vlan> {
     let mut vlans = BTreeMap::new();
     let mut first = None;
