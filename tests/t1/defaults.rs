@@ -1,4 +1,4 @@
-//! Routes of a pod with several attachments: each has its own, and leaves those of the others.
+//! Routes of a pod with several attachments: each has its own, and leaves those of the others alone.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

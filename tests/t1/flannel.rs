@@ -1,4 +1,4 @@
-//! flannel → bridge → host-local in one process, and the names that insist on a data path.
+//! flannel → bridge → host-local in one process, and the plugins that require a data path.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -48,7 +48,8 @@ fn links() -> usize {
     Kernel::open().unwrap().links().unwrap().len()
 }
 
-/// The pod gets an address of the host's subnet, the overlay's MTU and a route to the whole network; DEL takes all away.
+/// The pod gets an address of the host's subnet, the overlay's MTU and a route to the whole network; DEL removes all
+/// of it.
 pub fn a_pod_gets_an_address_of_the_hosts_subnet() -> Outcome {
     let caller = caller();
     let room = Room::create("pod")?;
@@ -136,7 +137,8 @@ pub fn what_flanneld_said_last_is_in_the_error() -> Outcome {
     Ok(())
 }
 
-/// `vxlan`, `direct-routing` and `host-gw` attach where the host runs them, and say what it runs where not.
+/// `vxlan`, `direct-routing` and `host-gw` attach where the host runs that data path; elsewhere the error names what
+/// it runs.
 pub fn a_named_data_path_is_insisted_on() -> Outcome {
     let runs = [("vxlan", "vxlan", false), ("direct-routing", "vxlan", true), ("host-gw", "host-gw", false)];
     for (name, backend, direct_routing) in runs {

@@ -8,14 +8,14 @@ use tests::harness::Outcome;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// A namespace whose announcements are announced.
+/// A namespace, with the reader of its announcements.
 struct Announced {
     room: Room,
     listener: Listener,
     reader: Reader,
 }
 
-/// After a command these are run: the announcement of the second says that all before have been announced.
+/// These run after a command: the announcement of the second shows that all earlier ones have been read.
 const LAST: [&str; 2] = ["ip address add 127.9.9.9/32 dev lo", "ip address del 127.9.9.9/32 dev lo"];
 
 impl Announced {

@@ -1,4 +1,4 @@
-//! A failed ADD of bridge takes back what it did itself, and nothing else.
+//! A failed ADD of bridge removes what it made itself, and nothing else.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -29,7 +29,7 @@ fn masqueraded() -> usize {
     Nft::open().unwrap().rules(&masquerade::table(), Some("masq_checks")).map_or(0, |rules| rules.len())
 }
 
-/// The pod that was there before keeps everything: its link, bridge, gateway, rules and reservation.
+/// The earlier pod keeps everything: its link, bridge, gateway, rules and reservation.
 pub fn a_failed_add_leaves_other_pods_alone() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let (old, new) = (Room::create("old")?, Room::create("new")?);
@@ -92,13 +92,13 @@ pub fn a_new_bridge_that_others_have_joined_stays() -> Outcome {
     Ok(())
 }
 
-/// The MAC check cannot be set up, when the masquerade is: its rules go again, and a pod's of the same network stay.
+/// The MAC check cannot be set up after the masquerade: its rules are removed, and those of another pod stay.
 pub fn rules_that_were_written_are_taken_back() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let (old, new) = (Room::create("old")?, Room::create("new")?);
     let good = with(&v4_only(&conf(&caller), "10.9.1.0/24"), json!({ "ipMasq": true }));
     caller.call("ADD", &Pod::of(&old, "old"), &good).ok();
-    // somebody's chain of the name that the check has to hook
+    // Another program's chain has the name that the check must hook.
     let status = Command::new("nft").arg("add table bridge nat; add chain bridge nat PREROUTING").status()?;
     assert!(status.success(), "nft: {status}");
     let before = masqueraded();

@@ -19,14 +19,14 @@ use crate::{Failure, Outcome};
 
 const KEY: &str = "10.244.7.0-24";
 
-/// A lease of a host that may not be honest.
+/// A lease of a host that may be hostile.
 fn lease(public: &str) -> String {
     format!(
         r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:07"}}}}"#
     )
 }
 
-/// Host 1 judges the lease with `key`: it names it among what it ignores, and does not follow it.
+/// Host 1 judges the lease with `key`: it rejects the lease, and reports it.
 fn is_refused(key: &str, because: &str) -> Outcome {
     let subnet: IpNetwork = key.replace('-', "/").parse()?;
     let followed = eventually(format_args!("host1 judges {key}"), PATIENCE, || {
@@ -37,7 +37,7 @@ fn is_refused(key: &str, because: &str) -> Outcome {
             false => Err(format!("{status:?}")),
         }
     })?;
-    assert!(!followed, "the lease {key} is followed: {because}");
+    assert!(!followed, "the lease {key} is accepted: {because}");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Who etcd is, and who we are to it.
+//! TLS and users: who etcd is, and who this host is to etcd.
 
 use std::fs;
 use std::net::IpAddr;
@@ -87,7 +87,7 @@ pub fn certificates_are_read_anew() -> Outcome {
         assert!(view.health.name.starts_with("etcd https://"), "{}", view.health.name);
         assert_eq!(store.addresses(), ["192.168.1.12".parse::<IpAddr>()?]);
         assert!(store.create(KEY, value(1).as_bytes(), DAY).await?.is_done());
-        // another authority: what was good is not any more
+        // Another authority: the previous certificate is no longer accepted.
         etcd.kill()?;
         certificates("192.168.1.12")?;
         store.until("its end", |view| !view.health.complete).await?;

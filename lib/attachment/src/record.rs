@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
-use kernel::nft::{NftFamily, RuleHandle, TableKey};
+use kernel::nft::{RuleHandle, TableKey};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
@@ -93,11 +93,6 @@ impl Record {
         let handle =
             |rule: &RuleRecord| RuleHandle { table: table.clone(), chain: rule.chain.clone(), handle: rule.handle };
         self.rules.iter().filter(of_table).map(handle).collect()
-    }
-
-    /// Whether rules of `family` are recorded.
-    pub fn has_family(&self, family: NftFamily) -> bool {
-        self.rules.iter().any(|rule| rule.family == family.to_string())
     }
 }
 

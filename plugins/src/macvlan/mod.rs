@@ -1,4 +1,4 @@
-//! `macvlan`: an interface with a MAC of its own on a link of the host, made in the pod's namespace.
+//! `macvlan`: an interface with a MAC address of its own on a link of the host, created in the pod's namespace.
 
 mod conf;
 mod desired;
@@ -39,7 +39,7 @@ impl Interface for Macvlan {
 
     fn resolve(&self, conf: &mut Conf, host: &mut Kernel, pod: Option<&mut Kernel>) -> Result<(), Error> {
         let place = if conf.in_pod { pod } else { Some(host) };
-        // named, or in a pod that is not there yet
+        // The master is named, or is in a pod that does not exist yet.
         let (None, Some(place)) = (&conf.master, place) else { return Ok(()) };
         conf.master = Some(default_master(place)?);
         Ok(())
@@ -58,7 +58,8 @@ impl Interface for Macvlan {
         }
     }
 
-    /// In passthru mode the kernel gives it the master's (`macvlan_common_newlink`, drivers/net/macvlan.c).
+    /// In passthru mode the kernel gives the interface its master's MAC address (`macvlan_common_newlink`,
+    /// drivers/net/macvlan.c).
     fn pod_mac(&self, conf: &Conf, facts: &Facts) -> Option<Mac> {
         match (conf.mode, &facts.found) {
             (MacvlanMode::Passthru, Some(master)) => master.link.mac,
@@ -96,7 +97,8 @@ impl Interface for Macvlan {
         Scope::default()
     }
 
-    /// The pod's interface stands on the master, if one is named: the default route may have moved since ADD.
+    /// Checks that the pod's interface is on the named master. Without a name, the default route may have changed
+    /// since ADD.
     fn differences(&self, conf: &Conf, ends: &Ends, host: &mut Kernel, pod: &mut Kernel) -> Result<Vec<String>, Error> {
         let Some(name) = &conf.master else { return Ok(Vec::new()) };
         let below = if conf.in_pod { pod.link(name) } else { host.link(name) };
@@ -106,7 +108,7 @@ impl Interface for Macvlan {
             (Some(master), Some(found)) if !stands_on(&found, master.index.0, conf.in_pod) => {
                 vec![format!("in the pod: ip link del {} (it does not stand on {name})", ends.ifname)]
             }
-            // that the interface is not there has been said
+            // A missing interface is reported already.
             _ => Vec::new(),
         })
     }
@@ -133,12 +135,12 @@ impl Interface for Macvlan {
     }
 }
 
-/// The interface's lower link is the one with this index, in the pod or on the host.
+/// Whether the interface's lower link is the one with this index, in the pod or on the host.
 fn stands_on(found: &SeenLink, master: u32, in_pod: bool) -> bool {
     if in_pod { found.lower == Some(master) } else { found.lower_elsewhere.or(found.lower) == Some(master) }
 }
 
-/// The link of the default route, IPv4's first.
+/// The link of the default route; IPv4's takes precedence.
 fn default_master(place: &mut Kernel) -> Result<IfName, Error> {
     let routes = place.routes(TableId::MAIN).map_err(Error::internal)?;
     let found = Family::ALL.into_iter().find_map(|family| default_route(&routes, family));

@@ -1,4 +1,4 @@
-//! What one attachment wants of the pod, from configurations as users write them.
+//! The desired state of the pod for one attachment, from configurations as users write them.
 
 use cni::error::Error;
 use cni::result::{AddResult, Dns, IpConfig};

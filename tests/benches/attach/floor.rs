@@ -1,5 +1,5 @@
-//! The least that an attachment can take: a program of its own that is started as a plugin is, sends the messages of an
-//! ADD and exits (tests/floor). Nothing is read, checked, reserved, set or answered.
+//! The lower bound of an attachment: a program that starts as a plugin does, sends the messages of an ADD and exits
+//! (tests/floor). It reads, checks, reserves, sets and answers nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl Floor {
         Ok(floor)
     }
 
-    /// Runs it for the pod in `room`, and looks whether the bridge's port carries packets. The pair is deleted again,
+    /// Runs it for the pod in `room`, and checks that the bridge's port carries packets. Then deletes the pair again,
     /// untimed.
     pub fn add(&self, sample: &mut Sample, host: &mut Kernel, room: &Room) -> Result<(), Error> {
         sample.take(&self.call(room, 0))?;

@@ -11,10 +11,6 @@ pub struct Errno(pub i32);
 impl Errno {
     /// The operation was not tried because another one was refused.
     pub const CANCELED: Self = Self(libc::ECANCELED);
-    /// The kernel does not have the protocol.
-    pub const PROTONOSUPPORT: Self = Self(libc::EPROTONOSUPPORT);
-    /// The kernel does not have the address family.
-    pub const AFNOSUPPORT: Self = Self(libc::EAFNOSUPPORT);
     /// The request is invalid.
     pub const INVAL: Self = Self(libc::EINVAL);
     /// The kernel does not have the operation.
