@@ -78,6 +78,7 @@ impl Known {
             plan: plan::Options {
                 select: options.select.clone(),
                 blackhole: options.blackhole_route,
+                rules: options.rules.clone(),
                 can_rename: ::kernel::release::renames_links(),
             },
             options: Arc::new(options),

@@ -14,8 +14,9 @@ use overlay::underlay::Found;
 use store::{Held, StoreHealth};
 use tokio::sync::watch;
 
-use super::OVERLAY;
 use super::kernel::Applied;
+use super::rules::Ruled;
+use super::{OVERLAY, RULES};
 use crate::health::Readiness;
 use crate::metrics::{Expiry, Metrics};
 use crate::report::{PeerChanges, Report};
@@ -32,13 +33,15 @@ pub struct Outlet {
     /// This host's subnets, for other controllers.
     subnets: watch::Sender<Subnets>,
     found: Option<Arc<Found>>,
+    /// Chains of others that drop every forwarded packet of pods.
+    certain: Vec<String>,
 }
 
 impl Outlet {
     /// `status` contains what is known about the daemon itself.
     pub fn new(report: Report, metrics: Metrics, readiness: Readiness, status: Status) -> Self {
         let subnets = watch::Sender::new(Subnets::default());
-        Self { report, metrics, readiness, status, subnets, found: None }
+        Self { report, metrics, readiness, status, subnets, found: None, certain: Vec::new() }
     }
 
     /// A receiver of this host's subnets.
@@ -120,6 +123,33 @@ impl Outlet {
             Ok(()) if !read => self.readiness.set(OVERLAY, Err("the store has not been read yet".into())),
             up => self.readiness.set(OVERLAY, up),
         }
+    }
+
+    /// The packet rules were looked at.
+    pub(super) fn ruled(&mut self, ruled: &Ruled) {
+        let Ruled { applied, drops } = ruled;
+        self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, applied.drift);
+        applied.log();
+        let dropping: Vec<String> = drops.iter().map(ToString::to_string).collect();
+        let may = drops.iter().filter(|drops| !drops.certain).map(ToString::to_string);
+        may.filter(|text| !self.status.dropping.contains(text)).for_each(|text| tracing::warn!("{text}"));
+        self.certain = drops.iter().filter(|drops| drops.certain).map(ToString::to_string).collect();
+        self.status.dropping = dropping;
+    }
+
+    /// Chains of others that drop every forwarded packet of pods.
+    pub(super) fn dropped(&self) -> Vec<String> {
+        self.certain.clone()
+    }
+
+    /// Whether the packet rules that pods need are there.
+    pub(super) fn rules_are(&self, there: bool) {
+        let holds = match self.certain.first() {
+            _ if !there => Err("the masquerade rules cannot be written".into()),
+            Some(dropped) => Err(dropped.clone()),
+            None => Ok(()),
+        };
+        self.readiness.set(RULES, holds);
     }
 
     /// Reports the traffic of the udp backend.

@@ -54,6 +54,8 @@ pub struct Status {
     /// What an operator should change, although this host is ready.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Chains of other programs' packet rules that drop forwarded packets of pods, or may do so, with what helps.
+    pub dropping: Vec<String>,
     /// The attachments of this host's pods; `null` if they are not repaired (`--heal-attachments=false`).
     pub attachments: Option<Attachments>,
     /// The current problem; `null` when there is none.
@@ -306,6 +308,7 @@ mod tests {
             rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
             foreign_routes: vec!["10.5.9.0/24 via 192.0.2.9 dev eth0".into()],
             warnings: vec!["the network overlaps a LAN".into()],
+            dropping: vec!["chain forward of table inet filter drops forwarded packets".into()],
             attachments: Some(Attachments { count: 3, ..Attachments::default() }),
             last_error: None,
             last_reconcile: Some("2026-01-02T03:04:05Z".into()),
@@ -322,7 +325,7 @@ mod tests {
                 r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
                 r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null,"since":"2026-01-02T03:00:00Z"}],"#,
                 r#""drift":{"route":2},"#,
-                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"warnings":["the network overlaps a LAN"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
+                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"warnings":["the network overlaps a LAN"],"dropping":["chain forward of table inet filter drops forwarded packets"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), sample());
