@@ -12,7 +12,7 @@ use super::{Contents, SUBNET_FILE, Settings, Shared};
 use crate::repairs::Repairs;
 use overlay::status::path_beside;
 use store::backoff::Backoff;
-use store::files::{self, FileError};
+use store::files;
 
 /// One of the two files.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl Object {
     ) -> bool {
         let (path, shared) = (self.path.clone(), shared.clone());
         let work = move || shared.write(&path, text).map(|()| Fingerprint::of(&path));
-        let done = tokio::task::spawn_blocking(work).await;
+        let done = store::thread::run(work).await;
         self.at = Some(Instant::now());
         match done {
             Ok(Ok(written)) => {
@@ -56,15 +56,12 @@ impl Object {
                 true
             }
             Ok(Err(error)) => self.failed(&error),
-            // the panic's message is on stderr already; the next try may succeed
-            Err(_) => {
-                self.retry = Some(Instant::now() + self.backoff.next());
-                false
-            }
+            // The next try may succeed.
+            Err(error) => self.failed(&error),
         }
     }
 
-    fn failed(&mut self, error: &FileError) -> bool {
+    fn failed(&mut self, error: &impl std::fmt::Display) -> bool {
         let wait = self.backoff.next();
         self.retry = Some(Instant::now() + wait);
         let text = error.to_string();
