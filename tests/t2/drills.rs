@@ -273,10 +273,12 @@ const WAKES: &str = r#", "\1\0\0\0\0\0\0\0", 8"#;
 impl Reached {
     fn by(log: &str, point: &Point) -> Self {
         let lines: Vec<&str> = log.lines().collect();
-        match lines.iter().position(|line| is_disturbed(line, point)) {
-            None => Self::No,
-            Some(at) if point.call == "write" && is_wake(&lines[..=at]) => Self::Impossible,
-            Some(_) => Self::Yes,
+        let disturbed: Vec<usize> = (0..lines.len()).filter(|at| is_disturbed(lines[*at], point)).collect();
+        // each thread has its own first, second … call
+        match point.call == "write" && disturbed.iter().any(|at| is_wake(&lines[..=*at])) {
+            true => Self::Impossible,
+            false if disturbed.is_empty() => Self::No,
+            false => Self::Yes,
         }
     }
 }
