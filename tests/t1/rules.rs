@@ -164,7 +164,10 @@ pub fn a_chain_without_its_hook_is_refused() -> Outcome {
             ),
         );
         let error = masquerade::rules(key("cid1"), &nets(), &[]).add(&mut kernel).unwrap_err().to_string();
-        assert!(error.contains("chain postrouting of table inet cni_plugins_masquerade is not of the kind"), "{error}");
+        assert!(
+            error.contains("chain postrouting of table inet cni_plugins_masquerade is not of the desired kind"),
+            "{error}"
+        );
         assert!(!ruleset().join("\n").contains("cid1"));
         nft(&["flush", "ruleset"], "");
     }

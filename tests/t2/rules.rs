@@ -91,11 +91,11 @@ fn sources_are_right(nftables: bool) -> Outcome {
         assert_eq!(seen(pod1, outside, there)?, underlay(&cluster, 1, family)?, "pod to the outside");
         let excluded = if family == Family::V4 { format!("{net}.3") } else { format!("{net}:3") };
         assert_eq!(seen(pod1, outside, excluded.parse()?)?, addr1, "pod to an excluded network");
-        assert_eq!(seen(outside, pod1, addr1)?, there, "the outside to a pod by a route");
+        assert_eq!(seen(outside, pod1, addr1)?, own(outside, addr1)?, "the outside to a pod by a route");
         assert_eq!(seen(host1, pod1, addr1)?, own(host1, addr1)?, "host to its own pod");
         assert_eq!(seen(host1, pod2, addr2)?, own(host1, addr2)?, "host to another host's pod");
         // upstream's modes differ here
-        let by_host1 = if nftables { there } else { own(host1, addr2)? };
+        let by_host1 = own(if nftables { outside } else { host1 }, addr2)?;
         assert_eq!(seen(outside, pod2, addr2)?, by_host1, "the outside to another host's pod by way of host 1");
         let ip = if family == Family::V4 { "ip" } else { "ip6" };
         sh(

@@ -138,5 +138,6 @@ fn find(kernel: &mut Kernel, networks: &BTreeSet<IpNetwork>) -> Result<Found, Ke
         Err(error) if error.is_unsupported() => return Ok(Found::Unsupported(error.to_string())),
         Err(error) => return Err(error.about(what)),
     };
-    kernel.observe(&rules::reads(networks.iter(), &chains)).map(|found| Found::Rules(Box::new(found)))
+    let nft = kernel.tables(&rules::reads(networks.iter(), &chains).nft)?;
+    Ok(Found::Rules(Box::new(State { nft, ..State::default() })))
 }

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::nft::{Base, Data, Element, Rule, Set, TableView, Value};
+pub use crate::nft::{
+    Base, Chain, ChainKind, Data, Element, Expr, Hook, Is, NftFamily, PayloadBase, Policy, Rule, RuleBuilder, Set,
+    Side, TableKey, Value, Verdict, ct,
+};
+
+use crate::nft::TableView;
 
 /// The contents of one table (`nft list table`); its key is a [`TableKey`](crate::nft::TableKey).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

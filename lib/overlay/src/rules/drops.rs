@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ipnetwork::IpNetwork;
-use kernel::nft::{Chain, Expr, Hook, NftFamily, Policy, Rule, TableKey, Verdict, ct};
+use kernel::state::nft::{Chain, Expr, Hook, NftFamily, Policy, Rule, TableKey, Verdict, ct};
 use kernel::state::{NftChain, NftTable, State};
 use kernel::types::Family;
 

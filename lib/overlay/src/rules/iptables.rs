@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 
 use ipnetwork::IpNetwork;
-use kernel::nft::{Expr, Hook, Policy, Rule, RuleBuilder, Side, TableKey, Verdict};
+use kernel::state::nft::{Expr, Hook, Policy, Rule, RuleBuilder, Side, TableKey, Verdict};
 use kernel::state::{NftChain, NftChainScope, NftScope, NftTable};
 use kernel::types::Family;
 

@@ -18,7 +18,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
-use kernel::nft::{Chain, NftFamily, TableKey};
+use kernel::state::nft::{Chain, NftFamily, TableKey};
 use kernel::state::{NftChainScope, NftScope, Scope, State};
 use kernel::types::Family;
 

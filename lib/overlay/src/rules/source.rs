@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use kernel::nft::{Expr, Is, PayloadBase, Rule};
+use kernel::state::nft::{Expr, Is, PayloadBase, Rule};
 use kernel::types::Family;
 
 /// The offset of the source address in the header (RFC 791 §3.1, RFC 8200 §3).

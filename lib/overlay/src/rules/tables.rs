@@ -28,7 +28,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use kernel::nft::{Base, ChainKind, Hook, Is, Rule, RuleBuilder, Side, TableKey};
+use kernel::state::nft::{Base, ChainKind, Hook, Is, Rule, RuleBuilder, Side, TableKey};
 use kernel::state::{NftChain, NftScope, NftTable};
 use kernel::types::{Family, host_net};
 
