@@ -198,6 +198,7 @@ static TESTS: &[Test] = &[
     test!(claims::one_that_holds_the_gateways_address, IP),
     test!(claims::one_that_holds_a_dns_servers_address),
     test!(claims::one_that_holds_the_stores_address, IP, ETCD, ETCDCTL),
+    test!(claims::a_network_over_the_hosts_lan_is_said),
     test!(claims::one_of_the_underlays_broadcast_address),
     test!(claims::one_of_the_underlays_network_address),
     test!(entries::an_fdb_entry_to_elsewhere, IP, BRIDGE),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use kernel::types::Family;
+use overlay::lans::Lan;
 use overlay::lease::Subnets;
 use overlay::netconf::NetConf;
 use overlay::reach::Mode;
@@ -86,6 +87,13 @@ impl Outlet {
     /// Reports that the host's own part of the data path is down.
     pub(super) fn down(&self, why: String) {
         self.readiness.set(OVERLAY, Err(why));
+    }
+
+    /// Reports this host's links whose prefixes overlap the network: each once in the log, for as long as it is so.
+    pub(super) fn lans(&mut self, lans: &[Lan]) {
+        let warnings: Vec<String> = lans.iter().map(ToString::to_string).collect();
+        let before = std::mem::replace(&mut self.status.warnings, warnings);
+        self.status.warnings.iter().filter(|text| !before.contains(text)).for_each(|text| tracing::warn!("{text}"));
     }
 
     /// Reports this host's lease.

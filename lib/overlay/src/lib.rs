@@ -11,6 +11,7 @@
 pub mod allocate;
 pub mod backend;
 pub mod keep;
+pub mod lans;
 pub mod lease;
 pub mod limits;
 pub mod net;

@@ -40,7 +40,7 @@ pub struct Status {
     pub mtu: u32,
     /// The other hosts, one entry per subnet.
     pub peers: Peers,
-    /// udp only: the traffic so far. A change of this alone does not rewrite the file.
+    /// udp only: the traffic so far, not older than a second; with many peers, than five.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<Udp>,
     /// How often the daemon repaired something of its own that another program had changed, by kind of object, since
@@ -51,6 +51,9 @@ pub struct Status {
     /// Other programs' routes inside the network, in the format of `ip route`. They stay, and may lead pods' traffic
     /// elsewhere.
     pub foreign_routes: Vec<String>,
+    /// What an operator should change, although this host is ready.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Chains of other programs' packet rules that drop forwarded packets of pods, or may do so, with what helps.
     pub dropping: Vec<String>,
     /// The attachments of this host's pods; `null` if they are not repaired (`--heal-attachments=false`).
@@ -304,6 +307,7 @@ mod tests {
             udp: None,
             rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
             foreign_routes: vec!["10.5.9.0/24 via 192.0.2.9 dev eth0".into()],
+            warnings: vec!["the network overlaps a LAN".into()],
             dropping: vec!["chain forward of table inet filter drops forwarded packets".into()],
             attachments: Some(Attachments { count: 3, ..Attachments::default() }),
             last_error: None,
@@ -321,7 +325,7 @@ mod tests {
                 r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
                 r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null,"since":"2026-01-02T03:00:00Z"}],"#,
                 r#""drift":{"route":2},"#,
-                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"dropping":["chain forward of table inet filter drops forwarded packets"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
+                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"warnings":["the network overlaps a LAN"],"dropping":["chain forward of table inet filter drops forwarded packets"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), sample());
