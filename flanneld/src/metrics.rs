@@ -364,6 +364,8 @@ mod tests {
         let metrics = Metrics::default();
         metrics.passed(0.0, &[StepCount { kind: "route", op: "put", done: 1, failed: 1 }], true);
         metrics.count(&PeerCounts::default(), 0);
+        metrics.lease(Some(Expiry::Never));
+        metrics.repaired_attachment("port");
         let exposed = exposed(&metrics.text(Exposition::Text));
         assert_eq!(documented, exposed);
     }

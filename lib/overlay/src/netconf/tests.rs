@@ -140,7 +140,7 @@ fn all_mistakes_are_reported_at_once() {
         (r#""SubnetLen":24,"SubnetMin":"10.0.9.7""#, "SubnetMin is not on a SubnetLen boundary: 10.0.9.7"),
         (
             r#""SubnetMin":"10.0.9.0","SubnetMax":"10.0.3.0""#,
-            "SubnetMin 10.0.9.0 is above SubnetMax 10.0.3.0: no subnet is left to lease",
+            "SubnetMin 10.0.9.0 is above SubnetMax 10.0.3.0: the range contains no subnet",
         ),
         (r#""SubnetLen":31"#, "SubnetLen must be less than /31"),
     ] {
