@@ -199,10 +199,10 @@ impl Metrics {
 
     /// Counts what a plan has cost. With few changes it must not depend on how many leases there are.
     pub fn worked(&self, work: &Work) {
-        let count = |counter: &Counter, by: usize| counter.inc_by(u64::try_from(by).unwrap_or(u64::MAX));
-        count(&self.judged, work.judged);
-        count(&self.rendered, work.rendered);
-        count(&self.compared, work.compared);
+        let add = |total: &Counter, by: usize| total.inc_by(u64::try_from(by).unwrap_or(u64::MAX));
+        add(&self.judged, work.judged);
+        add(&self.rendered, work.rendered);
+        add(&self.compared, work.compared);
     }
 
     /// Notes that a pass had no error.
