@@ -226,6 +226,7 @@ fn unit(path: &str, env: &BTreeMap<String, String>) -> (BTreeMap<String, String>
         panic!("{}", settings["ExecStart"])
     };
     assert_eq!(options.warnings, Vec::<String>::new());
+    assert!(options.rules.masquerade.is_some(), "pods keep their address between hosts, and only there");
     // the directory that systemd makes
     assert_eq!(options.subnet_file.parent().unwrap(), Path::new("/run").join(&settings["RuntimeDirectory"]));
     (settings, *options)

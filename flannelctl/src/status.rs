@@ -72,6 +72,9 @@ pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
     if let Some(error) = &status.last_error {
         screen.verdict(false, format_args!("\n  error: {error}"))?;
     }
+    for warning in &status.warnings {
+        screen.verdict(false, format_args!("\n  warning: {warning}"))?;
+    }
     screen.title(format_args!("Peers ({})", status.peers.len()))?;
     screen.table(["subnet", "underlay", "VTEP", "path", "reason", "since"], &peers(status))?;
     if !status.rejected.is_empty() {
@@ -88,6 +91,11 @@ pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
         screen.title("Other programs' routes inside the network")?;
         let rows: Vec<_> = status.foreign_routes.iter().map(|route| [route.clone()]).collect();
         screen.table(["route"], &rows)?;
+    }
+    if !status.dropping.is_empty() {
+        screen.title("Packet rules that drop packets of pods")?;
+        let rows: Vec<_> = status.dropping.iter().map(|text| [text.clone()]).collect();
+        screen.table(["chain"], &rows)?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::overlay::{Controller, Outlet, Parts};
 use crate::report::{Head, Reporter, Settings};
+use crate::rules_watch::RulesError;
 use crate::supervise::Ended;
 use crate::systemd::Manager;
 use overlay::status::{Peers, path_beside};
@@ -53,6 +54,9 @@ pub enum DaemonError {
         /// The system's error.
         source: io::Error,
     },
+    /// The announcements of packet rules cannot be read.
+    #[error("watch the packet rules: {0}")]
+    Rules(#[from] RulesError),
     /// The store's follower has ended.
     #[error("{0}; the daemon stops, so that a supervisor restarts it")]
     Store(#[from] store::Ended),

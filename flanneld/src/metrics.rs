@@ -28,8 +28,8 @@ pub use exposition::Exposition;
 pub use lease::Expiry;
 
 /// The kinds of object that can drift, as `Step::object` names them.
-const KINDS: [&str; 9] =
-    ["link", "sysctl", "address", "wireguard", "wireguard-peer", "neighbour", "fdb", "route", FILE];
+const KINDS: [&str; 10] =
+    ["link", "sysctl", "address", "wireguard", "wireguard-peer", "neighbour", "fdb", "route", "nft", FILE];
 
 /// The kind for subnet.env and status.json, which are not kernel objects.
 const FILE: &str = "file";

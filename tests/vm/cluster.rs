@@ -271,7 +271,7 @@ fn delete_device(cluster: &Cluster) -> Outcome {
 }
 
 /// As when a host goes from Go flanneld to ours, and Go's device is made anew.
-pub fn a_device_made_at_the_start_is_heard_of() -> Outcome {
+pub fn a_device_made_at_the_start_reaches_its_peers() -> Outcome {
     let mut cluster = up(Topology::flat(2), Mode::Wireguard, false)?;
     all_pairs_answer(&cluster, Mode::Wireguard)?;
     let index = device_index(&cluster)?;
@@ -282,7 +282,7 @@ pub fn a_device_made_at_the_start_is_heard_of() -> Outcome {
     the_peer_hears_of_it(&cluster, index)
 }
 
-pub fn a_device_that_was_deleted_is_heard_of() -> Outcome {
+pub fn a_device_that_was_deleted_reaches_its_peers() -> Outcome {
     let cluster = up(Topology::flat(2), Mode::Wireguard, false)?;
     all_pairs_answer(&cluster, Mode::Wireguard)?;
     let index = device_index(&cluster)?;

@@ -1,4 +1,4 @@
-//! The kernel library's links of kinds that most test machines lack.
+//! Kinds of links that the kernels of most test machines do not have.
 
 use std::collections::BTreeMap;
 

@@ -8,7 +8,6 @@
 mod folders;
 pub mod plan;
 pub mod records;
-mod rules;
 mod status;
 mod work;
 
@@ -19,8 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attachment::record::DIRECTORY;
+use attachment::rules::{macspoof, masquerade};
 use kernel::Kernel;
 use kernel::message::link::SeenLink;
+use kernel::nft::NftWatch;
 use kernel::state::State;
 use kernel::types::IfName;
 use overlay::lease::Subnets;
@@ -32,13 +33,13 @@ use tokio::time::Instant;
 use self::folders::Folders;
 use self::plan::{Facts, History, Plan, plan};
 use self::records::{Records, Stale};
-use self::rules::RulesWatch;
 use self::work::{Done, Look, execute};
 use crate::events::facts::Facts as Underlay;
 use crate::events::{Events, Interest};
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::report::Report;
+use crate::rules_watch::RulesWatch;
 use crate::supervise::{Ended, Task};
 
 /// Every change should be announced. If one is not, it is found after this time.
@@ -103,7 +104,7 @@ impl Controller {
             kernel,
             events,
             folders,
-            rules: RulesWatch::open(),
+            rules: RulesWatch::new(NftWatch::open([masquerade::table(), macspoof::table()])),
             records: Records::new(directory),
             stale: Stale::All,
             links: BTreeMap::new(),

@@ -87,6 +87,7 @@ impl Controller {
             self.udp.end();
         }
         self.outlet.moved(self.udp.counters());
+        let ruled = self.make_rules(&leased, gathered, pass).await?;
         if applied.ready() {
             match self.store.publish(&attrs).await {
                 Ok(Published::After(after)) => pass.due.by(after),
@@ -96,11 +97,34 @@ impl Controller {
                 Ok(Published::Written) => {}
                 Err(error) => pass.retry(error.to_string()),
             }
+        }
+        // the CNI plugin leaves the masquerade to us by what this file says
+        if applied.ready() && (ruled || self.started) {
             self.outlet.subnet_env(&leased.subnet_env);
             self.known.wrote(&leased.subnet_env);
             self.started = true;
         }
         Ok(())
+    }
+
+    /// Makes the packet rules. True if those that pods need are there.
+    async fn make_rules(&mut self, leased: &Leased, gathered: &Gathered, pass: &mut Pass) -> Result<bool, Failure> {
+        let (own, former) = (leased.subnet_env.subnets, &gathered.previous.networks);
+        let made = match self.rules.make(&self.kernel, &gathered.conf, own, former).await {
+            Ok(Some(ruled)) => {
+                pass.outcome.fresh |= !ruled.applied.outcome.done.is_empty();
+                self.outlet.ruled(&ruled);
+                ruled.applied.trouble().map_or(Ok(()), Err)
+            }
+            Ok(None) => Ok(()),
+            Err(Failure::Retry(why)) => Err(why),
+            Err(failure) => return Err(failure),
+        };
+        let there = made.is_ok() || !self.rules.are_vital();
+        made.err().into_iter().for_each(|why| pass.retry(why));
+        self.outlet.rules_are(there);
+        pass.note(self.outlet.dropped());
+        Ok(there)
     }
 
     /// Applies the plan to the kernel.

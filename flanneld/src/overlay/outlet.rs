@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kernel::types::Family;
+use overlay::lans::Lan;
 use overlay::lease::Subnets;
 use overlay::netconf::NetConf;
 use overlay::plan::Work;
@@ -14,8 +15,9 @@ use overlay::underlay::Found;
 use store::{Held, StoreHealth};
 use tokio::sync::watch;
 
-use super::OVERLAY;
 use super::kernel::Applied;
+use super::rules::Ruled;
+use super::{OVERLAY, RULES};
 use crate::health::Readiness;
 use crate::metrics::{Expiry, Metrics};
 use crate::report::{Head, Passed, Report};
@@ -32,13 +34,15 @@ pub struct Outlet {
     /// This host's subnets, for other controllers.
     subnets: watch::Sender<Subnets>,
     found: Option<Arc<Found>>,
+    /// Chains of others that drop every forwarded packet of pods.
+    certain: Vec<String>,
 }
 
 impl Outlet {
     /// `status` contains what is known about the daemon itself.
     pub fn new(report: Report, metrics: Metrics, readiness: Readiness, status: Head) -> Self {
         let subnets = watch::Sender::new(Subnets::default());
-        Self { report, metrics, readiness, status, subnets, found: None }
+        Self { report, metrics, readiness, status, subnets, found: None, certain: Vec::new() }
     }
 
     /// A receiver of this host's subnets.
@@ -86,6 +90,13 @@ impl Outlet {
         self.readiness.set(OVERLAY, Err(why));
     }
 
+    /// Reports this host's links whose prefixes overlap the network: each once in the log, for as long as it is so.
+    pub(super) fn lans(&mut self, lans: &[Lan]) {
+        let warnings: Vec<String> = lans.iter().map(ToString::to_string).collect();
+        let before = std::mem::replace(&mut self.status.warnings, warnings);
+        self.status.warnings.iter().filter(|text| !before.contains(text)).for_each(|text| tracing::warn!("{text}"));
+    }
+
     /// Reports this host's lease.
     pub(super) fn lease(&mut self, held: Option<&Held>) {
         self.metrics.lease(held.and_then(|held| match held.expires {
@@ -118,6 +129,33 @@ impl Outlet {
             Ok(()) if !read => self.readiness.set(OVERLAY, Err("the store has not been read yet".into())),
             up => self.readiness.set(OVERLAY, up),
         }
+    }
+
+    /// The packet rules were looked at.
+    pub(super) fn ruled(&mut self, ruled: &Ruled) {
+        let Ruled { applied, drops } = ruled;
+        self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, applied.drift);
+        applied.log();
+        let dropping: Vec<String> = drops.iter().map(ToString::to_string).collect();
+        let may = drops.iter().filter(|drops| !drops.certain).map(ToString::to_string);
+        may.filter(|text| !self.status.dropping.contains(text)).for_each(|text| tracing::warn!("{text}"));
+        self.certain = drops.iter().filter(|drops| drops.certain).map(ToString::to_string).collect();
+        self.status.dropping = dropping;
+    }
+
+    /// Chains of others that drop every forwarded packet of pods.
+    pub(super) fn dropped(&self) -> Vec<String> {
+        self.certain.clone()
+    }
+
+    /// Whether the packet rules that pods need are there.
+    pub(super) fn rules_are(&self, there: bool) {
+        let holds = match self.certain.first() {
+            _ if !there => Err("the masquerade rules cannot be written".into()),
+            Some(dropped) => Err(dropped.clone()),
+            None => Ok(()),
+        };
+        self.readiness.set(RULES, holds);
     }
 
     /// Reports the traffic of the udp backend.

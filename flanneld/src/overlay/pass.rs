@@ -1,6 +1,8 @@
 //! A pass gathers facts, plans, and carries the plan out.
 
+use ipnetwork::IpNetwork;
 use kernel::Kernel;
+use overlay::lans::Lan;
 use overlay::lease::LeaseAttrs;
 use overlay::netconf::NetConf;
 use overlay::plan::{Blocked, Plan, plan};
@@ -92,8 +94,9 @@ impl Controller {
         self.wait_until_started(prepared, pass)?;
         let mut plan = self.plan(&gathered, pass);
         let attrs = self.check(&plan, &gathered)?;
+        self.outlet.lans(&plan.lans);
         self.must_change(&gathered.conf).await?;
-        if self.hold(&gathered, &attrs, pass).await? {
+        if self.hold(&gathered, (&attrs, &plan.lans), pass).await? {
             plan = self.plan(&gathered, pass);
         }
         if self.ask_for_endpoints(&plan, pass).await? {
@@ -147,10 +150,17 @@ impl Controller {
     }
 
     /// Makes sure that this host has a lease. Returns whether it differs from the one that the plan was made for.
-    async fn hold(&mut self, gathered: &Gathered, attrs: &LeaseAttrs, pass: &mut Pass) -> Result<bool, Failure> {
+    /// A new lease leaves out `lans`, if it can.
+    async fn hold(
+        &mut self,
+        gathered: &Gathered,
+        (attrs, lans): (&LeaseAttrs, &[Lan]),
+        pass: &mut Pass,
+    ) -> Result<bool, Failure> {
         let before = self.store.held().map(|held| held.subnets);
         let (conf, previous, started) = (&*gathered.conf, gathered.previous.subnets, self.started);
-        let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random() };
+        let avoid: Vec<IpNetwork> = lans.iter().map(|lan| lan.address).collect();
+        let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random(), avoid: &avoid };
         match self.store.hold(&claim).await {
             Ok(held) => {
                 held.look_again.into_iter().for_each(|at| pass.due.by(at));

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use ipnetwork::IpNetwork;
 use overlay::plan::{PeerChanges, PeerView};
-use overlay::status::{Attachments, Line, Rejected, Row, Status};
+use overlay::status::{Attachments, Line, Rejected, Row, Status, Udp};
 
 use crate::metrics::PeerCounts;
 
@@ -122,6 +122,14 @@ impl Contents {
     pub fn set_attachments(&mut self, attachments: Attachments) {
         self.unwritten |= self.head.attachments.as_ref() != Some(&attachments);
         self.head.attachments = Some(attachments);
+    }
+
+    /// Sets what the udp backend has moved, if that is the backend. Returns whether it is.
+    pub fn set_udp(&mut self, now: impl FnOnce() -> Udp) -> bool {
+        let Some(known) = &mut self.head.udp else { return false };
+        let before = std::mem::replace(known, now());
+        self.unwritten |= before != *known;
+        true
     }
 
     /// The content of subnet.env; `None` before it is known.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::pace::next_status;
+use super::pace::{COUNTED, next_status};
 use super::watch::{Fingerprint, Watch};
 use super::{SUBNET_FILE, Settings, Shared, document};
 use crate::repairs::Repairs;
@@ -43,7 +43,7 @@ impl Object {
     async fn write(&mut self, write: impl FnOnce(&Path) -> Result<(), FileError> + Send + 'static) -> bool {
         let path = self.path.clone();
         let work = move || write(&path).map(|()| Fingerprint::of(&path));
-        let done = tokio::task::spawn_blocking(work).await;
+        let done = store::thread::run(work).await;
         self.at = Some(Instant::now());
         match done {
             Ok(Ok(written)) => {
@@ -52,15 +52,12 @@ impl Object {
                 true
             }
             Ok(Err(error)) => self.failed(&error),
-            // the panic's message is on stderr already; the next try may succeed
-            Err(_) => {
-                self.retry = Some(Instant::now() + self.backoff.next());
-                false
-            }
+            // The next try may succeed.
+            Err(error) => self.failed(&error),
         }
     }
 
-    fn failed(&mut self, error: &FileError) -> bool {
+    fn failed(&mut self, error: &impl std::fmt::Display) -> bool {
         let wait = self.backoff.next();
         self.retry = Some(Instant::now() + wait);
         let text = error.to_string();
@@ -139,13 +136,14 @@ impl Writer {
     async fn make_status(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let other = self.status.is_other();
-        let (unwritten, next) = {
-            let contents = self.shared.lock();
+        let (unwritten, next, count) = {
+            let mut contents = self.shared.lock();
+            let count = contents.set_udp(|| self.settings.metrics.udp.snapshot().into()).then(|| now + COUNTED);
             let started = self.env_text.is_some() && contents.env() == self.env_text.as_deref();
-            (contents.is_unwritten(), next_status(self.status.at, contents.peers(), started))
+            (contents.is_unwritten(), next_status(self.status.at, contents.peers(), started), count)
         };
         let at = match (unwritten, other) {
-            (false, false) => return None,
+            (false, false) => return count,
             (true, false) => next.unwrap_or(now),
             (_, true) => self.status.repairs.allowed(now),
         };
@@ -162,7 +160,7 @@ impl Writer {
         if other {
             self.repaired(Kind::Status, now);
         }
-        None
+        count
     }
 
     async fn make_env(&mut self) -> Option<Instant> {

@@ -6,7 +6,7 @@ use overlay::reach::{Reach, Why};
 
 use super::*;
 use lab::wait;
-use overlay::status::{Pages, Reach as Path, Rejected, Status};
+use overlay::status::{Pages, Reach as Path, Rejected, Status, Udp};
 
 fn peer(subnet: &str, reach: Reach) -> PeerView {
     PeerView {
@@ -202,4 +202,27 @@ async fn a_file_that_cannot_be_written_is_said_and_tried_again() {
     eventually(&env, |text| text == "FLANNEL_MTU=1450\n").await;
     eventually(&path_beside(&env), |text| text.contains(r#""lastError": null"#)).await;
     assert!(settings.readiness.is_ready());
+}
+
+#[tokio::test]
+async fn what_udp_has_moved_is_written_without_a_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let status = path_beside(&settings.subnet_file);
+    let task = Reporter::start(settings.clone());
+    let reporter = task.handle();
+    reporter.subnet_env("FLANNEL_MTU=1472\n".into());
+    let moved = Head { udp: Some(Udp::default()), ..head("one") };
+    reporter.passed(Passed { head: moved, fresh: true, ..Passed::default() });
+    eventually(&status, |text| text.contains(r#""sentPackets": 0"#)).await;
+    for number in 1..=2 {
+        settings.metrics.udp.sent(3, 400);
+        let wanted = format!(r#""sentPackets": {}"#, 3 * number);
+        eventually(&status, move |text| text.contains(&wanted)).await;
+    }
+    // of another backend none are shown
+    reporter.passed(Passed { fresh: true, ..passed("two") });
+    eventually(&status, |text| !text.contains("sentPackets")).await;
+    settings.metrics.udp.sent(3, 400);
+    eventually(&status, |text| !text.contains("sentPackets")).await;
 }

@@ -60,6 +60,8 @@ pub struct Inputs<'a> {
     pub previous: Subnets,
     /// Any number, different at each attempt.
     pub random: u64,
+    /// Prefixes of this host's other networks: they are avoided as long as there is another subnet.
+    pub avoid: &'a [IpNetwork],
 }
 
 /// What to do in the store to get a lease.
@@ -173,7 +175,10 @@ fn subnet(
         return Ok(net);
     }
     let random = if family == Family::V4 { inputs.random } else { inputs.random.rotate_left(32) };
-    draw(conf.allocation, taken, random).ok_or(OutOfSubnets { network: conf.network, allocation: conf.allocation })
+    let beside: Vec<IpNetwork> =
+        taken.iter().chain(inputs.avoid).copied().filter(|net| Family::from(*net) == family).collect();
+    let net = draw(conf.allocation, &beside, random).or_else(|| draw(conf.allocation, taken, random));
+    net.ok_or(OutOfSubnets { network: conf.network, allocation: conf.allocation })
 }
 
 /// The family's subnets that `others` hold. A lease that no host accepts ([`peers::shape`]) holds nothing: otherwise

@@ -44,7 +44,7 @@ pub struct Status<P = Peers> {
     pub mtu: u32,
     /// The other hosts, one entry per subnet.
     pub peers: P,
-    /// udp only: what has crossed so far. A change of this alone is not written.
+    /// udp only: the traffic so far, not older than a second; with many peers, than five.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<Udp>,
     /// How often the daemon repaired something of its own that another program had changed, by kind of object, since
@@ -55,6 +55,11 @@ pub struct Status<P = Peers> {
     /// Other programs' routes inside the network, in the format of `ip route`. They stay, and may lead pods' traffic
     /// elsewhere.
     pub foreign_routes: Vec<String>,
+    /// What an operator should change, although this host is ready.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Chains of other programs' packet rules that drop forwarded packets of pods, or may do so, with what helps.
+    pub dropping: Vec<String>,
     /// The attachments of this host's pods; `null` if they are not repaired (`--heal-attachments=false`).
     pub attachments: Option<Attachments>,
     /// The current problem; `null` when there is none.
@@ -332,6 +337,8 @@ impl<P> Status<P> {
             rejected: self.rejected,
             foreign_routes: self.foreign_routes,
             attachments: self.attachments,
+            dropping: self.dropping,
+            warnings: self.warnings,
             last_error: self.last_error,
             last_reconcile: self.last_reconcile,
         }
@@ -402,6 +409,8 @@ mod tests {
             udp: None,
             rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
             foreign_routes: vec!["10.5.9.0/24 via 192.0.2.9 dev eth0".into()],
+            warnings: vec!["the network overlaps a LAN".into()],
+            dropping: vec!["chain forward of table inet filter drops forwarded packets".into()],
             attachments: Some(Attachments { count: 3, ..Attachments::default() }),
             last_error: None,
             last_reconcile: Some("2026-01-02T03:04:05Z".into()),
@@ -418,7 +427,7 @@ mod tests {
                 r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
                 r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null,"since":"2026-01-02T03:00:00Z"}],"#,
                 r#""drift":{"route":2},"#,
-                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
+                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"warnings":["the network overlaps a LAN"],"dropping":["chain forward of table inet filter drops forwarded packets"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), sample());

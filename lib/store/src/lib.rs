@@ -21,6 +21,7 @@ mod halves;
 mod index;
 mod pending;
 mod snapshot;
+pub mod thread;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

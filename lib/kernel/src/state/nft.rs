@@ -130,6 +130,8 @@ pub enum NftChainScope {
     Commented(String),
     /// The rules that jump to this chain. The chain that contains them stays.
     JumpsTo(String),
+    /// Rules that equal one of these. The chain that they are in stays.
+    Rules(Vec<Rule>),
 }
 
 impl NftChainScope {
@@ -139,6 +141,7 @@ impl NftChainScope {
             Self::Whole | Self::Frame => true,
             Self::Commented(prefix) => rule.comment.as_deref().is_some_and(|comment| comment.starts_with(prefix)),
             Self::JumpsTo(chain) => rule.jumps_to(chain),
+            Self::Rules(ours) => ours.contains(rule),
         }
     }
 

@@ -222,7 +222,12 @@ impl Memory {
                 Companion::Commands(conf) => Some(conf),
                 Companion::DataPath(_) => None,
             }),
-            subnet_env: SubnetEnv { networks: facts.conf.networks(), subnets: own, mtu, ipmasq: false },
+            subnet_env: SubnetEnv {
+                networks: facts.conf.networks(),
+                subnets: own,
+                mtu,
+                ipmasq: facts.options.rules.masquerade.is_some(),
+            },
             peers: change.peers,
             rejected,
             warnings: warnings.into_iter().chain(notes::unreachable(&lost)).collect(),

@@ -28,6 +28,7 @@ pub use memory::Memory;
 
 use crate::backend::extension::ExtensionConf;
 use crate::backend::udp::UdpConf;
+use crate::lans::{Lan, lans};
 use crate::lease::{LeaseAttrs, Subnets};
 use crate::ownership::Overlap;
 use crate::peers::Rejected;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub leased: Option<Leased>,
     /// Messages for the operator that do not prevent the rest of the plan.
     pub notes: Vec<String>,
+    /// This host's links whose prefixes overlap the network.
+    pub lans: Vec<Lan>,
     /// When the plan changes without new facts.
     pub look_again: Option<Instant>,
 }
@@ -144,7 +147,7 @@ pub struct PeerChanges {
 
 impl Plan {
     fn blocked(underlay: Option<Arc<Found>>, why: impl Into<Blocked>) -> Self {
-        Self { underlay, attrs: Err(why.into()), leased: None, notes: Vec::new(), look_again: None }
+        Self { underlay, attrs: Err(why.into()), leased: None, notes: Vec::new(), lans: Vec::new(), look_again: None }
     }
 }
 
@@ -194,8 +197,10 @@ pub fn plan(facts: &Facts<'_>, memory: &mut Memory) -> Plan {
         }
     };
     notes.extend(leased.as_ref().and_then(|_| notes::same_address(facts, &underlay, memory.book())));
+    let pods: Vec<Subnets> = facts.own.subnets.into_iter().chain([facts.own.previous]).collect();
     Plan {
         attrs: Ok(memory.publish(facts, &underlay)),
+        lans: lans(facts.conf, facts.survey, &underlay.underlay.dev, &pods),
         underlay: Some(underlay),
         leased,
         notes,

@@ -9,7 +9,7 @@ use crate::peers::{Book, Rejected};
 use crate::reach::Reach;
 use crate::underlay::{Found, UnderlayError};
 
-/// If more peers than this become unreachable at once, one line gives their number.
+/// If there are more lines than this at once, one line gives their number.
 const LINES: usize = 10;
 
 /// Problems of this host itself, independent of the peers.
@@ -48,7 +48,7 @@ impl Said {
         let now: BTreeSet<String> = lines.collect();
         let new = now.difference(&self.leases).cloned().collect();
         self.leases = now;
-        new
+        few(new, "leases are ignored, or share an address")
     }
 }
 
@@ -62,16 +62,35 @@ pub(super) fn of_leases(rejections: &[Rejected], book: &Book) -> impl Iterator<I
 /// Peers that cannot be reached now, and were reached before or are new.
 pub(super) fn unreachable(lost: &[PeerView]) -> Vec<String> {
     let line = |peer: &PeerView| format!("{} at {} cannot be reached: {}", peer.subnet, peer.public, peer.reason);
-    match lost {
-        [] => Vec::new(),
-        [first, ..] if lost.len() > LINES => {
-            vec![format!("{} peers cannot be reached, for example {}", lost.len(), line(first))]
-        }
-        few => few.iter().map(line).collect(),
+    few(lost.iter().map(line).collect(), "peers cannot be reached")
+}
+
+/// These lines if they are few, else their number and the first one.
+fn few(lines: Vec<String>, what: &str) -> Vec<String> {
+    match &lines[..] {
+        [first, ..] if lines.len() > LINES => vec![format!("{} {what}, for example {first}", lines.len())],
+        _ => lines,
     }
 }
 
 /// Whether packets may not reach the peer.
 pub(super) fn is_lost(peer: &PeerView) -> bool {
     matches!(peer.reach, Reach::Unreachable(_)) || matches!(peer.reason, crate::reach::Why::OtherVni(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_of_leases_that_are_ignored_are_one_line() {
+        let lines = |count: usize| (0..count).map(|n| format!("lease {n:05} is ignored"));
+        let mut said = Said::default();
+        assert_eq!(said.news(lines(LINES)).len(), LINES);
+        let many = said.news(lines(10_000));
+        let wanted = "9990 leases are ignored, or share an address, for example lease 00010 is ignored";
+        assert_eq!(many, [wanted]);
+        assert_eq!(said.news(lines(10_000)), Vec::<String>::new(), "nothing is new");
+        assert_eq!(said.news(lines(10_001)).len(), 1);
+    }
 }

@@ -281,7 +281,7 @@ impl Survey {
     }
 }
 
-fn is_overlay(link: &SeenLink) -> bool {
+pub(crate) fn is_overlay(link: &SeenLink) -> bool {
     link.link.kind.is_tunnel() && link.name.as_str().starts_with("flannel")
 }
 

@@ -1,5 +1,6 @@
 //! Decides what to do about this host's lease. Pure.
 
+use ipnetwork::IpNetwork;
 use overlay::allocate::{self, Choice, Inputs, OutOfSubnets, fits};
 use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::NetConf;
@@ -51,6 +52,7 @@ pub(super) struct Facts<'a> {
     pub(super) attrs: &'a LeaseAttrs,
     pub(super) previous: Subnets,
     pub(super) random: u64,
+    pub(super) avoid: &'a [IpNetwork],
     pub(super) index: &'a Index,
     pub(super) own: Option<&'a Own>,
     /// Whether another host has written an adopted lease again.
@@ -106,7 +108,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         None if given_up => (LeaseAttrs::default(), Subnets::default()),
         None => (facts.attrs.clone(), facts.previous),
     };
-    let inputs = Inputs { conf: facts.conf, own: &identity, previous, random: facts.random };
+    let inputs = Inputs { conf: facts.conf, own: &identity, previous, random: facts.random, avoid: facts.avoid };
     let choice = match allocate::choose(&inputs, facts.index.stored()) {
         Ok(choice) => choice,
         Err(error) => return Decision::Full(error),

@@ -106,9 +106,9 @@ impl<S: CompareStore> Keeper<S> {
     async fn decide(&self, claim: &Claim<'_>) -> Decision {
         let recent = self.unproven.is_some_and(|since| claim.now.saturating_duration_since(since) < PROOF);
         let decide = |usurped| {
-            let Claim { conf, attrs, previous, random, .. } = *claim;
+            let Claim { conf, attrs, previous, random, avoid, .. } = *claim;
             let own = self.own.as_ref();
-            self.shared.with_index(|index| decide(&Facts { conf, attrs, previous, random, index, own, usurped }))
+            self.shared.with_index(|index| decide(&Facts { conf, attrs, previous, random, avoid, index, own, usurped }))
         };
         match decide(if recent { Usurped::Unknown } else { Usurped::No }) {
             Decision::Ask => decide(if self.is_altered().await { Usurped::Yes } else { Usurped::No }),

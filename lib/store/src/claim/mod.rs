@@ -9,6 +9,7 @@ mod keeper;
 #[cfg(test)]
 mod tests;
 
+use ipnetwork::IpNetwork;
 use overlay::allocate::OutOfSubnets;
 use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::NetConf;
@@ -35,6 +36,8 @@ pub struct Claim<'a> {
     pub now: Instant,
     /// Any number, different at each call.
     pub random: u64,
+    /// Prefixes of this host's other networks, to be avoided for a new lease.
+    pub avoid: &'a [IpNetwork],
 }
 
 /// A lease that this host holds.

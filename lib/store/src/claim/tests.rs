@@ -46,7 +46,7 @@ fn own(n: u8) -> Own {
 fn decided(network: &str, leases: &[(&str, u8)], own: Option<&Own>, usurped: Usurped) -> Decision {
     let (conf, index, attrs) = (conf(network), index(leases), attrs(1));
     let previous = Subnets::default();
-    decide(&Facts { conf: &conf, attrs: &attrs, previous, random: 0, index: &index, own, usurped })
+    decide(&Facts { conf: &conf, attrs: &attrs, previous, random: 0, avoid: &[], index: &index, own, usurped })
 }
 
 fn written(choice: Choice, standing: Option<Standing>) -> Decision {
@@ -82,6 +82,7 @@ fn a_lease_that_another_wrote_is_adopted_or_lost() {
         attrs: &attrs,
         previous,
         random: 0,
+        avoid: &[],
         index: &index,
         own: Some(&held),
         usurped: Usurped::No,
@@ -109,8 +110,16 @@ fn a_full_network_is_an_error() {
     let text = r#"{"Network":"10.5.0.0/25","SubnetLen":27,"Backend":{"Type":"host-gw"}}"#;
     let (conf, attrs) = (NetConf::parse(text.as_bytes()).unwrap().conf, attrs(1));
     let (index, previous) = (index(&full), Subnets::default());
-    let facts =
-        Facts { conf: &conf, attrs: &attrs, previous, random: 0, index: &index, own: None, usurped: Usurped::No };
+    let facts = Facts {
+        conf: &conf,
+        attrs: &attrs,
+        previous,
+        random: 0,
+        avoid: &[],
+        index: &index,
+        own: None,
+        usurped: Usurped::No,
+    };
     assert!(matches!(decide(&facts), Decision::Full(_)));
 }
 
@@ -197,7 +206,8 @@ impl Host {
 
     async fn hold(&mut self, network: &str, previous: &str) -> Result<Held, HoldError> {
         let (conf, attrs, previous) = (conf(network), attrs(1), previous.parse().unwrap_or_default());
-        let claim = Claim { conf: &conf, attrs: &attrs, previous, started: true, now: Instant::now(), random: 5 };
+        let claim =
+            Claim { conf: &conf, attrs: &attrs, previous, started: true, now: Instant::now(), random: 5, avoid: &[] };
         self.keeper.hold(&claim).await
     }
 

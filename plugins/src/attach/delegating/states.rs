@@ -126,7 +126,7 @@ impl State {
     pub(super) fn write(&self, bytes: &[u8]) -> Result<Left, StateError> {
         let failed = |cause| StateError { operation: "write", path: self.own.clone(), cause };
         match self.write_unnamed(bytes) {
-            Err(cause) if lacks_unnamed(&cause) => {}
+            Err(cause) if has_no_unnamed(&cause) => {}
             outcome => return outcome.map_err(failed),
         }
         let outcome = self.write_draft(bytes);
@@ -223,7 +223,7 @@ fn in_folder(dir: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File
 }
 
 /// Whether the file system has no O_TMPFILE, or /proc is missing, which names the file (open(2)).
-fn lacks_unnamed(cause: &io::Error) -> bool {
+fn has_no_unnamed(cause: &io::Error) -> bool {
     let errno = cause.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
     matches!(errno, Some(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::NOENT))
 }
