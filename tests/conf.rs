@@ -54,7 +54,7 @@ impl Host {
         };
         let host = Self { dir };
         fs::write(host.subnet_file(), env.format()).unwrap();
-        let status = Status { backend: backend.into(), direct_routing, ..Status::default() };
+        let status: Status = Status { backend: backend.into(), direct_routing, ..Status::default() };
         fs::write(path_beside(&host.subnet_file()), status.to_json()).unwrap();
         host
     }

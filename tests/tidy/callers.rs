@@ -14,7 +14,7 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
     ),
     ("read_datagram recode_index has_chain", "fuzz targets read what a socket or a disk holds"),
     ("Listener", "tests read the announcements that flanneld reads with tokio"),
-    ("as_array is_done config_path", "tests read documents, and write to stores as other programs do"),
+    ("as_array is_done", "tests read documents, and write to stores as other programs do"),
 ];
 
 /// The crate that exists for the demo and for tests.

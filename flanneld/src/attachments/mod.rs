@@ -94,7 +94,7 @@ impl Controller {
     /// # Errors
     /// The kernel refuses something.
     pub fn start(parts: Parts) -> Result<Self, StartError> {
-        let events = Events::listen().map_err(StartError::Listen)?;
+        let events = Events::listen(None).map_err(StartError::Listen)?;
         let directory = Path::new(DIRECTORY);
         let folders = Folders::watch(directory).map_err(StartError::Records)?;
         let kernel = KernelThread::start()?;

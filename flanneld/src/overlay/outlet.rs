@@ -2,12 +2,13 @@
 //! in `/readyz`.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use kernel::types::Family;
 use overlay::lans::Lan;
 use overlay::lease::Subnets;
 use overlay::netconf::NetConf;
+use overlay::plan::Work;
 use overlay::reach::Mode;
 use overlay::subnet_env::SubnetEnv;
 use overlay::underlay::Found;
@@ -19,9 +20,9 @@ use super::rules::Ruled;
 use super::{OVERLAY, RULES};
 use crate::health::Readiness;
 use crate::metrics::{Expiry, Metrics};
-use crate::report::{PeerChanges, Report};
+use crate::report::{Head, Passed, Report};
 use crate::udp::counters::{Counters, Snapshot};
-use overlay::status::{self, Rejected, Status};
+use overlay::status;
 
 /// Publishes the outcome of passes.
 pub struct Outlet {
@@ -29,7 +30,7 @@ pub struct Outlet {
     metrics: Metrics,
     readiness: Readiness,
     /// The status without the peers.
-    status: Status,
+    status: Head,
     /// This host's subnets, for other controllers.
     subnets: watch::Sender<Subnets>,
     found: Option<Arc<Found>>,
@@ -39,7 +40,7 @@ pub struct Outlet {
 
 impl Outlet {
     /// `status` contains what is known about the daemon itself.
-    pub fn new(report: Report, metrics: Metrics, readiness: Readiness, status: Status) -> Self {
+    pub fn new(report: Report, metrics: Metrics, readiness: Readiness, status: Head) -> Self {
         let subnets = watch::Sender::new(Subnets::default());
         Self { report, metrics, readiness, status, subnets, found: None, certain: Vec::new() }
     }
@@ -108,6 +109,11 @@ impl Outlet {
         self.subnets.send_if_modified(|known| std::mem::replace(known, subnets) != subnets);
     }
 
+    /// Reports the cost of a plan.
+    pub(super) fn planned(&self, work: &Work) {
+        self.metrics.worked(work);
+    }
+
     /// Reports the result of applying a plan. The host is ready when its own data path is up, made from the complete
     /// contents of the store (`read`), and no other program's route is `preferred` to it. A store that fails later is no
     /// reason to take the host out of service.
@@ -168,23 +174,19 @@ impl Outlet {
         warnings.iter().for_each(|text| tracing::warn!("{text}"));
     }
 
-    /// Reports the outcome of a pass: problems, changed peers, rejected leases, and whether anything was changed
-    /// (`fresh`).
-    pub(super) fn passed(
-        &mut self,
-        error: Option<String>,
-        peers: PeerChanges,
-        rejected: Option<Vec<Rejected>>,
-        fresh: bool,
-    ) {
+    /// Reports the outcome of a pass: the problem, and `passed`, which contains everything but the head.
+    pub(super) fn passed(&mut self, error: Option<String>, passed: Passed) {
         if let (Some(text), true) = (&error, self.status.last_error != error) {
             tracing::warn!(error = text, "reconcile failed");
         }
         if error.is_none() {
             self.metrics.clean();
         }
+        self.metrics.looked();
+        let now = SystemTime::now();
         self.status.last_error = error;
-        self.status.last_reconcile = Some(status::rfc3339(SystemTime::now()));
-        self.report.passed(&self.status, peers, rejected, fresh);
+        self.status.last_reconcile = Some(status::rfc3339(now));
+        let at = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.report.passed(Passed { head: self.status.clone(), at, ..passed });
     }
 }
