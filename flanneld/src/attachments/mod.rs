@@ -111,6 +111,7 @@ impl Controller {
             next: Look::all(),
             desired: Arc::default(),
             history: History::default(),
+            due: Instant::now(),
             retry: Backoff::default(),
             parts,
             status,
@@ -138,6 +139,8 @@ struct Loop {
     /// The desired state of the links.
     desired: Arc<State>,
     history: History,
+    /// When everything is looked at again at the latest.
+    due: Instant,
     retry: Backoff,
     parts: Parts,
     /// The last report.
@@ -204,7 +207,9 @@ impl Loop {
 
     /// Checks and repairs. Returns when to check again at the latest.
     async fn look(&mut self) -> Result<Instant, Trouble> {
-        let look = std::mem::take(&mut self.next);
+        let mut look = std::mem::take(&mut self.next);
+        // a record is held against links that were read after it: those of before do not have a pod that was just attached
+        look.links |= !self.stale.is_empty();
         let troubles = self.read(look).await?;
         let subnets = *self.parts.subnets.borrow_and_update();
         let facts = Facts { records: &self.records, links: &self.links, subnets, now: Instant::now() };
@@ -218,7 +223,10 @@ impl Loop {
         });
         let done = self.execute(plan.clone(), look).await?;
         self.learn(&plan, &done, &troubles);
-        Ok(self.due(&plan, &done))
+        let due = self.due(&plan, &done);
+        // what was not looked at may still wait for another try
+        self.due = if look == Look::all() { due } else { due.min(self.due) };
+        Ok(self.due)
     }
 
     /// Reads the stale records and the host's links. Returns the records that cannot be read.
