@@ -87,11 +87,17 @@ impl Work<'_> {
         Some((locked, record))
     }
 
-    /// Confirms the problems: a missing link is in order while its attachment is being deleted.
+    /// The record of an attachment, if it still names this port: a runtime may attach the same container again.
+    fn lock_port(&self, owner: &Name, dev: &str) -> Option<Locked> {
+        let (locked, record) = self.lock(owner)?;
+        record.host.is_some_and(|end| end.name == dev).then_some(locked)
+    }
+
+    /// Confirms the problems: a missing link is in order while its attachment is being deleted, and after that.
     fn confirm(&mut self, findings: &BTreeSet<Finding>) {
         for finding in findings {
             match finding {
-                Finding::Gone(name, _) if self.lock(name).is_none() => self.done.busy = true,
+                Finding::Gone(name, dev) if self.lock_port(name, dev).is_none() => self.done.busy = true,
                 finding => drop(self.done.findings.insert(finding.clone())),
             }
         }
@@ -109,8 +115,12 @@ impl Work<'_> {
     }
 
     fn repair(&mut self, kind: &'static str, dev: &IfName, object: &Object) -> Result<(), KernelError> {
+        let lock = |owner| match kind {
+            "port" => self.lock_port(owner, dev.as_str()),
+            _ => self.lock(owner).map(|(locked, _)| locked),
+        };
         // As long as this lock is held, neither ADD nor DEL changes this attachment.
-        let Some((_lock, _)) = object.owners.iter().find_map(|owner| self.lock(owner)) else {
+        let Some(_lock) = object.owners.iter().find_map(lock) else {
             self.done.busy = true;
             return Ok(());
         };
