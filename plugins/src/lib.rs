@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod bridge;
 pub mod flannel;
+pub mod host;
 pub mod host_local;
 pub mod loopback;
 pub mod macvlan;
