@@ -9,6 +9,7 @@ pub mod loopback;
 pub mod macvlan;
 pub mod netns;
 pub mod pod;
+pub mod ptp;
 pub mod read_only;
 pub mod traces;
 
@@ -20,6 +21,7 @@ pub static SUITE: &[&dyn Plugin] = &[
     &attach::Addresses(host_local::HostLocal),
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),
+    &attach::Attach(ptp::Ptp),
     &attach::Delegation(flannel::FLANNEL),
     &attach::Delegation(flannel::VXLAN),
     &attach::Delegation(flannel::DIRECT_ROUTING),

@@ -1,6 +1,8 @@
 //! Configuration fields that all plugins with an interface share.
 
-use kernel::types::Mac;
+use ipnetwork::IpNetwork;
+use kernel::types::{Mac, Mtu, masked};
+use overlay::net::parse_cidr;
 use serde::Deserialize;
 
 /// The fields of `ipam` that the main plugin reads.
@@ -46,6 +48,41 @@ pub fn parse_mac<'a>(asked: impl IntoIterator<Item = &'a str>) -> Result<Option<
         Ok(mac) => Err(format!("mac {mac}: not an address for one interface (multicast or zero)")),
         Err(e) => Err(format!("mac: {e}")),
     }
+}
+
+/// Checks the MTU of a veth pair in bytes; 0 is the kernel's own.
+pub fn veth_mtu(mtu: i64) -> Result<Option<Mtu>, String> {
+    match mtu {
+        0 => Ok(None),
+        // The range that veth accepts: ETH_MIN_MTU and ETH_MAX_MTU, linux/if_ether.h.
+        68..=65535 => Ok(u32::try_from(mtu).ok().map(Mtu)),
+        _ => Err(format!("invalid mtu {mtu} (must be 0 for the kernel's own, or between 68 and 65535)")),
+    }
+}
+
+/// Checks `ipMasq`, `ipMasqBackend` and `ipMasqExclude`. `None`: nothing is masqueraded; otherwise everything but to these
+/// networks is. This version has no iptables backend; the default is nftables.
+///
+/// # Errors
+/// All mistakes, in one text.
+pub fn masquerade(ip_masq: bool, backend: &str, exclude: &[String]) -> Result<Option<Vec<IpNetwork>>, String> {
+    let mut mistakes = Vec::new();
+    match (ip_masq, backend) {
+        (false, _) | (true, "" | "nftables") => {}
+        (true, "iptables") => mistakes.push(
+            "ipMasqBackend \"iptables\" is not supported by this version: use \"nftables\", or leave the key out"
+                .to_owned(),
+        ),
+        (true, other) => mistakes.push(format!("unknown ipmasq backend {other:?} (must be \"nftables\")")),
+    }
+    let mut networks = Vec::new();
+    for text in exclude {
+        match parse_cidr(text) {
+            Some(network) => networks.push(masked(network)),
+            None => mistakes.push(format!("ipMasqExclude: {text:?} is not a network (CIDR)")),
+        }
+    }
+    if mistakes.is_empty() { Ok(ip_masq.then_some(networks)) } else { Err(mistakes.join("; ")) }
 }
 
 /// Stores the mistake, so that all mistakes are reported at once.
