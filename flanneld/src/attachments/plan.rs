@@ -11,8 +11,8 @@ use attachment::record::{HostLink, MADE, Record, SharedLink};
 use attachment::rules::{Rules, macspoof, masquerade};
 use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
-use kernel::state::{Birth, Bridge, Link, LinkKind, Port, Scope, State, Vlan, VlanKey};
-use kernel::types::{IfName, Mac, Mtu, VlanId};
+use kernel::state::{Birth, Bridge, Link, LinkKind, Port, Route, RouteKey, RouteScope, Scope, State, Vlan, VlanKey};
+use kernel::types::{IfName, Mac, Mtu, RouteProtocol, VlanId};
 use overlay::lease::Subnets;
 use tokio::time::Instant;
 
@@ -71,6 +71,8 @@ pub struct Plan {
     pub shared: BTreeMap<IfName, Object>,
     /// The ports of pods.
     pub ports: BTreeMap<IfName, Object>,
+    /// The host's ends of pods without a bridge, each with its addresses and the routes by it.
+    pub ends: BTreeMap<IfName, Object>,
     /// Packet rules.
     pub rules: Vec<Ruled>,
     /// The problems.
@@ -109,7 +111,7 @@ impl Ruled {
 impl Plan {
     /// The desired state of all links, to compare announcements with.
     pub fn links(&self) -> Object {
-        let mut all = Object::merge(self.shared.values().chain(self.ports.values()));
+        let mut all = Object::merge(self.shared.values().chain(self.ports.values()).chain(self.ends.values()));
         // an address that another program added to a bridge is no reason for a check
         all.scope.addresses.clear();
         all
@@ -122,12 +124,16 @@ impl Object {
         let mut all = Self::default();
         for object in objects {
             all.state.extend(object.state.clone());
-            let Scope { read_links, addresses, vlans, sysctls, keep, .. } = &object.scope;
+            let Scope { read_links, addresses, vlans, routes, sysctls, keep, .. } = &object.scope;
             all.scope.read_links.extend(read_links.iter().cloned());
             all.scope.addresses.extend(addresses.iter().cloned());
             all.scope.vlans.extend(vlans.iter().cloned());
             all.scope.sysctls.extend(sysctls.iter().cloned());
             all.scope.keep |= keep;
+            if let Some(routes) = routes {
+                let none = RouteScope { within: Vec::new(), ..routes.clone() };
+                all.scope.routes.get_or_insert(none).within.extend(&routes.within);
+            }
         }
         all
     }
@@ -155,7 +161,7 @@ pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
     }
     for (name, record) in facts.records.committed().filter(|(_, record)| is_here(record, facts.subnets)) {
         if let (Some(end), false) = (&record.host, facts.records.is_exempted(name)) {
-            plan.add_port(facts, name, end);
+            plan.add_host_link(facts, name, end);
         }
     }
     plan.leave_resting(facts.now, history);
@@ -277,9 +283,13 @@ impl Plan {
         self.shared.insert(dev, object);
     }
 
-    fn add_port(&mut self, facts: &Facts<'_>, owner: &Name, end: &HostLink) {
+    /// Adds the host's link of an attachment, if it still exists.
+    fn add_host_link(&mut self, facts: &Facts<'_>, owner: &Name, end: &HostLink) {
         let (Ok(dev), Ok(mac)) = (IfName::new(&end.name), end.mac.parse::<Mac>()) else { return };
-        let Some(bridge) = end.master.as_ref().and_then(|master| IfName::new(master).ok()) else { return };
+        let master = end.master.as_ref().and_then(|master| IfName::new(master).ok());
+        if master.is_none() && end.routes.is_empty() {
+            return;
+        }
         let is_same = |seen: &&SeenLink| {
             matches!(seen.link.kind, LinkKind::Veth(_)) && (seen.index.0 == end.index || seen.link.mac == Some(mac))
         };
@@ -287,15 +297,23 @@ impl Plan {
             self.findings.insert(Finding::Gone(owner.clone(), end.name.clone()));
             return;
         };
-        if !facts.links.contains_key(&bridge) && !self.shared.contains_key(&bridge) {
-            self.findings.insert(Finding::NoBridge(bridge.to_string()));
-            return;
-        }
         let mut object = Object { owners: vec![owner.clone()], ..Object::default() };
         // Only ADD creates it, with the other end in the pod.
         let birth = Birth::Moved(dev.clone());
-        let link = Link { birth, mac: Some(mac), master: Some(Some(bridge)), ..Link::up(seen.link.kind.clone()) };
+        let link = Link { birth, mac: Some(mac), master: Some(master.clone()), ..Link::up(seen.link.kind.clone()) };
         object.state.links.insert(dev.clone(), link);
+        object.scope.read_links.push(dev.clone());
+        match master {
+            Some(bridge) => self.add_port(facts, (dev, &bridge), end, object),
+            None => drop(self.ends.insert(dev.clone(), pair(dev, seen.ipv6.is_some(), end, object))),
+        }
+    }
+
+    fn add_port(&mut self, facts: &Facts<'_>, (dev, bridge): (IfName, &IfName), end: &HostLink, mut object: Object) {
+        if !facts.links.contains_key(bridge) && !self.shared.contains_key(bridge) {
+            self.findings.insert(Finding::NoBridge(bridge.to_string()));
+            return;
+        }
         object.state.ports.insert(dev.clone(), Port { hairpin: end.hairpin, isolated: end.isolated });
         for vlan in &end.vlans {
             if let Ok(id) = VlanId::new(vlan.id) {
@@ -303,7 +321,6 @@ impl Plan {
                 object.state.vlans.insert(VlanKey { dev: dev.clone(), id }, carried);
             }
         }
-        object.scope.read_links.push(dev.clone());
         if end.only_vlans {
             object.scope.vlans.push(dev.clone());
         }
@@ -323,10 +340,36 @@ impl Plan {
         let awake = |label: &str| !rests.contains_key(label);
         self.shared.retain(|dev, _| awake(dev.as_str()));
         self.ports.retain(|dev, _| awake(dev.as_str()));
+        self.ends.retain(|dev, _| awake(dev.as_str()));
         self.rules.retain(|ruled| awake(&ruled.label()));
         self.look_again = rests.values().min().copied();
         self.findings.extend(rests.into_keys().map(Finding::Rests));
     }
+}
+
+/// RT_SCOPE_HOST, linux/rtnetlink.h
+const HOST: u8 = 254;
+
+/// The host's end of a pair without a bridge: the gateways' addresses, and a route to each of the pod's addresses.
+fn pair(dev: IfName, has_ipv6: bool, end: &HostLink, mut object: Object) -> Object {
+    let Object { state, scope, .. } = &mut object;
+    end.addresses.iter().for_each(|net| state.address(&dev, *net, true));
+    for dst in &end.routes {
+        let route = Route { scope: dst.is_ipv4().then_some(HOST), ..Route::by(&dev) };
+        state.routes.insert(RouteKey::main(*dst), route);
+    }
+    if end.routes.iter().any(|net| net.is_ipv4()) {
+        state.conf("ipv4", &dev, "forwarding", "1");
+    }
+    if has_ipv6 {
+        state.conf("ipv6", &dev, "accept_ra", "0");
+    }
+    scope.sysctls.extend(state.sysctls.keys().cloned());
+    scope.routes =
+        Some(RouteScope { protocol: Some(RouteProtocol::BOOT), within: end.routes.clone(), ..RouteScope::default() });
+    // Other addresses and routes stay.
+    (scope.addresses, scope.keep) = (vec![dev], true);
+    object
 }
 
 #[cfg(test)]
