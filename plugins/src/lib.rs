@@ -11,6 +11,7 @@ pub mod netns;
 pub mod pod;
 pub mod ptp;
 pub mod read_only;
+pub mod static_ipam;
 pub mod traces;
 
 use cni::plugin::Plugin;
@@ -22,6 +23,7 @@ pub static SUITE: &[&dyn Plugin] = &[
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),
     &attach::Attach(ptp::Ptp),
+    &attach::Addresses(static_ipam::Static),
     &attach::Delegation(flannel::FLANNEL),
     &attach::Delegation(flannel::VXLAN),
     &attach::Delegation(flannel::DIRECT_ROUTING),

@@ -37,6 +37,7 @@ mod router;
 mod rules;
 mod shared;
 mod start;
+mod static_ipam;
 mod undecodable;
 mod undo;
 mod watch;
@@ -295,6 +296,12 @@ static TESTS: &[Test] = &[
     test!(ptp::gc_takes_dead_pods),
     test!(ptp::check_lists_every_difference, IP),
     test!(ptp::status_needs_what_add_needs),
+    alike!(static_ipam::every_plugin_gives_its_addresses, ours),
+    alike!(static_ipam::every_plugin_gives_its_addresses, reference),
+    alike!(static_ipam::the_runtime_names_addresses, ours),
+    alike!(static_ipam::the_runtime_names_addresses, reference),
+    test!(static_ipam::every_key_of_a_route_is_applied),
+    test!(static_ipam::check_misses_an_address),
     test!(drills::flannel, STRACE, IP, NFT),
     test!(drills::host_local, STRACE, IP, NFT),
     test!(drills::bridge, STRACE, IP, NFT),
@@ -302,6 +309,7 @@ static TESTS: &[Test] = &[
     test!(drills::bridge_with_vlan, STRACE, IP, NFT),
     test!(drills::macvlan, STRACE, IP, NFT),
     test!(drills::ptp, STRACE, IP, NFT),
+    test!(drills::static_ipam, STRACE, IP, NFT),
     test!(drills::vxlan, STRACE, IP, NFT),
     test!(drills::host_gw, STRACE, IP, NFT),
     test!(drills::direct_routing, STRACE, IP, NFT),

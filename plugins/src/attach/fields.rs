@@ -1,5 +1,8 @@
 //! Configuration fields that all plugins with an interface share.
 
+use cni::result::{AddResult, Route};
+use cni::version::Version;
+use gojson::Json;
 use ipnetwork::IpNetwork;
 use kernel::types::{Mac, Mtu, masked};
 use overlay::net::parse_cidr;
@@ -83,6 +86,12 @@ pub fn masquerade(ip_masq: bool, backend: &str, exclude: &[String]) -> Result<Op
         }
     }
     if mistakes.is_empty() { Ok(ip_masq.then_some(networks)) } else { Err(mistakes.join("; ")) }
+}
+
+/// Parses `ipam.routes` with the reader for results, which knows all their keys.
+pub fn ipam_routes(tree: Json) -> Result<Vec<Route>, String> {
+    let result = AddResult::parse_prev(&Json::from_iter([("routes", tree)]), Version::NEWEST);
+    result.map(|result| result.routes).map_err(|cause| format!("ipam.{cause}"))
 }
 
 /// Stores the mistake, so that all mistakes are reported at once.
