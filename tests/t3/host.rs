@@ -167,8 +167,10 @@ pub fn time_transfer(from: &Path, at: SocketAddr, to: &Path, bytes: usize) -> Re
 
 /// The links, reservations, records and cached results of pods, and the packet rules with one of `words`.
 pub fn left(words: &[&str]) -> Result<Vec<String>, Failure> {
-    let mut left: Vec<String> =
-        run("ip", &["-o", "link", "show", "type", "veth"])?.lines().map(str::to_owned).collect();
+    let mut left = Vec::new();
+    for kind in ["veth", "ifb"] {
+        left.extend(run("ip", &["-o", "link", "show", "type", kind])?.lines().map(str::to_owned));
+    }
     left.retain(|line| !line.contains(": up0@"));
     for network in networks(Path::new(DIRECTORY))? {
         left.extend(

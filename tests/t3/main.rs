@@ -5,10 +5,13 @@ use std::process::ExitCode;
 use tests::harness::{self, Environment, Outcome, Test};
 use tests::need::Need;
 
+mod containerd;
+mod cri;
 mod host;
 mod image;
 mod machine;
 mod podman;
+mod pods;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -52,8 +55,30 @@ const PODMAN: &[Need] = &[
     Need::Program("runc"),
     Need::File("/etc/containers/policy.json"),
 ];
+const CONTAINERD: &[Need] = &[
+    HOST[0],
+    HOST[1],
+    HOST[2],
+    HOST[3],
+    HOST[4],
+    HOST[5],
+    HOST[6],
+    Need::Program("containerd"),
+    Need::Program("ctr"),
+    Need::Program("runc"),
+];
 
 tests! {
+    containerd::a_container_lives_and_goes_on_ours, CONTAINERD;
+    containerd::a_container_lives_and_goes_with_their_chained_plugins, CONTAINERD;
+    containerd::a_container_lives_and_goes_behind_their_plugins, CONTAINERD;
+    containerd::gc_takes_what_ctr_leaves, CONTAINERD;
+    pods::a_pod_lives_and_goes_on_ours, CONTAINERD;
+    pods::a_pod_lives_and_goes_with_their_chained_plugins, CONTAINERD;
+    pods::a_pod_lives_and_goes_behind_their_plugins, CONTAINERD;
+    pods::a_pod_on_ptp_lives_and_goes, CONTAINERD;
+    pods::limits_of_annotations_are_set, CONTAINERD;
+    pods::a_refused_pod_leaves_nothing, CONTAINERD;
     podman::a_network_lives_and_goes_on_ours, PODMAN;
     podman::a_network_lives_and_goes_with_their_chained_plugins, PODMAN;
     podman::a_network_lives_and_goes_behind_their_plugins, PODMAN;
