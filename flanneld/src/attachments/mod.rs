@@ -1,8 +1,8 @@
 //! The attachments controller: what plugins made on this host for pods is right again after somebody has changed it.
 //!
-//! The records of attachments say what that is ([`plan`]). There are five reasons to look: the kernel announced a change to
-//! one of these links, somebody changed a table of nf_tables that has such rules, a record has changed, this host has other
-//! subnets, and ten minutes have passed. It has its own sockets and its own kernel thread; none of its objects is another
+//! The records of attachments say what that is ([`plan`]). There are six reasons to look: the kernel announced a change to
+//! one of these links, a setting is another that it does not announce, somebody changed a table of nf_tables that has such
+//! rules, a record has changed, this host has other subnets, and ten minutes have passed. It has its own sockets and its own kernel thread; none of its objects is another
 //! controller's.
 
 mod folders;
@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attachment::record::DIRECTORY;
-use kernel::Kernel;
 use kernel::message::link::SeenLink;
 use kernel::state::State;
 use kernel::types::IfName;
+use kernel::{Kernel, sysctl};
 use overlay::lease::Subnets;
 use overlay::status::Attachments;
 use store::backoff::Backoff;
@@ -40,6 +40,7 @@ use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::report::Report;
 use crate::supervise::{Ended, Task};
+use crate::unannounced::Unannounced;
 
 /// Nothing should change unnoticed; this is how long it lasts if something does.
 const AUDIT: Duration = Duration::from_secs(600);
@@ -109,6 +110,8 @@ impl Controller {
             links: BTreeMap::new(),
             next: Look::all(),
             desired: Arc::default(),
+            arp: BTreeMap::new(),
+            settings: Unannounced::default(),
             history: History::default(),
             retry: Backoff::default(),
             parts,
@@ -136,6 +139,9 @@ struct Loop {
     next: Look,
     /// What is desired of links.
     desired: Arc<State>,
+    /// What the kernel says of how it answers ARP.
+    arp: BTreeMap<String, String>,
+    settings: Unannounced,
     history: History,
     retry: Backoff,
     parts: Parts,
@@ -191,6 +197,15 @@ impl Loop {
                     self.next = Look::all();
                     break QUIET;
                 }
+                () = tokio::time::sleep_until(self.settings.due()) => {
+                    // those of ports are announced with them, and they may be many
+                    let facts = self.records.silent_settings();
+                    let changed = self.settings.changed(&self.kernel, &State::default(), facts).await;
+                    if changed.map_err(|error| error.to_string())? {
+                        self.next.links = true;
+                        break QUIET;
+                    }
+                }
                 () = tokio::time::sleep_until(due) => {
                     self.next = Look::all();
                     break QUIET;
@@ -206,7 +221,7 @@ impl Loop {
         let look = std::mem::take(&mut self.next);
         let troubles = self.read(look).await?;
         let subnets = *self.parts.subnets.borrow_and_update();
-        let facts = Facts { records: &self.records, links: &self.links, subnets, now: Instant::now() };
+        let facts = Facts { records: &self.records, links: &self.links, arp: &self.arp, subnets, now: Instant::now() };
         let plan = Arc::new(plan(&facts, &mut self.history));
         let links = plan.links();
         self.desired = Arc::new(links.state);
@@ -229,12 +244,16 @@ impl Loop {
         }
         let read = move |kernel: &mut Kernel| {
             let troubles = records.read(&stale);
-            (records, troubles, look.links.then(|| kernel.links()))
+            let arp = records.silent_settings().into_iter();
+            // what cannot be read is not there
+            let arp = arp.filter_map(|path| Some((path.clone(), sysctl::read(&path).ok()??))).collect();
+            (records, troubles, look.links.then(|| kernel.links().map(|links| (links, arp))))
         };
         let (records, troubles, links) = self.kernel.call(read).await?;
         self.records = records;
         if let Some(links) = links {
-            let links = links.map_err(|error| Trouble::Refused(error.to_string()))?;
+            let (links, arp) = links.map_err(|error| Trouble::Refused(error.to_string()))?;
+            self.arp = arp;
             self.events.survey_ends(&links);
             self.links = links.into_iter().map(|link| (link.name.clone(), link)).collect();
         }

@@ -201,6 +201,8 @@ fn subject(step: &Step) -> Option<IfName> {
         Step::CreateLink(name, _) | Step::ChangeLink(name, _) | Step::SetPort(name, _) => Some(name.clone()),
         Step::AddVlan(key, _) | Step::DeleteVlan(key) => Some(key.dev.clone()),
         Step::AddAddress(key, _) => Some(key.dev.clone()),
+        Step::CreateRoute(_, route) => route.dev.clone(),
+        Step::RenameLink(_, to) => Some(to.clone()),
         Step::WriteSysctl(path, _) => IfName::new(path.split('/').nth(3)?).ok(),
         _ => None,
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kernel::Kernel;
 use kernel::diff::RouteText;
 use kernel::state::Scope;
 use kernel::types::{Family, IfName};
@@ -11,6 +12,7 @@ use overlay::lease::Subnets;
 use overlay::ownership;
 use overlay::plan::{Endpoints, Leased, PeerView, Plan};
 use overlay::underlay::Survey;
+use overlay::ways::{self, Question};
 use store::Published;
 use tokio::time::Instant;
 
@@ -23,7 +25,7 @@ use crate::events::facts::{Chosen, Named};
 use crate::report::PeerChanges;
 use overlay::status::{self, Rejected};
 
-/// While two leases have one key: the kernel does not announce who of them sends.
+/// While two leases have one key, and the kernel does not announce who of them sends; and while rules lead packets elsewhere.
 const LISTEN: Duration = Duration::from_secs(5);
 
 impl Controller {
@@ -80,7 +82,13 @@ impl Controller {
         let failed = self.extension.follow(&gathered.conf, self.memory.book().peers(), complete, &mut pass.due);
         pass.note(failed);
         applied.trouble().into_iter().for_each(|trouble| pass.retry(trouble));
-        self.outlet.applied(&applied, complete || self.started);
+        let misled = self.misled(&leased, gathered).await?;
+        if misled.is_some() {
+            // nothing is announced when what a rule leads to has changed
+            pass.due.by(Instant::now() + LISTEN);
+        }
+        pass.note(misled.clone());
+        self.outlet.applied(&applied, complete || self.started, misled);
         if leased.data_path.is_none() && applied.ready() {
             self.udp.end();
         }
@@ -99,6 +107,28 @@ impl Controller {
             self.started = true;
         }
         Ok(())
+    }
+
+    /// Which packets the kernel sends elsewhere than it is planned, because of rules that others have made.
+    async fn misled(&self, leased: &Leased, gathered: &Gathered) -> Result<Option<String>, Failure> {
+        let rules = ways::strange(&gathered.survey.rules);
+        let Some(desired) = self.memory.desired().filter(|_| !rules.is_empty()) else { return Ok(None) };
+        let questions = ways::questions(desired, &gathered.survey, leased.subnet_env.subnets);
+        let ask = move |kernel: &mut Kernel| {
+            let mut ask = |question: &Question| {
+                let answer = kernel.forwarding_of(question.src, question.dst, &question.iif);
+                question.judge(answer.map_err(|error| error.to_string()))
+            };
+            questions.iter().filter_map(&mut ask).collect::<Vec<_>>()
+        };
+        let wrong = self.kernel.call(ask).await.map_err(|error| Failure::Stop(error.into()))?;
+        let more = if wrong.len() > 1 { format!(" (and {} more)", wrong.len() - 1) } else { String::new() };
+        Ok(wrong.first().map(|first| {
+            format!(
+                "the routing policy leads pods' packets elsewhere: {first}{more}; see `ip rule`: {}",
+                rules.join("; ")
+            )
+        }))
     }
 
     /// Makes the kernel as it is planned.
@@ -162,6 +192,6 @@ impl Controller {
 /// The routes inside the network that are somebody else's, as `ip route` shows them.
 fn foreign_routes(scope: &Scope, own: Subnets, survey: &Survey) -> Vec<String> {
     let Some(routes) = &scope.routes else { return Vec::new() };
-    let foreign = ownership::foreign(routes, (&scope.links, own), &survey.routes);
+    let foreign = ownership::foreign(routes, (&scope.links, own), survey.routes.iter().chain(&survey.odd));
     foreign.into_iter().map(|(key, route)| RouteText(key, route).to_string()).collect()
 }

@@ -278,12 +278,15 @@ fn survey(kernel: &mut Kernel, can_reach: Option<IpAddr>) -> Result<Survey, Kern
     let links = kernel.links()?;
     let addresses = kernel.addresses()?;
     // there may be thousands of our own, and none of them is a way out
-    let routes = kernel.routes_but(TableId::MAIN, RouteProtocol::FLANNEL)?;
+    let (routes, mut odd) = kernel.all_routes_but(TableId::MAIN, RouteProtocol::FLANNEL)?;
+    let (local, more) = kernel.all_routes_but(TableId::LOCAL, RouteProtocol::KERNEL)?;
+    odd.extend(local.into_iter().chain(more));
+    let rules = kernel.rules()?;
     // no route is an answer
     let reach = can_reach.and_then(|addr| kernel.route_to(addr).ok().flatten());
     let read = |path: &str| files::read_configured(Path::new(path), LARGEST_RESOLV_CONF).ok();
     let dns_servers = peers::dns_servers(read);
-    Ok(Survey { links, addresses, routes, reach, limits: neighbour_limits(), dns_servers })
+    Ok(Survey { links, addresses, routes, odd, rules, reach, limits: neighbour_limits(), dns_servers })
 }
 
 /// The limits of the neighbour tables. What cannot be read is not there to be raised.

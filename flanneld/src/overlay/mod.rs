@@ -1,8 +1,9 @@
 //! The overlay's controller: something may have changed, so a plan is made and carried out.
 //!
-//! There are five reasons to look: the store has changes, the kernel has announced a change to something of ours, a part of
-//! ours has ended or done its work, what failed or is due is due, and ten minutes have passed. Whatever the reason, the same
-//! pass is made: facts, plan, execution in order. What decides is [`overlay::plan`], and is pure.
+//! There are six reasons to look: the store has changes, the kernel has announced a change to something of ours, a setting is
+//! another that it does not announce, a part of ours has ended or done its work, what failed or is due is due, and ten minutes
+//! have passed. Whatever the reason, the same pass is made: facts, plan, execution in order. What decides is
+//! [`overlay::plan`], and is pure.
 
 mod execute;
 mod extension;
@@ -28,6 +29,7 @@ use crate::events::Events;
 use crate::flags::Options;
 use crate::health::Readiness;
 use crate::kernel_thread::KernelThread;
+use crate::unannounced::Unannounced;
 
 pub use outlet::Outlet;
 pub use wireguard_key::DEFAULT as KEY_FILE;
@@ -57,6 +59,7 @@ pub struct Controller {
     /// The extension backend's commands.
     extension: extension::Extension,
     outlet: Outlet,
+    settings: Unannounced,
     /// The host was as it must be once: from then on what goes wrong is waited for.
     started: bool,
     retry: Backoff,
@@ -100,6 +103,7 @@ impl Controller {
             extension: extension::Extension::new(options.environment.clone()),
             known: Known::new(options, &store),
             memory: Memory::default(),
+            settings: Unannounced::default(),
             started: false,
             retry: Backoff::default(),
             store,
@@ -147,7 +151,8 @@ impl Controller {
     async fn wait(&mut self, due: Due) -> Result<&'static str, DaemonError> {
         let ended = Instant::now();
         let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
-        let why = tokio::select! {
+        let why = loop {
+            tokio::select! {
             changes = self.store.changes() => {
                 self.take(changes?);
                 return Ok("the store has changes");
@@ -160,9 +165,16 @@ impl Controller {
             news = self.events.news() => {
                 news?;
                 tokio::time::sleep_until(ended + QUIET).await;
-                "the kernel has changed"
+                break "the kernel has changed";
             }
-            () = tokio::time::sleep_until(due) => "due",
+            () = tokio::time::sleep_until(self.settings.due()) => {
+                let desired = self.memory.desired().cloned().unwrap_or_default();
+                if self.settings.changed(&self.kernel, &desired, []).await? {
+                    break "a setting has changed";
+                }
+            }
+            () = tokio::time::sleep_until(due) => break "due",
+            }
         };
         self.known.survey = None;
         Ok(why)

@@ -92,15 +92,15 @@ impl Outlet {
     }
 
     /// The kernel was made as it is planned, or not. The host is ready when its own data path is up, made from all that the
-    /// store holds (`read`). A store that is away later is no reason to take the host out of service.
-    pub(super) fn applied(&mut self, applied: &Applied, read: bool) {
+    /// store holds (`read`), and the kernel uses it (not `misled`). A store that is away later is no reason to take the host out of service.
+    pub(super) fn applied(&mut self, applied: &Applied, read: bool, misled: Option<String>) {
         self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, applied.drift);
         applied.log();
         let carries = || match &self.found {
             Some(found) => found.carries.clone().map_err(|down| down.to_string()),
             None => Ok(()),
         };
-        match applied.up().and_then(|()| carries()) {
+        match applied.up().and_then(|()| carries()).and_then(|()| misled.map_or(Ok(()), Err)) {
             Ok(()) if !read => self.readiness.set(OVERLAY, Err("the store is not read yet".into())),
             up => self.readiness.set(OVERLAY, up),
         }

@@ -47,6 +47,10 @@ pub enum News {
     Route(RouteKey, Option<Route>),
     /// A sysctl that the kernel announces (RTM_NEWNETCONF): path below `/proc/sys` and value.
     Sysctl(String, String),
+    /// The queueing discipline of a link is another.
+    Queue(IfName),
+    /// The routing policy (`ip rule`): some rule has come or gone.
+    Policy,
     /// An announcement that cannot be read, and why not: any object may be another now.
     Unreadable(String),
 }
