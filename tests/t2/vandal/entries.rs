@@ -10,10 +10,16 @@ pub const ADDRESSES: &[Row] = &[
     healed(Address, "another prefix length", "ip addr del $ADDR dev $DEV; ip addr add ${ADDR%/*}/24 dev $DEV"),
     healed(Address, "one more", "ip addr add 192.0.2.7/24 dev $DEV"),
     healed(Address, "one more of the pods' network", "ip addr add 10.244.250.1/24 dev $DEV"),
-    healed(Address, "another scope", "ip addr del $ADDR dev $DEV; ip addr add $ADDR dev $DEV scope link"),
-    healed(Address, "it ends", "ip addr change $ADDR dev $DEV valid_lft 3600 preferred_lft 3600"),
-    healed(Address, "it is deprecated", "ip addr change $ADDR dev $DEV preferred_lft 0"),
-    healed(Address, "it is on another link, too", "ip addr add $ADDR dev lo").harmless("", "ip addr del $ADDR dev lo"),
+    healed(Address, "another scope", "ip addr del $ADDR dev $DEV; ip addr add $ADDR dev $DEV scope link")
+        .harmless("its packets are the devices' own", "ip addr del $ADDR dev $DEV"),
+    healed(Address, "it ends", "ip addr change $ADDR dev $DEV valid_lft 3600 preferred_lft 3600").harmless(
+        "when it ends it is made again",
+        "ip addr change $ADDR dev $DEV valid_lft forever preferred_lft forever",
+    ),
+    healed(Address, "it is deprecated", "ip addr change $ADDR dev $DEV preferred_lft 0")
+        .harmless("pods do not send from it", "ip addr change $ADDR dev $DEV valid_lft forever preferred_lft forever"),
+    healed(Address, "it is on another link, too", "ip addr add $ADDR dev lo")
+        .harmless("it leads to this host", "ip addr del $ADDR dev lo"),
 ];
 
 /// The same of the IPv6 device.
@@ -34,8 +40,6 @@ pub const VXLAN: &[Row] = &[
     healed(Neighbour, "failed", "ip neigh replace $PEER_ADDR dev $DEV nud failed"),
     healed(Neighbour, "noarp", "ip neigh replace $PEER_ADDR lladdr 02:00:00:00:00:99 dev $DEV nud noarp"),
     healed(Neighbour, "one more", "ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:99 dev $DEV nud permanent"),
-    healed(Neighbour, "answered for", "ip neigh add proxy $PEER_ADDR dev $DEV")
-        .harmless("nobody asks by this device", "ip neigh del proxy $PEER_ADDR dev $DEV"),
     healed(Neighbour, "learned elsewhere", "ip neigh replace $PEER_ADDR lladdr $PEER_MAC dev $DEV nud permanent extern_learn")
         .harmless("the same entry", "ip neigh replace $PEER_ADDR lladdr $PEER_MAC dev $DEV nud permanent"),
     healed(Neighbour, "a router", "ip neigh replace $PEER_ADDR lladdr $PEER_MAC dev $DEV nud permanent router")
@@ -53,28 +57,4 @@ pub const VXLAN: &[Row] = &[
         .harmless("no neighbour has that MAC", "bridge fdb del 02:00:00:00:00:98 dev $DEV self"),
     healed(Fdb, "by a next-hop object", "ip nexthop add id 9 via 192.0.2.77 fdb; ip nexthop add id 10 group 9 fdb; bridge fdb del $PEER_MAC dev $DEV self; bridge fdb add $PEER_MAC dev $DEV nhid 10 self permanent")
         .then("ip nexthop flush"),
-];
-
-/// Neighbours of pods and of the underlay.
-pub const OTHERS: &[Row] = &[
-    healed(
-        Neighbour,
-        "of a pod, with another MAC",
-        "ip neigh replace $POD lladdr 02:00:00:00:00:99 dev cni0 nud permanent",
-    ),
-    healed(Neighbour, "of a pod, noarp", "ip neigh replace $POD lladdr 02:00:00:00:00:99 dev cni0 nud noarp"),
-    healed(
-        Neighbour,
-        "of a pod, reachable with another MAC",
-        "ip neigh replace $POD lladdr 02:00:00:00:00:99 dev cni0 nud reachable",
-    ),
-    healed(
-        Neighbour,
-        "of the other host, with another MAC",
-        "ip neigh replace $PEER_IP lladdr 02:00:00:00:00:99 dev eth0 nud permanent",
-    )
-    .said("192.168.1.12", "ip neigh del $PEER_IP dev eth0"),
-    healed(Fdb, "of a pod, at another port", "bridge fdb replace $POD_MAC dev $MATE master static"),
-    healed(Fdb, "of a pod, at the bridge itself", "bridge fdb replace $POD_MAC dev cni0 self permanent"),
-    healed(Fdb, "of the gateway, at a port", "bridge fdb replace $GATEWAY_MAC dev $MATE master static"),
 ];

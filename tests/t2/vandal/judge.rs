@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use lab::cluster::PATIENCE;
 use lab::wait::eventually;
 
-use super::scene::Scene;
+use super::scene::{Scene, Section};
 use super::{Row, Table, Verdict};
 use crate::{Failure, Outcome};
 
@@ -56,28 +56,55 @@ impl fmt::Display for Found {
 pub fn find(scene: &mut Scene, row: &Row) -> Result<Found, Failure> {
     scene.prepare(row.object)?;
     let said = scene.status();
-    let started = Instant::now();
+    let mut watch = Watch::of(row);
     if let Err(error) = scene.sh(row.damage) {
         return Ok(Found::Impossible(error.to_string()));
     }
     loop {
-        let found = look(scene, row, &said, started)?;
+        let found = look(scene, &mut watch, &said)?;
         let stays = matches!(found, Found::Healed(_)) || found.is(row.verdict);
-        if stays || started.elapsed() > LIMIT {
+        if stays || watch.started.elapsed() > LIMIT {
             return Ok(found);
         }
     }
 }
 
-fn look(scene: &mut Scene, row: &Row, said: &str, started: Instant) -> Result<Found, Failure> {
-    let mut seen = Vec::new();
-    for section in row.object.sections() {
-        seen.extend(scene.difference(*section)?);
+/// Looks at one section after the other, each until it is as before.
+struct Watch {
+    sections: &'static [Section],
+    started: Instant,
+    /// When the last one was that was not as before at the first look.
+    took: Option<Duration>,
+    late: bool,
+}
+
+impl Watch {
+    fn of(row: &Row) -> Self {
+        Self { sections: row.object.sections(), started: Instant::now(), took: None, late: false }
     }
+
+    /// What is not as before of the first section that is not.
+    fn differences(&mut self, scene: &Scene) -> Result<Vec<String>, Failure> {
+        while let Some((section, rest)) = self.sections.split_first() {
+            let seen = scene.difference(*section)?;
+            if !seen.is_empty() {
+                self.late = true;
+                return Ok(seen);
+            }
+            if self.late || self.took.is_none() {
+                self.took = Some(self.started.elapsed());
+            }
+            (self.sections, self.late) = (rest, false);
+        }
+        Ok(Vec::new())
+    }
+}
+
+fn look(scene: &mut Scene, watch: &mut Watch, said: &str) -> Result<Found, Failure> {
+    let mut seen = watch.differences(scene)?;
     if seen.is_empty() {
-        let took = started.elapsed();
         seen = scene.differences()?;
-        if seen.is_empty() && scene.traffic().is_ok() {
+        if let (true, Ok(()), Some(took)) = (seen.is_empty(), scene.traffic(), watch.took) {
             return Ok(Found::Healed(took));
         }
     }

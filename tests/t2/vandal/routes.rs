@@ -15,14 +15,22 @@ pub const PEER: &[Row] = &[
     healed(Route, "with an MTU", "ip route replace $PEER_NET $BY proto 70 mtu 600"),
     healed(Route, "with a locked MTU", "ip route replace $PEER_NET $BY proto 70 mtu lock 600"),
     healed(Route, "with a hop limit", "ip route replace $PEER_NET $BY proto 70 hoplimit 1"),
-    healed(Route, "with a source address", "ip route replace $PEER_NET $BY proto 70 src $PUBLIC"),
-    healed(Route, "of another protocol", "ip route replace $PEER_NET $BY proto static"),
-    healed(Route, "a blackhole", "ip route replace blackhole $PEER_NET"),
-    healed(Route, "unreachable", "ip route replace unreachable $PEER_NET"),
-    healed(Route, "prohibited", "ip route replace prohibit $PEER_NET"),
-    healed(Route, "thrown", "ip route replace throw $PEER_NET"),
-    healed(Route, "a blackhole before it", "ip route prepend blackhole $PEER_NET"),
-    healed(Route, "another before it", "ip route prepend $PEER_NET via 192.168.1.77 dev eth0"),
+    healed(Route, "with a source address", "ip route replace $PEER_NET $BY proto 70 src $PUBLIC")
+        .harmless("pods' packets have their own", "ip route del $PEER_NET proto 70 || :"),
+    healed(Route, "of another protocol", "ip route replace $PEER_NET $BY proto static")
+        .harmless("ours comes before it", "ip route del $PEER_NET proto static || :"),
+    healed(Route, "a blackhole", "ip route replace blackhole $PEER_NET")
+        .harmless("ours comes before it", "ip route del blackhole $PEER_NET || :"),
+    healed(Route, "unreachable", "ip route replace unreachable $PEER_NET")
+        .harmless("ours comes before it", "ip route del unreachable $PEER_NET || :"),
+    healed(Route, "prohibited", "ip route replace prohibit $PEER_NET")
+        .harmless("ours comes before it", "ip route del prohibit $PEER_NET || :"),
+    healed(Route, "thrown", "ip route replace throw $PEER_NET")
+        .harmless("ours comes before it", "ip route del throw $PEER_NET || :"),
+    healed(Route, "a blackhole before it", "ip route prepend blackhole $PEER_NET")
+        .harmless("ours is put before it", "ip route del blackhole $PEER_NET"),
+    healed(Route, "another before it", "ip route prepend $PEER_NET via 192.168.1.77 dev eth0")
+        .harmless("ours is put before it", "ip route del $PEER_NET via 192.168.1.77"),
     healed(
         Route,
         "with two next hops",
@@ -62,7 +70,6 @@ pub const OWN: &[Row] = &[
         .said("blackhole", "ip route del blackhole $POD"),
     healed(Route, "to one own pod, by the underlay", "ip route add $POD via 192.168.1.77")
         .said("192.168.1.77", "ip route del $POD"),
-    healed(Route, "the gateway's address is not local", "ip route del local $GATEWAY dev cni0 table local"),
     healed(Route, "the default route is deleted", "ip route del default || :")
         .harmless("peers are on the segment", "ip route replace default via $ROUTER"),
 ];

@@ -18,7 +18,8 @@ pub const V4: &[Row] = &[
     healed(Setting, "cni0/rp_filter", "echo 1 > /proc/sys/net/ipv4/conf/cni0/rp_filter")
         .harmless("packets come the way they go", "echo 0 > /proc/sys/net/ipv4/conf/cni0/rp_filter"),
     healed(Setting, "cni0/arp_ignore", "echo 8 > /proc/sys/net/ipv4/conf/cni0/arp_ignore"),
-    healed(Setting, "all/arp_ignore", "echo 8 > /proc/sys/net/ipv4/conf/all/arp_ignore"),
+    healed(Setting, "all/arp_ignore", "echo 8 > /proc/sys/net/ipv4/conf/all/arp_ignore")
+        .said("arp_ignore", "echo 0 > /proc/sys/net/ipv4/conf/all/arp_ignore"),
     healed(Setting, "all/arp_ignore 1", "echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore")
         .harmless("each address is asked for on its link", "echo 0 > /proc/sys/net/ipv4/conf/all/arp_ignore"),
     healed(Setting, "cni0/arp_filter", "echo 1 > /proc/sys/net/ipv4/conf/cni0/arp_filter")
@@ -27,12 +28,22 @@ pub const V4: &[Row] = &[
         .harmless("an address of the link itself is there", "echo 0 > /proc/sys/net/ipv4/conf/cni0/arp_announce"),
     healed(Setting, "cni0/proxy_arp", "echo 1 > /proc/sys/net/ipv4/conf/cni0/proxy_arp")
         .harmless("pods ask for what is on their segment alone", "echo 0 > /proc/sys/net/ipv4/conf/cni0/proxy_arp"),
-    healed(Setting, "cni0/proxy_arp_pvlan", "echo 1 > /proc/sys/net/ipv4/conf/cni0/proxy_arp_pvlan")
-        .harmless("the gateway answers for pods and routes to them", "echo 0 > /proc/sys/net/ipv4/conf/cni0/proxy_arp_pvlan"),
-    healed(Setting, "all/drop_unicast_in_l2_multicast", "echo 1 > /proc/sys/net/ipv4/conf/all/drop_unicast_in_l2_multicast")
-        .harmless("", "echo 0 > /proc/sys/net/ipv4/conf/all/drop_unicast_in_l2_multicast"),
-    healed(Setting, "cni0/ignore_routes_with_linkdown", "echo 1 > /proc/sys/net/ipv4/conf/cni0/ignore_routes_with_linkdown")
-        .harmless("the link is up", "echo 0 > /proc/sys/net/ipv4/conf/cni0/ignore_routes_with_linkdown"),
+    healed(Setting, "cni0/proxy_arp_pvlan", "echo 1 > /proc/sys/net/ipv4/conf/cni0/proxy_arp_pvlan").harmless(
+        "the gateway answers for pods and routes to them",
+        "echo 0 > /proc/sys/net/ipv4/conf/cni0/proxy_arp_pvlan",
+    ),
+    healed(
+        Setting,
+        "all/drop_unicast_in_l2_multicast",
+        "echo 1 > /proc/sys/net/ipv4/conf/all/drop_unicast_in_l2_multicast",
+    )
+    .harmless("", "echo 0 > /proc/sys/net/ipv4/conf/all/drop_unicast_in_l2_multicast"),
+    healed(
+        Setting,
+        "cni0/ignore_routes_with_linkdown",
+        "echo 1 > /proc/sys/net/ipv4/conf/cni0/ignore_routes_with_linkdown",
+    )
+    .harmless("the link is up", "echo 0 > /proc/sys/net/ipv4/conf/cni0/ignore_routes_with_linkdown"),
     healed(Setting, "cni0/accept_local", "echo 1 > /proc/sys/net/ipv4/conf/cni0/accept_local")
         .harmless("", "echo 0 > /proc/sys/net/ipv4/conf/cni0/accept_local"),
     healed(Setting, "cni0/disable_policy", "echo 1 > /proc/sys/net/ipv4/conf/cni0/disable_policy")
@@ -43,8 +54,6 @@ pub const V4: &[Row] = &[
         .harmless("", "echo 0 > /proc/sys/net/ipv4/ip_no_pmtu_disc"),
     healed(Setting, "cni0/send_redirects", "echo 0 > /proc/sys/net/ipv4/conf/cni0/send_redirects")
         .harmless("", "echo 1 > /proc/sys/net/ipv4/conf/cni0/send_redirects"),
-    healed(Setting, "the neighbour tables are small", "echo 1 > /proc/sys/net/ipv4/neigh/default/gc_thresh1; echo 1 > /proc/sys/net/ipv4/neigh/default/gc_thresh2; echo 1 > /proc/sys/net/ipv4/neigh/default/gc_thresh3")
-        .harmless("", ":"),
 ];
 
 /// Those of a tunnel device.
@@ -67,8 +76,6 @@ pub const V6: &[Row] = &[
         .harmless("the host's decides", "echo 1 > /proc/sys/net/ipv6/conf/cni0/forwarding"),
     healed(Setting, "IPv6: device/disable_ipv6", "echo 1 > /proc/sys/net/ipv6/conf/$DEV6/disable_ipv6"),
     healed(Setting, "IPv6: cni0/disable_ipv6", "echo 1 > /proc/sys/net/ipv6/conf/cni0/disable_ipv6"),
-    healed(Setting, "IPv6: all/disable_ipv6", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
-        .unready("", "for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 0 > $f; done"),
     healed(Setting, "IPv6: eth0/disable_ipv6", "echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6")
         .said("eth0", "echo 0 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6; ip addr add $PUBLIC6/64 dev eth0 nodad"),
     healed(Setting, "IPv6: cni0/accept_ra", "echo 2 > /proc/sys/net/ipv6/conf/cni0/accept_ra"),
@@ -91,7 +98,8 @@ pub const MORE_V6: &[Row] = &[
         .harmless("", "ip link set $DEV6 addrgenmode eui64"),
     healed(super::Object::Route, "IPv6: deleted", "ip -6 route del $PEER_NET6"),
     healed(super::Object::Route, "IPv6: flushed", "ip -6 route flush proto 70"),
-    healed(super::Object::Route, "IPv6: a blackhole", "ip -6 route replace blackhole $PEER_NET6"),
+    healed(super::Object::Route, "IPv6: a blackhole", "ip -6 route replace blackhole $PEER_NET6")
+        .unready("blackhole", "ip -6 route del blackhole $PEER_NET6"),
     healed(super::Object::Route, "IPv6: by another link", "ip -6 route replace $PEER_NET6 dev eth0 proto 70"),
     healed(super::Object::Route, "IPv6: another for a part of it", "ip -6 route add ${PEER_NET6%/64}/80 dev eth0")
         .said("dev eth0", "ip -6 route del ${PEER_NET6%/64}/80"),

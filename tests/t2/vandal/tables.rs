@@ -39,7 +39,6 @@ pub const HOST: Table = Table {
         routes::OWN,
         routes::POLICY,
         foreign::BESIDE,
-        entries::OTHERS,
         device::UNDERLAY,
     ],
 };
