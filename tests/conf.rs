@@ -1,4 +1,4 @@
-//! Every file of conf/ is read by the program that it is for.
+//! The program that reads each file of conf/ accepts it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -34,7 +34,7 @@ fn read(file: &str) -> Vec<u8> {
     fs::read(path(file)).unwrap_or_else(|error| panic!("conf/{file}: {error}"))
 }
 
-/// A host that has a subnet, and a CNI_PATH that leads to the plugins in this very executable.
+/// A host that has a subnet, and a CNI_PATH to the plugins in this executable.
 struct Host {
     dir: tempfile::TempDir,
 }
@@ -42,7 +42,7 @@ struct Host {
 impl Host {
     fn new(backend: &str, direct_routing: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        // a name that this executable does not serve would run it, and so this test, again and again
+        // A name that this executable does not serve would run this test again, recursively.
         for name in SUITE.iter().map(|plugin| plugin.name()) {
             symlink(std::env::current_exe().unwrap(), dir.path().join(name)).unwrap();
         }
@@ -63,7 +63,7 @@ impl Host {
         self.dir.path().join("subnet.env")
     }
 
-    /// Every plugin of the list says STATUS: it has read its part whole, and could serve an ADD.
+    /// STATUS of every plugin in the list succeeds: it has read its part completely, and could serve an ADD.
     fn status(&self, file: &str) -> Result<NetworkList, String> {
         let mut list = NetworkList::load(&path(file)).map_err(|error| error.to_string())?;
         let read = list.clone();
@@ -80,7 +80,7 @@ impl Host {
     fn stay_here(&self, plugin: &mut PluginConf) {
         let (data, subnet_file) = (self.dir.path().join("networks"), self.subnet_file());
         plugin.conf.set("subnetFile", subnet_file.to_str().unwrap().into());
-        // what flannel gives to its delegate goes to IPAM, too
+        // flannel passes its delegate's settings on to IPAM.
         let mut ipam = plugin.conf.get("ipam").cloned().unwrap_or_else(|| Json::from_iter::<[(&str, Json); 0]>([]));
         ipam.set("dataDir", data.to_str().unwrap().into());
         plugin.conf.set("ipam", ipam);
@@ -99,7 +99,7 @@ fn networks_of_flannel_follow_the_host() {
         let list = Host::new(backend, direct).status(file).unwrap_or_else(|error| panic!("{file}: {error}"));
         assert_eq!((list.name.as_str(), list.plugins.len()), ("cbr0", 1), "{file}");
         assert_eq!(list.plugins[0].kind, kind, "{file}");
-        // the one that insists on nothing goes with every host
+        // The plugin that requires no data path works on every host.
         let other = Host::new("alloc", false).status(file);
         assert_eq!(other.is_ok(), kind == "flannel", "{file}: {other:?}");
     }
@@ -116,7 +116,7 @@ fn networks_of_one_host_are_read_by_bridge_and_host_local() {
     }
 }
 
-/// STATUS would look at the machine's own links; what can be wrong without them is asked for.
+/// STATUS would inspect the machine's own links, so only the mistakes that do not depend on them are checked.
 #[test]
 fn networks_without_flanneld_carry_their_hosts() {
     let conf = |file: &str| {
@@ -207,6 +207,19 @@ fn unit(path: &str, env: &BTreeMap<String, String>) -> (BTreeMap<String, String>
         .collect();
     assert_eq!((settings["Type"].as_str(), settings["Restart"].as_str()), ("notify", "always"));
     assert!(!settings.keys().any(|key| key.starts_with("ExecStop")), "a stopped daemon leaves the network as it is");
+    // what waits for flanneld would not start while flanneld waits; what an extension's command started goes on
+    for (key, value) in [
+        ("Before", None),
+        ("RequiredBy", None),
+        ("WantedBy", Some("multi-user.target")),
+        ("StartLimitIntervalSec", Some("0")),
+        ("RestartPreventExitStatus", Some("64")),
+        ("KillMode", Some("process")),
+    ] {
+        assert_eq!(settings.get(key).map(String::as_str), value, "{path}: {key}");
+    }
+    let limit = settings["TimeoutStartSec"].strip_suffix('s').and_then(|seconds| seconds.parse::<u32>().ok());
+    assert!(limit.is_some_and(|seconds| seconds <= 90), "{path}: a boot waits for {}", settings["TimeoutStartSec"]);
     let mut words = settings["ExecStart"].split(' ').map(str::to_owned);
     assert!(words.next().unwrap().ends_with("/flanneld"));
     let Ok(Command::Run(options)) = flags::parse(&words.collect::<Vec<_>>(), env) else {
@@ -231,4 +244,5 @@ fn the_units_start_the_daemon_and_stop_nothing() {
     let StoreOptions::Etcd(etcd) = options.store else { panic!("{:?}", options.store) };
     assert_eq!(etcd.endpoints.len(), 2);
     assert_eq!(options.health, "127.0.0.1:8471".parse().ok());
+    assert!(text.lines().any(|line| line.starts_with("After=") && line.ends_with(" etcd.service")), "{text}");
 }

@@ -1,5 +1,5 @@
-//! Every target of tests/fuzz, for a few seconds and on a stable toolchain: random bytes, and good inputs with mistakes
-//! in them.
+//! Runs every target of tests/fuzz for a few seconds on a stable toolchain, with random bytes and with mutated valid
+//! inputs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,7 +39,7 @@ impl Change {
 
 fn change() -> impl Strategy<Value = Change> {
     let at = any::<prop::sample::Index>;
-    // what means something to one parser or another
+    // Bytes that have a meaning for one of the parsers.
     let words = prop::sample::select(vec![
         "0", "-1", "\"", "{", "}", "[", ",", ":", "/", "&", ";", "=", "\n", "null", "::", "255",
     ]);
@@ -77,7 +77,7 @@ fn no_parser_is_harmed() {
     TARGETS.iter().for_each(feed);
 }
 
-/// A target that nobody runs is no target.
+/// Every target must be run.
 #[test]
 fn every_target_is_a_fuzz_target() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");

@@ -4,10 +4,13 @@
 
 use std::collections::BTreeSet;
 
+use callers::{EXCEPTIONS, unused};
 use packages::{Packages, heavy_plugins, permissive};
 use rules::{RULES, Rule, breaches};
 use sources::{File, files};
 
+#[path = "tidy/callers.rs"]
+mod callers;
 #[path = "tidy/packages.rs"]
 mod packages;
 #[path = "tidy/rules.rs"]
@@ -66,6 +69,11 @@ fn every_crate_has_the_lints() {
 fn words_stand_where_they_may() {
     let files = files();
     none(RULES.iter().flat_map(|rule| breaches(rule, &files)).collect());
+}
+
+#[test]
+fn shipped_code_calls_every_public_item() {
+    none(unused(&files(), EXCEPTIONS));
 }
 
 #[test]
@@ -206,6 +214,27 @@ fn the_rules_find_what_they_are_for() {
     assert_eq!(places, ["b/c.rs:4", "b/c.rs:7"]);
     assert_eq!(found[1], "b/c.rs:7: unsafe: r; allowed only in a/ (x)");
     assert_eq!(breaches(&rule, &[]).len(), 1, "a permission that nothing uses");
+}
+
+#[test]
+fn an_item_that_only_tests_name_is_found() {
+    let library = "pub struct Used;\npub struct Lonely;\nimpl Lonely {\n    pub fn called() {}\n    pub fn dead() {}\n}\n\
+                   pub use x::dead;\n#[cfg(test)]\nmod tests { fn f(a: Lonely) { dead() } }\n";
+    let files = [
+        File::new("lib/a/src/lib.rs", library),
+        File::new("tests/t1/x.rs", "fn f() { a::dead() }"),
+        File::new("flanneld/src/x.rs", "use a::{Used, Lonely};\nfn f(used: Used) { called() }"),
+        File::new("lib/lab/src/lib.rs", "pub fn for_tests() {}"),
+    ];
+    let found = unused(&files, &[]);
+    let places: Vec<&str> = found.iter().map(|said| said.split(": only").next().unwrap()).collect();
+    assert_eq!(places, ["lib/a/src/lib.rs:2: Lonely", "lib/a/src/lib.rs:5: dead"]);
+    assert_eq!(unused(&files, &[("dead", "r"), ("Lonely", "r")]), Vec::<String>::new());
+    assert_eq!(
+        unused(&files, &[("dead", "r"), ("Lonely", "r"), ("called", "r")]).len(),
+        1,
+        "an exception without need"
+    );
 }
 
 #[test]

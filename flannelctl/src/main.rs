@@ -46,7 +46,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         from: Option<PathBuf>,
     },
-    /// Show this host's lease, backend and peers; the exit status is 1 when something is wrong
+    /// Show this host's lease, backend and peers. Exit status: 0 ready, 1 not ready, 2 no status to be had
     Status {
         /// The daemon's --subnet-file
         #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
@@ -77,6 +77,9 @@ impl From<Backend> for Mode {
     }
 }
 
+/// The exit status if the question has no answer, as for wrong arguments: a host that is not ready gives 1.
+const NO_ANSWER: u8 = 2;
+
 fn main() -> ExitCode {
     let outcome = match become_child(std::env::args_os()) {
         Some(error) => Err(error.into()),
@@ -87,7 +90,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // if stderr is closed, nothing can be reported
             let _ = writeln!(io::stderr(), "flannelctl: {error}");
-            ExitCode::FAILURE
+            if error.is::<status::StatusError>() { ExitCode::from(NO_ANSWER) } else { ExitCode::FAILURE }
         }
     }
 }

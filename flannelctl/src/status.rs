@@ -72,6 +72,9 @@ pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
     if let Some(error) = &status.last_error {
         screen.verdict(false, format_args!("\n  error: {error}"))?;
     }
+    for warning in &status.warnings {
+        screen.verdict(false, format_args!("\n  warning: {warning}"))?;
+    }
     screen.title(format_args!("Peers ({})", status.peers.len()))?;
     screen.table(["subnet", "underlay", "VTEP", "path", "reason", "since"], &peers(status))?;
     if !status.rejected.is_empty() {

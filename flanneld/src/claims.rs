@@ -1,7 +1,7 @@
-//! Which networks are served on this host, said by a socket that lives as long as the daemon.
+//! Announces which networks this host serves, by sockets that live as long as the daemon.
 //!
-//! The socket is an abstract one of the Unix family, called `flanneld/10.244.0.0/16`: such names belong to a network
-//! namespace, as what a daemon makes does, and nothing is left of them when the daemon is killed.
+//! A socket is an abstract Unix socket with the name `flanneld/10.244.0.0/16`. Such names belong to a network
+//! namespace, like the objects of a daemon, and disappear with the process, however it ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,28 +15,28 @@ use rustix::net::sockopt::socket_peercred;
 
 const PREFIX: &str = "flanneld/";
 
-/// The sockets of this host's network namespace, those with a name that begins with `@` abstract ones (proc(5)).
+/// The sockets of this host's network namespace; a name that begins with `@` is abstract (proc(5)).
 const SOCKETS: &str = "/proc/thread-self/net/unix";
 
 /// The networks that this daemon serves.
 #[derive(Debug, Default)]
 pub struct Claims {
     networks: Vec<IpNetwork>,
-    /// Kept: the names are there as long as these are.
+    /// The open sockets; their names exist as long as they do.
     sockets: BTreeMap<IpNetwork, UnixListener>,
 }
 
 impl Claims {
-    /// Exactly these networks are claimed already.
+    /// Whether exactly these networks are claimed.
     pub fn are(&self, networks: &[IpNetwork]) -> bool {
         self.networks == networks
     }
 
-    /// Claims `networks` beside those that are claimed. One that another daemon has claimed is not claimed a second time:
-    /// [`served`] names it.
+    /// Claims `networks` in addition to those that are claimed. Skips a network that another daemon has claimed:
+    /// [`served`] returns it.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The kernel refuses something.
     pub fn claim(&mut self, networks: &[IpNetwork]) -> io::Result<()> {
         for network in networks.iter().filter(|network| !self.sockets.contains_key(*network)).collect::<Vec<_>>() {
             match UnixListener::bind_addr(&address(*network)?) {
@@ -47,13 +47,13 @@ impl Claims {
         Ok(())
     }
 
-    /// These are served, and no others.
+    /// Keeps only the claims to these networks, which this daemon serves.
     pub fn keep(&mut self, networks: Vec<IpNetwork>) {
         self.networks = networks;
         self.give_up();
     }
 
-    /// What was claimed last is not served: another daemon does.
+    /// Drops the last claim, because another daemon serves the network.
     pub fn give_up(&mut self) {
         self.sockets.retain(|network, _| self.networks.contains(network));
     }
@@ -63,14 +63,14 @@ fn address(network: IpNetwork) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("{PREFIX}{network}"))
 }
 
-/// The networks that other flannelds on this host serve. What a user without their rights claims is no claim.
+/// The networks that other flannelds on this host serve. Claims of unprivileged users do not count.
 pub fn served() -> Vec<IpNetwork> {
     let sockets = fs::read_to_string(SOCKETS).unwrap_or_default();
     let claimed: BTreeSet<IpNetwork> = sockets.lines().filter_map(claimed).collect();
     claimed.into_iter().filter(|network| is_served(*network)).collect()
 }
 
-/// A line of [`SOCKETS`]: seven fields, then the name.
+/// Parses a line of [`SOCKETS`]: seven fields, then the name.
 fn claimed(line: &str) -> Option<IpNetwork> {
     parse_cidr(line.split_once(" @")?.1.strip_prefix(PREFIX)?)
 }
@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    /// The own process is no other flanneld; the socket is there all the same.
+    /// The own process is not another flanneld, but its socket exists.
     #[test]
     fn a_claim_lives_as_long_as_it_is_held() {
         let networks = nets(&["10.211.7.0/24", "fd00:211:7::/56"]);
@@ -126,7 +126,7 @@ mod tests {
         let mut late = Claims::default();
         late.claim(&networks).unwrap();
         assert_eq!(late.sockets.len(), 0, "they are taken");
-        // a network less, and one that is refused
+        // One network less, and one that is refused.
         claims.claim(&networks[..1]).unwrap();
         claims.keep(networks[..1].to_vec());
         assert_eq!(there(), 1);

@@ -1,4 +1,4 @@
-//! The daemon: its parts, each started once and watched. The end of one of them ends the daemon.
+//! The daemon starts each of its parts once and watches them. The end of a part ends the daemon.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,45 +21,51 @@ use overlay::status::{Status, path_beside};
 /// Why the daemon stops.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    /// The kernel cannot be spoken to.
+    /// No netlink socket or no kernel thread.
     #[error(transparent)]
     Kernel(#[from] ThreadError),
-    /// The kernel's announcements cannot be read.
+    /// The kernel's announcements cannot be received.
     #[error("listen to the kernel: {0}")]
     Listen(#[source] io::Error),
-    /// At the start: there is nothing to put the overlay on.
+    /// At the start: there is no underlay.
     #[error(transparent)]
     Underlay(#[from] ::overlay::underlay::UnderlayError),
-    /// At the start: there is no subnet to be had.
+    /// At the start: no subnet is free.
     #[error(transparent)]
     OutOfSubnets(#[from] ::overlay::allocate::OutOfSubnets),
-    /// Another host has this one's subnet. What runs here has addresses that are not ours to use any more.
+    /// The kernel lets this process change nothing.
     #[error(
-        "Lease has been revoked. Shutting down daemon. (another host holds {0} now; a restart leases another subnet, and \
+        "flanneld needs CAP_NET_ADMIN in this network namespace for the backend {0}: start it as root, or give it the \
+         capability (systemd: AmbientCapabilities=CAP_NET_ADMIN; a container: securityContext.capabilities.add)"
+    )]
+    Denied(&'static str),
+    /// Another host holds this host's subnet, so the pods here may no longer use their addresses.
+    #[error(
+        "Lease has been revoked. Shutting down daemon. (another host now holds {0}; a restart leases another subnet, and \
          pods must then be made anew)"
     )]
     Revoked(String),
-    /// The health server's address cannot be had.
-    #[error("serve health on {address}: {source}; free the port, or name another with --healthz-port")]
+    /// The health server cannot bind its address.
+    #[error("serve health on {address}: {source}; free the port, or choose another with --healthz-port")]
     Health {
         /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
     /// The store's follower has ended.
-    #[error("{0}; the daemon stops, so that it is started again")]
+    #[error("{0}; the daemon stops, so that a supervisor restarts it")]
     Store(#[from] store::Ended),
     /// The attachments controller cannot be started.
     #[error("repair attachments: {0}")]
     Attachments(#[from] StartError),
-    /// Another daemon does this one's work.
+    /// Another daemon serves the same subnet.env.
     #[error(transparent)]
     Taken(#[from] Taken),
     /// A part of the daemon has ended.
     #[error(transparent)]
     Ended(#[from] Ended),
-    /// The program's own machinery.
+    /// The asynchronous runtime cannot start.
     #[error("start the runtime: {0}")]
     Runtime(#[source] io::Error),
 }
@@ -76,7 +82,7 @@ impl Daemon {
     /// Opens what the daemon needs. `notify_socket` is NOTIFY_SOCKET's value.
     ///
     /// # Errors
-    /// A part cannot be started; the status says so.
+    /// A part cannot start; the status contains the error.
     pub fn new(options: Options, notify_socket: Option<String>) -> Result<Self, DaemonError> {
         let status = Status { pid: std::process::id(), ..Status::default() };
         let (metrics, readiness) = (Metrics::default(), Readiness::default());
@@ -85,7 +91,7 @@ impl Daemon {
         let opened = served.and_then(|health| Ok((health, open()?)));
         let (health, (events, kernel)) = opened.inspect_err(|error| {
             let status = Status { last_error: Some(error.to_string()), ..status.clone() };
-            // the error itself is on its way to the log
+            // The error itself is logged by the caller.
             let _ = files::replace(&path_beside(&options.subnet_file), status.to_json().as_bytes());
         })?;
         let reporter = Reporter::start(Settings {
@@ -104,7 +110,7 @@ impl Daemon {
         Ok(Self { overlay, attachments, reporter, health })
     }
 
-    /// Runs until it must not go on. The last error is then in the status.
+    /// Runs until an error, which is then also in the status.
     pub async fn run(mut self) -> DaemonError {
         let error = tokio::select! {
             error = self.overlay.run() => error,
@@ -124,12 +130,12 @@ fn serve(address: Option<SocketAddr>, ready: Readiness, metrics: Metrics) -> Res
 }
 
 fn open() -> Result<(Events, KernelThread), DaemonError> {
-    // what changes while it is read is announced, so announcements come first
+    // Announcements come first, so that changes during the first reading are not missed.
     let events = Events::listen().map_err(DaemonError::Listen)?;
     Ok((events, KernelThread::start()?))
 }
 
-/// The end of the attachments controller, if there is one.
+/// Waits for the end of the attachments controller, if there is one.
 async fn attachments(controller: &mut Option<attachments::Controller>) -> Ended {
     match controller {
         Some(controller) => controller.ended().await,
@@ -137,7 +143,7 @@ async fn attachments(controller: &mut Option<attachments::Controller>) -> Ended 
     }
 }
 
-/// The end of the health server, if there is one.
+/// Waits for the end of the health server, if there is one.
 async fn health(server: &mut Option<Health>) -> Ended {
     match server {
         Some(server) => server.ended().await,

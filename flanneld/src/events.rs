@@ -23,8 +23,9 @@ use store::backoff::Backoff;
 /// What the kernel's announcements are compared with.
 #[derive(Debug, Default)]
 pub struct Interest {
-    /// What is desired of the kernel; `None`: nothing. An announcement that agrees with it is no news: most are of what we
-    /// wrote. It belongs to whoever plans, and changes in place; when it is gone everything is news.
+    /// The desired kernel state; `None`: nothing. An announcement that agrees with it is not news: most announcements
+    /// are of our own changes. It belongs to the planner, which changes it in place; when it is dropped, everything
+    /// is news.
     pub desired: Option<Weak<State>>,
     /// Which of the kernel's objects are ours.
     pub scope: Arc<Scope>,

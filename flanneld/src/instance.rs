@@ -1,4 +1,4 @@
-//! One daemon for each subnet.env: two that write the same file would take turns.
+//! Allows one daemon per subnet.env, because two that write the same file would overwrite each other.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use store::files;
 
-/// How long the start waits for a daemon that may be about to end.
+/// How long the start waits for another daemon that may be about to end.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
 const PAUSE: Duration = Duration::from_millis(20);
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Another daemon writes this file.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "another flanneld (process {pid}) writes {}; stop it, or give this one another --subnet-file and --store-dir or \
+    "another flanneld (process {pid}) writes {}; stop it, or give this one a different --subnet-file and --store-dir or \
      --etcd-prefix", file.display()
 )]
 pub struct Taken {
@@ -26,7 +26,7 @@ pub struct Taken {
     pid: String,
 }
 
-/// Held while the daemon runs. The kernel lets go of it with the process, however that ends.
+/// The lock on subnet.env. The kernel releases it when the process ends, however it ends.
 #[derive(Debug)]
 pub struct Instance {
     _lock: Option<File>,
@@ -38,17 +38,17 @@ fn lock_file(subnet_file: &Path) -> PathBuf {
 }
 
 impl Instance {
-    /// Takes the place of the daemon that writes `subnet_file`. Where no lock can be made, as in a directory that cannot be
-    /// written, there is none: the attempt to write subnet.env says why.
+    /// Takes the lock of `subnet_file`. If no lock can be made, for example in a read-only directory, there is none:
+    /// the attempt to write subnet.env then reports the error.
     ///
     /// # Errors
-    /// Another daemon has it, and still has it after `patience`: one that was killed may take a moment to end.
+    /// Another daemon still holds the lock after `patience`; one that was killed may take a moment to end.
     pub fn claim(subnet_file: &Path, patience: Duration) -> Result<Self, Taken> {
         let Ok(mut file) = open(&lock_file(subnet_file)) else { return Ok(Self { _lock: None }) };
         match lock(&file, patience) {
             Err(Errno::WOULDBLOCK) => {
                 let mut pid = String::new();
-                // it is only for the message
+                // The process ID is only for the message.
                 let _ = Read::take(&file, 16).read_to_string(&mut pid);
                 Err(Taken { file: subnet_file.to_owned(), pid: pid.trim().to_owned() })
             }

@@ -1,4 +1,4 @@
-//! The daemon that keeps a host equal to the leases.
+//! The daemon that keeps a host's kernel equal to the leases.
 
 pub mod attachments;
 pub mod claims;
@@ -32,18 +32,18 @@ use crate::daemon::{Daemon, DaemonError};
 use crate::flags::{Command, Options};
 use crate::instance::Instance;
 
-/// A flag that cannot be followed: EX_USAGE of sysexits(3), so that a supervisor need not try again. Upstream exits with 0,
-/// which a supervisor takes for success.
+/// Exit code of an invalid flag: EX_USAGE of sysexits(3), so that a supervisor need not restart the daemon. Upstream
+/// exits with 0, which a supervisor takes for success.
 const USAGE: u8 = 64;
 
-/// The health server's address cannot be had: upstream panics, which is this.
+/// Exit code when the health server cannot bind its address: that of the panic in upstream.
 const NO_HEALTH: u8 = 2;
 
-/// flanneld with these arguments (without the program's name) and this environment. Returns when it is stopped by
-/// SIGINT or SIGTERM (success), or must not go on (failure); the network stays as it is.
+/// Runs flanneld with these arguments (without the program's name) and this environment. Returns success after SIGINT
+/// or SIGTERM, and failure after an error; the network stays unchanged in both cases.
 pub fn run(args: &[String], env: &BTreeMap<String, String>) -> ExitCode {
     let say = |text: &str| {
-        // nobody reads stderr: nothing to be done about that
+        // If nobody reads stderr, there is nothing else to do.
         let _ = std::io::stderr().write_all(text.as_bytes());
     };
     let options = match flags::parse(args, env) {
@@ -69,7 +69,7 @@ pub fn run(args: &[String], env: &BTreeMap<String, String>) -> ExitCode {
     }
 }
 
-/// The first line: which program this is, and what it was told. Nothing of it is a secret.
+/// Logs the first line: the version and the options, without secrets.
 fn introduce(options: &Options) {
     let ::overlay::underlay::Select { iface, iface_regex, can_reach, public_ip, public_ipv6 } = &options.select;
     tracing::info!(
@@ -113,7 +113,7 @@ fn serve(options: Options, notify_socket: Option<String>) -> Result<(), DaemonEr
         tracing::info!("stopping; the network stays as it is");
         Ok(())
     });
-    // a file operation that hangs must not hold the process
+    // A file operation that hangs must not keep the process alive.
     runtime.shutdown_background();
     outcome
 }

@@ -1,7 +1,7 @@
-//! Logs: to stderr, with fields.
+//! Logs to stderr, with fields.
 //!
-//! On a terminal or in a file a line has its time and level. Under journald, which notes the time itself, it has the level as
-//! a priority (sd-daemon(3)). For collectors every line is a JSON object.
+//! On a terminal or in a file a line has its time and level. Under journald, which records the time itself, a line
+//! has its level as a priority (sd-daemon(3)). With `--log-format json` every line is a JSON object, for collectors.
 
 use std::fmt;
 use std::os::linux::fs::MetadataExt;
@@ -17,7 +17,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// How a log line is written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Text for people; under journald with priorities and without times.
@@ -27,8 +27,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Begins to log. klog's verbosity 0 is what others can see, 1 each step and why, 4 everything. `journal` is
-/// JOURNAL_STREAM's value.
+/// Starts logging. As in klog, verbosity 0 logs what others can see, 1 each step and its reason, 4 everything.
+/// `journal` is JOURNAL_STREAM's value.
 pub fn start(verbosity: i32, format: LogFormat, journal: Option<&str>) {
     let level = match verbosity {
         ..=0 => LevelFilter::INFO,
@@ -46,17 +46,17 @@ pub fn start(verbosity: i32, format: LogFormat, journal: Option<&str>) {
         }
         LogFormat::Text => layer.boxed(),
     };
-    // a program that runs several daemons has begun before
+    // A program that runs several daemons may have started logging before.
     let _ = tracing_subscriber::registry().with(layer).with(ours).try_init();
 }
 
-/// True when `stream`, `DEVICE:INODE` in decimal digits, is standard error: a redirected one is no journal.
+/// Whether `stream`, `DEVICE:INODE` in decimal, is standard error: if stderr is redirected, it is not the journal.
 fn is_stderr(stream: &str) -> bool {
     let stderr = std::fs::metadata("/proc/self/fd/2");
     stderr.is_ok_and(|seen| stream == format!("{}:{}", seen.st_dev(), seen.st_ino()))
 }
 
-/// Lines for journald.
+/// Formats lines for journald.
 struct Journal(Format<Full, ()>);
 
 impl Journal {
@@ -76,7 +76,7 @@ where
     }
 }
 
-/// syslog(3)'s.
+/// The priority of syslog(3).
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,

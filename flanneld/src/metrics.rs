@@ -1,8 +1,12 @@
 //! The daemon's metrics, with names and units in Prometheus' style.
 
+mod exposition;
+mod lease;
+#[cfg(test)]
+mod lint_tests;
 mod process;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,39 +23,15 @@ use crate::udp::counters::Counters;
 use crate::udp::metrics::Crossed;
 use overlay::status::Reach;
 
+pub use exposition::Exposition;
+pub use lease::Expiry;
+
 /// The kinds of object that can drift, as `Step::object` names them.
 const KINDS: [&str; 9] =
     ["link", "sysctl", "address", "wireguard", "wireguard-peer", "neighbour", "fdb", "route", FILE];
 
 /// The kind for subnet.env and status.json, which are not kernel objects.
 const FILE: &str = "file";
-
-/// The format in which metrics are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exposition {
-    /// Prometheus' text format 0.0.4, the default.
-    Text,
-    /// OpenMetrics 1.0.0.
-    OpenMetrics,
-}
-
-impl Exposition {
-    /// The format that an `Accept` header requests.
-    pub fn accepted(header: Option<&str>) -> Self {
-        match header.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
-            true => Self::OpenMetrics,
-            false => Self::Text,
-        }
-    }
-
-    /// The format's content type.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        }
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StepLabels {
@@ -124,6 +104,7 @@ pub struct Metrics {
     store_restarts: Counter,
     store_stale: Gauge<f64, AtomicU64>,
     ready: Gauge,
+    lease: Arc<lease::Lease>,
     /// The counters of the udp backend's workers.
     pub udp: Arc<Counters>,
 }
@@ -144,6 +125,7 @@ impl Default for Metrics {
             store_restarts: Counter::default(),
             store_stale: Gauge::default(),
             ready: Gauge::default(),
+            lease: Arc::default(),
             udp: Arc::default(),
         };
         new.registry = Arc::new(new.register());
@@ -170,6 +152,7 @@ impl Metrics {
         all.register("store_watch_restarts", text, self.store_restarts.clone());
         let text = "Since when the store cannot be read (Unix time); 0 if it can";
         all.register_with_unit("store_stale_since_timestamp", text, seconds(), stale);
+        all.register_collector(Box::new(lease::Collected(self.lease.clone())));
         all.register_collector(Box::new(Crossed(self.udp.clone())));
         let build = Family::<BuildLabels, Gauge>::default();
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
@@ -225,6 +208,11 @@ impl Metrics {
         }
     }
 
+    /// Sets when this host's lease ends; `None` if it has none.
+    pub fn lease(&self, expiry: Option<Expiry>) {
+        self.lease.set(expiry);
+    }
+
     /// Whether this host is ready.
     pub fn set_ready(&self, ready: bool) {
         self.ready.set(i64::from(ready));
@@ -241,29 +229,8 @@ impl Metrics {
         let mut text = String::new();
         // writing to a String cannot fail
         let _ = encode(&mut text, &self.registry);
-        match exposition {
-            Exposition::OpenMetrics => text,
-            Exposition::Text => in_text_format(&text),
-        }
+        exposition.of_openmetrics(text)
     }
-}
-
-/// Converts OpenMetrics to the text format, which has no units and no end mark, and names a counter as its samples.
-fn in_text_format(openmetrics: &str) -> String {
-    let counters: BTreeSet<&str> =
-        openmetrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
-    let mut text = String::with_capacity(openmetrics.len());
-    for line in openmetrics.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
-        let mut words = line.splitn(4, ' ');
-        match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some(what @ ("HELP" | "TYPE")), Some(name), Some(rest)) if counters.contains(name) => {
-                text.push_str(&format!("# {what} {name}_total {rest}"));
-            }
-            _ => text.push_str(line),
-        }
-        text.push('\n');
-    }
-    text
 }
 
 fn unix(time: SystemTime) -> f64 {
@@ -326,11 +293,6 @@ mod tests {
             assert!(plain.lines().any(|l| l == line), "{line} is not in\n{plain}");
         }
         assert!(!plain.contains("# UNIT") && !plain.contains("# EOF"), "{plain}");
-        assert_eq!(
-            Exposition::accepted(Some("text/plain;q=0.5,application/openmetrics-text")),
-            Exposition::OpenMetrics
-        );
-        assert_eq!(Exposition::accepted(None), Exposition::Text);
         assert_eq!(metrics.drifts(), [("route".to_owned(), 2), ("file".to_owned(), 1)].into());
     }
 }

@@ -1,27 +1,28 @@
-//! Tasks that must not end: the end of one of them ends the daemon, and a service manager starts it again.
+//! Tasks that must not end: the end of one ends the daemon, and a service manager restarts it.
 //!
-//! A daemon that goes on without its store's follower or its reader of announcements looks healthy and repairs nothing.
+//! A daemon that continues without its store's follower or its reader of announcements looks healthy but repairs
+//! nothing.
 
 use std::future::Future;
 
 use tokio::task::JoinHandle;
 
-/// A task has ended that must not.
+/// A task that must not end has ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name} has ended{}; the daemon stops, so that it is started again", panic.as_ref().map(|text| format!(" ({text})")).unwrap_or_default())]
+#[error("{name} has ended{}; the daemon stops, so that a supervisor restarts it", panic.as_ref().map(|text| format!(" ({text})")).unwrap_or_default())]
 pub struct Ended {
-    /// The task.
+    /// The name of the task.
     pub name: &'static str,
-    /// What it panicked with.
+    /// The message of its panic, if it panicked.
     pub panic: Option<String>,
 }
 
-/// A task of the runtime. It is aborted when this is dropped.
+/// A task of the runtime. Dropping it aborts the task.
 #[derive(Debug)]
 pub struct Task {
     name: &'static str,
     handle: JoinHandle<()>,
-    /// The result of a `JoinHandle` can be taken once only.
+    /// The result, because that of a `JoinHandle` can be taken only once.
     ended: Option<Ended>,
 }
 
@@ -31,7 +32,7 @@ impl Task {
         Self { name, handle: tokio::spawn(work), ended: None }
     }
 
-    /// Waits until the task ends, by itself, by a panic or with its runtime. Cancel-safe.
+    /// Waits until the task ends: by itself, by a panic, or with its runtime. Cancel-safe.
     pub async fn ended(&mut self) -> Ended {
         if let Some(ended) = &self.ended {
             return ended.clone();
@@ -48,7 +49,7 @@ impl Drop for Task {
     }
 }
 
-/// What a panic says: a literal, or a text made by `format!`.
+/// The message of a panic: a literal, or the result of `format!`.
 fn text(payload: &(dyn std::any::Any + Send)) -> String {
     let literal = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     literal.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
@@ -67,7 +68,7 @@ mod tests {
             assert_eq!(panics.ended().await, Ended { name: "follower", panic: Some("5 bytes".into()) });
         }
         let text = panics.ended().await.to_string();
-        assert_eq!(text, "follower has ended (5 bytes); the daemon stops, so that it is started again");
+        assert_eq!(text, "follower has ended (5 bytes); the daemon stops, so that a supervisor restarts it");
     }
 
     #[tokio::test]

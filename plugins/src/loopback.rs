@@ -1,4 +1,4 @@
-//! `loopback`: the container's own `lo`, up.
+//! `loopback` raises the container's own `lo`.
 
 use cni::error::Error;
 use cni::plugin::Request;
@@ -54,7 +54,7 @@ fn name() -> IfName {
     IfName::new("lo").expect("a name")
 }
 
-/// What is wanted is `lo` up or down; nothing else about it is ours.
+/// The desired state is `lo` up or down; the plugin changes nothing else.
 fn lo(up: bool) -> Sides {
     let scope = Scope { links: vec![name()], ..Scope::default() };
     let mut wanted = State::default();

@@ -1,4 +1,4 @@
-//! The executable: which plugin it is, it is told by its name, or as `cni-plugins NAME`.
+//! The executable. Its name selects the plugin, or the argument of `cni-plugins NAME`.
 
 #![no_main]
 
@@ -25,15 +25,15 @@ fn run(args: Vec<String>) -> u8 {
 
 fn usage(name: &str) -> u8 {
     let names = SUITE.iter().map(|plugin| plugin.name()).collect::<Vec<_>>().join(", ");
-    // nowhere is left to report to when stderr is gone
+    // If stderr is closed, there is nowhere to report to.
     let _ = writeln!(
         stderr(),
-        "{name}: not the name of a plugin: install it as one of {names} (flannelctl install), or give one as argument"
+        "{name}: not the name of a plugin: install it as one of {names} (flannelctl install), or pass one as argument"
     );
     2
 }
 
-/// Standard input and output without std's line buffer, which would cut the answer in two.
+/// Standard input and output without std's line buffer, which would split the answer.
 struct Raw;
 
 impl Read for Raw {

@@ -1,4 +1,4 @@
-//! CNI_NETNS: opened once in a process, and never this process's own namespace.
+//! Opens CNI_NETNS once per process, and refuses this process's own namespace.
 
 use cni::error::{Error, code};
 use cni::plugin::Request;
@@ -6,7 +6,7 @@ use cni::quote;
 use kernel::netns::{Netns, NetnsError};
 use kernel::{Kernel, KernelError};
 
-/// The namespace of the request. The host's own is refused, unless CNI_NETNS_OVERRIDE allows it.
+/// Opens the request's namespace. The host's own is refused unless CNI_NETNS_OVERRIDE allows it.
 pub fn open(request: &Request<'_>) -> Result<Netns, NetnsError> {
     let (env, path) = (request.env, request.env.netns.as_str());
     let file = env.opened.get_or_open(|| {
@@ -16,18 +16,18 @@ pub fn open(request: &Request<'_>) -> Result<Netns, NetnsError> {
     file.map(Netns::of)
 }
 
-/// A socket inside it. What cannot be entered is none of a network: another kind of namespace.
+/// A socket in the namespace. One that cannot be entered is another kind of namespace.
 pub fn kernel(request: &Request<'_>, netns: Netns) -> Result<Kernel, Error> {
     let path = quote(&request.env.netns);
     let refused = |e: KernelError| Error::new(code::INVALID_NETNS, format!("netns {path}: {e}"));
     Kernel::open_in(netns).map_err(refused)
 }
 
-/// For DEL: a socket inside the namespace, when there still is one. A path that leads to something else, or to the host's
-/// own namespace, says that it is gone.
+/// A socket in the namespace for DEL, if the namespace still exists. A path to something else, or to the host's own
+/// namespace, means that it is gone.
 ///
 /// # Errors
-/// What says nothing about the namespace: too many open files, no permission.
+/// Errors that do not depend on the namespace: too many open files, or missing permission.
 pub fn remaining(request: &Request<'_>) -> Result<Option<Kernel>, Error> {
     if request.env.netns.is_empty() {
         return Ok(None);
@@ -35,7 +35,7 @@ pub fn remaining(request: &Request<'_>) -> Result<Option<Kernel>, Error> {
     inside(&request.env.netns, open(request))
 }
 
-/// The same for a path that is recorded.
+/// The same for a recorded path.
 pub fn recorded(path: &str) -> Result<Option<Kernel>, Error> {
     if path.is_empty() {
         return Ok(None);
@@ -52,9 +52,9 @@ fn inside(path: &str, netns: Result<Netns, NetnsError>) -> Result<Option<Kernel>
     }
 }
 
-/// A path such as `/proc/<pid>/ns/net` of a process that is gone may have come to mean the host's own namespace, where
-/// a plugin would work on the host's interfaces (containernetworking/plugins#714). What else is wrong with it is for
-/// those to say who work in it.
+/// Refuses the host's own namespace. A path such as `/proc/<pid>/ns/net` may lead there after its process has ended,
+/// and the plugin would then change the host's interfaces (containernetworking/plugins#714). Other errors are
+/// reported by the code that enters the namespace.
 pub fn admit(request: &Request<'_>) -> Result<(), Error> {
     if request.env.netns.is_empty() {
         return Ok(());
@@ -65,7 +65,7 @@ pub fn admit(request: &Request<'_>) -> Result<(), Error> {
     }
 }
 
-/// Code 8.
+/// An error with code 8.
 pub fn refused(error: &NetnsError) -> Error {
     match error {
         NetnsError::Own { path } => {

@@ -1,5 +1,5 @@
-//! The container's side of an attachment, the same for every plugin that gives addresses: what is wanted of the
-//! interface inside the pod's namespace. Pure.
+//! The pod's side of an attachment, which is the same for every plugin with addresses: the desired state of the
+//! interface in the pod's namespace. Pure.
 
 use cni::error::Error;
 use cni::result::{AddResult, Route as CniRoute};
@@ -7,16 +7,16 @@ use ipnetwork::IpNetwork;
 use kernel::state::{Link, LinkKind, Route, RouteKey, RouteScope, Scope, State, Veth};
 use kernel::types::{Family, IfName, Mtu, TableId, masked};
 
-/// How IPv6 addresses are taken into use.
+/// When IPv6 addresses are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dad {
-    /// At once: the address comes from our own IPAM, nobody else can have it.
+    /// At once: the address comes from our own IPAM, so no other host has it.
     Off,
     /// After duplicate address detection, with the kernel's enhanced loop check (RFC 7527).
     On,
 }
 
-/// What is wanted of the link `dev` of `kind` in the pod: up, with the addresses and routes of `result`.
+/// The desired state of the link `dev` in the pod: up, with the addresses and routes of `result`.
 pub fn desired(dev: &IfName, link: Link, result: &AddResult, dad: Dad) -> Result<State, Error> {
     let mut state = State::default();
     state.links.insert(dev.clone(), link);
@@ -33,7 +33,8 @@ pub fn desired(dev: &IfName, link: Link, result: &AddResult, dad: Dad) -> Result
     Ok(state)
 }
 
-/// arp_notify announces the address when the link goes up, so that a neighbour with the former owner's MAC learns.
+/// arp_notify announces the address when the link is raised, so that neighbours replace the former owner's MAC
+/// address.
 fn settings(state: &mut State, dev: &IfName, dad: Dad) {
     state.conf("ipv4", dev, "arp_notify", "1");
     match dad {
@@ -45,7 +46,7 @@ fn settings(state: &mut State, dev: &IfName, dad: Dad) {
     }
 }
 
-/// Some runtimes create the namespace with IPv6 off.
+/// Some runtimes disable IPv6 in a new namespace.
 #[expect(clippy::expect_used, reason = "lo is a name")]
 fn enable_ipv6(state: &mut State, dev: &IfName) {
     let lo = IfName::new("lo").expect("a name");
@@ -55,7 +56,8 @@ fn enable_ipv6(state: &mut State, dev: &IfName) {
     state.conf("ipv6", dev, "keep_addr_on_down", "1");
 }
 
-/// The gateway of a route that names none: the first address of its family that has one. To the kernel `0.0.0.0` is none.
+/// The gateway for a route without one: that of the first address of its family that has one. `0.0.0.0` means none,
+/// as in the kernel.
 fn gateway(route: &CniRoute, result: &AddResult) -> Option<std::net::IpAddr> {
     let family = Family::from(route.dst);
     if route.gw.is_some_and(|gw| gw.is_unspecified()) {
@@ -102,16 +104,16 @@ fn too_many(route: &CniRoute) -> Error {
     ))
 }
 
-/// For CHECK: takes out of `wanted` what a later plugin or the pod itself may change: parameters, the MTU, where the default
-/// route goes.
+/// Removes from `wanted` what a later plugin or the pod may change: parameters, the MTU, the default route. For
+/// CHECK.
 pub fn leave_to_others(wanted: &mut State) {
     wanted.sysctls.clear();
     wanted.links.values_mut().for_each(|link| link.mtu = None);
     wanted.routes.retain(|key, _| !is_default(key.dst));
 }
 
-/// What is `wanted` of the pod, by routing table, the main one always among them; and what of the pod is this
-/// attachment's: the interface, its addresses, and routes by it.
+/// The parts of `wanted` by routing table, always including the main one, each with the objects that belong to this
+/// attachment: the interface, its addresses, and routes by it.
 pub fn by_table(dev: &IfName, wanted: &State) -> Vec<(State, Scope)> {
     let mut tables: Vec<_> = wanted.routes.keys().map(|key| key.table).chain([TableId::MAIN]).collect();
     tables.sort_unstable();
@@ -123,7 +125,7 @@ fn part(dev: &IfName, wanted: &State, table: TableId) -> (State, Scope) {
     let routes = Some(RouteScope { table, dev: Some(dev.clone()), ..RouteScope::default() });
     let of_table = wanted.routes.iter().filter(|(key, _)| key.table == table);
     let of_table = of_table.map(|(key, route)| (key.clone(), route.clone())).collect();
-    // all but routes is compared once
+    // Everything except routes is compared once.
     let rest = if table == TableId::MAIN { wanted.clone() } else { State::default() };
     let scope = Scope {
         links: vec![dev.clone()],
@@ -136,12 +138,12 @@ fn part(dev: &IfName, wanted: &State, table: TableId) -> (State, Scope) {
     (State { routes: of_table, ..rest }, scope)
 }
 
-/// A link inside a pod that its plugin made: a veth end, up.
+/// A veth end in a pod, up.
 pub fn veth_end(mac: Option<kernel::types::Mac>, mtu: Option<Mtu>) -> Link {
     Link { mac, mtu, ..Link::up(LinkKind::Veth(Veth { peer: None })) }
 }
 
-/// `net` without its host bits, as the family's default route is asked for.
+/// Whether `net` without its host bits is its family's default route.
 pub fn is_default(net: IpNetwork) -> bool {
     net.prefix() == 0
 }

@@ -1,4 +1,4 @@
-//! What an attachment leaves on a host, in the words of its record.
+//! Describes what an attachment leaves on a host, for its record.
 
 use attachment::Key;
 use attachment::record::{HostLink, MADE, PodLink, SharedLink, VlanRecord};
@@ -8,13 +8,13 @@ use kernel::state::{Link, LinkKind, State};
 
 use crate::attach::Ends;
 
-/// Which attachment a request is about.
+/// The attachment that a request is about.
 pub fn key<'a>(request: &'a Request<'_>) -> Key<'a> {
     Key { network: &request.conf.name, container: &request.env.container_id, ifname: &request.env.ifname }
 }
 
-/// The attachment's own links: the host's end, where the host's state has one, and the pod's. Where it has none, the pod's
-/// is found by its namespace.
+/// The attachment's own links: the host's end, if the host's state has one, and the pod's. Without a host's end the
+/// pod's is found by its namespace.
 pub fn links(request: &Request<'_>, ends: &Ends, host: &State) -> (Option<HostLink>, Option<PodLink>) {
     let host = host_link(ends, host);
     let netns = if host.is_none() { request.env.netns.clone() } else { String::new() };
@@ -40,7 +40,7 @@ fn host_link(ends: &Ends, host: &State) -> Option<HostLink> {
     })
 }
 
-/// The bridges that the attachment stands on, as it wants them before anything is made.
+/// The bridges below the attachment, as desired before anything is made.
 pub fn shared(ends: &Ends, host: &State) -> Vec<SharedLink> {
     let bridge = |(name, link): (&kernel::types::IfName, &Link)| {
         let LinkKind::Bridge(bridge) = &link.kind else { return None };
@@ -56,7 +56,7 @@ pub fn shared(ends: &Ends, host: &State) -> Vec<SharedLink> {
     host.links.iter().filter(|(name, _)| **name != ends.host).filter_map(bridge).collect()
 }
 
-/// The addresses that the host's links get, the gateways of the pods, written down with their links.
+/// Adds the addresses of the host's links, which are the pods' gateways, to the record of their links.
 pub fn add_gateways(shared: &mut Vec<SharedLink>, host: &State) {
     for key in host.addresses.keys() {
         let dev = key.dev.as_str();
@@ -68,7 +68,7 @@ pub fn add_gateways(shared: &mut Vec<SharedLink>, host: &State) {
     }
 }
 
-/// The MACs of shared links as the answer has them; `found` is the bridge as it was, if it was there.
+/// Adds the MAC addresses of shared links in the result; `found` is the bridge as it was, if it existed.
 pub fn add_macs(shared: &mut [SharedLink], interfaces: &[Interface], found: Option<&Link>) {
     for link in shared.iter_mut().filter(|link| !link.kind.is_empty()) {
         let of_host = interfaces.iter().find(|i| i.sandbox.is_empty() && i.name == link.name);

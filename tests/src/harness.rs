@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use lab::executables::Executables;
@@ -30,6 +31,8 @@ pub(crate) const GUEST: &str = "--guest";
 const FIGURE: &str = "figure: ";
 /// The time limit of a test, even on a busy machine. The runner's own limit is longer (.config/nextest.toml).
 const LIMIT: Duration = Duration::from_secs(200);
+/// The same when the drills try every point.
+const LIMIT_OF_DRILLS: Duration = Duration::from_secs(4 * 3600);
 
 /// The outcome of a test. An error is printed.
 pub type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -52,8 +55,19 @@ pub struct Environment {
     pub tier: &'static str,
     /// REQUIRE_ALL=1: a missing need is a failure.
     pub require_all: bool,
-    /// CARGO: the program that builds the executables for the tests.
+    /// CARGO: the program that builds the executables for the tests. With PREBUILT they are there, and are not built: each
+    /// test of nextest's is a process, which would ask cargo.
     pub cargo: Option<OsString>,
+    /// DRILLS=all: the drills try every point, however long that takes.
+    pub drills: bool,
+}
+
+/// [`Environment::drills`] of this process.
+static DRILLS: OnceLock<bool> = OnceLock::new();
+
+/// Whether the drills try every point.
+pub fn drills() -> bool {
+    DRILLS.get().copied().unwrap_or_default()
 }
 
 /// Runs the tests that the command line selects, with libtest's options.
@@ -61,6 +75,7 @@ pub fn main(tests: &'static [Test], environment: &Environment) -> ExitCode {
     if let Some(error) = become_child(std::env::args_os()) {
         return complain(&error);
     }
+    let _ = DRILLS.set(environment.drills);
     if let Some(code) = special(tests) {
         return code;
     }
@@ -224,7 +239,8 @@ fn run_trial(name: &str) -> std::io::Result<(bool, String)> {
     let mut child = Command::new(me).args([TRIAL, name]).stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn()?;
     let pid =
         i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(std::io::Error::other("invalid process ID"))?;
-    let ended = ends_within(pid, LIMIT)?;
+    let limit = if drills() { LIMIT_OF_DRILLS } else { LIMIT };
+    let ended = ends_within(pid, limit)?;
     if !ended {
         child.kill()?;
     }
@@ -235,7 +251,7 @@ fn run_trial(name: &str) -> std::io::Result<(bool, String)> {
     Ok(match (ended, status.success()) {
         (true, true) => (true, text),
         (true, false) => (false, format!("{status}\n{text}")),
-        (false, _) => (false, format!("killed: not done within {} s\n{text}", LIMIT.as_secs())),
+        (false, _) => (false, format!("killed: not done within {} s\n{text}", limit.as_secs())),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Test support: a runner that gives each test a process and a sandbox of its own.
 
 mod cpio;
+pub mod drill;
 pub mod harness;
 pub mod known;
 pub mod need;

@@ -1,14 +1,17 @@
 //! Runs a program under strace(1): counts its system calls, and stops it, kills it, or fails a call at a chosen one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use lab::process::ends_within;
 use lab::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::drill::Calls;
 
 /// The log of strace, in the caller's folder.
 const LOG: &str = "strace.log";
@@ -64,22 +67,21 @@ impl Traced<'_> {
         Ok((output, nth(&fs::read_to_string(log)?, call, parts)))
     }
 
-    /// Runs the program. Returns how often it makes each call.
-    pub fn calls(&self, dir: &Path) -> io::Result<(Output, BTreeMap<String, usize>)> {
+    /// Runs the program. Returns which calls it makes.
+    pub fn calls(&self, dir: &Path) -> io::Result<(Output, Calls)> {
         let (strace, log) = self.start(dir, &[])?;
         let output = strace.wait_with_output()?;
-        let mut often = BTreeMap::new();
-        for name in fs::read_to_string(log)?.lines().filter_map(call).filter_map(|call| call.split('(').next()) {
-            *often.entry(name.to_owned()).or_default() += 1;
-        }
-        Ok((output, often))
+        Ok((output, own_calls(&fs::read_to_string(log)?)))
     }
 
     /// Runs the program with `change` at its `nth` call of `call`: `signal=KILL` acts before the call, `error=ENOSPC`
     /// replaces it. Returns `None` if there are fewer calls.
+    ///
+    /// # Errors
+    /// Also a program that does not end.
     pub fn disturbed(&self, dir: &Path, call: &str, change: &str, nth: usize) -> io::Result<Option<Output>> {
         let (strace, log) = self.start(dir, &["-e", &format!("trace={call}"), "-e", &inject(call, change, nth)])?;
-        let output = strace.wait_with_output()?;
+        let output = finished(strace, &log)?;
         let log = fs::read_to_string(log)?;
         Ok((log.contains(INJECTED) || log.contains("killed by SIGKILL")).then_some(output))
     }
@@ -151,6 +153,53 @@ impl Drop for Stopped {
     }
 }
 
+/// The output of a program that ends in time. One that does not is killed.
+fn finished(mut strace: Child, log: &Path) -> io::Result<Output> {
+    let pid = i32::try_from(strace.id()).ok().and_then(Pid::from_raw).ok_or(io::Error::other("invalid process ID"))?;
+    if ends_within(pid, PATIENCE)? {
+        return strace.wait_with_output();
+    }
+    // strace lets go of what it traces when it is killed, so the program comes first
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let traced: BTreeSet<i32> = text.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect();
+    for program in traced.into_iter().filter_map(Pid::from_raw) {
+        let _ = kill_process(program, Signal::KILL);
+    }
+    strace.kill()?;
+    strace.wait()?;
+    let last = text.lines().last().unwrap_or_default();
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("not ended within {PATIENCE:?}, after {last}")))
+}
+
+/// What Rust's start does first, and ours: it looks at the standard descriptors. The loader's calls come before.
+const START: &str = "poll([{fd=0, events=0}, {fd=1, events=0}, {fd=2, events=0}]";
+
+/// The numbers of the calls that a program makes itself, by a log of `strace -f`.
+pub fn own_calls(log: &str) -> Calls {
+    let mut made: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut loaders = None;
+    for line in log.lines() {
+        let (Some(call), Some((pid, _))) = (call(line), line.split_once(' ')) else { continue };
+        if loaders.is_none() && call.starts_with(START) {
+            loaders = Some(made.clone());
+        }
+        *made.entry((call.split('(').next().unwrap_or(call), pid)).or_default() += 1;
+    }
+    let mut first: BTreeMap<&str, usize> = BTreeMap::new();
+    for ((name, _), number) in loaders.unwrap_or_default() {
+        *first.entry(name).or_default() += number;
+    }
+    let mut calls = Calls::new();
+    for ((name, _), number) in made {
+        let from = first.get(name).copied().unwrap_or_default() + 1;
+        let last = calls.get(name).map_or(0, |numbers| *numbers.end()).max(number);
+        if last >= from {
+            calls.insert(name.to_owned(), from..=last);
+        }
+    }
+    calls
+}
+
 fn inject(call: &str, change: &str, nth: usize) -> String {
     format!("inject={call}:{change}:when={nth}")
 }
@@ -213,6 +262,17 @@ mod tests {
 7 --- SIGCHLD {si_signo=SIGCHLD} ---
 "#;
         assert_eq!(Counts::of(log), Counts { execs: 2, calls: 8, sends: 2 });
+    }
+
+    #[test]
+    fn the_loaders_calls_are_left_out() {
+        let log = format!(
+            "7 read(3) = 1\n7 close(3) = 0\n7 {START}, 3, 0) = 0\n7 read(0) = 1\n7 read(0) = 0\n8 close(4) = 0\n8 close(5) = 0\n"
+        );
+        assert_eq!(
+            own_calls(&log),
+            [("close", 2..=2), ("poll", 1..=1), ("read", 2..=3)].map(|(n, r)| (n.to_owned(), r)).into()
+        );
     }
 
     #[test]

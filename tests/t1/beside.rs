@@ -1,4 +1,4 @@
-//! Routes and entries as a person can make them, where ours are to be: ours count, and others' stay.
+//! Routes and entries that another program made where ours belong: ours take effect, and the others stay.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -63,7 +63,7 @@ impl Host {
         Ok(self.kernel.converge(&self.wanted, &self.scope, None)?)
     }
 
-    /// Converges, and then there is nothing left to do.
+    /// Converges, and checks that a second convergence has no step.
     fn settle(&mut self, what: &str) -> Outcome {
         let made = self.converge()?;
         assert!(made.is_whole(), "{what}: {made:?}");
@@ -100,7 +100,7 @@ pub fn another_programs_route_stays_behind_ours() -> Outcome {
     Ok(())
 }
 
-/// Whatever a route of our protocol has that ours has not, it is replaced.
+/// Whatever differs in a route of our protocol, it is replaced.
 pub fn a_route_of_ours_with_more_to_it_is_replaced() -> Outcome {
     let mut host = Host::new()?;
     host.run("ip nexthop add id 5 via 192.0.2.9 dev eth0")?;
@@ -120,7 +120,7 @@ pub fn a_route_of_ours_with_more_to_it_is_replaced() -> Outcome {
     Ok(())
 }
 
-/// IPv6 would send every second packet by the other one.
+/// Otherwise IPv6 would send every second packet by the other route.
 pub fn another_programs_route_of_ipv6_is_named() -> Outcome {
     let mut host = Host::new()?;
     let theirs = format!("{DST_V6} via 2001:db8::9 dev eth0");
@@ -134,7 +134,7 @@ pub fn another_programs_route_of_ipv6_is_named() -> Outcome {
     host.settle("the route is gone")
 }
 
-/// A group of next hops stands in place of the destination.
+/// A next-hop group takes the place of the destination.
 pub fn a_forwarding_entry_by_next_hops_is_replaced() -> Outcome {
     let mut host = Host::new()?;
     let (dev, mac) = (name("vx0")?, Mac([2, 0, 0, 0, 0, 9]));

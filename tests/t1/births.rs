@@ -1,11 +1,12 @@
-//! Links that a pod gets from its host: born in the pod's namespace, or moved there. The host has an `eth0`, as most have,
-//! and the pod wants one: a kernel before 6.13 looks for the name in the wrong namespace.
+//! Links that a pod gets from its host: created in the pod's namespace, or moved there. Both the host and the pod
+//! have an `eth0`, as usual; a kernel before 6.13 looks up the name in the wrong namespace.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use kernel::Kernel;
 use kernel::diff::{Step, diff};
 use kernel::message::link::SeenLink;
+use kernel::removal::delete_and_wait;
 use kernel::state::{Birth, Link, LinkKind, Macvlan, MacvlanMode, Scope, State, TunTap, Veth, VethPeer};
 use kernel::types::{IfIndex, IfName, Mac, Mtu};
 use lab::netns::Room;
@@ -32,7 +33,7 @@ impl Pair {
         Ok(Self { host, pod, rooms })
     }
 
-    /// Makes the pod's link so and sees that nothing is left to do.
+    /// Creates the pod's link, and checks that no step remains.
     pub fn establish(&mut self, link: &str, wanted: &Link) {
         let mut state = State::default();
         state.links.insert(name(link), wanted.clone());
@@ -59,7 +60,7 @@ impl Pair {
     }
 }
 
-/// A link without what changes by itself: its operational state.
+/// A link without its operational state, which changes by itself.
 #[derive(Debug, PartialEq)]
 struct Found {
     index: IfIndex,
@@ -85,12 +86,12 @@ fn born(kind: LinkKind) -> Link {
     Link { birth: Birth::Parent, alias: Some("pod".into()), ..Link::up(kind) }
 }
 
-/// The link is the pod's under each of these names, the host's own `eth0` is not touched, and nothing stays behind.
+/// The link gets each of these names in the pod, the host's own `eth0` stays unchanged, and nothing is left behind.
 pub fn is_born_in_the_pod(kind: &LinkKind) -> Outcome {
     let mut pair = Pair::new()?;
     for link in ["eth0", "net1", "wire", "plain"] {
         let before = pair.all();
-        // one that shares its lower link's MAC takes none
+        // A link that shares its lower link's MAC address accepts none.
         let mac = Some(MAC).filter(|_| kind.word() != "ipvlan");
         pair.establish(link, &Link { mac, mtu: Some(Mtu(1400)), ..born(kind.clone()) });
         let seen = pair.pod.link(&name(link))?.expect("the pod's link");
@@ -102,7 +103,7 @@ pub fn is_born_in_the_pod(kind: &LinkKind) -> Outcome {
     pair.remove()
 }
 
-/// EEXIST says that the name is taken, and both namespaces are as they were.
+/// EEXIST means that the name is taken; both namespaces stay unchanged.
 pub fn a_taken_name_is_refused(kind: &LinkKind) -> Outcome {
     let mut pair = Pair::new()?;
     make_pair(&mut pair.pod, "eth0", "other");
@@ -122,6 +123,29 @@ pub fn a_macvlan_is_born_in_the_pod() -> Outcome {
     a_taken_name_is_refused(&macvlan())
 }
 
+/// An index of an earlier link is never taken for the new link's, whoever deleted the earlier one.
+pub fn what_is_born_under_a_known_name_is_another_link() -> Outcome {
+    let mut pair = Pair::new()?;
+    let wanted = born(macvlan());
+    for by_us in [true, false] {
+        pair.establish("eth0", &wanted);
+        let seen = pair.pod.link(&name("eth0"))?.expect("the pod's link");
+        if by_us {
+            assert!(delete_and_wait(&mut pair.pod, &seen)?);
+        } else {
+            assert!(delete_and_wait(&mut pair.rooms[1].kernel()?, &seen)?);
+        }
+        let mut state = State::default();
+        state.address(&name("eth0"), "10.9.1.2/24".parse()?, true);
+        let mut steps = vec![Step::CreateLink(name("eth0"), wanted.clone())];
+        steps.extend(diff(&state, &State::default(), &Scope::default()).steps);
+        let report = pair.pod.apply_from(&mut pair.host, &steps);
+        assert!(report.failed.is_empty(), "deleted by us: {by_us}: {:?}", report.failed);
+        pair.pod.apply(&[Step::DeleteLink(name("eth0"))]).ok()?;
+    }
+    pair.remove()
+}
+
 /// The lower link is named with the whole command, and so is a parent that was not given.
 pub fn a_birth_that_fails_says_what_is_missing() -> Outcome {
     let mut pair = Pair::new()?;
@@ -138,7 +162,7 @@ pub fn a_birth_that_fails_says_what_is_missing() -> Outcome {
         assert!(text.starts_with(command), "{text}");
         assert!(text.ends_with("ENODEV: No such device (ip link show nosuch)"), "{text}");
         let orphan = pair.pod.apply(&step).failed[0].1.to_string();
-        assert!(orphan.ends_with("(it comes from another namespace: say from which)"), "{orphan}");
+        assert!(orphan.ends_with("(it comes from another namespace, which the caller did not give)"), "{orphan}");
     }
     assert_eq!(pair.all(), before);
     pair.remove()
@@ -162,7 +186,7 @@ pub fn what_was_born_elsewhere_is_changed_in_place() -> Outcome {
     pair.remove()
 }
 
-/// A TAP is opened inside, whatever its birth, with all that is wanted of it.
+/// A TAP device is opened in the pod, whatever its birth, with all desired settings.
 pub fn a_tap_is_opened_in_the_pod() -> Outcome {
     let mut pair = Pair::new()?;
     let [before, _] = pair.all();
@@ -174,7 +198,7 @@ pub fn a_tap_is_opened_in_the_pod() -> Outcome {
     pair.remove()
 }
 
-/// In under another name with its own as alias, and back without.
+/// Moved in under another name, with its old name as alias, and moved back.
 pub fn a_device_moves_in_and_back(kind: &LinkKind) -> Outcome {
     let mut pair = Pair::new()?;
     for (own, inside) in [("ens3", "eth0"), ("same", "same"), ("enp9s0", "wire")] {
@@ -200,7 +224,7 @@ pub fn a_device_moves_in_and_back(kind: &LinkKind) -> Outcome {
     pair.remove()
 }
 
-/// A device whose name in the pod is taken is back where it was: up, with its alias.
+/// A device whose name is taken in the pod is moved back unchanged, with its alias.
 pub fn a_device_that_cannot_move_stays(kind: &LinkKind) -> Outcome {
     let mut pair = Pair::new()?;
     let own = Link { alias: Some("mine".into()), mac: Some(MAC), ..Link::up(kind.clone()) };
@@ -228,7 +252,7 @@ pub fn a_device_that_cannot_move_stays(kind: &LinkKind) -> Outcome {
     pair.remove()
 }
 
-/// A veth end: the only device here that can move, for hardware is none of a test's.
+/// A veth end: the only device that a test can move, because tests have no hardware.
 fn cable() -> LinkKind {
     LinkKind::Veth(Veth { peer: Some(Box::new(VethPeer { name: name("far"), mac: None, mtu: None, netns: None })) })
 }

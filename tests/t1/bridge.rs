@@ -1,4 +1,4 @@
-//! bridge + host-local: what ours and the reference do alike, then where ours does better.
+//! bridge + host-local: the common behaviour of ours and the reference plugins, then where ours differ.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -21,7 +21,7 @@ pub fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
 }
 
-/// A dual-stack gateway bridge, the configuration most of these tests begin with.
+/// A dual-stack gateway bridge, the usual configuration in these tests.
 pub fn conf(caller: &Caller) -> Value {
     json!({
         "cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "cni0", "isDefaultGateway": true,
@@ -84,7 +84,8 @@ pub fn links(kernel: &mut Kernel) -> Vec<String> {
     seen.iter().filter(made).map(|l| l.name.to_string()).collect()
 }
 
-/// CHECK right after ADD. The reference looks for a route without a gateway as it is written, never finds it, and fails.
+/// CHECK right after ADD. The reference plugin looks for a route without a gateway literally, does not find it, and
+/// fails.
 fn check(whose: Whose, caller: &Caller, pod: &Pod, conf: &Value) {
     let answer = caller.call("CHECK", pod, conf);
     match whose {
@@ -93,7 +94,7 @@ fn check(whose: Whose, caller: &Caller, pod: &Pod, conf: &Value) {
     }
 }
 
-/// The whole life of a dual-stack attachment: what is in the kernel after ADD, CHECK, and nothing after DEL.
+/// The whole life of a dual-stack attachment: the kernel's objects after ADD, CHECK, and nothing after DEL.
 pub fn a_pod_lives_and_goes(whose: Whose) -> Outcome {
     let caller = Caller::new(whose);
     let room = Room::create("pod")?;
@@ -203,7 +204,7 @@ pub fn a_mac_can_be_asked_for(whose: Whose) -> Outcome {
     Ok(())
 }
 
-/// A name that is taken in the pod: said so, and the first attachment lives on.
+/// The pod has a link of that name: ADD says so, and the first attachment stays.
 pub fn a_taken_name_harms_nothing(whose: Whose) -> Outcome {
     let caller = Caller::new(whose);
     let room = Room::create("pod")?;
@@ -232,7 +233,7 @@ pub fn a_bridge_that_is_none_is_refused(whose: Whose) -> Outcome {
     Ok(())
 }
 
-/// Another subnet's address on the bridge, with a pod behind it: refused, or replaced when told to.
+/// The bridge has another subnet's address, with a pod on it: ADD refuses, or replaces it if configured to.
 pub fn another_subnets_bridge_is_refused_or_forced(whose: Whose) -> Outcome {
     let caller = Caller::new(whose);
     let (old, new) = (Room::create("old")?, Room::create("new")?);
@@ -348,7 +349,7 @@ pub fn every_attribute_of_a_route_is_applied() -> Outcome {
     Ok(())
 }
 
-/// Another subnet's address with no pod behind it gives way by itself.
+/// Another subnet's address without a pod is replaced automatically.
 pub fn an_idle_bridge_takes_the_new_subnet() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;
@@ -362,7 +363,8 @@ pub fn an_idle_bridge_takes_the_new_subnet() -> Outcome {
     Ok(())
 }
 
-/// The bridge keeps its MAC when its ports come and go, also one that somebody else made and that lost its last port.
+/// The bridge keeps its MAC address when ports come and go, even a bridge that another program made and that lost its
+/// last port.
 pub fn the_bridges_mac_stays() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;
@@ -380,7 +382,8 @@ pub fn the_bridges_mac_stays() -> Outcome {
     Ok(())
 }
 
-/// An ADD that fails late leaves nothing of its pod's: no pair, no reservation, no record. The bridge is everybody's.
+/// A late failure of ADD leaves nothing of its pod: no pair, no reservation, no record. The bridge stays, because it
+/// is shared.
 pub fn a_failed_add_leaves_nothing() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;
@@ -397,7 +400,7 @@ pub fn a_failed_add_leaves_nothing() -> Outcome {
     Ok(())
 }
 
-/// Masquerade and the MAC check come with ADD, are found by CHECK and go with DEL, though the namespace is gone.
+/// ADD makes masquerade and MAC check, CHECK finds them, and DEL removes them even without the namespace.
 pub fn rules_come_and_go_with_the_pod() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;
@@ -434,7 +437,7 @@ pub fn gc_removes_what_nobody_owns() -> Outcome {
     Ok(())
 }
 
-/// A bridge whose ports are all taken, by pairs that are up or down: said so with what to do, and nothing is left.
+/// A bridge without a free port, with its pairs up or down: the error says what to do, and nothing is left.
 pub fn a_full_bridge_says_so() -> Outcome {
     // BR_MAX_PORTS, net/bridge/br_private.h, without number 0
     const PORTS: usize = 1023;
@@ -461,7 +464,7 @@ pub fn a_full_bridge_says_so() -> Outcome {
     Ok(())
 }
 
-/// The configuration's mistakes come all at once, and nothing is touched.
+/// All mistakes in the configuration are reported at once, and nothing is changed.
 pub fn every_mistake_is_said_at_once() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;
@@ -504,7 +507,7 @@ pub fn dad_is_waited_for_when_asked() -> Outcome {
     Ok(())
 }
 
-/// VLANs need a kernel that filters by them; one that does not says so, and nothing is left.
+/// VLANs need a kernel that filters by them; on another kernel the error says so, and nothing is left.
 pub fn vlans_work_or_are_refused_cleanly() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;

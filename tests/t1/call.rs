@@ -17,7 +17,7 @@ pub const REFERENCE: &str = "/usr/lib/cni";
 /// Where a plugin finds programs.
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Whose plugins are called.
+/// Which plugins are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     /// This project's.
@@ -27,12 +27,13 @@ pub enum Whose {
 }
 
 /// A place to call plugins from: a directory of them, a directory for their files.
+#[derive(Debug)]
 pub struct Caller {
     bin: PathBuf,
     pub files: tempfile::TempDir,
 }
 
-/// What a plugin said.
+/// The answer of a plugin.
 #[derive(Debug)]
 #[expect(dead_code, reason = "stderr is shown when a test fails")]
 pub struct Answer {
@@ -60,7 +61,8 @@ impl Caller {
         &self.bin
     }
 
-    /// A bridge that is the pods' IPv4 gateway, with host-local. The host does not forward IPv6, and so may take routers.
+    /// A bridge that is the pods' IPv4 gateway, with host-local. The host does not forward IPv6, so it may accept
+    /// routers.
     pub fn gateway(&self) -> Value {
         json!({
             "cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "cni0", "isDefaultGateway": true,
@@ -89,7 +91,7 @@ impl Caller {
         self.raw(conf["type"].as_str().unwrap(), &variables, conf.to_string().as_bytes())
     }
 
-    /// The same, left to `run`, which has it traced.
+    /// The same through `run`, which traces the call.
     pub fn traced<T>(&self, command: &str, pod: &Pod, conf: &Value, run: impl FnOnce(&Traced<'_>) -> T) -> T {
         let (netns, stdin) = (pod.netns.display().to_string(), conf.to_string());
         let (program, variables) =
@@ -128,7 +130,7 @@ impl Caller {
 fn run(program: &mut Command, stdin: &[u8]) -> Output {
     let program = program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = program.spawn().unwrap();
-    // a plugin that refuses early does not read its input
+    // A plugin that refuses early does not read its input.
     let _ = child.stdin.take().unwrap().write_all(stdin);
     child.wait_with_output().unwrap()
 }

@@ -1,4 +1,4 @@
-//! CHECK: what belongs to others, and what they may change, is no difference.
+//! CHECK ignores what belongs to others, and what others may change.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,7 +14,7 @@ use tests::harness::Outcome;
 use crate::bridge::{conf, link, name, v4_only, with};
 use crate::call::{Answer, Caller, Pod, Whose};
 
-/// In the pod, by a program that a later plugin or the pod itself runs.
+/// Runs in the pod, as a later plugin or the pod itself would.
 fn in_pod(room: &Room, command: &str) {
     let status = room.enter(|| Command::new("sh").args(["-c", command]).status()).unwrap().unwrap();
     assert!(status.success(), "{command}");
@@ -47,7 +47,7 @@ pub fn what_others_may_change_is_no_difference() -> Outcome {
     Ok(())
 }
 
-/// A bridge that somebody made without a MAC changes it with its ports.
+/// A bridge that another program made without a MAC address changes it with its ports.
 pub fn the_answer_has_the_bridges_own_mac() -> Outcome {
     for gateway in [json!({ "isDefaultGateway": false }), json!({})] {
         let caller = Caller::new(Whose::Ours);
@@ -72,7 +72,7 @@ pub fn the_answer_has_the_bridges_own_mac() -> Outcome {
     Ok(())
 }
 
-/// Both find no bridge; the second makes it. The first is stopped behind its look, and goes on then.
+/// Both ADDs find no bridge, and the second makes it. The first one is stopped after its look, and continues then.
 pub fn the_loser_of_a_race_for_the_bridge_has_its_mac() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let rooms = [Room::create("one")?, Room::create("two")?];

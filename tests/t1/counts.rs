@@ -1,4 +1,4 @@
-//! What one attachment asks of the kernel: counted, so that it cannot grow unseen. Times are the benchmark's.
+//! Counts what one attachment asks of the kernel, so that it cannot grow unnoticed. The benchmark measures times.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -89,7 +89,7 @@ impl Counter {
     }
 }
 
-/// bridge → host-local: one program, few calls, on a bridge that is there and, with some more, on one that is not.
+/// bridge → host-local is one program with few calls, on an existing bridge, and with some more on a new one.
 pub fn bridge_and_host_local_are_few_calls_of_one_program() -> Outcome {
     let counter = Counter::new();
     let conf = counter.bridge();
@@ -124,7 +124,7 @@ pub fn flannel_and_its_delegates_are_one_program() -> Outcome {
     Ok(())
 }
 
-/// A network that the configuration carries costs what it takes to see that the host is as it should be.
+/// A network in the configuration costs only the check whether the host is in order.
 pub fn a_network_without_flanneld_is_a_few_dumps_more() -> Outcome {
     let counter = Counter::new();
     let host = Room::create("host")?;

@@ -1,4 +1,4 @@
-//! Routes of a pod with several attachments: each has its own, and leaves those of the others.
+//! Routes of a pod with several attachments: each has its own, and leaves those of the others alone.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -118,6 +118,29 @@ pub fn check_of_the_first_is_content_beside_a_second(whose: Whose) -> Outcome {
     let conf = with(&two.first.1, json!({ "prevResult": result }));
     let answer = two.caller.call("CHECK", &two.first.0, &conf);
     assert_eq!(answer.status, 0, "CHECK of the first attachment fails: {answer:?}");
+    Ok(())
+}
+
+/// A route of both that is not the default: of IPv6 the kernel makes one with two hops. CHECK of each finds its own hop,
+/// and says which is missing.
+pub fn check_finds_its_hop_of_a_route_that_two_attachments_share() -> Outcome {
+    for (family, dst) in [("-6", "2001:db8:5::/64"), ("-4", "198.51.100.0/24")] {
+        let two = Two::new(Whose::Ours)?.with_route(dst);
+        let sides = [&two.first, &two.second];
+        let checked = sides.map(|side| with(&side.1, json!({ "prevResult": two.add(side) })));
+        let check = |n: usize| two.caller.call("CHECK", &sides[n].0, &checked[n]);
+        assert_eq!(hops(&two.room, family, dst).len(), 2, "{dst}");
+        check(0).ok();
+        check(1).ok();
+        let gateway = if family == "-6" { "fd09:2::1" } else { "10.9.2.1" };
+        let mut ip = Command::new("ip");
+        ip.args([family, "route", "del", dst, "via", gateway, "dev", "net1"]);
+        assert!(two.room.enter(|| ip.status())??.success(), "ip route del {dst} via {gateway}");
+        check(0).ok();
+        let error = check(1).error();
+        assert!(error.contains(&format!("{dst} via {gateway} dev net1")), "{error}");
+        two.room.remove()?;
+    }
     Ok(())
 }
 

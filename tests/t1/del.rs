@@ -1,4 +1,4 @@
-//! DEL: what it takes away, and what it leaves behind.
+//! DEL: what it removes, and what it leaves.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -110,7 +110,7 @@ fn namespace(caller: &Caller, file: &str) -> PathBuf {
     path
 }
 
-/// The file of the namespace can be unmounted as soon as DEL has returned: nothing holds it.
+/// The file of the namespace can be unmounted as soon as DEL has returned: no process holds it.
 pub fn the_namespaces_file_is_free_after_del() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     for round in 0..5 {
@@ -126,8 +126,7 @@ pub fn the_namespaces_file_is_free_after_del() -> Outcome {
     Ok(())
 }
 
-/// Prints what processes there are besides PID 1, with shell words alone: a program would have to be waited for, and so
-/// would reap.
+/// Lists the processes besides PID 1 with shell built-ins only: waiting for a program would also reap others.
 const OTHERS: &str = r#"for dir in /proc/[0-9]*; do
     read -r pid comm state rest <$dir/stat || continue
     [ "$pid" = 1 ] || echo "left: $pid $comm $state"
@@ -153,7 +152,7 @@ pub fn no_process_is_left_to_a_pid_1_that_does_not_reap() -> Outcome {
     Ok(())
 }
 
-/// At the limit of processes, of descriptors or of memory DEL does itself what it would leave to a process.
+/// At the limit of processes, descriptors or memory, DEL itself does what it would otherwise leave to a process.
 pub fn without_another_process_del_takes_longer() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     for inject in

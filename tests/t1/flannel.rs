@@ -1,4 +1,4 @@
-//! flannel → bridge → host-local in one process, and the names that insist on a data path.
+//! flannel → bridge → host-local in one process, and the plugins that require a data path.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -48,7 +48,8 @@ fn links() -> usize {
     Kernel::open().unwrap().links().unwrap().len()
 }
 
-/// The pod gets an address of the host's subnet, the overlay's MTU and a route to the whole network; DEL takes all away.
+/// The pod gets an address of the host's subnet, the overlay's MTU and a route to the whole network; DEL removes all
+/// of it.
 pub fn a_pod_gets_an_address_of_the_hosts_subnet() -> Outcome {
     let caller = caller();
     let room = Room::create("pod")?;
@@ -136,7 +137,8 @@ pub fn what_flanneld_said_last_is_in_the_error() -> Outcome {
     Ok(())
 }
 
-/// `vxlan`, `direct-routing` and `host-gw` attach where the host runs them, and say what it runs where not.
+/// `vxlan`, `direct-routing` and `host-gw` attach where the host runs that data path; elsewhere the error names what
+/// it runs.
 pub fn a_named_data_path_is_insisted_on() -> Outcome {
     let runs = [("vxlan", "vxlan", false), ("direct-routing", "vxlan", true), ("host-gw", "host-gw", false)];
     for (name, backend, direct_routing) in runs {
@@ -178,29 +180,6 @@ pub fn a_bad_delegate_is_refused() -> Outcome {
     Ok(())
 }
 
-/// Killed before each call that names a file, an ADD leaves nothing that DEL does not take.
-pub fn a_killed_add_leaves_no_state_behind_del() -> Outcome {
-    let mut left = Vec::new();
-    for call in ["write", "linkat", "rename", "link"] {
-        for nth in 1.. {
-            let caller = caller();
-            let room = Room::create(&format!("pod-{call}-{nth}"))?;
-            let (pod, conf) = (Pod::of(&room, "cid"), conf(&caller, "flannel"));
-            let killed = caller
-                .traced("ADD", &pod, &conf, |traced| traced.disturbed(caller.files.path(), call, "signal=KILL", nth))?;
-            if killed.is_none() {
-                break;
-            }
-            caller.call("DEL", &pod, &conf).ok();
-            let entries = fs::read_dir(caller.files.path().join("flannel")).into_iter().flatten();
-            let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-            left.extend((!names.is_empty()).then(|| format!("{call} {nth}: {names:?}")));
-        }
-    }
-    assert!(left.is_empty(), "files of an ADD that was killed: {left:#?}");
-    Ok(())
-}
-
 /// An ADD whose delegate fails leaves no state, and one of an attachment that lives leaves that one's.
 pub fn a_failed_delegate_leaves_no_state() -> Outcome {
     let caller = caller();
@@ -219,6 +198,25 @@ pub fn a_failed_delegate_leaves_no_state() -> Outcome {
     }
     caller.call("DEL", &pod, &good).ok();
     assert_eq!((states(&caller), caller.reserved("cbr0").len()), (0, 0));
+    Ok(())
+}
+
+/// A state that cannot be looked at now is not one that is gone: DEL fails, and the next one removes it.
+pub fn del_says_which_state_it_cannot_look_at() -> Outcome {
+    let caller = caller();
+    let room = Room::create("pod")?;
+    let (pod, conf) = (Pod::of(&room, "cid"), conf(&caller, "flannel"));
+    for name in ["cid@eth0", "cid"] {
+        caller.call("ADD", &pod, &conf).ok();
+        let path = caller.files.path().join("flannel").join(name);
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-qq", "-o", "/dev/null", "-P"]).arg(&path).args(["-e", "inject=/^l?statx?$:error=EIO", "--"]);
+        let error = crate::call::Answer::from(caller.under(strace, "DEL", &pod, &conf)).error();
+        assert!(error.starts_with("5 ") && error.contains(&format!("cannot look at {}", path.display())), "{error}");
+        assert_eq!(states(&caller), 1, "{name}");
+        caller.call("DEL", &pod, &conf).ok();
+        assert_eq!((states(&caller), caller.reserved("cbr0").len()), (0, 0));
+    }
     Ok(())
 }
 

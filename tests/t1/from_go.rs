@@ -1,4 +1,4 @@
-//! An attachment that the Go plugins made, detached by ours: one host at a time moves from the one to the other.
+//! Attachments that the Go plugins made are detached by ours, as when a host moves from one suite to the other.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -56,7 +56,7 @@ impl Moved {
         Pod::of(&self.rooms[0], "leaves")
     }
 
-    /// Nothing of the one is left in table `which`, all of the other.
+    /// Nothing of this pod is left in table `which`, and everything of the other.
     fn judge(&self, which: usize) -> Outcome {
         let [none, one, both] = self.seen.each_ref().map(|tables| &tables[which]);
         let (program, now) = (PROGRAMS[which], nat(PROGRAMS[which]));

@@ -103,7 +103,7 @@ pub fn go_and_we_take_turns_in_one_directory() -> Outcome {
         let content = |name: &str| fs::read_to_string(install.net().join(name)).unwrap();
         assert_eq!(content(gos).replace('g', "o"), content(ours));
     }
-    // each refuses what the other gave, and gives it back
+    // Each refuses what the other gave, and releases it.
     for (program, id) in [(go, "o1"), (ours.as_path(), "g1")] {
         let output = run(program, "ADD", id, &conf);
         assert!(stdout(&output).contains("duplicate allocation is not allowed"), "{}", stdout(&output));
@@ -160,7 +160,7 @@ pub fn killed_at_any_moment_it_loses_no_address() -> Outcome {
     let conf = document(&install.data(), "10.1.2.0/26");
     for n in 0..60_u32 {
         let mut child = start(Command::new(install.ours()), "ADD", &format!("k{n}"), &conf);
-        // the busy wait is the moment: from before the directory is open to after the answer
+        // A busy wait hits the right moment, between the opening of the directory and the answer.
         for _ in 0..n * 4000 {
             std::hint::black_box(n);
         }
@@ -236,7 +236,7 @@ pub fn a_read_only_disk_is_named() -> Outcome {
     Ok(())
 }
 
-/// FIFOs under the names of host-local's files, and a device that never ends: nobody waits, and what is needed is named.
+/// FIFOs under the names of host-local's files, and an endless device: no call waits, and the error names the file.
 pub fn what_is_no_regular_file_holds_nobody_up() -> Outcome {
     let odd = |path: &Path| mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     for (name, refused) in [("lock", false), ("last_reserved_ip.0", true), ("resolv.conf", true), ("/dev/zero", true)] {

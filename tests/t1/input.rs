@@ -1,4 +1,4 @@
-//! Bad input: a clear error, and nothing lost or left behind.
+//! Bad input gives a clear error, and nothing is lost or left behind.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -40,7 +40,7 @@ fn conf(caller: &Caller, subnet: &str) -> Value {
     })
 }
 
-/// What no plugin can read, each refused by each of them with the code and words of the specification.
+/// Documents that no plugin can read: each plugin refuses them with the specification's code and words.
 pub fn what_is_no_configuration_is_refused() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let before = links();
@@ -65,7 +65,7 @@ pub fn what_is_no_configuration_is_refused() -> Outcome {
     Ok(())
 }
 
-/// Variables that are missing, bad or contradict each other.
+/// Variables that are missing, invalid, or contradict each other.
 pub fn a_bad_environment_is_refused() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let input = br#"{"cniVersion":"1.0.0","name":"net"}"#;
@@ -150,7 +150,7 @@ pub fn a_hostile_delegate_runs_nothing() -> Outcome {
     Ok(())
 }
 
-/// The last address goes, the next ADD says so and leaves nothing, and a DEL makes room again.
+/// When the last address is taken, the next ADD says so and leaves nothing, and a DEL frees an address.
 pub fn a_full_range_says_so() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let rooms: Vec<_> = ["a", "b"].iter().map(|n| Room::create(n)).collect::<Result<_, _>>()?;
@@ -165,7 +165,7 @@ pub fn a_full_range_says_so() -> Outcome {
     Ok(())
 }
 
-/// A disk without room, and one that is read-only: said so, nothing is left, and DEL is not stopped by it.
+/// A full disk, and a read-only one: the error says so, nothing is left, and DEL still works.
 pub fn a_disk_that_takes_nothing_says_so() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;

@@ -89,7 +89,7 @@ fn ours(dev: &IfName) -> Route {
     Route { protocol: RouteProtocol::FLANNEL, ..Route::by(dev) }
 }
 
-/// Makes `wanted` so and asserts that nothing is left to do.
+/// Converges to `wanted`, and checks that no step remains.
 fn make(kernel: &mut Kernel, wanted: &State, scope: &Scope) -> Vec<Step> {
     let mut scope = scope.clone();
     scope.sysctls = wanted.sysctls.keys().cloned().collect();
@@ -118,7 +118,7 @@ pub fn what_is_written_is_read_back() -> Outcome {
     wanted.routes.insert(RouteKey::main(net("10.5.1.0/24")), hole);
     make(&mut kernel, &wanted, &scope);
 
-    // everything of peers goes again, and only that
+    // All objects of peers are deleted again, and nothing else.
     let steps = make(&mut kernel, &host(0), &scope);
     assert!(steps.iter().all(Step::is_delete), "{steps:?}");
     assert_eq!(steps.len(), 20 * 3 + 3);
@@ -173,7 +173,8 @@ pub fn a_pair_is_born_in_two_namespaces() -> Outcome {
     Ok(())
 }
 
-/// What a VXLAN device can change while it lives is changed; for the rest it is made anew with all that hung on it.
+/// Settings of a VXLAN device that can change in place are changed; for the others it is recreated, with all its
+/// objects.
 pub fn a_vxlan_device_is_changed_in_place_where_that_is_possible() -> Outcome {
     let mut kernel = Kernel::open()?;
     let scope = flannel_scope(&["br0", "flannel.1"]);
@@ -195,7 +196,7 @@ pub fn a_vxlan_device_is_changed_in_place_where_that_is_possible() -> Outcome {
     Ok(())
 }
 
-/// Whatever somebody else sets on our device and would stop its traffic is set back, and the device stays.
+/// Settings of our device that would stop its traffic are restored, and the device stays.
 pub fn what_is_done_to_a_device_is_undone() -> Outcome {
     let mut kernel = Kernel::open()?;
     let scope = flannel_scope(&["br0", "flannel.1"]);
@@ -250,7 +251,7 @@ pub fn a_tap_device_is_made() -> Outcome {
     Ok(())
 }
 
-/// The kernel's own sentence is in the error.
+/// The error contains the kernel's own text.
 pub fn a_refusal_is_in_the_kernels_words() -> Outcome {
     let mut kernel = Kernel::open()?;
     make(&mut kernel, &host(0), &flannel_scope(&["br0", "flannel.1"]));
@@ -267,7 +268,7 @@ pub fn a_refusal_is_in_the_kernels_words() -> Outcome {
     Ok(())
 }
 
-/// A thousand requests that are all refused: each is reported, and none is waited for in vain.
+/// A thousand requests that are all refused: each is reported, and no reply is waited for in vain.
 pub fn a_page_of_refusals_overruns_nothing() -> Outcome {
     let mut kernel = Kernel::open()?;
     make(&mut kernel, &host(0), &flannel_scope(&["br0", "flannel.1"]));
@@ -284,7 +285,7 @@ pub fn a_page_of_refusals_overruns_nothing() -> Outcome {
     Ok(())
 }
 
-/// A dump that the kernel refuses is an error: an empty answer would have everything deleted.
+/// A refused dump is an error: an empty answer would lead to the deletion of everything.
 pub fn a_refused_dump_is_not_an_empty_one() -> Outcome {
     let mut kernel = Kernel::open()?;
     let refused = kernel.addresses_of(kernel::types::IfIndex(4_000_000));
@@ -292,7 +293,7 @@ pub fn a_refused_dump_is_not_an_empty_one() -> Outcome {
     Ok(())
 }
 
-/// Gone for everyone when the call returns; what was not there is no error.
+/// The link is gone for everyone when the call returns; a link that did not exist is no error.
 pub fn a_deleted_link_is_gone_when_the_call_returns() -> Outcome {
     let room = Room::create("pod")?;
     let mut kernel = Kernel::open()?;
@@ -325,7 +326,7 @@ pub fn a_link_made_again_is_found_under_its_new_index() -> Outcome {
     Ok(())
 }
 
-/// What is made slice by slice is what is made at once, and what is left over goes so, too.
+/// A convergence slice by slice has the same result as one at once, including the deletions.
 pub fn slices_make_the_same() -> Outcome {
     let mut kernel = Kernel::open()?;
     let (mut scope, peers) = (flannel_scope(&["br0", "flannel.1"]), host(20));

@@ -1,5 +1,5 @@
-//! The life of an attachment where something is missing: an ADD that was killed, a configuration that only ADD refuses, a
-//! namespace or nf_tables that is not there, a pod that went without DEL.
+//! The life of an attachment where something is missing: a configuration that only ADD refuses, a namespace or nf_tables
+//! that is not there, a pod that went without DEL.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -45,56 +45,6 @@ fn gc(caller: &Caller, conf: &Value, valid: &[&str]) -> Answer {
     let valid: Vec<Value> = valid.iter().map(|id| json!({ "containerID": id, "ifname": "eth0" })).collect();
     let conf = with(conf, json!({ "cni.dev/valid-attachments": valid }));
     caller.call("GC", &Pod::new("", &PathBuf::new()), &conf)
-}
-
-/// An ADD is killed before each of its calls of `call` in turn; `end` cleans up and must leave nothing.
-fn killed_at_any(call: &str, fewest: usize, end: impl Fn(&Caller, &Pod, &Value)) -> Outcome {
-    let mut orphans = Vec::new();
-    for nth in 1.. {
-        let caller = Caller::new(Whose::Ours);
-        let room = Room::create(&format!("pod{nth}"))?;
-        let (pod, conf) = (Pod::of(&room, "cid"), with_rules(&caller));
-        let killed = caller
-            .traced("ADD", &pod, &conf, |traced| traced.disturbed(caller.files.path(), call, "signal=KILL", nth))?;
-        if killed.is_none() {
-            assert!(nth > fewest, "it makes {nth} calls of {call} only");
-            break;
-        }
-        end(&caller, &pod, &conf);
-        let left = left(&caller);
-        if !left.is_empty() {
-            orphans.push(format!("killed at call {nth} of {call}: {left:?}"));
-        }
-    }
-    assert!(orphans.is_empty(), "of a killed ADD there is left: {orphans:#?}");
-    Ok(())
-}
-
-/// The pod's namespace is gone: the record alone tells what there is.
-fn del_without_namespace(caller: &Caller, pod: &Pod, conf: &Value) {
-    caller.call("DEL", &Pod { netns: PathBuf::new(), ..pod.clone() }, conf).ok();
-}
-
-pub fn del_finds_what_a_killed_add_left() -> Outcome {
-    killed_at_any("sendto", 5, del_without_namespace)
-}
-
-pub fn del_finds_what_an_add_left_that_was_killed_at_a_write() -> Outcome {
-    killed_at_any("pwrite64", 1, del_without_namespace)
-}
-
-pub fn gc_finds_what_a_killed_add_left() -> Outcome {
-    killed_at_any("sendto", 5, |caller, _, conf| drop(gc(caller, conf, &[]).ok()))
-}
-
-pub fn the_next_add_finds_what_a_killed_one_left() -> Outcome {
-    killed_at_any("sendto", 5, |caller, pod, conf| {
-        let result = caller.call("ADD", pod, conf).ok();
-        let host = links(&mut Kernel::open().unwrap());
-        assert_eq!(host.len(), 2, "the bridge and one end: {host:?}");
-        caller.call("CHECK", pod, &with(conf, json!({ "prevResult": result }))).ok();
-        caller.call("DEL", pod, conf).ok();
-    })
 }
 
 /// What only ADD must refuse is no reason to keep an attachment.
@@ -212,6 +162,51 @@ pub fn gc_takes_dead_pods_links_and_rules() -> Outcome {
     assert_eq!(left(&caller), found);
     gc(&caller, &since, &[]).ok();
     assert_eq!(left(&caller), Vec::<String>::new());
+    Ok(())
+}
+
+/// A call of the plugin whose calls on `path` fail as `rule` says.
+fn failing(caller: &Caller, command: &str, pod: &Pod, conf: &Value, (path, rule): (&str, &str)) -> Answer {
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-o", "/dev/null", "-P", path, "-e", &format!("inject={rule}"), "--"]);
+    Answer::from(caller.under(strace, command, pod, conf))
+}
+
+/// A record that cannot be read now says nothing about the attachment: it is kept, with the link that it names.
+pub fn what_a_record_names_is_not_forgotten_when_it_cannot_be_read() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let room = Room::create("pod")?;
+    let (pod, conf) = (Pod::of(&room, "cid"), with_rules(&caller));
+    let nobody = with(&conf, json!({ "cni.dev/valid-attachments": [] }));
+    let (record, boot) = ("/run/cni-attachments/net/cid@eth0", "/proc/sys/kernel/random/boot_id");
+    for (path, rule) in [(record, "read:error=EIO"), (boot, "open,openat:error=EMFILE"), (boot, "read:error=EIO")] {
+        for (command, conf) in [("GC", &nobody), ("DEL", &conf)] {
+            caller.call("ADD", &pod, &with_rules(&caller)).ok();
+            let error = failing(&caller, command, &pod, conf, (path, rule)).error();
+            assert!(error.contains(path) || error.contains("kernel.random.boot_id"), "{command}, {path}: {error}");
+            assert!(records("net").contains(&"cid@eth0".to_owned()), "{command}, {path} {rule}: {error}");
+            caller.call(command, &pod, conf).ok();
+            assert_eq!(left(&caller), Vec::<String>::new(), "{command}, {path} {rule}");
+            assert_eq!(links(&mut room.kernel()?), Vec::<String>::new(), "{command}, {path} {rule}");
+        }
+    }
+    Ok(())
+}
+
+/// The process that deletes the link cannot have the descriptors that it needs: DEL does its work, and nothing but the
+/// answer is on stdout.
+pub fn del_does_without_the_process_that_deletes() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let room = Room::create("pod")?;
+    let (pod, conf) = (Pod::of(&room, "cid"), with_rules(&caller));
+    for nth in [1, 2] {
+        caller.call("ADD", &pod, &conf).ok();
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject=dup2:error=ENOMEM:when={nth}"), "--"]);
+        let answer = Answer::from(caller.under(strace, "DEL", &pod, &conf));
+        assert_eq!((answer.status, answer.stdout.as_str()), (0, ""), "{answer:?}");
+        assert_eq!(left(&caller), Vec::<String>::new());
+    }
     Ok(())
 }
 

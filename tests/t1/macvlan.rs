@@ -254,11 +254,11 @@ pub fn pods_of_one_master_reach_each_other() -> Outcome {
         caller.call("ADD", &Pod::of(room, id), &conf).ok();
     }
     let [one, two] = &rooms;
-    let hears = one.enter(|| UdpSocket::bind("10.9.1.2:9999"))??;
-    hears.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let receiver = one.enter(|| UdpSocket::bind("10.9.1.2:9999"))??;
+    receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
     two.enter(|| UdpSocket::bind("10.9.1.3:0").and_then(|socket| socket.send_to(b"hello", "10.9.1.2:9999")))??;
     let mut text = [0; 16];
-    let (length, from) = hears.recv_from(&mut text)?;
+    let (length, from) = receiver.recv_from(&mut text)?;
     assert_eq!((&text[..length], from.ip().to_string()), (&b"hello"[..], "10.9.1.3".to_owned()));
     Ok(())
 }
@@ -308,6 +308,48 @@ pub fn a_taken_name_harms_nothing() -> Outcome {
     Ok(())
 }
 
+/// The host's link may have the name that the pod's interface asks for: the pod's own link of that name stays as it is.
+pub fn a_master_with_the_interfaces_name_is_no_other_link() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let mut host = host();
+    make_pair(&mut host, "eth0", "eth0-wire");
+    let (room, own) = (Room::create("pod")?, Room::create("own")?);
+    let conf = with(&one_family(&caller), json!({ "master": "eth0" }));
+    caller.call("ADD", &Pod::of(&room, "cid"), &conf).ok();
+    let lower = link(&mut room.kernel()?, "eth0").lower_elsewhere;
+    assert_eq!(lower, Some(link(&mut host, "eth0").index.0));
+    let mut inside = own.kernel()?;
+    make_pair(&mut inside, "eth0", "other");
+    let before = link(&mut inside, "eth0");
+    for more in [json!({}), json!({ "linkInContainer": true })] {
+        let error = caller.call("ADD", &Pod::of(&own, "own"), &with(&conf, more)).error();
+        assert!(error.contains("container interface name \"eth0\" already exists"), "{error}");
+        let after = link(&mut inside, "eth0");
+        assert_eq!((after.index, &after.link.mac, after.link.mtu), (before.index, &before.link.mac, before.link.mtu));
+        assert_eq!(addresses(&mut inside, "eth0"), Vec::<String>::new());
+        assert_eq!(links(&mut inside).len(), 2, "{:?}", links(&mut inside));
+    }
+    Ok(())
+}
+
+/// CHECK follows no default route: it may have moved since ADD, or have gone.
+pub fn check_without_a_named_master_follows_no_route() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let mut host = host();
+    make_pair(&mut host, "second", "far");
+    ip("route add default dev up0");
+    let room = Room::create("pod")?;
+    let (pod, conf) = (Pod::of(&room, "cid"), with(&one_family(&caller), json!({ "master": "" })));
+    let result = caller.call("ADD", &pod, &conf).ok();
+    let conf = with(&conf, json!({ "prevResult": result }));
+    for change in ["route replace default dev second", "route del default"] {
+        ip(change);
+        caller.call("CHECK", &pod, &conf).ok();
+    }
+    caller.call("DEL", &pod, &conf).ok();
+    Ok(())
+}
+
 /// The port of a bridge cannot be a master, nor can two interfaces have one MAC: the error says what to look at.
 pub fn a_master_that_is_in_use_says_so() -> Outcome {
     let caller = Caller::new(Whose::Ours);
@@ -332,6 +374,77 @@ pub fn a_master_that_is_in_use_says_so() -> Outcome {
     make_pair(&mut host, "eth0", "far");
     refused("and the host has an eth0");
     assert_eq!((caller.reserved("net"), records("net")), (vec![], vec![]));
+    Ok(())
+}
+
+/// A link in mode passthru carries one interface alone, whichever came first: the error says so.
+pub fn a_second_interface_beside_passthru_says_so() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let _host = host();
+    let (one, two) = (Room::create("one")?, Room::create("two")?);
+    for (first, second) in [("passthru", "passthru"), ("passthru", "bridge"), ("bridge", "passthru")] {
+        let [first_conf, second_conf] = [first, second].map(|mode| with(&one_family(&caller), json!({ "mode": mode })));
+        caller.call("ADD", &Pod::of(&one, "one"), &first_conf).ok();
+        let error = caller.call("ADD", &Pod::of(&two, "two"), &second_conf).error();
+        let wanted = "a macvlan interface in mode passthru is the only one on its link: detach what else stands on up0";
+        assert!(error.contains("EINVAL") && error.contains(wanted), "{second} behind {first}: {error}");
+        assert_eq!(links(&mut two.kernel()?), Vec::<String>::new());
+        caller.call("DEL", &Pod::of(&one, "one"), &first_conf).ok();
+        assert_eq!(left(&caller, &one), Vec::<String>::new());
+    }
+    // EINVAL of something else is no matter of modes
+    let mut conf = one_family(&caller);
+    conf["ipam"]["routes"] = json!([{ "dst": "192.0.2.0/24", "gw": "0.0.0.1" }]);
+    let error = caller.call("ADD", &Pod::of(&two, "two"), &conf).error();
+    assert!(!error.contains("passthru"), "{error}");
+    Ok(())
+}
+
+/// With `linkInContainer` the master is a link of the pod's, named or that of its default route; the host has none of it.
+pub fn a_master_in_the_pod_is_stood_on() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let mut other = host();
+    for (master, address) in [("own0", "10.9.1.2/24"), ("", "10.9.1.3/24")] {
+        let room = Room::create("pod")?;
+        let mut inside = room.kernel()?;
+        make_pair(&mut inside, "own0", "own1");
+        room.enter(|| ip("route add default dev own0"))?;
+        let pod = Pod::of(&room, "cid");
+        let conf = with(&one_family(&caller), json!({ "master": master, "linkInContainer": true }));
+        let result = caller.call("ADD", &pod, &conf).ok();
+        let (eth0, own) = (link(&mut inside, "eth0"), link(&mut inside, "own0").index.0);
+        assert_eq!((eth0.lower, eth0.lower_elsewhere, eth0.link.up), (Some(own), None, true), "{master:?}");
+        assert_eq!(addresses(&mut inside, "eth0"), [address]);
+        let conf = with(&conf, json!({ "prevResult": result }));
+        caller.call("CHECK", &pod, &conf).ok();
+        let error = caller.call("CHECK", &pod, &with(&conf, json!({ "master": "own1" }))).error();
+        assert!(error.contains("does not stand on own1"), "{error}");
+        caller.call("DEL", &pod, &conf).ok();
+        let mut found = left(&caller, &room);
+        found.retain(|link| !link.starts_with("own"));
+        assert_eq!(found, Vec::<String>::new());
+        // a link of the host's is none of the pod's
+        let error = caller.call("ADD", &pod, &with(&conf, json!({ "master": "up0" }))).error();
+        assert!(error.contains("failed to lookup master \"up0\"") && error.contains("a link of the pod"), "{error}");
+        assert!(link(&mut other, "up0").link.up);
+        room.remove()?;
+    }
+    Ok(())
+}
+
+/// STATUS misses a default route only where an ADD would: not with a master that is named, or that is in the pod.
+pub fn status_needs_a_default_route_where_add_does() -> Outcome {
+    let caller = Caller::new(Whose::Ours);
+    let _host = host();
+    let pod = Pod::new("", std::path::Path::new(""));
+    let conf = with(&one_family(&caller), json!({ "cniVersion": "1.1.0" }));
+    let status = |more: Value| caller.call("STATUS", &pod, &with(&conf, more));
+    status(json!({})).ok();
+    status(json!({ "master": "", "linkInContainer": true })).ok();
+    let error = status(json!({ "master": "" })).error();
+    assert!(error.starts_with("50 no default route interface name found"), "{error}");
+    ip("route add default dev up0");
+    status(json!({ "master": "" })).ok();
     Ok(())
 }
 

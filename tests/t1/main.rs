@@ -17,6 +17,7 @@ mod conntrack;
 mod counts;
 mod defaults;
 mod del;
+mod drills;
 mod flannel;
 mod from_go;
 mod host_local;
@@ -34,6 +35,7 @@ mod record;
 mod router;
 mod rules;
 mod shared;
+mod start;
 mod undecodable;
 mod undo;
 mod watch;
@@ -65,6 +67,7 @@ macro_rules! alike {
 
 /// iproute2's, for what the kernel library cannot make or leaves out.
 const IP: Need = Need::Program("ip");
+const NFT: Need = Need::Program("nft");
 const STRACE: Need = Need::Program("strace");
 /// The Go plugins masquerade by it.
 const IPTABLES: Need = Need::Program("iptables");
@@ -78,6 +81,7 @@ static TESTS: &[Test] = &[
     test!(kernel::a_tap_device_is_made, Need::Tun),
     test!(kernel::what_is_done_to_a_device_is_undone),
     test!(births::a_macvlan_is_born_in_the_pod),
+    test!(births::what_is_born_under_a_known_name_is_another_link),
     test!(births::a_birth_that_fails_says_what_is_missing),
     test!(births::what_was_born_elsewhere_is_changed_in_place),
     test!(births::a_tap_is_opened_in_the_pod, Need::Tun),
@@ -134,15 +138,13 @@ static TESTS: &[Test] = &[
     test!(bridge::every_mistake_is_said_at_once),
     test!(bridge::dad_is_waited_for_when_asked),
     test!(bridge::vlans_work_or_are_refused_cleanly),
-    test!(life::del_finds_what_a_killed_add_left, STRACE),
-    test!(life::del_finds_what_an_add_left_that_was_killed_at_a_write, STRACE),
-    test!(life::gc_finds_what_a_killed_add_left, STRACE),
-    test!(life::the_next_add_finds_what_a_killed_one_left, STRACE),
     test!(life::del_takes_a_configuration_that_add_refuses),
     test!(life::del_by_a_path_that_leads_to_no_namespace),
     test!(life::del_by_another_pods_path_deletes_nothing_of_that_pod),
     test!(life::without_nf_tables_del_and_gc_work_and_status_says_it, STRACE),
     test!(life::gc_takes_dead_pods_links_and_rules),
+    test!(life::what_a_record_names_is_not_forgotten_when_it_cannot_be_read, STRACE),
+    test!(life::del_does_without_the_process_that_deletes, STRACE),
     test!(life::del_goes_on_behind_a_failure),
     test!(life::an_add_whose_answer_cannot_be_written_is_undone),
     test!(life::a_container_id_that_is_too_long_is_refused),
@@ -170,6 +172,7 @@ static TESTS: &[Test] = &[
     alike!(defaults::del_of_the_second_leaves_the_firsts_default_route, reference, IP),
     alike!(defaults::check_of_the_first_is_content_beside_a_second, ours, IP),
     alike!(defaults::check_of_the_first_is_content_beside_a_second, reference, IP),
+    test!(defaults::check_finds_its_hop_of_a_route_that_two_attachments_share, IP),
     alike!(defaults::a_failed_add_of_the_second_leaves_the_firsts_default_route, ours, IP),
     alike!(defaults::a_failed_add_of_the_second_leaves_the_firsts_default_route, reference, IP),
     alike!(defaults::a_default_route_of_the_pods_own_stays_ipv4, ours, IP),
@@ -214,8 +217,8 @@ static TESTS: &[Test] = &[
     test!(flannel::what_flanneld_said_last_is_in_the_error),
     test!(flannel::a_named_data_path_is_insisted_on),
     test!(flannel::a_bad_delegate_is_refused),
-    test!(flannel::a_killed_add_leaves_no_state_behind_del, STRACE),
     test!(flannel::a_failed_delegate_leaves_no_state),
+    test!(flannel::del_says_which_state_it_cannot_look_at, STRACE),
     test!(flannel::gc_takes_stale_and_damaged_states),
     test!(flannel::gc_says_what_it_cannot_read, STRACE),
     test!(input::what_is_no_configuration_is_refused),
@@ -265,13 +268,25 @@ static TESTS: &[Test] = &[
     test!(macvlan::pods_of_one_master_reach_each_other),
     test!(macvlan::a_failed_add_leaves_nothing, IP),
     test!(macvlan::a_taken_name_harms_nothing),
+    test!(macvlan::a_master_with_the_interfaces_name_is_no_other_link),
+    test!(macvlan::check_without_a_named_master_follows_no_route, IP),
     test!(macvlan::a_master_that_is_in_use_says_so, IP),
+    test!(macvlan::a_second_interface_beside_passthru_says_so),
+    test!(macvlan::a_master_in_the_pod_is_stood_on, IP),
+    test!(macvlan::status_needs_a_default_route_where_add_does, IP),
     test!(macvlan::check_lists_every_difference, IP),
     test!(macvlan_left::del_by_another_pods_path_deletes_nothing_of_that_pod),
-    test!(macvlan_left::del_finds_what_an_add_left_that_was_killed_at_any_call, STRACE),
-    test!(macvlan_left::del_without_a_path_finds_what_an_add_left_that_was_killed_at_any_call, STRACE),
-    test!(macvlan_left::gc_finds_what_an_add_left_that_was_killed_at_any_call, STRACE),
     test!(macvlan_left::gc_takes_dead_pods_interfaces_only),
+    test!(drills::flannel, STRACE, IP, NFT),
+    test!(drills::host_local, STRACE, IP, NFT),
+    test!(drills::bridge, STRACE, IP, NFT),
+    test!(drills::bridge_with_rules, STRACE, IP, NFT),
+    test!(drills::bridge_with_vlan, STRACE, IP, NFT),
+    test!(drills::macvlan, STRACE, IP, NFT),
+    test!(drills::vxlan, STRACE, IP, NFT),
+    test!(drills::host_gw, STRACE, IP, NFT),
+    test!(drills::direct_routing, STRACE, IP, NFT),
+    test!(drills::loopback, STRACE, IP, NFT),
     test!(rules::masquerade_is_what_the_reference_plugins_write, Need::Program("nft")),
     test!(rules::masquerade_is_added_in_one_transaction_and_deleted_by_handle, Need::Program("nft")),
     test!(rules::a_handle_of_another_rule_deletes_nothing_of_others, Need::Program("nft")),
@@ -280,6 +295,9 @@ static TESTS: &[Test] = &[
     test!(rules::masquerade_of_dead_attachments_is_collected, Need::Program("nft")),
     test!(rules::sixteen_at_once_beside_another_program_are_all_served, Need::Program("nft")),
     test!(rules::the_mac_check_is_what_the_reference_plugins_write, Need::Program("nft")),
+    test!(start::a_closed_descriptor_is_never_anothers, STRACE),
+    test!(start::without_dev_null_nothing_is_done, STRACE),
+    test!(start::an_answer_into_a_broken_pipe_is_undone),
     test!(masquerade::sixteen_at_once_beside_fifty_commits_a_second_are_served),
     test!(masquerade::sixteen_at_once_with_mac_check_beside_commits_without_a_pause_are_served),
     test!(masquerade::the_first_pod_is_refused_nothing, STRACE),
@@ -296,7 +314,8 @@ fn main() -> ExitCode {
     let environment = Environment {
         tier: "t1",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
-        cargo: std::env::var_os("CARGO"),
+        cargo: std::env::var_os("CARGO").filter(|_| std::env::var_os("PREBUILT").is_none()),
+        drills: std::env::var_os("DRILLS").is_some_and(|value| value == "all"),
     };
     harness::main(TESTS, &environment)
 }

@@ -1,4 +1,4 @@
-//! Sixteen pods with `ipMasq` come and go at once, beside a program that commits a table of its own all the time.
+//! Sixteen pods with `ipMasq` come and go at once, beside a program that keeps committing a table of its own.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -25,7 +25,7 @@ const PODS: [&str; 16] =
 /// How often all of them come and go.
 const ROUNDS: usize = 5;
 
-/// Commits a table of its own until `stopped` hangs up, with `pause` in between; how often it did.
+/// Commits a table until `stopped` is closed, with `pause` in between. Returns the number of commits.
 fn other_program(stopped: &Receiver<()>, pause: Duration) -> usize {
     let key = TableKey::new(NftFamily::Ip, "other");
     let set = Set::new("ports", [Type::InetService]);
@@ -44,7 +44,7 @@ fn other_program(stopped: &Receiver<()>, pause: Duration) -> usize {
     0
 }
 
-/// Calls the plugin for all pods at once; what it refused.
+/// Calls the plugin for all pods at once. Returns the refusals.
 fn at_once(caller: &Caller, command: &str, pods: &[Pod], conf: &Json) -> Vec<Answer> {
     let start = Barrier::new(pods.len());
     let call = |pod: &Pod| {
@@ -117,8 +117,8 @@ pub fn sixteen_at_once_with_mac_check_beside_commits_without_a_pause_are_served(
     all_are_served(Duration::ZERO, json!({ "ipMasq": true, "macspoofchk": true }), [2, 1])
 }
 
-/// A refused transaction costs the kernel a grace period: 10 ms and more. Neither the first pod of a host nor the first
-/// behind somebody who deleted all tables pays it.
+/// A refused transaction costs the kernel a grace period of 10 ms and more. Neither the first pod of a host, nor the
+/// first after all tables were deleted, pays it.
 pub fn the_first_pod_is_refused_nothing() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;

@@ -1,4 +1,4 @@
-//! CNI_NETNS: opened once, and what it is is decided on what was opened.
+//! CNI_NETNS is opened once, and the decision is about the opened file.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -54,7 +54,7 @@ fn is_up(dev: &str) -> bool {
     Kernel::open().unwrap().link(&name(dev)).unwrap().is_some_and(|seen| seen.link.up)
 }
 
-/// ADD, CHECK and DEL with a prevResult, so that nothing else is in the way.
+/// ADD, CHECK and DEL with a prevResult, so that nothing else prevents them.
 fn each_verb(caller: &Caller, netns: &Path, conf: &Value) -> Vec<(&'static str, Answer)> {
     let mut conf = conf.clone();
     let pod = Pod::new("cid", netns);
@@ -67,7 +67,7 @@ fn each_verb(caller: &Caller, netns: &Path, conf: &Value) -> Vec<(&'static str, 
     ["ADD", "CHECK", "DEL"].map(&mut call).into()
 }
 
-/// By whatever path, no plugin works in its own namespace. To DEL it says that the container is gone.
+/// No plugin works in its own namespace, by whatever path. For DEL such a path means that the container is gone.
 pub fn the_hosts_own_namespace_is_refused_by_any_path() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     host_link();
@@ -99,8 +99,8 @@ pub fn the_hosts_own_namespace_is_refused_by_any_path() -> Outcome {
     Ok(())
 }
 
-/// What is no namespace is refused at once: a FIFO that nobody writes to, a plain file, a folder, another namespace's file.
-/// To DEL it says that the namespace is gone.
+/// A file that is not a network namespace is refused at once: a FIFO without a writer, a plain file, a folder,
+/// another kind of namespace. For DEL it means that the namespace is gone.
 pub fn what_is_no_namespace_holds_nobody_up() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let fifo = caller.files.path().join("fifo");
@@ -159,7 +159,7 @@ pub fn the_path_is_used_once() -> Outcome {
     Ok(())
 }
 
-/// CNI_NETNS_OVERRIDE is for those who mean it.
+/// CNI_NETNS_OVERRIDE permits it.
 pub fn the_hosts_own_namespace_can_be_meant() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let own = format!("/proc/{}/ns/net", std::process::id());

@@ -2,29 +2,29 @@
 
 use std::process::Command;
 
-use kernel::news::{Ear, News, Reader};
+use kernel::news::{Listener, News, Reader};
 use lab::netns::Room;
 use tests::harness::Outcome;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// A namespace whose announcements are heard.
-struct Heard {
+/// A namespace, with the reader of its announcements.
+struct Announced {
     room: Room,
-    ear: Ear,
+    listener: Listener,
     reader: Reader,
 }
 
-/// After a command these are run: the announcement of the second says that all before have been heard.
+/// These run after a command: the announcement of the second shows that all earlier ones have been read.
 const LAST: [&str; 2] = ["ip address add 127.9.9.9/32 dev lo", "ip address del 127.9.9.9/32 dev lo"];
 
-impl Heard {
+impl Announced {
     fn open() -> Result<Self, Failure> {
         let room = Room::create("news")?;
-        let ear = room.enter(Ear::open)??;
+        let listener = room.enter(Listener::open)??;
         let mut reader = Reader::default();
         reader.survey_ends(&room.kernel()?.links()?);
-        Ok(Self { room, ear, reader })
+        Ok(Self { room, listener, reader })
     }
 
     fn run(&self, line: &str) -> Outcome {
@@ -42,7 +42,7 @@ impl Heard {
         LAST.iter().try_for_each(|line| self.run(line))?;
         let mut all = Vec::new();
         loop {
-            for announcement in self.ear.hear()? {
+            for announcement in self.listener.receive()? {
                 for news in self.reader.read(announcement) {
                     match &news {
                         News::Address(key, None) if key.net.to_string() == "127.9.9.9/32" => return Ok(all),
@@ -66,7 +66,7 @@ impl Heard {
 }
 
 pub fn every_change_is_announced_as_what_it_is() -> Outcome {
-    let mut heard = Heard::open()?;
+    let mut announced = Announced::open()?;
     let mac = "02:00:00:00:00:01";
     for (line, parts) in [
         (
@@ -98,13 +98,13 @@ pub fn every_change_is_announced_as_what_it_is() -> Outcome {
         ("ip link set vx0 name vx1", vec!["Link(vx0, None)"]),
         ("ip link del vx1", vec!["Link(vx1, None)"]),
     ] {
-        heard.tells(&line.replace("MAC", mac), &parts)?;
+        announced.tells(&line.replace("MAC", mac), &parts)?;
     }
     Ok(())
 }
 
 pub fn a_bridge_port_is_announced_with_its_flags() -> Outcome {
-    let mut heard = Heard::open()?;
+    let mut announced = Announced::open()?;
     for (line, parts) in [
         ("ip link add br0 type bridge", vec!["Link(br0, Some"]),
         ("ip link add veth0 type veth peer name veth1", vec!["Link(veth1, Some"]),
@@ -115,14 +115,14 @@ pub fn a_bridge_port_is_announced_with_its_flags() -> Outcome {
         ("ip link set veth0 nomaster", vec!["Port(veth0, None)"]),
         ("ip link del veth0", vec!["Link(veth1, None)"]),
     ] {
-        heard.tells(line, &parts)?;
+        announced.tells(line, &parts)?;
     }
     Ok(())
 }
 
 pub fn forwarding_is_announced_as_a_sysctl() -> Outcome {
-    let mut heard = Heard::open()?;
-    heard.run("ip link add veth0 type veth peer name veth1")?;
+    let mut announced = Announced::open()?;
+    announced.run("ip link add veth0 type veth peer name veth1")?;
     for (line, told) in [
         ("sysctl -qw net.ipv4.ip_forward=1", r#"Sysctl("net/ipv4/ip_forward", "1")"#),
         ("sysctl -qw net.ipv4.ip_forward=0", r#"Sysctl("net/ipv4/conf/all/forwarding", "0")"#),
@@ -131,7 +131,7 @@ pub fn forwarding_is_announced_as_a_sysctl() -> Outcome {
         ("sysctl -qw net.ipv6.conf.all.forwarding=1", r#"Sysctl("net/ipv6/conf/all/forwarding", "1")"#),
         ("sysctl -qw net.ipv6.conf.veth0.forwarding=0", r#"Sysctl("net/ipv6/conf/veth0/forwarding", "0")"#),
     ] {
-        heard.tells(line, &[told])?;
+        announced.tells(line, &[told])?;
     }
     Ok(())
 }

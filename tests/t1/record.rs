@@ -1,4 +1,4 @@
-//! The record of a network without a flanneld: whatever becomes of an ADD, GC finds the routes that were made.
+//! The record of a network without a flanneld: however an ADD ends, GC finds the routes that it made.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -56,8 +56,8 @@ impl Host {
     }
 }
 
-/// The network changes, and the ADD that meets the change is disturbed at each of its calls of `call` in turn. Then the
-/// network is taken off the host.
+/// The network changes, and the ADD that makes the change is disturbed at each of its calls of `call` in turn. Then
+/// the network is removed from the host.
 fn changed_under(kind: &str, call: &str, change: &str) -> Outcome {
     let mut orphans = Vec::new();
     for nth in 1.. {

@@ -56,7 +56,7 @@ fn received() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Says from inside the pod that it is everybody's router, until the host has received it.
+/// Advertises from the pod that it is a router, until the host has received it.
 fn advertise(room: &Room) -> Outcome {
     // RFC 4861, 4.2: type 134, hop limit 64, a lifetime of 1800 s; the kernel fills the checksum in
     let advertisement = [134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -66,7 +66,7 @@ fn advertise(room: &Room) -> Outcome {
     let socket = room
         .enter(|| socket_with(AddressFamily::INET6, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::ICMPV6)))??;
     sockopt::set_ipv6_multicast_hops(&socket, 255)?;
-    eventually("the host hears the pod's advertisement", SOON, || {
+    eventually("the host receives the pod's advertisement", SOON, || {
         // the link-local address that it is sent from may not be usable yet
         let sent = sendto(&socket, &advertisement, SendFlags::empty(), &all_nodes);
         if received() > before { Ok(()) } else { Err(format!("sent: {sent:?}, received: {}", received())) }
@@ -91,7 +91,7 @@ fn assert_no_router(result: &Value, what: &str) {
     }
 }
 
-/// The test's own way to advertise is heard: with accept_ra=2 the host does learn the route.
+/// The test's advertisements work: with accept_ra=2 the host learns the route.
 pub fn an_advertisement_is_taken_where_it_may_be() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;
@@ -161,7 +161,7 @@ fn killed_add(caller: &Caller, pod: &Pod, conf: &Value) {
     assert!(!output.status.success(), "ADD was to be killed: {output:?}");
 }
 
-/// Where /proc/sys cannot be written, ADD works when the values are right already, and says so when they are not.
+/// Where /proc/sys is read-only, ADD works if the values are right, and otherwise reports them.
 pub fn parameters_that_are_right_need_not_be_written() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let rooms = ["a", "b", "c"].map(|name| Room::create(name).unwrap());

@@ -1,5 +1,4 @@
-//! The packet rules of attachments on a real kernel: what the reference plugins' `nft -f -` makes, ours adopt, and the
-//! reverse.
+//! The packet rules of attachments on a real kernel: ours and the reference plugins' `nft -f -` accept each other's.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -136,7 +135,7 @@ pub fn a_handle_of_another_rule_deletes_nothing_of_others() -> Outcome {
     Ok(())
 }
 
-/// What somebody did to the frame is mended by the next ADD, whatever of it is left.
+/// The next ADD repairs the frame, whatever is left of it.
 pub fn a_broken_frame_is_mended() -> Outcome {
     let mut kernel = Kernel::open()?;
     for damage in [
@@ -154,7 +153,7 @@ pub fn a_broken_frame_is_mended() -> Outcome {
     Ok(())
 }
 
-/// Rules in a chain that no packet enters would do nothing, and say so to nobody.
+/// Rules in a chain that no packet enters would silently do nothing.
 pub fn a_chain_without_its_hook_is_refused() -> Outcome {
     let mut kernel = Kernel::open()?;
     for chain in ["postrouting", "postrouting { type filter hook postrouting priority 100; }"] {

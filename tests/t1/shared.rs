@@ -1,5 +1,5 @@
-//! What attachments share, the bridge and its gateway addresses, is not the one's that made it: an ADD that fails takes
-//! nothing away that another stands on.
+//! The bridge and its gateway addresses do not belong to the attachment that made them: a failed ADD removes nothing
+//! that another attachment uses.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ use tests::harness::Outcome;
 use crate::bridge::{addresses, conf, link, links, name, v4_only, with};
 use crate::call::{Answer, Caller, Pod, Whose};
 
-/// More rounds than it has ever taken until a race was lost.
+/// More rounds than any lost race has ever needed.
 const ROUNDS: usize = 30;
 /// An ADD on a new bridge makes more calls than this.
 const FEWEST_CALLS: usize = 6;
@@ -29,7 +29,7 @@ fn failing(conf: &Value) -> Value {
     conf
 }
 
-/// What a pod that was attached lacks on the host.
+/// What is missing on the host for an attached pod.
 fn harm(answer: &Answer) -> Option<String> {
     if answer.status != 0 {
         return Some(format!("it is not attached: {answer:?}"));
@@ -45,7 +45,7 @@ fn harm(answer: &Answer) -> Option<String> {
     (!gone.is_empty()).then(|| format!("of its gateways {gone:?} are gone"))
 }
 
-/// An ADD that fails late is stopped behind each of its calls in turn; meanwhile another pod is attached.
+/// An ADD that fails late is stopped after each of its calls in turn, while another pod is attached.
 fn interrupted_everywhere(prepare: impl Fn(&mut Kernel)) -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let (one, two) = (Room::create("one")?, Room::create("two")?);
@@ -120,7 +120,7 @@ pub fn of_eight_at_once_those_that_succeed_keep_what_they_need() -> Outcome {
     Ok(())
 }
 
-/// A bridge that has no port any more, or not yet, keeps the gateway's address that it has.
+/// A bridge without ports keeps its gateway address.
 pub fn a_failed_add_leaves_an_idle_bridge_its_addresses() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;
@@ -181,7 +181,7 @@ pub fn a_failed_add_with_force_address_leaves_the_old_ipv6_address() -> Outcome 
     failed_takeover(json!({ "forceAddress": true }), "fd09:1::/64", "fd09:1::1/48")
 }
 
-/// Nor does an ADD that was not told so leave a bridge without an address.
+/// An ADD without that setting does not leave a bridge without an address either.
 pub fn a_failed_add_leaves_an_idle_bridge_of_another_subnet_its_address() -> Outcome {
     failed_takeover(json!({}), "10.9.2.0/24", "10.9.1.1/24")
 }

@@ -1,4 +1,4 @@
-//! What the kernel has and this code cannot read is not what the kernel does not have.
+//! An object that this code cannot decode does not count as missing.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -63,7 +63,7 @@ pub fn an_address_with_a_label_in_latin_1_is_listed_or_an_error() -> Outcome {
     Ok(())
 }
 
-/// A pod on such a bridge: its result names the bridge as it is, or the error says what is the matter.
+/// A pod on such a bridge: the result names the bridge correctly, or the error names the problem.
 pub fn a_pod_on_a_bridge_with_an_alias_in_latin_1_is_told_no_untruth() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let room = Room::create("pod")?;

@@ -1,4 +1,4 @@
-//! A failed ADD of bridge takes back what it did itself, and nothing else.
+//! A failed ADD of bridge removes what it made itself, and nothing else.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -29,7 +29,7 @@ fn masqueraded() -> usize {
     Nft::open().unwrap().rules(&masquerade::table(), Some("masq_checks")).map_or(0, |rules| rules.len())
 }
 
-/// The pod that was there before keeps everything: its link, bridge, gateway, rules and reservation.
+/// The earlier pod keeps everything: its link, bridge, gateway, rules and reservation.
 pub fn a_failed_add_leaves_other_pods_alone() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let (old, new) = (Room::create("old")?, Room::create("new")?);
@@ -91,19 +91,19 @@ pub fn a_new_bridge_that_others_have_joined_stays() -> Outcome {
     Ok(())
 }
 
-/// The MAC check cannot be set up, when the masquerade is: its rules go again, and a pod's of the same network stay.
+/// The MAC check cannot be set up after the masquerade: its rules are removed, and those of another pod stay.
 pub fn rules_that_were_written_are_taken_back() -> Outcome {
     let caller = Caller::new(Whose::Ours);
     let (old, new) = (Room::create("old")?, Room::create("new")?);
     let good = with(&v4_only(&conf(&caller), "10.9.1.0/24"), json!({ "ipMasq": true }));
     caller.call("ADD", &Pod::of(&old, "old"), &good).ok();
-    // somebody's chain of the name that the check has to hook
+    // Another program's chain has the name that the check must hook.
     let status = Command::new("nft").arg("add table bridge nat; add chain bridge nat PREROUTING").status()?;
     assert!(status.success(), "nft: {status}");
     let before = masqueraded();
     assert!(before > 0, "the first pod is masqueraded");
     let error = caller.call("ADD", &Pod::of(&new, "new"), &with(&good, json!({ "macspoofchk": true }))).error();
-    assert!(error.contains("chain PREROUTING of table bridge nat is not of the kind that is wanted"), "{error}");
+    assert!(error.contains("chain PREROUTING of table bridge nat is not of the desired kind"), "{error}");
     assert_eq!(masqueraded(), before, "masquerade rules");
     assert_eq!(links(&mut Kernel::open()?).len(), 2, "the bridge and the first pod's link");
     assert_eq!(caller.reserved("net"), ["10.9.1.2"]);

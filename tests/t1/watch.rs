@@ -1,4 +1,5 @@
-//! A thread that holds a table of ours, as the daemon does, while another program changes its own by thousands of elements.
+//! A thread keeps a table of ours in order, as the daemon does, while another program changes its own by thousands of
+//! elements.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -33,7 +34,7 @@ struct Holder {
     cpu: AtomicU64,
     /// How often it converged.
     passes: AtomicU64,
-    /// How often it waited for a change in vain.
+    /// How often it waited for a change without result.
     idle: AtomicU64,
 }
 
@@ -87,7 +88,7 @@ impl Holder {
         }
     }
 
-    /// Waits until nothing is left to be heard; the CPU time and the passes so far.
+    /// Waits until no announcement is left; returns the CPU time and the passes so far.
     fn so_far(&self) -> (Duration, u64) {
         let wanted = self.idle.load(Relaxed) + 2;
         let look = || match self.idle.load(Relaxed) {
@@ -181,7 +182,7 @@ fn beside_a_holder(work: impl FnOnce(&Holder, &mut Kernel, &mut Other)) -> Outco
     let holder = Holder::default();
     let mut kernel = Kernel::open()?;
     thread::scope(|scope| {
-        /// However `work` ends.
+        /// Runs however `work` ends.
         struct Stop<'a>(&'a Holder);
         impl Drop for Stop<'_> {
             fn drop(&mut self) {

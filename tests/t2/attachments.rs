@@ -1,4 +1,4 @@
-//! What plugins made on a host for its pods is right again after somebody has changed it.
+//! flanneld restores what plugins made on a host for its pods after another program has changed it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -29,7 +29,7 @@ fn look(kernel: &mut Kernel, veth: &IfName) -> Result<Look, Failure> {
     Ok(Look(state, kernel.link(veth)?.and_then(|link| link.port)))
 }
 
-/// After `line`, in which VETH is the pod's port, all is as before.
+/// After `line`, in which VETH is the pod's port, everything is as before.
 fn is_repaired(what: &str, line: &str) -> Outcome {
     let cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
     let room = cluster.world.host(1)?;

@@ -1,4 +1,4 @@
-//! What flanneld does not repair of attachments, and says.
+//! Problems of attachments that flanneld reports but does not repair.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -54,7 +54,7 @@ pub fn a_link_to_a_pod_that_is_gone_is_reported() -> Outcome {
     Ok(())
 }
 
-/// A pod that goes as it should is no finding.
+/// A pod that is removed in order is not reported.
 pub fn a_detached_pod_is_not_reported() -> Outcome {
     let mut cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
     let counts = |pods: usize| {

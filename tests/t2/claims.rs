@@ -10,7 +10,7 @@ use lab::process::{Launch, last_lines};
 use lab::topology::Topology;
 use lab::wait::eventually;
 use rustix::mount::mount_bind;
-use store::files;
+use store::{config_path, files};
 use tests::harness;
 
 use crate::disturb::run;
@@ -19,14 +19,14 @@ use crate::{Failure, Outcome};
 
 const KEY: &str = "10.244.7.0-24";
 
-/// A lease of a host that may not be honest.
+/// A lease of a host that may be hostile.
 fn lease(public: &str) -> String {
     format!(
         r#"{{"PublicIP":"{public}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:07"}}}}"#
     )
 }
 
-/// Host 1 judges the lease with `key`: it names it among what it ignores, and does not follow it.
+/// Host 1 judges the lease with `key`: it rejects the lease, and reports it.
 fn is_refused(key: &str, because: &str) -> Outcome {
     let subnet: IpNetwork = key.replace('-', "/").parse()?;
     let followed = eventually(format_args!("host1 judges {key}"), PATIENCE, || {
@@ -37,7 +37,7 @@ fn is_refused(key: &str, because: &str) -> Outcome {
             false => Err(format!("{status:?}")),
         }
     })?;
-    assert!(!followed, "the lease {key} is followed: {because}");
+    assert!(!followed, "the lease {key} is accepted: {because}");
     Ok(())
 }
 
@@ -105,4 +105,27 @@ pub fn one_of_the_underlays_broadcast_address() -> Outcome {
 
 pub fn one_of_the_underlays_network_address() -> Outcome {
     of_the_underlay("192.168.1.0", "its address is the underlay's network address")
+}
+
+/// A network over the LAN of its host: the status names both, the host is ready, and does not lease the LAN's own subnet.
+pub fn a_network_over_the_hosts_lan_is_said() -> Outcome {
+    let spec = Spec { topology: Topology::flat(1), mode: Mode::Vxlan, dual_stack: false, outlive: false };
+    let mut cluster = Cluster::prepare(spec, &harness::executables()?)?;
+    let config = config_path(&Cluster::store_dir(), "/coreos.com/network");
+    // the subnets 192.168.0.0/24 and 192.168.1.0/24, of which the second is the lab's first segment
+    let text = r#"{"Network":"192.168.0.0/22","SubnetMin":"192.168.0.0","SubnetMax":"192.168.1.0","Backend":{"Type":"vxlan"}}"#;
+    files::replace(&config, text.as_bytes())?;
+    cluster.start_daemons()?;
+    cluster.wait_ready()?;
+    let wanted = "the network 192.168.0.0/22 overlaps 192.168.1.11/24 of eth0";
+    let status = eventually("the status is written", PATIENCE, || match Cluster::status(1) {
+        Some(status) if status.warnings.iter().any(|warning| warning.contains(wanted)) => Ok(status),
+        other => Err(format!("{other:?}; {}", last_lines(&log_file(1)))),
+    })?;
+    assert_eq!(status.warnings.len(), 1, "{:?}", status.warnings);
+    assert_eq!(status.subnets, ["192.168.0.0/24".parse::<IpNetwork>()?]);
+    assert_eq!(status.last_error, None);
+    let log = fs::read_to_string(log_file(1))?;
+    assert_eq!(log.matches(wanted).count(), 1, "once: {log}");
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Networks without a flanneld: each host's conflist carries the others, and the plugins make the host so.
+//! Networks without a flanneld: each host's conflist lists the others, and the plugins set up the host.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -172,7 +172,7 @@ fn wrong(what: &str, outcome: Result<Pod, Failure>) -> Result<String, Failure> {
     }
 }
 
-/// Every pod reaches every other by the path that the type means, and CHECK finds nothing.
+/// Every pod reaches every other by the path of the plugin's type, and CHECK finds no difference.
 fn all_pairs(kind: &str, mode: Mode, topology: Topology, dual_stack: bool) -> Outcome {
     let lab = Lab::new(topology, dual_stack)?;
     let pods = lab.pods(kind)?;
@@ -220,7 +220,7 @@ pub fn host_gw_dual_stack() -> Outcome {
     all_pairs("host-gw", Mode::HostGw, Topology::flat(3), true)
 }
 
-/// The next ADD follows the file: peers that are gone lose their entries, and nothing else is touched.
+/// The next ADD follows the file: peers that are gone lose their entries, and everything else stays.
 pub fn peers_come_and_go() -> Outcome {
     let lab = Lab::new(Topology::flat(3), false)?;
     let pods = lab.pods("vxlan")?;
@@ -253,7 +253,7 @@ pub fn peers_come_and_go() -> Outcome {
     Ok(())
 }
 
-/// CHECK says what is missing, and the next ADD brings it back.
+/// CHECK reports what is missing, and the next ADD restores it.
 pub fn check_names_what_is_missing() -> Outcome {
     let lab = Lab::new(Topology::flat(2), true)?;
     let pods = lab.pods("vxlan")?;
@@ -274,7 +274,7 @@ pub fn check_names_what_is_missing() -> Outcome {
     pods[1].addresses.iter().try_for_each(|addr| ping(&pods[0], *addr).map(drop))
 }
 
-/// Pods that come at once find a host that nobody has prepared yet.
+/// Pods that start at the same time, on a host that is not set up yet.
 pub fn pods_that_come_at_once_are_all_served() -> Outcome {
     let lab = Lab::new(Topology::flat(2), true)?;
     let conf = lab.conf("vxlan", 1, &[1, 2]);
@@ -300,7 +300,7 @@ pub fn pods_that_come_at_once_are_all_served() -> Outcome {
     Ok(())
 }
 
-/// DEL takes the attachment away only; GC that knows no valid attachment clears the host.
+/// DEL removes only the attachment; GC without valid attachments clears the host.
 pub fn the_host_is_cleared_when_nobody_is_left() -> Outcome {
     let lab = Lab::new(Topology::flat(2), true)?;
     let pods = lab.pods("direct-routing")?;
@@ -333,7 +333,7 @@ pub fn a_host_gw_flanneld_is_not_fought_with() -> Outcome {
     beside_a_flanneld(Mode::HostGw, "the route to 10.244.")
 }
 
-/// A host that a flanneld keeps is left to it, whether its files are seen or only its `marks`.
+/// A host with a flanneld is left to it, whether its files or only its `marks` are visible.
 fn beside_a_flanneld(mode: Mode, marks: &str) -> Outcome {
     let cluster = up(Topology::flat(2), mode, false)?;
     let lab = Lab { world: cluster.world, bin: bin()?, dual_stack: false };
@@ -352,7 +352,7 @@ fn beside_a_flanneld(mode: Mode, marks: &str) -> Outcome {
     Ok(())
 }
 
-/// STATUS says what is wrong with the way out of the host: nothing works, or not all does.
+/// STATUS names problems of the underlay: nothing works, or not everything does.
 pub fn status_looks_at_the_underlay() -> Outcome {
     let lab = Lab::new(Topology::every_third_routed(3), false)?;
     let nobody = Pod { room: Room::create("nobody")?, host: 1, addresses: Vec::new() };

@@ -1,4 +1,4 @@
-//! Changes a host by commands, as a person does, and sees what its daemon makes of it.
+//! Changes a host by commands, as a person would, and observes what its daemon does.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ use crate::{Failure, Outcome};
 pub const PORT: u16 = 8471;
 /// Many times longer than a repair takes.
 pub const LIMIT: Duration = Duration::from_secs(2);
-/// How long nothing may happen to what is to stay.
+/// How long an unwanted change must not appear.
 const WHILE: Duration = Duration::from_millis(1500);
 /// Longer than the daemon waits before it writes a status.
 const QUIET: Duration = Duration::from_millis(700);
@@ -102,7 +102,7 @@ pub fn rests(room: &Room) -> Outcome {
     })?)
 }
 
-/// Waits until `look` sees nothing that is wrong; it gives what it sees.
+/// Waits until `look` finds nothing wrong; `look` returns what it finds.
 pub fn repaired(what: &str, mut look: impl FnMut() -> Result<Option<String>, Failure>) -> Outcome {
     let outcome = eventually(what, LIMIT, || match look() {
         Ok(None) => Ok(Ok(())),
@@ -128,7 +128,7 @@ pub fn repaired_or_said(
     })
 }
 
-/// Looks for a while: `look` must see nothing wrong all the time.
+/// Checks for a while that `look` finds nothing wrong.
 pub fn stays(what: &str, mut look: impl FnMut() -> Result<Option<String>, Failure>) -> Outcome {
     let since = Instant::now();
     let seen: Option<String> = eventually(what, PATIENCE, || match look() {

@@ -1,4 +1,4 @@
-//! What somebody changes about a peer's FDB entry or neighbour is right again: it need not be gone for that.
+//! flanneld restores a peer's FDB entry or neighbour that another program changed rather than deleted.
 
 use kernel::state::{Scope, State};
 use kernel::types::{Family, IfName};
@@ -19,7 +19,7 @@ fn look(cluster: &Cluster, dev: &IfName) -> Result<(State, String), Failure> {
     Ok((room.kernel()?.observe(&scope)?, run(room, &format!("bridge fdb show dev {dev}"))?))
 }
 
-/// Runs `line`, with the peer's address and MAC in it, on host 1. Everything must become as it was.
+/// Runs `line`, with the peer's address and MAC address in it, on host 1. Everything must be restored.
 fn is_repaired(family: Family, what: &str, line: impl Fn(&str, &str, &str) -> String) -> Outcome {
     let cluster = cluster(Topology::flat(2), Mode::Vxlan, family == Family::V6)?;
     let dev = go::device(family)?;

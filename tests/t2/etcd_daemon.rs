@@ -60,7 +60,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Kills the daemon of a host, starts another, and waits until it has looked.
+    /// Kills the daemon of a host, starts another, and waits for its first pass.
     fn restart(&mut self, host: usize) -> Outcome {
         self.daemons.remove(&host).ok_or("no daemon")?.kill()?;
         self.start(host)?;
@@ -125,7 +125,7 @@ pub fn a_lease_is_upstreams_and_so_are_its_peers() -> Outcome {
     let life = fleet.lab.ctl(&["lease", "timetolive", &format!("{:x}", key.lease)])?;
     assert!(life.contains("granted with TTL(86400s)"), "{life}");
 
-    // a restart takes the lease over, and wakes nobody
+    // A restarted daemon takes its lease over, and wakes no other host.
     fleet.restart(1)?;
     assert_eq!(fleet.lab.key(&names[0])?, key);
     assert_eq!(fleet.lab.ctl(&["lease", "list"])?.lines().count(), 3, "two leases and a title");
@@ -140,7 +140,7 @@ pub fn a_lease_is_upstreams_and_so_are_its_peers() -> Outcome {
     fleet.lab.ctl(&["put", "--lease", id, &format!("/coreos.com/network/subnets/{theirs}"), value])?;
     [1, 2].into_iter().try_for_each(|host| fleet.wait_route(host, &net, true))?;
 
-    // what is no lease disturbs nobody
+    // Entries that are not leases disturb no host.
     fleet.lab.put("subnets/README", "not a lease")?;
     fleet.lab.put(&format!("subnets/{bad}"), "{")?;
     fleet.lab.put(&format!("subnets-x/{elsewhere}"), value)?;
@@ -174,7 +174,7 @@ pub fn hosts_without_ipv4_get_different_subnets() -> Outcome {
 
 pub fn daemons_that_race_share_no_half() -> Outcome {
     const HOSTS: usize = 8;
-    // eight of eight subnets: whoever chooses at once, chooses the same
+    // Eight of eight subnets, so hosts that choose at the same time choose the same one.
     let config = r#"{"Network":"10.5.0.0/21","SubnetMin":"10.5.0.0","EnableIPv6":true,"IPv6Network":"fd05::/61","IPv6SubnetMin":"fd05::","Backend":{"Type":"host-gw"}}"#;
     let fleet = Fleet::up(HOSTS, config)?;
     let mut subnets = BTreeSet::new();
@@ -214,7 +214,7 @@ pub fn it_waits_for_etcd_and_outlives_it() -> Outcome {
     let waits = |status: &Status| status.store_stale_since.is_some() && status.store_error.is_some();
     let status = wait(1, "it waits", waits)?;
     assert!(status.last_error.as_ref().is_some_and(|error| error.contains("Connection refused")), "{status:?}");
-    assert!(says(&log_file(1), "etcd cannot be followed"));
+    assert!(says(&log_file(1), "cannot follow etcd"));
     fleet.lab.etcd.start(&fleet.lab.world)?;
     let upstreams = "flannel config not found in etcd store. Did you create your config using etcdv3 API?";
     let status = wait(1, "no configuration", |status| status.last_error.as_deref() == Some(upstreams))?;

@@ -268,7 +268,7 @@ impl Key {
     }
 }
 
-/// What a store has told so far.
+/// Everything that a store has delivered so far.
 #[derive(Debug, Clone)]
 pub struct View {
     pub health: StoreHealth,
@@ -293,7 +293,7 @@ impl View {
     }
 }
 
-/// etcd as a daemon has it: writes, and what it tells.
+/// etcd as a daemon uses it: writes, and the changes that it delivers.
 pub struct Followed {
     etcd: Etcd,
     feed: Feed,

@@ -1,4 +1,4 @@
-//! etcd is away, silent, older than it was, or says much at once.
+//! etcd is away, silent, older than before, or delivers much at once.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ pub fn a_member_that_is_dead_or_paused_is_left() -> Outcome {
         store.until("news by it", |view| view.leases.contains_key("10.5.2.0-24")).await?;
         members[first].start(&world)?;
 
-        // nothing is asked, so only its silence tells: 0.5 s until it is asked, 0.5 s for the answer
+        // No call is waiting, so only the keepalive finds out: it is sent after 0.5 s, and has 0.5 s for its answer.
         let silent = followed(&members, &view)?;
         let begun = Instant::now();
         members[silent].pause()?;
@@ -61,7 +61,7 @@ pub fn a_member_that_is_dead_or_paused_is_left() -> Outcome {
         members[silent].resume()?;
 
         members[now].pause()?;
-        // a call that is not answered tells sooner, and what goes round to the next is a read
+        // A call without an answer finds out earlier; a read is then repeated at the next member.
         let begun = Instant::now();
         let mut tries = 0;
         while let Err(error) = store.renew(KEY, value(1).as_bytes(), value(2).as_bytes(), DAY).await {
@@ -174,7 +174,7 @@ fn revision(fields: &str) -> Result<String, Failure> {
     Ok(line.ok_or_else(|| format!("no revision in {fields}"))?.to_owned())
 }
 
-/// What comes while the consumer is busy is merged, and a list is read in pages.
+/// Changes that arrive while the consumer is busy are merged, and a list is read in pages.
 pub fn a_burst_is_few_changes() -> Outcome {
     const KEYS: usize = 10_000;
     const PAGE: usize = 100;

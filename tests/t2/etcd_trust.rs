@@ -1,4 +1,4 @@
-//! Who etcd is, and who we are to it.
+//! TLS and users: who etcd is, and who this host is to etcd.
 
 use std::fs;
 use std::net::IpAddr;
@@ -87,7 +87,7 @@ pub fn certificates_are_read_anew() -> Outcome {
         assert!(view.health.name.starts_with("etcd https://"), "{}", view.health.name);
         assert_eq!(store.addresses(), ["192.168.1.12".parse::<IpAddr>()?]);
         assert!(store.create(KEY, value(1).as_bytes(), DAY).await?.is_done());
-        // another authority: what was good is not any more
+        // Another authority: the previous certificate is no longer accepted.
         etcd.kill()?;
         certificates("192.168.1.12")?;
         store.until("its end", |view| !view.health.complete).await?;
@@ -96,7 +96,7 @@ pub fn certificates_are_read_anew() -> Outcome {
         assert!(store.renew(KEY, value(1).as_bytes(), value(2).as_bytes(), DAY).await?.is_done());
         Ok(())
     })?;
-    for (asked, words) in [(old_ca, "certificate"), (no_pair, "etcd may want a client's certificate")] {
+    for (asked, words) in [(old_ca, "certificate"), (no_pair, "etcd may require a client certificate")] {
         with_store(world, checked(asked)?, async |store| {
             let view = store.until("an error", |view| view.health.error.is_some()).await?;
             let error = view.health.error.unwrap_or_default();
@@ -163,7 +163,7 @@ pub fn a_token_is_renewed() -> Outcome {
     for (options, words) in [
         (login(&lab, "flannel", "hunter3")?, "log in as flannel: etcdserver: authentication failed"),
         (login(&lab, "nobody", "hunter2")?, "permission denied (the user's role needs"),
-        (nobody, "user name is empty (etcd asks for a user: --etcd-username"),
+        (nobody, "user name is empty (etcd requires a login: set --etcd-username"),
     ] {
         with_store(&lab.world, options, async |store| {
             let view = store.until("an error", |view| view.health.error.is_some()).await?;

@@ -1,4 +1,4 @@
-//! What is written to etcd, and when it is not.
+//! What is written to etcd, and under which conditions.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub fn a_lease_is_written_renewed_and_deleted_by_compare() -> Outcome {
         let left = term.end.ok_or("its end is not known")?.left(Moment::now());
         assert!((86_390..=86_400).contains(&left.as_secs()), "{left:?}");
 
-        // an unchanged lease: nobody is woken
+        // An unchanged lease is renewed without waking any host.
         let before = lab.key(KEY)?;
         assert!(store.renew(KEY, one, one, DAY).await?.is_done());
         assert_eq!(lab.key(KEY)?, before);
@@ -69,7 +69,7 @@ pub fn etcd_leases_are_not_left_behind() -> Outcome {
         assert_eq!(count()?, 2);
         store.renew("10.5.2.0-24", one, one, None).await?;
         assert_eq!(count()?, 1, "a reservation needs none");
-        // somebody else's is not ended: others may be attached
+        // Another process's etcd lease is not revoked, because other keys may be attached to it.
         let granted = lab.ctl(&["lease", "grant", "60"])?;
         let id = granted.split(' ').nth(1).ok_or("no lease")?;
         lab.ctl(&["put", "--lease", id, "/coreos.com/network/subnets/10.5.3.0-24", std::str::from_utf8(one)?])?;

@@ -1,4 +1,4 @@
-//! What wakes the daemon: what contradicts the desired state, and nothing else.
+//! The daemon wakes when an announcement contradicts the desired state, and never otherwise.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -20,7 +20,7 @@ use crate::disturb::PORT;
 use crate::health::get;
 use crate::{Failure, Outcome, all_pairs_answer, heal, up};
 
-/// How soon a change that somebody makes must be undone.
+/// How soon another program's change must be undone.
 const PROMISED: Duration = Duration::from_secs(1);
 const DEVICE: &str = "flannel.1";
 
@@ -199,7 +199,7 @@ fn churn(gateway: &str, gateway_v6: &str) -> String {
     text
 }
 
-/// Deletes the peer's route and waits until it is there again: all that was announced before has been judged by then.
+/// Deletes the peer's route and waits until it is restored: by then all earlier announcements have been judged.
 fn repaired(cluster: &Cluster) -> Outcome {
     let mut kernel = cluster.world.host(1)?.kernel()?;
     let ours = |kernel: &mut Kernel| -> Result<_, Failure> {

@@ -79,7 +79,7 @@ fn drafts() -> Vec<PathBuf> {
     found
 }
 
-/// Kills a start at its first such call, another at its second, and so on; after each a start succeeds.
+/// Kills the first start at its first such call, the next one at its second, and so on; after each a start succeeds.
 fn killed_at_each(cluster: &Cluster, call: &str, made: &[&str]) -> Outcome {
     let is_made = || made.iter().all(|name| run_dir().join(name).exists());
     for number in 1..=MOST {

@@ -1,5 +1,5 @@
-//! What somebody deletes is back, and what somebody sets otherwise is set back, as soon as the kernel announces it: long
-//! before the audit. How soon is a figure, and not a test: the cores may be busy.
+//! flanneld restores what another program deletes or changes as soon as the kernel announces it, long before the
+//! audit. The time is a figure, not a test, because the cores may be busy.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -76,7 +76,7 @@ fn bridge() -> Result<IfName, Failure> {
     Ok(IfName::new("br9")?)
 }
 
-/// What stops a VXLAN device's traffic and leaves the device there. Without ARP it loses its neighbours, too.
+/// Settings that stop a VXLAN device's traffic but leave the device. Without ARP it also loses its neighbours.
 fn changes(whole: &State) -> Result<Vec<Step>, Failure> {
     let mut steps = Vec::new();
     for (name, link) in &whole.links {
@@ -104,8 +104,8 @@ fn deletions(whole: &State) -> Vec<Step> {
     steps
 }
 
-/// Takes the step and measures until the state is whole again. That the deletion was one is seen first, or, when the
-/// repair was faster than the look, from the kernel's answer to the step.
+/// Takes the step, and measures until the state is complete again. First it checks that the deletion happened: in the
+/// kernel or, if the repair was faster, by the kernel's answer to the step.
 fn heal(kernel: &mut Kernel, scope: &Scope, whole: &State, step: &Step) -> Result<Duration, Failure> {
     let started = Instant::now();
     let report = kernel.apply(std::slice::from_ref(step));

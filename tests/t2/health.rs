@@ -1,4 +1,4 @@
-//! What a daemon tells those who watch it, by HTTP and by its exit.
+//! What a daemon reports to its supervisors, by HTTP and by its exit status.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,4 +1,4 @@
-//! Changes of the configuration during which hosts disagree, or their devices are made anew.
+//! Changes of the configuration during which hosts disagree, or their devices are recreated.
 
 use std::fs;
 
@@ -47,8 +47,8 @@ fn set(host: usize, config: &str) -> Outcome {
     Ok(files::replace(&config_path(&store, PREFIX), config.as_bytes())?)
 }
 
-/// Host 1 and host 2 go from `from` to another configuration, and host 3 has not followed: it and they reach each other as
-/// before. `followed`: what a host has changed that has followed.
+/// Host 1 and host 2 change from `from` to another configuration, and host 3 has not followed: all reach each other
+/// as before. `followed` checks the changes on a host that has followed.
 fn the_routed_host_keeps_its_path(from: Mode, config: &str, followed: impl Fn(usize) -> Outcome) -> Outcome {
     let (cluster, _daemons) = with_own_configurations(from)?;
     let traffic = Traffic::at(&cluster, &[(3, 1), (1, 3)], 2_000)?;
@@ -112,8 +112,7 @@ fn device(cluster: &Cluster, from: usize, to: usize) -> Result<Option<(Vxlan, Mt
     }))
 }
 
-/// The backend's options change under traffic, there and back, and again: one change may be lucky. One host is behind a
-/// router.
+/// The backend's options change under traffic, forth and back, twice. One host is behind a router.
 fn nothing_is_lost(what: &str, options: serde_json::Value, is_so: impl Fn(&Vxlan, Mtu) -> bool) -> Outcome {
     let cluster = up(Topology::every_third_routed(3), Mode::Vxlan, false)?;
     let traffic = Traffic::start(&cluster, &cluster.pairs())?;

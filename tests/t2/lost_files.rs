@@ -1,4 +1,4 @@
-//! subnet.env and the status are what the daemon says, whatever somebody does to the files.
+//! flanneld restores subnet.env and the status whatever another program does to the files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,8 +35,8 @@ fn host() -> Result<Cluster, Failure> {
     Ok(cluster)
 }
 
-/// strace(1) holds the daemon for a while whenever a file has got its name. Whoever sees subnet.env and looks at the
-/// status finds this host's subnet there.
+/// strace(1) pauses the daemon whenever a file has got its name. A reader of subnet.env finds this host's subnet in
+/// the status.
 pub fn the_status_is_there_when_subnet_env_is() -> Outcome {
     let spec = Spec { topology: Topology::flat(1), mode: Mode::Vxlan, dual_stack: false, outlive: false };
     let mut cluster = Cluster::prepare(spec, &harness::executables()?)?;

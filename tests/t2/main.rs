@@ -14,6 +14,7 @@ mod attachments_left;
 mod claims;
 mod daemonless;
 mod disturb;
+mod drills;
 mod entries;
 mod etcd_daemon;
 mod etcd_server;
@@ -30,6 +31,7 @@ mod live;
 mod live_changes;
 mod lost_files;
 mod paths;
+mod rights;
 mod samples;
 mod settings;
 mod store;
@@ -60,6 +62,8 @@ const IP: Need = Need::Program("ip");
 const BRIDGE: Need = Need::Program("bridge");
 const NFT: Need = Need::Program("nft");
 const TC: Need = Need::Program("tc");
+const SYSTEMD: Need = Need::Program("systemd-analyze");
+const SETPRIV: Need = Need::Program("setpriv");
 const STRACE: Need = Need::Program("strace");
 
 static TESTS: &[Test] = &[
@@ -111,6 +115,7 @@ static TESTS: &[Test] = &[
     test!(underlay_changes::behind_nat),
     test!(underlay_changes::an_address_that_another_host_has),
     test!(underlay_changes::a_public_ip_that_another_host_has),
+    test!(samples::systemd_accepts_the_units, SYSTEMD),
     test!(samples::flannel),
     test!(samples::vxlan),
     test!(samples::host_gw),
@@ -184,6 +189,7 @@ static TESTS: &[Test] = &[
     test!(claims::one_that_holds_the_gateways_address, IP),
     test!(claims::one_that_holds_a_dns_servers_address),
     test!(claims::one_that_holds_the_stores_address, IP, ETCD, ETCDCTL),
+    test!(claims::a_network_over_the_hosts_lan_is_said),
     test!(claims::one_of_the_underlays_broadcast_address),
     test!(claims::one_of_the_underlays_network_address),
     test!(entries::an_fdb_entry_to_elsewhere, IP, BRIDGE),
@@ -208,6 +214,9 @@ static TESTS: &[Test] = &[
     test!(live_changes::another_port),
     test!(live_changes::another_vni_and_port),
     test!(instances::the_second_refuses),
+    test!(rights::vxlan_without_the_capability_ends, SETPRIV),
+    test!(rights::host_gw_without_the_capability_ends, SETPRIV),
+    test!(rights::alloc_needs_no_capability, SETPRIV),
     test!(live_changes::another_mtu),
     test!(lost_files::the_status_is_there_when_subnet_env_is, STRACE),
     test!(lost_files::a_deleted_subnet_env),
@@ -216,6 +225,13 @@ static TESTS: &[Test] = &[
     test!(lost_files::a_removed_folder),
     test!(lost_files::a_deleted_status),
     test!(lost_files::an_emptied_status),
+    test!(drills::vxlan, STRACE, IP, NFT),
+    test!(drills::host_gw, STRACE, IP, NFT),
+    test!(drills::udp, STRACE, IP, NFT, Need::Tun),
+    test!(drills::alloc, STRACE, IP, NFT),
+    test!(drills::ipip, STRACE, IP, NFT),
+    test!(drills::wireguard, STRACE, IP, NFT),
+    test!(drills::extension, STRACE, IP, NFT),
     test!(settings::ip_forward, IP),
     test!(settings::forwarding_of_the_device, IP),
     test!(settings::forwarding_of_the_underlay, IP),
@@ -282,7 +298,8 @@ fn main() -> ExitCode {
     let environment = Environment {
         tier: "t2",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
-        cargo: std::env::var_os("CARGO"),
+        cargo: std::env::var_os("CARGO").filter(|_| std::env::var_os("PREBUILT").is_none()),
+        drills: std::env::var_os("DRILLS").is_some_and(|value| value == "all"),
     };
     harness::main(TESTS, &environment)
 }

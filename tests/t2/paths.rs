@@ -1,4 +1,4 @@
-//! Every pod reaches every other, by the path that the backend means.
+//! Every pod reaches every other, by the path of the backend.
 
 use std::time::Duration;
 

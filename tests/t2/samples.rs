@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use cni::runtime::{Attachment, NetworkList, Runtime};
@@ -149,4 +150,25 @@ pub fn vxlan_without_flanneld() -> Outcome {
 /// Its second host's file is the first one's with another subnet.
 pub fn host_gw_without_flanneld() -> Outcome {
     alone(["30-host-gw-host1.conflist"; 2])
+}
+
+/// systemd has nothing to say about the units. It ends with success whatever it has said.
+pub fn systemd_accepts_the_units() -> Outcome {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/systemd");
+    fs::create_dir_all(FILES)?;
+    let mut seen = 0;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let unit = Path::new(FILES).join(entry.file_name());
+        let text = fs::read_to_string(entry.path())?;
+        // it looks for the executable
+        fs::write(&unit, text.replace("/usr/local/bin/flanneld", "/bin/sh"))?;
+        let output = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let about_it: Vec<&str> = said.lines().filter(|line| line.contains("flanneld")).collect();
+        assert!(output.status.success() && about_it.is_empty(), "{}: {said}", entry.path().display());
+        seen += 1;
+    }
+    assert!(seen > 0, "conf/systemd has no unit");
+    Ok(())
 }

@@ -71,7 +71,7 @@ pub fn garbage_disturbs_nobody() -> Outcome {
     is_named(&[cut, list])
 }
 
-/// Keys of subnets that neither host has leased: what is written over a host's own lease is another matter.
+/// Keys of subnets that neither host has leased; overwriting a host's own lease is a different test.
 fn free() -> Vec<String> {
     let leased: Vec<_> = [1, 2].into_iter().filter_map(Cluster::status).flat_map(|status| status.subnets).collect();
     let is_free = |key: &String| leased.iter().all(|net| *key != format!("{}-24", net.network()));
@@ -122,7 +122,7 @@ fn is_named(keys: &[&str]) -> Outcome {
     Ok(())
 }
 
-/// Somebody holds the lock of the store: the daemons say who, keep what they have, and go on when it is free.
+/// Another process holds the store's lock: the daemons name it, keep what they have, and continue when it is free.
 pub fn a_lock_that_is_held_is_said_and_waited_for() -> Outcome {
     let cluster = up(Topology::flat(2), Mode::Vxlan, false)?;
     let lock = Cluster::leases_dir().with_file_name("lock");

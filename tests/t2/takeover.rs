@@ -134,7 +134,7 @@ fn gone(subnet: &str, public: &str, mac: Option<Mac>) -> Result<Peer, Failure> {
     Ok(Peer { subnet: subnet.parse()?, public: public.parse()?, mac })
 }
 
-/// Left from hosts that are gone and from a peer's former device, as old as may be.
+/// Left by hosts that are gone and by a peer's former device, of any age.
 fn stale(cluster: &Cluster, peers: &[Peer]) -> Result<State, Failure> {
     let mut state = State::default();
     let [first, ..] = unleased(peers);
@@ -263,12 +263,12 @@ fn is_taken_over(host: &GoCluster, before: &Look, after: &Look) -> Outcome {
     Ok(())
 }
 
-/// By what a route is known to be somebody's.
+/// What identifies the owner of a route.
 fn same(have: &Route, want: &Route) -> bool {
     (have.kind, &have.dev, have.via, have.protocol) == (want.kind, &want.dev, want.via, want.protocol)
 }
 
-/// Go's way to every peer, and no second one.
+/// Go's way to every peer exists exactly once.
 fn has_one_route_each(host: &GoCluster, look: &Look, protocol: RouteProtocol) {
     let wanted = go::state(&host.cluster, &host.peers).map(|state| state.routes).unwrap_or_default();
     assert_eq!(wanted.len(), host.peers.len());
@@ -313,7 +313,7 @@ fn go_keeps_the_device(host: &GoCluster, family: Family) -> Outcome {
     Ok(())
 }
 
-/// As long as the store cannot be read nobody knows what is stale.
+/// While the store cannot be read, it is unknown which objects are stale.
 pub fn nothing_is_removed_before_the_store_is_read() -> Outcome {
     let host = GoCluster::up(Topology::flat(2), Mode::Vxlan, false)?;
     let leases = go::own_leases(HOST);

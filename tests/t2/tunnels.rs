@@ -43,7 +43,7 @@ pub fn extension_routes_by_commands() -> Outcome {
             "{text}"
         );
     }
-    // a host goes, with its lease: the others are told
+    // A host goes, with its lease; the commands of the others run for it.
     let gone = Cluster::status(3).and_then(|status| status.subnets.first().copied()).ok_or("no lease")?;
     cluster.take_daemon(3)?.kill()?;
     fs::remove_file(Cluster::leases_dir().join(gone.to_string().replace('/', "-")))?;
@@ -86,7 +86,7 @@ pub fn ipip_works_or_names_its_module() -> Outcome {
     works_or_names(Mode::Ipip, "ipip")
 }
 
-/// A kernel without the module: the status says what is missing and what to do, and no pod is invited.
+/// A kernel without the module: the status says what is missing and what to do, and the lease invites no peer.
 fn works_or_names(mode: Mode, module: &str) -> Outcome {
     let spec = Spec { topology: Topology::flat(2), mode, dual_stack: false, outlive: false };
     let mut cluster = Cluster::prepare(spec, &harness::executables()?)?;

@@ -1,4 +1,4 @@
-//! Two flannelds on one host, each with its own network, store and subnet file: neither touches what is the other's.
+//! Two flannelds on one host, each with its own network, store and subnet file: neither touches the other's objects.
 
 use std::fs;
 use std::path::PathBuf;
@@ -174,7 +174,7 @@ pub fn one_vni_for_two_is_refused() -> Outcome {
     second_is_refused(networks, "flannel.1 belongs to 10.244.0.0/16")
 }
 
-/// Without a device it is the other process that says what it serves.
+/// Without a device the other process is found by its claim.
 pub fn a_network_inside_anothers_is_refused() -> Outcome {
     let inside = Network { prefix: 17, ..Network::new(244, None) };
     second_is_refused([Network::new(244, None), inside], "10.244.0.0/17 overlaps 10.244.0.0/16")

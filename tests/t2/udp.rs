@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener
 use std::time::Duration;
 
 use etherparse::{Icmpv4Type, IpNumber, NetSlice, PacketBuilder, SlicedPacket, TransportSlice, icmpv4};
+use ipnetwork::IpNetwork;
 use kernel::diff::Step;
 use kernel::state::{Link, LinkKind, Route, RouteKey, State, TunTap};
 use kernel::tuntap::Queue;
@@ -88,11 +89,11 @@ pub fn a_stream_arrives_whole() -> Outcome {
 /// What a host's data path has counted. It is in the status after a pass that changed something.
 fn counted(cluster: &Cluster, host: usize) -> Result<overlay::status::Udp, Failure> {
     let before = Cluster::status(host).and_then(|status| status.udp).unwrap_or_default();
-    let network = RouteKey::main(NETWORK.parse()?);
+    let network: IpNetwork = NETWORK.parse()?;
     let mut kernel = cluster.world.host(host)?.kernel()?;
     let routes = kernel.routes(TableId::MAIN)?;
-    let (_, route) = routes.into_iter().find(|(key, _)| *key == network).ok_or("no route for the network")?;
-    kernel.apply(&[Step::DeleteRoute(network, route)]).ok()?;
+    let (key, route) = routes.into_iter().find(|(key, _)| key.dst == network).ok_or("no route for the network")?;
+    kernel.apply(&[Step::DeleteRoute(key, route)]).ok()?;
     Ok(eventually("the status has new counters", PATIENCE, || {
         let now = Cluster::status(host).and_then(|status| status.udp).unwrap_or_default();
         if now != before { Ok(now) } else { Err(format!("{now:?}")) }
@@ -214,7 +215,7 @@ pub fn strangers_and_liars_are_not_heard() -> Outcome {
     knock(second, host, GO_DEVICE, pod, b"for another")?;
     knock(second, host, pod, pod, b"as if from here")?;
     knock(second, host, there, Ipv4Addr::new(10, 244, 200, 1), b"by way of here")?;
-    // the first that may be heard, and after it a host's own address, as that of a service's client
+    // the first that must be accepted, and after it a host's own address, as that of a service's client
     knock(second, host, there, pod, b"a pod's")?;
     knock(second, host, member, pod, b"a host's")?;
     let mut buffer = [0; 64];

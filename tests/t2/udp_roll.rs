@@ -121,7 +121,7 @@ fn restart_over_etcd(what: &str, end: impl FnOnce(&mut Cluster) -> Outcome) -> O
     Ok(())
 }
 
-/// What Go flanneld leaves: its device goes with it.
+/// Go flanneld deletes its device when it stops.
 fn kill_with_device(cluster: &mut Cluster) -> Outcome {
     cluster.take_daemon(1)?.kill()?;
     run(cluster.world.host(1)?, "ip link del flannel0").map(drop)

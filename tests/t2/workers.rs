@@ -85,7 +85,7 @@ pub fn a_store_follower_that_panics() -> Outcome {
     })
 }
 
-/// The kernel's announcements are heard by a task of the runtime. Here it ends with its runtime, as it would by a panic,
+/// A task of the runtime reads the kernel's announcements. Here it ends with its runtime, as it would by a panic,
 /// and whoever waits for news learns of it.
 pub fn a_reader_of_announcements_that_has_ended() -> Outcome {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -74,12 +74,16 @@ impl File {
             .filter(|at| {
                 let (before, after) = (&self.code[..*at], &self.code[at + word.len()..]);
                 let open_end = word.ends_with(|c: char| !c.is_alphanumeric() && c != '_');
-                let in_tests = self.tests.iter().any(|range| range.contains(at));
                 !part_of_name(before.chars().next_back())
                     && (open_end || !part_of_name(after.chars().next()))
-                    && (with_tests || !in_tests)
+                    && (with_tests || !self.in_unit_tests(*at))
             })
             .collect()
+    }
+
+    /// Whether the byte offset `at` is in code for unit tests.
+    pub fn in_unit_tests(&self, at: usize) -> bool {
+        self.tests.iter().any(|range| range.contains(&at))
     }
 
     /// `path:line`, as editors take it.

@@ -240,7 +240,7 @@ pub fn hostile_wireguard_leases_disturb_nobody() -> Outcome {
     all_pairs_answer(&cluster, Mode::Wireguard)
 }
 
-/// A second is promised, and this machine's processor is imitated. A peer that hears nothing from a device that was made
+/// A second is promised, and this machine's processor is imitated. A peer that receives nothing from a device that was made
 /// anew finds out after 15 s (KEEPALIVE_TIMEOUT + REKEY_TIMEOUT, drivers/net/wireguard/messages.h).
 const SOON: Duration = Duration::from_secs(3);
 
@@ -271,7 +271,7 @@ fn delete_device(cluster: &Cluster) -> Outcome {
 }
 
 /// As when a host goes from Go flanneld to ours, and Go's device is made anew.
-pub fn a_device_made_at_the_start_is_heard_of() -> Outcome {
+pub fn a_device_made_at_the_start_reaches_its_peers() -> Outcome {
     let mut cluster = up(Topology::flat(2), Mode::Wireguard, false)?;
     all_pairs_answer(&cluster, Mode::Wireguard)?;
     let index = device_index(&cluster)?;
@@ -282,7 +282,7 @@ pub fn a_device_made_at_the_start_is_heard_of() -> Outcome {
     the_peer_hears_of_it(&cluster, index)
 }
 
-pub fn a_device_that_was_deleted_is_heard_of() -> Outcome {
+pub fn a_device_that_was_deleted_reaches_its_peers() -> Outcome {
     let cluster = up(Topology::flat(2), Mode::Wireguard, false)?;
     all_pairs_answer(&cluster, Mode::Wireguard)?;
     let index = device_index(&cluster)?;

@@ -1,9 +1,9 @@
-//! The kernel library's links of kinds that most test machines lack.
+//! Kinds of links that the kernels of most test machines do not have.
 
 use std::collections::BTreeMap;
 
 use kernel::diff::{LinkChange, Step, diff};
-use kernel::news::{Ear, News, Reader};
+use kernel::news::{Listener, News, Reader};
 use kernel::state::{
     Bridge, Ipip, Ipvlan, IpvlanIsolation, IpvlanMode, Link, LinkKind, Macvlan, MacvlanMode, PublicKey, Scope, Secret,
     State, VethPeer, Vlan, VlanDevice, VlanKey, VlanProtocol, WireguardDevice, WireguardPeer,
@@ -35,13 +35,16 @@ pub fn vlans_of_a_bridge_work() -> Outcome {
 pub fn vlans_of_a_port_are_announced() -> Outcome {
     let (bridge, port) = (IfName::new("vlans")?, IfName::new("port")?);
     let peer = VethPeer { name: IfName::new("peer")?, mac: None, mtu: None, netns: None };
-    let mut ear = Ear::open()?;
+    let mut listener = Listener::open()?;
     let mut kernel = Kernel::open()?;
     let id = |id| VlanKey { dev: port.clone(), id };
     let mut steps = vec![
         Step::CreateLink(
             bridge.clone(),
-            Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: true, ..kernel::state::Bridge::default() })),
+            Link::up(LinkKind::Bridge(kernel::state::Bridge {
+                vlan_filtering: true,
+                ..kernel::state::Bridge::default()
+            })),
         ),
         Step::CreateLink(port.clone(), Link::up(LinkKind::Veth(kernel::state::Veth { peer: Some(Box::new(peer)) }))),
         Step::ChangeLink(port.clone(), LinkChange { master: Some(Some(bridge.clone())), ..LinkChange::default() }),
@@ -51,7 +54,7 @@ pub fn vlans_of_a_port_are_announced() -> Outcome {
     }
     steps.extend([Step::DeleteLink(port.clone()), Step::DeleteLink(bridge)]);
     kernel.apply(&steps).ok()?;
-    let told = vlans_told(&mut ear, &port)?;
+    let told = vlans_told(&mut listener, &port)?;
     let plain = Vlan::default();
     let native = Vlan { pvid: true, untagged: true };
     let all: Vec<(VlanId, Vlan)> = [(1, native), (100, plain), (101, plain), (102, plain)]
@@ -64,10 +67,13 @@ pub fn vlans_of_a_port_are_announced() -> Outcome {
 }
 
 /// All that is told of the port's VLANs until its link is gone.
-fn vlans_told(ear: &mut Ear, port: &IfName) -> Result<Vec<BTreeMap<VlanId, Vlan>>, Box<dyn std::error::Error>> {
+fn vlans_told(
+    listener: &mut Listener,
+    port: &IfName,
+) -> Result<Vec<BTreeMap<VlanId, Vlan>>, Box<dyn std::error::Error>> {
     let (mut reader, mut told) = (Reader::default(), Vec::new());
     loop {
-        for news in ear.hear()?.into_iter().flat_map(|announcement| reader.read(announcement)) {
+        for news in listener.receive()?.into_iter().flat_map(|announcement| reader.read(announcement)) {
             match news {
                 News::Link(name, None) if name == *port => return Ok(told),
                 News::Unreadable(why) => return Err(why.into()),

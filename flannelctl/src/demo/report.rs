@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use kernel::types::{Family, IfName};
+use kernel::types::{Family, IfName, Mac};
 
 use super::{DemoError, by_right};
 use crate::screen::Screen;
-use lab::cluster::{Cluster, host_dir};
+use lab::cluster::{Cluster, host_dir, subnet_file};
 use lab::mode::{Mode, Path};
 use lab::ping::best_of;
 use lab::sandbox::Right;
@@ -22,23 +22,25 @@ pub(super) fn hosts(cluster: &Cluster, screen: &mut Screen) -> Result<(), DemoEr
     for host in cluster.spec.topology.hosts() {
         let status = Cluster::status(host).unwrap_or_default();
         let segment = cluster.spec.topology.segment_of(host).unwrap_or_default();
-        rows.push([
-            format!("host{host}"),
-            if segment == 1 { "segment 1".into() } else { format!("segment {segment}, behind the router") },
-            joined(&status.public_ips),
-            joined(&status.subnets),
-            vtep(cluster, host)?,
-            joined(&cluster.pod(host)?.addresses),
-        ]);
+        let place = format!("{segment}{}", if segment == 1 { "" } else { " (routed)" });
+        let (vteps, pods) = (vteps(cluster, host)?, &cluster.pod(host)?.addresses);
+        for family in 0..cluster.families().len() {
+            let [name, place] =
+                if family == 0 { [format!("host{host}"), place.clone()] } else { <[String; 2]>::default() };
+            let (underlay, subnet) = (nth(&status.public_ips, family), nth(&status.subnets, family));
+            rows.push([name, place, underlay, subnet, nth(&vteps, family), nth(pods, family)]);
+        }
     }
-    Ok(screen.table(["host", "where", "underlay", "leased subnet", "VTEP", "pod"], &rows)?)
+    Ok(screen.table(["host", "segment", "underlay", "leased subnet", "VTEP", "pod"], &rows)?)
 }
 
-fn joined<T: ToString>(items: &[T]) -> String {
-    if items.is_empty() { "-".into() } else { items.iter().map(T::to_string).collect::<Vec<_>>().join(" ") }
+/// The text of an item; `-` if there is none.
+fn nth<T: ToString>(items: &[T], n: usize) -> String {
+    items.get(n).map_or_else(|| "-".into(), T::to_string)
 }
 
-fn vtep(cluster: &Cluster, host: usize) -> Result<String, Error> {
+/// The MAC addresses of the host's VXLAN devices, by family.
+fn vteps(cluster: &Cluster, host: usize) -> Result<Vec<Mac>, Error> {
     let mut kernel = cluster.world.host(host)?.kernel()?;
     let mut macs = Vec::new();
     for family in cluster.families() {
@@ -46,7 +48,7 @@ fn vtep(cluster: &Cluster, host: usize) -> Result<String, Error> {
         let seen = kernel.link(&device).doing(format_args!("read {device} on host{host}"))?;
         macs.extend(seen.and_then(|seen| seen.link.mac));
     }
-    Ok(joined(&macs))
+    Ok(macs)
 }
 
 /// Upstream's name of the VXLAN device for VNI 1.
@@ -108,9 +110,12 @@ pub(super) fn how_to_enter(cluster: &Cluster, right: Right, screen: &mut Screen)
     for (host, pid) in &pids {
         screen.line(format_args!("  host{host}: nsenter {user}--mount --net --target {pid}"))?;
     }
-    screen.line("  there, `ip netns exec pod1 COMMAND` runs in a pod; files and logs are in /run/lab")?;
+    let program = std::env::current_exe().unwrap_or_else(|_| "flannelctl".into());
+    screen.line("  there:")?;
+    screen.line("    ip netns exec pod1 COMMAND    runs in the pod; files and logs are in /run/lab")?;
+    screen.line(format_args!("    {} status --subnet-file {}", program.display(), subnet_file(1).display()))?;
     let all: Vec<_> = pids.iter().map(|(_, pid)| pid.to_string()).collect();
-    screen.line(format_args!("  the end of it: kill {}", all.join(" ")))?;
+    screen.line(format_args!("  to remove it: kill {}", all.join(" ")))?;
     Ok(())
 }
 

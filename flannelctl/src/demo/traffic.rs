@@ -25,6 +25,15 @@ pub(super) struct Tour {
     ways: bool,
 }
 
+/// What a tour has shown.
+#[derive(Debug)]
+pub(super) struct Passed {
+    /// What failed.
+    pub(super) failures: Vec<String>,
+    /// The datagrams that were sent.
+    pub(super) sent: u64,
+}
+
 /// Tours from `mode` to other modes and back.
 pub(super) fn tours(mode: Mode, topology: &Topology) -> Vec<Tour> {
     let all = |other| Tour { modes: [mode, other, mode], one_segment: false, ways: true };
@@ -38,8 +47,8 @@ pub(super) fn tours(mode: Mode, topology: &Topology) -> Vec<Tour> {
     }
 }
 
-/// Changes the modes of the tour under traffic. Returns what failed.
-pub(super) fn run(cluster: &Cluster, tour: &Tour, screen: &mut Screen) -> Result<Vec<String>, DemoError> {
+/// Changes the modes of the tour under traffic.
+pub(super) fn run(cluster: &Cluster, tour: &Tour, screen: &mut Screen) -> Result<Passed, DemoError> {
     let [first, then @ ..] = tour.modes;
     let names: Vec<_> = tour.modes.iter().map(Mode::to_string).collect();
     screen.title(format_args!("Live: {} ({})", names.join(" → "), who(tour)))?;
@@ -69,7 +78,7 @@ pub(super) fn run(cluster: &Cluster, tour: &Tour, screen: &mut Screen) -> Result
     if tour.one_segment {
         failures.extend(report::pairs(cluster, first, screen)?);
     }
-    Ok(failures)
+    Ok(Passed { failures, sent: counts.sent })
 }
 
 fn who(tour: &Tour) -> &'static str {

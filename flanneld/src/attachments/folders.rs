@@ -1,4 +1,4 @@
-//! Notice that records have changed: their folders are watched by inotify.
+//! Watches the folders of records for changes, by inotify.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -13,10 +13,10 @@ use inotify::{Event, EventMask, EventStream, Inotify, WatchDescriptor, WatchMask
 
 use super::records::{Name, Stale};
 
-/// A folder that is watched.
+/// A watched folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Folder {
-    /// All networks'.
+    /// The folder of all networks.
     All,
     /// The records of a network.
     Network(String),
@@ -33,10 +33,10 @@ pub struct Folders {
 }
 
 impl Folders {
-    /// Makes the directory when there is none, as ADD does, and watches it. Needs a tokio runtime.
+    /// Watches the directory, and creates it if it is missing, as ADD does. Needs a tokio runtime.
     ///
     /// # Errors
-    /// What the file system or inotify refuses.
+    /// The file system or inotify refuses.
     pub fn watch(directory: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let inotify = Inotify::init()?;
@@ -47,12 +47,12 @@ impl Folders {
         Ok(folders)
     }
 
-    /// Watches every folder that is there. One that is watched already is not watched twice.
+    /// Watches all folders. A folder that is watched already is not watched twice.
     fn arm(&mut self) -> io::Result<()> {
         self.add(self.directory.clone(), Folder::All)?;
         for network in networks(&self.directory).map_err(io::Error::other)? {
             let folder = self.directory.join(&network);
-            // what is no folder has no records
+            // An entry that is not a folder has no records.
             if self.add(folder.clone(), Folder::Network(network)).is_ok() {
                 let _ = self.add(folder.join(QUARANTINE), Folder::Quarantine);
             }
@@ -75,7 +75,7 @@ impl Folders {
     /// Waits until records may have changed. Cancel-safe.
     ///
     /// # Errors
-    /// The folders cannot be watched any more.
+    /// The folders can no longer be watched.
     pub async fn changed(&mut self) -> io::Result<Stale> {
         while let Some(event) = self.stream.next().await {
             let stale = self.stale(&event?)?;
@@ -97,7 +97,7 @@ impl Folders {
                     parse_name(name).map(|(container, ifname)| Name { network: network.clone(), container, ifname });
                 Ok(Stale::Some(named.into_iter().collect()))
             }
-            // a folder has come or gone, or nobody knows what has happened
+            // A folder has appeared or disappeared, or events were lost.
             _ => self.arm().map(|()| Stale::All),
         }
     }
@@ -110,7 +110,7 @@ mod tests {
     use std::fs;
     use std::time::Duration;
 
-    /// Waits until `wanted` is stale, or everything.
+    /// Waits until `wanted`, or everything, is stale.
     async fn until(folders: &mut Folders, wanted: Option<&Name>) {
         let wait = async {
             loop {
@@ -130,10 +130,10 @@ mod tests {
         let directory = dir.path().join("records");
         let mut folders = Folders::watch(&directory).unwrap();
         let name = Name { network: "net".into(), container: "c1".into(), ifname: "eth0".into() };
-        // a new network: its folder is watched from now on
+        // A new network: its folder is watched from now on.
         let mut locked = Locked::make(&directory, name.key()).unwrap();
         until(&mut folders, None).await;
-        locked.write(&Record::begun()).unwrap();
+        locked.write(&Record::begun().unwrap()).unwrap();
         until(&mut folders, Some(&name)).await;
         locked.delete().unwrap();
         until(&mut folders, Some(&name)).await;

@@ -1,9 +1,9 @@
-//! The attachments controller: what plugins made on this host for pods is right again after somebody has changed it.
+//! The attachments controller repairs what plugins made on this host for pods when another program has changed it.
 //!
-//! The records of attachments say what that is ([`plan`]). There are six reasons to look: the kernel announced a change to
-//! one of these links, a setting is another that it does not announce, somebody changed a table of nf_tables that has such
-//! rules, a record has changed, this host has other subnets, and ten minutes have passed. It has its own sockets and its own kernel thread; none of its objects is another
-//! controller's.
+//! The records of attachments describe the objects ([`plan`]). The controller checks them for six reasons: the kernel
+//! announced a change to one of these links, a setting that it does not announce has changed, another program changed an
+//! nf_tables table with such rules, a record changed, this host got other subnets, or ten minutes passed. It has its own
+//! sockets and its own kernel thread, and shares no object with another controller.
 
 mod folders;
 pub mod plan;
@@ -42,25 +42,25 @@ use crate::report::Report;
 use crate::supervise::{Ended, Task};
 use crate::unannounced::Unannounced;
 
-/// Nothing should change unnoticed; this is how long it lasts if something does.
+/// Every change should be announced. If one is not, it is found after this time.
 const AUDIT: Duration = Duration::from_secs(600);
 
-/// Between two looks: a burst of announcements is one reason.
+/// The pause between two checks, so that a burst of announcements leads to one check.
 const QUIET: Duration = Duration::from_millis(20);
 
-/// The same when packet rules have changed: every ADD and DEL of a pod that has some announces that.
+/// The same after a change of packet rules: every ADD and DEL of a pod with rules announces one.
 const RULES_QUIET: Duration = Duration::from_millis(50);
 
-/// A record has changed: an ADD or a DEL has left the host as it must be, and there is no hurry.
+/// The delay after a change of a record: the ADD or DEL has left the host in order, so there is no hurry.
 const LEISURE: Duration = Duration::from_millis(500);
 
-/// Somebody is at work on an attachment that must be looked at.
+/// The delay when another process works on an attachment that must be checked.
 const BUSY: Duration = Duration::from_millis(100);
 
-/// The controller cannot be started.
+/// Why the controller cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// There is no thread for the kernel work.
+    /// The kernel thread cannot start.
     #[error(transparent)]
     Thread(#[from] ThreadError),
     /// The kernel's announcements cannot be received.
@@ -71,28 +71,28 @@ pub enum StartError {
     Records(#[source] io::Error),
 }
 
-/// What the controller works with.
+/// What the controller needs.
 pub struct Parts {
-    /// This host's subnets: the attachments in them are repaired.
+    /// This host's subnets. Only attachments with addresses in them are repaired.
     pub subnets: watch::Receiver<Subnets>,
-    /// Where it reports the state of attachments.
+    /// Receives the state of the attachments.
     pub report: Report,
-    /// Where it counts repairs.
+    /// Counts repairs.
     pub metrics: Metrics,
 }
 
-/// The controller's task. The task ends with this.
+/// The controller. Dropping it ends its task.
 #[derive(Debug)]
 pub struct Controller {
     task: Task,
 }
 
 impl Controller {
-    /// Starts it in the network namespace of this thread. It does nothing before it knows this host's subnets. Needs a
-    /// tokio runtime.
+    /// Starts the controller in the network namespace of this thread. It does nothing until it knows this host's
+    /// subnets. Needs a tokio runtime.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The kernel refuses something.
     pub fn start(parts: Parts) -> Result<Self, StartError> {
         let events = Events::listen().map_err(StartError::Listen)?;
         let directory = Path::new(DIRECTORY);
@@ -126,7 +126,7 @@ impl Controller {
     }
 }
 
-/// Everything that outlives a look.
+/// Everything that outlives a check.
 struct Loop {
     kernel: KernelThread,
     events: Events,
@@ -134,10 +134,10 @@ struct Loop {
     rules: RulesWatch,
     records: Records,
     stale: Stale,
-    /// All links, as they were read last.
+    /// All links, as last read.
     links: BTreeMap<IfName, SeenLink>,
     next: Look,
-    /// What is desired of links.
+    /// The desired state of the links.
     desired: Arc<State>,
     /// What the kernel says of how it answers ARP.
     arp: BTreeMap<String, String>,
@@ -145,12 +145,12 @@ struct Loop {
     history: History,
     retry: Backoff,
     parts: Parts,
-    /// What was reported last.
+    /// The last report.
     status: Attachments,
 }
 
 impl Loop {
-    /// Ends when a part that it needs has ended.
+    /// Runs until a part that it needs has ended.
     async fn run(mut self) {
         loop {
             let due = match self.look().await {
@@ -161,7 +161,7 @@ impl Loop {
                 }
                 Err(Trouble::Refused(error)) => {
                     let wait = self.retry.next();
-                    tracing::warn!(error, retry_ms = wait.as_millis() as u64, "attachments cannot be looked at");
+                    tracing::warn!(error, retry_ms = wait.as_millis() as u64, "cannot check the attachments");
                     (self.stale, self.next) = (Stale::All, Look::all());
                     Instant::now() + wait
                 }
@@ -173,7 +173,7 @@ impl Loop {
         }
     }
 
-    /// Waits for a reason to look.
+    /// Waits for a reason to check.
     async fn wait(&mut self, mut due: Instant) -> Result<(), String> {
         let last = Instant::now();
         let quiet = loop {
@@ -216,7 +216,7 @@ impl Loop {
         Ok(())
     }
 
-    /// Looks, repairs, and says when to look again at the latest.
+    /// Checks and repairs. Returns when to check again at the latest.
     async fn look(&mut self) -> Result<Instant, Trouble> {
         let look = std::mem::take(&mut self.next);
         let troubles = self.read(look).await?;
@@ -235,7 +235,7 @@ impl Loop {
         Ok(self.due(&plan, &done))
     }
 
-    /// Reads the records that are stale, and the host's links. What of the records cannot be read.
+    /// Reads the stale records and the host's links. Returns the records that cannot be read.
     async fn read(&mut self, look: Look) -> Result<Vec<String>, Trouble> {
         let nothing = Records::new(self.records.directory());
         let (stale, mut records) = (std::mem::take(&mut self.stale), std::mem::replace(&mut self.records, nothing));
@@ -274,12 +274,12 @@ impl Loop {
             tracing::warn!(
                 object = healed.object,
                 steps = healed.steps.join("; "),
-                "repaired what somebody else changed"
+                "repaired an object that another program changed"
             );
         }
         for (object, error) in &done.failed {
             self.history.entry(object.clone()).or_default().done(Instant::now());
-            tracing::warn!(object, error, "cannot repair what somebody else changed");
+            tracing::warn!(object, error, "cannot repair an object that another program changed");
         }
         self.report(plan, done, troubles);
     }
@@ -299,17 +299,17 @@ impl Loop {
         let now = Instant::now();
         let audit = now + AUDIT;
         let busy = done.busy.then_some(now + BUSY);
-        // what failed is tried again as often as anything is repaired
+        // A failed repair is retried as often as any object may be repaired.
         let failed = (!done.failed.is_empty()).then_some(now + LEISURE);
         [busy, failed, plan.look_again].into_iter().flatten().fold(audit, Instant::min)
     }
 }
 
-/// Why a look came to nothing.
+/// Why a check failed.
 enum Trouble {
-    /// For good.
+    /// The controller must end.
     Ended(ThreadError),
-    /// To be tried again.
+    /// Try again later.
     Refused(String),
 }
 

@@ -1,7 +1,8 @@
-//! What the records of attachments say the host must look like. Pure.
+//! Derives the desired objects from the records of attachments. Pure.
 //!
-//! A record says what ADD made: the pod's port of a bridge, the bridge, packet rules. All of that is desired for as long as
-//! the record stands. The link to the pod itself is not: only a new ADD can make it, and its absence is reported.
+//! A record describes what ADD made: the pod's port on a bridge, the bridge, packet rules. All of that is desired as
+//! long as the record exists. The link to the pod itself is not: only a new ADD can make it, so its absence is
+//! reported.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,38 +24,38 @@ use tokio::time::Instant;
 use super::records::{Name, Records, arp_ignore};
 use crate::repairs::Repairs;
 
-/// What is desired of one link and of what hangs on it.
+/// The desired state of one link, and of the objects on it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Object {
     /// The objects.
     pub state: State,
-    /// Which of the kernel's objects are compared with them.
+    /// Which of the kernel's objects to compare with them.
     pub scope: Scope,
-    /// The attachments that want it. One of them must not be in use while it is repaired.
+    /// The attachments that need it. During a repair one of them must not be in use.
     pub owners: Vec<Name>,
 }
 
 /// The packet rules of one attachment in one table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ruled {
-    /// Whose they are.
+    /// The attachment.
     pub owner: Name,
     /// The rules.
     pub rules: Rules,
 }
 
-/// Something that is wrong and that nobody here can repair, or is not to.
+/// A problem that this controller cannot or must not repair.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Finding {
     /// The link to a pod is gone.
     Gone(Name, String),
-    /// A bridge that no plugin made is gone.
+    /// A bridge that no plugin made is missing.
     NoBridge(String),
     /// A bridge may drop what it sends.
     Queue(String),
     /// The host does not answer pods that ask for their gateway.
     Deaf(String),
-    /// It is changed again and again, and rests until then.
+    /// Another program keeps changing the object, so repairs of it pause.
     Rests(String),
 }
 
@@ -62,7 +63,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone(name, link) => {
-                write!(f, "{link}, which leads to the pod of {name}, is gone: the pod must be made again")
+                write!(f, "{link}, which leads to the pod of {name}, is gone: recreate the pod")
             }
             Self::NoBridge(link) => write!(f, "{link}, which pods are attached to, is gone, and no plugin made it"),
             Self::Queue(text) => f.write_str(text),
@@ -72,32 +73,32 @@ impl fmt::Display for Finding {
                  `sysctl -w net.ipv4.conf.all.arp_ignore=0` (or 1, or 2)"
             ),
             Self::Rests(object) => {
-                write!(f, "{object} was repaired five times within a minute: somebody changes it again and again")
+                write!(f, "{object} was repaired five times within a minute: another program keeps changing it")
             }
         }
     }
 }
 
-/// What must be looked at, and what was found without looking.
+/// The objects to check, and the problems that are known without a check.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
-    /// Links that attachments share, and then their ports: a port needs its bridge.
+    /// Links that attachments share. They come first, because a port needs its bridge.
     pub shared: BTreeMap<IfName, Object>,
     /// The ports of pods.
     pub ports: BTreeMap<IfName, Object>,
     /// Packet rules.
     pub rules: Vec<Ruled>,
-    /// What is reported.
+    /// The problems.
     pub findings: BTreeSet<Finding>,
-    /// How many attachments are looked after.
+    /// The number of attachments.
     pub count: usize,
-    /// The attachments that are exempted.
+    /// The exempted attachments.
     pub exempted: Vec<Name>,
-    /// When an object that rests may be repaired.
+    /// When repairs of a paused object resume.
     pub look_again: Option<Instant>,
 }
 
-/// What of the host a plan depends on.
+/// The facts that a plan depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     /// The records.
@@ -106,9 +107,9 @@ pub struct Facts<'a> {
     pub links: &'a BTreeMap<IfName, SeenLink>,
     /// The settings of [`Records::silent_settings`].
     pub arp: &'a BTreeMap<String, String>,
-    /// This host's subnets: attachments with addresses elsewhere are somebody else's.
+    /// This host's subnets. Attachments with addresses elsewhere do not belong to this daemon.
     pub subnets: Subnets,
-    /// The time.
+    /// The current time.
     pub now: Instant,
 }
 
@@ -121,21 +122,21 @@ impl Facts<'_> {
     }
 }
 
-/// What a repaired object is called: a link's name, or `rules of NETWORK/ID@IF`.
+/// Recent repairs by object: a link's name, or `rules of NETWORK/ID@IF`.
 pub type History = BTreeMap<String, Repairs>;
 
 impl Ruled {
-    /// What they are called in a report.
+    /// The name of the rules in a report.
     pub fn label(&self) -> String {
         format!("rules of {} in table {}", self.owner, self.rules.table)
     }
 }
 
 impl Plan {
-    /// Everything that is desired of links, to hold announcements against.
+    /// The desired state of all links, to compare announcements with.
     pub fn links(&self) -> Object {
         let mut all = Object::merge(self.shared.values().chain(self.ports.values()));
-        // an address that somebody else gave a bridge is no reason to look
+        // an address that another program added to a bridge is no reason for a check
         all.scope.addresses.clear();
         all
     }
@@ -160,7 +161,7 @@ impl Object {
         self.scope.routes = Some(kernels);
     }
 
-    /// Several in one.
+    /// Merges several objects into one.
     pub fn merge<'a>(objects: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut all = Self::default();
         for object in objects {
@@ -178,7 +179,7 @@ impl Object {
     }
 }
 
-/// What the records want. `history` says what has been repaired too often.
+/// Makes the plan. `history` knows which objects were repaired too often.
 pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
     let mut plan = Plan::default();
     let mut bridges: BTreeMap<IfName, Shared<'_>> = BTreeMap::new();
@@ -207,7 +208,7 @@ pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
     plan
 }
 
-/// The attachment's addresses are of this host's subnets.
+/// Whether the attachment's addresses are in this host's subnets.
 fn is_here(record: &Record, subnets: Subnets) -> bool {
     let addresses =
         || record.pod.iter().flat_map(|pod| &pod.addresses).filter_map(|text| text.parse::<IpNetwork>().ok());
@@ -230,7 +231,7 @@ fn rules(name: &Name, record: &Record) -> Vec<Ruled> {
     all.into_iter().map(|rules| Ruled { owner: name.clone(), rules }).collect()
 }
 
-/// What the records say of one shared link.
+/// What the records say about one shared link.
 #[derive(Default)]
 struct Shared<'a> {
     owners: Vec<Name>,
@@ -247,12 +248,13 @@ impl<'a> Shared<'a> {
         self.links.iter().any(|link| link.kind == "bridge")
     }
 
-    /// A plugin made it.
+    /// Whether a plugin made it.
     fn is_made(&self) -> bool {
         self.links.iter().any(|link| link.made)
     }
 
-    /// The MAC that all records name. Where they differ, somebody has changed it while nobody repaired it.
+    /// The MAC address that all records agree on. If they differ, another program changed it while nobody repaired
+    /// it.
     fn mac(&self) -> Option<Mac> {
         let macs: BTreeSet<&str> =
             self.links.iter().map(|link| link.mac.as_str()).filter(|mac| !mac.is_empty()).collect();
@@ -264,7 +266,7 @@ impl<'a> Shared<'a> {
         self.links.iter().flat_map(|link| &link.addresses).filter_map(|net| net.parse().ok()).collect()
     }
 
-    /// The bridge as a plugin makes it.
+    /// A new bridge, as a plugin makes it.
     fn new_bridge(&self) -> Link {
         let mtu = self.links.iter().map(|link| link.mtu).max().filter(|mtu| *mtu > 0);
         let vlan_filtering = self.links.iter().any(|link| link.vlan_filtering);
@@ -277,7 +279,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// The bridge that is there, as a plugin wants it: what others may have set on it beside that stays.
+    /// The existing bridge with the settings that a plugin needs; other settings stay.
     fn changed_bridge(&self, seen: &SeenLink) -> Link {
         let is_set = matches!(&seen.link.kind, LinkKind::Bridge(bridge) if bridge.vlan_filtering);
         let wanted = self.links.iter().any(|link| link.vlan_filtering);
@@ -328,7 +330,7 @@ impl Plan {
             }
             object.state.links.insert(dev.clone(), Link { was, ..link });
             object.scope.read_links.push(dev.clone());
-            // a link without IPv6 has no such setting
+            // A link without IPv6 does not have this setting.
             if seen.is_none_or(|seen| seen.ipv6.is_some()) {
                 object.state.conf("ipv6", &dev, "accept_ra", "0");
             }
@@ -339,7 +341,7 @@ impl Plan {
             if net.is_ipv6() {
                 object.state.conf("ipv6", &dev, "disable_ipv6", "0");
             }
-            // what pods send to their gateway is to be sent on
+            // The host must forward what pods send to their gateway.
             if net.is_ipv4() {
                 object.state.conf("ipv4", &dev, "forwarding", "1");
                 if facts.refuses_arp(dev.as_str()).is_some() {
@@ -349,7 +351,7 @@ impl Plan {
             }
         }
         object.scope.sysctls.extend(object.state.sysctls.keys().cloned());
-        // what others have put on it stays
+        // Other addresses on the bridge stay.
         (object.scope.addresses, object.scope.keep) = (vec![dev.clone()], true);
         self.shared.insert(dev, object);
     }
@@ -369,7 +371,7 @@ impl Plan {
             return;
         }
         let mut object = Object { owners: vec![owner.clone()], ..Object::default() };
-        // only ADD makes it, with the other end in the pod
+        // Only ADD creates it, with the other end in the pod.
         let birth = Birth::Moved(dev.clone());
         let link = Link {
             birth,
@@ -409,7 +411,7 @@ impl Plan {
         self.ports.insert(dev, object);
     }
 
-    /// Leaves out what was repaired too often, and says so.
+    /// Removes the objects that were repaired too often, and reports them.
     fn leave_resting(&mut self, now: Instant, history: &mut History) {
         let mut rests = BTreeMap::new();
         history.retain(|object, repairs| {

@@ -1,4 +1,4 @@
-//! The records of this host's attachments, as they were read last.
+//! The records of this host's attachments, as last read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use attachment::Key;
 use attachment::record::{Locked, Record, RecordError, list, networks, quarantined};
 
-/// Which attachment: one interface of one container in one network.
+/// Identifies an attachment: one interface of one container in one network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
     /// The network's name.
@@ -19,42 +19,42 @@ pub struct Name {
 }
 
 impl Name {
-    /// For the functions that take it in parts.
+    /// The key for functions of the record library.
     pub fn key(&self) -> Key<'_> {
         Key { network: &self.network, container: &self.container, ifname: &self.ifname }
     }
 }
 
-/// As its record's path: `NETWORK/ID@IF`.
+/// The path of its record: `NETWORK/ID@IF`.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}@{}", self.network, self.container, self.ifname)
     }
 }
 
-/// Which records are to be read again.
+/// Which records must be read again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stale {
-    /// These.
+    /// These records.
     Some(BTreeSet<Name>),
-    /// All, and which attachments are exempted.
+    /// All records, and the list of exempted attachments.
     All,
 }
 
 impl Default for Stale {
-    /// None.
+    /// No record.
     fn default() -> Self {
         Self::Some(BTreeSet::new())
     }
 }
 
 impl Stale {
-    /// No record is.
+    /// Whether no record is stale.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Those of both.
+    /// Adds those of `other`.
     pub fn extend(&mut self, other: Self) {
         match (&mut *self, other) {
             (Self::Some(ours), Self::Some(theirs)) => ours.extend(theirs),
@@ -85,27 +85,27 @@ impl Records {
         links().chain(["all"]).map(arp_ignore).chain(routers).collect()
     }
 
-    /// None is read yet.
+    /// Starts without any record.
     pub fn new(directory: &Path) -> Self {
         Self { directory: directory.to_owned(), known: BTreeMap::new(), exempted: BTreeSet::new() }
     }
 
-    /// Where they are.
+    /// The directory of the records.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The attachments that ADD has finished and nobody is deleting.
+    /// The attachments that ADD has finished and no DEL has started to remove.
     pub fn committed(&self) -> impl Iterator<Item = (&Name, &Record)> {
         self.known.iter().filter(|(_, record)| record.committed)
     }
 
-    /// An operator has exempted it from repair.
+    /// Whether an operator has exempted it from repair.
     pub fn is_exempted(&self, name: &Name) -> bool {
         self.exempted.contains(name)
     }
 
-    /// Reads what is `stale`. A record that cannot be read is left out, and said.
+    /// Reads the `stale` records. Skips a record that cannot be read, and returns the reason.
     pub fn read(&mut self, stale: &Stale) -> Vec<String> {
         let mut troubles = Vec::new();
         let mut note = |error: RecordError| troubles.push(error.to_string());
@@ -136,7 +136,7 @@ impl Records {
         troubles
     }
 
-    /// What `list` finds in each network's folder.
+    /// The results of `list` for the folders of all networks.
     fn everywhere(&self, list: List) -> Result<BTreeSet<Name>, RecordError> {
         let mut all = BTreeSet::new();
         for network in networks(&self.directory)? {
@@ -148,7 +148,7 @@ impl Records {
     }
 }
 
-/// Container and interface of each attachment of a network, by one of its folders.
+/// Lists the container and interface of each attachment in a network's folder.
 type List = fn(&Path, &str) -> Result<Vec<(String, String)>, RecordError>;
 
 #[cfg(test)]
@@ -169,7 +169,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut records = Records::new(dir.path());
         let commit = |container: &str| {
-            let record = Record { committed: true, ..Record::begun() };
+            let record = Record { committed: true, ..Record::begun().unwrap() };
             Locked::make(dir.path(), name(container).key()).unwrap().write(&record).unwrap();
         };
         assert_eq!(records.read(&Stale::All), Vec::<String>::new());
@@ -182,7 +182,7 @@ mod tests {
         records.read(&Stale::All);
         assert_eq!(known(&records), ["net/a@eth0", "net/b@eth0"]);
         assert!(records.is_exempted(&name("b")) && !records.is_exempted(&name("a")));
-        // DEL marks it, and deletes it
+        // DEL marks the record, and deletes it.
         Locked::existing(dir.path(), name("a").key()).unwrap().unwrap().mark().unwrap();
         records.read(&Stale::Some([name("a")].into()));
         assert_eq!(known(&records), ["net/b@eth0"]);

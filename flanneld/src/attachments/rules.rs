@@ -1,4 +1,4 @@
-//! Notice that somebody has changed a table of nf_tables that has attachments' rules.
+//! Notices when another program changes an nf_tables table that contains rules of attachments.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -9,18 +9,18 @@ use kernel::nft::{NftError, NftWatch};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
-/// Receives nf_tables' announcements. A kernel without nf_tables announces nothing, and has no rules.
+/// Receives the announcements of nf_tables. A kernel without nf_tables has no announcements and no rules.
 pub struct RulesWatch {
     watch: Option<(NftWatch, UnixDatagram)>,
 }
 
-/// The announcements cannot be received any more.
+/// The announcements can no longer be received.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesError {
-    /// What the kernel said.
+    /// An error of the kernel.
     #[error(transparent)]
     Kernel(#[from] NftError),
-    /// What the runtime said.
+    /// An error of the runtime.
     #[error("wait for nf_tables' announcements: {0}")]
     Wait(#[from] io::Error),
 }
@@ -28,21 +28,21 @@ pub enum RulesError {
 impl RulesWatch {
     /// Listens in the network namespace of this thread. Needs a tokio runtime.
     pub fn open() -> Self {
-        let watch = open().inspect_err(|error| tracing::debug!(%error, "no announcements of nf_tables"));
+        let watch = open().inspect_err(|error| tracing::debug!(%error, "cannot receive announcements of nf_tables"));
         Self { watch: watch.ok() }
     }
 
-    /// Waits until a table that has attachments' rules has changed, or may have. Cancel-safe.
+    /// Waits until a table with rules of attachments may have changed. Cancel-safe.
     pub async fn changed(&mut self) -> Result<(), RulesError> {
         let Some((watch, socket)) = &mut self.watch else { return std::future::pending().await };
         loop {
-            // what comes meanwhile is dropped by the kernel, and costs nothing
+            // The kernel drops announcements that arrive in the meantime, which costs nothing.
             match watch.rest() {
                 Some(rest) => tokio::time::sleep_until(rest.into()).await,
                 None => socket.readable().await?,
             }
             let mut changed = Ok(Default::default());
-            // everything is read: the socket is not ready any more
+            // Everything is read, so the socket is no longer ready.
             let _ = socket.try_io(Interest::READABLE, || {
                 changed = watch.changed();
                 Err::<(), _>(ErrorKind::WouldBlock.into())
@@ -54,8 +54,8 @@ impl RulesWatch {
     }
 }
 
-/// The watch, and its socket once more for the runtime to wait for. The runtime has no type for one of netlink, and waits for
-/// any descriptor alike.
+/// The watch, and a duplicate of its socket for the runtime to wait for. The runtime has no type for netlink sockets,
+/// but waits for any descriptor in the same way.
 fn open() -> Result<(NftWatch, UnixDatagram), RulesError> {
     let watch = NftWatch::open([masquerade::table(), macspoof::table()])?;
     let socket = Descriptor::from(watch.as_fd().try_clone_to_owned()?);

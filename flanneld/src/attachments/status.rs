@@ -1,11 +1,11 @@
-//! From the outcome of a look to the status.
+//! Turns the outcome of a check into the status.
 
 use overlay::status::Attachments;
 
 use super::plan::Plan;
 use super::work::Done;
 
-/// Records the outcome of a look in `status`. `troubles` are the records that cannot be read.
+/// Records the outcome of a check in `status`. `troubles` are the records that cannot be read.
 pub(super) fn record(status: &mut Attachments, plan: &Plan, done: &Done, troubles: &[String]) {
     status.count = plan.count;
     status.quarantined = plan.exempted.iter().map(ToString::to_string).collect();

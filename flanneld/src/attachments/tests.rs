@@ -24,7 +24,7 @@ fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
 }
 
-/// What is desired, and what may be changed or deleted beside it, as keys.
+/// The keys of what is desired, and of what may be changed or deleted besides.
 fn keys(state: &State, scope: &Scope) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     let mut add = |kind: &str, key: &dyn std::fmt::Display| {
@@ -43,7 +43,7 @@ fn keys(state: &State, scope: &Scope) -> BTreeSet<String> {
     keys
 }
 
-/// The overlay controller's, on a dual-stack host.
+/// The objects of the overlay controller on a dual-stack host.
 fn of_overlay() -> BTreeSet<String> {
     let conf = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/56","Backend":{"Type":"vxlan"}}"#;
     let conf = NetConf::parse(conf.as_bytes()).unwrap().conf;
@@ -69,7 +69,7 @@ fn of_overlay() -> BTreeSet<String> {
     keys(&state, &scope)
 }
 
-/// This controller's, of one attachment with everything.
+/// The objects of the attachments controller, for one attachment with everything.
 fn of_attachments() -> BTreeSet<String> {
     let dir = tempfile::tempdir().unwrap();
     let rule = |table: kernel::nft::TableKey| RuleRecord {
@@ -98,7 +98,7 @@ fn of_attachments() -> BTreeSet<String> {
             ..SharedLink::default()
         }],
         rules: vec![rule(masquerade::table()), rule(macspoof::table())],
-        ..Record::begun()
+        ..Record::begun().unwrap()
     };
     let key = Key { network: "net", container: "c1", ifname: "eth0" };
     Locked::make(dir.path(), key).unwrap().write(&record).unwrap();

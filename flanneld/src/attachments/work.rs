@@ -1,4 +1,4 @@
-//! The look at the kernel, and the repairs.
+//! Checks the kernel, and repairs it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,7 +13,7 @@ use kernel::{Kernel, KernelError, Outcome};
 use super::plan::{Finding, Object, Plan, Ruled};
 use super::records::Name;
 
-/// What is looked at.
+/// Which objects to check.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Look {
     /// Bridges and ports.
@@ -23,40 +23,40 @@ pub struct Look {
 }
 
 impl Look {
-    /// Everything.
+    /// All objects.
     pub fn all() -> Self {
         Self { links: true, rules: true }
     }
 }
 
-/// An object that was repaired.
+/// A repaired object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Healed {
     /// `bridge`, `port` or `rules`.
     pub kind: &'static str,
-    /// What it is called.
+    /// The object's name.
     pub object: String,
-    /// What was done, as commands.
+    /// The repair, as commands.
     pub steps: Vec<String>,
 }
 
-/// What became of a plan.
+/// The result of executing a plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Done {
-    /// What was repaired.
+    /// The repaired objects.
     pub healed: Vec<Healed>,
-    /// What could not be, each with its object and the reason.
+    /// The objects that could not be repaired, each with the reason.
     pub failed: Vec<(String, String)>,
-    /// What was found.
+    /// The problems that are confirmed.
     pub findings: BTreeSet<Finding>,
-    /// Something was left alone because an ADD or a DEL is at work on it.
+    /// Whether an object was skipped because an ADD or a DEL works on it.
     pub busy: bool,
 }
 
-/// Takes the plan's objects one by one, bridges first, and repairs those that differ.
+/// Checks the plan's objects one by one, bridges first, and repairs those that differ.
 ///
 /// # Errors
-/// The kernel could not be read; nothing more was changed.
+/// The kernel could not be read; nothing else was changed.
 pub fn execute(kernel: &mut Kernel, plan: &Plan, directory: &Path, look: Look) -> Result<Done, KernelError> {
     let mut work = Work { kernel, directory, done: Done::default() };
     work.confirm(&plan.findings);
@@ -80,14 +80,14 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// The record of an attachment that is finished and that nobody is at work on.
+    /// The record of a finished attachment that no other process works on.
     fn lock(&self, name: &Name) -> Option<(Locked, Record)> {
         let locked = Locked::at_once(self.directory, name.key()).ok().flatten()?;
         let record = locked.record.clone().filter(|record| record.committed)?;
         Some((locked, record))
     }
 
-    /// A link that is gone while its attachment is being deleted is as it should be.
+    /// Confirms the problems: a missing link is in order while its attachment is being deleted.
     fn confirm(&mut self, findings: &BTreeSet<Finding>) {
         for finding in findings {
             match finding {
@@ -97,7 +97,7 @@ impl Work<'_> {
         }
     }
 
-    /// Which of the objects are not as they are desired.
+    /// The objects that differ from their desired state.
     fn differing(&mut self, objects: &BTreeMap<IfName, Object>) -> Result<BTreeSet<IfName>, KernelError> {
         let all = Object::merge(objects.values());
         let plan = self.kernel.plan(&all.state, &all.scope, None)?;
@@ -109,7 +109,7 @@ impl Work<'_> {
     }
 
     fn repair(&mut self, kind: &'static str, dev: &IfName, object: &Object) -> Result<(), KernelError> {
-        // as long as this is held neither ADD nor DEL changes what this attachment has
+        // As long as this lock is held, neither ADD nor DEL changes this attachment.
         let Some((_lock, _)) = object.owners.iter().find_map(|owner| self.lock(owner)) else {
             self.done.busy = true;
             return Ok(());
@@ -178,14 +178,14 @@ impl Work<'_> {
         let steps = vec![format!("{} changes of table {}", repaired.steps, ruled.rules.table)];
         self.done.healed.push(Healed { kind: "rules", object: ruled.label(), steps });
         let record = with_handles(record, &ruled.rules.table, repaired);
-        // without the handles DEL finds the rules by their comments
+        // Without the handles DEL finds the rules by their comments.
         if let Err(error) = locked.write(&record) {
             self.done.failed.push((ruled.label(), error.to_string()));
         }
     }
 }
 
-/// The record with the handles of the rules that were added.
+/// The record with the handles of the added rules.
 fn with_handles(mut record: Record, table: &TableKey, repaired: attachment::rules::Repaired) -> Record {
     let of_table = |rule: &RuleRecord| rule.family == table.family.to_string() && rule.table == table.name;
     if repaired.all {
@@ -195,7 +195,7 @@ fn with_handles(mut record: Record, table: &TableKey, repaired: attachment::rule
     record
 }
 
-/// The link that a step is about, or that its object hangs on.
+/// The link that a step or its object belongs to.
 fn subject(step: &Step) -> Option<IfName> {
     match step {
         Step::CreateLink(name, _) | Step::ChangeLink(name, _) | Step::SetPort(name, _) => Some(name.clone()),

@@ -65,6 +65,9 @@ impl Collector for Process {
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
             gauge("process_open_fds", "Open file descriptors.", None, open.count() as f64)?;
         }
+        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let most = most.map_or(f64::INFINITY, |most| most as f64);
+        gauge("process_max_fds", "The limit of open file descriptors.", None, most)?;
         let cpu = ConstCounter::new(seen.cpu_seconds);
         let help = "Processor time, of the kernel too.";
         cpu.encode(encoder.encode_descriptor("process_cpu", help, Some(&Unit::Seconds), cpu.metric_type())?)

@@ -1,11 +1,11 @@
-//! A plan, carried out in order: who may be sent to is there before it is published, and goes after that.
+//! Carries out a plan in order: what peers send to exists before it is published, and is deleted after that.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use kernel::Kernel;
 use kernel::diff::RouteText;
-use kernel::state::Scope;
+use kernel::state::{Route, RouteKey, Scope, State};
 use kernel::types::{Family, IfName};
 use overlay::backend::wireguard::DEVICES;
 use overlay::lease::Subnets;
@@ -25,11 +25,12 @@ use crate::events::facts::{Chosen, Named};
 use crate::report::PeerChanges;
 use overlay::status::{self, Rejected};
 
-/// While two leases have one key, and the kernel does not announce who of them sends; and while rules lead packets elsewhere.
+/// The interval for asking which host uses a shared key, because the kernel does not announce it.
+/// It is also the interval for asking again while rules lead packets elsewhere.
 const LISTEN: Duration = Duration::from_secs(5);
 
 impl Controller {
-    /// What the kernel's announcements are held against from now on.
+    /// Sets what the kernel's announcements are compared with from now on.
     pub(super) fn take_interest(&mut self, plan: &Plan, gathered: &Gathered) {
         let scope = plan.leased.as_ref().map(|leased| leased.scope.clone()).unwrap_or_default();
         let select = &self.known.options.select;
@@ -40,7 +41,7 @@ impl Controller {
             can_reach: select.can_reach,
         };
         let desired = self.memory.desired().filter(|_| plan.leased.is_some()).map(Arc::downgrade);
-        // of routes that are left to others none is named
+        // When routes are left to other programs, the status names none.
         let adopts = scope.routes.as_ref().filter(|routes| !routes.adopt.within.is_empty());
         let within = adopts.map(|routes| routes.within.clone()).unwrap_or_default();
         let own = self.store.held().map(|held| held.subnets).unwrap_or_default();
@@ -48,8 +49,8 @@ impl Controller {
         self.events.set_interest(Interest { desired, scope, facts });
     }
 
-    /// From where the owners of WireGuard keys have sent lately, when two leases have one key. True when that is other than
-    /// what the plan was made for.
+    /// Asks from where the owners of WireGuard keys have sent recently, if two leases have the same key. Returns
+    /// whether the answer differs from the one that the plan was made with.
     pub(super) async fn ask_for_endpoints(&mut self, plan: &Plan, pass: &mut Pass) -> Result<bool, Failure> {
         let contested = plan.leased.as_ref().is_some_and(|leased| leased.contested);
         let mut endpoints = Endpoints::new();
@@ -74,7 +75,8 @@ impl Controller {
         let (Some(mut leased), Ok(attrs)) = (plan.leased, plan.attrs) else { return Ok(()) };
         let complete = self.known.health.complete;
         if let Some(path) = leased.data_path {
-            // before its routes: what they send to the device is moved from the first packet on
+            // The data path starts before its routes exist, so that it carries every packet that they send to the
+            // device.
             self.carry(path, &leased, gathered.unchanged).await.map_err(Failure::Retry)?;
         }
         let applied = self.apply(&mut leased, gathered).await?;
@@ -84,11 +86,12 @@ impl Controller {
         applied.trouble().into_iter().for_each(|trouble| pass.retry(trouble));
         let misled = self.misled(&leased, gathered).await?;
         if misled.is_some() {
-            // nothing is announced when what a rule leads to has changed
+            // Nothing is announced when what a rule leads to has changed.
             pass.due.by(Instant::now() + LISTEN);
         }
-        pass.note(misled.clone());
-        self.outlet.applied(&applied, complete || self.started, misled);
+        let elsewhere: Vec<String> = misled.into_iter().chain(self.preferred.iter().cloned()).collect();
+        pass.note(elsewhere.iter().cloned());
+        self.outlet.applied(&applied, &elsewhere, complete || self.started);
         if leased.data_path.is_none() && applied.ready() {
             self.udp.end();
         }
@@ -97,7 +100,7 @@ impl Controller {
             match self.store.publish(&attrs).await {
                 Ok(Published::After(after)) => pass.due.by(after),
                 Ok(Published::Unchanged) => {}
-                // what stays for others depends on what they read
+                // The devices that stay depend on what other hosts now read.
                 Ok(Published::Written) if leased.keeps => pass.due.by(Instant::now()),
                 Ok(Published::Written) => {}
                 Err(error) => pass.retry(error.to_string()),
@@ -131,7 +134,7 @@ impl Controller {
         }))
     }
 
-    /// Makes the kernel as it is planned.
+    /// Applies the plan to the kernel.
     async fn apply(&mut self, leased: &mut Leased, gathered: &Gathered) -> Result<Applied, Failure> {
         let Some(desired) = self.memory.desired() else { return Ok(Applied::default()) };
         let drift = leased.delta.as_ref().is_some_and(|_| leased.work.compared == 0);
@@ -141,7 +144,9 @@ impl Controller {
             Target::Part(_) => leased.scope.clone(),
         };
         if let Target::Whole(_) = target {
-            self.outlet.foreign_routes(foreign_routes(&scope, leased.subnet_env.subnets, &gathered.survey));
+            let foreign = foreign(&scope, leased.subnet_env.subnets, &gathered.survey);
+            self.outlet.foreign_routes(foreign.iter().map(|route| text(route)).collect());
+            self.preferred = preferred(desired, &foreign);
         }
         let done = converge(&self.kernel, target, scope).await;
         let applied =
@@ -149,7 +154,7 @@ impl Controller {
         if applied.outcome.is_whole() && !leased.scope.keep {
             self.memory.settle();
         } else {
-            // what is not as it was planned is read again
+            // If the result differs from the plan, the kernel is read again.
             self.known.survey = None;
         }
         tracing::debug!(
@@ -162,8 +167,8 @@ impl Controller {
         Ok(Applied { drift, ..applied })
     }
 
-    /// Reports how the peers are reached, and what is not followed, as each plan says it: the next one says only what has
-    /// changed since.
+    /// Reports how the peers are reached, and which leases are rejected. Each plan must be reported, because the next
+    /// one contains only the changes.
     pub(super) fn report_peers(&self, leased: &Leased, pass: &mut Pass) {
         self.outlet.warn(&leased.warnings);
         let show = |peer: &PeerView| status::Peer {
@@ -189,9 +194,22 @@ impl Controller {
     }
 }
 
-/// The routes inside the network that are somebody else's, as `ip route` shows them.
-fn foreign_routes(scope: &Scope, own: Subnets, survey: &Survey) -> Vec<String> {
+/// Other programs' routes inside the network.
+fn foreign<'a>(scope: &Scope, own: Subnets, survey: &'a Survey) -> Vec<&'a (RouteKey, Route)> {
     let Some(routes) = &scope.routes else { return Vec::new() };
-    let foreign = ownership::foreign(routes, (&scope.links, own), survey.routes.iter().chain(&survey.odd));
-    foreign.into_iter().map(|(key, route)| RouteText(key, route).to_string()).collect()
+    ownership::foreign(routes, (&scope.links, own), survey.routes.iter().chain(&survey.odd))
+}
+
+/// Those that take the traffic for peers, and what helps.
+fn preferred(desired: &State, foreign: &[&(RouteKey, Route)]) -> Vec<String> {
+    let explain = |(theirs, ours): (&(RouteKey, Route), &RouteKey)| {
+        let (theirs, ours) = (text(theirs), RouteText(ours, desired.routes.get(ours)?));
+        Some(format!("the route {theirs} takes the packets that are to go by {ours}: ip route del {theirs}"))
+    };
+    ownership::preferred(desired, foreign).into_iter().filter_map(explain).collect()
+}
+
+/// As `ip route` shows it.
+fn text((key, route): &(RouteKey, Route)) -> String {
+    RouteText(key, route).to_string()
 }

@@ -1,7 +1,8 @@
 //! The extension backend: the operator's commands run for the lease and for the peers.
 //!
-//! What they last ran with is kept: a peer that comes or changes is added, one that goes is removed, and what failed runs again
-//! when the loop says so. They run one after the other, and nobody waits for those of peers.
+//! The last input of each command is kept. A peer that appears or changes is added, a peer that disappears is
+//! removed, and a failed command runs again when the loop says so. The commands run one after the other, and the loop
+//! does not wait for those of peers.
 
 mod once;
 
@@ -24,41 +25,42 @@ use crate::flags::Environment;
 use crate::supervise::{Ended, Task};
 use store::backoff::Backoff;
 
-/// What the commands are to run for.
+/// The desired input of the commands.
 #[derive(Debug, Clone, Default)]
 struct Wanted {
     conf: ExtensionConf,
     /// By the lease's key.
     peers: BTreeMap<String, Input>,
-    /// Goes up when what failed is to be tried again.
+    /// Increases when failed commands must run again.
     attempt: u64,
 }
 
-/// What became of it.
+/// The result of the commands.
 #[derive(Debug, Default)]
 struct Outcome {
     /// By the lease's key.
     failed: BTreeMap<String, String>,
-    /// Nothing is left to do but what failed.
+    /// Whether only failed commands are left.
     idle: bool,
 }
 
-/// What a peer's command ran with last.
+/// The last run of a peer's command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Ran {
     input: Input,
-    /// The command did it.
+    /// Whether the command succeeded.
     well: bool,
 }
 
-/// What runs next.
+/// The next command to run.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Add(String, Input),
     Remove(String, Input),
 }
 
-/// First who goes, whose subnet may be another's by now, then who comes; without those that failed.
+/// Chooses the next command: first removals, because another peer may have the subnet by now, then additions. Failed
+/// commands are left out.
 fn next(
     wanted: &BTreeMap<String, Input>,
     ran: &BTreeMap<String, Ran>,
@@ -75,7 +77,7 @@ fn next(
     wanted.iter().find(new).map(|(key, input)| Next::Add(key.clone(), input.clone()))
 }
 
-/// The commands' part of the daemon.
+/// Runs the extension backend's commands.
 #[derive(Debug)]
 pub(super) struct Extension {
     environment: Environment,
@@ -106,7 +108,7 @@ impl Extension {
         }
     }
 
-    /// Waits until commands have ended, or one has failed.
+    /// Waits until all commands have ended, or one has failed.
     pub(super) async fn news(&mut self) -> Result<(), Ended> {
         let ended = async {
             match &mut self.task {
@@ -120,7 +122,7 @@ impl Extension {
         }
     }
 
-    /// Before the lease: `PreStartupCommand`, once, whose output is the lease's data.
+    /// Runs `PreStartupCommand` once, before the lease. Its output is the lease's data.
     pub(super) fn prepare(&mut self, conf: &NetConf, due: &mut Due) -> Result<(), Unready> {
         let Some(command) = of_backend(conf).and_then(|conf| conf.pre_startup) else {
             self.before.forget();
@@ -130,12 +132,12 @@ impl Extension {
         ready("PreStartupCommand", progress, due)
     }
 
-    /// What the first command printed. What was published stays until there is something new.
+    /// The output of the first command. The published output stays until there is a new one.
     pub(super) fn printed(&self) -> Option<String> {
         self.before.output().map(str::to_owned)
     }
 
-    /// Once there is a lease: `PostStartupCommand`, once for each that this host has.
+    /// Runs `PostStartupCommand` once for each lease of this host.
     pub(super) fn announce(
         &mut self,
         conf: &NetConf,
@@ -158,8 +160,8 @@ impl Extension {
         ready("PostStartupCommand", progress, due)
     }
 
-    /// Has the commands run for these peers, all that there are if `complete`. Gives what failed, and when it is tried
-    /// again.
+    /// Runs the commands for these peers, which are complete if `complete` is true. Returns the failures, and sets
+    /// when they are retried.
     pub(super) fn follow<'a>(
         &mut self,
         conf: &NetConf,
@@ -175,7 +177,7 @@ impl Extension {
         let now: BTreeMap<_, _> = peers.filter_map(|peer| Some((peer.key(), input(peer)?))).collect();
         self.wanted.send_if_modified(|wanted| {
             let before = (wanted.conf.clone(), wanted.peers.clone());
-            // the last commands still remove what they added
+            // The previous commands still remove what they added.
             wanted.conf = of_backend.unwrap_or_else(|| wanted.conf.clone());
             if complete {
                 wanted.peers = now;
@@ -192,7 +194,7 @@ impl Extension {
         self.try_again(due)
     }
 
-    /// Back-off: what failed is tried again when its time has come.
+    /// Retries failed commands when their back-off has passed.
     fn try_again(&mut self, due: &mut Due) -> Vec<String> {
         let outcome = lock(&self.outcome);
         let failed: Vec<String> = outcome.failed.values().cloned().collect();
@@ -214,7 +216,7 @@ impl Extension {
     }
 }
 
-/// The commands, with backend extension.
+/// The commands of the extension backend; `None` for other backends.
 fn of_backend(conf: &NetConf) -> Option<ExtensionConf> {
     conf.backend.companion().and_then(|companion| match companion {
         Companion::Commands(conf) => Some(conf),
@@ -222,12 +224,12 @@ fn of_backend(conf: &NetConf) -> Option<ExtensionConf> {
     })
 }
 
-/// Why a command has not done its work.
+/// Why a command is not done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unready {
-    /// It still runs.
+    /// It is still running.
     Running(String),
-    /// It failed; it runs again by itself.
+    /// It failed, and will be run again.
     Failed(String),
 }
 
@@ -250,7 +252,8 @@ fn names(family: Family) -> [&'static str; 2] {
     }
 }
 
-/// What is said of a peer that runs this backend: its checked subnets and addresses, and its own words as input only.
+/// The input for a peer that runs this backend: its checked subnets and addresses, and its own data only as standard
+/// input.
 fn input(peer: &Peer) -> Option<Input> {
     let data = peer.extension()?;
     let mut variables = Vec::new();
@@ -279,7 +282,7 @@ async fn run(
     loop {
         let wanted = changes.borrow_and_update().clone();
         if wanted.conf.subnet_add != command {
-            // another command knows nothing of the peers
+            // the new commands know nothing about the existing peers
             ran.values_mut().for_each(|ran| ran.well = false);
             command.clone_from(&wanted.conf.subnet_add);
         }
@@ -289,7 +292,7 @@ async fn run(
                 attempt = wanted.attempt;
                 outcome.failed.clear();
             }
-            // what they were to run for is no more
+            // Failures of peers that are gone no longer matter.
             outcome.failed.retain(|key, _| wanted.peers.contains_key(key) || ran.contains_key(key));
             let step = next(&wanted.peers, &ran, &outcome.failed);
             outcome.idle = step.is_none();
@@ -327,7 +330,7 @@ async fn take(
     tracing::debug!(command = name, peer = key, well = result.is_ok(), "a command has run");
     match (&step, &result) {
         (Next::Remove(..), Ok(())) => drop(ran.remove(&key)),
-        // should the peer come again, half a removal may have to be undone
+        // If the peer comes back, a half-finished removal may have to be undone.
         (Next::Remove(..), Err(_)) => ran.get_mut(&key).into_iter().for_each(|ran| ran.well = false),
         (Next::Add(..), _) => drop(ran.insert(key.clone(), Ran { input, well: result.is_ok() })),
     }

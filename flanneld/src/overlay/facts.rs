@@ -1,4 +1,4 @@
-//! What a plan is made from, as far as it is gathered here.
+//! Gathers the facts for a plan.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -27,23 +27,23 @@ use crate::events::facts::{self, Chosen, Named};
 use crate::flags::Options;
 use crate::kernel_thread::KernelThread;
 
-/// Five lines; more than this, bytes, is another file.
+/// subnet.env has at most six lines; a larger file, in bytes, is not subnet.env.
 const LARGEST_SUBNET_FILE: u64 = 64 * 1024;
 
 /// Bytes. glibc reads three servers and six domains (resolv.conf(5)).
 const LARGEST_RESOLV_CONF: u64 = 64 * 1024;
 
-/// What is known of the store, of the kernel and of this host, and how it is gathered.
+/// What is known about the store, the kernel and this host, and how it is gathered.
 pub(super) struct Known {
     pub(super) options: Arc<Options>,
     plan: plan::Options,
     pub(super) health: StoreHealth,
-    /// The network's configuration as the store has it.
+    /// The network's configuration in the store.
     pub(super) text: Option<Arc<[u8]>>,
     config: Config,
-    /// The host as it was read last; `None`: it must be read.
+    /// The last survey of the host; `None`: it must be repeated.
     pub(super) survey: Option<Arc<Survey>>,
-    /// What the last run wrote for the CNI plugin, once it was read.
+    /// The subnet.env of the last run, once it has been read.
     previous: Option<Previous>,
     keys: Option<WireguardKeys>,
     pub(super) endpoints: Endpoints,
@@ -52,7 +52,7 @@ pub(super) struct Known {
     watched: Option<Watched>,
 }
 
-/// What the kernel's announcements are held against, and what that was made from.
+/// What the kernel's announcements are compared with, and what that was made from.
 struct Watched {
     survey: Arc<Survey>,
     chosen: Chosen,
@@ -61,14 +61,14 @@ struct Watched {
     facts: Arc<facts::Facts>,
 }
 
-/// What a pass goes by, gathered.
+/// The gathered facts of a pass.
 pub(super) struct Gathered {
     pub(super) conf: Arc<NetConf>,
     pub(super) survey: Arc<Survey>,
     pub(super) previous: Previous,
-    /// What other flannelds on this host serve, while this one has not announced what it serves.
+    /// The networks that other flannelds serve, until this one has announced its own.
     served: Option<Vec<IpNetwork>>,
-    /// The kernel was left as it was planned, and has announced nothing since.
+    /// Whether the last plan was carried out, and the kernel has announced nothing since.
     pub(super) unchanged: bool,
 }
 
@@ -94,17 +94,17 @@ impl Known {
         }
     }
 
-    /// True once the store was read, or could not be.
+    /// Whether the store was read, or reading it has failed.
     pub(super) fn is_read(&self) -> bool {
         self.health.complete || self.health.error.is_some()
     }
 
-    /// Why the store's configuration is not the one in force.
+    /// Why the current configuration is not the store's.
     pub(super) fn config_error(&self) -> Option<&str> {
         self.config.error()
     }
 
-    /// Gathers what is not known yet.
+    /// Gathers the facts that are missing.
     pub(super) async fn gather(
         &mut self,
         kernel: &KernelThread,
@@ -112,12 +112,12 @@ impl Known {
         store: &Store,
     ) -> Result<Gathered, Failure> {
         if self.health.complete && self.config.take(self.text.as_ref()) {
-            // another backend has other devices
+            // Another backend has other devices.
             self.survey = None;
         }
         let conf = self.config.good().cloned();
         let Some(conf) = conf else {
-            return Err(Failure::Wait(self.config.error().unwrap_or("the store is not read yet").to_owned()));
+            return Err(Failure::Wait(self.config.error().unwrap_or("the store has not been read yet").to_owned()));
         };
         let unchanged = self.survey.is_some();
         let survey = match &self.survey {
@@ -130,7 +130,7 @@ impl Known {
         Ok(Gathered { conf, survey, previous, served, unchanged })
     }
 
-    /// Reads what the underlay is chosen from.
+    /// Reads what the choice of the underlay depends on.
     async fn read(&mut self, kernel: &KernelThread, events: &Events) -> Result<Arc<Survey>, Failure> {
         let can_reach = self.options.select.can_reach;
         events.survey_begins();
@@ -143,7 +143,7 @@ impl Known {
         Ok(survey)
     }
 
-    /// This host's WireGuard keys, if its lease says them: found once and then kept.
+    /// This host's WireGuard keys, if its lease publishes one: found once, and then kept.
     async fn learn_keys(&mut self, conf: &NetConf) -> Result<(), Failure> {
         if conf.backend.needs_key() && self.keys.is_none() {
             let options = self.options.clone();
@@ -153,20 +153,20 @@ impl Known {
         Ok(())
     }
 
-    /// What the last run wrote for the CNI plugin.
+    /// The subnet.env of the last run.
     async fn previous(&mut self) -> Previous {
         if let Some(previous) = &self.previous {
             return previous.clone();
         }
         let options = self.options.clone();
         let read = move || files::read_configured(&options.subnet_file, LARGEST_SUBNET_FILE);
-        // a file that is not there, or not readable, is of no run
+        // A missing or unreadable file means that there was no last run.
         let text = off_thread(read).await.ok().and_then(Result::ok).unwrap_or_default();
         self.previous.insert(Previous::parse(&String::from_utf8_lossy(&text))).clone()
     }
 
-    /// Announces that this host serves the network of `conf`, and gives those that other flannelds serve. `None`: it is
-    /// announced, and was not refused.
+    /// Announces that this host serves the network of `conf`, and returns the networks that other flannelds serve.
+    /// `None`: it was announced before, and not refused.
     async fn claim(&mut self, conf: &NetConf) -> Result<Option<Vec<IpNetwork>>, Failure> {
         let networks = conf.networks();
         if self.claims.are(&networks) {
@@ -183,7 +183,7 @@ impl Known {
         served.map(Some).map_err(Failure::Retry)
     }
 
-    /// This host serves the network of `gathered`, or must not.
+    /// Keeps the claim to the network of `gathered`, or gives it up.
     pub(super) fn settle_claim(&mut self, gathered: &Gathered, may: bool) {
         match may {
             true => self.claims.keep(gathered.conf.networks()),
@@ -191,7 +191,7 @@ impl Known {
         }
     }
 
-    /// What the kernel's announcements are held against: made anew when the survey is, or what was chosen by it.
+    /// Updates what the kernel's announcements are compared with, if the survey or the choice has changed.
     pub(super) fn watch(
         &mut self,
         gathered: &Gathered,
@@ -214,13 +214,13 @@ impl Known {
         facts
     }
 
-    /// subnet.env, as it is from now on.
+    /// Records the new contents of subnet.env.
     pub(super) fn wrote(&mut self, written: &SubnetEnv) {
         let (networks, subnets) = (written.networks.clone(), written.subnets);
         self.previous = Some(Previous { networks, subnets });
     }
 
-    /// The facts, for the lease that this host has.
+    /// The facts for a plan, with this host's lease.
     pub(super) fn facts<'a>(
         &'a self,
         gathered: &'a Gathered,
@@ -260,36 +260,36 @@ pub(super) struct OwnLease<'a> {
     pub(super) published: Option<&'a LeaseAttrs>,
 }
 
-/// Runs what may block elsewhere than on the runtime's thread.
+/// Runs blocking work off the runtime's thread.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
 }
 
-/// From the kernel; none of it is a secret.
+/// A random number from the kernel; it is not used for secrets.
 pub(super) fn random() -> u64 {
     let mut bytes = [0; 8];
-    // a machine without entropy yet: two hosts that draw alike find out at the creation of the key
+    // On a machine without entropy two hosts may draw the same number; one of them then fails to create its key.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::INSECURE);
     u64::from_ne_bytes(bytes)
 }
 
 fn survey(kernel: &mut Kernel, can_reach: Option<IpAddr>) -> Result<Survey, KernelError> {
-    // links first: an address of a link whose name is not known is left out
+    // Links come first: an address is skipped if the name of its link is unknown.
     let links = kernel.links()?;
     let addresses = kernel.addresses()?;
-    // there may be thousands of our own, and none of them is a way out
-    let (routes, mut odd) = kernel.all_routes_but(TableId::MAIN, RouteProtocol::FLANNEL)?;
-    let (local, more) = kernel.all_routes_but(TableId::LOCAL, RouteProtocol::KERNEL)?;
+    // There may be thousands of our own routes, and none of them leads to the underlay.
+    let (routes, mut odd) = kernel.routes_but(TableId::MAIN, RouteProtocol::FLANNEL)?;
+    let (local, more) = kernel.routes_but(TableId::LOCAL, RouteProtocol::KERNEL)?;
     odd.extend(local.into_iter().chain(more));
     let rules = kernel.rules()?;
-    // no route is an answer
+    // No route is a valid answer.
     let reach = can_reach.and_then(|addr| kernel.route_to(addr).ok().flatten());
     let read = |path: &str| files::read_configured(Path::new(path), LARGEST_RESOLV_CONF).ok();
     let dns_servers = peers::dns_servers(read);
     Ok(Survey { links, addresses, routes, odd, rules, reach, limits: neighbour_limits(), dns_servers })
 }
 
-/// The limits of the neighbour tables. What cannot be read is not there to be raised.
+/// The limits of the neighbour tables. One that cannot be read cannot be raised.
 fn neighbour_limits() -> Limits {
     let value = |path: String| sysctl::read(&path).ok().flatten()?.parse().ok();
     let of = |family| match limits::paths(family).map(value) {

@@ -1,4 +1,4 @@
-//! The kernel, made as it is planned.
+//! Applies a plan to the kernel.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,29 +13,29 @@ use overlay::settings;
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::StepCount;
 
-/// Steps that are taken in one go: some milliseconds, after which others may use the thread.
+/// The number of steps in one go: a few milliseconds, after which other work may use the thread.
 const SLICE: usize = 200;
 
-/// What became of a plan.
+/// The result of applying a plan.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
     pub(super) outcome: Outcome,
-    /// How many steps there were, by kind of object and operation.
+    /// The number of steps by kind of object and operation.
     pub(super) steps: Vec<StepCount>,
-    /// From the first look at the kernel to the last change.
+    /// The time from the first reading of the kernel to the last change.
     pub(super) took: Duration,
-    /// Nothing new was planned: what was done undid what somebody else had done.
+    /// Whether nothing new was planned, so that the steps repaired changes of another program.
     pub(super) drift: bool,
 }
 
-/// What the kernel is made as: all of it, or what has changed.
+/// What to apply: the complete state, or the changes.
 pub(super) enum Target {
     Whole(Arc<State>),
     Part(Box<Delta>),
 }
 
 impl Target {
-    /// What `leased` needs. `unchanged`: the kernel is as it was left, so what has changed is enough.
+    /// The target for `leased`. `unchanged`: the kernel is as the last plan left it, so the changes are enough.
     pub(super) fn of(leased: &mut Leased, desired: &Arc<State>, unchanged: bool) -> Self {
         match leased.delta.take().filter(|_| unchanged) {
             Some(delta) => Self::Part(Box::new(delta)),
@@ -44,7 +44,7 @@ impl Target {
     }
 }
 
-/// Makes the kernel as `target` says, slice by slice.
+/// Applies `target` to the kernel, slice by slice.
 pub(super) async fn converge(
     thread: &KernelThread,
     target: Target,
@@ -91,7 +91,7 @@ fn count(outcome: &Outcome) -> Vec<StepCount> {
 }
 
 impl Applied {
-    /// Peers may send here: the devices are there and have their addresses, and the host forwards.
+    /// Whether peers may send to this host: its devices exist with their addresses, and the host forwards.
     pub(super) fn ready(&self) -> bool {
         let carries = |step: &Step| match step {
             Step::WriteSysctl(path, _) => settings::is_vital(path),
@@ -100,12 +100,12 @@ impl Applied {
         self.outcome.conflicts.is_empty() && !self.outcome.failed.iter().any(|(step, _)| carries(step))
     }
 
-    /// As [`Applied::ready`], with the reason why not.
+    /// Like [`Applied::ready`], with the reason.
     pub(super) fn up(&self) -> Result<(), String> {
         if self.ready() { Ok(()) } else { Err(self.trouble().unwrap_or_default()) }
     }
 
-    /// What went wrong, one line.
+    /// The failures, in one line.
     pub(super) fn trouble(&self) -> Option<String> {
         let conflicts = self.outcome.conflicts.iter().map(ToString::to_string);
         let failed = self.outcome.failed.iter().map(|(_, error)| error.to_string());
@@ -118,9 +118,9 @@ impl Applied {
     }
 
     pub(super) fn log(&self) {
-        // what of this is new becomes the last error, which is a warning
+        // New failures are reported as the last error, with a warning.
         for (step, error) in &self.outcome.failed {
-            tracing::debug!(%step, %error, "a step failed and is tried again");
+            tracing::debug!(%step, %error, "a step failed; retrying");
         }
         if !self.outcome.done.is_empty() {
             let count = |s: &StepCount| format!("{}{}={}", s.kind, if s.op == "delete" { "-" } else { "" }, s.done);

@@ -1,9 +1,9 @@
-//! The overlay's controller: something may have changed, so a plan is made and carried out.
+//! The overlay controller: whenever something may have changed, it makes a plan and carries it out.
 //!
-//! There are six reasons to look: the store has changes, the kernel has announced a change to something of ours, a setting is
-//! another that it does not announce, a part of ours has ended or done its work, what failed or is due is due, and ten minutes
-//! have passed. Whatever the reason, the same pass is made: facts, plan, execution in order. What decides is
-//! [`overlay::plan`], and is pure.
+//! It makes a pass for six reasons: the store has changes, the kernel announced a change to an object of ours, a setting
+//! that it does not announce has changed, a part of the daemon has ended or finished its work, a retry or a deadline is
+//! due, or ten minutes have passed. Every pass is the same: facts, plan, execution in order. [`overlay::plan`] makes all
+//! decisions, and is pure.
 
 mod execute;
 mod extension;
@@ -34,16 +34,16 @@ use crate::unannounced::Unannounced;
 pub use outlet::Outlet;
 pub use wireguard_key::DEFAULT as KEY_FILE;
 
-/// Readiness: the host's own part of the data path is up.
+/// The readiness condition: the host's own part of the data path is up.
 const OVERLAY: &str = "overlay";
 
-/// Nothing should change unnoticed; this is how long it lasts if something does.
+/// Every change should be announced. If one is not, it is found after this time.
 const AUDIT: Duration = Duration::from_secs(600);
 
-/// Before the first pass: a store that is slow to read is then an error that can be seen.
+/// How long the first pass waits for the store; after that the error becomes visible.
 const FIRST_READING: Duration = Duration::from_secs(2);
 
-/// Between two passes that the kernel's news cause: a burst of them is one reason.
+/// The pause between two passes because of the kernel's announcements, so that a burst leads to one pass.
 const QUIET: Duration = Duration::from_millis(20);
 
 /// Everything that outlives a pass. All of it can be lost: a new daemon finds it again.
@@ -52,7 +52,7 @@ pub struct Controller {
     kernel: KernelThread,
     events: Events,
     known: Known,
-    /// The leases, and what was planned last.
+    /// The leases, and the last plan.
     memory: Memory,
     /// The udp backend's data path.
     udp: udp::Udp,
@@ -60,24 +60,26 @@ pub struct Controller {
     extension: extension::Extension,
     outlet: Outlet,
     settings: Unannounced,
-    /// The host was as it must be once: from then on what goes wrong is waited for.
+    /// Other programs' routes that take the traffic for peers, as errors.
+    preferred: Vec<String>,
+    /// True after the first complete pass: from then on a failure is retried.
     started: bool,
     retry: Backoff,
 }
 
-/// What the controller works with.
+/// What the controller needs.
 pub struct Parts {
-    /// Where the leases are.
+    /// The store of the leases.
     pub store: Store,
     /// The thread that owns the netlink sockets.
     pub kernel: KernelThread,
-    /// What the kernel announces.
+    /// The kernel's announcements.
     pub events: Events,
-    /// Where its outcome goes.
+    /// Receives the outcome of each pass.
     pub outlet: Outlet,
 }
 
-/// What a pass leaves to wait for.
+/// When the next pass is due.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Due {
     at: Option<Instant>,
@@ -90,12 +92,12 @@ impl Due {
 }
 
 impl Controller {
-    /// The host is not ready before the first pass has made it so.
+    /// Sets the readiness condition: the host is not ready before the first complete pass.
     pub fn announce(readiness: &Readiness) {
         readiness.set(OVERLAY, Err("not configured yet".into()));
     }
 
-    /// Nothing is planned yet.
+    /// Starts without a plan.
     pub fn new(options: Options, parts: Parts) -> Self {
         let Parts { store, kernel, events, outlet } = parts;
         Self {
@@ -104,6 +106,7 @@ impl Controller {
             known: Known::new(options, &store),
             memory: Memory::default(),
             settings: Unannounced::default(),
+            preferred: Vec::new(),
             started: false,
             retry: Backoff::default(),
             store,
@@ -113,7 +116,7 @@ impl Controller {
         }
     }
 
-    /// Runs until it must not go on.
+    /// Runs until an error.
     pub async fn run(&mut self) -> DaemonError {
         if let Ok(Err(ended)) = tokio::time::timeout(FIRST_READING, self.first_reading()).await {
             return ended.into();
@@ -130,7 +133,7 @@ impl Controller {
         }
     }
 
-    /// Takes over what the store says.
+    /// Takes the changes of the store.
     fn take(&mut self, changes: store::Changes) {
         self.memory.apply(changes.leases);
         self.known.health = changes.health;
@@ -147,7 +150,7 @@ impl Controller {
         Ok(())
     }
 
-    /// Waits for a reason to look, and says which it is.
+    /// Waits for a reason for a pass, and returns it.
     async fn wait(&mut self, due: Due) -> Result<&'static str, DaemonError> {
         let ended = Instant::now();
         let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
@@ -155,12 +158,12 @@ impl Controller {
             tokio::select! {
             changes = self.store.changes() => {
                 self.take(changes?);
-                return Ok("the store has changes");
+                return Ok("the store has changed");
             }
             () = self.udp.ended() => return Ok("a udp worker has ended"),
             news = self.extension.news() => {
                 news?;
-                return Ok("commands have run");
+                return Ok("a command has ended");
             }
             news = self.events.news() => {
                 news?;

@@ -1,31 +1,33 @@
-//! What others learn of a pass: people by the status and the log, the CNI plugin by subnet.env, probes by `/readyz`.
+//! Publishes the outcome of a pass: to people in the status and the log, to the CNI plugin in subnet.env, to probes
+//! in `/readyz`.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use kernel::types::Family;
+use overlay::lans::Lan;
 use overlay::lease::Subnets;
 use overlay::netconf::NetConf;
 use overlay::reach::Mode;
 use overlay::subnet_env::SubnetEnv;
 use overlay::underlay::Found;
-use store::StoreHealth;
+use store::{Held, StoreHealth};
 use tokio::sync::watch;
 
 use super::OVERLAY;
 use super::kernel::Applied;
 use crate::health::Readiness;
-use crate::metrics::Metrics;
+use crate::metrics::{Expiry, Metrics};
 use crate::report::{PeerChanges, Report};
 use crate::udp::counters::{Counters, Snapshot};
 use overlay::status::{self, Rejected, Status};
 
-/// Where its outcome goes.
+/// Publishes the outcome of passes.
 pub struct Outlet {
     report: Report,
     metrics: Metrics,
     readiness: Readiness,
-    /// Without the peers.
+    /// The status without the peers.
     status: Status,
     /// This host's subnets, for other controllers.
     subnets: watch::Sender<Subnets>,
@@ -33,13 +35,13 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    /// `status` is what is known of the daemon itself.
+    /// `status` contains what is known about the daemon itself.
     pub fn new(report: Report, metrics: Metrics, readiness: Readiness, status: Status) -> Self {
         let subnets = watch::Sender::new(Subnets::default());
         Self { report, metrics, readiness, status, subnets, found: None }
     }
 
-    /// This host's subnets, and their changes.
+    /// A receiver of this host's subnets.
     pub fn subnets(&self) -> watch::Receiver<Subnets> {
         self.subnets.subscribe()
     }
@@ -48,7 +50,7 @@ impl Outlet {
         self.metrics.udp.clone()
     }
 
-    /// How the store is.
+    /// Reports the store's health.
     pub(super) fn store(&mut self, health: &StoreHealth) {
         self.status.store = health.name.to_string();
         self.status.store_stale_since = health.stale_since.map(status::rfc3339);
@@ -58,7 +60,7 @@ impl Outlet {
         self.readiness.set_stale(health.stale_since.map(|since| (since, why())));
     }
 
-    /// Which network it is, and the way out of this host.
+    /// Reports the network and the underlay.
     pub(super) fn underlay(&mut self, conf: &NetConf, found: &Arc<Found>) {
         let same = |before: &Arc<Found>| (&before.underlay, before.public) == (&found.underlay, found.public);
         if !self.found.as_ref().is_some_and(same) {
@@ -74,56 +76,71 @@ impl Outlet {
         self.found = Some(found.clone());
     }
 
-    /// Other programs' routes inside the network.
+    /// Reports other programs' routes inside the network.
     pub(super) fn foreign_routes(&mut self, routes: Vec<String>) {
         self.status.foreign_routes = routes;
     }
 
-    /// The host's own part of the data path is not up.
+    /// Reports that the host's own part of the data path is down.
     pub(super) fn down(&self, why: String) {
         self.readiness.set(OVERLAY, Err(why));
     }
 
-    /// This host's lease.
-    pub(super) fn lease(&mut self, subnets: Option<Subnets>) {
+    /// Reports this host's links whose prefixes overlap the network: each once in the log, for as long as it is so.
+    pub(super) fn lans(&mut self, lans: &[Lan]) {
+        let warnings: Vec<String> = lans.iter().map(ToString::to_string).collect();
+        let before = std::mem::replace(&mut self.status.warnings, warnings);
+        self.status.warnings.iter().filter(|text| !before.contains(text)).for_each(|text| tracing::warn!("{text}"));
+    }
+
+    /// Reports this host's lease.
+    pub(super) fn lease(&mut self, held: Option<&Held>) {
+        self.metrics.lease(held.and_then(|held| match held.expires {
+            Some(end) => Some(Expiry::At(end)),
+            None => held.reservation.then_some(Expiry::Never),
+        }));
+        let subnets = held.map(|held| held.subnets);
         self.status.subnets = subnets.iter().flat_map(Subnets::iter).collect();
         let subnets = subnets.unwrap_or_default();
         self.subnets.send_if_modified(|known| std::mem::replace(known, subnets) != subnets);
     }
 
-    /// The kernel was made as it is planned, or not. The host is ready when its own data path is up, made from all that the
-    /// store holds (`read`), and the kernel uses it (not `misled`). A store that is away later is no reason to take the host out of service.
-    pub(super) fn applied(&mut self, applied: &Applied, read: bool, misled: Option<String>) {
+    /// Reports the result of applying a plan. The host is ready when its own data path is up, made from the complete
+    /// contents of the store (`read`), and nothing of other programs
+    /// is `preferred` to it: a route, or a rule of the routing policy. A store that fails later is no
+    /// reason to take the host out of service.
+    pub(super) fn applied(&mut self, applied: &Applied, preferred: &[String], read: bool) {
         self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, applied.drift);
         applied.log();
         let carries = || match &self.found {
             Some(found) => found.carries.clone().map_err(|down| down.to_string()),
             None => Ok(()),
         };
-        match applied.up().and_then(|()| carries()).and_then(|()| misled.map_or(Ok(()), Err)) {
-            Ok(()) if !read => self.readiness.set(OVERLAY, Err("the store is not read yet".into())),
+        let reaches = || preferred.first().map_or(Ok(()), |route| Err(route.clone()));
+        match applied.up().and_then(|()| carries()).and_then(|()| reaches()) {
+            Ok(()) if !read => self.readiness.set(OVERLAY, Err("the store has not been read yet".into())),
             up => self.readiness.set(OVERLAY, up),
         }
     }
 
-    /// What the udp backend has moved.
+    /// Reports the traffic of the udp backend.
     pub(super) fn moved(&mut self, counters: Option<Snapshot>) {
         self.status.udp = counters.map(Into::into);
     }
 
-    /// The host is as it must be: the CNI plugin may attach pods.
+    /// Writes subnet.env: the host is in order, and the CNI plugin may attach pods.
     pub(super) fn subnet_env(&mut self, env: &SubnetEnv) {
         self.status.mtu = env.mtu.0;
         self.report.subnet_env(env.format());
     }
 
-    /// What a person may need to look at.
+    /// Logs warnings for the operator.
     pub(super) fn warn(&self, warnings: &[String]) {
         warnings.iter().for_each(|text| tracing::warn!("{text}"));
     }
 
-    /// The outcome of a pass: what is wrong, which peers are reached otherwise, what is not followed, and whether something
-    /// was changed (`fresh`).
+    /// Reports the outcome of a pass: problems, changed peers, rejected leases, and whether anything was changed
+    /// (`fresh`).
     pub(super) fn passed(
         &mut self,
         error: Option<String>,

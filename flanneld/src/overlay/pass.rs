@@ -1,6 +1,10 @@
-//! One pass: from the facts to a host that is as they say.
+//! A pass gathers facts, plans, and carries the plan out.
 
+use ipnetwork::IpNetwork;
+use kernel::Kernel;
+use overlay::lans::Lan;
 use overlay::lease::LeaseAttrs;
+use overlay::netconf::NetConf;
 use overlay::plan::{Blocked, Plan, plan};
 use store::{Claim, HoldError};
 use tokio::time::Instant;
@@ -12,13 +16,13 @@ use crate::daemon::DaemonError;
 use crate::report::PeerChanges;
 use overlay::status::Rejected;
 
-/// Why a pass ended before it made the host right.
+/// Why a pass ended early.
 pub(super) enum Failure {
-    /// The daemon must not go on.
+    /// The daemon must stop.
     Stop(DaemonError),
-    /// To be tried again …
+    /// Try again …
     Retry(String),
-    /// … or there is nothing to be done until the store or the kernel changes.
+    /// … or nothing can be done until the store or the kernel changes.
     Wait(String),
 }
 
@@ -33,38 +37,38 @@ impl From<HoldError> for Failure {
     }
 }
 
-/// What comes of a pass.
+/// The results of a pass.
 #[derive(Default)]
 pub(super) struct Pass {
     pub(super) due: Due,
     troubles: Vec<String>,
     retry: bool,
-    /// Something was changed.
+    /// Whether anything was changed.
     pub(super) fresh: bool,
     pub(super) peers: PeerChanges,
     pub(super) rejected: Option<Vec<Rejected>>,
 }
 
 impl Pass {
-    /// Something to try again.
+    /// Adds a problem that is retried.
     pub(super) fn retry(&mut self, what: impl Into<String>) {
         self.troubles.push(what.into());
         self.retry = true;
     }
 
-    /// Something that waiting helps, or a person.
+    /// Adds a problem that only time or the operator can solve.
     pub(super) fn note(&mut self, what: impl IntoIterator<Item = impl Into<String>>) {
         self.troubles.extend(what.into_iter().map(Into::into));
     }
 
-    /// All of it, one line; `None` when all is well.
+    /// All problems in one line; `None` when there are none.
     fn trouble(&self) -> Option<String> {
         (!self.troubles.is_empty()).then(|| self.troubles.join("; "))
     }
 }
 
 impl Controller {
-    /// Makes the host right, and says when to look again at the latest.
+    /// Makes one pass. Returns when to make the next one at the latest.
     pub(super) async fn pass(&mut self) -> Result<Due, DaemonError> {
         let mut pass = Pass::default();
         match self.reconcile(&mut pass).await {
@@ -75,7 +79,7 @@ impl Controller {
         }
         if pass.retry {
             pass.due.by(Instant::now() + self.retry.next());
-            // what failed is not known
+            // After a failure the state of the host is unknown.
             self.known.survey = None;
         } else {
             self.retry.reset();
@@ -94,7 +98,9 @@ impl Controller {
         self.wait_until_started(prepared, pass)?;
         let mut plan = self.plan(&gathered, pass);
         let attrs = self.check(&plan, &gathered)?;
-        if self.hold(&gathered, &attrs, pass).await? {
+        self.outlet.lans(&plan.lans);
+        self.must_change(&gathered.conf).await?;
+        if self.hold(&gathered, (&attrs, &plan.lans), pass).await? {
             plan = self.plan(&gathered, pass);
         }
         if self.ask_for_endpoints(&plan, pass).await? {
@@ -116,7 +122,7 @@ impl Controller {
         plan
     }
 
-    /// What this host publishes, if it can have a part in the network.
+    /// The attributes to publish, if this host can take part in the network.
     fn check(&mut self, plan: &Plan, gathered: &Gathered) -> Result<LeaseAttrs, Failure> {
         plan.underlay.iter().for_each(|found| self.outlet.underlay(&gathered.conf, found));
         self.known.settle_claim(gathered, plan.attrs.is_ok());
@@ -131,29 +137,50 @@ impl Controller {
         }
     }
 
-    /// Sees to it that this host has a lease, and keeps it. True when it is another than the plan was made for.
-    async fn hold(&mut self, gathered: &Gathered, attrs: &LeaseAttrs, pass: &mut Pass) -> Result<bool, Failure> {
+    /// A start without the right to change the kernel ends before it leases a subnet or changes a sysctl, which takes no
+    /// capability.
+    async fn must_change(&self, conf: &NetConf) -> Result<(), Failure> {
+        if self.started || conf.backend.mode().is_none() {
+            return Ok(());
+        }
+        let may = self.kernel.call(Kernel::may_change).await.map_err(|error| Failure::Stop(error.into()))?;
+        match may.map_err(|error| Failure::Retry(error.to_string()))? {
+            true => Ok(()),
+            false => Err(Failure::Stop(DaemonError::Denied(conf.backend.name()))),
+        }
+    }
+
+    /// Makes sure that this host has a lease. Returns whether it differs from the one that the plan was made for.
+    /// A new lease leaves out `lans`, if it can.
+    async fn hold(
+        &mut self,
+        gathered: &Gathered,
+        (attrs, lans): (&LeaseAttrs, &[Lan]),
+        pass: &mut Pass,
+    ) -> Result<bool, Failure> {
         let before = self.store.held().map(|held| held.subnets);
         let (conf, previous, started) = (&*gathered.conf, gathered.previous.subnets, self.started);
-        let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random() };
+        let avoid: Vec<IpNetwork> = lans.iter().map(|lan| lan.address).collect();
+        let claim = Claim { conf, attrs, previous, started, now: Instant::now(), random: random(), avoid: &avoid };
         match self.store.hold(&claim).await {
             Ok(held) => {
                 held.look_again.into_iter().for_each(|at| pass.due.by(at));
                 pass.note(held.note);
             }
-            // a lease that cannot be renewed or written again now is no reason to let go of the kernel
+            // If the lease cannot be renewed or rewritten now, the kernel is still kept up to date.
             Err(HoldError::Retry(why)) if before.is_some() => pass.retry(why.to_string()),
             Err(error) => return Err(error.into()),
         }
-        let now = self.store.held().map(|held| held.subnets);
-        self.outlet.lease(now);
+        let held = self.store.held();
+        self.outlet.lease(held.as_ref());
+        let now = held.map(|held| held.subnets);
         let announced = self.extension.announce(conf, &now.unwrap_or_default(), attrs, &mut pass.due);
         self.wait_until_started(announced, pass)?;
         Ok(now != before)
     }
 
-    /// Before the start is done, a command that has not done its work ends the pass. Later the lease and the peers go on, and
-    /// only a failure is reported.
+    /// During the start, a command that is not done ends the pass. Later only a failure is reported, so that the
+    /// lease and the peers stay up to date.
     fn wait_until_started(&self, command: Result<(), Unready>, pass: &mut Pass) -> Result<(), Failure> {
         match command {
             Ok(()) => {}

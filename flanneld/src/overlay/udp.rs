@@ -1,4 +1,4 @@
-//! The udp backend's data path: at work while the backend is udp, and after that until nobody sends here any more.
+//! Runs the udp backend's data path: while the backend is udp, and after that until no host sends here any more.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
@@ -16,27 +16,27 @@ use crate::udp::counters::{Counters, Snapshot};
 use crate::udp::table::Table;
 use crate::udp::{DataPath, Settings, queues};
 
-/// What of it outlives a pass.
+/// The part of it that outlives a pass.
 #[derive(Debug, Default)]
 pub(super) struct Udp {
     path: Option<DataPath>,
     counters: Arc<Counters>,
-    /// It was at work.
+    /// Whether it has ever run.
     used: bool,
 }
 
 impl Udp {
-    /// Not at work yet.
+    /// Not running yet.
     pub(super) fn new(counters: Arc<Counters>) -> Self {
         Self { counters, ..Self::default() }
     }
 
-    /// True when it is at work at this address.
+    /// Whether it runs at this address.
     fn goes_on(&self, local: SocketAddrV4) -> bool {
         self.path.as_ref().is_some_and(|path| path.settings().local == local && path.is_whole())
     }
 
-    /// True when it is at work at this address, on the device with this index.
+    /// Whether it runs at this address, on the device with this index.
     fn is_on(&self, local: SocketAddrV4, index: u32) -> bool {
         self.goes_on(local) && self.path.as_ref().is_some_and(|path| path.settings().index == index)
     }
@@ -56,17 +56,17 @@ impl Udp {
         }
     }
 
-    /// What it has counted; `None` when it never was at work.
+    /// Its counters; `None` if it has never run.
     pub(super) fn counters(&self) -> Option<Snapshot> {
         self.used.then(|| self.counters.snapshot())
     }
 
     fn start(&mut self, settings: Settings, table: Table) -> Result<(), String> {
-        // the old one first: it has the port
+        // The old one ends first, because it uses the port.
         self.path = None;
         let path = DataPath::start(settings, table, self.counters.clone()).map_err(|error| error.to_string())?;
         let Settings { device, local, queues, .. } = path.settings();
-        tracing::info!(%device, %local, queues, "the udp backend's data path is at work");
+        tracing::info!(%device, %local, queues, "the udp backend's data path has started");
         self.path = Some(path);
         self.used = true;
         Ok(())
@@ -74,8 +74,8 @@ impl Udp {
 }
 
 impl Controller {
-    /// Has the data path at work, with the peers that there are, on the device that is desired or that is only kept.
-    /// `unchanged`: the device is as it was left.
+    /// Runs the data path with the current peers, on the device that is desired or only kept. `unchanged`: the device
+    /// is as the last plan left it.
     pub(super) async fn carry(&mut self, path: plan::DataPath, leased: &Leased, unchanged: bool) -> Result<(), String> {
         let local = SocketAddrV4::new(path.local, path.conf.port);
         let table = |controller: &Self| Table::new(path.network, path.own, routes(controller.memory.book().peers()));
@@ -83,14 +83,14 @@ impl Controller {
         let index = if goes_on { None } else { self.make_device().await? };
         match (&self.udp.path, index) {
             (None, None) => Ok(()),
-            // somebody has deleted what was only kept
+            // Another program has deleted a device that was only kept.
             (Some(_), None) if !goes_on => {
                 self.udp.end();
                 Ok(())
             }
             (Some(running), index) if goes_on || index.is_some_and(|index| self.udp.is_on(local, index)) => {
-                // who is not known to be gone stays; a table that says the same is no change. What this plan says of peers is not
-                // enough: the plan before may not have been carried out
+                // A peer stays until it is known to be gone; an equal table is not a change. The peers of this plan
+                // alone are not enough, because the previous plan may not have been carried out.
                 if !leased.scope.keep {
                     running.replace(table(self));
                 }
@@ -105,7 +105,7 @@ impl Controller {
         }
     }
 
-    /// Makes the device as it is desired and gives its number; `None` when it is not desired and not there.
+    /// Creates the device as desired, and returns its index; `None` when it is neither desired nor present.
     async fn make_device(&self) -> Result<Option<u32>, String> {
         let device = IfName::new(DEVICE).map_err(|error| error.to_string())?;
         let desired = self.memory.desired().map(|desired| only(&device, desired)).unwrap_or_default();
@@ -114,7 +114,7 @@ impl Controller {
     }
 }
 
-/// Of what is desired, the device and its addresses.
+/// The device and its addresses, out of the desired state.
 fn only(device: &IfName, desired: &State) -> State {
     let mut state = State::default();
     state.links.extend(desired.links.get_key_value(device).map(|(name, link)| (name.clone(), link.clone())));
@@ -134,7 +134,7 @@ fn make(kernel: &mut Kernel, device: &IfName, desired: &State) -> Result<Option<
     Ok(link.map(|link| link.index.0))
 }
 
-/// All peers, whatever their backend: which packets come by the device is the kernel's routes' choice, and a host that is
+/// All peers, whatever their backend: the kernel's routes decide which packets use the device, and a host that is
 /// about to change its backend may still send by this one.
 fn routes<'a>(peers: impl Iterator<Item = &'a Peer>) -> impl Iterator<Item = (Ipv4Network, Ipv4Addr)> {
     peers.filter_map(|peer| {

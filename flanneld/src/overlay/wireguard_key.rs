@@ -1,5 +1,5 @@
-//! This host's WireGuard keys: upstream's file, made when there is none. It is kept for as long as the file is, so that
-//! a restart is nothing to the peers.
+//! This host's WireGuard keys, in upstream's file, which is created if it is missing. The key is kept as long as the
+//! file, so a restart does not affect the peers.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,37 +10,37 @@ use x25519_dalek::{X25519_BASEPOINT_BYTES, x25519};
 
 use store::files::{Draft, FileError, at, dir_of, make_dirs, read_configured, sweep};
 
-/// Where upstream keeps it; WIREGUARD_KEY_FILE names another.
+/// Upstream's path; WIREGUARD_KEY_FILE sets another.
 pub const DEFAULT: &str = "/run/flannel/wgkey";
 
-/// As upstream's.
+/// The file mode, as upstream's.
 const SECRET: u32 = 0o400;
 
-/// A key is 44 bytes; more than this is another file.
+/// A key has 44 bytes; a larger file is not a key.
 const LARGEST: u64 = 1024;
 
-/// There is no key to be had.
+/// Why this host has no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// A file operation.
+    /// A file operation failed.
     #[error("wireguard key: {0}")]
     File(#[from] FileError),
-    /// What is there is no key; it is not repeated.
-    #[error("wireguard key: {}: {source}; delete it to have a new one made", path.display())]
+    /// The file does not contain a key. The message does not show the content.
+    #[error("wireguard key: {}: {source}; delete it, and flanneld makes a new one", path.display())]
     NotAKey {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: NotAKey,
     },
-    /// No randomness.
+    /// The kernel gives no random bytes.
     #[error("wireguard key: the kernel gives no random bytes: {0}")]
     Random(#[source] io::Error),
 }
 
-/// The keys in the file at `path`, which is made if it is not there.
+/// Reads the keys in the file at `path`, which is created if it is missing.
 pub fn load(path: &Path) -> Result<WireguardKeys, KeyFileError> {
-    // a killed daemon's draft holds a secret
+    // The draft of a killed daemon contains a secret.
     sweep(path);
     let text = match read_configured(path, LARGEST) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
@@ -54,14 +54,14 @@ pub fn load(path: &Path) -> Result<WireguardKeys, KeyFileError> {
     Ok(WireguardKeys { private: Secret(private), public: PublicKey(x25519(private, X25519_BASEPOINT_BYTES)) })
 }
 
-/// What the kernel keeps of 32 bytes (`curve25519_clamp_secret`, include/crypto/curve25519.h; RFC 7748 §5).
+/// Clamps 32 bytes as the kernel does (`curve25519_clamp_secret`, include/crypto/curve25519.h; RFC 7748 §5).
 fn clamped(mut bytes: [u8; 32]) -> [u8; 32] {
     bytes[0] &= 0b1111_1000;
     bytes[31] = bytes[31] & 0b0111_1111 | 0b0100_0000;
     bytes
 }
 
-/// A new key, whole before its name is there. When another daemon was faster, its.
+/// Creates a key file, complete before it has its name. If another daemon was faster, returns that daemon's key.
 fn make(path: &Path) -> Result<Vec<u8>, KeyFileError> {
     let mut bytes = [0; 32];
     random(&mut bytes).map_err(KeyFileError::Random)?;

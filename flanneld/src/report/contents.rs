@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use ipnetwork::IpNetwork;
 
 use crate::metrics::PeerCounts;
-use overlay::status::{Attachments, Peer, Peers, Rejected, Status};
+use overlay::status::{Attachments, Peer, Peers, Rejected, Status, Udp};
 
 /// The peers that have changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +116,14 @@ impl Contents {
     pub fn set_attachments(&mut self, attachments: Attachments) {
         self.unwritten |= self.status.attachments.as_ref() != Some(&attachments);
         self.status.attachments = Some(attachments);
+    }
+
+    /// Sets what the udp backend has moved, if that is the backend. Returns whether it is.
+    pub fn set_udp(&mut self, now: impl FnOnce() -> Udp) -> bool {
+        let Some(known) = &mut self.status.udp else { return false };
+        let before = std::mem::replace(known, now());
+        self.unwritten |= before != *known;
+        true
     }
 
     /// The content of subnet.env; `None` before it is known.

@@ -1,7 +1,7 @@
-//! What others read of the daemon: subnet.env for the CNI plugin, status.json for people and programs.
+//! The files for readers of the daemon's state: subnet.env for the CNI plugin, status.json for people and programs.
 //!
-//! Both are objects of this host like a route: somebody says what they contain, one task writes them, and whoever deletes
-//! or edits them finds them written again. The task is the only writer, and it writes off the runtime's thread.
+//! Like a route, both are objects of this host: callers set their contents, one task writes them, and rewrites them
+//! when another program deletes or edits them. The task is the only writer, and it writes off the runtime's thread.
 
 mod contents;
 mod pace;
@@ -10,7 +10,7 @@ mod task;
 mod tests;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -22,44 +22,53 @@ use crate::metrics::Metrics;
 use crate::supervise::{Ended, Task};
 use crate::systemd::Manager;
 use overlay::status::{Attachments, Rejected, Status, path_beside};
+use store::files::{self, FileError};
 
-/// Readiness: the CNI plugin can read subnet.env.
+/// The readiness condition: the CNI plugin can read subnet.env.
 pub const SUBNET_FILE: &str = "subnet file";
 
 /// What the reporter needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where subnet.env is written; status.json lies beside it.
+    /// The path of subnet.env; status.json is beside it.
     pub subnet_file: PathBuf,
-    /// Who learns that the start is done.
+    /// Is notified when the start is complete.
     pub manager: Option<Manager>,
-    /// Where the number of peers and repairs is counted.
+    /// Counts peers and repairs.
     pub metrics: Metrics,
-    /// Where it says whether subnet.env is written.
+    /// Receives whether subnet.env is written.
     pub readiness: Readiness,
 }
 
-/// What the daemon and the task share.
+/// The state that the daemon and the task share.
 #[derive(Debug, Default)]
 struct Shared {
     contents: Mutex<Contents>,
     changed: Notify,
+    /// Held while a text is rendered and written, so that an older text never replaces a newer one.
+    writing: Mutex<()>,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn write(&self, path: &Path, text: impl FnOnce(&mut Contents) -> String) -> Result<(), FileError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = text(&mut self.lock());
+        files::replace(path, text.as_bytes())
+    }
 }
 
-/// The task that writes the files. It ends with this.
+/// The task that writes the files. Dropping it ends the task.
 #[derive(Debug)]
 pub struct Reporter {
     report: Report,
     task: Task,
 }
 
-/// The way to the task that writes the files.
+/// A handle for reporting to the task that writes the files.
 #[derive(Debug, Clone)]
 pub struct Report {
     shared: Arc<Shared>,
@@ -78,7 +87,7 @@ impl Reporter {
         Self { report: Report { shared, metrics, status }, task }
     }
 
-    /// For whoever has something to report.
+    /// A handle for reporting.
     pub fn handle(&self) -> Report {
         self.report.clone()
     }
@@ -90,8 +99,9 @@ impl Reporter {
 }
 
 impl Report {
-    /// The outcome of a pass. `head` is the status without peers and rejected leases, which come as changes. The status is
-    /// written soon if anything but its time and its counters is new, or if the pass changed something (`fresh`).
+    /// Reports the outcome of a pass. `head` is the status without peers and rejected leases, which are passed as
+    /// changes. The status is written soon if anything but its time and its counters is new, or if the pass changed
+    /// something (`fresh`).
     pub fn passed(&self, head: &Status, peers: PeerChanges, rejected: Option<Vec<Rejected>>, fresh: bool) {
         let mut contents = self.shared.lock();
         contents.passed(head, peers, rejected, fresh);
@@ -100,22 +110,21 @@ impl Report {
         self.shared.changed.notify_one();
     }
 
-    /// The state of this host's attachments.
+    /// Reports the state of this host's attachments.
     pub fn attachments(&self, attachments: &Attachments) {
         self.shared.lock().set_attachments(attachments.clone());
         self.shared.changed.notify_one();
     }
 
-    /// What subnet.env contains from now on. The status is written before it.
+    /// Sets the contents of subnet.env. The status is written first.
     pub fn subnet_env(&self, text: String) {
         self.shared.lock().set_env(text);
         self.shared.changed.notify_one();
     }
 
-    /// Writes the status now and here: the daemon is about to end with `error`.
+    /// Writes the status immediately, because the daemon is about to end with `error`.
     pub fn last_words(&self, error: &str) {
-        let text = self.shared.lock().last_words(error);
-        // the error itself is on its way to the log
-        let _ = store::files::replace(&self.status, text.as_bytes());
+        // the caller logs the error itself
+        let _ = self.shared.write(&self.status, |contents| contents.last_words(error));
     }
 }

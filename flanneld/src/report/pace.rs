@@ -13,6 +13,9 @@ const PAUSE_PER_PEER: Duration = Duration::from_millis(5);
 /// No status is older than this.
 const LONG_PAUSE: Duration = Duration::from_secs(5);
 
+/// How often the udp backend's counters are read: nobody announces that they have changed.
+pub(super) const COUNTED: Duration = Duration::from_millis(500);
+
 /// The earliest time of the next status, if the last one was `written` and there are so many peers. Until the daemon
 /// has `started`, every step of it is reported at once.
 pub(super) fn next_status(written: Option<Instant>, peers: usize, started: bool) -> Option<Instant> {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::pace::next_status;
+use super::pace::{COUNTED, next_status};
 use super::watch::{Fingerprint, Watch};
-use super::{SUBNET_FILE, Settings, Shared};
+use super::{Contents, SUBNET_FILE, Settings, Shared};
 use crate::repairs::Repairs;
 use overlay::status::path_beside;
 use store::backoff::Backoff;
@@ -40,9 +40,13 @@ impl Object {
     }
 
     /// Writes the file on a thread of its own, because a disk may be slow.
-    async fn write(&mut self, text: impl FnOnce() -> String + Send + 'static) -> bool {
-        let path = self.path.clone();
-        let work = move || files::replace(&path, text().as_bytes()).map(|()| Fingerprint::of(&path));
+    async fn write(
+        &mut self,
+        shared: &Arc<Shared>,
+        text: impl FnOnce(&mut Contents) -> String + Send + 'static,
+    ) -> bool {
+        let (path, shared) = (self.path.clone(), shared.clone());
+        let work = move || shared.write(&path, text).map(|()| Fingerprint::of(&path));
         let done = tokio::task::spawn_blocking(work).await;
         self.at = Some(Instant::now());
         match done {
@@ -139,13 +143,14 @@ impl Writer {
     async fn make_status(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let other = self.status.is_other();
-        let (unwritten, next) = {
-            let contents = self.shared.lock();
+        let (unwritten, next, count) = {
+            let mut contents = self.shared.lock();
+            let count = contents.set_udp(|| self.settings.metrics.udp.snapshot().into()).then(|| now + COUNTED);
             let started = self.env_text.is_some() && contents.env() == self.env_text.as_deref();
-            (contents.is_unwritten(), next_status(self.status.at, contents.peers(), started))
+            (contents.is_unwritten(), next_status(self.status.at, contents.peers(), started), count)
         };
         let at = match (unwritten, other) {
-            (false, false) => return None,
+            (false, false) => return count,
             (true, false) => next.unwrap_or(now),
             (_, true) => self.status.repairs.allowed(now),
         };
@@ -153,15 +158,15 @@ impl Writer {
         if at > now {
             return Some(at);
         }
-        let (shared, drifts) = (self.shared.clone(), self.settings.metrics.drifts());
-        if !self.status.write(move || shared.lock().take_status(drifts)).await {
+        let drifts = self.settings.metrics.drifts();
+        if !self.status.write(&self.shared, move |contents| contents.take_status(drifts)).await {
             self.shared.lock().status_failed();
             return self.status.retry;
         }
         if other {
             self.repaired(Kind::Status, now);
         }
-        None
+        count
     }
 
     async fn make_env(&mut self) -> Option<Instant> {
@@ -177,7 +182,7 @@ impl Writer {
         }
         let written = {
             let text = text.clone();
-            self.env.write(move || text).await
+            self.env.write(&self.shared, move |_| text).await
         };
         self.shared.lock().set_env_error(self.env.error.clone());
         self.settings.readiness.set(SUBNET_FILE, self.env.error.clone().map_or(Ok(()), Err));

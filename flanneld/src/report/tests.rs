@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -5,7 +6,7 @@ use overlay::backend::vxlan;
 
 use super::*;
 use lab::wait;
-use overlay::status::{Peer, Reach};
+use overlay::status::{Peer, Reach, Udp};
 
 fn peer(subnet: &str, path: Reach) -> Peer {
     Peer {
@@ -138,6 +139,24 @@ async fn a_file_that_somebody_changes_is_written_again() {
     assert!(settings.metrics.drifts().get("file").is_some_and(|count| *count >= 3), "{:?}", settings.metrics.drifts());
 }
 
+/// The error that ends the daemon stays in the status, although the task may be writing an older one.
+#[test]
+fn an_older_text_never_replaces_the_last_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let shared = Arc::new(Shared::default());
+    let status = dir.path().join("status.json");
+    let report = Report { shared: shared.clone(), metrics: Metrics::default(), status: status.clone() };
+    for round in 0..200 {
+        shared.write(&status, |contents| contents.last_words("")).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| shared.write(&status, |contents| contents.take_status(BTreeMap::new())).unwrap());
+            scope.spawn(|| report.last_words(&format!("error {round}")));
+        });
+        let text = std::fs::read_to_string(&status).unwrap();
+        assert!(text.contains(&format!("error {round}")), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn a_file_that_cannot_be_written_is_said_and_tried_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -155,4 +174,26 @@ async fn a_file_that_cannot_be_written_is_said_and_tried_again() {
     eventually(&env, |text| text == "FLANNEL_MTU=1450\n").await;
     eventually(&path_beside(&env), |text| text.contains(r#""lastError": null"#)).await;
     assert!(settings.readiness.is_ready());
+}
+
+#[tokio::test]
+async fn what_udp_has_moved_is_written_without_a_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let status = path_beside(&settings.subnet_file);
+    let task = Reporter::start(settings.clone());
+    let reporter = task.handle();
+    reporter.subnet_env("FLANNEL_MTU=1472\n".into());
+    reporter.passed(&Status { udp: Some(Udp::default()), ..head("one") }, PeerChanges::default(), None, true);
+    eventually(&status, |text| text.contains(r#""sentPackets": 0"#)).await;
+    for number in 1..=2 {
+        settings.metrics.udp.sent(3, 400);
+        let wanted = format!(r#""sentPackets": {}"#, 3 * number);
+        eventually(&status, move |text| text.contains(&wanted)).await;
+    }
+    // of another backend none are shown
+    reporter.passed(&head("two"), PeerChanges::default(), None, true);
+    eventually(&status, |text| !text.contains("sentPackets")).await;
+    settings.metrics.udp.sent(3, 400);
+    eventually(&status, |text| !text.contains("sentPackets")).await;
 }

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use kernel::nft::{NftFamily, RuleHandle, TableKey};
+use kernel::nft::{RuleHandle, TableKey};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
@@ -76,8 +76,11 @@ impl From<RuleHandle> for RuleRecord {
 
 impl Record {
     /// A new record of this boot that names no object.
-    pub fn begun() -> Self {
-        Self { schema: SCHEMA, boot: boot_id(), ..Self::default() }
+    ///
+    /// # Errors
+    /// The ID of the boot cannot be read.
+    pub fn begun() -> io::Result<Self> {
+        Ok(Self { schema: SCHEMA, boot: boot_id()?.to_owned(), ..Self::default() })
     }
 
     /// The recorded rules in one table.
@@ -87,15 +90,10 @@ impl Record {
             |rule: &RuleRecord| RuleHandle { table: table.clone(), chain: rule.chain.clone(), handle: rule.handle };
         self.rules.iter().filter(of_table).map(handle).collect()
     }
-
-    /// Whether rules of `family` are recorded.
-    pub fn has_family(&self, family: NftFamily) -> bool {
-        self.rules.iter().any(|rule| rule.family == family.to_string())
-    }
 }
 
-fn boot_id() -> String {
-    kernel::sysctl::boot_id().unwrap_or_default().to_owned()
+fn boot_id() -> io::Result<&'static str> {
+    Ok(kernel::sysctl::boot_id().map_err(io::Error::other)?.unwrap_or_default())
 }
 
 /// A record's file, open and locked.
@@ -204,12 +202,17 @@ impl Locked {
         if !metadata.is_file() || metadata.len() > LONGEST {
             return Err(io::Error::other("this is not a record: delete it"));
         }
-        let mut text = String::new();
+        let mut text = Vec::new();
         if metadata.len() > 0 {
-            // a file that is not text is not a record; it is written anew
-            let _ = (&file).take(LONGEST).read_to_string(&mut text);
+            (&file).take(LONGEST).read_to_end(&mut text)?;
         }
-        let record = serde_json::from_str(&text).ok().filter(|r: &Record| r.schema == SCHEMA && r.boot == boot_id());
+        // a file that cannot be decoded is not a record; it is written anew
+        let decoded: Option<Record> = serde_json::from_slice(&text).ok();
+        let record = match decoded.filter(|record| record.schema == SCHEMA) {
+            // an ID that cannot be read says nothing about the record
+            Some(record) if record.boot == boot_id()? => Some(record),
+            _ => None,
+        };
         let length = usize::try_from(metadata.len()).unwrap_or_default();
         Ok(Some(Self { file, path: path.to_owned(), length, record }))
     }

@@ -7,10 +7,6 @@ use serde::{Deserialize, Serialize};
 pub mod code {
     /// The plugin does not support the configuration's version.
     pub const INCOMPATIBLE_VERSION: u32 = 1;
-    /// A field is not supported; `msg` names it.
-    pub const UNSUPPORTED_FIELD: u32 = 2;
-    /// The container is unknown or gone.
-    pub const UNKNOWN_CONTAINER: u32 = 3;
     /// A `CNI_*` variable is missing or bad.
     pub const INVALID_ENVIRONMENT: u32 = 4;
     /// Reading or writing failed.

@@ -23,9 +23,6 @@ pub use cache::CacheError;
 use gojson::Json;
 pub use list::{ListError, NetworkList, PluginConf};
 
-/// The directory of libcni's cache.
-pub const CACHE_DIR: &str = "/var/lib/cni";
-
 /// One container's interface on one network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attachment {

@@ -1,4 +1,4 @@
-//! Writing the kernel: the only place that changes it.
+//! Changes the kernel. Nothing else does.
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
@@ -14,27 +14,27 @@ use crate::types::{IfName, RouteProtocol};
 use crate::wireguard::{WireguardRequest, remove_peer, set_device, set_peer};
 use crate::{sysctl, tuntap};
 
-/// What became of a list of steps.
+/// The result of a list of steps.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// How many were done.
+    /// The number of steps that succeeded.
     pub done: usize,
     /// The rules of nf_tables that were added.
     pub handles: Vec<RuleHandle>,
-    /// Those that were not, with the reason; their objects are as they were.
+    /// The steps that failed, each with the reason; their objects are unchanged.
     pub failed: Vec<(Step, KernelError)>,
 }
 
 impl Report {
-    /// The first failure, for callers to whom one is enough.
+    /// The first failure, for callers that need only one.
     pub fn ok(self) -> Result<(), KernelError> {
         self.failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
 }
 
 impl Kernel {
-    /// Takes the steps in order, as few messages to the kernel as that allows. A step that fails is reported and does
-    /// not stop the others. Deleting what is already gone and adding what is already there count as done.
+    /// Takes the steps in order, with as few messages to the kernel as possible. A step that fails is reported, and
+    /// does not stop the others. Deleting an object that is gone, and adding one that exists, count as successes.
     pub fn apply(&mut self, steps: &[Step]) -> Report {
         self.take(None, steps)
     }
@@ -73,6 +73,7 @@ impl Kernel {
     }
 
     fn create_otherwise(&mut self, parent: Option<&mut Self>, name: &IfName, link: &Link) -> Result<(), KernelError> {
+        self.seen.remove(name);
         match (&link.kind, &link.birth) {
             (LinkKind::TunTap(device), Birth::Here | Birth::Parent) => self.inside(|| tuntap::create(name, device))?,
             _ => self.bear(parent, name, link),
@@ -105,7 +106,7 @@ impl Kernel {
         }
     }
 
-    /// Puts a step on the page, sending what is on it first when the step refers to a link made there.
+    /// Adds a step to the page. Sends the page first if the step refers to a link that the page creates.
     fn stage<'a>(&mut self, step: &'a Step, page: &mut Page<'a>, report: &mut Report) {
         for name in refers_to(step) {
             if page.creates.contains(name) {
@@ -120,7 +121,11 @@ impl Kernel {
             return report.count(step, Err(KernelError::new(step.to_string(), Errno(libc::ENODEV))));
         };
         match step {
-            Step::CreateLink(name, _) => page.creates.push(name.clone()),
+            Step::CreateLink(name, _) => {
+                page.creates.push(name.clone());
+                // A deleted link's index is not that of a new link with the same name.
+                self.seen.remove(name);
+            }
             Step::RenameLink(from, to) => {
                 page.creates.push(to.clone());
                 self.seen.remove(from);
@@ -136,7 +141,7 @@ impl Kernel {
         }
     }
 
-    /// The message for a step; every link that it names is known by now.
+    /// The message for a step; all links that it names are known by now.
     fn message(&self, step: &Step) -> Option<(Message, u16)> {
         let names = self.names();
         let message = match step {
@@ -167,12 +172,12 @@ impl Kernel {
     }
 }
 
-/// The links that must be known by index before a step can be sent.
+/// The links whose index must be known before a step can be sent.
 fn refers_to(step: &Step) -> Vec<&IfName> {
     let (name, other) = match step {
         Step::CreateLink(_, link) => (link.kind.lower(), link.master.as_ref().and_then(Option::as_ref)),
         Step::RenameLink(from, _) => (Some(from), None),
-        // the link itself may be named
+        // The link itself may be identified by name.
         Step::ChangeLink(_, change) => {
             let lower = change.kind.as_ref().and_then(LinkKind::lower);
             (change.master.as_ref().and_then(Option::as_ref), lower)
@@ -211,7 +216,7 @@ fn wireguard_body(step: &Step) -> Writer {
     writer
 }
 
-/// What to do about a kernel that lacks something.
+/// Advice for a kernel without the module `name`.
 pub(crate) fn no_module(name: &str) -> String {
     format!("this kernel has no {name}: `modprobe {name}` as root, or boot a kernel that has it")
 }
@@ -223,7 +228,7 @@ fn explain(step: &Step, error: KernelError) -> KernelError {
     }
 }
 
-/// rtnl_newlink: EOPNOTSUPP when no module answers to the kind's name, with a sentence of its own since Linux 5.1.
+/// rtnl_newlink returns EOPNOTSUPP when no module provides the kind, since Linux 5.1 with a text.
 pub(crate) fn explain_kind(kind: &LinkKind, error: KernelError) -> KernelError {
     let unknown = error.text.as_deref().is_none_or(|text| text == "Unknown device type");
     match kind.as_kind().module() {
@@ -238,7 +243,7 @@ fn absent(step: &Step, error: &KernelError) -> KernelError {
     KernelError { what: step.to_string(), errno: error.errno, text: Some(error.what.clone()) }
 }
 
-/// Steps on their way to the kernel in one go.
+/// Steps that are sent to the kernel together.
 #[derive(Default)]
 struct Page<'a> {
     requests: Vec<Request<'a>>,
@@ -246,7 +251,7 @@ struct Page<'a> {
     creates: Vec<IfName>,
 }
 
-/// As many as the socket sends at once; thousands of messages need not be there before the first is sent.
+/// As many as the socket sends at once, so that thousands of messages need not exist before the first is sent.
 const FULL: usize = 200;
 
 impl Page<'_> {
@@ -259,7 +264,7 @@ impl Page<'_> {
     }
 }
 
-/// The step fails where there is the very same route alone; of IPv6 another may be meant.
+/// Whether EEXIST means that exactly this route exists. For IPv6 it may be about another route.
 fn is_there(step: &Step) -> bool {
     match step {
         Step::AddRoute(..) => true,
@@ -277,7 +282,7 @@ impl Report {
     pub(crate) fn count(&mut self, step: &Step, outcome: Result<(), KernelError>) {
         match outcome {
             Err(error) if step.is_delete() && error.is_absent() => self.done += 1,
-            // the very same route
+            // exactly this route exists
             Err(error) if is_there(step) && error.is_already() => self.done += 1,
             Err(error) => self.failed.push((step.clone(), error)),
             Ok(()) => self.done += 1,

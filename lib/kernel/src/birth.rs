@@ -1,4 +1,4 @@
-//! Links that come into a namespace from another, the parent's: born there by the parent's socket, or moved.
+//! Links that come into a namespace from its parent: created there through the parent's socket, or moved.
 
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -13,26 +13,26 @@ use crate::netns::{Netns, NetnsError};
 use crate::state::{Birth, Link};
 use crate::types::{IfIndex, IfName};
 
-/// How many indexes are tried: the chance that one of 2²⁰ is taken is small.
+/// The number of indexes to try: the chance that one of 2²⁰ is taken is small.
 const TRIES: usize = 4;
 
-/// Indexes that the kernel does not reach by counting, and that fit wherever a program keeps one.
+/// Indexes that the kernel does not reach by counting, and that fit wherever programs store one.
 const INDEXES: std::ops::Range<u32> = 1 << 20..1 << 21;
 
 impl Kernel {
-    /// [`Kernel::apply`] for a namespace some of whose links come from `parent`'s, as their [`Link::birth`] says.
+    /// Like [`Kernel::apply`], for a namespace that gets links from `parent`, as their [`Link::birth`] says.
     ///
     /// # Errors
-    /// In the report: EEXIST where this namespace has a link of that name; ENODEV where the parent lacks the link that
-    /// is to move or to be stood on. Nothing is left of a link that failed, and one that was to move is back.
+    /// In the report: EEXIST if this namespace has a link of that name; ENODEV if the parent does not have the link
+    /// to move, or the lower link. Nothing is left of a link that failed, and a link that should have moved is back.
     pub fn apply_from(&mut self, parent: &mut Self, steps: &[Step]) -> Report {
         self.take(Some(parent), steps)
     }
 
-    /// Takes the step that makes `link`, whose birth is not `Here`.
+    /// Creates or moves `link`, whose birth is not `Here`.
     pub(crate) fn bear(&mut self, parent: Option<&mut Self>, name: &IfName, link: &Link) -> Result<(), KernelError> {
         let Some(parent) = parent else {
-            let text = Some("it comes from another namespace: say from which".to_owned());
+            let text = Some("it comes from another namespace, which the caller did not give".to_owned());
             return Err(KernelError {
                 text,
                 ..KernelError::new(Creation::new(name, link).to_string(), Errno(libc::EINVAL))
@@ -67,7 +67,8 @@ impl Kernel {
             self.index(master)?;
         }
         let Err(mut error) = self.create_from(parent, netns, None, (name, link)) else { return Ok(()) };
-        // before Linux 6.13 the kernel looks for the name where the message comes from, unless the link has an index
+        // Before Linux 6.13 the kernel looks up the name in the sender's namespace, unless the link has an index
+        // (__rtnl_newlink, net/core/rtnetlink.c).
         // (__rtnl_newlink, net/core/rtnetlink.c)
         if !error.is_already() || self.link(name)?.is_some() {
             return Err(error);
@@ -81,7 +82,7 @@ impl Kernel {
                 }
                 Err(next) => error = next,
             }
-            // an index that is taken is busy, and so is a lower link that is something else's
+            // EBUSY means that the index is taken, or that the lower link is in use by something else.
             if error.errno.0 != libc::EBUSY {
                 return Err(error);
             }
@@ -120,7 +121,7 @@ impl Kernel {
         if parent.name(before.index.0)?.is_some() {
             return Err(error);
         }
-        // the kernel moved it, kept its name where that was free, and could not rename it
+        // The kernel has moved the link under its old name, and could not rename it.
         let here = if error.is_already() || self.link(name)?.is_none() { from } else { name };
         match self.give_back(parent, here, (from, &before.link)) {
             Ok(()) => Err(error),
@@ -130,7 +131,7 @@ impl Kernel {
         }
     }
 
-    /// Moves the link `here` back to `parent`, where it was `before`.
+    /// Moves the link `here` back to `parent`, to its state `before`.
     fn give_back(
         &mut self,
         parent: &mut Self,
@@ -150,7 +151,7 @@ impl Kernel {
     }
 }
 
-/// A namespace's file: its [`Kernel`]'s, or opened for the purpose.
+/// A namespace's file: that of its [`Kernel`], or one opened for this purpose.
 enum Descriptor {
     Borrowed(RawFd),
     Owned(Netns),
@@ -165,7 +166,7 @@ impl AsRawFd for Descriptor {
     }
 }
 
-/// The whole command in front, and what of it failed behind.
+/// Puts the whole command first, and the part that failed after it.
 fn explain(error: KernelError, command: Creation<'_>) -> KernelError {
     let text = match (error.text, error.errno.0) {
         (None, libc::EEXIST) => Some(format!("{} is taken there", command.name)),

@@ -1,4 +1,4 @@
-//! The one verb: make the kernel as it is wanted.
+//! Brings the kernel into the desired state.
 
 use std::borrow::Cow;
 
@@ -9,12 +9,12 @@ use crate::netlink::KernelError;
 use crate::nft::RuleHandle;
 use crate::state::{Scope, State};
 
-/// What need not be read, because the caller knows it: it has just made it, or nothing was announced since.
+/// What need not be read, because the caller knows it: it has just created it, or nothing was announced since.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Assumed<'a> {
-    /// The objects as they are.
+    /// The objects as they are known.
     pub state: Cow<'a, State>,
-    /// What is read all the same, and added.
+    /// The objects to read in addition.
     pub read: Scope,
 }
 
@@ -32,26 +32,26 @@ impl<'a> From<&'a State> for Assumed<'a> {
     }
 }
 
-/// What became of it.
+/// The result of a convergence.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// The steps that were taken, those whose object was gone or there already among them.
+    /// The steps that were taken, including those whose object already existed or was already gone.
     pub done: Vec<Step>,
-    /// Those that were not, with the reason; their objects are as they were.
+    /// The steps that failed, each with the reason; their objects are unchanged.
     pub failed: Vec<(Step, KernelError)>,
-    /// What stands in the way, and was left alone.
+    /// The objects that stand in the way, and were left alone.
     pub conflicts: Vec<Conflict>,
     /// The rules of nf_tables that were added.
     pub handles: Vec<RuleHandle>,
 }
 
 impl Outcome {
-    /// Everything is as it is wanted.
+    /// Whether everything is as desired.
     pub fn is_whole(&self) -> bool {
         self.failed.is_empty() && self.conflicts.is_empty()
     }
 
-    /// The first reason why not everything is as it is wanted, for callers to whom one is enough.
+    /// The first problem, for callers that need only one.
     pub fn ok(self) -> Result<Self, Failure> {
         match (self.conflicts.first(), self.failed.first()) {
             (Some(conflict), _) => Err(Failure::Conflict(conflict.clone())),
@@ -61,20 +61,20 @@ impl Outcome {
     }
 }
 
-/// Why something is not as it is wanted.
+/// Why an object is not as desired.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The kernel refused it.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// Something else stands in its place.
+    /// Another object stands in its place.
     #[error("{0}")]
     Conflict(Conflict),
 }
 
 impl Kernel {
-    /// Makes everything in `scope` as it is `desired`: reads it, compares, and takes the steps between. With `assumed` only
-    /// what that leaves open is read. A step that fails is reported and does not stop the others.
+    /// Brings all objects in `scope` into their `desired` state: reads them, compares, and takes the necessary steps.
+    /// With `assumed`, reads only what that leaves open. A step that fails is reported, and does not stop the others.
     ///
     /// # Errors
     /// The kernel could not be read; nothing was changed.
@@ -101,8 +101,8 @@ impl Kernel {
         Ok(diff(desired, &observed, scope))
     }
 
-    /// [`Kernel::converge`] for a namespace some of whose links come from `parent`'s, as their
-    /// [`Link::birth`](crate::state::Link::birth) says; nothing of it is there yet.
+    /// Like [`Kernel::converge`], for a new namespace that gets links from `parent`, as their
+    /// [`Link::birth`](crate::state::Link::birth) says.
     pub fn bring(&mut self, parent: &mut Self, desired: &State) -> Outcome {
         let plan = diff(desired, &State::default(), &Scope::default());
         let report = self.apply_from(parent, &plan.steps);
@@ -116,7 +116,7 @@ impl Kernel {
     }
 }
 
-/// The steps that [`Kernel::converge`] takes, taken slice by slice, so that others may use the socket in between.
+/// The steps of [`Kernel::converge`], taken slice by slice, so that others may use the socket in between.
 #[derive(Debug)]
 pub struct Convergence {
     plan: Plan,
@@ -125,7 +125,8 @@ pub struct Convergence {
 }
 
 impl Convergence {
-    /// Takes up to `most` of the steps that are left; a transaction of nf_tables is not divided. True when none is left then.
+    /// Takes up to `most` of the remaining steps; a transaction of nf_tables is not divided. Returns true when none
+    /// remain.
     pub fn advance(&mut self, kernel: &mut Kernel, most: usize) -> bool {
         let steps = &self.plan.steps;
         let mut end = (self.taken + most.max(1)).min(steps.len());
@@ -141,7 +142,7 @@ impl Convergence {
         end == steps.len()
     }
 
-    /// What became of it, once no step is left.
+    /// The result, once no step remains.
     pub fn finish(mut self) -> Outcome {
         self.plan.steps.truncate(self.taken);
         Outcome::of(self.plan, self.report)
@@ -149,7 +150,7 @@ impl Convergence {
 }
 
 impl Kernel {
-    /// The begin of a convergence: the kernel is read, and nothing is changed yet.
+    /// Starts a convergence: reads the kernel, and changes nothing yet.
     ///
     /// # Errors
     /// The kernel could not be read.
@@ -166,7 +167,7 @@ impl Kernel {
 impl Outcome {
     fn of(plan: Plan, report: Report) -> Self {
         let mut failed = report.failed.iter().map(|(step, _)| step).peekable();
-        // both are in the same order, and equal steps do not occur twice
+        // Both are in the same order, and no two steps are equal.
         let done = plan.steps.into_iter().filter(|step| failed.next_if(|failed| *failed == step).is_none()).collect();
         Self { done, conflicts: plan.conflicts, handles: report.handles, failed: report.failed }
     }

@@ -1,7 +1,8 @@
-//! From what is there to what is wanted: an ordered list of steps. Pure.
+//! Compares the observed state with the desired state, and returns an ordered list of steps. Pure.
 //!
-//! The order keeps traffic out of half states: names of links, then links, their settings and sysctls, addresses, then up; neighbour before
-//! forwarding entry before route, and everything new before anything old goes.
+//! The order keeps traffic out of half-finished states: names of links first, then links, their settings and sysctls,
+//! addresses, then up. A neighbour comes before its forwarding entry, and that before its route. Everything new comes
+//! before the removal of anything old.
 
 mod links;
 mod nft;
@@ -23,12 +24,12 @@ use crate::nft::TableKey;
 use crate::state::{LinkKind, Route, RouteKey, Scope, State};
 use crate::types::IfName;
 
-/// Something under a wanted name that is something else: nothing is done to it, nor to what was to hang on it.
+/// An object under a desired name that is something else. It is left alone, with everything that depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
     /// A link of another kind.
     #[error(
-        "{name} is a link of kind {}, wanted is {}: if it is yours, rename or delete it (ip link del {name})",
+        "{name} is a link of kind {}, not {}: if it is yours, rename or delete it (ip link del {name})",
         found.word(),
         wanted.word()
     )]
@@ -40,7 +41,7 @@ pub enum Conflict {
         /// What it is.
         found: LinkKind,
     },
-    /// A link of somebody else's.
+    /// A link that belongs to somebody else.
     #[error(
         "{name} belongs to {owner}: give each network a device of its own (another VNI or backend); when nobody needs it any \
          more: ip link del {name}"
@@ -48,10 +49,10 @@ pub enum Conflict {
     Owned {
         /// Its name.
         name: IfName,
-        /// Whose it is.
+        /// The owner.
         owner: String,
     },
-    /// A route of somebody else's to the same destination, where ours cannot stand before it.
+    /// Another program's route to the same destination, which ours cannot precede.
     #[error(
         "another program's route stands in place of ours: found `ip route show {}`: {}; wanted: {}; delete it if it is \
          yours (ip route del {})",
@@ -61,17 +62,15 @@ pub enum Conflict {
         RouteText(key, found)
     )]
     Route {
-        /// Which.
+        /// The key of both routes.
         key: RouteKey,
-        /// How it should be.
+        /// The desired route.
         wanted: Box<Route>,
-        /// How it is.
+        /// The existing route.
         found: Box<Route>,
     },
-    /// A chain or set of a table that others use too, with another hook, priority or type.
-    #[error(
-        "{object} of table {table} is not of the kind that is wanted, and others may use it: nft list table {table}"
-    )]
+    /// A chain or set of a shared table has another hook, priority or type.
+    #[error("{object} of table {table} is not of the desired kind, and others may use it: nft list table {table}")]
     Nft {
         /// The table.
         table: TableKey,
@@ -80,17 +79,17 @@ pub enum Conflict {
     },
 }
 
-/// What is to be done, in order, and what cannot be.
+/// The steps to take, in order, and the conflicts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The steps, in the order in which they must be taken.
     pub steps: Vec<Step>,
-    /// Links that stand in the way.
+    /// The objects that stand in the way.
     pub conflicts: Vec<Conflict>,
 }
 
 impl Plan {
-    /// Nothing to do and nothing in the way.
+    /// Whether there are no steps and no conflicts.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty() && self.conflicts.is_empty()
     }
@@ -101,7 +100,7 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     let mut plan = Plan::default();
     let observed = &rename::links(desired, observed, scope, &mut plan.steps);
     let links = links::compare(desired, observed, scope, &mut plan);
-    // what hung on a link that is made anew goes with it
+    // Objects on a link that is recreated disappear with it.
     let observed = &links.surviving(observed);
     let desired = &links.possible(desired);
     nft::put(desired, observed, scope, &mut plan);

@@ -1,4 +1,4 @@
-//! One network namespace, as this program talks to it.
+//! One network namespace, as this program accesses it.
 
 use std::collections::BTreeMap;
 
@@ -13,19 +13,19 @@ use crate::nft::{Nft, NftError};
 use crate::types::{IfIndex, IfName};
 use crate::wireguard::Generic;
 
-/// A socket in one network namespace, with the names and indexes seen there.
+/// A socket in one network namespace, with the names and indexes of its links seen so far.
 pub struct Kernel {
     pub(crate) socket: Socket,
     pub(crate) seen: Seen,
-    /// Opened when WireGuard is first asked for.
+    /// Opened at the first use of WireGuard.
     pub(crate) generic: Option<Generic>,
-    /// Opened when nf_tables is first asked for.
+    /// Opened at the first use of nf_tables.
     nft: Option<Nft>,
-    /// Where sysctls are, when that is not the thread's own namespace.
+    /// The namespace of its sysctls, unless it is the thread's own.
     pub(crate) netns: Option<Netns>,
 }
 
-/// Names for indexes and back. No hash map: its first key costs a system call.
+/// Maps names to indexes and back. A hash map would cost a system call for its first key.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     names: BTreeMap<u32, IfName>,
@@ -66,23 +66,23 @@ impl Names for Seen {
 }
 
 impl Kernel {
-    /// The thread's own namespace.
+    /// Opens the thread's own namespace.
     pub fn open() -> Result<Self, KernelError> {
         Ok(Self { socket: Socket::open()?, seen: Seen::default(), generic: None, nft: None, netns: None })
     }
 
-    /// Another namespace: the socket is opened inside and serves it for ever; sysctls are written by entering it.
+    /// Opens another namespace: the socket is opened inside and stays there; sysctls are written by entering it.
     pub fn open_in(netns: Netns) -> Result<Self, KernelError> {
         let socket = netns.enter(Socket::open)??;
         Ok(Self { socket, seen: Seen::default(), generic: None, nft: None, netns: Some(netns) })
     }
 
-    /// The namespace this was opened in, when it is not the thread's own.
+    /// The namespace that this was opened in, unless it is the thread's own.
     pub fn netns(&self) -> Option<&Netns> {
         self.netns.as_ref()
     }
 
-    /// The socket, for requests that are not state.
+    /// The socket, for requests that do not concern state.
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket
     }
@@ -105,13 +105,13 @@ impl Kernel {
         Ok(self.nft.insert(nft))
     }
 
-    /// Gives up the connection to nf_tables. After something was deleted, closing it takes the kernel 8 to 16 ms:
+    /// Gives up the connection to nf_tables. After a deletion, closing it takes the kernel 8 to 16 ms: see
     /// [`leave_to_child`](crate::removal::leave_to_child).
     pub fn take_nft(&mut self) -> Option<Nft> {
         self.nft.take()
     }
 
-    /// Runs `work` where this namespace's /proc/sys/net is.
+    /// Runs `work` in the namespace of this /proc/sys/net.
     pub(crate) fn inside<T>(&self, work: impl FnOnce() -> T) -> Result<T, KernelError> {
         match &self.netns {
             Some(netns) => netns.enter(work),
@@ -119,7 +119,21 @@ impl Kernel {
         }
     }
 
-    /// The link called `name`; `None` when there is none.
+    /// Whether links, addresses and routes may be changed here. That takes CAP_NET_ADMIN in the user namespace that owns
+    /// this network namespace; a process may have the capability and still not have it there.
+    ///
+    /// # Errors
+    /// The kernel's answer is another one than to a request that names no link.
+    pub fn may_change(&mut self) -> Result<bool, KernelError> {
+        // the capability is looked for before the link is (rtnetlink_rcv_msg, net/core/rtnetlink.c)
+        match self.socket.ask(Request::new(link::delete_by_index(IfIndex(0)), 0, "ip link del")) {
+            Err(error) if error.is_denied() => Ok(false),
+            Err(error) if !error.is_invalid() && !error.is_absent() => Err(error),
+            _ => Ok(true),
+        }
+    }
+
+    /// The link `name`; `None` when it does not exist.
     pub fn link(&mut self, name: &IfName) -> Result<Option<SeenLink>, KernelError> {
         let request = Request::new(link::get_by_name(name), 0, format!("ip link show {name}"));
         match self.socket.ask(request) {
@@ -143,7 +157,7 @@ impl Kernel {
         self.seen.note(message)
     }
 
-    /// The index of `name`, asked for when it is not known.
+    /// The index of `name`; asks the kernel if it is unknown.
     pub fn index(&mut self, name: &IfName) -> Result<IfIndex, KernelError> {
         if let Some(index) = self.seen.index(name) {
             return Ok(index);
@@ -154,7 +168,7 @@ impl Kernel {
         }
     }
 
-    /// The name of `index`, asked for when it is not known.
+    /// The name of `index`; asks the kernel if it is unknown.
     pub fn name(&mut self, index: u32) -> Result<Option<IfName>, KernelError> {
         if let Some(name) = self.seen.name(index) {
             return Ok(Some(name));

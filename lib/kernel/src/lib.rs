@@ -1,11 +1,11 @@
-//! Everything that talks to Linux: links, addresses, routes, neighbours, forwarding entries, sysctls, namespaces.
+//! All access to Linux: links, addresses, routes, neighbours, forwarding entries, sysctls, namespaces.
 //!
 //! [`state`] is the vocabulary. [`Kernel::observe`](kernel::Kernel::observe) reads the objects of a scope,
-//! [`diff::diff`] compares them with what is wanted and gives ordered steps, and
-//! [`Kernel::apply`](kernel::Kernel::apply) takes them: `desired` and `diff` are pure, `observe` only reads, and `apply`
-//! is the only writer.
+//! [`diff::diff`] compares them with the desired state and returns ordered steps, and
+//! [`Kernel::apply`](kernel::Kernel::apply) takes the steps. `diff` is pure, `observe` only reads, and `apply` is the
+//! only writer.
 //!
-//! Never here: JSON, CNI, leases, an environment variable, a program that is run.
+//! This crate has no JSON, no CNI, no leases, reads no environment variable, and runs no program.
 
 pub mod apply;
 pub mod arena;

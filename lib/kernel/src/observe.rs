@@ -1,4 +1,4 @@
-//! Reading the kernel: what of a [`Scope`] is there.
+//! Reads the objects of a [`Scope`] from the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
 pub type Routes = Vec<(RouteKey, Route)>;
 
 impl Kernel {
-    /// The objects of `scope` that exist. Objects not asked for are not read.
+    /// The existing objects of `scope`. Other objects are not read.
     pub fn observe(&mut self, scope: &Scope) -> Result<State, KernelError> {
         let mut state = State::default();
         let links: Vec<&IfName> = scope.links.iter().chain(&scope.read_links).chain(scope.others.keys()).collect();
@@ -53,7 +53,8 @@ impl Kernel {
         self.observe_sysctls(scope, state)
     }
 
-    /// Those of our protocol, and all to where ours may be: others' may stand before them.
+    /// Reads the routes of our protocol, and all routes to destinations of ours: other programs' routes may precede
+    /// ours.
     fn observe_routes(&mut self, scope: &RouteScope) -> Result<Vec<(RouteKey, Route)>, KernelError> {
         let RouteScope { table, protocol, within, adopt, dev } = scope;
         let dev = match dev {
@@ -118,14 +119,14 @@ impl Kernel {
         Ok(())
     }
 
-    /// What the WireGuard devices among the links `names` hold (`wg show`).
+    /// The keys and peers of the WireGuard devices among the links `names` (`wg show`).
     pub fn wireguard(&mut self, names: &[IfName]) -> Result<BTreeMap<IfName, WireguardDevice>, KernelError> {
         let mut state = State::default();
         self.observe_wireguard(names, &mut state)?;
         Ok(state.wireguard)
     }
 
-    /// Of the links in `names` that are WireGuard devices, what they hold.
+    /// Adds the keys and peers of the WireGuard devices among `names`.
     fn observe_wireguard(&mut self, names: &[IfName], state: &mut State) -> Result<(), KernelError> {
         for name in names {
             if self.link(name)?.is_none_or(|seen| seen.link.kind != LinkKind::Wireguard) {
@@ -133,7 +134,7 @@ impl Kernel {
             }
             match self.generic()?.device(name) {
                 Ok(device) => drop(state.wireguard.insert(name.clone(), device)),
-                // it has gone since it was asked for
+                // The device has disappeared since.
                 Err(e) if e.is_absent() => {}
                 Err(e) => return Err(e),
             }
@@ -141,7 +142,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Of the tables that are ours, all; of those that others use too, the chains that are named.
+    /// Reads all of our own tables, and the named chains of shared tables.
     fn observe_nft(&mut self, scopes: &BTreeMap<TableKey, NftScope>, state: &mut State) -> Result<(), KernelError> {
         for (key, scope) in scopes {
             let what = || format!("nft list table {key}");
@@ -162,14 +163,14 @@ impl Kernel {
     pub fn addresses_of(&mut self, index: IfIndex) -> Result<Vec<SeenAddress>, KernelError> {
         let what = format!("ip addr show, link index {index}");
         let Self { socket, seen, .. } = self;
-        // kernels without strict checking answer with all links'
+        // Kernels without strict checking return the addresses of all links.
         let own = |m: &Message| matches!(m, Message::NewAddress(a) if a.header.index == index.0);
         socket.dump(&Request::new(address::get(index.0), 0, what), |message| {
             own(message).then(|| address::decode(message, seen)).flatten()
         })
     }
 
-    /// All addresses of links that were seen.
+    /// All addresses of known links.
     pub fn addresses(&mut self) -> Result<Vec<SeenAddress>, KernelError> {
         let Self { socket, seen, .. } = self;
         socket.dump(&Request::new(address::get(0), 0, "ip addr show"), |message| address::decode(message, seen))
@@ -188,7 +189,7 @@ impl Kernel {
             });
             let entries = match entries {
                 Ok(entries) => entries,
-                // no such family, or the link has gone since it was asked for: nothing is there
+                // The family does not exist, or the link has disappeared: there is nothing.
                 Err(e) if e.is_absent() || (e.errno.0 == libc::EOPNOTSUPP && family == Some(Family::V6)) => continue,
                 Err(e) => return Err(e),
             };
@@ -207,18 +208,9 @@ impl Kernel {
         Ok(usual(self.read_tables(table, None, None, &|_| true)?))
     }
 
-    /// Those that are not of `protocol`, which are not even taken apart.
-    pub fn routes_but(
-        &mut self,
-        table: TableId,
-        protocol: RouteProtocol,
-    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
-        let (usual, _) = self.all_routes_but(table, protocol)?;
-        Ok(usual)
-    }
-
-    /// The same, and beside them those of other types, such as unreachable and local ones.
-    pub fn all_routes_but(&mut self, table: TableId, protocol: RouteProtocol) -> Result<(Routes, Routes), KernelError> {
+    /// The routes of one table but those of `protocol`, which are not even decoded: unicast and blackhole ones, and beside
+    /// them those of other types, such as unreachable and local ones.
+    pub fn routes_but(&mut self, table: TableId, protocol: RouteProtocol) -> Result<(Routes, Routes), KernelError> {
         let all = self.read_tables(table, None, None, &|message| route::protocol(message) != Some(protocol))?;
         Ok(all.into_iter().partition(|(_, route)| !matches!(route.kind, RouteKind::Other(_))))
     }
@@ -234,9 +226,15 @@ impl Kernel {
         for family in Family::ALL {
             let what = format!("ip route show table {}", table.0);
             let request = Request::new(route::get(family, table, protocol, dev), 0, what);
-            match self.read_routes(&request, worth) {
+            let read = match dev {
+                None => self.read_routes(&request, worth, &route::decode),
+                Some(dev) => self
+                    .read_routes(&request, worth, &|message, names| Some(route::decode_by(dev, message, names)))
+                    .map(|hops| hops.into_iter().flatten().collect()),
+            };
+            match read {
                 Ok(read) => routes.extend(read),
-                // the table has no route yet (fib_dump), or there is no IPv6
+                // The table has no route yet (fib_dump), or there is no IPv6.
                 Err(e) if e.is_absent() || e.errno.0 == libc::EOPNOTSUPP => {}
                 Err(e) => return Err(e),
             }
@@ -245,12 +243,13 @@ impl Kernel {
         Ok(routes)
     }
 
-    /// A dump of routes. Links that it names and that were not seen are looked up, and then it is read once more.
-    fn read_routes(
+    /// Dumps routes. Looks up unknown links that they name, and then dumps again.
+    fn read_routes<T>(
         &mut self,
         request: &Request<'_>,
         worth: &dyn Fn(&Message) -> bool,
-    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
+        read: &dyn Fn(&Message, &dyn Names) -> Option<T>,
+    ) -> Result<Vec<T>, KernelError> {
         loop {
             let mut strangers = BTreeSet::new();
             let Self { socket, seen, .. } = self;
@@ -260,11 +259,11 @@ impl Kernel {
                 }
                 let unseen = route::link(message).filter(|index| seen.name(*index).is_none());
                 strangers.extend(unseen);
-                unseen.is_none().then(|| route::decode(message, seen)).flatten()
+                unseen.is_none().then(|| read(message, seen)).flatten()
             })?;
             let mut found = false;
             for index in strangers {
-                // one that has gone took its routes with it
+                // A link that has disappeared took its routes with it.
                 found |= self.name(index)?.is_some();
             }
             if !found {
@@ -329,7 +328,7 @@ fn usual(mut routes: Vec<(RouteKey, Route)>) -> Vec<(RouteKey, Route)> {
     routes
 }
 
-/// Several routes may share a key; the first is the kernel's choice.
+/// Several routes may share a key; the kernel uses the first.
 fn insert_route(state: &mut State, mut key: RouteKey, route: Route) {
     while let Some(there) = state.routes.get(&key) {
         if *there == route || key.ordinal == u8::MAX {

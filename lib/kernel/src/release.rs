@@ -1,13 +1,13 @@
-//! What the running kernel can do, by its release.
+//! The abilities of the running kernel, by its release.
 
 use rustix::system::uname;
 
-/// True when the kernel gives a link that is up another name: since Linux 6.2 (`dev_change_name`, net/core/dev.c).
+/// Whether the kernel can rename a link that is up: since Linux 6.2 (`dev_change_name`, net/core/dev.c).
 pub fn renames_links() -> bool {
     at_least(uname().release().to_bytes(), (6, 2))
 }
 
-/// A release that cannot be read is an old one.
+/// An unreadable release counts as old.
 fn at_least(release: &[u8], wanted: (u32, u32)) -> bool {
     let mut numbers =
         release.split(|byte| !byte.is_ascii_digit()).map(|digits| std::str::from_utf8(digits).ok()?.parse().ok());

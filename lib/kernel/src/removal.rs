@@ -50,7 +50,13 @@ pub fn delete_link(kernel: &mut Kernel, name: &IfName) -> Result<bool, KernelErr
 /// As [`delete_link`], for an observed link. Another link that has taken its name since then is not deleted.
 pub fn delete_seen(kernel: &mut Kernel, seen: &SeenLink) -> Result<bool, KernelError> {
     match Deletion::send(kernel, seen) {
-        Some(errand) => errand.wait(),
+        Some(errand) => {
+            kernel.seen.remove(&seen.name);
+            match errand.wait()? {
+                Some(deleted) => Ok(deleted),
+                None => delete_and_wait(kernel, seen),
+            }
+        }
         None => delete_and_wait(kernel, seen),
     }
 }
@@ -62,6 +68,8 @@ fn what(seen: &SeenLink) -> String {
 /// As [`delete_seen`], but without a child: the caller waits 16–24 ms.
 pub fn delete_and_wait(kernel: &mut Kernel, seen: &SeenLink) -> Result<bool, KernelError> {
     let request = Request::new(link::delete_by_index(seen.index), 0, what(seen));
+    // a link that is made under this name has another index
+    kernel.seen.remove(&seen.name);
     match kernel.socket().ask(request) {
         Ok(_) => Ok(true),
         Err(error) if error.errno.0 == libc::ENODEV => Ok(false),
@@ -103,8 +111,9 @@ impl Deletion {
         }
     }
 
-    /// Waits for the kernel's announcement or the child's report, whichever comes first.
-    fn wait(mut self) -> Result<bool, KernelError> {
+    /// Waits for the kernel's announcement or the child's report, whichever comes first. `None` if the child ended without
+    /// a report.
+    fn wait(mut self) -> Result<Option<bool>, KernelError> {
         let end = Instant::now() + PATIENCE;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -118,7 +127,7 @@ impl Deletion {
             let index = self.index.0;
             if announced {
                 match self.watch.announcements(|m| matches!(m, Message::DelLink(l) if l.header.index == index)) {
-                    Ok(true) => return Ok(true),
+                    Ok(true) => return Ok(Some(true)),
                     Ok(false) => {}
                     // announcements were lost: wait for the child's report
                     Err(error) if error.is_retryable() => {}
@@ -177,14 +186,17 @@ fn refusal(answer: &[u8; 1024]) -> i32 {
     }
 }
 
-/// In a child: moves `kept` to the descriptors 0, 1 … and closes all others.
+/// In a child: moves `kept` to the descriptors 0, 1 … and closes all others. Where that fails the child ends: it would
+/// write its report to the caller's stdout.
 ///
-/// std opens 0 to 2 before `main` if they are closed, so none of `kept` is among them.
+/// The start of the program opens 0 to 2 before `main` if they are closed, so none of `kept` is among them.
 fn keep<const N: usize>(kept: [RawFd; N]) {
-    // SAFETY: system calls on descriptors of the child alone.
+    // SAFETY: system calls on descriptors of the child alone; _exit runs no destructor of the parent's.
     unsafe {
         for (place, fd) in kept.iter().enumerate() {
-            libc::dup2(*fd, place as RawFd);
+            if libc::dup2(*fd, place as RawFd) < 0 {
+                libc::_exit(1);
+            }
         }
         if libc::syscall(libc::SYS_close_range, N as libc::c_uint, libc::c_uint::MAX, 0) != 0 {
             // Linux before 5.9: the default limit of a process
@@ -204,15 +216,16 @@ fn readable(watch: &Socket, outcome: &OwnedFd, left: Duration) -> Result<(bool, 
     }
 }
 
-fn outcome(outcome: &OwnedFd, what: String) -> Result<bool, KernelError> {
+/// What the child reports; `None` at the end of the pipe.
+fn outcome(outcome: &OwnedFd, what: String) -> Result<Option<bool>, KernelError> {
     let mut bytes = [0; 4];
     match rustix::io::read(outcome, &mut bytes) {
         Ok(4) => match i32::from_ne_bytes(bytes) {
-            0 => Ok(true),
-            libc::ENODEV => Ok(false),
+            0 => Ok(Some(true)),
+            libc::ENODEV => Ok(Some(false)),
             errno => Err(KernelError::new(what, Errno(errno))),
         },
-        Ok(_) => Err(KernelError { what, errno: Errno(libc::ECHILD), text: Some("the deleting process died".into()) }),
+        Ok(_) => Ok(None),
         Err(e) => Err(KernelError::new(what, Errno(e.raw_os_error()))),
     }
 }

@@ -42,9 +42,16 @@ fn read_once(path: &Path) -> io::Result<String> {
 
 /// The kernel's ID of this boot (`kernel.random.boot_id`). It is read once per process. `None` if /proc does not have
 /// it.
-pub fn boot_id() -> Option<&'static str> {
+///
+/// # Errors
+/// It cannot be read now, for instance because too many files are open. That says nothing about the boot.
+pub fn boot_id() -> Result<Option<&'static str>, KernelError> {
     static BOOT: OnceLock<Option<String>> = OnceLock::new();
-    BOOT.get_or_init(|| read_once(&path("kernel/random/boot_id")).ok()).as_deref()
+    if let Some(known) = BOOT.get() {
+        return Ok(known.as_deref());
+    }
+    let found = read("kernel/random/boot_id")?;
+    Ok(BOOT.get_or_init(|| found).as_deref())
 }
 
 /// Writes a value. If /proc/sys is read-only, it is a success if the value is already there. If the kernel does not

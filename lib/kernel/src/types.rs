@@ -1,4 +1,4 @@
-//! A type per quantity whose mix-up would cost an outage.
+//! A type for each quantity whose mix-up would cause an outage.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
 
-/// A value that cannot be what its type says.
+/// A value that is not valid for its type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{value:?} is not {what}")]
 pub struct InvalidValue {
@@ -20,7 +20,7 @@ impl InvalidValue {
     }
 }
 
-/// The number the kernel gives a link; unique inside one network namespace, never 0.
+/// The index of a link; unique in one network namespace, never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IfIndex(pub u32);
 
@@ -30,15 +30,16 @@ impl fmt::Display for IfIndex {
     }
 }
 
-/// A link's name: 1 to 15 bytes, no `/`, no `:`, no white space, not `.` or `..` (`dev_valid_name`, net/core/dev.c;
-/// `:` marked alias interfaces, and the CNI specification forbids it).
+/// The name of a link: 1 to 15 bytes without `/`, `:` or white space, and not `.` or `..` (`dev_valid_name`,
+/// net/core/dev.c; `:` marked alias interfaces, and the CNI specification forbids it).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IfName {
-    /// Zeros behind the name, so that the order of the bytes is that of the text. In place: there are thousands.
+    /// The name, padded with zeros, so that the byte order is that of the text. It is stored in place, because there
+    /// are thousands.
     bytes: [u8; IFNAMSIZ - 1],
 }
 
-/// linux/if.h, with the zero that ends the name.
+/// From linux/if.h, including the terminating zero.
 const IFNAMSIZ: usize = 16;
 
 impl IfName {
@@ -60,7 +61,7 @@ impl IfName {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         let name = self.bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-        // they were copied from text
+        // They were copied from text.
         std::str::from_utf8(name).unwrap_or_default()
     }
 }
@@ -89,13 +90,13 @@ impl FromStr for IfName {
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// `bytes` made a locally administered unicast address (IEEE 802c), as the kernel's `eth_random_addr` does.
+    /// A locally administered unicast address made from `bytes` (IEEE 802c), as the kernel's `eth_random_addr` does.
     pub fn local(mut bytes: [u8; 6]) -> Self {
         bytes[0] = (bytes[0] & 0xfe) | 0x02;
         Self(bytes)
     }
 
-    /// True for an address that one station can own: not a group address, not all zero.
+    /// Whether a single station can have the address: it is neither a group address nor zero.
     pub fn is_unicast(self) -> bool {
         self.0[0] & 1 == 0 && self.0 != [0; 6]
     }
@@ -117,7 +118,7 @@ impl fmt::Debug for Mac {
 impl FromStr for Mac {
     type Err = InvalidValue;
 
-    /// Six hexadecimal pairs, all joined by `:` or all by `-`.
+    /// Parses six hexadecimal pairs, all separated by `:` or all by `-`.
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let bad = || InvalidValue::new("a MAC address", text);
         let separator = if text.contains('-') { '-' } else { ':' };
@@ -131,7 +132,7 @@ impl FromStr for Mac {
     }
 }
 
-/// The largest packet a link carries, in bytes, its own header not counted.
+/// The size of the largest packet on a link in bytes, without the link's own header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mtu(pub u32);
 
@@ -146,7 +147,7 @@ impl fmt::Display for Mtu {
 pub struct Vni(u32);
 
 impl Vni {
-    /// The smallest, which the kernel accepts as any other.
+    /// The smallest VNI, which the kernel accepts like any other.
     pub const ZERO: Self = Self(0);
 
     /// Accepts 0 to 2^24 - 1.
@@ -188,7 +189,7 @@ impl fmt::Display for VlanId {
     }
 }
 
-/// A routing table's number (`ip route show table N`).
+/// The number of a routing table (`ip route show table N`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableId(pub u32);
 
@@ -204,21 +205,21 @@ impl TableId {
 pub struct RouteProtocol(pub u8);
 
 impl RouteProtocol {
-    /// The kernel itself: connected routes.
+    /// Connected routes, from the kernel.
     pub const KERNEL: Self = Self(2);
-    /// What tools that name no protocol use, Go flannel and the CNI plugins among them.
+    /// The default of tools, including Go flannel and the CNI plugins.
     pub const BOOT: Self = Self(3);
-    /// What an administrator or a network manager calls static.
+    /// Static routes of an administrator or a network manager.
     pub const STATIC: Self = Self(4);
-    /// The kernel, by a router's advertisement.
+    /// Routes from router advertisements, by the kernel.
     pub const ROUTER: Self = Self(9);
     /// flanneld's own routes. 70 ('F') is unassigned in iproute2's rt_protos and in FRR, bird and systemd.
     pub const FLANNEL: Self = Self(70);
-    /// Routes of a network that the CNI plugins keep without a daemon; unassigned there as well.
+    /// Routes of networks that the CNI plugins keep without a daemon; also unassigned.
     pub const FLANNEL_CNI: Self = Self(71);
 }
 
-/// An IP version, for the code that serves both.
+/// An IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4
@@ -228,7 +229,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both, IPv4 first, as upstream prints them.
+    /// Both families, IPv4 first, as in upstream's output.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
     /// The bits of an address: 32 or 128.
@@ -268,7 +269,7 @@ pub fn masked(net: IpNetwork) -> IpNetwork {
     IpNetwork::new(net.network(), net.prefix()).unwrap_or(net)
 }
 
-/// `addr` as a network of its own: /32 or /128.
+/// The network that contains only `addr`: /32 or /128.
 pub fn host_net(addr: IpAddr) -> IpNetwork {
     IpNetwork::from(addr)
 }

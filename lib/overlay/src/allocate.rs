@@ -1,8 +1,9 @@
-//! The choice of this host's own subnets from those that are not leased.
+//! Chooses this host's own subnets from those that are not leased.
 //!
-//! Unlike upstream: a lease is this host's when *all* addresses it publishes are this host's, so that hosts without IPv4
-//! do not share one lease for their common `0.0.0.0`; a subnet that still fits is kept when the other family's does
-//! not; the free subnet is drawn from the whole range at the cost of one sort of the leases, however large the range is.
+//! Differences from upstream: a lease belongs to this host when *all* addresses that it publishes are this host's, so
+//! hosts without IPv4 do not share one lease for their common `0.0.0.0`. A subnet that still fits is kept even if the
+//! other family's does not. The free subnet is drawn from the whole range, at the cost of sorting the leases once,
+//! however large the range is.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,10 +15,10 @@ use crate::net;
 use crate::netconf::{Allocation, FamilyConf, NetConf};
 use crate::peers;
 
-/// A lease in the store, as far as the choice depends on it: small, because a store may hold thousands.
+/// The parts of a stored lease that the choice depends on. It is small because a store may hold thousands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored {
-    /// What is leased: the key.
+    /// The leased subnets, which are the key.
     pub subnets: Subnets,
     /// `PublicIP`, unless it is `0.0.0.0`.
     pub public_ip: Option<Ipv4Addr>,
@@ -48,43 +49,45 @@ impl Stored {
     }
 }
 
-/// What the choice is made from.
+/// The input of [`choose`].
 #[derive(Debug)]
 pub struct Inputs<'a> {
     /// The network.
     pub conf: &'a NetConf,
-    /// What this host is about to publish; only the addresses matter.
+    /// The attributes that this host is about to publish; only the addresses matter.
     pub own: &'a LeaseAttrs,
     /// The subnets of the last run (`subnet_env::Previous`): pods may still have addresses in them.
     pub previous: Subnets,
-    /// Any number; another one for each try.
+    /// Any number, different at each attempt.
     pub random: u64,
+    /// Prefixes of this host's other networks: they are avoided as long as there is another subnet.
+    pub avoid: &'a [IpNetwork],
 }
 
-/// What to do in the store to have a lease.
+/// What to do in the store to get a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
-    /// Overwrite the value of this key: it is this host's lease.
+    /// Overwrite the value of this key, because it is this host's lease.
     Adopt {
-        /// What it leases.
+        /// The subnets of that lease.
         subnets: Subnets,
     },
     /// Create a key for `subnets` and delete `old`: this host's lease no longer fits the configuration.
     Replace {
         /// The lease to delete.
         old: Subnets,
-        /// What to lease.
+        /// The subnets to lease.
         subnets: Subnets,
     },
-    /// Create a key for `subnets`, unless there is one by now; then choose again.
+    /// Create a key for `subnets`. If the key exists by then, choose again.
     Take {
-        /// What to lease.
+        /// The subnets to lease.
         subnets: Subnets,
     },
 }
 
 impl Choice {
-    /// The subnets that are this host's when the choice is carried out.
+    /// The subnets that this host has after the choice is carried out.
     pub fn subnets(&self) -> Subnets {
         match self {
             Self::Adopt { subnets } | Self::Replace { subnets, .. } | Self::Take { subnets } => *subnets,
@@ -105,15 +108,15 @@ pub struct OutOfSubnets {
     pub allocation: Allocation,
 }
 
-/// Chooses this host's subnets. `leases` are all leases of the store, in any order that stays the same; they are walked
-/// once or twice for each family.
+/// Chooses this host's subnets. `leases` are all leases of the store, in any fixed order; they are iterated once or
+/// twice per family.
 ///
 /// # Errors
-/// A family that is on has no free subnet.
+/// An enabled family has no free subnet.
 pub fn choose(inputs: &Inputs<'_>, leases: impl Iterator<Item = Stored> + Clone) -> Result<Choice, OutOfSubnets> {
     let own: Vec<Stored> = leases.clone().filter(|stored| is_own(inputs, stored)).collect();
     let fitting = |stored: &&Stored| fits(inputs.conf, &stored.subnets);
-    // of several, the one that the pods of this host have addresses of
+    // If there are several, prefer the one whose addresses the pods of this host use.
     let in_use = own.iter().filter(fitting).find(|stored| stored.subnets == inputs.previous);
     if let Some(stored) = in_use.or_else(|| own.iter().find(fitting)) {
         return Ok(Choice::Adopt { subnets: stored.subnets });
@@ -130,7 +133,8 @@ pub fn choose(inputs: &Inputs<'_>, leases: impl Iterator<Item = Stored> + Clone)
     })
 }
 
-/// True when, in every family that is on, the lease publishes this host's address or none, and one at least.
+/// Whether the lease publishes, in every enabled family, this host's address or none, and at least one address in
+/// all.
 fn is_own(inputs: &Inputs<'_>, stored: &Stored) -> bool {
     let known = |addr: Option<IpAddr>| addr.filter(|addr| !addr.is_unspecified());
     let mut same = 0;
@@ -144,7 +148,7 @@ fn is_own(inputs: &Inputs<'_>, stored: &Stored) -> bool {
     same > 0
 }
 
-/// True when these are exactly the families that are on, each with a subnet that could have been allocated.
+/// Whether these are exactly the enabled families, each with a subnet that could have been allocated.
 pub fn fits(conf: &NetConf, subnets: &Subnets) -> bool {
     Family::ALL.into_iter().all(|family| match (conf.family(family), subnets.get(family)) {
         (None, None) => true,
@@ -158,7 +162,7 @@ fn allocatable(allocation: Allocation, net: IpNetwork) -> bool {
     net.prefix() == len && net.ip() == net.network() && (min..=max).contains(&net.ip())
 }
 
-/// One family's subnet: that of the host's unfitting lease or of its last run where possible, else a free one.
+/// The subnet of one family: that of the host's old lease or of its last run if possible, else a free one.
 fn subnet(
     inputs: &Inputs<'_>,
     old: Option<Subnets>,
@@ -171,23 +175,26 @@ fn subnet(
         return Ok(net);
     }
     let random = if family == Family::V4 { inputs.random } else { inputs.random.rotate_left(32) };
-    draw(conf.allocation, taken, random).ok_or(OutOfSubnets { network: conf.network, allocation: conf.allocation })
+    let beside: Vec<IpNetwork> =
+        taken.iter().chain(inputs.avoid).copied().filter(|net| Family::from(*net) == family).collect();
+    let net = draw(conf.allocation, &beside, random).or_else(|| draw(conf.allocation, taken, random));
+    net.ok_or(OutOfSubnets { network: conf.network, allocation: conf.allocation })
 }
 
-/// The family's subnets that `others` have. A lease that no host would follow ([`peers::shape`]) takes nothing: a claim to
-/// all of the network would else keep every new host out.
+/// The family's subnets that `others` hold. A lease that no host accepts ([`peers::shape`]) holds nothing: otherwise
+/// a claim to the whole network would keep every new host out.
 fn taken(others: impl Iterator<Item = Stored>, family: Family, conf: &FamilyConf) -> Vec<IpNetwork> {
     let nets = others.filter_map(|stored| stored.subnets.get(family));
     nets.filter(|net| peers::shape(*net, conf.network).is_ok()).collect()
 }
 
-/// The free subnet that `random` falls on; all are equally likely.
+/// The free subnet that `random` selects; all are equally likely.
 fn draw(allocation: Allocation, taken: &[IpNetwork], random: u64) -> Option<IpNetwork> {
     let Allocation { len, min, max } = allocation;
     let family = Family::from(min);
     let size = net::size(family, len);
     let (low, high) = (net::number(min) / size, net::number(max) / size);
-    // the taken subnets as ranges of slots, a slot being one subnet of our length
+    // The taken subnets as ranges of slots; a slot is one subnet of our length.
     let slots = |net: &IpNetwork| {
         let (first, last) = net::bounds(*net);
         ((first / size).max(low), (last / size).min(high))

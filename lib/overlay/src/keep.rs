@@ -1,14 +1,15 @@
-//! What stays of the backends before the one in force: make before break.
+//! Keeps the devices of previous backends for a while: make before break.
 //!
-//! After a change of the configuration other hosts still send as this host's lease said until they have seen the new one,
-//! and a host that does not follow goes on for longer. So the devices of the backend before stay:
+//! After a change of the configuration other hosts still send as this host's old lease says, until they have seen the
+//! new one; a host that does not follow the change does so for longer. So the devices of the previous backend stay:
 //! - while a peer's lease says that its host sends to such a device;
-//! - while this host's own lease, as it is published, says how to send to it;
+//! - while this host's own published lease says how to send to it;
 //! - while not all leases are known;
-//! - and for [`DRAIN`] after that, for what is still on its way.
+//! - and for [`DRAIN`] after that, for packets that are still on their way.
 //!
-//! Leases do not say everything: two ports of vxlan look alike. There time decides. For [`SETTLE`] after the change the new
-//! device is there and receives, and the old one still sends, until every host has both.
+//! Leases do not contain everything: two vxlan configurations that differ only in the port look alike. Then time
+//! decides. For [`SETTLE`] after the change the new device exists and receives while the old one still sends, until
+//! every host has both.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ pub const DRAIN: Duration = Duration::from_secs(1);
 /// Much longer than a configuration takes from the store to all hosts.
 pub const SETTLE: Duration = Duration::from_secs(1);
 
-/// The backends of before whose devices others may still send to.
+/// The previous backends whose devices other hosts may still send to. The default is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keep {
     current: Option<Backend>,
@@ -37,39 +38,39 @@ pub struct Keep {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Left {
     backend: Backend,
-    /// When it was left; `None` when that was before this daemon.
+    /// When the backend was replaced; `None` when that was before this daemon started.
     since: Option<Instant>,
     /// Since when nobody may send to its devices.
     idle: Option<Instant>,
 }
 
-/// What decides what stays.
+/// The input of [`Keep::follow`].
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
-    /// The time.
+    /// The current time.
     pub now: Instant,
-    /// The backend in force.
+    /// The current backend.
     pub backend: &'a Backend,
-    /// The backends of which there are devices with our mark. They count at the start only: whatever is left later is known.
+    /// The backends that have devices with our mark. They matter only at the start: later replacements are known.
     pub found: &'a [Backend],
     /// What the peers' leases say.
     pub census: &'a Census,
-    /// All leases are known.
+    /// Whether all leases are known.
     pub complete: bool,
-    /// This host's lease as the others see it.
+    /// This host's lease as other hosts see it.
     pub published: Option<&'a LeaseAttrs>,
-    /// The kernel gives a link that is up another name (Linux 6.2, `dev_change_name`, net/core/dev.c).
+    /// Whether the kernel can rename a link that is up (Linux 6.2, `dev_change_name`, net/core/dev.c).
     pub can_rename: bool,
 }
 
-/// What stays.
+/// What stays, and until when.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keeping {
     /// The backends whose devices stay, the newest first.
     pub kept: Vec<Kept>,
-    /// Those that some host sends to, as far as the leases say.
+    /// The backends that some host sends to, according to the leases.
     pub offered: Vec<Backend>,
-    /// When this changes by itself.
+    /// When the result changes without new facts.
     pub look_again: Option<Instant>,
 }
 
@@ -91,7 +92,7 @@ impl Keep {
         }
     }
 
-    /// Learns of the backend in force, and at the start of the devices that are there.
+    /// Records the current backend, and at the start the devices that exist.
     fn learn(&mut self, facts: &Facts<'_>) {
         let now = facts.backend;
         match self.current.replace(now.clone()) {
@@ -112,14 +113,14 @@ impl Keep {
         if backend.conf().devices().is_none() {
             return;
         }
-        // of several devices with one name there is the newest
+        // Of several devices with one name only the newest exists.
         self.left.retain(|left| !left.backend.has_devices_of(&backend) && !left.backend.has_names_of(&backend));
         self.left.insert(0, Left { backend, since, idle: None });
     }
 }
 
 impl Left {
-    /// The leases of the two do not tell which of them a host has: time decides.
+    /// Whether leases of the two backends look alike, so that time must decide.
     fn is_timed(&self, facts: &Facts<'_>) -> bool {
         self.backend.conf().looks_like(facts.backend)
     }
@@ -132,7 +133,7 @@ impl Left {
         self.is_timed(facts) && self.settles().is_some_and(|settles| facts.now < settles)
     }
 
-    /// Some host sends to its devices, as far as the leases say.
+    /// Whether some host sends to its devices, according to the leases.
     fn is_used(&self, facts: &Facts<'_>) -> bool {
         match self.is_timed(facts) {
             true => self.leads(facts),
@@ -140,7 +141,8 @@ impl Left {
         }
     }
 
-    /// Some host may send to its devices: also one that acts by this host's own lease, until that names them no more.
+    /// Whether some host may send to its devices. This includes hosts that follow this host's own lease, as long as
+    /// it names the devices.
     fn is_needed(&self, facts: &Facts<'_>) -> bool {
         let named = |published| !self.is_timed(facts) && self.backend.conf().is_named_in(published);
         self.is_used(facts) || facts.published.is_some_and(named)
@@ -155,9 +157,9 @@ impl Left {
     }
 }
 
-/// What this host publishes: its addresses in the families that are on, and what its backend's leases say. A backend without
-/// lease data of its own publishes the VTEP that this host keeps, if it is `offered`, so that hosts behind a router which
-/// still run vxlan reach it. Go flannel does not look at such a lease's data.
+/// What this host publishes: its addresses in the enabled families, and the lease data of its backend. A backend
+/// without lease data publishes the VTEP that this host keeps, if it is `offered`, so that hosts behind a router that
+/// still run vxlan can reach it. Go flannel ignores the data of such a lease.
 pub fn publish(
     backend: &Backend,
     offered: &[Backend],
@@ -172,7 +174,7 @@ pub fn publish(
         match *public.get(family) {
             Some(IpAddr::V4(addr)) => attrs.public_ip = Some(addr),
             Some(IpAddr::V6(addr)) => attrs.public_ipv6 = Some(addr),
-            // a text is there once, whatever the families
+            // A text exists once, whatever the families.
             None if backend.kind().data != Data::Text => continue,
             None => {}
         }

@@ -1,16 +1,17 @@
-//! The domain: network configuration, leases, and what they want of a host's kernel.
+//! The domain: network configuration, leases, and the kernel state that follows from them.
 //!
-//! Everything here is pure: no file, no socket, no clock, no randomness. What such things yield is an argument.
+//! Everything here is pure: no files, sockets, clocks or randomness. Their results are arguments.
 //!
-//! The way of a lease: [`netconf`] says which network there is, [`allocate`] chooses this host's part of it, [`lease`]
-//! is how it is published, [`peers`] decides which other hosts' leases are followed, [`reach`] how each of them is reached,
-//! [`backend`] and [`render`] what the kernel must look like for that, [`keep`] what stays while that changes,
-//! [`ownership`] which of its objects are this network's, [`settings`] what makes it forward, and [`subnet_env`] what the
-//! CNI plugin reads. [`plan`] puts all of it together: from the facts to one plan.
+//! The way of a lease: [`netconf`] reads the network's configuration, [`allocate`] chooses this host's subnets,
+//! [`lease`] is their published form, [`peers`] decides which other hosts' leases to accept, and [`reach`] how to
+//! reach each of them. [`backend`] and [`render`] say what the kernel must contain for that, [`keep`] what stays
+//! while it changes, [`ownership`] which of its objects belong to this network, [`settings`] what makes the host
+//! forward, and [`subnet_env`] what the CNI plugin reads. [`plan`] puts all of it together: facts in, one plan out.
 
 pub mod allocate;
 pub mod backend;
 pub mod keep;
+pub mod lans;
 pub mod lease;
 pub mod limits;
 pub mod net;

@@ -1,14 +1,14 @@
-//! The limits of the neighbour tables, raised when there are more peers than they allow.
+//! Raises the limits of the neighbour tables when there are more peers than they allow.
 //!
-//! Every peer has a neighbour entry. Before Linux 4.20 permanent ones count (`neigh_alloc`, net/core/neighbour.c), and past
-//! `gc_thresh3` (1,024) none can be added: "Neighbour table overflow". The limits are the machine's, not a namespace's:
-//! only its first network namespace has them.
+//! Every peer has a neighbour entry. Before Linux 4.20 permanent entries count towards the limits (`neigh_alloc`,
+//! net/core/neighbour.c), and beyond `gc_thresh3` (1,024) none can be added: "Neighbour table overflow". The limits
+//! belong to the machine: only the first network namespace has them.
 
 use kernel::types::Family;
 
 use crate::net::ByFamily;
 
-/// gc_thresh1 to 3 per family, where this namespace has them.
+/// gc_thresh1 to gc_thresh3 per family, if this namespace has them.
 pub type Limits = ByFamily<Option<[u32; 3]>>;
 
 const NAMES: [&str; 3] = ["gc_thresh1", "gc_thresh2", "gc_thresh3"];
@@ -19,13 +19,13 @@ pub fn paths(family: Family) -> [String; 3] {
     NAMES.map(|name| format!("net/{family}/neigh/default/{name}"))
 }
 
-/// Higher limits where `neighbours` need them: half of them is left for others.
+/// Higher limits, if `neighbours` entries would take more than half of a table; the other half is for other programs.
 pub fn higher(neighbours: ByFamily<usize>, now: &Limits) -> Limits {
     let of = |family| enough(*neighbours.get(family), (*now.get(family))?);
     Limits { v4: of(Family::V4), v6: of(Family::V6) }
 }
 
-/// The kernel's own proportions (128, 512, 1,024) at a size that has room for `count` twice; `None` when there is room.
+/// The kernel's own proportions (128, 512, 1,024), scaled up to twice `count`; `None` when there is room already.
 fn enough(count: usize, now: [u32; 3]) -> Option<[u32; 3]> {
     let hard = u32::try_from(count).ok()?.checked_mul(2)?.checked_next_power_of_two()?;
     let wanted = [hard / 8, hard / 2, hard];

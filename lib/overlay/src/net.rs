@@ -1,4 +1,4 @@
-//! Arithmetic on prefixes, one path for both families: an address is a `u128`, whatever its family.
+//! Arithmetic on prefixes, with one path for both families: every address is a `u128`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,14 +8,14 @@ use kernel::types::{Family, masked};
 /// One value per family.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ByFamily<T> {
-    /// IPv4's
+    /// The value for IPv4.
     pub v4: T,
-    /// IPv6's
+    /// The value for IPv6.
     pub v6: T,
 }
 
 impl<T> ByFamily<T> {
-    /// The family's value.
+    /// The value for a family.
     pub fn get(&self, family: Family) -> &T {
         match family {
             Family::V4 => &self.v4,
@@ -23,7 +23,7 @@ impl<T> ByFamily<T> {
         }
     }
 
-    /// The family's value, to change it.
+    /// The value for a family, mutably.
     pub fn get_mut(&mut self, family: Family) -> &mut T {
         match family {
             Family::V4 => &mut self.v4,
@@ -32,14 +32,14 @@ impl<T> ByFamily<T> {
     }
 }
 
-/// Reads `ADDRESS/LENGTH` as Go's `net.ParseCIDR` does, host bits kept. Unlike `IpNetwork::from_str` a bare address or
-/// a netmask is refused: `10.0.0.0/255.0.0.0` in a configuration is a mistake.
+/// Parses `ADDRESS/LENGTH` like Go's `net.ParseCIDR`, keeping host bits. Unlike `IpNetwork::from_str` it refuses a
+/// bare address or a netmask: `10.0.0.0/255.0.0.0` in a configuration is a mistake.
 pub fn parse_cidr(text: &str) -> Option<IpNetwork> {
     let (addr, len) = text.split_once('/')?;
     IpNetwork::new(addr.parse().ok()?, parse_len(len)?).ok()
 }
 
-/// A prefix length: one to three decimal digits, no sign.
+/// Parses a prefix length: one to three decimal digits without a sign.
 pub(crate) fn parse_len(text: &str) -> Option<u8> {
     let digits = (1..=3).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     if digits { text.parse().ok() } else { None }
@@ -53,7 +53,7 @@ pub fn number(addr: IpAddr) -> u128 {
     }
 }
 
-/// The address of `family` that is this number; an IPv4 address is the low 32 bits.
+/// The address of `family` with this number; an IPv4 address takes the low 32 bits.
 pub fn address(family: Family, number: u128) -> IpAddr {
     match family {
         #[expect(clippy::cast_possible_truncation, reason = "an IPv4 address is 32 bits")]
@@ -62,7 +62,7 @@ pub fn address(family: Family, number: u128) -> IpAddr {
     }
 }
 
-/// The prefix of this length that `addr` is in; `None` when the family has no such length.
+/// The prefix of this length that contains `addr`; `None` when the family has no such length.
 pub fn prefix(addr: IpAddr, len: u8) -> Option<IpNetwork> {
     IpNetwork::new(addr, len).ok().map(masked)
 }
@@ -75,31 +75,31 @@ pub fn bounds(net: IpNetwork) -> (u128, u128) {
     (first, first | host_mask)
 }
 
-/// How many addresses a prefix of this length has; `::/0` saturates.
+/// The number of addresses in a prefix of this length; saturates for `::/0`.
 pub fn size(family: Family, len: u8) -> u128 {
     let host_bits = family.bits().saturating_sub(len);
     1_u128.checked_shl(host_bits.into()).unwrap_or(u128::MAX)
 }
 
-/// True when `inner` is `outer` or a part of it. False across families.
+/// Whether `outer` contains `inner` or equals it. False across families.
 pub fn within(inner: IpNetwork, outer: IpNetwork) -> bool {
     let (first, last) = bounds(inner);
     let (low, high) = bounds(outer);
     Family::from(inner) == Family::from(outer) && low <= first && last <= high
 }
 
-/// True when the two share an address. False across families.
+/// Whether the two share an address. False across families.
 pub fn overlap(a: IpNetwork, b: IpNetwork) -> bool {
     let (a_first, a_last) = bounds(a);
     let (b_first, b_last) = bounds(b);
     Family::from(a) == Family::from(b) && a_first <= b_last && b_first <= a_last
 }
 
-/// `net`'s first address plus one with its length: the host's own address in the text forms that name it.
+/// `net`'s first address plus one, with the same length: the host's own address in text forms.
 pub fn base_plus_one(net: IpNetwork) -> IpNetwork {
     let (first, last) = bounds(net);
     let addr = address(Family::from(net), first.saturating_add(1).min(last));
-    // the length came from a network of the same family
+    // The length comes from a network of the same family.
     IpNetwork::new(addr, net.prefix()).unwrap_or(net)
 }
 

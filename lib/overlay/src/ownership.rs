@@ -1,8 +1,8 @@
-//! What of a host's kernel is this network's. Pure.
+//! Decides which objects of a host's kernel belong to this network. Pure.
 //!
-//! Several flannelds may serve one host, each with its network. A device belongs to the network that its alias names, a
-//! route of protocol 70 to the network that its destination is in. Go flannel marks nothing: a device of its is known by
-//! its name and by its address, a route by the device or by the lease that it leads to.
+//! Several flannelds, each with its own network, may serve one host. A device belongs to the network in its alias; a
+//! route of protocol 70 belongs to the network that contains its destination. Go flannel marks nothing: its devices
+//! are recognised by name and address, its routes by their device or by the lease that they lead to.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,74 +10,74 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use kernel::state::{Adopt, Link, Route, RouteKey, RouteKind, RouteScope};
+use kernel::state::{Adopt, Link, Route, RouteKey, RouteKind, RouteScope, State};
 use kernel::types::{Family, IfName, RouteProtocol, TableId};
 
 use crate::lease::Subnets;
 use crate::net::{overlap, parse_cidr, within};
 use crate::peers::Peer;
 
-/// How the alias of every device begins that flanneld made or took over (`ip link set … alias`). Alone it is that of a
-/// flanneld which did not write the network yet.
+/// The alias of every device that flanneld made or took over starts with this (`ip link set … alias`). An alias of
+/// only this word is from a flanneld that did not add the network yet.
 const MARK: &str = "flannel";
 
-/// The longest alias that a link can have, bytes (IFALIASZ, linux/if.h, without the end of the string).
+/// The longest alias of a link, in bytes (IFALIASZ in linux/if.h, without the terminator).
 const LONGEST: usize = 255;
 
-/// Whose devices and routes are this daemon's.
+/// Which devices and routes belong to this daemon.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owner {
-    /// The networks that the configuration names, IPv4 first.
+    /// The networks of the configuration, IPv4 first.
     networks: Vec<IpNetwork>,
-    /// Networks of before, whose objects may still be there.
+    /// Former networks, whose objects may still exist.
     former: Vec<IpNetwork>,
-    /// Devices of other networks under names that flannel devices have, each with its networks, or where it names none its
-    /// addresses.
+    /// Devices of other networks under names of flannel devices, each with its networks, or with its addresses if it
+    /// names no network.
     others: BTreeMap<IfName, Vec<IpNetwork>>,
 }
 
-/// The owner of no network: routes count by their protocol alone.
+/// The owner without a network: the protocol alone decides about routes.
 pub static NOBODY: Owner = Owner { networks: Vec::new(), former: Vec::new(), others: BTreeMap::new() };
 
-/// Whose a tunnel device is.
+/// Who owns a tunnel device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Whose {
-    /// Marked as this network's.
+    /// This network: the device has its mark.
     Ours,
-    /// No flanneld's of ours: a Go flanneld's, or somebody else's.
+    /// None of our daemons: a Go flanneld, or another program.
     Unmarked,
-    /// Another network's: its networks or, where it names none, its addresses.
+    /// Another network: its networks, or its addresses if it names no network.
     Another(Vec<IpNetwork>),
 }
 
-/// A network of this daemon and one of another that share addresses.
+/// A network of this daemon and a network of another one overlap.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the network {ours} overlaps {theirs}, which another flanneld on this host serves ({by}): give each its own addresses, \
      or stop one of the two"
 )]
 pub struct Overlap {
-    /// This daemon's.
+    /// This daemon's network.
     pub ours: IpNetwork,
-    /// The other's.
+    /// The other network.
     pub theirs: IpNetwork,
-    /// What shows it: a device, or that it runs.
+    /// The evidence: a device, or that the other daemon runs.
     pub by: String,
 }
 
 impl Owner {
-    /// The owner of `networks`, and of what is left of `former` ones.
+    /// The owner of `networks`, and of what is left of `former` networks.
     pub fn new(networks: Vec<IpNetwork>, mut former: Vec<IpNetwork>) -> Self {
         former.retain(|network| !networks.contains(network));
         Self { networks, former, others: BTreeMap::new() }
     }
 
-    /// The networks of now and of before.
+    /// The current and the former networks.
     pub fn all(&self) -> impl Iterator<Item = IpNetwork> {
         self.networks.iter().chain(&self.former).copied()
     }
 
-    /// Looks at the tunnel devices of a host, each with its addresses, and gives the names of those that are ours.
+    /// Inspects the tunnel devices of a host, each with its addresses, and returns the names of ours.
     pub fn survey<'a>(
         &mut self,
         devices: impl IntoIterator<Item = (&'a IfName, &'a Link, Vec<IpNetwork>)>,
@@ -94,7 +94,7 @@ impl Owner {
         ours
     }
 
-    /// Whose the link `name` with these addresses is.
+    /// Who owns the link `name` with these addresses.
     pub fn judge(&self, name: &IfName, link: &Link, addresses: &[IpNetwork]) -> Whose {
         if !link.kind.is_tunnel() {
             return Whose::Unmarked;
@@ -104,7 +104,7 @@ impl Owner {
             let ours = self.all().any(|own| networks.contains(&own));
             return if ours { Whose::Ours } else { Whose::Another(networks) };
         }
-        // without a network on it, its name and its address must agree
+        // Without a network in the alias, its name and its address must both match.
         if !is_device(name) {
             return Whose::Unmarked;
         }
@@ -117,13 +117,13 @@ impl Owner {
         }
     }
 
-    /// The devices of other networks, each with its owner in words.
+    /// The devices of other networks, each with a description of its owner.
     pub fn others(&self) -> BTreeMap<IfName, String> {
         self.others.iter().map(|(name, nets)| (name.clone(), list(nets))).collect()
     }
 
-    /// A network of another flanneld that shares addresses with one of ours: one that marks a device here, or one of
-    /// `served`, those that other processes say they serve.
+    /// A network of another flanneld that overlaps one of ours: the other one has marked a device on this host, or is
+    /// in `served`, the networks that running processes say they serve.
     pub fn overlap(&self, served: impl IntoIterator<Item = IpNetwork>) -> Option<Overlap> {
         let marks = self
             .others
@@ -136,8 +136,8 @@ impl Owner {
         })
     }
 
-    /// Which of the main table's routes are ours. `gateways`: what may be taken over; `None`: somebody else routes inside
-    /// the network.
+    /// Which routes of the main table are ours. `gateways`: the routes that may be taken over; `None`: another
+    /// program routes inside the network.
     pub fn routes(&self, gateways: Option<Gateways>) -> RouteScope {
         let within: Vec<_> = self.all().collect();
         let adopt = gateways.map(|gateways| Adopt { within: within.clone(), gateways });
@@ -150,7 +150,7 @@ impl Owner {
     }
 }
 
-/// Subnets of leases and their public addresses: by such a pair a Go flanneld's direct route is known.
+/// The subnets of leases with their public addresses: they identify a Go flanneld's direct routes.
 pub type Gateways = Arc<BTreeMap<IpNetwork, IpAddr>>;
 
 /// The pairs of one peer.
@@ -171,7 +171,7 @@ pub fn mark(networks: impl IntoIterator<Item = IpNetwork>) -> String {
     mark
 }
 
-/// The networks that a flanneld's device is marked with. `None`: the alias names none.
+/// The networks in the alias of a flanneld's device; `None` when it names none.
 pub fn marked(alias: &str) -> Option<Vec<IpNetwork>> {
     let mut words = alias.split(' ');
     let named = words.next() == Some(MARK);
@@ -179,7 +179,7 @@ pub fn marked(alias: &str) -> Option<Vec<IpNetwork>> {
     networks.filter(|_| named).filter(|networks| !networks.is_empty())
 }
 
-/// The alias is a flanneld's mark, with or without a network.
+/// Whether the alias is a flanneld's mark, with or without a network.
 pub fn is_mark(alias: &str) -> bool {
     alias == MARK || marked(alias).is_some()
 }
@@ -191,7 +191,7 @@ fn is_link_local(addr: IpAddr) -> bool {
     }
 }
 
-/// A name that flannel devices have, Go's and ours.
+/// Whether flannel devices, Go's or ours, have such a name.
 fn is_device(name: &IfName) -> bool {
     name.as_str().starts_with("flannel")
 }
@@ -200,9 +200,9 @@ fn list(nets: &[IpNetwork]) -> String {
     nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The routes inside our networks that are neither ours nor taken over, and lead elsewhere what is ours to carry: they stay.
-/// Those of this host's own subnets may be pods', unless they drop packets or send them to a gateway. The kernel's own, of
-/// addresses, are none. Where nothing is taken over, somebody else routes.
+/// The routes inside our networks that are neither ours nor taken over. They stay, and may lead our traffic elsewhere.
+/// Those inside this host's own subnets count if they drop packets or have a gateway: others are pods'. The kernel's own
+/// routes for addresses do not count, and neither does any route when another program does the routing.
 pub fn foreign<'a>(
     scope: &RouteScope,
     (devices, own): (&[IfName], Subnets),
@@ -226,6 +226,29 @@ pub fn may_mislead(networks: &[IpNetwork], own: Subnets, (key, route): &(RouteKe
     let ours = own.iter().any(|own| within(key.dst, own));
     let to_pods = route.kind == RouteKind::Unicast && route.via.is_none() && key.table != TableId::LOCAL;
     networks.iter().any(|net| within(key.dst, *net)) && !(ours && to_pods)
+}
+
+/// Those of `foreign` that the kernel prefers to a route of `desired`, each with that route's key: destination and table are the
+/// same, and the metric is lower. What this host sends to its peers goes there.
+pub fn preferred<'a>(
+    desired: &'a State,
+    foreign: &[&'a (RouteKey, Route)],
+) -> Vec<(&'a (RouteKey, Route), &'a RouteKey)> {
+    let covered = |entry: &'a (RouteKey, Route)| {
+        let (key, _) = entry;
+        let first = RouteKey { metric: None, tos: 0, ordinal: 0, ..*key };
+        let last = RouteKey { metric: Some(u32::MAX), tos: u8::MAX, ordinal: u8::MAX, ..*key };
+        let lower = |ours: &RouteKey| effective_metric(key) < effective_metric(ours);
+        desired.routes.range(first..=last).map(|(ours, _)| ours).find(|ours| lower(ours)).map(|ours| (entry, ours))
+    };
+    foreign.iter().filter_map(|entry| covered(entry)).collect()
+}
+
+/// IP6_RT_PRIO_USER, linux/ipv6_route.h.
+const V6_METRIC: u32 = 1024;
+
+fn effective_metric(key: &RouteKey) -> u32 {
+    key.metric.unwrap_or(if key.dst.is_ipv4() { 0 } else { V6_METRIC })
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! How a peer is reached: one choice, of which upstream's `vxlan`, `vxlan` with `DirectRouting` and `host-gw` are three
-//! points.
+//! Decides how to reach a peer. Upstream's `vxlan`, `vxlan` with `DirectRouting` and `host-gw` are three cases of
+//! this one decision.
 
 use std::fmt;
 
@@ -8,32 +8,32 @@ use kernel::types::{Family, Vni};
 /// When packets go to a peer without a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Only when there is no other way: backends `vxlan`, `ipip`, `udp`.
+    /// Only as the last resort: backends `vxlan`, `ipip`, `udp`.
     Never,
-    /// Not even then: `wireguard`, whose packets do not go in clear because a peer runs something else.
+    /// Never: `wireguard`, because packets must not go unencrypted when a peer runs another backend.
     Encrypted,
-    /// Where no router is between: `vxlan` and `ipip` with `DirectRouting`.
+    /// To hosts on the same segment: `vxlan` and `ipip` with `DirectRouting`.
     WherePossible,
-    /// On principle: `host-gw`.
+    /// Always: `host-gw`.
     Always,
 }
 
-/// What packets are packed in: a backend's name.
+/// The tunnel that packets are packed in, named after its backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tunnel {
     name: &'static str,
     title: &'static str,
-    /// The backend has the option `DirectRouting`.
+    /// Whether the backend has the option `DirectRouting`.
     direct_routing: bool,
 }
 
 impl Tunnel {
-    /// The tunnel of the backend with this name; `title` is how people write it: `VXLAN`.
+    /// The tunnel of the backend `name`; `title` is the usual spelling: `VXLAN`.
     pub const fn new(name: &'static str, title: &'static str) -> Self {
         Self { name, title, direct_routing: false }
     }
 
-    /// The same of a backend that has the option `DirectRouting`.
+    /// The same tunnel of a backend with the option `DirectRouting`.
     pub const fn with_direct_routing(self) -> Self {
         Self { direct_routing: true, ..self }
     }
@@ -43,7 +43,7 @@ impl Tunnel {
         self.name
     }
 
-    /// How people write it.
+    /// The usual spelling.
     pub const fn title(self) -> &'static str {
         self.title
     }
@@ -54,9 +54,9 @@ impl Tunnel {
 pub enum Reach {
     /// A plain route by the peer's underlay address.
     Direct,
-    /// Packed in something.
+    /// Through a tunnel.
     Through(Tunnel),
-    /// There is none.
+    /// There is no way.
     Unreachable(Why),
 }
 
@@ -76,44 +76,44 @@ impl fmt::Display for Reach {
     }
 }
 
-/// Why a way was chosen, or why there is none.
+/// Why a way was chosen, or why none exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
-    /// Direct: the mode allows it, and no router is between.
+    /// Direct: the mode allows it, and both hosts are on one segment.
     #[error("on the same segment")]
     OnLink,
-    /// A tunnel: the mode would allow a direct route.
+    /// A tunnel, although the mode would allow a direct route.
     #[error("a router is between")]
     Routed,
-    /// A tunnel: by configuration.
+    /// A tunnel, as configured.
     #[error("the backend is {0}{without}", without = if .0.direct_routing { " without DirectRouting" } else { "" })]
     ByMode(Tunnel),
-    /// A tunnel of a configuration before: the peer does not follow the change yet.
-    #[error("the configuration changes, and the {0} device before the change still reaches the peer")]
+    /// A tunnel of a previous configuration, because the peer has not followed the change yet.
+    #[error("the configuration is changing, and the previous {0} device still reaches the peer")]
     Kept(Tunnel),
-    /// The peer published no VTEP: it runs another backend.
+    /// The peer publishes no VTEP, because it runs another backend.
     #[error("the peer has no VTEP")]
     NoPeerVtep,
-    /// The peer's VTEP has another VNI.
+    /// The peer's VTEP has a different VNI.
     #[error("the peer's VNI is {0}")]
     OtherVni(Vni),
     /// This host has no VTEP of the family.
     #[error("this host has no VTEP")]
     NoOwnVtep,
-    /// The peer's lease is another backend's than this host's tunnel.
+    /// The peer's lease belongs to another backend than this host's tunnel.
     #[error("the peer runs another backend than {0}")]
     NotIn(Tunnel),
-    /// WireGuard: the family of the underlay that `Mode` asks for.
-    #[error("the peer publishes no {} address, over which Mode sends", if *.0 == Family::V4 { "IPv4" } else { "IPv6" })]
+    /// The peer has no address of the underlay family that WireGuard's `Mode` requires.
+    #[error("the peer publishes no {} address, which Mode requires", if *.0 == Family::V4 { "IPv4" } else { "IPv6" })]
     NoEndpoint(Family),
 }
 
-/// The way to a peer, and why. `on_link`: the peer's address is in a prefix that the underlay link is connected to.
-/// `tunnel`: what packets to the peer can be packed in, or why in nothing.
+/// Chooses the way to a peer, with the reason. `on_link`: the peer's address is in a prefix that the underlay link is
+/// connected to. `tunnel`: the tunnel that reaches the peer, or the reason why none does.
 ///
-/// A peer that no tunnel reaches is reached directly if it is on the link, even in mode [`Mode::Never`]: hosts that
-/// disagree about the backend, as while it is being changed, must not be cut off from each other. Only
-/// [`Mode::Encrypted`] would rather lose packets than show them.
+/// A peer on the link that no tunnel reaches is reached directly, even in mode [`Mode::Never`]: hosts that disagree
+/// about the backend, for example during a change, must not be cut off from each other. Only [`Mode::Encrypted`]
+/// loses the packets rather than sending them unencrypted.
 pub fn decide(mode: Mode, on_link: bool, tunnel: Result<Tunnel, Why>) -> (Reach, Why) {
     match (tunnel, on_link) {
         (_, true) if matches!(mode, Mode::WherePossible | Mode::Always) => (Reach::Direct, Why::OnLink),

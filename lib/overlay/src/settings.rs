@@ -1,5 +1,5 @@
-//! The settings of a host without which nothing is forwarded. Pure, and the one place where they are decided: what pods of
-//! a bridge need of the host is the same.
+//! Decides the host settings that forwarding requires. Pure. This is the only place that does: pods on a bridge need
+//! the same settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,17 +8,17 @@ use kernel::types::IfName;
 
 use crate::backend::{Backend, Host};
 
-/// `net.ipv4.ip_forward`, by its path below `/proc/sys`. Writing it sets all links' forwarding.
+/// `net.ipv4.ip_forward`, as a path below `/proc/sys`. Writing it sets the forwarding of all links.
 pub const FORWARD_V4: &str = "net/ipv4/ip_forward";
-/// IPv6 forwards between any two links or none (`ip6_forward`, net/ipv6/ip6_output.c).
+/// IPv6 forwards between all links or none (`ip6_forward`, net/ipv6/ip6_output.c).
 pub const FORWARD_V6: &str = "net/ipv6/conf/all/forwarding";
 
-/// What `host` must have set, by path below `/proc/sys`: with IPv4 forwarding of the host, of its underlay and of the
-/// devices in `state` that have an IPv4 address (`inet_forward`, net/ipv4/ip_forward.c); with IPv6 that of the host.
-/// `routers` are links by which the host has an IPv6 default route from router advertisements: a host that forwards drops it
-/// unless `accept_ra` is 2 (Documentation/networking/ip-sysctl.rst).
+/// The settings that `host` must have, by path below `/proc/sys`. For IPv4: forwarding of the host, of its underlay,
+/// and of the devices in `state` with an IPv4 address (`inet_forward`, net/ipv4/ip_forward.c). For IPv6: forwarding
+/// of the host. `routers` are links with an IPv6 default route from router advertisements: a host that forwards drops
+/// that route unless `accept_ra` is 2 (Documentation/networking/ip-sysctl.rst).
 ///
-/// Empty for alloc, which moves no packets, and for extension, whose commands do.
+/// Empty for alloc, which carries no packets, and for extension, whose commands do.
 pub fn wanted(backend: &Backend, host: &Host, routers: &[IfName], state: &State) -> BTreeMap<String, String> {
     let mut wanted = BTreeMap::new();
     if backend.mode().is_none() {
@@ -38,7 +38,7 @@ pub fn wanted(backend: &Backend, host: &Host, routers: &[IfName], state: &State)
     wanted
 }
 
-/// Nothing is forwarded while the setting at `path` is another.
+/// Whether nothing is forwarded unless the setting at `path` is right.
 pub fn is_vital(path: &str) -> bool {
     path == FORWARD_V4 || path.ends_with("/forwarding")
 }

@@ -1,4 +1,4 @@
-//! What the daemon says of itself: `status.json` beside subnet.env, for flannelctl, for the CNI plugin and for people.
+//! The daemon's status: `status.json` beside subnet.env, for flannelctl, for the CNI plugin and for people.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,55 +10,59 @@ use crate::reach::{self, Tunnel};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-/// The daemon's state after its last pass. Fields that are not known yet are empty.
+/// The daemon's state after its last pass. Unknown fields are empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Status {
-    /// The daemon's process.
+    /// The process ID of the daemon.
     pub pid: u32,
-    /// Where the leases are kept: `etcd http://192.0.2.1:2379`, `embedded /var/lib/flannel/network`.
+    /// The store of the leases: `etcd http://192.0.2.1:2379`, `embedded /var/lib/flannel/network`.
     pub store: String,
-    /// Since when the store is not followed and what is shown may be old (RFC 3339, UTC); `null` while it is.
+    /// Since when the store has not been followed, so that the status may be outdated (RFC 3339, UTC); `null` while
+    /// it is followed.
     pub store_stale_since: Option<String>,
-    /// Why it is not followed.
+    /// Why the store is not followed.
     pub store_error: Option<String>,
     /// Upstream's name of the backend: `vxlan`, `host-gw`, `alloc`.
     pub backend: String,
-    /// vxlan and ipip only: peers on the same segment are reached directly.
+    /// Whether peers on the same segment are reached directly; vxlan and ipip only.
     pub direct_routing: bool,
-    /// The networks that subnets are leased from, IPv4 first.
+    /// The networks that contain the leased subnets, IPv4 first.
     pub network: Vec<IpNetwork>,
     /// This host's subnets, IPv4 first.
     pub subnets: Vec<IpNetwork>,
     /// The addresses that peers send to, IPv4 first.
     #[serde(rename = "publicIPs")]
     pub public_ips: Vec<IpAddr>,
-    /// Where traffic between hosts leaves.
+    /// The link that traffic between hosts uses.
     pub underlay: Option<Underlay>,
-    /// FLANNEL_MTU, bytes; 0 when not known yet.
+    /// FLANNEL_MTU in bytes; 0 until it is known.
     pub mtu: u32,
     /// The other hosts, one entry per subnet.
     pub peers: Peers,
-    /// udp only: what has crossed so far. A change of this alone is not written.
+    /// udp only: the traffic so far, not older than a second; with many peers, than five.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<Udp>,
-    /// How often something of ours was repaired that somebody else had changed, since the daemon's start, by kind of
-    /// object.
+    /// How often the daemon repaired something of its own that another program had changed, by kind of object, since
+    /// the daemon's start.
     pub drift: BTreeMap<String, u64>,
-    /// What the store holds that is not followed.
+    /// The entries of the store that are not accepted.
     pub rejected: Vec<Rejected>,
-    /// Other programs' routes inside the network, as `ip route` shows them: they stay, and may lead traffic for pods
+    /// Other programs' routes inside the network, in the format of `ip route`. They stay, and may lead pods' traffic
     /// elsewhere.
     pub foreign_routes: Vec<String>,
+    /// What an operator should change, although this host is ready.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// The attachments of this host's pods; `null` if they are not repaired (`--heal-attachments=false`).
     pub attachments: Option<Attachments>,
-    /// What is wrong now; `null` when nothing is.
+    /// The current problem; `null` when there is none.
     pub last_error: Option<String>,
     /// When the last pass ended (RFC 3339, UTC).
     pub last_reconcile: Option<String>,
 }
 
-/// What the udp backend has moved since the daemon's start.
+/// The traffic of the udp backend since the daemon's start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Udp {
@@ -70,16 +74,16 @@ pub struct Udp {
     pub received_packets: u64,
     /// The bytes in them.
     pub received_bytes: u64,
-    /// Packets that were dropped, by reason; reasons without any are not there.
+    /// Dropped packets by reason; reasons without any are absent.
     pub dropped: BTreeMap<String, u64>,
 }
 
-/// The link below the overlay.
+/// The link that carries the overlay.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Underlay {
-    /// Its name.
+    /// The link's name.
     pub dev: String,
-    /// Its MTU, bytes.
+    /// The link's MTU in bytes.
     pub mtu: u32,
 }
 
@@ -87,62 +91,62 @@ pub struct Underlay {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Peer {
-    /// Its subnet.
+    /// The subnet.
     pub subnet: IpNetwork,
-    /// Its underlay address.
+    /// The host's underlay address.
     #[serde(rename = "publicIP")]
     pub public_ip: IpAddr,
-    /// How it is reached.
+    /// The way to it.
     pub path: Reach,
-    /// Why it is reached so.
+    /// The reason for this way.
     pub reason: String,
-    /// Its VTEP's address, when it has one.
+    /// The MAC address of its VTEP, if it has one.
     #[serde(rename = "vtepMAC")]
     pub vtep_mac: Option<String>,
-    /// When any of this changed last, or was first seen by this daemon (RFC 3339, UTC).
+    /// When any of this last changed, or when this daemon first saw it (RFC 3339, UTC).
     #[serde(default)]
     pub since: String,
 }
 
 impl Peer {
-    /// True when the two differ in nothing but their age.
+    /// Whether the two differ only in their age.
     pub fn is_as(&self, other: &Self) -> bool {
         (self.public_ip, self.path, &self.reason, &self.vtep_mac)
             == (other.public_ip, other.path, &other.reason, &other.vtep_mac)
     }
 }
 
-/// All other hosts' subnets, each once; a list in the order of the subnets.
+/// All other hosts' subnets, each once. Serialized as a list in subnet order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peers(BTreeMap<IpNetwork, Peer>);
 
 impl Peers {
-    /// All of them.
+    /// All subnets, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Peer> {
         self.0.values()
     }
 
-    /// The host of a subnet.
+    /// The entry of a subnet.
     pub fn get(&self, subnet: &IpNetwork) -> Option<&Peer> {
         self.0.get(subnet)
     }
 
-    /// Adds one; it replaces the one with its subnet.
+    /// Adds an entry, and replaces the previous one of its subnet.
     pub fn put(&mut self, peer: Peer) {
         self.0.insert(peer.subnet, peer);
     }
 
-    /// Removes the one with this subnet.
+    /// Removes the entry of this subnet.
     pub fn remove(&mut self, subnet: &IpNetwork) {
         self.0.remove(subnet);
     }
 
-    /// How many there are.
+    /// The number of subnets.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// There are none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -166,19 +170,19 @@ impl<'de> Deserialize<'de> for Peers {
     }
 }
 
-/// How a peer is reached.
+/// The way to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// By a route over the underlay.
     Direct,
-    /// Packed in something.
+    /// Through a tunnel.
     Through(Tunnel),
-    /// Not at all.
+    /// There is no way.
     Unreachable,
 }
 
 impl Reach {
-    /// All of them.
+    /// All ways.
     pub fn all() -> impl Iterator<Item = Self> {
         [Self::Direct].into_iter().chain(tunnels().map(Self::Through)).chain([Self::Unreachable])
     }
@@ -202,7 +206,7 @@ impl Serialize for Reach {
 impl<'de> Deserialize<'de> for Reach {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        let unknown = || serde::de::Error::custom(format_args!("{name:?} is no way to reach a peer"));
+        let unknown = || serde::de::Error::custom(format_args!("{name:?} is not a way to reach a peer"));
         Self::all().find(|reach| reach.as_str() == name).ok_or_else(unknown)
     }
 }
@@ -217,12 +221,12 @@ impl From<reach::Reach> for Reach {
     }
 }
 
-/// A lease or a key that is not followed.
+/// An entry of the store that is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejected {
     /// Its key in the store.
     pub key: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
@@ -240,7 +244,7 @@ pub struct Attachments {
     pub quarantined: Vec<String>,
 }
 
-/// Where the status of the daemon that writes `subnet_file` lies.
+/// The path of the status file of the daemon that writes `subnet_file`.
 pub fn path_beside(subnet_file: &Path) -> PathBuf {
     subnet_file.with_file_name("status.json")
 }
@@ -253,7 +257,7 @@ impl Status {
     }
 }
 
-/// `time` in UTC as RFC 3339 writes it, to the second.
+/// `time` in UTC in the format of RFC 3339, in seconds.
 pub fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
@@ -301,6 +305,7 @@ mod tests {
             udp: None,
             rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
             foreign_routes: vec!["10.5.9.0/24 via 192.0.2.9 dev eth0".into()],
+            warnings: vec!["the network overlaps a LAN".into()],
             attachments: Some(Attachments { count: 3, ..Attachments::default() }),
             last_error: None,
             last_reconcile: Some("2026-01-02T03:04:05Z".into()),
@@ -317,7 +322,7 @@ mod tests {
                 r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
                 r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null,"since":"2026-01-02T03:00:00Z"}],"#,
                 r#""drift":{"route":2},"#,
-                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
+                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"warnings":["the network overlaps a LAN"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), sample());

@@ -1,4 +1,4 @@
-//! subnet.env: what flanneld tells the CNI plugin, and itself after a restart. One writer, two readers.
+//! subnet.env: flanneld writes it for the CNI plugin, and for itself after a restart.
 //!
 //! ```text
 //! FLANNEL_NETWORK=10.5.0.0/16
@@ -8,8 +8,8 @@
 //! FLANNEL_MTU=1450
 //! FLANNEL_IPMASQ=true
 //! ```
-//! The lines of a family are there when it is on. Other programs `source` the file with sh, so a value never needs
-//! quotes.
+//! The lines of a family exist when the family is enabled. Other programs `source` the file with sh, so no value ever
+//! needs quotes.
 
 use std::fmt;
 
@@ -19,32 +19,32 @@ use kernel::types::{Family, Mtu, masked};
 use crate::lease::Subnets;
 use crate::net::{base_plus_one, parse_cidr};
 
-/// Where the file is unless an option says otherwise.
+/// The default path of the file.
 pub const DEFAULT_PATH: &str = "/run/flannel/subnet.env";
 
 /// The content of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubnetEnv {
-    /// All networks, IPv4 first, each once, host bits zero.
+    /// All networks, IPv4 first, without duplicates and host bits.
     pub networks: Vec<IpNetwork>,
-    /// This host's subnets, host bits zero. In the file they have the address of the bridge, base plus one.
+    /// This host's subnets, without host bits. The file has the address of the bridge instead: base plus one.
     pub subnets: Subnets,
-    /// What a pod's interface may carry.
+    /// The MTU of a pod's interface.
     pub mtu: Mtu,
-    /// flanneld masquerades, so the plugins need not.
+    /// Whether flanneld masquerades, so that the plugins need not.
     pub ipmasq: bool,
 }
 
 impl SubnetEnv {
-    /// The content of the file, as upstream writes it.
+    /// The content of the file, in upstream's format.
     pub fn format(&self) -> String {
         self.to_string()
     }
 
-    /// Reads the file for the CNI plugin; `file` names it in the error.
+    /// Parses the file for the CNI plugin; `file` names it in the error.
     ///
     /// # Errors
-    /// Everything that is wrong with it. The text for a runtime is [`load_error`] of the error.
+    /// Everything that is wrong with it. [`load_error`] makes the text for a runtime.
     pub fn parse(file: &str, text: &str) -> Result<Self, SubnetEnvError> {
         let mut fields = Fields::default();
         let mut problems = fields.read(text);
@@ -78,17 +78,18 @@ impl fmt::Display for SubnetEnv {
     }
 }
 
-/// What the last run of flanneld wrote, as far as it can be read: a damaged file is no reason not to start.
+/// The subnet.env of the last run, as far as it is readable: a damaged file must not prevent a start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Previous {
-    /// The networks; empty when the file has none.
+    /// The networks; may be empty.
     pub networks: Vec<IpNetwork>,
-    /// The subnets, host bits zero; empty when the file has none.
+    /// The subnets, without host bits; may be empty.
     pub subnets: Subnets,
 }
 
 impl Previous {
-    /// Reads what can be read, and skips the rest. A family with more than one subnet has none: it is unclear which.
+    /// Parses what it can, and skips the rest. A family with several subnets gets none, because it is unclear which
+    /// is right.
     pub fn parse(text: &str) -> Self {
         let mut fields = Fields::default();
         fields.read(text);
@@ -105,7 +106,7 @@ pub struct SubnetEnvError {
 }
 
 impl SubnetEnvError {
-    /// What is wrong; never empty.
+    /// The problems; never empty.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
@@ -115,13 +116,13 @@ fn list(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// One thing that is wrong with a subnet.env.
+/// One problem of a subnet.env.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// Keys without which the plugin cannot go on. Of two families' keys one is enough.
+    /// Keys that the plugin needs. The keys of one family are enough.
     #[error("is missing {}", .0.join(", "))]
     Missing(Vec<&'static str>),
-    /// A line that is no assignment.
+    /// A line is not an assignment.
     #[error("line {line} is not KEY=VALUE: {text:?}")]
     NoAssignment {
         /// Counted from 1
@@ -129,21 +130,21 @@ pub enum Problem {
         /// The line
         text: String,
     },
-    /// A value that cannot be read.
+    /// A value cannot be parsed.
     #[error("line {line}: {key} must be {wanted}, not {value:?}")]
     Value {
         /// Counted from 1
         line: usize,
         /// `FLANNEL_MTU`
         key: String,
-        /// What it must be
+        /// What the value must be.
         wanted: &'static str,
-        /// What is there
+        /// The given value.
         value: String,
     },
 }
 
-/// The message that the flannel plugin gives a runtime when the file could not be opened or read, in upstream's words.
+/// The message of the flannel plugin when the file cannot be opened or read, in upstream's words.
 pub fn load_error(cause: &dyn fmt::Display) -> String {
     format!("failed to load flannel 'subnet.env' file: {cause}. Check the flannel pod log for this node.")
 }
@@ -157,7 +158,7 @@ struct Fields {
 }
 
 impl Fields {
-    /// Reads every line it can, and gives what is wrong with the others.
+    /// Reads every line that it can, and returns the problems of the others.
     fn read(&mut self, text: &str) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (number, raw) in (1..).zip(text.lines()) {
@@ -178,7 +179,8 @@ impl Fields {
         problems
     }
 
-    /// One assignment; the error says what the value must be. As for upstream the last of several wins.
+    /// Reads one assignment. The error says what the value must be. As upstream, the last of several assignments
+    /// wins.
     fn set(&mut self, key: &str, value: &str) -> Result<(), &'static str> {
         match key {
             "FLANNEL_NETWORK" => self.set_networks(Family::V4, value),
@@ -232,7 +234,7 @@ impl Fields {
     }
 }
 
-/// The value without the quotes of a shell.
+/// The value without shell quotes.
 fn unquoted(value: &str) -> &str {
     for quote in ['"', '\''] {
         if let Some(inner) = value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
@@ -242,7 +244,7 @@ fn unquoted(value: &str) -> &str {
     value
 }
 
-/// The family's CIDRs of a comma list, masked, and whether all of it was such.
+/// The family's CIDRs in a comma-separated list, masked, and whether all elements were such CIDRs.
 fn cidrs(list: &str, family: Family) -> (Vec<IpNetwork>, bool) {
     let read = |text: &str| parse_cidr(text.trim()).map(masked).filter(|net| Family::from(*net) == family);
     let nets: Vec<Option<IpNetwork>> = list.split(',').map(read).collect();

@@ -1,43 +1,43 @@
-//! A command line without a shell, split into words.
+//! Splits a command line into words, without a shell.
 //!
-//! Quoting is the POSIX shell's (XCU 2.2): white space separates words; a backslash takes the next character as it is;
-//! between single quotes everything is as it is; between double quotes a backslash does so before `"`, `\\`, `$` only.
-//! `$NAME` and `${NAME}` stand for a variable, except between single quotes, and never make more words. Nothing else is
-//! special: no pipes, no redirection, no substitution, no patterns.
+//! Quoting follows the POSIX shell (XCU 2.2): white space separates words; a backslash makes the next character
+//! literal; between single quotes everything is literal; between double quotes a backslash works only before `"`,
+//! `\\` and `$`. `$NAME` and `${NAME}` stand for a variable, except between single quotes, and never split into more
+//! words. Nothing else is special: no pipes, redirections, substitutions or patterns.
 
 /// A part of a word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// As it is.
+    /// Literal text.
     Text(String),
-    /// The value of a variable; nothing when it is not set.
+    /// The value of a variable; empty when it is not set.
     Variable(String),
 }
 
 /// One word.
 pub type Word = Vec<Part>;
 
-/// A command that cannot be split.
+/// Why a command cannot be split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WordsError {
-    /// A quote without its other end.
+    /// A quote is not closed.
     #[error("a {0} quote is not closed")]
     Open(&'static str),
-    /// A backslash with nothing behind it.
+    /// A backslash is the last character.
     #[error("it ends with a backslash")]
     Backslash,
-    /// `${` without a name or its `}`.
+    /// A `${` has no name or no `}`.
     #[error("a ${{NAME}} is not complete")]
     Variable,
-    /// A character that no argument can hold.
+    /// A character that no argument can contain.
     #[error("it contains a NUL")]
     Nul,
 }
 
-/// Splits `text` into words. White space alone has none.
+/// Splits `text` into words. White space alone contains none.
 ///
 /// # Errors
-/// A quote, a variable or a backslash is not complete.
+/// A quote or a variable is not closed, or a backslash is the last character.
 pub fn split(text: &str) -> Result<Vec<Word>, WordsError> {
     if text.contains('\0') {
         return Err(WordsError::Nul);
@@ -54,7 +54,7 @@ pub fn split(text: &str) -> Result<Vec<Word>, WordsError> {
     Ok(words)
 }
 
-/// The word with every variable replaced by what `value` gives for it.
+/// The word with every variable replaced by the result of `value`.
 pub fn expand(word: &[Part], value: impl Fn(&str) -> Option<String>) -> String {
     word.iter()
         .map(|part| match part {
@@ -84,7 +84,7 @@ impl Builder {
         }
     }
 
-    /// A word of no parts is the empty word, as `""` is.
+    /// A word without parts is the empty word, like `""`.
     fn finish(mut self) -> Word {
         self.flush();
         self.parts
@@ -129,7 +129,7 @@ fn double(chars: &mut Chars<'_>, builder: &mut Builder) -> Result<(), WordsError
     }
 }
 
-/// After a `$`: one that no name follows stands for itself.
+/// Reads a variable after `$`. A `$` without a name stands for itself.
 fn variable(chars: &mut Chars<'_>, builder: &mut Builder) -> Result<(), WordsError> {
     let in_name = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
     let take = |chars: &mut Chars<'_>| std::iter::from_fn(|| chars.next_if(in_name)).collect::<String>();

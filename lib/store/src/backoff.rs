@@ -5,7 +5,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// 100 ms, and twice as long each time up to 30 s.
+/// Doubles from 100 ms up to 30 s.
 #[derive(Debug, Clone, Default)]
 pub struct Backoff {
     attempts: u32,
@@ -20,7 +20,7 @@ impl Backoff {
         wait
     }
 
-    /// An attempt succeeded.
+    /// Starts over, after an attempt that succeeded.
     pub fn reset(&mut self) {
         self.attempts = 0;
     }
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_grows_to_a_limit() {
+    fn the_wait_grows_to_a_limit() {
         let mut backoff = Backoff::default();
         let waits: Vec<_> = (0..12).map(|_| backoff.next().as_millis()).collect();
         assert_eq!(waits[..4], [100, 200, 400, 800]);

@@ -1,26 +1,26 @@
-//! The clock by which it is decided what is due.
+//! The clock that decides what is due.
 //!
-//! The time of day is set by people and by NTP, by hours too, and decides nothing. The clock since boot cannot be set. It
-//! is the one that counts while the host sleeps, unlike that of [`std::time::Instant`]: what others hold for this host
-//! goes on to expire then.
+//! People and NTP set the time of day, sometimes by hours, so it decides nothing. Nobody can set the clock since
+//! boot. Unlike the clock of [`std::time::Instant`] it also counts while the host sleeps, as the leases of this host
+//! do in a store.
 
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A moment on the clock since boot, which is the same for all processes of a host.
+/// A moment on the clock since boot (CLOCK_BOOTTIME), which all processes of a host share. The default is the boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Moment(Duration);
 
 impl Moment {
-    /// CLOCK_BOOTTIME.
+    /// The current moment.
     pub fn now() -> Self {
         let now = clock_gettime(ClockId::Boottime);
         let (seconds, nanos) = (u64::try_from(now.tv_sec), u32::try_from(now.tv_nsec));
         Self(Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default()))
     }
 
-    /// So long after the boot.
+    /// The moment `since` after the boot.
     pub const fn since_boot(since: Duration) -> Self {
         Self(since)
     }
@@ -30,17 +30,17 @@ impl Moment {
         self.0
     }
 
-    /// So much later.
+    /// The moment `time` later; the latest possible moment on overflow.
     pub fn after(self, time: Duration) -> Self {
         Self(self.0.saturating_add(time))
     }
 
-    /// So much earlier; the boot at the earliest.
+    /// The moment `time` earlier, at the earliest the boot.
     pub fn before(self, time: Duration) -> Self {
         Self(self.0.saturating_sub(time))
     }
 
-    /// What is left until `self`; nothing when it is over.
+    /// The time from `now` until `self`; zero when `self` is past.
     pub fn left(self, now: Self) -> Duration {
         self.0.saturating_sub(now.0)
     }

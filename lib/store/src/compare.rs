@@ -1,4 +1,4 @@
-//! Stores in which a host takes its subnet: what they can do for one lease, by comparing it with what it was.
+//! Stores in which a host takes its subnet itself: compare-and-write operations on one lease.
 
 use std::time::Duration;
 
@@ -10,23 +10,23 @@ use crate::error::StoreError;
 /// What ends a lease.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Term {
-    /// Changes when the end of the lease changes; `None` for a reservation, which does not end.
+    /// Changes whenever the end of the lease changes; `None` for a reservation, which has no end.
     pub id: Option<u64>,
     /// When the lease ends, if this is known.
     pub end: Option<Moment>,
 }
 
-/// What became of a conditional write.
+/// The result of a conditional write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// It was done, and the lease has this term now.
+    /// The write was made, and the lease now has this term.
     Done(Term),
-    /// The store holds something else under that key (or nothing, where something was expected): nothing was changed.
+    /// The store has another value under that key, or no value where one was expected. Nothing was changed.
     Conflict,
 }
 
 impl Written {
-    /// True when it was done.
+    /// Whether the write was made.
     pub fn is_done(&self) -> bool {
         matches!(self, Self::Done(_))
     }
@@ -37,18 +37,19 @@ impl Written {
 pub struct Raw {
     /// The value's bytes.
     pub value: Vec<u8>,
-    /// What ends it.
+    /// When the lease ends.
     pub term: Term,
 }
 
-/// A store in which hosts choose their subnets themselves, each write under the condition that nobody wrote meanwhile.
+/// A store in which hosts choose their subnets themselves. Each write succeeds only if nobody else wrote in the
+/// meantime.
 ///
-/// A `ttl` of `None` makes a reservation. An error of a write leaves open whether it was done.
+/// A `ttl` of `None` makes a reservation. After an error the write may or may not have been made.
 pub trait CompareStore: Send + Sync {
     /// Reads one lease; `None` when there is none.
     fn read(&self, key: Subnets) -> impl Future<Output = Result<Option<Raw>, StoreError>> + Send;
 
-    /// Writes a lease that nobody holds, and of which no other host holds a half.
+    /// Writes a lease under a free key, unless another host holds one of its halves.
     fn create(
         &self,
         key: Subnets,
@@ -56,7 +57,7 @@ pub trait CompareStore: Send + Sync {
         ttl: Option<Duration>,
     ) -> impl Future<Output = Result<Written, StoreError>> + Send;
 
-    /// Replaces `old` by `new` (they may be equal) and lets the lease end after `ttl`.
+    /// Replaces `old` by `new`, which may be equal, and lets the lease end after `ttl`.
     fn renew(
         &self,
         key: Subnets,
@@ -65,6 +66,6 @@ pub trait CompareStore: Send + Sync {
         ttl: Option<Duration>,
     ) -> impl Future<Output = Result<Written, StoreError>> + Send;
 
-    /// Removes the lease if it is still `old`.
+    /// Removes the lease if its value is still `old`.
     fn delete(&self, key: Subnets, old: &[u8]) -> impl Future<Output = Result<Written, StoreError>> + Send;
 }

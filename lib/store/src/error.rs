@@ -1,4 +1,4 @@
-//! What goes wrong in a store.
+//! Errors of a store.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,19 +8,20 @@ use overlay::lease::Subnets;
 use crate::etcd::EtcdError;
 use crate::files::FileError;
 
-/// A store that did not do what it was asked for.
+/// Why a store did not do what it was asked to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// A file of the embedded store.
+    /// A file operation of the embedded store failed.
     #[error("store: {0}")]
     File(#[from] FileError),
-    /// A call to etcd.
+    /// A call to etcd failed.
     #[error("store: {0}")]
     Etcd(#[from] EtcdError),
-    /// A system call on the embedded store's files does not return, as on a disk or a network file system that hangs.
-    #[error("store: {} does not answer: is its disk slow, or its file system gone? (this is tried again)", .0.display())]
+    /// A system call on the embedded store's files does not return, for example because a disk or a network file
+    /// system hangs.
+    #[error("store: {} does not answer: is its disk slow, or its file system gone? (retrying)", .0.display())]
     Slow(PathBuf),
-    /// Changes of the embedded store's files cannot be noticed.
+    /// The embedded store cannot watch its files for changes.
     #[error("store: cannot watch {}: {source}", path.display())]
     Watch {
         /// The directory.
@@ -28,15 +29,15 @@ pub enum StoreError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// This host's lease has another value than the one that this host wrote last.
-    #[error("store: {0}: somebody else wrote this host's lease")]
+    /// This host's lease has a value that this host did not write.
+    #[error("store: {0}: another host wrote this host's lease")]
     Contested(Subnets),
     /// The program is stopping.
     #[error("store: stopped")]
     Stopped,
 }
 
-/// The task that follows a store has ended or panicked: nothing that is read from here on is new.
+/// The task that follows a store has ended or panicked, so no further changes arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the task that follows the store has ended")]
 pub struct Ended;

@@ -1,4 +1,5 @@
-//! Between the task that follows a store, the controller that consumes its changes, and the keeper of this host's lease.
+//! Connects the task that follows a store, the controller that consumes its changes, and the keeper of this host's
+//! lease.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,38 +14,38 @@ use crate::index::{Entry, Index};
 use crate::pending::Pending;
 use crate::snapshot::{Event, Snapshot};
 
-/// Between two change sets pass so many times what the consumer took for the first: what comes in a burst is few change
-/// sets, and a lease that comes alone is handed over at once.
+/// The pause between two change sets, as a multiple of the time that the consumer took for the first. So a burst
+/// becomes a few change sets, and a single change is delivered at once.
 const GATHER: u32 = 10;
 
-/// The longest such pause.
+/// The upper limit of that pause.
 const LONGEST_GATHER: Duration = Duration::from_millis(50);
 
-/// What has changed in a store since the last change set.
+/// What changed in a store since the last change set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Changes {
-    /// The leases.
+    /// The changes of leases.
     pub leases: LeaseChanges,
-    /// `Some` when the network's configuration has changed; the inner `None`: the store has none.
+    /// `Some` when the network's configuration has changed; the inner `None` means that the store has none.
     pub config: Option<Option<Arc<[u8]>>>,
-    /// How the store is now.
+    /// The store's current health.
     pub health: StoreHealth,
 }
 
-/// How well a store can be read.
+/// Whether a store can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreHealth {
-    /// Which store this is, for people: `embedded /var/lib/flannel/network`, `etcd http://192.0.2.1:2379`.
+    /// The store's name in messages: `embedded /var/lib/flannel/network`, `etcd http://192.0.2.1:2379`.
     pub name: Arc<str>,
-    /// Everything that the store holds is known. While it is not, nobody may conclude that a lease is gone.
+    /// Whether all of the store's contents are known. While they are not, nobody may conclude that a lease is gone.
     pub complete: bool,
-    /// Why the store cannot be read, when it cannot.
+    /// Why the store cannot be read; `None` while it can.
     pub error: Option<Arc<str>>,
-    /// Since when changes of the store are not seen; `None` while they are.
+    /// Since when changes of the store go unseen; `None` while they are seen.
     pub stale_since: Option<SystemTime>,
 }
 
-/// A store's contents, as far as they are kept, and how it is.
+/// The parts of a store's contents that are kept, and its health.
 #[derive(Debug)]
 struct State {
     pending: Pending,
@@ -53,13 +54,13 @@ struct State {
     ended: bool,
 }
 
-/// What the parts share.
+/// The state that all parts share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
-    /// For the consumer: there is something to take.
+    /// Notifies the consumer of a new change set.
     news: Notify,
-    /// For whoever waits until the index shows what he wrote.
+    /// Notifies a writer that the index has changed.
     indexed: Notify,
 }
 
@@ -72,17 +73,17 @@ impl Shared {
         self.lock().health.complete
     }
 
-    /// What is known of a lease.
+    /// The index entry of a lease.
     pub(crate) fn entry(&self, subnets: &Subnets) -> Option<Entry> {
         self.lock().pending.index().get(subnets).copied()
     }
 
-    /// Looks at what is known of all leases.
+    /// Calls `look` with the index of all leases.
     pub(crate) fn with_index<T>(&self, look: impl FnOnce(&Index) -> T) -> T {
         look(self.lock().pending.index())
     }
 
-    /// Waits until a lease is known as `wanted`.
+    /// Waits until the index entry of a lease satisfies `wanted`.
     pub(crate) async fn shows(&self, subnets: &Subnets, wanted: impl Fn(Option<Entry>) -> bool) {
         loop {
             let mut indexed = std::pin::pin!(self.indexed.notified());
@@ -95,7 +96,7 @@ impl Shared {
     }
 }
 
-/// The follower's end. When it is dropped, by a panic too, the consumer learns that the follower has ended.
+/// The follower's end. When it is dropped, even by a panic, the consumer learns that the follower has ended.
 #[derive(Debug)]
 pub(crate) struct Publisher(Arc<Shared>);
 
@@ -118,7 +119,7 @@ impl Publisher {
         }
     }
 
-    /// The store, which people know as `name`, holds exactly this.
+    /// Publishes the complete contents of the store, which messages call `name`.
     pub(crate) fn replace(&self, name: Arc<str>, snapshot: Snapshot) {
         self.change(|state| {
             state.pending.replace(snapshot);
@@ -126,17 +127,18 @@ impl Publisher {
         });
     }
 
-    /// What was known is true again, or still.
+    /// Publishes that the known contents are current again.
     pub(crate) fn resume(&self, name: Arc<str>) {
         self.change(|state| state.set_health(StoreHealth { name, complete: true, error: None, stale_since: None }));
     }
 
-    /// Something has changed.
+    /// Publishes changes.
     pub(crate) fn apply(&self, events: impl IntoIterator<Item = Event>) {
         self.change(|state| events.into_iter().for_each(|event| state.pending.apply(event)));
     }
 
-    /// The store cannot be read since `since`, or since it is known that it cannot. True when that is news.
+    /// Publishes that the store cannot be read, since `since` or an earlier failure. Returns whether this is a new
+    /// error.
     pub(crate) fn fail(&self, error: &dyn std::fmt::Display, since: SystemTime) -> bool {
         let mut news = false;
         self.change(|state| {
@@ -150,7 +152,7 @@ impl Publisher {
         news
     }
 
-    /// How many leases are known.
+    /// The number of known leases.
     pub(crate) fn len(&self) -> usize {
         self.0.with_index(Index::len)
     }
@@ -163,14 +165,14 @@ impl State {
     }
 }
 
-/// The consumer's end: the changes of a store. The follower ends with it.
+/// The consumer's end: the changes of a store. Dropping it ends the follower.
 #[derive(Debug)]
 pub struct Feed {
     shared: Arc<Shared>,
     follower: AbortHandle,
-    /// When the last change set was handed over, until the next one is asked for.
+    /// When the last change set was delivered, until the next one is requested.
     given: Option<Instant>,
-    /// Not before this the next one is handed over.
+    /// The earliest time for the next change set.
     not_before: Option<Instant>,
 }
 
@@ -181,7 +183,7 @@ impl Drop for Feed {
 }
 
 impl Feed {
-    /// Starts a follower, which gets the other end, of a store that people know as `name`. Needs a tokio runtime.
+    /// Starts a follower with the other end. Messages call the store `name`. Needs a tokio runtime.
     pub(crate) fn start<F: Future<Output = ()> + Send + 'static>(
         name: Arc<str>,
         follow: impl FnOnce(Publisher) -> F,
@@ -198,16 +200,16 @@ impl Feed {
         self.shared.clone()
     }
 
-    /// How the store is now.
+    /// The store's current health.
     pub fn health(&self) -> StoreHealth {
         self.shared.lock().health.clone()
     }
 
-    /// Waits for the next change set. The first one is a snapshot, or says why there is none yet; so is the first one
-    /// after a store was replaced by another. May be cancelled at any time.
+    /// Waits for the next change set. The first one is a snapshot, or says why none exists yet; the same holds after
+    /// another store replaces this one. Cancel-safe.
     ///
     /// # Errors
-    /// The follower has ended or panicked, and everything before that was handed over.
+    /// The follower has ended or panicked, and every earlier change was delivered.
     pub async fn changes(&mut self) -> Result<Changes, Ended> {
         if let Some(given) = self.given.take() {
             let now = Instant::now();
@@ -278,7 +280,7 @@ mod tests {
             while leases < 200 {
                 leases += feed.changes().await.unwrap().leases.put.len();
                 sets += 1;
-                // what this consumer takes for it
+                // The time that this consumer takes for it.
                 tokio::time::advance(Duration::from_millis(3)).await;
             }
             assert!(leases == 200 && sets < 30, "{sets} change sets");

@@ -1,9 +1,9 @@
-//! A lease of both families has two halves, and two leases may share one without sharing a key. Pure.
+//! A lease of both families has two halves. Two leases may share a half without sharing a key. Pure.
 
 use ipnetwork::IpNetwork;
 use overlay::lease::{LeaseAttrs, Subnets};
 
-/// The halves of a key, as they stand in the keys of others.
+/// The two halves of a key, as they appear in other keys.
 #[derive(Debug)]
 pub(crate) struct Halves {
     v4: Option<String>,
@@ -16,12 +16,13 @@ impl Halves {
         Self { v4: key.v4.map(|net| text(net.into())), v6: key.v6.map(|net| text(net.into())) }
     }
 
-    /// The IPv4 half: what such keys begin with.
+    /// The IPv4 half, with which a key starts.
     pub(crate) fn v4(&self) -> Option<&str> {
         self.v4.as_deref()
     }
 
-    /// True when the canonical key `theirs` has one of these halves. A wider claim is none: it is refused when it is read.
+    /// Whether the canonical key `theirs` contains one of these halves. A key with a wider subnet does not count: it
+    /// is refused when it is read.
     pub(crate) fn are_in(&self, theirs: &str) -> bool {
         let (first, second) = match theirs.split_once('&') {
             Some((first, second)) => (first, Some(second)),
@@ -31,8 +32,8 @@ impl Halves {
     }
 }
 
-/// True when `theirs`, the value of a lease that shares a half with the lease `key`, is another host's: the two publish no
-/// address in common. What is not a lease counts for nothing.
+/// Whether `theirs`, the value of a lease that shares a half with the lease `key`, belongs to another host: the two
+/// publish no common address. A value that is not a lease belongs to no host.
 pub(crate) fn is_of_another(key: Subnets, value: &[u8], theirs: &[u8]) -> bool {
     let (Ok(own), Ok(their)) = (LeaseAttrs::parse(value), LeaseAttrs::parse(theirs)) else { return false };
     let publish_the_same =

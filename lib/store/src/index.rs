@@ -1,5 +1,5 @@
-//! What is kept of all leases for the sake of this host's own: enough to choose a subnet, and to see that somebody wrote
-//! this host's lease. The leases themselves are with the consumer only.
+//! Keeps of each lease only what this host's own lease needs: enough to choose a subnet, and to notice that another
+//! host wrote this host's lease. Only the consumer has the leases themselves.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use overlay::allocate::Stored;
 use overlay::lease::{StoredLease, Subnets};
 
-/// A number by which two values of one key are compared.
+/// A hash that tells whether two values of one key are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark(u64);
 
@@ -21,7 +21,7 @@ impl Mark {
         Self(hasher.finish())
     }
 
-    /// As a number.
+    /// The hash as a number.
     pub(crate) fn number(self) -> u64 {
         self.0
     }
@@ -31,14 +31,14 @@ impl Mark {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Found {
     pub(crate) lease: StoredLease,
-    /// Of the value's bytes.
+    /// The mark of the value's bytes.
     pub(crate) mark: Mark,
-    /// What ends the lease, as a number that changes when that changes: etcd's lease, or the mark of a file. `None`: it is
-    /// a reservation and does not end.
+    /// A number that changes when the end of the lease changes: etcd's lease ID, or the mark of a `ttl` file. `None`
+    /// for a reservation, which has no end.
     pub(crate) term: Option<u64>,
 }
 
-/// What is kept of one lease.
+/// The index entry of one lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     public_ip: Option<Ipv4Addr>,
@@ -47,14 +47,14 @@ pub(crate) struct Entry {
     pub(crate) term: Option<u64>,
 }
 
-/// What an entry's replacement means for the consumer.
+/// What the replacement of an entry means for the consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// There was no such lease.
+    /// The lease is new.
     New,
-    /// Its value is another.
+    /// The lease has another value.
     Value,
-    /// Its value is the same: it was renewed, or has become a reservation.
+    /// The value is the same: the lease was renewed, or became a reservation.
     Nothing,
 }
 
@@ -79,7 +79,7 @@ impl Index {
         }
     }
 
-    /// True when there was such a lease.
+    /// Removes a lease. Returns whether it existed.
     pub(crate) fn remove(&mut self, subnets: &Subnets) -> bool {
         self.0.remove(subnets).is_some()
     }
@@ -92,7 +92,7 @@ impl Index {
         self.0.len()
     }
 
-    /// As the choice of a subnet takes them.
+    /// The leases in the form that the choice of a subnet takes.
     pub(crate) fn stored(&self) -> impl Iterator<Item = Stored> + Clone {
         let stored = |(subnets, entry): (&Subnets, &Entry)| Stored {
             subnets: *subnets,

@@ -1,12 +1,12 @@
-//! Where the network's configuration and all hosts' leases are kept.
+//! Stores for the network's configuration and for the leases of all hosts.
 //!
-//! A store hands out typed leases as change sets ([`Store::changes`]), and sees to it that this host has a lease of its own
-//! ([`Store::hold`], [`Store::publish`]). The leases are checked when they are read: what is not a lease is refused with a
-//! reason. The store itself keeps no lease: of each it knows only what the choice of a subnet needs.
+//! A store delivers typed leases as change sets ([`Store::changes`]), and keeps a lease for this host
+//! ([`Store::hold`], [`Store::publish`]). It checks leases when it reads them, and refuses anything else with a
+//! reason. The store itself keeps no leases: it knows of each only what the choice of a subnet needs.
 //!
-//! Two kinds of store are compared and written by the hosts themselves ([`CompareStore`]): files of one machine
-//! ([`Embedded`]) and [`Etcd`]. A store that gives each host its subnet, as Kubernetes does with a node's podCIDR, is
-//! another kind of source: there `hold` reads what is given or waits for it, and `publish` is a patch.
+//! In two kinds of store the hosts compare and write leases themselves ([`CompareStore`]): files on one machine
+//! ([`Embedded`]) and [`Etcd`]. A store that assigns the subnets, as Kubernetes does with a node's podCIDR, is
+//! another kind of source: its `hold` reads the assigned subnet or waits for it, and its `publish` is a patch.
 
 pub mod backoff;
 mod claim;
@@ -41,27 +41,27 @@ use claim::Keeper;
 /// Which store to open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreOptions {
-    /// Files in this directory, with etcd's layout below it.
+    /// Files in this directory, in etcd's layout.
     Embedded(PathBuf),
     /// An etcd cluster.
     Etcd(Box<etcd::Options>),
 }
 
-/// A store, open: its changes, and this host's lease in it.
+/// An open store: its changes, and this host's lease in it.
 #[derive(Debug)]
 pub struct Store {
     feed: Feed,
     source: Source,
 }
 
-/// Where this host's lease comes from.
+/// The kinds of source of this host's lease.
 #[derive(Debug)]
 enum Source {
     Embedded(Keeper<Embedded>),
     Etcd(Keeper<Etcd>),
 }
 
-/// Does the same with the keeper of each kind of source.
+/// Calls the keeper of each kind of source in the same way.
 macro_rules! with_keeper {
     ($source:expr, $keeper:ident => $work:expr) => {
         match $source {
@@ -71,7 +71,7 @@ macro_rules! with_keeper {
     };
 }
 
-/// Where the embedded store below `dir` has its configuration.
+/// The path of the configuration in an embedded store below `dir`.
 pub fn config_path(dir: &Path, prefix: &str) -> PathBuf {
     embedded_root(dir, prefix).join("config")
 }
@@ -81,9 +81,9 @@ fn embedded_root(dir: &Path, prefix: &str) -> PathBuf {
 }
 
 impl Store {
-    /// Opens the store that `options` name, with upstream's layout below `prefix`. `renew_margin` is how long before its
-    /// end this host's lease is renewed. Needs a tokio runtime. Never fails: what is wrong is in [`StoreHealth`], and is
-    /// tried again.
+    /// Opens the store that `options` names, with upstream's layout below `prefix`. The host's own lease is renewed
+    /// `renew_margin` before its end. Needs a tokio runtime. Never fails: [`StoreHealth`] reports errors, and the
+    /// follower retries.
     pub fn open(options: &StoreOptions, prefix: &str, renew_margin: Duration) -> Self {
         match options {
             StoreOptions::Embedded(dir) => {
@@ -99,19 +99,19 @@ impl Store {
         }
     }
 
-    /// What to say when there is no network configuration.
+    /// The message for a store without a network configuration.
     pub fn no_config(&self) -> &'static str {
         match &self.source {
             Source::Embedded(_) => {
                 "flannel config not found in the store: write it to <store-dir>/<etcd-prefix>/config"
             }
-            // upstream's words, for which people search
+            // Upstream's words, which people search for.
             Source::Etcd(_) => "flannel config not found in etcd store. Did you create your config using etcdv3 API?",
         }
     }
 
-    /// Waits for the next change set. The first one is a snapshot, or says why there is none yet. May be cancelled at any
-    /// time. Change sets that are not taken are merged.
+    /// Waits for the next change set. The first one is a snapshot, or says why none exists yet. Cancel-safe. Change
+    /// sets that are not taken are merged.
     ///
     /// # Errors
     /// The task that follows the store has ended or panicked.
@@ -119,43 +119,44 @@ impl Store {
         self.feed.changes().await
     }
 
-    /// How the store is now.
+    /// The store's current health.
     pub fn health(&self) -> StoreHealth {
         self.feed.health()
     }
 
-    /// Sees to it that this host has a lease that the claim's configuration allows: adopts it, takes a free one, takes it
-    /// again, or renews it when it is time to. Looks only at this host's lease unless a subnet must be chosen.
+    /// Makes sure that this host has a lease that fits the claim's configuration: adopts one, takes a free one, takes
+    /// a lost one again, or renews the lease when it is due. Reads only this host's lease unless it must choose a
+    /// subnet.
     ///
-    /// After [`HoldError::Retry`] and [`HoldError::Wait`] the host still has the lease that [`Self::held`] says.
+    /// After [`HoldError::Retry`] and [`HoldError::Wait`] the host still has the lease that [`Self::held`] returns.
     ///
     /// # Errors
-    /// There is no lease yet, or it cannot be renewed now; see [`HoldError`].
+    /// No lease exists yet, or it cannot be renewed now; see [`HoldError`].
     pub async fn hold(&mut self, claim: &Claim<'_>) -> Result<Held, HoldError> {
         with_keeper!(&mut self.source, keeper => keeper.hold(claim).await)
     }
 
-    /// The lease that this host has.
+    /// This host's lease; `None` before the first one.
     pub fn held(&self) -> Option<Held> {
         with_keeper!(&self.source, keeper => keeper.held(Instant::now()))
     }
 
-    /// What this host's lease says, as it was written last.
+    /// The attributes in this host's lease, as last written.
     pub fn published(&self) -> Option<LeaseAttrs> {
         with_keeper!(&self.source, keeper => keeper.published())
     }
 
-    /// Publishes `attrs` in this host's lease, if they are not there yet: the kernel must be ready for what the peers do
-    /// with them.
+    /// Publishes `attrs` in this host's lease, unless it has them already. The kernel must be ready for what the
+    /// peers then send.
     ///
     /// # Errors
-    /// The store fails, or somebody else wrote this host's lease.
+    /// The store fails, or another host wrote this host's lease.
     pub async fn publish(&mut self, attrs: &LeaseAttrs) -> Result<Published, StoreError> {
         with_keeper!(&mut self.source, keeper => keeper.publish(attrs).await)
     }
 
-    /// The addresses at which this host reaches the store, as far as they are known: a lease whose subnet holds one of them
-    /// would cut the host off. Empty for files.
+    /// The known addresses of the store: a peer's lease that contains one of them would cut this host off. Empty for
+    /// files.
     pub fn addresses(&self) -> Vec<IpAddr> {
         match &self.source {
             Source::Embedded(_) => Vec::new(),

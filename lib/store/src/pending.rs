@@ -1,7 +1,7 @@
-//! What has changed since the consumer took the last change set. Pure.
+//! Collects what changed since the consumer took the last change set. Pure.
 //!
-//! However long the consumer does not ask, this holds each key once, and no key that came and went meanwhile: it is never
-//! larger than what the consumer knows and the store holds together.
+//! However long the consumer waits, this holds each key once, and no key that appeared and disappeared in the
+//! meantime. So it is never larger than what the consumer and the store hold together.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::snapshot::{CONFIG, Event, Snapshot, canonical};
 /// The change of one lease.
 #[derive(Debug)]
 enum Lease {
-    /// It is there; `known`: the consumer has it, or a former value of it.
+    /// The lease exists. `known`: the consumer has it, or an earlier value of it.
     Put { lease: StoredLease, known: bool },
-    /// It is gone, and the consumer has it.
+    /// The lease is gone, and the consumer still has it.
     Gone,
 }
 
-/// The store's contents as far as they are kept, and what of them the consumer has not taken yet.
+/// The parts of the store's contents that are kept, and the changes that the consumer has not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     index: Index,
@@ -33,7 +33,7 @@ pub(crate) struct Pending {
     config_changed: bool,
 }
 
-/// What the consumer gets of a configuration: `Some` when it has changed.
+/// A change of the configuration: `Some` when it has changed.
 pub(crate) type ConfigChange = Option<Option<Arc<[u8]>>>;
 
 impl Pending {
@@ -41,12 +41,12 @@ impl Pending {
         &self.index
     }
 
-    /// True when there is nothing to take.
+    /// Whether nothing has changed.
     pub(crate) fn is_empty(&self) -> bool {
         self.snapshot.is_none() && self.leases.is_empty() && self.refusals.is_empty() && !self.config_changed
     }
 
-    /// Everything is what `snapshot` says.
+    /// Replaces all contents by `snapshot`.
     pub(crate) fn replace(&mut self, snapshot: Snapshot) {
         let Snapshot { leases, index, refused, config } = snapshot;
         let before = std::mem::replace(&mut self.refused, refused);
@@ -60,7 +60,7 @@ impl Pending {
         self.configure(config);
     }
 
-    /// Something has changed.
+    /// Applies one change.
     pub(crate) fn apply(&mut self, event: Event) {
         match event {
             Event::Put(found) => {
@@ -120,13 +120,13 @@ impl Pending {
     }
 
     fn unrefuse(&mut self, subnets: &Subnets) {
-        // there is seldom one, and a key costs an allocation
+        // There is seldom a refused entry, and making the key allocates.
         if !self.refused.is_empty() {
             self.accept(&subnets.to_string());
         }
     }
 
-    /// There is no refused entry under this key any more.
+    /// Removes the refused entry under this key, if there is one.
     fn accept(&mut self, key: &str) {
         if self.refused.remove(key).is_some() {
             self.refusals.insert(key.to_owned(), None);
@@ -138,7 +138,7 @@ impl Pending {
         self.config = Some(config);
     }
 
-    /// Takes what has changed.
+    /// Takes all changes.
     pub(crate) fn take(&mut self) -> (LeaseChanges, ConfigChange) {
         let changed = std::mem::take(&mut self.leases);
         let mut changes = LeaseChanges { snapshot: self.snapshot.is_some(), ..LeaseChanges::default() };

@@ -48,7 +48,7 @@ fn changes_of_one_key_are_one_change() {
         (vec!["10.5.1.0-24".into(), "10.5.2.0-24".into()], false, None)
     );
     assert_eq!(Stored::from(&changes.put[0]).public_ip, "192.0.2.199".parse().ok());
-    // gone and back, there and gone again
+    // One lease disappears and comes back; the other appears and disappears.
     for event in [Event::gone("10.5.1.0-24"), put("10.5.1.0-24", 7), put("10.5.3.0-24", 3), Event::gone("10.5.3.0-24")]
     {
         pending.apply(event);
@@ -96,7 +96,7 @@ fn what_is_refused_is_said_until_it_is_gone() {
     pending.replace(snapshot(vec![put("10.5.1.0-24", 1), put("10.5.1.0-024", 2), Event::read("README", b"", 0, None)]));
     let (changes, _) = pending.take();
     assert_eq!(changes.refused.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["10.5.1.0-024", "README"]);
-    // a lease whose value is damaged is none, and is one again
+    // A lease with a damaged value does not count, until the value is repaired.
     pending.apply(Event::read("10.5.1.0-24", b"{", 0, None));
     let (changes, _) = pending.take();
     assert_eq!((keys(&changes), changes.refused.len()), ((vec![], vec!["10.5.1.0-24".into()]), 1));
@@ -104,7 +104,7 @@ fn what_is_refused_is_said_until_it_is_gone() {
     let (changes, _) = pending.take();
     assert_eq!(changes.refused, [("10.5.1.0-24".to_owned(), None)]);
     assert_eq!(keys(&changes).0, ["10.5.1.0-24"]);
-    // the same again is no news; a snapshot without it says that it is gone
+    // The same entry again is no news; a snapshot without the entry says that it is gone.
     pending.apply(Event::read("README", b"", 0, None));
     assert!(pending.is_empty());
     pending.replace(Snapshot::default());
@@ -118,7 +118,8 @@ fn what_is_refused_is_said_until_it_is_gone() {
 }
 
 proptest! {
-    /// Whenever the consumer takes what there is, it has what the store has; and what waits is bounded by the two.
+    /// Whenever the consumer takes the changes, it has what the store has; and what waits never exceeds the two
+    /// together.
     #[test]
     fn the_consumer_has_what_the_store_has(steps in proptest::collection::vec((0..9_u8, 0..4_u8, 0..6_u8), 0..200)) {
         let (mut pending, mut store, mut consumer) = (Pending::default(), BTreeMap::new(), BTreeMap::new());

@@ -1,4 +1,4 @@
-//! What a follower reads from its store: entries one by one, or all of them at one moment.
+//! What a follower reads from its store: single entries, or all entries at one moment.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,25 +7,25 @@ use overlay::lease::{Refusal, StoredLease, Subnets};
 
 use crate::index::{Found, Index, Mark};
 
-/// The largest value that is read, bytes: a lease has some 200 and a configuration some 500.
+/// The largest value that is read, in bytes: a lease has about 200, a configuration about 500.
 pub(crate) const LARGEST: usize = 64 * 1024;
 
-/// The longest key that is shown, bytes. The longest key of a lease has 64.
+/// The longest key that is shown, in bytes. The longest key of a lease has 64.
 const LONGEST_KEY: usize = 128;
 
-/// The key of the network's configuration, among those that are refused.
+/// The key of the network's configuration, among the refused keys.
 pub(crate) const CONFIG: &str = "config";
 
-/// One thing that a follower has read.
+/// One entry that a follower has read.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
-    /// A lease is there, with this value.
+    /// A lease with this value.
     Put(Found),
-    /// Nothing is there under this key.
+    /// Nothing exists under this key.
     Gone(String),
-    /// What is there under this key is not a lease, or not a configuration.
+    /// The entry under this key is not a lease, or not a configuration.
     Refused(String, Refusal),
-    /// The network's configuration; `None` when there is none.
+    /// The network's configuration; `None` when the store has none.
     Config(Option<Arc<[u8]>>),
 }
 
@@ -40,7 +40,7 @@ pub(crate) mod parsed {
         COUNT.set(COUNT.get() + 1);
     }
 
-    /// How many values this thread has read.
+    /// The number of values that this thread has read.
     pub(crate) fn count() -> usize {
         COUNT.get()
     }
@@ -65,12 +65,12 @@ impl Event {
         Self::Refused(shown(key), refusal)
     }
 
-    /// An entry that is not there.
+    /// An entry that does not exist.
     pub(crate) fn gone(key: &str) -> Self {
         Self::Gone(shown(key))
     }
 
-    /// The network's configuration, if it is not too large.
+    /// The network's configuration, unless it is too large.
     pub(crate) fn config(value: Vec<u8>) -> Self {
         if value.len() > LARGEST {
             return Self::refused(CONFIG, Refusal::TooLarge);
@@ -79,7 +79,7 @@ impl Event {
     }
 }
 
-/// A key as it is shown: whoever writes a megabyte there must not make every host keep it.
+/// Shortens a key for display, so that nobody makes every host keep a megabyte.
 fn shown(key: &str) -> String {
     let end = (0..=LONGEST_KEY.min(key.len())).rev().find(|end| key.is_char_boundary(*end));
     key[..end.unwrap_or_default()].to_owned()
@@ -100,7 +100,7 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Adds an entry; a store has each key once.
+    /// Adds an entry. A store has each key once.
     pub(crate) fn add(&mut self, event: Event) {
         match event {
             Event::Put(found) => {

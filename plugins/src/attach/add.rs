@@ -1,4 +1,5 @@
-//! ADD: links first, so that nothing is asked of IPAM for a name that is taken; then the rest in one batch per side.
+//! ADD makes the links first, so that IPAM is not asked when a name is taken, and then the rest in one batch per
+//! side.
 
 use std::borrow::Cow;
 use std::os::fd::AsRawFd;
@@ -20,16 +21,16 @@ use super::{Arranged, Birth, Common, Ends, Facts, Ground, Interface, Replacement
 use crate::pod::Dad;
 use crate::{netns, read_only, traces};
 
-/// Upstream looks at the port after 0, 50, 500, 1000 and 1000 ms; the kernel's announcement ends the wait here.
+/// Upstream checks the port after 0, 50, 500, 1000 and 1000 ms; here the kernel's announcement ends the wait.
 const PORT_PATIENCE: Duration = Duration::from_millis(2550);
 
-/// How long the kernel may look for the duplicate of an IPv6 address before it is taken as it is, as upstream.
+/// How long to wait for duplicate address detection of IPv6; upstream's value.
 const DAD_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A clash of the host end's random name is tried again this often, as upstream.
+/// How often a random name of the host end is tried; upstream's value.
 const NAME_TRIES: usize = 10;
 
-/// Both sides of the attachment and what is being made.
+/// Both sides of the attachment, and its progress.
 struct Adding<'a, I: Interface> {
     plugin: &'a I,
     request: &'a Request<'a>,
@@ -39,24 +40,27 @@ struct Adding<'a, I: Interface> {
     pod: Kernel,
     facts: Facts,
     locked: Locked,
-    /// What was made so far.
+    /// Everything that was made so far.
     record: Record,
-    /// The attachment's port carries the VLANs that are desired, and no others.
+    /// Whether the attachment's port must carry exactly the desired VLANs.
     only_vlans: bool,
     extent: Extent,
 }
 
-/// Attaches the pod; whatever was done for it is undone when a step fails.
-pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, conf: &I::Conf) -> Result<AddResult, Error> {
+/// Attaches the pod. If a step fails, everything that was done is undone.
+pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, mut conf: I::Conf) -> Result<AddResult, Error> {
     let ifname = IfName::new(&request.env.ifname).map_err(Error::internal)?;
     let netns = netns::open(request).map_err(|e| netns::refused(&e))?;
-    let common = plugin.common(conf);
     let mut host = Kernel::open().map_err(Error::internal)?;
-    let pod = netns::kernel(request, netns)?;
-    let found = common.stands_on.map_or(Ok(None), |name| host.link(name)).map_err(Error::internal)?;
+    let mut pod = netns::kernel(request, netns)?;
+    plugin.resolve(&mut conf, &mut host, Some(&mut pod))?;
+    let conf = &conf;
+    let common = plugin.common(conf);
+    let below = if common.stands_in_pod { &mut pod } else { &mut host };
+    let found = common.stands_on.map_or(Ok(None), |name| below.link(name)).map_err(Error::internal)?;
     let facts = Facts { found, netns: pod.netns().map(AsRawFd::as_raw_fd) };
+    let (record, extent) = (Record::begun().map_err(Error::internal)?, Extent::Recorded);
     let locked = Locked::make(Path::new(DIRECTORY), traces::key(request)).map_err(Error::internal)?;
-    let (record, extent) = (Record::begun(), Extent::Recorded);
     let mut adding =
         Adding { plugin, request, conf, common, host, pod, facts, locked, record, extent, only_vlans: false };
     adding.remove_left(&ifname)?;
@@ -71,7 +75,7 @@ pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, conf: &I::Con
 }
 
 impl<I: Interface> Adding<'_, I> {
-    /// An ADD of this attachment was killed, or its pod went without a DEL. One that lives is left alone.
+    /// Removes what an ADD that was killed, or a pod without DEL, left behind. An attachment in use is left alone.
     fn remove_left(&mut self, ifname: &IfName) -> Result<(), Error> {
         let Some(left) = self.locked.record.take() else { return Ok(()) };
         if left.committed && self.pod.link(ifname).map_err(Error::internal)?.is_some() {
@@ -109,7 +113,7 @@ impl<I: Interface> Adding<'_, I> {
         Ok(AddResult { interfaces, ..result })
     }
 
-    /// Makes the links that the plugin wants: those that attachments share, if they are not there, and its own.
+    /// Makes the links that the plugin needs: shared links that are missing, and its own.
     fn connect(&mut self, ifname: &IfName) -> Result<Ends, Error> {
         for _ in 0..NAME_TRIES {
             let ends = Ends::random(ifname, self.plugin.pod_mac(self.conf, &self.facts))?;
@@ -126,7 +130,7 @@ impl<I: Interface> Adding<'_, I> {
         Err(Error::internal(format!("no free name for the attachment's link after {NAME_TRIES} tries")))
     }
 
-    /// Writes down what is about to be made, with all that may come later.
+    /// Writes the record before anything is made, with everything that may follow.
     fn begin(&mut self, ends: &Ends, birth: &Birth) -> Result<(), Error> {
         (self.record.host, self.record.pod) = traces::links(self.request, ends, &birth.host);
         self.record.shared = traces::shared(ends, &birth.host);
@@ -134,33 +138,37 @@ impl<I: Interface> Adding<'_, I> {
         self.locked.write(&Record { ipam, ..self.record.clone() }).map_err(Error::internal)
     }
 
-    /// False when the name of one of the attachment's own links is taken.
+    /// Creates the links. Returns false when the name of one of the attachment's own links is taken.
     fn bear(&mut self, ends: &Ends, birth: Birth) -> Result<bool, Error> {
         let Birth { host, known, pod } = birth;
         let outcome = self.host.converge(&host, &Scope::default(), Some(known.into())).map_err(Error::internal)?;
-        let born = self.born(ends, outcome)?;
+        let born = self.born(ends, outcome, self.common.stands_on)?;
         if !born || pod == State::default() {
             return Ok(born);
         }
         let outcome = self.pod.bring(&mut self.host, &pod);
-        self.born(ends, outcome)
+        self.born(ends, outcome, None)
     }
 
-    fn born(&mut self, ends: &Ends, outcome: Outcome) -> Result<bool, Error> {
+    /// Evaluates the outcome. `shared` is a link that other ADDs may also create.
+    fn born(&mut self, ends: &Ends, outcome: Outcome, shared: Option<&IfName>) -> Result<bool, Error> {
         let mut taken = false;
         for (step, error) in outcome.failed {
             match step {
-                // another ADD made the link in between: it is as that one found it
-                Step::CreateLink(name, _) if error.is_already() && Some(&name) == self.common.stands_on => {
+                // Another ADD created the link in the meantime; it stays as that ADD made it.
+                Step::CreateLink(name, _) if error.is_already() && Some(&name) == shared => {
                     self.facts.found = self.host.link(&name).map_err(Error::internal)?;
                 }
                 Step::CreateLink(name, _) if error.is_already() && (name == ends.host || name == ends.ifname) => {
                     taken = true;
                 }
-                // it is not there, and that has been said
+                // A consequence of the taken name, which is handled already.
                 _ if taken => {}
                 step if read_only::passes(&mut self.host, &step, &error).map_err(Error::internal)? => {}
-                step => return Err(self.plugin.refused(self.conf, read_only::explained(&step, error))),
+                step => {
+                    let error = read_only::explained(&step, error);
+                    return Err(self.plugin.refused(self.conf, Some(&step), error));
+                }
             }
         }
         match outcome.conflicts.first() {
@@ -178,14 +186,14 @@ impl<I: Interface> Adding<'_, I> {
         question(self.plugin, self.conf, &mut Ground { host: &mut self.host, ends, facts, sandbox })
     }
 
-    /// The host's side, and what is still to take the place of something else there.
+    /// Configures the host's side. Returns the objects that must replace others at the end.
     fn configure_host(&mut self, ends: &Ends, wanted: &mut State) -> Result<Option<Replacement>, Error> {
         let arranged = self.ask(ends, |plugin, conf, ground| plugin.arrange(conf, ground, wanted))?;
         let Arranged { known, read, scope, last } = arranged;
         self.only_vlans = scope.vlans.contains(&ends.host);
         let assumed = Assumed { state: Cow::Owned(known), read };
         let outcome = self.host.converge(wanted, &scope, Some(assumed)).map_err(Error::internal)?;
-        settled(&mut self.host, outcome).map_err(|error| self.plugin.refused(self.conf, error))?;
+        settled(&mut self.host, outcome).map_err(|error| self.plugin.refused(self.conf, None, error))?;
         Ok(last)
     }
 
@@ -194,10 +202,10 @@ impl<I: Interface> Adding<'_, I> {
         for (name, link) in &wanted.links {
             born.links.insert(name.clone(), Link { up: false, ..link.clone() });
         }
-        // the pod may have other interfaces, and routes of its own
+        // The pod may have other interfaces, and routes of its own.
         let scope = Scope { beside: true, ..Scope::default() };
         let outcome = self.pod.converge(wanted, &scope, Some(born.into())).map_err(Error::internal)?;
-        settled(&mut self.pod, outcome).map_err(|error| self.plugin.refused(self.conf, error))?;
+        settled(&mut self.pod, outcome).map_err(|error| self.plugin.refused(self.conf, None, error))?;
         if self.common.dad == Dad::On && wanted.addresses.keys().any(|key| key.net.is_ipv6()) {
             self.pod.wait_addresses(&ends.ifname, DAD_PATIENCE).map_err(Error::internal)?;
         }
@@ -220,7 +228,7 @@ impl<I: Interface> Adding<'_, I> {
             Some(link) if link.running => Ok(()),
             Some(link) => Err(Error::internal(format!("bridge port in error state: {}", link.operstate))
                 .with_details(format!("{name} did not come up within {PORT_PATIENCE:?}; see: ip -d link show {name}"))),
-            None => Err(Error::internal(format!("{name} was deleted by somebody while it was being attached"))),
+            None => Err(Error::internal(format!("{name} was deleted while it was being attached"))),
         }
     }
 
@@ -244,7 +252,7 @@ impl<I: Interface> Adding<'_, I> {
         self.locked.write(&self.record).map_err(Error::internal)
     }
 
-    /// DEL of what was made; what cannot be undone is said beside the cause, and stays recorded.
+    /// Undoes the attachment as DEL does. What cannot be undone is added to the error, and stays in the record.
     fn undo(self, cause: Error) -> Error {
         let Self { request, mut host, mut pod, locked, record, extent, .. } = self;
         let mut undone: Vec<_> = del::remove_made(request, (&mut host, &mut pod), &record, extent).into();

@@ -1,4 +1,4 @@
-//! The life of what a plugin adds to an attachment that another has made: ADD, DEL, CHECK of chained plugins.
+//! ADD, DEL and CHECK of chained plugins, which change an attachment that another plugin made.
 
 use cni::error::Error;
 use cni::plugin::{Plugin, Request};
@@ -9,44 +9,44 @@ use kernel::{Kernel, KernelError};
 use super::{differences, join, settled};
 use crate::netns;
 
-/// A plugin that adds to an attachment: what is particular to it. ADD makes what is desired and takes it back when that
-/// fails; CHECK compares it; DEL makes what is wanted once the attachment is gone, whatever is missing.
+/// The part of a chained plugin that is particular to it. ADD makes the desired objects, and removes them when it
+/// fails; CHECK compares them; DEL makes the released state, whatever is missing.
 pub trait Chained: Sync {
-    /// Its configuration, checked.
+    /// The checked configuration.
     type Conf;
 
-    /// Its `type` in a configuration.
+    /// The plugin's `type` in a configuration.
     fn name(&self) -> &'static str;
 
-    /// The configuration of a request, whole, or every mistake in one error. DEL needs none.
+    /// Checks the configuration of a request, and reports all mistakes in one error. DEL needs no configuration.
     fn load(&self, request: &Request<'_>) -> Result<Self::Conf, Error>;
 
-    /// What it adds to the attachment that [`Conf::prev_result`](cni::conf::Conf::prev_result) describes. Pure.
+    /// The desired changes to the attachment in [`Conf::prev_result`](cni::conf::Conf::prev_result). Pure.
     fn desired(&self, conf: &Self::Conf, request: &Request<'_>) -> Result<Sides, Error>;
 
-    /// What is wanted where it was, once it is gone, by the attachment's names alone. Pure.
+    /// The desired state after the attachment is gone, from the attachment's names alone. Pure.
     fn released(&self, request: &Request<'_>) -> Sides;
 
-    /// The answer of an ADD that has made it.
+    /// The result of an ADD that succeeded.
     fn answer(&self, conf: &Self::Conf, request: &Request<'_>, pod: &mut Kernel) -> Result<AddResult, Error>;
 
-    /// What CHECK says of `found`, the commands that would repair it.
+    /// The error of CHECK; `found` are the commands that would repair the attachment.
     fn differs(&self, request: &Request<'_>, found: &[String]) -> Error {
         Error::internal(format!("{}: {} is not as ADD left it", self.name(), request.env.ifname))
             .with_details(format!("to repair it: {}", found.join("; ")))
     }
 }
 
-/// What is wanted of one namespace, and what of it is the plugin's.
+/// The desired state of one namespace, and which of its objects belong to the plugin.
 #[derive(Debug, Clone, Default)]
 pub struct Side {
     /// The objects.
     pub wanted: State,
-    /// Which of those that there are may be changed or deleted.
+    /// Which of the existing objects may be changed or deleted.
     pub scope: Scope,
 }
 
-/// What is wanted of host and pod.
+/// The desired state of host and pod.
 #[derive(Debug, Clone, Default)]
 pub struct Sides {
     /// The host.

@@ -1,4 +1,4 @@
-//! CHECK: what ADD wanted, compared with what is there; every difference is listed that is this attachment's to judge.
+//! CHECK compares what ADD made with what exists, and lists every difference that this attachment may judge.
 
 use cni::error::Error;
 use cni::plugin::Request;
@@ -9,7 +9,7 @@ use kernel::types::IfName;
 use super::{Interface, Settled, differences, rules};
 use crate::{netns, pod, read_only};
 
-/// Fails with the list of what ADD would change.
+/// Fails with a list of the steps that ADD would take.
 pub(super) fn check<I: Interface>(plugin: &I, request: &Request<'_>, conf: &I::Conf) -> Result<(), Error> {
     let Some(previous) = &request.conf.prev_result else {
         return Err(Error::config("Required prevResult missing"));

@@ -1,5 +1,5 @@
-//! DEL: the desire for nothing. Works without a valid configuration, a namespace, prevResult or nf_tables, any number of
-//! times; goes on after a failure, and reports all.
+//! DEL removes an attachment. It needs no valid configuration, namespace, prevResult or nf_tables, can be repeated,
+//! continues after a failure, and reports all failures.
 
 use std::path::Path;
 
@@ -18,12 +18,12 @@ use kernel::types::{IfName, Mac};
 use super::{join, rules};
 use crate::{netns, traces};
 
-/// How much a record says.
+/// How complete a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// All that there is.
+    /// The record is complete.
     Recorded,
-    /// There may be more: whatever the attachment's names give.
+    /// There may be more objects, with names that follow from the attachment's names.
     Possible,
 }
 
@@ -33,14 +33,14 @@ impl Extent {
     }
 }
 
-/// Detaches the pod. The address is only released when no link uses it any more.
+/// Detaches the pod. The address is released only when no link uses it any more.
 pub(super) fn del(request: &Request<'_>) -> Result<(), Error> {
     let (mut locked, refused) = match Locked::existing(Path::new(DIRECTORY), traces::key(request)) {
         Ok(locked) => (locked, Ok(())),
         Err(cause) => (None, Err(Error::internal(cause))),
     };
     if let Some(locked) = &mut locked {
-        // a record that cannot be written can be deleted
+        // A record that cannot be written can still be deleted.
         let _ = locked.mark();
     }
     let record = locked.as_ref().and_then(|locked| locked.record.as_ref());
@@ -52,7 +52,7 @@ pub(super) fn del(request: &Request<'_>) -> Result<(), Error> {
     locked.map_or(Ok(()), Locked::delete).map_err(Error::internal)
 }
 
-/// `ipam.type` of a configuration that may be wrong otherwise.
+/// `ipam.type` of a configuration that may have mistakes elsewhere.
 pub(super) fn ipam_kind<'a>(request: &'a Request<'_>) -> Option<&'a str> {
     let kind = request.conf.tree().get("ipam").and_then(|ipam| ipam.get("type")).and_then(Json::as_str);
     kind.filter(|kind| !kind.is_empty())
@@ -62,7 +62,7 @@ fn release(request: &Request<'_>, kind: Option<&str>) -> Result<(), Error> {
     kind.map_or(Ok(()), |kind| request.delegates.del(kind, &request.conf.bytes, request.env))
 }
 
-/// By the pod's end or, when that is not to be found, by the host's, or in the namespace that is recorded.
+/// Removes the links: by the pod's end, else by the host's end, else in the recorded namespace.
 fn remove_links(request: &Request<'_>, record: Option<&Record>) -> Result<(), Error> {
     let ifname = IfName::new(&request.env.ifname).map_err(Error::internal)?;
     if let Some(mut pod) = netns::remaining(request)?
@@ -77,7 +77,7 @@ fn remove_links(request: &Request<'_>, record: Option<&Record>) -> Result<(), Er
     }
 }
 
-/// Without the request's namespace: by the host's end or, when the attachment has none, in the namespace that is recorded.
+/// Removes the links without the request's namespace: by the host's end, or else in the recorded namespace.
 fn remove_by_record(record: &Record) -> Result<(), Error> {
     match (&record.host, &record.pod) {
         (Some(end), _) => remove_host_end(&mut Kernel::open().map_err(Error::internal)?, end),
@@ -89,8 +89,8 @@ fn remove_by_record(record: &Record) -> Result<(), Error> {
     }
 }
 
-/// True when there was one, and it is gone. The path may have come to mean another pod's namespace: there the record's
-/// MAC is not to be found.
+/// Removes the pod's end. Returns whether it existed. The path may by now lead to another pod's namespace, which has
+/// no link with the recorded MAC address.
 fn remove_pod_end(pod: &mut Kernel, ifname: &IfName, record: Option<&Record>) -> Result<bool, Error> {
     match record.and_then(|record| record.pod.as_ref()) {
         Some(end) => remove_recorded_end(pod, end),
@@ -105,7 +105,7 @@ fn remove_recorded_end(pod: &mut Kernel, end: &PodLink) -> Result<bool, Error> {
     }
 }
 
-/// The link of this name, if it is still the one that was recorded with this MAC.
+/// The link with this name, if it still has the recorded MAC address.
 fn find(kernel: &mut Kernel, (name, mac): (&str, &str)) -> Result<Option<SeenLink>, Error> {
     let (Ok(name), Ok(mac)) = (IfName::new(name), mac.parse::<Mac>()) else { return Ok(None) };
     Ok(kernel.link(&name).map_err(Error::internal)?.filter(|seen| seen.link.mac == Some(mac)))
@@ -118,8 +118,8 @@ fn remove_host_end(host: &mut Kernel, end: &HostLink) -> Result<(), Error> {
     }
 }
 
-/// Without a record prevResult names the host's end. A name alone may be that of any link of the host: it is a veth, a
-/// port of a bridge that prevResult names too, and has that MAC.
+/// Removes the host's end that prevResult names, if there is no record. The name alone may belong to any link of the
+/// host, so the link must be a veth and a port of a bridge in prevResult, and have that MAC address.
 fn remove_named_ends(host: &mut Kernel, previous: &AddResult) -> Result<(), Error> {
     let of_host: Vec<&Interface> = previous.interfaces.iter().filter(|i| i.sandbox.is_empty()).collect();
     for interface in &of_host {
@@ -138,7 +138,7 @@ fn named_end(host: &mut Kernel, interface: &Interface, all: &[&Interface]) -> Re
     Ok(master.filter(|master| all.iter().any(|i| i.name == master.as_str())).map(|_| seen))
 }
 
-/// What an ADD that failed has made.
+/// Removes what a failed ADD made.
 pub(super) fn remove_made(
     request: &Request<'_>,
     (host, pod): (&mut Kernel, &mut Kernel),
@@ -151,7 +151,7 @@ pub(super) fn remove_made(
     [links, ipam, rules]
 }
 
-/// Removes what a killed ADD left behind, or an attachment whose pod is gone without DEL.
+/// Removes what a killed ADD, or an attachment whose pod went without DEL, left behind.
 pub(super) fn remove_recorded(
     request: &Request<'_>,
     host: &mut Kernel,
@@ -173,7 +173,7 @@ fn remove_both_ends(host: &mut Kernel, pod: &mut Kernel, record: &Record) -> Res
     }
 }
 
-/// What is left of an attachment that no runtime knows any more.
+/// Removes what is left of an attachment that no runtime knows any more.
 pub(super) fn collect(key: Key<'_>, locked: Locked) -> Result<(), Error> {
     let record = locked.record.as_ref();
     let link = record.map_or(Ok(()), remove_by_record);

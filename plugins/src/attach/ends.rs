@@ -1,29 +1,30 @@
-//! The names and MACs of one attachment's links.
+//! The names and MAC addresses of one attachment's links.
 
 use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::{AddResult, Interface};
 use kernel::types::{IfName, Mac};
 
-/// The names and MACs that one attachment's links have. A plugin uses those that it needs.
+/// The names and MAC addresses of one attachment's links. A plugin uses those that it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ends {
-    /// The host's end of a pair.
+    /// The host's end of a veth pair.
     pub host: IfName,
-    /// Its MAC. Given at creation, so that systemd-udev's MACAddressPolicy leaves it alone.
+    /// The MAC address of the host's end. It is set at creation, so that systemd-udev's MACAddressPolicy does not
+    /// change it.
     pub host_mac: Mac,
     /// The pod's interface: CNI_IFNAME.
     pub ifname: IfName,
-    /// Its MAC.
+    /// The MAC address of the pod's interface.
     pub pod_mac: Mac,
-    /// The MAC of what attachments share, when it is made now.
+    /// The MAC address of a shared link that is created now.
     pub shared_mac: Mac,
-    /// A second name on the host.
+    /// The name of a second link on the host.
     pub spare: IfName,
 }
 
 impl Ends {
-    /// New ones, at random but for the pod's name and, when it is asked for, its MAC.
+    /// New random values, except for the pod's name and its MAC address, if one is requested.
     pub fn random(ifname: &IfName, mac: Option<Mac>) -> Result<Self, Error> {
         let mut bytes = [0; 26];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(Error::internal)?;
@@ -44,7 +45,7 @@ fn name([a, b, c, d]: [u8; 4]) -> Result<IfName, Error> {
     IfName::new(&format!("veth{a:02x}{b:02x}{c:02x}{d:02x}")).map_err(Error::internal)
 }
 
-/// One interface of a result; `sandbox` is empty for the host's.
+/// One interface of a result; `sandbox` is empty for an interface on the host.
 pub fn interface(name: &IfName, mac: Option<Mac>, sandbox: &str) -> Interface {
     Interface {
         name: name.to_string(),
@@ -54,7 +55,7 @@ pub fn interface(name: &IfName, mac: Option<Mac>, sandbox: &str) -> Interface {
     }
 }
 
-/// For CHECK: the pod's interface as an answer has it.
+/// The pod's interface in a previous result, for CHECK.
 pub fn pod_interface<'a>(request: &Request<'_>, previous: &'a AddResult) -> Result<&'a Interface, Error> {
     let (ifname, netns) = (&request.env.ifname, &request.env.netns);
     let pod = previous.interfaces.iter().find(|i| i.name == *ifname && !i.sandbox.is_empty());

@@ -1,22 +1,22 @@
-//! Fields that the configurations of all plugins with an interface have.
+//! Configuration fields that all plugins with an interface share.
 
 use kernel::types::Mac;
 use serde::Deserialize;
 
-/// `ipam`, as far as it is not for the IPAM plugin.
+/// The fields of `ipam` that the main plugin reads.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Ipam {
-    /// The plugin; empty: none.
+    /// The name of the IPAM plugin; empty when there is none.
     #[serde(rename = "type")]
     pub kind: String,
 }
 
-/// `runtimeConfig`, and what `args.cni` has.
+/// `runtimeConfig`, and the `cni` member of `args`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct WithMac {
-    /// The MAC that is asked for; empty: any.
+    /// The requested MAC address; empty when none is requested.
     pub mac: String,
 }
 
@@ -24,21 +24,21 @@ pub struct WithMac {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Args {
-    /// What the runtime passes on.
+    /// Values from the runtime.
     pub cni: WithMac,
 }
 
 impl Ipam {
-    /// The IPAM plugin, when there is one.
+    /// The IPAM plugin, if there is one.
     pub fn named(self) -> Option<String> {
         Some(self.kind).filter(|kind| !kind.is_empty())
     }
 }
 
-/// The first MAC that is not empty.
+/// The first MAC address that is not empty.
 ///
 /// # Errors
-/// It is none that one interface can have.
+/// The address is invalid, or not valid for a single interface.
 pub fn parse_mac<'a>(asked: impl IntoIterator<Item = &'a str>) -> Result<Option<Mac>, String> {
     let Some(text) = asked.into_iter().find(|text| !text.is_empty()) else { return Ok(None) };
     match text.parse::<Mac>() {
@@ -48,7 +48,7 @@ pub fn parse_mac<'a>(asked: impl IntoIterator<Item = &'a str>) -> Result<Option<
     }
 }
 
-/// Keeps the mistake for later: all are said at once.
+/// Stores the mistake, so that all mistakes are reported at once.
 pub fn note<T>(mistakes: &mut Vec<String>, outcome: Result<T, String>) -> Option<T> {
     outcome.map_err(|mistake| mistakes.push(mistake)).ok()
 }

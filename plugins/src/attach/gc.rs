@@ -1,4 +1,4 @@
-//! GC: DEL of every attachment of the network that is not valid any more, by its record.
+//! GC removes every recorded attachment of the network that is no longer valid, as DEL does.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use cni::plugin::Request;
 
 use super::{del, join, rules};
 
-/// Needs no valid configuration; goes on after a failure, and reports all.
+/// Needs no valid configuration, continues after a failure, and reports all failures.
 pub(super) fn gc(request: &Request<'_>) -> Result<(), Error> {
     let attachments = remove_stale(request);
     let ipam = match del::ipam_kind(request) {
@@ -30,7 +30,7 @@ fn remove_stale(request: &Request<'_>) -> Result<(), Error> {
         let key = Key { network, container, ifname };
         match Locked::at_once(directory, key).map_err(Error::internal)? {
             Some(locked) => del::collect(key, locked),
-            // an ADD or a DEL is at work
+            // An ADD or a DEL works on the attachment.
             None => Ok(()),
         }
     }))

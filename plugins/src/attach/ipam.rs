@@ -1,4 +1,4 @@
-//! The life of the addresses of an attachment: ADD, DEL, CHECK, GC and STATUS of IPAM plugins.
+//! ADD, DEL, CHECK, GC and STATUS of IPAM plugins.
 
 use cni::conf::Attachment;
 use cni::error::{Error, code};
@@ -7,32 +7,32 @@ use cni::result::AddResult;
 
 use crate::netns;
 
-/// A plugin that gives addresses: what is particular to it. It decides nothing about when addresses are given or taken
-/// back.
+/// The part of an IPAM plugin that is particular to it. It does not decide when addresses are reserved or released.
 pub trait Ipam: Sync {
-    /// Its configuration, checked.
+    /// The checked configuration.
     type Conf;
 
-    /// Its `type` in `ipam`.
+    /// The plugin's `type` in `ipam`.
     fn name(&self) -> &'static str;
 
-    /// The configuration of a request, whole, or every mistake in one error. DEL and GC need none.
+    /// Checks the configuration of a request, and reports all mistakes in one error. DEL and GC need no
+    /// configuration.
     fn load(&self, request: &Request<'_>) -> Result<Self::Conf, Error>;
 
-    /// Reserves for the attachment what the configuration asks for: all of it, or nothing. What the attachment has
-    /// already is left alone.
+    /// Reserves everything that the configuration requests for the attachment, or nothing. Existing reservations of
+    /// the attachment stay.
     fn reserve(&self, conf: &Self::Conf, request: &Request<'_>) -> Result<AddResult, Error>;
 
-    /// Releases all that the attachment has. It goes on behind a failure, and to have nothing is a success.
+    /// Releases everything that the attachment has. Continues after a failure; having nothing is a success.
     fn release(&self, request: &Request<'_>) -> Result<(), Error>;
 
-    /// Releases what the network has for others than the `valid` attachments. It goes on behind a failure.
+    /// Releases what other attachments than the `valid` ones have in the network. Continues after a failure.
     fn retain(&self, request: &Request<'_>, valid: &[Attachment]) -> Result<(), Error>;
 
-    /// For CHECK: what of ADD's answer is not reserved for the attachment.
+    /// The parts of ADD's result that are not reserved for the attachment, for CHECK.
     fn differences(&self, conf: &Self::Conf, request: &Request<'_>) -> Result<Vec<String>, Error>;
 
-    /// For STATUS: every reason why no ADD could be served.
+    /// The reasons why an ADD would fail, for STATUS.
     fn obstacles(&self, conf: &Self::Conf, request: &Request<'_>) -> Result<Vec<String>, Error>;
 }
 
@@ -88,7 +88,7 @@ mod tests {
         CALLS.with_borrow_mut(|calls| calls.push(name));
     }
 
-    /// An IPAM plugin whose configuration is `"good": true`; its address is there while `"there"` says so.
+    /// An IPAM plugin whose configuration is `"good": true`. Its address exists while `"there"` is true.
     struct Fixed;
 
     impl Fixed {
@@ -133,7 +133,7 @@ mod tests {
         }
     }
 
-    /// The code and message of the answer, 0 for a success; and what was called.
+    /// The code and message of the result, 0 for a success; and the functions that were called.
     fn run(command: &str, rest: &str) -> (u32, String, Vec<&'static str>) {
         let document = format!(r#"{{"cniVersion":"1.1.0","name":"net"{rest}}}"#);
         let vars = |name: &str| {

@@ -1,9 +1,9 @@
-//! The life of an attachment, written once for every plugin that gives a pod an interface: ADD, DEL, CHECK, GC, STATUS.
+//! ADD, DEL, CHECK, GC and STATUS, written once for every plugin that gives a pod an interface.
 //!
-//! A plugin says what links it wants before IPAM is asked, and what host and pod carry once IPAM has answered
-//! ([`Interface`]). All else is here: names, the record, IPAM, packet rules, the comparison, and what a failed ADD takes
-//! back. That is what DEL takes: the attachment's own links, rules and reservation. What attachments share (a bridge, the
-//! gateway's address) is made by whoever needs it first, verified by each, and never taken back.
+//! A plugin states which links it needs before IPAM is asked, and what host and pod carry once IPAM has answered
+//! ([`Interface`]). Everything else is here: names, the record, IPAM, packet rules, comparison, and undo. A failed
+//! ADD removes what DEL removes: the attachment's own links, rules and reservation. Objects that attachments share (a
+//! bridge, the gateway's address) are made by the first that needs them, verified by each, and never removed.
 
 mod add;
 mod chained;
@@ -18,10 +18,10 @@ mod rules;
 
 use std::os::fd::RawFd;
 
-use cni::error::Error;
+use cni::error::{Error, code};
 use cni::plugin::{Plugin, Request};
 use cni::result::{AddResult, Interface as ResultInterface};
-use kernel::diff::Plan;
+use kernel::diff::{Plan, Step};
 use kernel::message::link::SeenLink;
 use kernel::state::{Scope, State};
 use kernel::types::{IfName, Mac};
@@ -35,48 +35,59 @@ pub use ipam::{Addresses, Ipam};
 use crate::netns;
 use crate::pod::Dad;
 
-/// A plugin that gives a pod an interface: what is particular to it. It keeps no state, and decides nothing about when
-/// things are done or taken back.
+/// The part of such a plugin that is particular to it. It keeps no state, and does not decide when to do or undo
+/// something.
 pub trait Interface: Sync {
-    /// Its configuration, checked.
+    /// The checked configuration.
     type Conf;
 
-    /// Its `type` in a configuration.
+    /// The plugin's `type` in a configuration.
     fn name(&self) -> &'static str;
 
-    /// The configuration of a request, whole, or every mistake in one error. DEL and GC need none.
+    /// Checks the configuration of a request, and reports all mistakes in one error. DEL and GC need no
+    /// configuration.
     fn load(&self, request: &Request<'_>) -> Result<Self::Conf, Error>;
 
-    /// What all plugins have in their configurations.
+    /// Fills in what the configuration leaves to the host or the pod, such as the link of the default route. STATUS
+    /// has no pod, so facts about the pod stay open. CHECK does not call this, because the facts may have changed
+    /// since ADD.
+    ///
+    /// # Errors
+    /// The host or the pod is not ready for an ADD.
+    fn resolve(&self, _conf: &mut Self::Conf, _host: &mut Kernel, _pod: Option<&mut Kernel>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The part of the configuration that all plugins share.
     fn common<'c>(&self, conf: &'c Self::Conf) -> Common<'c>;
 
-    /// The MAC that the pod's interface must have, if not any. Pure.
+    /// The MAC address that the pod's interface must have; `None` for any. Pure.
     fn pod_mac(&self, conf: &Self::Conf, _facts: &Facts) -> Option<Mac> {
         self.common(conf).mac
     }
 
-    /// The links that it wants before IPAM is asked. Pure.
+    /// The links that are needed before IPAM is asked. Pure.
     fn birth(&self, conf: &Self::Conf, ends: &Ends, facts: &Facts) -> Result<Birth, Error>;
 
-    /// IPAM's answer with what this plugin adds to it. Pure.
+    /// IPAM's result with the plugin's additions. Pure.
     fn complete(&self, conf: &Self::Conf, ipam: AddResult) -> Result<AddResult, Error>;
 
-    /// All that host and pod carry with an answer that is complete. ADD makes it and CHECK looks for it. Pure.
+    /// Everything that host and pod carry for a complete result. ADD makes it, and CHECK looks for it. Pure.
     fn settle(&self, conf: &Self::Conf, ends: &Ends, result: &AddResult) -> Result<Settled, Error>;
 
-    /// Makes what attachments share where it is not there yet, and says what of the host's side is known to be as it is.
+    /// Makes missing objects that attachments share, and returns which parts of the host's side are known to exist.
     fn arrange(&self, conf: &Self::Conf, ground: &mut Ground<'_>, wanted: &mut State) -> Result<Arranged, Error>;
 
-    /// The interfaces of the answer, the pod's among them.
+    /// The interfaces of the result, including the pod's.
     fn interfaces(&self, conf: &Self::Conf, ground: &mut Ground<'_>) -> Result<Vec<ResultInterface>, Error>;
 
-    /// The attachment that an answer of this plugin's describes.
+    /// The attachment that a result of this plugin describes.
     fn recall(&self, conf: &Self::Conf, request: &Request<'_>, previous: &AddResult) -> Result<Ends, Error>;
 
-    /// For CHECK: which of [`Interface::settle`]'s objects are this plugin's to judge.
+    /// The objects of [`Interface::settle`] that CHECK of this plugin may judge.
     fn judged(&self, conf: &Self::Conf, ends: &Ends, wanted: &mut State) -> Scope;
 
-    /// For CHECK: what is not as ADD left it and what no state can say. `pod` is the pod's namespace.
+    /// Differences from what ADD made that no state can express, for CHECK. `pod` is the pod's namespace.
     fn differences(
         &self,
         _conf: &Self::Conf,
@@ -87,57 +98,59 @@ pub trait Interface: Sync {
         Ok(Vec::new())
     }
 
-    /// The pod has an interface of the attachment's name, in upstream's words.
+    /// The error, in upstream's words, for a pod that has an interface of the attachment's name.
     fn taken(&self, ifname: &IfName) -> Error {
         Error::internal(format!("container veth name ({:?}) peer provided already exists", ifname.as_str()))
     }
 
-    /// A step of its own that the kernel refused, with what to do about it.
-    fn refused(&self, _conf: &Self::Conf, error: KernelError) -> Error {
+    /// Adds advice to an error of the kernel; `step` is the step that failed, if it makes links of the plugin.
+    fn refused(&self, _conf: &Self::Conf, _step: Option<&Step>, error: KernelError) -> Error {
         Error::internal(error)
     }
 }
 
-/// What all plugins have in their configurations.
+/// The part of the configuration that all plugins share.
 #[derive(Debug, Clone, Copy)]
 pub struct Common<'c> {
-    /// The IPAM plugin, when there is one.
+    /// The IPAM plugin, if there is one.
     pub ipam: Option<&'c str>,
-    /// How IPv6 addresses are taken into use.
+    /// Whether to wait for duplicate address detection of IPv6.
     pub dad: Dad,
-    /// The MAC that is asked for.
+    /// The requested MAC address.
     pub mac: Option<Mac>,
-    /// Traffic of the pod to elsewhere leaves with the host's address.
+    /// Whether the pod's traffic to other networks leaves with the host's address.
     pub masquerade: bool,
-    /// Frames from the pod must carry its MAC.
+    /// Whether frames from the pod must carry its MAC address.
     pub spoof_check: bool,
-    /// ADD answers when the host's end carries packets.
+    /// Whether ADD waits until the host's end carries packets.
     pub waits_for_carrier: bool,
-    /// A link of the host that the attachment hangs on, and that may not be there yet.
+    /// The link below the attachment, which may not exist yet.
     pub stands_on: Option<&'c IfName>,
+    /// Whether that link is in the pod rather than on the host.
+    pub stands_in_pod: bool,
 }
 
-/// What is known before anything is made.
+/// Facts that are known before anything is made.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// [`Common::stands_on`] as found; `None`: it is not there.
+    /// [`Common::stands_on`] as found; `None`: it does not exist.
     pub found: Option<SeenLink>,
     /// The pod's open namespace.
     pub netns: Option<RawFd>,
 }
 
-/// What is wanted before IPAM is asked.
+/// The state that is needed before IPAM is asked.
 #[derive(Debug, Clone, Default)]
 pub struct Birth {
-    /// Of the host; a link there may have its other end in the pod.
+    /// The host's objects; a link may have its other end in the pod.
     pub host: State,
-    /// What of that is known to be there.
+    /// Which of them are known to exist.
     pub known: State,
-    /// Links that come into the pod from the host's namespace.
+    /// Links that are created in the pod from the host's namespace.
     pub pod: State,
 }
 
-/// What host and pod carry in the end.
+/// The final state of host and pod.
 #[derive(Debug, Clone, Default)]
 pub struct Settled {
     /// The host's side.
@@ -146,39 +159,40 @@ pub struct Settled {
     pub pod: State,
 }
 
-/// Where an ADD stands when IPAM has answered.
+/// The context of an ADD after IPAM has answered.
 pub struct Ground<'a> {
     /// The host.
     pub host: &'a mut Kernel,
-    /// The names and MACs of this attachment.
+    /// The names and MAC addresses of this attachment.
     pub ends: &'a Ends,
-    /// What was known before.
+    /// The facts from before.
     pub facts: &'a Facts,
     /// CNI_NETNS
     pub sandbox: &'a str,
 }
 
-/// What [`Interface::arrange`] knows of the host.
+/// What [`Interface::arrange`] knows about the host.
 #[derive(Debug, Clone, Default)]
 pub struct Arranged {
-    /// What is there.
+    /// Objects that exist.
     pub known: State,
-    /// What of the host is still to be read.
+    /// Objects that must still be read.
     pub read: Scope,
-    /// What of it may be taken away.
+    /// Objects that may be removed.
     pub scope: Scope,
-    /// What takes the place of something else on the host, when all else has succeeded: a failed ADD has replaced nothing.
+    /// Objects that replace others on the host after everything else has succeeded, so that a failed ADD replaces
+    /// nothing.
     pub last: Option<Replacement>,
 }
 
-/// Objects that take the place of others.
+/// Objects that replace others.
 #[derive(Debug, Clone, Default)]
 pub struct Replacement {
     /// What is wanted.
     pub wanted: State,
-    /// What is there.
+    /// The objects that exist.
     pub known: State,
-    /// What of it goes.
+    /// Which of them are removed.
     pub scope: Scope,
 }
 
@@ -195,7 +209,7 @@ impl<I: Interface> Plugin for Attach<I> {
     }
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {
-        add::add(&self.0, request, &self.0.load(request)?)
+        add::add(&self.0, request, self.0.load(request)?)
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), Error> {
@@ -211,17 +225,20 @@ impl<I: Interface> Plugin for Attach<I> {
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), Error> {
-        let conf = self.0.load(request)?;
+        let mut conf = self.0.load(request)?;
+        let mut host = Kernel::open().map_err(Error::internal)?;
+        let resolved = self.0.resolve(&mut conf, &mut host, None);
+        let resolved = resolved.map_err(|error| Error { code: code::NOT_AVAILABLE, ..error });
         let common = self.0.common(&conf);
         let ipam = match common.ipam {
             Some(kind) => request.delegates.status(kind, &request.conf.bytes, request.env),
             None => Ok(()),
         };
-        join([ipam, rules::status(&common)])
+        join([resolved, ipam, rules::status(&common, &mut host)])
     }
 }
 
-/// All failures in one: the first one's code and message, the others behind it.
+/// Combines all failures: the first one's code and message, followed by the others.
 pub fn join(outcomes: impl IntoIterator<Item = Result<(), Error>>) -> Result<(), Error> {
     let mut failures = outcomes.into_iter().filter_map(Result::err);
     let Some(first) = failures.next() else { return Ok(()) };
@@ -232,7 +249,7 @@ pub fn join(outcomes: impl IntoIterator<Item = Result<(), Error>>) -> Result<(),
     }))
 }
 
-/// The first reason why not everything is as it is wanted, but for what a read-only /proc/sys may keep back.
+/// The first failure that matters; a read-only /proc/sys may prevent some settings.
 pub fn settled(kernel: &mut Kernel, outcome: Outcome) -> Result<Outcome, KernelError> {
     for (step, error) in &outcome.failed {
         if !crate::read_only::passes(kernel, step, error)? {
@@ -242,7 +259,7 @@ pub fn settled(kernel: &mut Kernel, outcome: Outcome) -> Result<Outcome, KernelE
     Ok(outcome)
 }
 
-/// What a plan would do, each as the command that does the same.
+/// The steps of a plan, each as the command that does the same.
 fn differences(place: &str, plan: &Plan) -> Vec<String> {
     let steps = plan.steps.iter().map(|step| format!("{place}{step}"));
     let conflicts = plan.conflicts.iter().map(|conflict| format!("{place}{conflict}"));

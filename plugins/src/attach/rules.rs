@@ -1,4 +1,4 @@
-//! Packet rules of an attachment: masquerade and the check of the source MAC, both by nf_tables.
+//! Packet rules of an attachment: masquerade and the check of the source MAC address, both in nf_tables.
 
 use attachment::Key;
 use attachment::record::Record;
@@ -14,7 +14,7 @@ use super::del::Extent;
 use super::{Common, Ends};
 use crate::traces;
 
-/// What the configuration asks for.
+/// The rules that the configuration requests.
 pub(super) fn wanted(request: &Request<'_>, common: &Common<'_>, ends: &Ends, result: &AddResult) -> Vec<Rules> {
     let nets: Vec<IpNetwork> = result.ips.iter().map(|ip| ip.address).collect();
     let key = traces::key(request);
@@ -23,12 +23,13 @@ pub(super) fn wanted(request: &Request<'_>, common: &Common<'_>, ends: &Ends, re
     masquerade.into_iter().chain(check).collect()
 }
 
-/// What an ADD may have made, by the attachment's names alone.
+/// The rules that an ADD may have made, from the attachment's names alone.
 fn possible(key: Key<'_>) -> [Rules; 2] {
     [masquerade::rules(key, &[]), macspoof::rules(key, None)]
 }
 
-/// Takes away what the attachment has: what is recorded, and where that may not be all, what its names give.
+/// Removes the attachment's rules: those in the record and, if it may be incomplete, those with the attachment's
+/// names.
 pub(super) fn remove(
     key: Key<'_>,
     host: Option<&mut Kernel>,
@@ -43,7 +44,7 @@ pub(super) fn remove(
         None => {
             let mut host = Kernel::open().map_err(Error::internal)?;
             let removed = remove_by(&mut host, key, record, extent);
-            // the kernel waits for an RCU grace period when a socket that deleted something is closed
+            // When a socket that deleted something is closed, the kernel waits for an RCU grace period.
             host.take_nft().into_iter().for_each(leave_to_child);
             removed
         }
@@ -59,13 +60,13 @@ fn remove_by(host: &mut Kernel, key: Key<'_>, record: Option<&Record>, extent: E
         }
     }
     if record.is_none() {
-        // the reference plugins' ADD
+        // Rules from an ADD of the reference plugins.
         outcomes.extend(iptables::rules(key).map(|rules| rules.remove(host, &[]).map_err(Error::internal)));
     }
     super::join(outcomes)
 }
 
-/// What ADD would still have to write.
+/// The rules that ADD would still have to write.
 pub(super) fn differences(rules: Vec<Rules>) -> Result<Vec<String>, Error> {
     let mut missing = Vec::new();
     if rules.is_empty() {
@@ -78,7 +79,8 @@ pub(super) fn differences(rules: Vec<Rules>) -> Result<Vec<String>, Error> {
     Ok(missing)
 }
 
-/// Drops the network's masquerade rules of attachments that are not valid any more. A kernel without nf_tables has none.
+/// Removes the network's masquerade rules of attachments that are no longer valid. A kernel without nf_tables has
+/// none.
 pub(super) fn collect(request: &Request<'_>) -> Result<(), Error> {
     let network = request.conf.name.as_str();
     let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
@@ -93,12 +95,11 @@ pub(super) fn collect(request: &Request<'_>) -> Result<(), Error> {
     }
 }
 
-/// Whether the rules that the configuration asks for could be written.
-pub(super) fn status(common: &Common<'_>) -> Result<(), Error> {
+/// Checks whether the requested rules could be written.
+pub(super) fn status(common: &Common<'_>, host: &mut Kernel) -> Result<(), Error> {
     if !common.masquerade && !common.spoof_check {
         return Ok(());
     }
-    let mut host = Kernel::open().map_err(Error::internal)?;
-    support(&mut host)
+    support(host)
         .map_err(|cause| Error::new(code::NOT_AVAILABLE, format!("ipMasq and macspoofchk need nf_tables: {cause}")))
 }

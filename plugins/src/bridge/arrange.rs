@@ -1,4 +1,4 @@
-//! The host's side once IPAM has answered: what of it is there already, and what must give way.
+//! The host's side after IPAM has answered: which objects exist, and which must be replaced.
 
 use cni::error::Error;
 use kernel::state::{AddressKey, Link, Scope, State};
@@ -8,7 +8,7 @@ use super::conf::Conf;
 use super::desired;
 use crate::attach::{Arranged, Ground, Replacement};
 
-/// What is known of what is `wanted`. Addresses that are to replace others are taken out of it: they come last.
+/// The part of `wanted` that is known to exist. Removes addresses that replace others from `wanted`: they come last.
 pub fn arrange(conf: &Conf, ground: &mut Ground<'_>, wanted: &mut State) -> Result<Arranged, Error> {
     let (known, read) = (known(conf, ground), unknown(conf, ground, wanted));
     let mut arranged = Arranged { known, read, ..Arranged::default() };
@@ -43,7 +43,7 @@ fn replacement(conf: &Conf, wanted: &mut State, known: State) -> Replacement {
     Replacement { wanted: State { addresses, ..State::default() }, known, scope }
 }
 
-/// The links as they have just been made.
+/// The links that have just been made.
 fn known(conf: &Conf, ground: &Ground<'_>) -> State {
     let mut known = desired::links(conf, ground.ends, None, true);
     if let Some(seen) = &ground.facts.found {
@@ -52,7 +52,7 @@ fn known(conf: &Conf, ground: &Ground<'_>) -> State {
     known
 }
 
-/// Forwarding, and the VLANs of the new port.
+/// Forwarding, and the VLANs of the new port, must be read.
 fn unknown(conf: &Conf, ground: &Ground<'_>, wanted: &State) -> Scope {
     let forwarding = wanted.sysctls.keys().filter(|key| desired::FORWARDING.contains(&key.as_str())).cloned();
     Scope {
@@ -62,8 +62,8 @@ fn unknown(conf: &Conf, ground: &Ground<'_>, wanted: &State) -> Scope {
     }
 }
 
-/// A bridge that somebody made without a MAC takes that of its lowest port and loses it with the port: writing it
-/// makes it stay (`br_stp_recalculate_bridge_id`, net/bridge/br_stp_if.c).
+/// A bridge that was created without a MAC address has that of its lowest port, and loses it with the port. Writing
+/// the address makes it stay (`br_stp_recalculate_bridge_id`, net/bridge/br_stp_if.c).
 fn pin_bridge_mac(conf: &Conf, ground: &Ground<'_>, wanted: &mut State, known: &mut State) {
     let Some(found) = &ground.facts.found else { return };
     if let Some(link) = wanted.links.get_mut(&conf.bridge) {
@@ -74,7 +74,8 @@ fn pin_bridge_mac(conf: &Conf, ground: &Ground<'_>, wanted: &mut State, known: &
     }
 }
 
-/// The bridge's MAC as it is. The kernel recomputes that of a bridge that somebody else made when a port joins.
+/// The bridge's current MAC address. When a port joins, the kernel recomputes that of a bridge that another program
+/// made.
 pub fn bridge_mac(conf: &Conf, ground: &mut Ground<'_>) -> Result<Option<Mac>, Error> {
     match &ground.facts.found {
         None => Ok(Some(ground.ends.shared_mac)),
@@ -83,7 +84,8 @@ pub fn bridge_mac(conf: &Conf, ground: &mut Ground<'_>) -> Result<Option<Mac>, E
     }
 }
 
-/// Addresses of another subnet give way when told to, or on a bridge of ours when no pod is behind them any more.
+/// Checks whether addresses of another subnet may be replaced: if the configuration forces it, or on a bridge of ours
+/// without pods.
 fn may_replace(conf: &Conf, ground: &mut Ground<'_>, wanted: &State, rivals: &[AddressKey]) -> Result<(), Error> {
     if rivals.is_empty() || conf.force_address {
         return Ok(());

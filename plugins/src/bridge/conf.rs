@@ -1,4 +1,4 @@
-//! The bridge plugin's configuration: as written, then checked whole.
+//! The bridge plugin's configuration, before and after the check.
 
 use cni::error::Error;
 use kernel::types::{IfName, Mac, Mtu, VlanId};
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::attach::fields::{Args, Ipam, WithMac, note, parse_mac};
 
-/// The document's own fields, in upstream's spelling.
+/// The plugin's own fields of the document, in upstream's spelling.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Document {
@@ -42,65 +42,65 @@ struct Trunk {
     max_id: Option<i64>,
 }
 
-/// What the bridge does for the pods' traffic.
+/// The part of the bridge in the pods' routing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Gateway {
-    /// Nothing: it is a switch.
+    /// None: the bridge is a switch.
     No,
-    /// It holds the gateway's address.
+    /// The bridge has the gateway's address.
     Address,
-    /// And the pod's default route goes by it.
+    /// The bridge also is the gateway of the pod's default route.
     Default,
 }
 
-/// VLANs of the host's end.
+/// The VLANs of the host's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vlans {
-    /// Untagged frames belong to it.
+    /// The VLAN of untagged frames.
     pub pvid: Option<VlanId>,
-    /// Tagged, as inclusive ranges.
+    /// The tagged VLANs, as inclusive ranges.
     pub tagged: Vec<(VlanId, VlanId)>,
-    /// The bridge's default VLAN stays on the port.
+    /// Whether the bridge's default VLAN stays on the port.
     pub keep_default: bool,
 }
 
-/// The configuration, checked.
+/// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Conf {
     /// The bridge's name.
     pub bridge: IfName,
     /// Its part in the pod's routing.
     pub gateway: Gateway,
-    /// An address of another subnet on the bridge is replaced.
+    /// Whether an address of another subnet on the bridge is replaced.
     pub force_address: bool,
-    /// Pods' traffic to elsewhere leaves with the host's address.
+    /// Whether pods' traffic to other networks leaves with the host's address.
     pub masquerade: bool,
-    /// Of the veth pair and of a new bridge.
+    /// The MTU of the veth pair and of a new bridge.
     pub mtu: Option<Mtu>,
-    /// A pod reaches itself by way of the bridge.
+    /// Whether a pod can reach itself through the bridge.
     pub hairpin: bool,
-    /// Promiscuous bridge.
+    /// Whether the bridge is promiscuous.
     pub promisc: bool,
-    /// VLAN filtering.
+    /// The port's VLANs; `None` without VLAN filtering.
     pub vlans: Option<Vlans>,
-    /// Frames from the pod must carry its MAC.
+    /// Whether frames from the pod must carry its MAC address.
     pub spoof_check: bool,
-    /// Duplicate address detection in the pod.
+    /// Whether the pod uses duplicate address detection.
     pub dad: crate::pod::Dad,
-    /// The interface in the pod is raised and configured.
+    /// Whether the interface in the pod is raised and configured.
     pub container_interface: bool,
-    /// Pods do not reach each other by the bridge.
+    /// Whether pods cannot reach each other through the bridge.
     pub isolated: bool,
-    /// The IPAM plugin, when there is one.
+    /// The IPAM plugin, if there is one.
     pub ipam: Option<String>,
-    /// Replaces IPAM's when it says anything.
+    /// Replaces the DNS settings of IPAM unless empty.
     pub dns: cni::result::Dns,
-    /// The pod's MAC.
+    /// The MAC address of the pod's interface.
     pub mac: Option<Mac>,
 }
 
 impl Document {
-    /// The checked configuration, or every mistake in one error. `args_mac` is `MAC` of CNI_ARGS.
+    /// Checks the configuration, and reports all mistakes in one error. `args_mac` is `MAC` of CNI_ARGS.
     pub fn check(self, args_mac: &str) -> Result<Conf, Error> {
         let mut mistakes = Vec::new();
         let bridge = if self.bridge.is_empty() { "cni0" } else { &self.bridge };
@@ -156,7 +156,7 @@ fn vlan_gateway(bridge: &IfName, id: VlanId) -> Result<IfName, kernel::types::In
 }
 
 impl Conf {
-    /// The link that holds the gateway's addresses: the bridge, or `<bridge>.<vlan>` where pods are in a VLAN.
+    /// The link with the gateway's addresses: the bridge, or `<bridge>.<vlan>` for pods in a VLAN.
     pub fn gateway_link(&self) -> IfName {
         let vlan = self.vlans.as_ref().and_then(|vlans| vlans.pvid);
         vlan.and_then(|id| vlan_gateway(&self.bridge, id).ok()).unwrap_or_else(|| self.bridge.clone())
@@ -166,13 +166,13 @@ impl Conf {
 fn mtu(mtu: i64) -> Result<Option<Mtu>, String> {
     match mtu {
         0 => Ok(None),
-        // ETH_MIN_MTU and ETH_MAX_MTU, linux/if_ether.h: what veth takes
+        // The range that veth accepts: ETH_MIN_MTU and ETH_MAX_MTU, linux/if_ether.h.
         68..=65535 => Ok(u32::try_from(mtu).ok().map(Mtu)),
         _ => Err(format!("invalid mtu {mtu} (must be 0 for the kernel's own, or between 68 and 65535)")),
     }
 }
 
-/// The iptables backend is not in this version; a configuration that names none gets nftables.
+/// Checks the masquerade backend. This version has no iptables backend; the default is nftables.
 fn backend(ip_masq: bool, backend: &str) -> Result<(), String> {
     match (ip_masq, backend) {
         (false, _) | (true, "" | "nftables") => Ok(()),

@@ -1,4 +1,4 @@
-//! What an attachment wants of the host and of the pod. Pure.
+//! The desired state of host and pod for an attachment. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,12 +21,12 @@ pub fn is_ours(bridge: &Link) -> bool {
     bridge.alias.as_deref() == Some(MADE)
 }
 
-/// The bridge as it is, if it is one.
+/// The current state of the bridge, if the link is a bridge.
 pub fn known(conf: &Conf, seen: &SeenLink) -> Result<State, Error> {
     let LinkKind::Bridge(_) = &seen.link.kind else {
         return Err(Error::internal(format!("{:?} already exists but is not a bridge", conf.bridge.as_str())).with_details(
             format!(
-                "it is a link of kind {}: name another \"bridge\" in the configuration, or delete that link: ip link del {}",
+                "it is a link of kind {}: set another \"bridge\" in the configuration, or delete that link: ip link del {}",
                 seen.link.kind.word(),
                 conf.bridge
             ),
@@ -38,7 +38,7 @@ pub fn known(conf: &Conf, seen: &SeenLink) -> Result<State, Error> {
     Ok(state)
 }
 
-/// IPAM's answer with what the bridge adds: the interface each address is on, gateways, the default route, dns.
+/// IPAM's result with the bridge's additions: the interface of each address, gateways, the default route, DNS.
 pub fn complete(conf: &Conf, mut ipam: AddResult) -> Result<AddResult, Error> {
     if conf.ipam.is_some() && ipam.ips.is_empty() {
         return Err(Error::internal("IPAM plugin returned missing IP config"));
@@ -66,7 +66,7 @@ fn first_host(net: IpNetwork) -> Option<IpAddr> {
     }
 }
 
-/// One default route per family by the gateway, unless there is one already, with or without a gateway of its own.
+/// Adds one default route per family by the gateway, unless the result has one already, with or without a gateway.
 fn add_default_routes(result: &mut AddResult) {
     for family in Family::ALL {
         let gateway = result.ips.iter().filter(|ip| Family::from(ip.address) == family).find_map(|ip| ip.gateway);
@@ -77,7 +77,7 @@ fn add_default_routes(result: &mut AddResult) {
     }
 }
 
-/// What makes a host forward between pods and the rest.
+/// The settings that make a host forward between pods and other networks.
 pub const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
 
 /// The path of a link's `accept_ra` below /proc/sys.
@@ -85,18 +85,19 @@ pub fn accept_ra(dev: &IfName) -> String {
     format!("net/ipv6/conf/{dev}/accept_ra")
 }
 
-/// The host takes no router advertisement from where pods are (CVE-2020-10749).
+/// The host must ignore router advertisements from pods (CVE-2020-10749).
 fn refuse_routers(state: &mut State, dev: &IfName) {
     state.sysctls.insert(accept_ra(dev), "0".to_owned());
 }
 
-/// What is known of `accept_ra` of a link: it came with the link. A link without IPv6 has none to be written.
+/// The known value of a link's `accept_ra`, which was read with the link. A link without IPv6 has no such setting.
 pub fn seen_accept_ra(seen: &SeenLink) -> (String, String) {
     let value = seen.ipv6.map_or(0, |ipv6| ipv6.accept_ra);
     (accept_ra(&seen.name), value.to_string())
 }
 
-/// The bridge and the pair, the pair still down. `netns` is the pod's open namespace; `new` when the bridge is made now.
+/// The bridge and the pair, which is still down. `netns` is the pod's open namespace; `new`: the bridge is created
+/// now.
 pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State {
     let mut state = State::default();
     let bridge = Link {
@@ -122,7 +123,7 @@ pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State
     state
 }
 
-/// All of the host's side: the links, the gateway's addresses, forwarding.
+/// The host's complete side: the links, the gateway's addresses, forwarding.
 pub fn host(conf: &Conf, ends: &Ends, result: &AddResult) -> State {
     let mut state = links(conf, ends, None, false);
     if let Some(veth) = state.links.get_mut(&ends.host) {
@@ -143,7 +144,7 @@ pub fn host(conf: &Conf, ends: &Ends, result: &AddResult) -> State {
     state
 }
 
-/// What the port of a pod carries. Untagged frames of a trunk alone belong to VLAN 1, as upstream has it.
+/// The VLANs of a pod's port. As upstream, untagged frames of a port with only a trunk belong to VLAN 1.
 fn port_vlans(port: &IfName, vlans: &Vlans) -> Vec<(VlanKey, Vlan)> {
     let key = |id: VlanId| VlanKey { dev: port.clone(), id };
     let ids = vlans.tagged.iter().flat_map(|(min, max)| min.get()..=max.get()).filter_map(|id| VlanId::new(id).ok());
@@ -154,13 +155,13 @@ fn port_vlans(port: &IfName, vlans: &Vlans) -> Vec<(VlanKey, Vlan)> {
     all.into_iter().collect()
 }
 
-/// What a new port of a bridge that filters by VLAN carries (`default_pvid`, net/bridge/br_vlan.c).
+/// The VLAN that a new port of a VLAN-filtering bridge has (`default_pvid`, net/bridge/br_vlan.c).
 pub fn default_vlan(port: &IfName) -> Option<(VlanKey, Vlan)> {
     let id = VlanId::new(1).ok()?;
     Some((VlanKey { dev: port.clone(), id }, Vlan { pvid: true, untagged: true }))
 }
 
-/// The gateway link of a VLAN: a pair in the host, its far end a port of the bridge in that VLAN.
+/// The gateway link of a VLAN: a pair on the host, whose far end is a port of the bridge in that VLAN.
 pub fn vlan_gateway(conf: &Conf, ends: &Ends) -> State {
     let mut state = State::default();
     let peer = VethPeer { name: ends.spare.clone(), mac: None, mtu: conf.mtu, netns: None };
@@ -169,7 +170,7 @@ pub fn vlan_gateway(conf: &Conf, ends: &Ends) -> State {
     state
 }
 
-/// The far end of [`vlan_gateway`], once the pair is there.
+/// The settings of the far end of [`vlan_gateway`] once the pair exists.
 pub fn vlan_port(conf: &Conf, ends: &Ends) -> State {
     let mut state = State::default();
     let port = Link { master: Some(Some(conf.bridge.clone())), ..Link::up(LinkKind::Veth(Veth { peer: None })) };
@@ -202,7 +203,8 @@ pub fn pod(conf: &Conf, ends: &Ends, result: &AddResult) -> Result<State, Error>
     Ok(state)
 }
 
-/// Addresses on the bridge that the wanted ones cannot live beside: any other of IPv4, an overlapping one of IPv6.
+/// Addresses on the bridge that conflict with the desired ones: any other IPv4 address, or an overlapping IPv6
+/// address.
 pub fn conflicting(wanted: &State, present: &[AddressKey]) -> Vec<AddressKey> {
     let rivals = |have: &AddressKey, want: &AddressKey| match (have.net, want.net) {
         (IpNetwork::V4(_), IpNetwork::V4(_)) => true,
@@ -219,7 +221,7 @@ pub fn conflicting(wanted: &State, present: &[AddressKey]) -> Vec<AddressKey> {
         .collect()
 }
 
-/// The sentence for a bridge that serves another subnet, and the way out.
+/// The error for a bridge that serves another subnet, with advice.
 pub fn address_conflict(conf: &Conf, wanted: &State, present: &[AddressKey], ports: usize) -> Error {
     let link = conf.gateway_link();
     let text = |keys: &mut dyn Iterator<Item = &AddressKey>| {
@@ -237,7 +239,7 @@ pub fn address_conflict(conf: &Conf, wanted: &State, present: &[AddressKey], por
         ))
 }
 
-/// Bridge, host end and pod end.
+/// The interfaces of the result: bridge, host end and pod end.
 pub fn interfaces(conf: &Conf, ends: &Ends, bridge_mac: Option<Mac>, sandbox: &str) -> Vec<Interface> {
     vec![
         interface(&conf.bridge, bridge_mac, ""),

@@ -1,5 +1,5 @@
-//! The gateway of the pods' VLAN: a pair in the host, one end the link that has the gateway's addresses, the other a port
-//! of the bridge in that VLAN.
+//! The gateway of the pods' VLAN: a pair on the host. One end has the gateway's addresses; the other is a port of the
+//! bridge in that VLAN.
 
 use cni::error::Error;
 use kernel::message::link::SeenLink;
@@ -10,8 +10,8 @@ use super::conf::{Conf, Gateway};
 use super::{desired, refused};
 use crate::attach::{Ends, settled};
 
-/// Makes the pair when it is not there yet, and finishes one that another ADD is making or has left half-made. Nothing when
-/// pods have no VLAN, or no gateway.
+/// Makes the pair if it is missing, and finishes one that another ADD is making or has left incomplete. Does nothing
+/// when pods have no VLAN or no gateway.
 pub fn ensure(host: &mut Kernel, conf: &Conf, ends: &Ends) -> Result<(), Error> {
     let link = conf.gateway_link();
     if link == conf.bridge || conf.gateway == Gateway::No {
@@ -22,13 +22,11 @@ pub fn ensure(host: &mut Kernel, conf: &Conf, ends: &Ends) -> Result<(), Error> 
     }
     match host.link(&link).map_err(Error::internal)? {
         Some(seen) => finish(host, conf, ends, seen),
-        None => {
-            Err(Error::internal(format!("{link} was deleted by somebody while it was being made the pods' gateway")))
-        }
+        None => Err(Error::internal(format!("{link} was deleted while it was being made the pods' gateway"))),
     }
 }
 
-/// The pair, down. Another ADD may have been faster.
+/// Creates the pair, which is still down. Another ADD may have been faster.
 fn make(host: &mut Kernel, conf: &Conf, ends: &Ends) -> Result<(), Error> {
     let wanted = desired::vlan_gateway(conf, ends);
     let outcome = host.converge(&wanted, &Scope::default(), Some(State::default().into())).map_err(Error::internal)?;
@@ -38,8 +36,8 @@ fn make(host: &mut Kernel, conf: &Conf, ends: &Ends) -> Result<(), Error> {
     }
 }
 
-/// Makes the far end a port in the VLAN, and raises both. A link of another kind, or whose far end is a port elsewhere, is
-/// where somebody wants it.
+/// Makes the far end a port in the VLAN, and raises both ends. A link of another kind, or with a far end on another
+/// bridge, was set up by somebody else and stays unchanged.
 fn finish(host: &mut Kernel, conf: &Conf, ends: &Ends, seen: SeenLink) -> Result<(), Error> {
     let bridge = host.index(&conf.bridge).map_err(Error::internal)?;
     let port = far_end(host, &seen).map_err(Error::internal)?;
@@ -55,7 +53,7 @@ fn finish(host: &mut Kernel, conf: &Conf, ends: &Ends, seen: SeenLink) -> Result
     let mut wanted = desired::vlan_port(conf, &ends);
     let mut scope = Scope::default();
     if port.master.is_some() && port.link.up {
-        // it is raised last, and so has its VLAN
+        // It is raised last, so its VLAN is set.
         wanted.vlans.clear();
     } else if conf.vlans.as_ref().is_some_and(|vlans| !vlans.keep_default) {
         known.vlans.extend(desired::default_vlan(&port.name));
@@ -65,7 +63,7 @@ fn finish(host: &mut Kernel, conf: &Conf, ends: &Ends, seen: SeenLink) -> Result
     settled(host, outcome).map(drop).map_err(|error| refused(conf, error))
 }
 
-/// The other end of a pair, when it is in this namespace: each names the other's index.
+/// The other end of a pair, if it is in this namespace: each end has the other's index.
 fn far_end(host: &mut Kernel, seen: &SeenLink) -> Result<Option<SeenLink>, KernelError> {
     let veth = |link: &SeenLink| matches!(link.link.kind, LinkKind::Veth { .. });
     let Some(index) = seen.lower.filter(|_| veth(seen)) else { return Ok(None) };
@@ -74,7 +72,7 @@ fn far_end(host: &mut Kernel, seen: &SeenLink) -> Result<Option<SeenLink>, Kerne
     Ok(far.filter(|far| veth(far) && far.lower == Some(seen.index.0)))
 }
 
-/// A link that somebody made to be the gateway takes no routers from pods.
+/// Makes a gateway link that another program created ignore router advertisements from pods.
 fn guard(host: &mut Kernel, conf: &Conf, seen: &SeenLink) -> Result<(), Error> {
     let (key, value) = desired::seen_accept_ra(seen);
     let (mut wanted, mut known) = (State::default(), State::default());

@@ -1,4 +1,4 @@
-//! `bridge`: a veth pair per pod, its host end a port of a bridge that may be the pods' gateway.
+//! `bridge`: a veth pair per pod. The host end is a port of a bridge, which may be the pods' gateway.
 
 mod arrange;
 mod conf;
@@ -14,13 +14,14 @@ use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::{AddResult, Interface as ResultInterface};
 use kernel::KernelError;
+use kernel::diff::Step;
 use kernel::state::{Scope, State};
 
 use conf::{Conf, Document, Gateway};
 
 use crate::attach::{Arranged, Birth, Common, Ends, Facts, Ground, Interface, Settled, interface};
 
-/// The ports of a bridge: BR_MAX_PORTS (net/bridge/br_private.h) without number 0, which is reserved.
+/// The number of ports of a bridge: BR_MAX_PORTS (net/bridge/br_private.h) without number 0, which is reserved.
 const PORTS: u32 = 1023;
 
 /// The plugin.
@@ -48,6 +49,7 @@ impl Interface for Bridge {
             spoof_check: conf.spoof_check,
             waits_for_carrier: conf.container_interface,
             stands_on: Some(&conf.bridge),
+            stands_in_pod: false,
         }
     }
 
@@ -89,12 +91,12 @@ impl Interface for Bridge {
         recall::judged(conf, ends, wanted)
     }
 
-    fn refused(&self, conf: &Conf, error: KernelError) -> Error {
+    fn refused(&self, conf: &Conf, _step: Option<&Step>, error: KernelError) -> Error {
         refused(conf, error)
     }
 }
 
-/// With what to do when the bridge takes no more ports.
+/// Adds advice when the bridge accepts no more ports.
 fn refused(conf: &Conf, error: KernelError) -> Error {
     if !error.is_full_bridge() {
         return Error::internal(error);

@@ -1,4 +1,4 @@
-//! The attachment as an answer of ADD has it, for CHECK.
+//! Reconstructs the attachment from a result of ADD, for CHECK.
 
 use cni::error::Error;
 use cni::plugin::Request;
@@ -10,7 +10,7 @@ use super::conf::Conf;
 use super::desired;
 use crate::attach::{Ends, pod_interface};
 
-/// The links as prevResult has them.
+/// The links in prevResult.
 pub fn ends(conf: &Conf, request: &Request<'_>, previous: &AddResult) -> Result<Ends, Error> {
     let of_host = |name: &str| previous.interfaces.iter().find(|i| i.name == name && i.sandbox.is_empty());
     let pod = pod_interface(request, previous)?;
@@ -25,27 +25,27 @@ pub fn ends(conf: &Conf, request: &Request<'_>, previous: &AddResult) -> Result<
         ifname: IfName::new(&request.env.ifname).map_err(Error::internal)?,
         pod_mac: mac(&pod.mac)?,
         shared_mac: mac(&bridge.mac)?,
-        // CHECK makes nothing: no name is needed
+        // CHECK creates nothing, so it needs no name.
         spare: conf.bridge.clone(),
     })
 }
 
-/// The host's end of the pair: of the interfaces outside any sandbox, the one that is neither bridge nor VLAN gateway.
+/// The host's end of the pair: the interface outside any sandbox that is neither the bridge nor the VLAN's gateway.
 fn host_end(previous: &AddResult) -> Option<IfName> {
     let host: Vec<_> = previous.interfaces.iter().filter(|i| i.sandbox.is_empty()).collect();
     host.iter().find(|i| i.name.starts_with("veth")).or(host.get(1)).and_then(|i| IfName::new(&i.name).ok())
 }
 
-/// What CHECK reads. The bridge's MAC is not judged: one that somebody else made takes that of its lowest port.
+/// The objects that CHECK reads. It does not judge the bridge's MAC address, which may be that of its lowest port.
 pub fn judged(conf: &Conf, ends: &Ends, wanted: &mut State) -> Scope {
     if let Some(bridge) = wanted.links.get_mut(&conf.bridge) {
         bridge.promisc = Some(conf.promisc);
     }
     if let Some(end) = wanted.links.get_mut(&ends.host) {
-        // a later plugin may lower it
+        // A later plugin may lower it.
         end.mtu = None;
     }
-    // a port's frames are the bridge's: its own value says nothing while it is one
+    // The bridge handles a port's frames, so the port's own setting has no effect.
     wanted.sysctls.remove(&desired::accept_ra(&ends.host));
     Scope {
         read_links: vec![conf.bridge.clone(), ends.host.clone()],

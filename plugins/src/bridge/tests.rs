@@ -227,7 +227,7 @@ fn an_address_of_another_subnet_is_a_conflict() {
     let mut v4 = State::default();
     v4.address(&name("br1"), net("10.5.1.1/24"), true);
     assert_eq!(conflicting(&v4, &keys(&[("br1", "fd05::2/64")])), [], "the other family's");
-    // a network that holds all link-local addresses is no reason to delete the kernel's own
+    // A network that contains all link-local addresses is no reason to delete the kernel's own ones.
     let mut all = State::default();
     all.address(&name("br1"), net("fe00::1/7"), true);
     assert_eq!(conflicting(&all, &keys(&[("br1", "fe80::1/64")])), []);
@@ -248,7 +248,7 @@ fn a_conflict_is_said_with_both_subnets_and_the_way_out() {
     let holds = "holds 10.5.2.1/24 (10.5.2.0/24), this network wants 10.5.1.1/24 (10.5.1.0/24); 3 pods are still attached to br1.";
     assert!(error.details.starts_with(&format!("br1 {holds}")), "{}", error.details);
     assert!(error.details.ends_with("or: ip addr del 10.5.2.1/24 dev br1"), "{}", error.details);
-    // a VLAN's gateway address is on a link of its own: the command for the bridge fails there
+    // A VLAN's gateway address is on another link, so the command must name that link.
     let error = said(&format!(r#"{GATEWAY},"vlan":5"#), "br1.5");
     assert!(error.details.starts_with(&format!("br1.5 {holds}")), "{}", error.details);
     assert!(error.details.ends_with("or: ip addr del 10.5.2.1/24 dev br1.5"), "{}", error.details);

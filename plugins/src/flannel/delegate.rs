@@ -1,5 +1,4 @@
-//! The configuration of the plugin that does the work: what the user wrote under `delegate` and `ipam`, and what
-//! flanneld decided. Pure.
+//! Makes the delegate's configuration from the user's `delegate` and `ipam`, and from subnet.env. Pure.
 
 use cni::conf::Conf;
 use cni::result::{AddResult, Route};
@@ -9,7 +8,7 @@ use overlay::subnet_env::SubnetEnv;
 
 use crate::attach::Delegate;
 
-/// What is wrong with the configuration, in upstream's words where it has some.
+/// A mistake in the configuration, in upstream's words where it has them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Mistake {
     #[error("'{0}' must be an object")]
@@ -24,8 +23,9 @@ pub(super) enum Mistake {
     Routes(String),
 }
 
-/// From the user's configuration and subnet.env; and what is wrong with the former, without which the delegate is still
-/// good enough to undo an ADD. Without subnet.env it has no ranges and no MTU: enough for that, too.
+/// Builds the delegate from the user's configuration and subnet.env. Also returns the mistakes in the former; even
+/// with mistakes the delegate can undo an ADD. Without subnet.env it has no ranges and no MTU, which suffices for
+/// that, too.
 pub(super) fn build(conf: &Conf, env: Option<&SubnetEnv>) -> (Delegate, Vec<Mistake>) {
     let mut mistakes = Vec::new();
     let mut out = object(conf, "delegate", &mut mistakes);
@@ -73,7 +73,7 @@ fn object(conf: &Conf, key: &'static str, mistakes: &mut Vec<Mistake>) -> Json {
     }
 }
 
-/// `type`, or the default when there is none; None when it is no string, or an empty one.
+/// `type`, or the default when it is absent; `None` when it is not a string, or empty.
 fn kind(object: &Json, default: &str) -> Option<String> {
     match object.get("type") {
         None => Some(default.to_owned()),
@@ -87,7 +87,7 @@ fn default(object: &mut Json, key: &str, value: Json) {
     }
 }
 
-/// The IPAM's part with a place for `routes`, and these.
+/// The `ipam` part, with an empty place for `routes`, and those routes.
 fn ipam(conf: &Conf, env: Option<&SubnetEnv>, mistakes: &mut Vec<Mistake>) -> (Json, Vec<Route>) {
     let mut ipam = object(conf, "ipam", mistakes);
     let mut routes = own_routes(&ipam, mistakes);
@@ -110,7 +110,7 @@ fn ipam(conf: &Conf, env: Option<&SubnetEnv>, mistakes: &mut Vec<Mistake>) -> (J
     (ipam, routes)
 }
 
-/// The user's routes, read and written again as upstream does: keys that no route has are lost.
+/// The user's routes, parsed and rewritten as upstream does: unknown keys of a route are dropped.
 fn own_routes(ipam: &Json, mistakes: &mut Vec<Mistake>) -> Vec<Route> {
     let Some(routes) = ipam.get("routes") else { return Vec::new() };
     let result = AddResult::parse_prev(&Json::from_iter([("routes", routes.clone())]), Version::NEWEST);
@@ -120,7 +120,7 @@ fn own_routes(ipam: &Json, mistakes: &mut Vec<Mistake>) -> Vec<Route> {
     })
 }
 
-/// In the order of upstream's struct, the only object here whose keys are not sorted.
+/// A route in the order of upstream's struct, the only object here whose keys are not sorted.
 fn route_json(route: &Route) -> Json {
     let mut members = vec![("dst", Json::from(route.dst.to_string()))];
     members.extend(route.gw.map(|gw| ("gw", Json::from(gw.to_string()))));

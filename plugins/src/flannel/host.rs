@@ -1,4 +1,4 @@
-//! What flanneld says on this host: subnet.env, and status.json beside it.
+//! Reads flanneld's files on this host: subnet.env, and status.json beside it.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -12,12 +12,12 @@ use ipnetwork::IpNetwork;
 use overlay::subnet_env::{DEFAULT_PATH, SubnetEnv, load_error};
 use serde::Deserialize;
 
-/// Where flanneld writes on this host.
+/// The paths of flanneld's files.
 pub(super) struct Host {
     subnet_file: PathBuf,
 }
 
-/// As much of status.json as is needed here. Go's flanneld writes none.
+/// The fields of status.json that the plugin needs. Go's flanneld writes no status.json.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Status {
@@ -28,15 +28,15 @@ struct Status {
     last_error: Option<String>,
 }
 
-/// A flanneld that runs.
+/// A running flanneld.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
     pub(super) pid: u32,
-    /// Empty when it has not said any.
+    /// Its networks; empty while it has not written any.
     pub(super) network: Vec<IpNetwork>,
 }
 
-/// How packets go to other hosts, by the name of a plugin that insists on it.
+/// How packets reach other hosts, named after the plugin that requires it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DataPath {
     Vxlan,
@@ -55,7 +55,8 @@ impl DataPath {
 }
 
 impl Status {
-    /// The plugin that goes with what flanneld runs, or the backend's own name; None when it does not say.
+    /// The plugin that matches flanneld's data path, or else the backend's name; `None` while flanneld has not
+    /// written it.
     fn data_path(&self) -> Option<&str> {
         match (self.backend.as_str(), self.direct_routing) {
             ("", _) => None,
@@ -66,13 +67,13 @@ impl Status {
 }
 
 impl Host {
-    /// `subnetFile` of the configuration, or upstream's place.
+    /// Uses `subnetFile` of the configuration, or upstream's path.
     pub(super) fn of(conf: &Conf) -> Self {
         let given = conf.tree().get("subnetFile").and_then(Json::as_str).filter(|path| !path.is_empty());
         Self { subnet_file: given.unwrap_or(DEFAULT_PATH).into() }
     }
 
-    /// What flanneld leased, for a plugin that insists on a data path or on none.
+    /// The subnets that flanneld leased, for a plugin that may require a data path.
     ///
     /// # Errors
     /// Those of [`Host::subnet_env`] and [`Host::require`].
@@ -82,7 +83,7 @@ impl Host {
         Ok(env)
     }
 
-    /// What flanneld leased. Code 11 when it has not yet written it.
+    /// The subnets that flanneld leased. Returns code 11 until it has written them.
     pub(super) fn subnet_env(&self) -> Result<SubnetEnv, Error> {
         let path = self.subnet_file.display().to_string();
         let bytes = fs::read(&self.subnet_file).map_err(|cause| self.unreadable(&path, &cause))?;
@@ -103,7 +104,7 @@ impl Host {
         Error::new(code::TRY_AGAIN, msg).with_details(details)
     }
 
-    /// Code 11 when flanneld runs another data path. What it does not say is not contradicted.
+    /// Returns code 11 when flanneld runs another data path. A data path that it has not written yet is accepted.
     fn require(&self, wanted: DataPath) -> Result<(), Error> {
         let Some(status) = self.status() else { return Ok(()) };
         let wanted = wanted.name();
@@ -120,8 +121,8 @@ impl Host {
         }
     }
 
-    /// The flanneld that wrote status.json, when it still runs. One in a process namespace of its own is not seen; its
-    /// marks in the kernel are.
+    /// The flanneld that wrote status.json, if it still runs. One in another PID namespace is invisible, but its
+    /// marks in the kernel are not.
     pub(super) fn daemon(&self) -> Option<Daemon> {
         let status = self.status().filter(|status| status.pid != 0)?;
         let comm = fs::read_to_string(format!("/proc/{}/comm", status.pid)).ok()?;

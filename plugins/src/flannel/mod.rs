@@ -1,6 +1,6 @@
-//! `flannel`: attaches a pod to the subnet that flanneld leased for this host, by a delegate whose configuration it
-//! makes; and `vxlan`, `direct-routing`, `host-gw`: the same for a network that insists on one data path, or that has no
-//! flanneld and carries its hosts in the configuration.
+//! `flannel` attaches a pod to the subnet that flanneld leased for this host, through a delegate whose configuration
+//! it generates. `vxlan`, `direct-routing` and `host-gw` do the same for a network that requires one data path, or
+//! that has no flanneld and lists its hosts in the configuration.
 
 mod delegate;
 mod host;
@@ -24,7 +24,7 @@ use inline::Network;
 
 use crate::attach::{Delegate, Delegating, HostFacts, HostPart, Planned};
 
-/// Where upstream keeps the states of attachments, unless a configuration names another folder (`dataDir`).
+/// Upstream's folder for the states of attachments; `dataDir` in the configuration sets another.
 const DEFAULT_DIR: &str = "/var/lib/cni/flannel";
 
 /// The plugin, under one of its names.
@@ -32,7 +32,7 @@ pub struct Flannel {
     wanted: Option<DataPath>,
 }
 
-/// Takes the data path that flanneld runs.
+/// Uses the data path that flanneld runs.
 pub const FLANNEL: Flannel = Flannel { wanted: None };
 /// VXLAN for every peer, with or without flanneld.
 pub const VXLAN: Flannel = Flannel { wanted: Some(DataPath::Vxlan) };
@@ -41,15 +41,15 @@ pub const DIRECT_ROUTING: Flannel = Flannel { wanted: Some(DataPath::DirectRouti
 /// Direct routes only, with or without flanneld.
 pub const HOST_GW: Flannel = Flannel { wanted: Some(DataPath::HostGw) };
 
-/// A checked configuration, and what the host's files say.
+/// A checked configuration, with the contents of the host's files.
 pub enum Conf {
     /// flanneld leased this, or the reason why no pod can be attached yet.
     Leased(Result<SubnetEnv, Error>),
-    /// The configuration carries the network.
+    /// The configuration contains the network.
     Carried {
-        /// As it is written.
+        /// The network in the configuration.
         network: Box<Network>,
-        /// The flanneld that runs on this host all the same.
+        /// A flanneld that runs on this host nevertheless.
         daemon: Option<Daemon>,
     },
 }
@@ -109,20 +109,20 @@ impl Delegating for Flannel {
 }
 
 impl Flannel {
-    /// What is wrong with the network that a configuration carries for this plugin, as far as it can be told without
-    /// the host; `None` when it carries none.
+    /// The mistakes in the network of a configuration for this plugin that can be found without the host; `None` when
+    /// it contains no network.
     pub fn mistakes(&self, conf: &Json) -> Option<Vec<String>> {
         let path = self.wanted.filter(|_| inline::given(conf))?;
         Some(Network::read(path, conf).err().unwrap_or_default())
     }
 
-    /// The data path of the network that the configuration carries itself, which wins over any subnet.env. `flannel`
-    /// follows a flanneld always.
+    /// The data path of a network in the configuration, which takes precedence over subnet.env. `flannel` always uses
+    /// flanneld.
     fn carries_network(&self, conf: &conf::Conf) -> Option<DataPath> {
         self.wanted.filter(|_| inline::given(conf.tree()))
     }
 
-    /// The network that the configuration carries. Its mistakes, and those of the rest, come at once.
+    /// The network in the configuration. All its mistakes, and those of the rest, are reported at once.
     fn network(&self, conf: &conf::Conf) -> Result<Option<Network>, Error> {
         let Some(path) = self.carries_network(conf) else { return Ok(None) };
         let others = mistakes_of(conf);
@@ -136,12 +136,13 @@ impl Flannel {
     }
 }
 
-/// What is wrong with the delegate's part of a configuration.
+/// The mistakes in the delegate's part of a configuration.
 fn mistakes_of(conf: &conf::Conf) -> Vec<String> {
     delegate::build(conf, None).1.iter().map(Mistake::to_string).collect()
 }
 
-/// The delegate's type and document in a state file of ADD's, Go flannel's too; `None` when it is no such thing.
+/// Parses the delegate's type and document from a state file of ADD, including Go flannel's; `None` for other
+/// content.
 pub fn read_state(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
     let delegate = Delegate::from_state(bytes)?;
     let document = delegate.bytes();

@@ -12,7 +12,7 @@ use crate::attach::Delegation;
 const DUAL: &str = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.97.1/24\nFLANNEL_IPV6_NETWORK=fd05::/56\n\
                     FLANNEL_IPV6_SUBNET=fd05:0:0:4d::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
 
-/// Notes every call and its document, and fails when told to.
+/// Records every call and its document, and fails if the file `broken` exists.
 const FAKE: &str = r#"#!/bin/sh
 echo "$(basename $0) $CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME" >>$(dirname $0)/calls
 cat >$(dirname $0)/document
@@ -20,7 +20,7 @@ if [ -e $(dirname $0)/broken ]; then echo '{"code":100,"msg":"broken delegate"}'
 if [ $CNI_COMMAND = ADD ]; then echo '{"cniVersion":"1.0.0","ips":[{"address":"10.5.97.2/24"}]}'; fi
 "#;
 
-/// A host with flanneld's files and a delegate that can be watched.
+/// A host with flanneld's files and a delegate that records its calls.
 struct World {
     dir: tempfile::TempDir,
     plugin: &'static Delegation<Flannel>,
@@ -80,7 +80,7 @@ impl World {
         if status == 0 { Ok(out) } else { Err(gojson::decode(out.as_bytes()).unwrap()) }
     }
 
-    /// What was called since the last time.
+    /// The calls since the last time.
     fn calls(&self) -> String {
         let calls = fs::read_to_string(self.path("bin/calls")).unwrap_or_default();
         let _ = fs::remove_file(self.path("bin/calls"));

@@ -1,4 +1,4 @@
-//! The `ipam` object and what a runtime adds to it, checked whole.
+//! The `ipam` object with the runtime's additions, checked completely.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ struct IpamDoc {
     resolv_conf: String,
 }
 
-/// A range as it is written.
+/// A range as written.
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct RangeDoc {
@@ -69,7 +69,7 @@ impl From<&RangeDoc> for RangeSpec {
     }
 }
 
-/// What is wrong with a configuration.
+/// A mistake in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Mistake {
     #[error("no IP ranges specified")]
@@ -90,22 +90,23 @@ enum Mistake {
 #[derive(Debug)]
 pub struct Conf {
     pub(super) data_dir: PathBuf,
-    /// One address is given from each; never empty.
+    /// Each set provides one address; never empty.
     pub(super) sets: Vec<RangeSet>,
-    /// Addresses that were asked for, each once, in order of precedence.
+    /// The requested addresses, without duplicates, in order of precedence.
     pub(super) requested: Vec<IpAddr>,
     pub(super) routes: Vec<Route>,
     pub(super) resolv_conf: Option<PathBuf>,
 }
 
-/// `ipam.dataDir`, whatever else is in the configuration: an address can be given back without a valid range.
+/// `ipam.dataDir`, whatever mistakes the rest has: an address can be released without a valid range.
 pub(super) fn data_dir(conf: &conf::Conf) -> PathBuf {
     let given = conf.tree().get("ipam").and_then(|ipam| ipam.get("dataDir")).and_then(Json::as_str);
     given.filter(|dir| !dir.is_empty()).unwrap_or(DEFAULT_DATA_DIR).into()
 }
 
 impl Conf {
-    /// Code 7 with every mistake, code 6 for a member of the wrong type; `args` is CNI_ARGS.
+    /// Reads the configuration. Returns code 7 with all mistakes, or code 6 for a member of the wrong type; `args` is
+    /// CNI_ARGS.
     pub(super) fn read(conf: &conf::Conf, args: &str) -> Result<Self, Error> {
         let doc: Doc = conf.decode()?;
         let ipam = doc.ipam.ok_or_else(|| Error::config("IPAM config missing 'ipam' key"))?;
@@ -127,7 +128,7 @@ impl Conf {
     }
 }
 
-/// The runtime's ranges first, then the single range of old configurations, then the list.
+/// The runtime's ranges come first, then the single range of old configurations, then the list.
 fn raw_sets(ipam: &IpamDoc, runtime: Vec<Vec<RangeDoc>>) -> Vec<Vec<RangeDoc>> {
     let IpamDoc { subnet, range_start, range_end, gateway, .. } = *ipam;
     let single = subnet.map(|_| vec![RangeDoc { subnet, range_start, range_end, gateway }]);
@@ -168,7 +169,7 @@ fn sets(raw: &[Vec<RangeDoc>], version: Version, mistakes: &mut Vec<Mistake>) ->
     sets.into_iter().map(|(_, set)| set).collect()
 }
 
-/// A result's reader knows routes with all their keys.
+/// Parses the routes with the reader for results, which knows all their keys.
 fn routes(tree: Json, mistakes: &mut Vec<Mistake>) -> Vec<Route> {
     let result = AddResult::parse_prev(&Json::from_iter([("routes", tree)]), Version::NEWEST);
     result.map(|result| result.routes).unwrap_or_else(|cause| {

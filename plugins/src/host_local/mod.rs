@@ -1,4 +1,4 @@
-//! `host-local`: addresses of this host's ranges, remembered on this host's disk.
+//! `host-local` gives addresses of this host's ranges, and stores them on this host's disk.
 
 mod config;
 mod resolv;
@@ -100,7 +100,7 @@ impl Ipam for HostLocal {
     }
 }
 
-/// What the disk refused: code 5.
+/// An error of the disk: code 5.
 fn failed(error: impl Display) -> Error {
     Error::new(code::IO, format!("host-local: {error}"))
 }
@@ -109,7 +109,7 @@ fn owner<'a>(request: &'a Request<'_>) -> Owner<'a> {
     traces::key(request).into()
 }
 
-/// The network's reservations, when it has any, whatever else is wrong with the configuration.
+/// The network's reservations, if it has any; the configuration may have mistakes elsewhere.
 fn existing(request: &Request<'_>) -> Result<Option<Reservations>, Error> {
     Reservations::existing(&config::data_dir(&request.conf), &request.conf.name).map_err(failed)
 }
@@ -122,10 +122,10 @@ fn read_dns(conf: &Conf) -> Result<Dns, Error> {
     Ok(resolv::parse(&String::from_utf8_lossy(&text)))
 }
 
-/// More than a resolv.conf(5) has.
+/// The largest resolv.conf(5) in bytes.
 const LONGEST: u64 = 1024 * 1024;
 
-/// Neither waits for the writer of a FIFO nor reads a device that never ends.
+/// Reads a regular file. It neither waits for the writer of a FIFO nor reads an endless device.
 fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
@@ -138,7 +138,7 @@ fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// For each set the first requested address that it holds; an address that no set takes is an error.
+/// The first requested address in each set. An address that is in no set is an error.
 fn assign(sets: &[RangeSet], requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>, Error> {
     let mut left: Vec<IpAddr> = requested.to_vec();
     let mut take = |set: &RangeSet| {
@@ -152,7 +152,7 @@ fn assign(sets: &[RangeSet], requested: &[IpAddr]) -> Result<Vec<Option<IpAddr>>
     Err(Error::internal(format_args!("failed to allocate all requested IPs: {}", join(&left))))
 }
 
-/// One address from each set, or none at all.
+/// Reserves one address from each set, or none at all.
 fn allocate_all(
     reservations: &mut Reservations,
     sets: &[RangeSet],
@@ -171,7 +171,7 @@ fn allocate_all(
             });
         if let Err(error) = outcome {
             for config in &got {
-                // the first failure is the one to report; GC finds what could not be removed
+                // The first failure is reported; GC finds what could not be removed.
                 let _ = reservations.release(config.address.ip(), owner);
             }
             return Err(error.context(format_args!("failed to allocate for range {index}")));
@@ -217,7 +217,7 @@ fn exhausted(set: &RangeSet) -> String {
     format!("no IP addresses available in range set: {set}")
 }
 
-/// Of the addresses that lie in a set, those that are not among the reserved ones.
+/// The addresses that are in a set, but not reserved.
 fn not_reserved(ips: impl Iterator<Item = IpAddr>, sets: &[RangeSet], reserved: &[IpAddr]) -> Vec<IpAddr> {
     let ours = |ip: IpAddr| sets.iter().any(|set| set.range_of(ip).is_some());
     ips.filter(|ip| ours(*ip) && !reserved.contains(ip)).collect()

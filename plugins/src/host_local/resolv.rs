@@ -1,8 +1,8 @@
-//! resolv.conf(5), as far as a CNI result can say it.
+//! Parses resolv.conf(5), as far as a CNI result can contain it.
 
 use cni::result::Dns;
 
-/// Lines of fewer than two words and comments say nothing; `search` and `options` of several lines add up.
+/// Skips comments and lines of fewer than two words; joins several lines of `search` and `options`.
 pub(super) fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();
     for line in text.lines() {
@@ -14,7 +14,7 @@ pub(super) fn parse(text: &str) -> Dns {
             "domain" => first.clone_into(&mut dns.domain),
             "search" => dns.search.extend(all),
             "options" => dns.options.extend(all),
-            // comments among them
+            // including comments
             _ => {}
         }
     }

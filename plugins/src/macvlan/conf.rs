@@ -1,4 +1,4 @@
-//! The macvlan plugin's configuration: as written, then checked whole.
+//! The macvlan plugin's configuration, before and after the check.
 
 use cni::error::Error;
 use kernel::state::MacvlanMode;
@@ -7,12 +7,11 @@ use serde::Deserialize;
 
 use crate::attach::fields::{Args, Ipam, WithMac, note, parse_mac};
 
-/// The document's own fields, in upstream's spelling.
+/// The plugin's own fields of the document, in upstream's spelling.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Document {
-    /// Empty: the link of the default route.
-    pub master: String,
+    master: String,
     mode: String,
     mtu: i64,
     mac: String,
@@ -24,30 +23,32 @@ pub struct Document {
     args: Args,
 }
 
-/// The configuration, checked.
+/// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Conf {
-    /// The host's link that the pods' interfaces stand on.
-    pub master: IfName,
-    /// How they see each other.
+    /// The lower link of the pods' interfaces. `None`: the link of the default route.
+    pub master: Option<IfName>,
+    /// Whether that link is in the pod.
+    pub in_pod: bool,
+    /// How the interfaces on one lower link reach each other.
     pub mode: MacvlanMode,
-    /// Of the pod's interface. `None`: the master's.
+    /// The MTU of the pod's interface. `None`: the master's.
     pub mtu: Option<Mtu>,
-    /// Broadcast packets that may wait.
+    /// The number of broadcast packets that may wait.
     pub bc_queue_len: Option<u32>,
-    /// The pod's MAC.
+    /// The MAC address of the pod's interface.
     pub mac: Option<Mac>,
-    /// The IPAM plugin, when there is one.
+    /// The IPAM plugin, if there is one.
     pub ipam: Option<String>,
-    /// The answer's; IPAM's is left out, as upstream.
+    /// The DNS settings of the result. As upstream, IPAM's are ignored.
     pub dns: cni::result::Dns,
 }
 
 impl Document {
-    /// The checked configuration, or every mistake in one error. `args_mac` is `MAC` of CNI_ARGS.
+    /// Checks the configuration, and reports all mistakes in one error. `args_mac` is `MAC` of CNI_ARGS.
     pub fn check(self, args_mac: &str) -> Result<Conf, Error> {
         let mut mistakes = Vec::new();
-        let master = note(&mut mistakes, IfName::new(&self.master).map_err(|e| format!("master: {e}")));
+        let master = note(&mut mistakes, master(&self.master));
         let mode = note(&mut mistakes, mode(&self.mode));
         let mtu = note(&mut mistakes, mtu(self.mtu));
         let asked = [&self.runtime_config.mac[..], &self.args.cni.mac, args_mac, &self.mac];
@@ -55,17 +56,21 @@ impl Document {
         if mode == Some(MacvlanMode::Passthru) && mac.flatten().is_some() {
             mistakes.push("mac: an interface in mode passthru has its master's".to_owned());
         }
-        if self.link_in_container {
-            let way_out = "name a \"master\" of the host, and leave the key out";
-            mistakes.push(format!("linkInContainer is not supported by this version: {way_out}"));
-        }
         let (Some(master), Some(mode), Some(mtu), Some(mac), true) = (master, mode, mtu, mac, mistakes.is_empty())
         else {
             return Err(Error::config(mistakes.join("; ")));
         };
         let bc_queue_len = Some(self.bcqueuelen).filter(|packets| *packets != 0);
-        Ok(Conf { master, mode, mtu, bc_queue_len, mac, ipam: self.ipam.named(), dns: self.dns })
+        let in_pod = self.link_in_container;
+        Ok(Conf { master, in_pod, mode, mtu, bc_queue_len, mac, ipam: self.ipam.named(), dns: self.dns })
     }
+}
+
+fn master(text: &str) -> Result<Option<IfName>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    IfName::new(text).map(Some).map_err(|e| format!("master: {e}"))
 }
 
 fn mode(text: &str) -> Result<MacvlanMode, String> {
@@ -78,7 +83,7 @@ fn mode(text: &str) -> Result<MacvlanMode, String> {
     }
 }
 
-/// That it is not above the master's is seen when the master is.
+/// Checks the MTU, except that it must not exceed the master's, which is not known yet.
 fn mtu(mtu: i64) -> Result<Option<Mtu>, String> {
     match mtu {
         0 => Ok(None),

@@ -1,4 +1,4 @@
-//! `macvlan`: an interface with a MAC of its own on a link of the host, made in the pod's namespace.
+//! `macvlan`: an interface with a MAC address of its own on a link of the host, created in the pod's namespace.
 
 mod conf;
 mod desired;
@@ -10,6 +10,8 @@ use cni::args::Args;
 use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::{AddResult, Interface as ResultInterface};
+use kernel::diff::Step;
+use kernel::message::link::SeenLink;
 use kernel::state::{MacvlanMode, Scope, State};
 use kernel::survey::default_route;
 use kernel::types::{Family, IfName, Mac, TableId};
@@ -30,12 +32,17 @@ impl Interface for Macvlan {
     }
 
     fn load(&self, request: &Request<'_>) -> Result<Conf, Error> {
-        let mut document: Document = request.conf.decode()?;
+        let document: Document = request.conf.decode()?;
         let args = Args::parse(&request.env.args, &["MAC"])?;
-        if document.master.is_empty() {
-            document.master = default_master()?.to_string();
-        }
         document.check(args.get("MAC").unwrap_or_default())
+    }
+
+    fn resolve(&self, conf: &mut Conf, host: &mut Kernel, pod: Option<&mut Kernel>) -> Result<(), Error> {
+        let place = if conf.in_pod { pod } else { Some(host) };
+        // The master is named, or is in a pod that does not exist yet.
+        let (None, Some(place)) = (&conf.master, place) else { return Ok(()) };
+        conf.master = Some(default_master(place)?);
+        Ok(())
     }
 
     fn common<'c>(&self, conf: &'c Conf) -> Common<'c> {
@@ -46,11 +53,13 @@ impl Interface for Macvlan {
             masquerade: false,
             spoof_check: false,
             waits_for_carrier: false,
-            stands_on: Some(&conf.master),
+            stands_on: conf.master.as_ref(),
+            stands_in_pod: conf.in_pod,
         }
     }
 
-    /// In passthru mode the kernel gives it the master's (`macvlan_common_newlink`, drivers/net/macvlan.c).
+    /// In passthru mode the kernel gives the interface its master's MAC address (`macvlan_common_newlink`,
+    /// drivers/net/macvlan.c).
     fn pod_mac(&self, conf: &Conf, facts: &Facts) -> Option<Mac> {
         match (conf.mode, &facts.found) {
             (MacvlanMode::Passthru, Some(master)) => master.link.mac,
@@ -88,16 +97,18 @@ impl Interface for Macvlan {
         Scope::default()
     }
 
-    /// The pod's interface stands on the master.
+    /// Checks that the pod's interface is on the named master. Without a name, the default route may have changed
+    /// since ADD.
     fn differences(&self, conf: &Conf, ends: &Ends, host: &mut Kernel, pod: &mut Kernel) -> Result<Vec<String>, Error> {
-        let master = host.link(&conf.master).map_err(Error::internal)?.map(|seen| seen.index.0);
+        let Some(name) = &conf.master else { return Ok(Vec::new()) };
+        let below = if conf.in_pod { pod.link(name) } else { host.link(name) };
         let found = pod.link(&ends.ifname).map_err(Error::internal)?;
-        Ok(match (master, found) {
-            (None, _) => vec![format!("master {} is not there (ip link show {})", conf.master, conf.master)],
-            (Some(index), Some(found)) if found.lower_elsewhere.or(found.lower) != Some(index) => {
-                vec![format!("in the pod: ip link del {} (it does not stand on {})", ends.ifname, conf.master)]
+        Ok(match (below.map_err(Error::internal)?, found) {
+            (None, _) => vec![format!("master {name} is not there (ip link show {name})")],
+            (Some(master), Some(found)) if !stands_on(&found, master.index.0, conf.in_pod) => {
+                vec![format!("in the pod: ip link del {} (it does not stand on {name})", ends.ifname)]
             }
-            // that the interface is not there has been said
+            // A missing interface is reported already.
             _ => Vec::new(),
         })
     }
@@ -106,25 +117,32 @@ impl Interface for Macvlan {
         Error::internal(format!("container interface name {:?} already exists", ifname.as_str()))
     }
 
-    fn refused(&self, conf: &Conf, error: KernelError) -> Error {
-        let (busy, master) = (error.is_busy(), &conf.master);
-        let error = Error::internal(error);
-        if !busy {
-            return error;
-        }
-        error.with_details(format!(
-            "a port of a bridge or of a bond, and the master of ipvlan interfaces, carries no macvlan interface, and two on \
-             one link cannot have one MAC: ip -d link show {master}"
-        ))
+    fn refused(&self, conf: &Conf, step: Option<&Step>, error: KernelError) -> Error {
+        let master = conf.master.as_ref().map(ToString::to_string).unwrap_or_default();
+        let details = match &error {
+            error if error.is_busy() => format!(
+                "a port of a bridge or of a bond, and the master of ipvlan interfaces, carries no macvlan interface, and two \
+                 on one link cannot have one MAC: ip -d link show {master}"
+            ),
+            // macvlan_common_newlink, drivers/net/macvlan.c
+            error if error.is_invalid() && matches!(step, Some(Step::CreateLink(..))) => format!(
+                "a macvlan interface in mode passthru is the only one on its link: detach what else stands on {master} (in \
+                 other pods, too), or take another mode or master"
+            ),
+            _ => String::new(),
+        };
+        Error::internal(error).with_details(details)
     }
 }
 
-/// The link of the default route, IPv4's first.
-fn default_master() -> Result<IfName, Error> {
-    let routes = Kernel::open().and_then(|mut host| host.routes(TableId::MAIN)).map_err(Error::internal)?;
+/// Whether the interface's lower link is the one with this index, in the pod or on the host.
+fn stands_on(found: &SeenLink, master: u32, in_pod: bool) -> bool {
+    if in_pod { found.lower == Some(master) } else { found.lower_elsewhere.or(found.lower) == Some(master) }
+}
+
+/// The link of the default route; IPv4's takes precedence.
+fn default_master(place: &mut Kernel) -> Result<IfName, Error> {
+    let routes = place.routes(TableId::MAIN).map_err(Error::internal)?;
     let found = Family::ALL.into_iter().find_map(|family| default_route(&routes, family));
-    found.map(|route| route.dev.clone()).ok_or_else(|| {
-        Error::internal("no default route interface name found")
-            .with_details("name the link as \"master\", or give this host a default route: ip route show default")
-    })
+    found.map(|route| route.dev.clone()).ok_or_else(desired::no_default_route)
 }

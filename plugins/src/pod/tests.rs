@@ -108,7 +108,7 @@ fn what_a_route_does_not_say_is_left_to_the_kernel() {
     assert_eq!(one(CniRoute { table: Some(0), ..CniRoute::to(net("10.7.0.0/16")) }).0.table, TableId::MAIN);
 }
 
-/// A route that says what is so anyhow is the same route: CHECK finds it again.
+/// A route that spells out default values is the same route, so CHECK finds it.
 #[test]
 fn what_is_so_anyhow_is_not_said() {
     let metric = |dst: &str, priority| one(CniRoute { priority, ..CniRoute::to(net(dst)) }).0.metric;
@@ -176,7 +176,7 @@ fn a_default_route_goes_to_all_addresses() {
     assert!(!is_default(net("0.0.0.0/1")) && !is_default(net("10.0.0.0/8")) && !is_default(net("::/128")));
 }
 
-/// `count` routes to `dst`, each with a gateway of its own.
+/// `count` routes to `dst`, each with a different gateway.
 fn many(dst: &str, count: u16) -> Result<State, Error> {
     let dst: IpNetwork = dst.parse().unwrap();
     let gateway = |n: u16| match dst {

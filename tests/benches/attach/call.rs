@@ -1,4 +1,4 @@
-//! One call of a plugin, timed from before the process is made until it has ended and its answer is read.
+//! One call of a plugin, timed from before the process is created until it has ended and its answer is read.
 
 use std::fs::{self, File};
 use std::io::{self, PipeReader, Read, Write};
@@ -13,7 +13,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use rustix::process::{WaitOptions, wait};
 
-/// Longer than any plugin leaves a child behind.
+/// Longer than any child of a plugin lives.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What to run.
@@ -24,7 +24,7 @@ pub struct Call {
     pub stdin: String,
 }
 
-/// How it went.
+/// The outcome.
 #[derive(Debug)]
 pub struct Answer {
     pub took: Duration,
@@ -38,7 +38,7 @@ pub struct Running {
     answer: PipeReader,
 }
 
-/// What the processes that have ended and were waited for had cost.
+/// The cost of all processes that have ended and were waited for.
 #[derive(Debug, Clone, Copy)]
 pub struct Cost {
     pub cpu: Duration,
@@ -46,10 +46,10 @@ pub struct Cost {
 }
 
 impl Call {
-    /// Everything that a call needs but the process: nothing of this is timed.
+    /// Everything that a call needs except the process; none of this is timed.
     fn prepare(&self, stdout: impl Into<Stdio>) -> io::Result<Command> {
         let (input, mut write) = io::pipe()?;
-        // fits into the pipe: nobody has to be woken for it
+        // The input fits into the pipe, so no writer must be woken.
         write.write_all(self.stdin.as_bytes())?;
         let mut command = Command::new(&self.program);
         command.env_clear().envs(self.variables.iter().map(|(key, value)| (key, value)));
@@ -87,7 +87,7 @@ pub fn race(calls: &[Call]) -> io::Result<(Duration, Vec<Answer>)> {
     Ok((started.elapsed(), answers))
 }
 
-/// Waits for what a plugin has left running: this process is the one that such children fall to.
+/// Waits for the children that a plugin has left running; this process is their subreaper.
 pub fn settle() -> Result<(), Error> {
     eventually("every child process ends", PATIENCE, || {
         loop {
@@ -115,8 +115,8 @@ impl Cost {
     }
 }
 
-/// The most memory (RSS, bytes) that the process of `call` had. It is looked at while it is held up on its last step,
-/// by a pipe that takes no more: rusage would tell of the memory of the process that forked, too.
+/// The peak memory (RSS, bytes) of the process of `call`. It is read while the process is blocked in its last step by
+/// a full pipe: rusage would also count the memory of the process that forked.
 pub fn peak(call: &Call) -> Result<u64, Error> {
     let what = || format!("measure the memory of {}", call.program.display());
     let (mut answer, mut stdout) = io::pipe().doing(what())?;
@@ -133,7 +133,7 @@ pub fn peak(call: &Call) -> Result<u64, Error> {
     seen
 }
 
-/// One of its threads waits in write(1, …): proc_pid_syscall(5).
+/// Whether one of its threads waits in write(1, …): proc_pid_syscall(5).
 fn writes_answer(proc: &Path) -> bool {
     const WRITE: &str = if cfg!(target_arch = "x86_64") { "1 0x1 " } else { "64 0x1 " };
     let threads = fs::read_dir(proc.join("task")).into_iter().flatten().flatten();
@@ -147,7 +147,7 @@ fn high_water(proc: &Path) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// The smallest program there is, at `path`: it only exits. What it takes is what the measuring itself takes.
+/// Writes the smallest possible program to `path`. It only exits, so its time is that of the measurement itself.
 pub fn write_nothing(path: &Path) -> io::Result<()> {
     // mov $60,%eax; xor %edi,%edi; syscall: _exit(0)
     const CODE: [u8; 9] = [0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05];

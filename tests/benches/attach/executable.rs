@@ -1,4 +1,4 @@
-//! Our plugins as they are released: static, for musl. So is the program that they are measured against.
+//! Our plugins as they are released: static, for musl. The program that they are compared with is built the same way.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use lab::{Doing, Error};
 const TARGET: &str =
     if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-musl" } else { "x86_64-unknown-linux-musl" };
 
-/// The release executable `program` of `package` and a word on it. `cargo` builds it; without, it must be there.
+/// The release executable `program` of `package`, with a description. `cargo` builds it; without cargo it must exist.
 /// `target` is cargo's folder.
 pub fn release(
     target: &Path,

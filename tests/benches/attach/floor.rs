@@ -1,5 +1,5 @@
-//! The least that an attachment can take: a program of its own that is started as a plugin is, sends the messages of an
-//! ADD and exits (tests/floor). Nothing is read, checked, reserved, set or answered.
+//! The lower bound of an attachment: a program that starts as a plugin does, sends the messages of an ADD and exits
+//! (tests/floor). It reads, checks, reserves, sets and answers nothing.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,17 +12,18 @@ use lab::netns::Room;
 use lab::{Doing, Error};
 use tests::strace::Traced;
 
-use crate::call::Call;
-use crate::measure::Sample;
+use crate::call::{Call, race};
+use crate::measure::{Rates, Sample};
 
-/// The host's end of the pair.
-const VETH: &str = "vethfloor001";
+/// The host's end of the pair of the `n`th pod.
+fn veth(n: usize) -> String {
+    format!("vethfloor{n:03}")
+}
 
 /// The program, and the bridge that it finds.
 pub struct Floor {
     program: PathBuf,
     bridge: IfName,
-    host_end: IfName,
 }
 
 impl Floor {
@@ -30,7 +31,7 @@ impl Floor {
     pub fn new(program: &Path, host: &mut Kernel) -> Result<Self, Error> {
         let name = |name| IfName::new(name).doing("name a link");
         // as long as the name of the plugins' bridge
-        let floor = Self { program: program.to_owned(), bridge: name("base")?, host_end: name(VETH)? };
+        let floor = Self { program: program.to_owned(), bridge: name("base")? };
         let mut state = State::default();
         state.links.insert(floor.bridge.clone(), Link::up(LinkKind::Bridge(Bridge::default())));
         state.address(&floor.bridge, "10.84.0.1/16".parse().doing("read an address")?, false);
@@ -38,28 +39,38 @@ impl Floor {
         Ok(floor)
     }
 
-    /// Runs it for the pod in `room`, and looks whether the bridge's port carries packets. The pair is deleted again,
+    /// Runs it for the pod in `room`, and checks that the bridge's port carries packets. Then deletes the pair again,
     /// untimed.
     pub fn add(&self, sample: &mut Sample, host: &mut Kernel, room: &Room) -> Result<(), Error> {
-        sample.take(&self.call(room))?;
-        self.delete(host)
+        sample.take(&self.call(room, 0))?;
+        self.delete(host, 0)
     }
 
-    fn call(&self, room: &Room) -> Call {
+    /// Runs it for the pods in `rooms` at once.
+    pub fn at_once(&self, rates: &mut Rates, host: &mut Kernel, rooms: &[Room]) -> Result<(), Error> {
+        let calls: Vec<_> = rooms.iter().enumerate().map(|(n, room)| self.call(room, n)).collect();
+        let (took, answers) = race(&calls).doing(format_args!("run {} of the least programs", rooms.len()))?;
+        rates.failures += answers.iter().filter(|answer| !answer.status.success()).count();
+        rates.add.push(rooms.len() as f64 / took.as_secs_f64());
+        (0..rooms.len()).try_for_each(|n| self.delete(host, n))
+    }
+
+    fn call(&self, room: &Room, n: usize) -> Call {
         Call {
             program: self.program.clone(),
             variables: vec![
                 ("CNI_NETNS", room.path().to_string_lossy().into_owned()),
                 ("BRIDGE", self.bridge.to_string()),
-                ("VETH", VETH.into()),
+                ("VETH", veth(n)),
             ],
             stdin: String::new(),
         }
     }
 
-    fn delete(&self, host: &mut Kernel) -> Result<(), Error> {
-        let port = host.wait_running(&self.host_end, Duration::from_secs(1)).doing("wait for the port")?;
-        host.apply(&[Step::DeleteLink(self.host_end.clone())]).ok().doing("delete the pair")?;
+    fn delete(&self, host: &mut Kernel, n: usize) -> Result<(), Error> {
+        let host_end = IfName::new(&veth(n)).doing("name a link")?;
+        let port = host.wait_running(&host_end, Duration::from_secs(1)).doing("wait for the port")?;
+        host.apply(&[Step::DeleteLink(host_end)]).ok().doing("delete the pair")?;
         if port.is_some_and(|port| port.running) {
             Ok(())
         } else {
@@ -69,10 +80,10 @@ impl Floor {
 
     /// The lengths, kinds and flags of the messages that it sends, from a trace of it.
     pub fn messages(&self, host: &mut Kernel, room: &Room, dir: &Path) -> Result<Vec<String>, Error> {
-        let call = self.call(room);
+        let call = self.call(room, 0);
         let variables: Vec<_> = call.variables.iter().map(|(key, value)| (*key, value.as_str())).collect();
         Traced { program: &call.program, variables: &variables, stdin: b"" }.run(dir).doing("run strace")?;
-        self.delete(host)?;
+        self.delete(host, 0)?;
         sent(dir)
     }
 }

@@ -1,7 +1,7 @@
-//! What one attachment costs: our plugins beside Debian's `containernetworking-plugins`, by turns, in one sandbox.
+//! The cost of one attachment: our plugins and Debian's `containernetworking-plugins` in turn, in one sandbox.
 //!
-//! `cargo bench -p tests --bench attach [-- --rounds N] [--plugins FILE]`; needs no root. It judges no time; it fails when a plugin
-//! does, or when something is left behind.
+//! `cargo bench -p tests --bench attach [-- --rounds N] [--plugins FILE]`; needs no root. No time makes it fail; a
+//! plugin that fails, or something that is left behind, does.
 
 mod call;
 mod executable;
@@ -39,13 +39,13 @@ const AT_ONCE: usize = 16;
 /// How many one after another.
 const IN_A_ROW: usize = 50;
 
-/// What is asked for on the command line.
+/// The options on the command line.
 struct Options {
     rounds: usize,
     plugins: Option<PathBuf>,
 }
 
-/// Everyone who has a turn.
+/// All sides that are measured.
 struct Sides {
     ours: Side,
     chain: Side,
@@ -60,6 +60,7 @@ struct Figures {
     go: Series,
     at_once: [Rates; 2],
     in_a_row: [Rates; 2],
+    floor_at_once: Rates,
     nothing: Sample,
     floor: Sample,
     start: [Sample; 2],
@@ -97,7 +98,7 @@ fn options(mut args: impl Iterator<Item = OsString>) -> Result<Options, Error> {
     Ok(options)
 }
 
-/// The report, and whether every call did all that it must.
+/// The report, and whether every call did what it must.
 fn run() -> Result<(String, bool), Error> {
     let options = options(std::env::args_os().skip(1))?;
     let me = std::env::current_exe().doing("find this executable")?;
@@ -117,7 +118,7 @@ fn run() -> Result<(String, bool), Error> {
     let sides = sides(&plugins)?;
     let mut host = Kernel::open().doing("open netlink")?;
     let floor = Floor::new(&least, &mut host)?;
-    // a pod that stays: the bridges are there and in use, as on a host at work
+    // A pod that stays, so that the bridges exist and are in use, as on a working host.
     let (keepers, pods) = (rooms("keeper", 3)?, rooms("pod", IN_A_ROW)?);
     for (side, room) in sides.all().into_iter().zip(&keepers) {
         side.run("ADD", room)?;
@@ -160,7 +161,7 @@ impl Sides {
         [&self.ours, &self.chain].into_iter().chain(&self.go).collect()
     }
 
-    /// Those that do the same work.
+    /// The sides that do the same work.
     fn alike(&self) -> impl Iterator<Item = (usize, &Side)> {
         std::iter::once(&self.ours).chain(&self.go).enumerate()
     }
@@ -170,7 +171,7 @@ fn rooms(name: &str, count: usize) -> Result<Vec<Room>, Error> {
     (0..count).map(|n| Room::create(&format!("{name}{n}"))).collect()
 }
 
-/// What says which version a plugin is, and does nothing else.
+/// The call that only reports a plugin's version.
 fn version(side: &Side, room: &Room) -> Call {
     side.call("VERSION", room)
 }
@@ -205,6 +206,7 @@ fn measure(
         for (n, side) in sides.alike() {
             figures.at_once[n].at_once(side, &pods[..AT_ONCE])?;
         }
+        floor.at_once(&mut figures.floor_at_once, host, &pods[..AT_ONCE])?;
     }
     for _ in 0..4 {
         for (n, side) in sides.alike() {
@@ -215,7 +217,7 @@ fn measure(
 }
 
 fn rows(sides: &Sides, figures: &Figures) -> Vec<Row> {
-    let Figures { ours, chain, go, at_once, in_a_row, nothing, floor, start } = figures;
+    let Figures { ours, chain, go, at_once, in_a_row, floor_at_once, nothing, floor, start } = figures;
     let there = sides.go.is_some();
     let failed = |rates: &[Rates; 2]| format!("failed: {}, Go {}", rates[0].failures, rates[1].failures);
     vec![
@@ -224,6 +226,12 @@ fn rows(sides: &Sides, figures: &Figures) -> Vec<Row> {
         Row::times("flannel → bridge → host-local ADD", &chain.add.times, &[], "≤ 0.9 ms"),
         Row::times("the same DEL", &chain.del.times, &[], ""),
         Row::rates(&format!("{AT_ONCE} ADD at once"), &at_once[0].add, &at_once[1].add, "8×, no failure"),
+        Row::rates(
+            &format!("{AT_ONCE} of that program that only sends at once"),
+            &floor_at_once.add,
+            &at_once[1].add,
+            "",
+        ),
         Row::rates(&format!("{AT_ONCE} DEL at once ({})", failed(at_once)), &at_once[0].del, &at_once[1].del, ""),
         Row::rates("200 ADD one by one", &in_a_row[0].add, &in_a_row[1].add, ""),
         Row::rates(&format!("200 DEL one by one ({})", failed(in_a_row)), &in_a_row[0].del, &in_a_row[1].del, ""),
@@ -239,7 +247,7 @@ fn rows(sides: &Sides, figures: &Figures) -> Vec<Row> {
     ]
 }
 
-/// How many times the other's middle one is.
+/// The ratio of the medians.
 fn per(one: &[Duration], other: &[Duration]) -> f64 {
     let middle = |times: &[Duration]| measure::quantile(times, 0.5).map_or(f64::NAN, |time| time.as_secs_f64());
     middle(one) / middle(other)
@@ -296,7 +304,7 @@ fn counts(sides: &Sides, pods: &[Room], floor: &Floor, host: &mut Kernel) -> Res
     ])
 }
 
-/// The floor is one for our ADD only as long as both send the same messages.
+/// The floor is valid only while our ADD sends the same messages.
 fn same_messages(sides: &Sides, pod: &Room, floor: &Floor, host: &mut Kernel) -> Result<(), Error> {
     let dir = Path::new(ROOT);
     sides.ours.count("ADD", pod, dir)?;
@@ -325,7 +333,7 @@ impl Figures {
         format!("After DEL: {}; flannel's: {}{theirs}.", word(&self.ours), word(&self.chain))
     }
 
-    /// Ours did all that they must.
+    /// Whether our calls did all that they must.
     fn whole(&self) -> bool {
         let clean = |series: &Series| series.remains == 0 && series.left == 0;
         clean(&self.ours) && clean(&self.chain) && self.at_once[0].failures == 0 && self.in_a_row[0].failures == 0

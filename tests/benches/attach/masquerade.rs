@@ -1,5 +1,5 @@
-//! Attachments with `ipMasq`: on a host without rules, beside one other pod's and beside a thousand, by turns. Each host is
-//! a network namespace. Debian's plugins masquerade by iptables, on a host of their own.
+//! Attachments with `ipMasq` on a host without rules, with one other pod's rules and with a thousand pods', in turn.
+//! Each host is a network namespace. Debian's plugins masquerade with iptables, on a host of their own.
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::side::Side;
 
 /// How many pods' rules there are beforehand.
 const CROWDS: [usize; 3] = [0, 1, 1000];
-/// Debian's have a turn in one of so many rounds: each takes them longer than ours take for twenty.
+/// Debian's plugins take part in one of this many rounds: one of their calls takes longer than twenty of ours.
 const GO_SELDOM: usize = 4;
 const GOAL: &str = "≤ 2.5 ms";
 

@@ -1,4 +1,4 @@
-//! The measurements: each side's turn comes in every round, so that what else the machine does meets both.
+//! The measurements. Every side takes part in every round, so that other load on the machine affects all.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use lab::{Doing, Error};
 use crate::call::{Call, Cost, race, settle};
 use crate::side::{Side, host_end, remains, success};
 
-/// Of one kind of call, a value for each time it was made.
+/// One value per call, for one kind of call.
 #[derive(Debug, Default)]
 pub struct Sample {
     pub times: Vec<Duration>,
@@ -28,7 +28,7 @@ pub struct Series {
     pub left: usize,
 }
 
-/// What came of many calls at once, or one after another, in rates per second.
+/// The rates per second of calls at once, or one after another.
 #[derive(Debug, Default)]
 pub struct Rates {
     pub add: Vec<f64>,
@@ -36,7 +36,7 @@ pub struct Rates {
     pub failures: usize,
 }
 
-/// The middle one, and the one that nine of ten do not exceed.
+/// The median, and the 90th percentile.
 pub fn quantile<T: Copy + PartialOrd>(values: &[T], part: f64) -> Option<T> {
     let mut sorted = values.to_vec();
     sorted.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
@@ -63,8 +63,8 @@ impl Sample {
 }
 
 impl Series {
-    /// Attaches the pod in `room` and detaches it. What is left is looked for the moment that DEL has returned, and
-    /// again when every process has ended.
+    /// Attaches the pod in `room` and detaches it. Checks what is left right after DEL has returned, and again when
+    /// every process has ended.
     pub fn round(&mut self, side: &Side, room: &Room, host: &mut Kernel) -> Result<(), Error> {
         let before = side.belongings(host)?;
         let answer = self.add.take(&side.call("ADD", room))?;

@@ -1,17 +1,17 @@
-//! The table: as it is, it can be put into a Markdown text.
+//! Prints the table, in Markdown.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use crate::measure::quantile;
 
-/// A line: what was measured, ours, theirs, how much better ours is, what it shall be.
+/// A row: what was measured, our value, theirs, the ratio, the goal.
 #[derive(Debug)]
 pub struct Row {
     cells: [String; 5],
 }
 
-/// Where a side has nothing to show.
+/// The text for a side without a value.
 const NONE: &str = "–";
 
 impl Row {

@@ -1,4 +1,4 @@
-//! Whose plugins are called, with which configuration, in which pods.
+//! Which plugins are called, with which configuration, in which pods.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub struct Side {
     conf: Value,
 }
 
-/// What there is on the host and on disk, as far as attachments make it.
+/// The objects on the host and the files that attachments create.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Belongings {
     links: Vec<String>,
@@ -107,7 +107,7 @@ impl Side {
         Ok(counts)
     }
 
-    /// Reservations and state files, and the host's links. What host-local keeps of its own is not among them.
+    /// Reservations, state files, and the host's links, without host-local's own files.
     pub fn belongings(&self, host: &mut Kernel) -> Result<Belongings, Error> {
         let mut links: Vec<_> =
             host.links().doing("list links")?.into_iter().map(|link| link.name.to_string()).collect();
@@ -149,7 +149,7 @@ pub fn host_end(answer: &Answer) -> Result<IfName, Error> {
     IfName::new(veth.unwrap_or_default()).doing("read the host's end from the result")
 }
 
-/// What is left of a pair the moment that DEL has returned.
+/// What is left of a pair right after DEL has returned.
 pub fn remains(host: &mut Kernel, room: &Room, veth: &IfName) -> Result<usize, Error> {
     let outside = host.link(veth).doing("look for the host's end")?;
     let pod = IfName::new(INTERFACE).doing("name the pod's end")?;

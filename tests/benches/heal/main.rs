@@ -73,7 +73,7 @@ fn measure(number: usize) -> Outcome {
     sandbox::enter()?;
     let table: &Table = TABLES.get(number).ok_or("no such table")?;
     let mut times: BTreeMap<Object, Vec<f64>> = BTreeMap::new();
-    let wrong = judge::all(table, |row, found| {
+    let wrong = judge::all(table, 1, |row, found| {
         if let Found::Healed(took) = found {
             let took = milliseconds(*took);
             println!("{took:8.1} ms  {:?}: {}", row.object, row.name);

@@ -22,11 +22,11 @@ use crate::leases;
 
 /// Everything is below the sandbox's own /run, a tmpfs that goes with it.
 const ROOT: &str = "/run/scale";
-/// For what takes seconds when all is well.
+/// The limit for operations that take seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// RTNLGRP_IPV4_ROUTE, linux/rtnetlink.h
 const IPV4_ROUTE: u32 = 7;
-/// How long nothing is watched.
+/// The time without any event.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// Memory, in bytes.
@@ -63,7 +63,7 @@ impl<'a> Host<'a> {
         self.world.host(1)?.kernel()
     }
 
-    /// Starts the daemon; how long it takes until it says that the host is ready.
+    /// Starts the daemon, and returns the time until it reports the host as ready.
     pub fn start(&mut self) -> Result<Duration, Error> {
         let root = Path::new(ROOT);
         let (env, log) = (root.join("subnet.env"), root.join("log"));
@@ -85,7 +85,8 @@ impl<'a> Host<'a> {
         Ok(started.elapsed())
     }
 
-    /// How many entries of `peers` peers the kernel lacks: a route, a neighbour and a forwarding entry of each.
+    /// How many entries of `peers` peers are missing in the kernel: a route, a neighbour and a forwarding entry of
+    /// each.
     pub fn missing(&self, peers: usize) -> Result<usize, Error> {
         let device = IfName::new("flannel.1").doing("name the device")?;
         let routes = RouteScope { protocol: Some(RouteProtocol::FLANNEL), ..RouteScope::default() };
@@ -134,9 +135,10 @@ impl<'a> Host<'a> {
         Ok(sum)
     }
 
-    /// Writes the lease of peer `n`; how long it takes until the kernel announces its route, and until etcd has answered.
+    /// Writes the lease of peer `n`, and returns the time until the kernel announces its route, and until etcd has
+    /// answered.
     pub fn event(&self, n: usize) -> Result<(Duration, Duration), Error> {
-        let mut ear = self.listen()?;
+        let mut listener = self.listen()?;
         let (mut kernel, wanted) = (self.kernel()?, leases::subnet(n));
         // a route's link is named by its index
         kernel.links().doing("list links")?;
@@ -144,7 +146,7 @@ impl<'a> Host<'a> {
         let started = Instant::now();
         self.etcd.put(n..n + 1)?;
         let put = started.elapsed();
-        while !ear.announcements(is_it).doing("hear of a route")? {}
+        while !listener.announcements(is_it).doing("wait for the announcement of a route")? {}
         Ok((started.elapsed(), put))
     }
 
@@ -165,7 +167,7 @@ impl<'a> Host<'a> {
         Ok(socket)
     }
 
-    /// Stops the daemon and takes its device away.
+    /// Stops the daemon and deletes its device.
     pub fn end(&mut self) -> Result<(), Error> {
         if let Some(daemon) = self.daemon.take() {
             daemon.stop(PATIENCE)?;

@@ -1,7 +1,8 @@
-//! What many peers cost the daemon: the time from its start until the kernel has all of them, one lease's way from the
-//! store to the kernel, a burst of them, and what it takes when nothing happens.
+//! The daemon's cost of many peers: the time from its start until the kernel has all of them, the time of one lease
+//! from the store to the kernel, a burst of leases, and the cost of doing nothing.
 //!
-//! `cargo bench -p tests --bench scale [-- --flanneld FILE]`; needs no root. It judges no time; it fails when an entry is missing.
+//! `cargo bench -p tests --bench scale [-- --flanneld FILE]`; needs no root. No time makes it fail; a missing entry
+//! does.
 
 mod daemon;
 mod etcd;

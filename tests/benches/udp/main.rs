@@ -1,5 +1,5 @@
-//! How fast TCP is through the udp backend, through a plain read/send loop and through the kernel's VXLAN, by turns, between
-//! the same two namespaces.
+//! The speed of TCP through the udp backend, through a plain read/send loop, and through the kernel's VXLAN, in turn,
+//! between the same two namespaces.
 //!
 //! `cargo bench -p tests --bench udp [-- --rounds N] [--seconds S] [--queues N] [--only WAY]`; needs root for /dev/net/tun.
 

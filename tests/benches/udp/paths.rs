@@ -1,4 +1,4 @@
-//! Two hosts and the three ways between them: each has a network of its own, so that all are there at once.
+//! Two hosts and the three ways between them. Each way has a network of its own, so all exist at the same time.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
@@ -90,7 +90,7 @@ impl Paths {
         [("udp backend", address(UDP, 2)), ("plain loop", address(PLAIN, 2)), ("kernel VXLAN", address(VXLAN, 2))]
     }
 
-    /// Ends what moves packets; what the backend has dropped, by host.
+    /// Stops the programs that move packets, and returns what the backend has dropped, by host.
     pub fn stop(self) -> Result<Vec<String>, Error> {
         for plain in self.plain {
             plain.stop().doing("stop the plain loop")?;

@@ -1,5 +1,5 @@
-//! Sends the kernel the netlink messages of a bridge and host-local ADD, and exits: nothing else is read, checked,
-//! reserved, set or answered. What a plugin takes beyond this is the plugin's.
+//! Sends the kernel the netlink messages of a bridge and host-local ADD, and exits. It reads, checks, reserves, sets
+//! and answers nothing. The rest of an ADD's time is the plugin's own.
 //!
 //! The environment has CNI_NETNS, as a plugin's has, BRIDGE and VETH. The pod gets eth0, 10.84.0.2/16 and a default route. The
 //! messages are those that the plugin sends, byte for byte but for names, addresses and indexes; the benchmark compares

@@ -80,7 +80,7 @@ pub const PORT: &[Row] = &[
         .then("ip link del br9"),
     healed(Port, "a smaller MTU", "ip link set $VETH mtu 576"),
     healed(Port, "another MAC", "ip link set $VETH address 02:00:00:00:00:99"),
-    healed(Port, "renamed", "ip link set $VETH name gone0"),
+    healed(Port, "renamed", "ip link set $VETH name gone0").said("is gone", "ip link set gone0 name $VETH"),
     healed(Port, "protodown", "ip link set $VETH protodown on"),
     healed(Port, "dormant", "ip link set $VETH mode dormant").harmless("", "ip link set $VETH mode default"),
     healed(Port, "no resolution of neighbours", "ip link set $VETH arp off")

@@ -7,11 +7,19 @@ use super::{Row, healed};
 pub const ADDRESSES: &[Row] = &[
     healed(Address, "removed", "ip addr del $ADDR dev $DEV"),
     healed(Address, "flushed", "ip -4 addr flush dev $DEV"),
-    healed(Address, "another prefix length", "ip addr del $ADDR dev $DEV; ip addr add ${ADDR%/*}/24 dev $DEV"),
+    healed(
+        Address,
+        "another prefix length",
+        "kill -STOP $PID; ip addr del $ADDR dev $DEV; ip addr add ${ADDR%/*}/24 dev $DEV; kill -CONT $PID",
+    ),
     healed(Address, "one more", "ip addr add 192.0.2.7/24 dev $DEV"),
-    healed(Address, "one more of the pods' network", "ip addr add 10.244.250.1/24 dev $DEV"),
-    healed(Address, "another scope", "ip addr del $ADDR dev $DEV; ip addr add $ADDR dev $DEV scope link")
-        .harmless("its packets are the devices' own", "ip addr del $ADDR dev $DEV"),
+    healed(Address, "one more of the pods' network", "ip addr add 10.244.0.1/24 dev $DEV"),
+    healed(
+        Address,
+        "another scope",
+        "kill -STOP $PID; ip addr del $ADDR dev $DEV; ip addr add $ADDR dev $DEV scope link; kill -CONT $PID",
+    )
+    .harmless("its packets are the devices' own", "ip addr del $ADDR dev $DEV"),
     healed(Address, "it ends", "ip addr change $ADDR dev $DEV valid_lft 3600 preferred_lft 3600").harmless(
         "when it ends it is made again",
         "ip addr change $ADDR dev $DEV valid_lft forever preferred_lft forever",

@@ -100,11 +100,14 @@ impl Row {
     }
 }
 
+/// Without the drills every so many rows are tried: a table takes some seconds then.
+const SLICE: usize = 3;
+
 /// The table's rows do what they say.
 fn holds(table: &Table) -> crate::Outcome {
     let started = std::time::Instant::now();
     let (mut rows, mut times) = (0, Vec::new());
-    let wrong = judge::all(table, |row, found| {
+    let wrong = judge::all(table, if tests::harness::drills() { 1 } else { SLICE }, |row, found| {
         rows += 1;
         if let judge::Found::Healed(took) = found {
             times.push(*took);

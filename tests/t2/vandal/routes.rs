@@ -42,7 +42,7 @@ pub const PEER: &[Row] = &[
         "ip nexthop add id 7 via 192.168.1.77 dev eth0; ip route replace $PEER_NET nhid 7 proto 70",
     )
     .then("ip nexthop flush"),
-    healed(Route, "one more of ours", "ip route add 10.244.250.0/24 via 192.168.1.77 proto 70"),
+    healed(Route, "one more of ours", "ip route add 10.244.0.0/24 via 192.168.1.77 proto 70"),
     healed(Route, "another for a part of it", "ip route add ${PEER_NET%.0/24}.0/25 via 192.168.1.77")
         .said("via 192.168.1.77", "ip route del ${PEER_NET%.0/24}.0/25"),
     healed(Route, "a blackhole for a part of it", "ip route add blackhole ${PEER_NET%.0/24}.0/25")
@@ -70,8 +70,6 @@ pub const OWN: &[Row] = &[
         .said("blackhole", "ip route del blackhole $POD"),
     healed(Route, "to one own pod, by the underlay", "ip route add $POD via 192.168.1.77")
         .said("192.168.1.77", "ip route del $POD"),
-    healed(Route, "the default route is deleted", "ip route del default || :")
-        .harmless("peers are on the segment", "ip route replace default via $ROUTER"),
 ];
 
 /// Rules that ask other tables before the main one.

@@ -264,9 +264,8 @@ impl Scene {
         self.wait_quiet()?;
         let file = path_beside(&subnet_file(1));
         let text = std::fs::read_to_string(&file)?;
-        for (section, look) in self.before.iter_mut().filter(|(section, _)| *section == FILES) {
+        for (_, look) in self.before.iter_mut().filter(|(section, _)| *section == FILES) {
             look.retain(|line| !line.contains("\"pid\""));
-            let _ = section;
             look.extend(text.lines().filter(|line| line.contains("\"pid\"")).filter_map(normal));
         }
         Ok(())

@@ -52,7 +52,7 @@ fn record(address: &str) -> Record {
         pod: Some(pod),
         shared: vec![bridge()],
         rules: vec![rule],
-        ..Record::begun()
+        ..Record::begun().unwrap()
     }
 }
 
@@ -122,7 +122,7 @@ fn read(dir: &Path) -> Records {
     records
 }
 
-/// The desired objects, one a line.
+/// The desired objects, one per line.
 fn lines(object: &Object) -> Vec<String> {
     let Object { state, scope, owners } = object;
     let link = |(name, link): (&IfName, &Link)| {
@@ -178,12 +178,12 @@ fn a_bridge_that_a_plugin_made_is_made_again_as_it_was() {
     let made = "cni0 up true mac Some(02:00:00:00:00:11) mtu Some(1450) master None alias Some(\"made by the CNI bridge plugin\")";
     assert_eq!(lines(&plan.shared[&name("cni0")])[0].replace("Mtu(1450)", "1450"), made);
     assert!(plan.ports.contains_key(&name("veth1")), "it is plugged in again");
-    // somebody else's is not
+    // A bridge that no plugin made stays away.
     let theirs = Record { shared: vec![SharedLink { made: false, ..bridge() }], ..record("10.5.1.2/24") };
     let plan = planned(&[(who("a"), theirs.clone())], &[veth(7, MAC)], &[]);
     assert_eq!(plan.findings, [Finding::NoBridge("cni0".into())].into());
     assert!(plan.shared.is_empty() && plan.ports.is_empty());
-    // nor is it changed, but for the gateway's address, which ADD gave it
+    // An existing one is not changed, except for the gateway's address, which ADD added.
     let plan = planned(&[(who("a"), theirs)], &[cni0(), veth(7, MAC)], &[]);
     assert_eq!(
         lines(&plan.shared[&name("cni0")]),
@@ -248,7 +248,7 @@ fn attachments_share_a_bridge() {
         shared.state.links[&name("cni0")].kind,
         LinkKind::Bridge(Bridge { vlan_filtering: true, stp: Some(false) })
     );
-    // records that disagree about the MAC: somebody has changed it while nobody looked after it
+    // Records that disagree about the MAC address: another program changed it while nobody repaired it.
     let changed = SharedLink { mac: "02:00:00:00:00:99".into(), ..other };
     let plan = planned(&[with("a", "veth1", bridge()), with("b", "veth2", changed)], &[cni0()], &[]);
     assert_eq!(plan.shared[&name("cni0")].state.links[&name("cni0")].mac, None);
@@ -267,7 +267,7 @@ fn vlans_are_the_records_alone_where_it_says_so() {
     assert_eq!(port(&record), ["veth1 vlan 5", "net/ipv6/conf/veth1/accept_ra=0", "keep false vlans [veth1] owners 1"]);
 }
 
-/// A name alone may be that of another link by now.
+/// By now another link may have the name.
 #[test]
 fn a_link_that_leads_to_a_pod_is_known_by_more_than_its_name() {
     let of = |link: SeenLink| planned(&[(who("a"), record("10.5.1.2/24"))], &[cni0(), link], &[]);
@@ -279,7 +279,7 @@ fn a_link_that_leads_to_a_pod_is_known_by_more_than_its_name() {
     let bridge = Link { mac: MAC.parse().ok(), ..Link::up(LinkKind::Bridge(Bridge::default())) };
     assert_eq!(of(seen("veth1", 7, bridge)).findings, gone, "another kind");
     let text = Finding::Gone(who("a"), "veth1".into()).to_string();
-    assert_eq!(text, "veth1, which leads to the pod of net/a@eth0, is gone: the pod must be made again");
+    assert_eq!(text, "veth1, which leads to the pod of net/a@eth0, is gone: recreate the pod");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A command that runs once for each input, beside the daemon's loop: a repair or a renewal does not wait for it.
+//! Runs a command once per input, beside the daemon's loop, so that repairs and renewals need not wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,21 +13,21 @@ use tokio::time::Instant;
 use crate::commands::{self, Input, LIMIT};
 use crate::flags::Environment;
 
-/// What the command is run with.
+/// The command and its input.
 type Call = (Command, Input);
 
-/// Where a command stands.
+/// The state of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Progress {
     /// It has run with this input.
     Done,
-    /// It runs, for so long now.
+    /// It has been running for this long.
     Running(Duration),
-    /// It failed. It runs again at the instant.
+    /// It failed, and runs again at this time.
     Failed(String, Instant),
 }
 
-/// A command at work, since when, and its output or error to come.
+/// A running command, its start, and its future output or error.
 type Running = (Call, Instant, JoinHandle<Result<String, String>>);
 
 /// One command of the configuration.
@@ -46,12 +46,12 @@ impl Drop for Once {
 }
 
 impl Once {
-    /// What the command printed that ran last; it stays while another one runs.
+    /// The output of the last command that ended; it stays while the next one runs.
     pub(super) fn output(&self) -> Option<&str> {
         self.done.as_ref().map(|(_, output)| output.as_str())
     }
 
-    /// There is no such command any more.
+    /// Forgets the command, because the configuration no longer has it.
     pub(super) fn forget(&mut self) {
         self.stop();
         *self = Self::default();
@@ -63,7 +63,7 @@ impl Once {
         }
     }
 
-    /// Has `call` run, unless it has. `news` is notified when it ends.
+    /// Runs `call` unless it has run already. `news` is notified when it ends.
     pub(super) fn run(&mut self, call: Call, environment: &Environment, news: &Arc<Notify>, now: Instant) -> Progress {
         self.collect(now);
         if self.done.as_ref().is_some_and(|(done, _)| *done == call) {

@@ -33,7 +33,7 @@ fn peers(conf: &NetConf, leases: &[(&str, &str)]) -> Vec<Peer> {
     peers::check(conf, &Own::default(), leases.iter().map(|(key, value)| (key, value))).good
 }
 
-/// Gives it the peers, and again whenever there is news or something is due, until `good`. As the loop does.
+/// Passes the peers, and again whenever there is news or a retry is due, until `good`. The loop does the same.
 async fn until(
     extension: &mut Extension,
     (conf, peers): (&NetConf, &[Peer]),
@@ -77,7 +77,7 @@ async fn peers_are_added_changed_and_removed() {
     let then = "10.5.2.0/24 10.99.0.2\nof 10.99.0.2\n10.5.3.0/24 10.99.0.3\nof 10.99.0.3\n10.5.3.0/24 10.99.0.4\nof 10.99.0.4\n";
     until(&mut extension, (&conf, &moved), has("added", then)).await;
     assert_eq!(text(dir.path(), "removed"), "10.5.2.0/24 10.99.0.2\nof 10.99.0.2\n", "as it was added");
-    // another backend: what was added goes, by the commands that added it
+    // Another backend: the peers are removed by the commands that added them.
     let vxlan = self::conf(r#"{"Type":"vxlan"}"#);
     let all = "10.5.2.0/24 10.99.0.2\nof 10.99.0.2\n10.5.3.0/24 10.99.0.4\nof 10.99.0.4\n";
     until(&mut extension, (&vxlan, &moved), has("removed", all)).await;
@@ -110,7 +110,8 @@ async fn an_incomplete_view_removes_nobody() {
     assert_eq!(extension.wanted.borrow().peers.len(), 0);
 }
 
-/// Looks again whenever a command has ended or is due, as the loop does, until `step` no longer says that it runs.
+/// Tries again whenever a command has ended or is due, as the loop does, until `step` no longer says that it is
+/// running.
 async fn ended(
     extension: &mut Extension,
     mut step: impl FnMut(&mut Extension, &mut Due) -> Result<(), Unready>,

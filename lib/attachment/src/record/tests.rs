@@ -5,7 +5,7 @@ const KEY: Key<'_> = Key { network: "net", container: "c1", ifname: "eth0" };
 fn record(handles: &[u64]) -> Record {
     let rule =
         |handle: &u64| RuleRecord { family: "inet".into(), table: "t".into(), chain: "c".into(), handle: *handle };
-    Record { committed: true, rules: handles.iter().map(rule).collect(), ..Record::begun() }
+    Record { committed: true, rules: handles.iter().map(rule).collect(), ..Record::begun().unwrap() }
 }
 
 #[test]

@@ -51,7 +51,8 @@ impl Reservation {
     }
 
     /// Whether it belongs to the attachment. One without an interface belongs to all attachments of its container.
-    pub fn is_of(&self, owner: Owner<'_>) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_of(&self, owner: Owner<'_>) -> bool {
         self.container == owner.container && self.ifname.as_ref().is_none_or(|ifname| ifname == owner.ifname)
     }
 }

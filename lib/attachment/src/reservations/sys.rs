@@ -180,9 +180,9 @@ pub(super) fn touch(dir: &OwnedFd) -> io::Result<(i64, u32)> {
     Ok((seconds, nanoseconds))
 }
 
-/// The ID of this boot; `None` if /proc is not mounted.
+/// The ID of this boot; `None` if it cannot be had, for instance because /proc is not mounted.
 pub(super) fn boot_id() -> Option<[u8; 36]> {
-    kernel::sysctl::boot_id()?.as_bytes().try_into().ok()
+    kernel::sysctl::boot_id().ok()??.as_bytes().try_into().ok()
 }
 
 fn retry(call: impl Fn() -> rustix::io::Result<()>) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! Links: which to create, change, make anew and delete.
+//! Links: which to create, change, recreate and delete.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use crate::link::Made;
 use crate::state::{Birth, Link, LinkKind, Route, Scope, State};
 use crate::types::IfName;
 
-/// What became of the links on the way.
+/// The result for the links.
 #[derive(Default)]
 pub(super) struct Outcome {
     remade: BTreeSet<IfName>,
@@ -17,8 +17,8 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// `observed` without what goes when links are made anew, and without what must be left alone. Routes by the latter
-    /// stay: others' may be to the same destinations.
+    /// `observed` without the objects that disappear with recreated links, and without those that must be left alone.
+    /// Routes by the latter stay, because other programs may have routes to the same destinations.
     pub(super) fn surviving<'a>(&self, observed: &'a State) -> Cow<'a, State> {
         let mut state = without(observed, &self.remade);
         if !self.blocked.is_empty() {
@@ -27,12 +27,12 @@ impl Outcome {
         state
     }
 
-    /// `desired` without what would hang on links that are something else.
+    /// `desired` without the objects on links that are something else.
     pub(super) fn possible<'a>(&self, desired: &'a State) -> Cow<'a, State> {
         without(desired, &self.blocked)
     }
 
-    /// The route leaves by a link that must be left alone.
+    /// Whether the route uses a link that must be left alone.
     pub(super) fn leaves_by_blocked(&self, route: &Route) -> bool {
         route.dev.as_ref().is_some_and(|dev| self.blocked.contains(dev))
     }
@@ -59,10 +59,10 @@ fn drop_links(state: &mut State, gone: &BTreeSet<IfName>) {
     state.sysctls.retain(|path, _| path.split('/').nth(3).is_none_or(|dev| !gone.iter().any(|g| g.as_str() == dev)));
 }
 
-/// Links that stand on each other, at the most: the kernel's own limit (MAX_NEST_DEV, include/linux/netdevice.h).
+/// The deepest stack of links: the kernel's own limit (MAX_NEST_DEV, include/linux/netdevice.h).
 const DEPTH: usize = 8;
 
-/// Creates what is missing and makes anew what cannot be changed; masters and lower links come first.
+/// Creates missing links, and recreates those that cannot be changed; masters and lower links come first.
 pub(super) fn compare(desired: &State, observed: &State, scope: &Scope, plan: &mut Plan) -> Outcome {
     let mut outcome = Outcome::default();
     let mut create = Vec::new();
@@ -94,22 +94,22 @@ pub(super) fn compare(desired: &State, observed: &State, scope: &Scope, plan: &m
     outcome
 }
 
-/// How many wanted links must be there before this one, one upon the other: its master and its lower link.
+/// The number of desired links that must exist before this one: its master and its lower link, and theirs.
 fn depth(name: &IfName, desired: &State, limit: usize) -> usize {
     let Some(link) = desired.links.get(name) else { return 0 };
     let lower = link.kind.lower().filter(|_| link.birth == Birth::Here);
     let below =
         lower.into_iter().chain(link.master.iter().flatten()).filter(|below| desired.links.contains_key(*below));
-    // links that refer to each other in a circle end at the limit
+    // Links that refer to each other in a circle end at the limit.
     below.map(|below| if limit == 0 { 0 } else { 1 + depth(below, desired, limit - 1) }).max().unwrap_or(0)
 }
 
-/// The same link, but for what can be set on it while it lives.
+/// Whether the links differ only in fields that can be changed in place.
 pub(super) fn changeable(want: &Link, have: &Link) -> bool {
     have.kind.can_become(&want.kind) && same_birth(want, have)
 }
 
-/// A link's lower link stays in its namespace. Of a link that was moved here nothing is asked.
+/// A link's lower link stays in its namespace. A link that was moved here has no requirements.
 fn same_birth(want: &Link, have: &Link) -> bool {
     match want.birth {
         Birth::Moved(_) => true,
@@ -117,12 +117,12 @@ fn same_birth(want: &Link, have: &Link) -> bool {
     }
 }
 
-/// What was moved here is not ours to delete.
+/// A link that was moved here is not ours to delete.
 fn can_be_remade(want: &Link, have: &Link) -> bool {
     want.kind.is_like(&have.kind) && !matches!(want.birth, Birth::Moved(_))
 }
 
-/// What to set on a link to make `have` into `want`, up apart.
+/// The changes that turn `have` into `want`, except for up.
 pub(super) fn change(want: &Link, have: &Link) -> LinkChange {
     fn differs<T: PartialEq + Clone>(want: &Option<T>, have: &Option<T>) -> Option<T> {
         want.clone().filter(|_| want != have)
@@ -132,7 +132,7 @@ pub(super) fn change(want: &Link, have: &Link) -> LinkChange {
         mtu: differs(&want.mtu, &have.mtu),
         mac: differs(&want.mac, &have.mac),
         master: differs(&want.master, &have.master),
-        // the kernel does not show an empty one
+        // The kernel does not report an empty alias.
         alias: differs(&want.alias, &Some(have.alias.clone().unwrap_or_default())),
         promisc: want.promisc.filter(|p| *p != have.promisc.unwrap_or_default()),
         arp: differs(&want.arp, &have.arp),
@@ -142,7 +142,7 @@ pub(super) fn change(want: &Link, have: &Link) -> LinkChange {
     }
 }
 
-/// A lower link in another namespace has no name here: it is taken for the one that is wanted, and is not set.
+/// A lower link in another namespace has no name here: it counts as the desired one, and is not set.
 fn kind_change(want: &Link, have: &Link) -> Option<LinkKind> {
     if have.birth != Birth::Parent {
         return want.kind.change(&have.kind);
@@ -151,13 +151,13 @@ fn kind_change(want: &Link, have: &Link) -> Option<LinkKind> {
     change.map(|kind| kind.above(None))
 }
 
-/// What a new link does not have yet.
+/// The settings that a new link does not have yet.
 fn finish(want: &Link) -> LinkChange {
     let moved = matches!(want.birth, Birth::Moved(_));
     if !moved && want.kind.as_kind().made() == Made::Message {
         return after_birth(want);
     }
-    // an ioctl takes the name alone; a link that was moved here is as it was there, but for name and alias
+    // An ioctl takes only the name. A link that was moved here keeps its settings, except for name and alias.
     LinkChange {
         mtu: want.mtu,
         mac: want.mac,
@@ -171,7 +171,7 @@ fn finish(want: &Link) -> LinkChange {
     }
 }
 
-/// The kernel takes all but these at creation (rtnl_create_link, net/core/rtnetlink.c).
+/// The settings that the kernel does not accept at creation (rtnl_create_link, net/core/rtnetlink.c).
 fn after_birth(want: &Link) -> LinkChange {
     LinkChange {
         promisc: want.promisc.filter(|p| *p),
@@ -181,14 +181,15 @@ fn after_birth(want: &Link) -> LinkChange {
     }
 }
 
-/// Settings of links that stay, and of ports.
+/// Settings of existing links, and of ports.
 pub(super) fn settings(desired: &State, observed: &State, steps: &mut Vec<Step>) {
     for (name, want) in &desired.links {
         let mut change = match observed.links.get(name) {
             Some(have) => change(want, have),
             None => finish(want),
         };
-        // a vxlan device refuses "mtu" beside attributes of its kind (vxlan_nl2conf, drivers/net/vxlan/vxlan_core.c)
+        // A vxlan device refuses "mtu" together with attributes of its kind (vxlan_nl2conf,
+        // drivers/net/vxlan/vxlan_core.c).
         let kind = LinkChange { kind: change.kind.take(), ..LinkChange::default() };
         for change in [kind, change] {
             if change != LinkChange::default() {
@@ -203,7 +204,7 @@ pub(super) fn settings(desired: &State, observed: &State, steps: &mut Vec<Step>)
     }
 }
 
-/// VLANs of ports: a port must never carry none that is wanted, so those go last that nobody wants.
+/// VLANs of ports. Those that are not desired are removed last, so that a port never misses one that is.
 pub(super) fn vlans(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
     for (key, want) in &desired.vlans {
         if observed.vlans.get(key) != Some(want) {
@@ -220,7 +221,7 @@ pub(super) fn vlans(desired: &State, observed: &State, scope: &Scope, steps: &mu
     }
 }
 
-/// Ups and downs, last: sysctls and addresses are in place by then.
+/// Raises and lowers links, last: by then sysctls and addresses are in place.
 pub(super) fn raise(desired: &State, observed: &State, steps: &mut Vec<Step>) {
     for (name, want) in &desired.links {
         if want.up != observed.links.get(name).is_some_and(|have| have.up) {
@@ -229,7 +230,7 @@ pub(super) fn raise(desired: &State, observed: &State, steps: &mut Vec<Step>) {
     }
 }
 
-/// Our links that nobody wants any more.
+/// Deletes links of ours that are not desired.
 pub(super) fn delete(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
     for name in &scope.links {
         if observed.links.contains_key(name) && !desired.links.contains_key(name) {

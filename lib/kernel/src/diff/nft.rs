@@ -1,7 +1,7 @@
-//! Tables of nf_tables: what makes an observed one as it is wanted.
+//! Tables of nf_tables: the steps that bring an observed table into the desired state.
 //!
-//! What is added or replaced comes before everything that is removed. A chain whose rules are in another order is written anew
-//! in the same transaction, so that no packet meets a half of it.
+//! Everything new comes before every removal. A chain whose rules have another order is rewritten in one transaction,
+//! so that no packet meets a half of it.
 
 #[cfg(test)]
 mod tests;
@@ -15,19 +15,19 @@ use crate::state::{NftChain, NftChainScope, NftRule, NftScope, NftSet, NftTable,
 /// A change to one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NftStep {
-    /// Add the table, with its comment. One that is there stays as it is.
+    /// Add the table, with its comment. An existing table is unchanged.
     AddTable(Option<String>),
-    /// Delete the table with all that is in it.
+    /// Delete the table with its contents.
     DeleteTable,
-    /// Add a chain that must not be there.
+    /// Add a chain, which must not exist.
     AddChain(Chain),
-    /// Set the policy of a base chain that is there.
+    /// Set the policy of an existing base chain.
     SetPolicy(Chain),
     /// Delete a chain with its rules.
     DeleteChain(String),
     /// Delete all rules of a chain.
     FlushChain(String),
-    /// Add a rule behind a chain's other rules.
+    /// Add a rule after a chain's other rules.
     AddRule(String, NftRule),
     /// Delete a rule by its handle.
     DeleteRule(String, NftRule),
@@ -42,7 +42,7 @@ pub enum NftStep {
 }
 
 impl NftStep {
-    /// True for the steps that take something away.
+    /// Whether the step removes something.
     pub fn is_delete(&self) -> bool {
         matches!(
             self,
@@ -57,7 +57,7 @@ impl NftStep {
 }
 
 impl NftStep {
-    /// The command that does the same to the table `key`.
+    /// Prints the equivalent command for the table `key`.
     pub(super) fn write(&self, f: &mut fmt::Formatter<'_>, key: &TableKey) -> fmt::Result {
         let kind = |set: &crate::nft::Set| if set.data.is_some() { "map" } else { "set" };
         match self {
@@ -86,7 +86,7 @@ impl NftStep {
     }
 }
 
-/// The steps of one table, as they are collected.
+/// Collects the steps of one table.
 struct Steps<'a> {
     key: &'a TableKey,
     steps: &'a mut Vec<Step>,
@@ -98,7 +98,7 @@ impl Steps<'_> {
     }
 }
 
-/// What is added and replaced. A table of ours that holds something unchangeable is made anew; a shared one is a conflict.
+/// Adds and replaces. A table of ours that contains something unchangeable is recreated; a shared one is a conflict.
 pub(super) fn put(desired: &State, observed: &State, scope: &Scope, plan: &mut Plan) {
     for (key, want) in &desired.nft {
         let have = observed.nft.get(key);
@@ -114,7 +114,7 @@ pub(super) fn put(desired: &State, observed: &State, scope: &Scope, plan: &mut P
     }
 }
 
-/// The object of `have` that cannot become what `want` says.
+/// The object of `have` that cannot become the one of `want`.
 fn unchangeable(want: &NftTable, have: &NftTable) -> Option<String> {
     let moved =
         |(name, chain): &(&String, &NftChain)| have.chains.get(*name).is_some_and(|there| place(chain) != place(there));
@@ -123,7 +123,7 @@ fn unchangeable(want: &NftTable, have: &NftTable) -> Option<String> {
     chain.or_else(|| want.sets.iter().find(retyped).map(|(name, _)| format!("set {name}")))
 }
 
-/// Where a chain stands, without its policy, which can be set.
+/// Where packets enter a chain, without its policy, which can be changed.
 fn place(chain: &NftChain) -> Option<crate::nft::Base> {
     chain.base.clone().map(|base| crate::nft::Base { policy: Default::default(), ..base })
 }
@@ -145,7 +145,7 @@ fn put_table(want: &NftTable, have: Option<&NftTable>, scope: Option<&NftScope>,
     for (name, chain) in &want.chains {
         put_chain(name, chain, have.chains.get(name), steps);
     }
-    // an element's verdict may lead to a chain, and a rule to all of them
+    // An element's verdict may refer to a chain, and a rule to all of them.
     for (name, set) in &want.sets {
         put_elements(set, have.sets.get(name), steps);
     }
@@ -169,7 +169,7 @@ fn put_elements(want: &NftSet, have: Option<&NftSet>, steps: &mut Steps<'_>) {
     }
 }
 
-/// An element's own timeout goes down while it lives: it is no difference.
+/// An element's own timeout decreases with time, and is not a difference.
 fn differs(want: &Element, have: &Element) -> bool {
     want.data != have.data || want.comment.as_deref().map(crate::nft::clip) != have.comment.as_deref()
 }
@@ -183,8 +183,7 @@ fn put_chain(name: &str, want: &NftChain, have: Option<&NftChain>, steps: &mut S
     }
 }
 
-/// Rules that are there in the wanted order stay; the others that are wanted come behind them, and what stands between goes
-/// with them.
+/// Existing rules in the desired order stay; other desired rules are appended, and rules in between are deleted.
 fn put_rules(
     chain: &str,
     want: &[NftRule],
@@ -197,7 +196,7 @@ fn put_rules(
     for rule in &missing {
         steps.push(NftStep::AddRule(chain.to_owned(), (*rule).clone()));
     }
-    // a rule that is replaced goes in the transaction that brings the new one
+    // A replaced rule is deleted in the transaction that adds the new one.
     if !missing.is_empty() && !keep && scope.is_some() {
         for rule in surplus {
             steps.push(NftStep::DeleteRule(chain.to_owned(), rule.clone()));
@@ -205,7 +204,7 @@ fn put_rules(
     }
 }
 
-/// Which rules are missing, and which of those that are there are not wanted.
+/// The missing rules, and the existing ones that are not desired.
 fn compare<'a>(
     want: &'a [NftRule],
     have: impl Iterator<Item = &'a NftRule>,
@@ -216,7 +215,7 @@ fn compare<'a>(
     let ordered = scope.is_none_or(NftChainScope::owns_all);
     let mut kept = 0;
     for rule in have {
-        // among others' rules the order is theirs to decide
+        // Among other programs' rules the order does not matter.
         let found = match ordered {
             true => (missing.get(kept) == Some(&rule)).then_some(kept),
             false => missing.iter().position(|wanted| *wanted == rule),
@@ -230,7 +229,7 @@ fn compare<'a>(
     (if ordered { missing.split_off(kept) } else { missing }, surplus)
 }
 
-/// The scope of one chain: all of it in a table of ours.
+/// The scope of one chain: all of it, in a table of ours.
 fn chain_scope(scope: Option<&NftScope>, chain: &str) -> Option<NftChainScope> {
     match scope? {
         NftScope::Whole => Some(NftChainScope::Whole),
@@ -238,14 +237,14 @@ fn chain_scope(scope: Option<&NftScope>, chain: &str) -> Option<NftChainScope> {
     }
 }
 
-/// What nobody wants any more. Elements and rules may lead to chains, and rules use sets: they go before those.
+/// Removes what is not desired. Elements and rules may refer to chains, and rules to sets, so they are removed first.
 pub(super) fn delete(desired: &State, observed: &State, scope: &Scope, plan: &mut Plan) {
     for (key, of_table) in &scope.nft {
         let Some(have) = observed.nft.get(key) else { continue };
         let steps = &mut Steps { key, steps: &mut plan.steps };
         match (desired.nft.get(key), of_table) {
             (None, NftScope::Whole) => steps.push(NftStep::DeleteTable),
-            // it is made anew as a whole
+            // The whole table is recreated.
             (Some(want), NftScope::Whole) if unchangeable(want, have).is_some() => {}
             (want, _) => delete_within(want.unwrap_or(&NftTable::default()), have, of_table, steps),
         }
@@ -265,7 +264,7 @@ fn delete_within(want: &NftTable, have: &NftTable, scope: &NftScope, steps: &mut
             wanted => delete_rules(name, wanted.map_or(&[], |chain| &chain.rules), chain, &of_chain, steps),
         }
     }
-    // chains may lead to one another: without rules none does
+    // Chains may refer to one another; without rules none does.
     if chains.len() > 1 {
         chains.iter().for_each(|name| steps.push(NftStep::FlushChain((*name).clone())));
     }
@@ -278,7 +277,7 @@ fn delete_within(want: &NftTable, have: &NftTable, scope: &NftScope, steps: &mut
 
 fn delete_rules(name: &str, want: &[NftRule], have: &NftChain, scope: &NftChainScope, steps: &mut Steps<'_>) {
     let (missing, surplus) = compare(want, have.rules.iter().filter(|rule| scope.owns(&rule.rule)), Some(scope));
-    // where rules are missing, these go in the transaction that brings them
+    // If rules are missing, these are deleted in the transaction that adds them.
     for rule in surplus.into_iter().filter(|_| missing.is_empty()) {
         steps.push(NftStep::DeleteRule(name.to_owned(), rule.clone()));
     }

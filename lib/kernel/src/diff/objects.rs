@@ -1,4 +1,4 @@
-//! Everything that hangs on links.
+//! Objects that belong to links.
 
 use ipnetwork::IpNetwork;
 
@@ -6,8 +6,8 @@ use super::Step;
 use crate::state::{Scope, State};
 use crate::types::IfName;
 
-/// Forwarding last: a host that begins to forward drops the default routes that routers gave it on links whose `accept_ra`
-/// is not 2 yet (`rt6_purge_dflt_routers`, net/ipv6/route.c).
+/// Forwarding comes last: when a host starts to forward, it drops default routes from routers on links whose
+/// `accept_ra` is not 2 yet (`rt6_purge_dflt_routers`, net/ipv6/route.c).
 pub(super) fn sysctls(desired: &State, observed: &State, steps: &mut Vec<Step>) {
     let mut differ: Vec<_> =
         desired.sysctls.iter().filter(|(path, value)| observed.sysctls.get(*path) != Some(value)).collect();
@@ -23,7 +23,7 @@ pub(super) fn add_addresses(desired: &State, observed: &State, steps: &mut Vec<S
     }
 }
 
-/// Neighbours, then forwarding entries.
+/// First neighbours, then forwarding entries.
 pub(super) fn put_neighbours(desired: &State, observed: &State, steps: &mut Vec<Step>) {
     for (key, mac) in &desired.neighbours {
         if observed.neighbours.get(key) != Some(mac) {
@@ -35,7 +35,7 @@ pub(super) fn put_neighbours(desired: &State, observed: &State, steps: &mut Vec<
         if have == Some(want) {
             continue;
         }
-        // the kernel changes no entry of one sort into the other (vxlan_fdb_update_existing, vxlan_core.c)
+        // The kernel does not change one kind of entry into the other (vxlan_fdb_update_existing, vxlan_core.c).
         if have.is_some_and(|have| have.nexthop.is_some() != want.nexthop.is_some()) {
             steps.push(Step::DeleteFdb(key.clone()));
         }
@@ -57,12 +57,12 @@ pub(super) fn delete_neighbours(desired: &State, observed: &State, scope: &Scope
     }
 }
 
-/// A link of ours that nobody wants: it is deleted in the end, and all that hangs on it goes with it.
+/// Whether the link is ours and not desired: it is deleted at the end, with everything on it.
 pub(super) fn dies(desired: &State, scope: &Scope, dev: &IfName) -> bool {
     scope.links.contains(dev) && !desired.links.contains_key(dev)
 }
 
-/// A link whose entries are ours and which is not itself deleted, with all of them, in the end.
+/// Whether the link's entries are ours, and the link itself stays.
 fn stays<'a>(desired: &'a State, scope: &'a Scope) -> impl Fn(&IfName) -> bool + 'a {
     move |dev| scope.neighbours.contains(dev) && !dies(desired, scope, dev)
 }

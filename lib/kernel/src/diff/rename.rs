@@ -1,4 +1,4 @@
-//! Links that are there under another name.
+//! Links that exist under another name.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use super::links::changeable;
 use crate::state::{RouteKey, Scope, State};
 use crate::types::IfName;
 
-/// Gives links their names, and `observed` as it is then. A name is free once the link that has it has got another one.
+/// Renames links, and returns `observed` after that. A name is free once the link that has it is renamed.
 pub(super) fn links<'a>(desired: &State, observed: &'a State, scope: &Scope, steps: &mut Vec<Step>) -> Cow<'a, State> {
     let mut observed = Cow::Borrowed(observed);
     while let Some((from, to)) = next(desired, &observed, scope) {
@@ -18,7 +18,7 @@ pub(super) fn links<'a>(desired: &State, observed: &'a State, scope: &Scope, ste
     observed
 }
 
-/// A link of ours that is found under its former name, when nothing has its own and nothing wants the former.
+/// The next link of ours under a former name, if no link has its name and no other link needs the former one.
 fn next(desired: &State, observed: &State, scope: &Scope) -> Option<(IfName, IfName)> {
     desired.links.iter().find_map(|(to, want)| {
         let from = want.was.as_ref()?;
@@ -30,7 +30,7 @@ fn next(desired: &State, observed: &State, scope: &Scope) -> Option<(IfName, IfN
     })
 }
 
-/// What hangs on a link goes with it.
+/// The objects on a link keep belonging to it.
 fn rename(state: &mut State, from: &IfName, to: &IfName) {
     let name = |dev: IfName| if dev == *from { to.clone() } else { dev };
     fn keys<K: Ord, V>(map: &mut BTreeMap<K, V>, change: impl Fn(K) -> K) {

@@ -1,7 +1,7 @@
-//! Routes: which to add, replace, put before others' and delete.
+//! Routes: which to add, replace, put before others, and delete.
 //!
-//! Where routes of a protocol are ours ([`RouteScope::protocol`](crate::state::RouteScope::protocol)), others may have
-//! routes to the same destinations. Ours stands before theirs and replaces none of them.
+//! Where only routes of one protocol are ours ([`RouteScope::protocol`](crate::state::RouteScope::protocol)), other
+//! programs may have routes to the same destinations. Ours precedes theirs, and replaces none of them.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::{Conflict, Plan, Step};
 use crate::state::{Route, RouteKey, RouteScope, Scope, State};
 use crate::types::{IfName, RouteProtocol};
 
-/// `have` does what `want` says; what `want` leaves to the kernel is not looked at.
+/// Whether `have` is what `want` requires; fields that `want` leaves to the kernel are ignored.
 pub fn satisfies(want: &Route, have: &Route) -> bool {
     want.kind == have.kind
         && (want.dev.is_none() || want.dev == have.dev)
@@ -26,17 +26,17 @@ pub fn satisfies(want: &Route, have: &Route) -> bool {
         && want.further == have.further
 }
 
-/// The routes of `state` to the destination of `key`, in its table, with its metric and TOS; the kernel takes the first.
+/// The routes of `state` with the destination, table, metric and TOS of `key`; the kernel uses the first.
 pub(crate) fn twins<'a>(key: &RouteKey, state: &'a State) -> impl Iterator<Item = (&'a RouteKey, &'a Route)> + use<'a> {
     let (first, last) = (RouteKey { ordinal: 0, ..key.clone() }, RouteKey { ordinal: u8::MAX, ..key.clone() });
     state.routes.range(first..=last)
 }
 
-/// The routes that were deleted to be added again before others.
+/// The routes that are deleted to be added again before others.
 #[derive(Default)]
 pub(super) struct Moved(BTreeSet<RouteKey>);
 
-/// Both sides, and what became of the links.
+/// Both states, and the result for the links.
 #[derive(Clone, Copy)]
 pub(super) struct Routes<'a> {
     pub(super) desired: &'a State,
@@ -49,8 +49,9 @@ impl Routes<'_> {
     pub(super) fn put(&self, plan: &mut Plan) -> Moved {
         let mut moved = Moved::default();
         let mut routes: Vec<_> = self.desired.routes.iter().collect();
-        // a gateway must be reachable when its route comes: routes without one first, and before those with an onlink one,
-        // because IPv6 asks the table about that too (ip6_route_check_nh_onlink, net/ipv6/route.c)
+        // A gateway must be reachable when its route is added. So routes without a gateway come first, then onlink
+        // ones last, because IPv6 looks their gateways up in the table, too (ip6_route_check_nh_onlink,
+        // net/ipv6/route.c).
         let rank = |route: &Route| match (route.via, route.onlink) {
             (None, _) => 0,
             (Some(_), true) => 1,
@@ -71,7 +72,8 @@ impl Routes<'_> {
         moved
     }
 
-    /// A route that leaves its link to the kernel is there by a link that is about to go, and would go with it.
+    /// Whether a route that leaves its link to the kernel uses a link that is about to be deleted, and would
+    /// disappear with it.
     fn lost(&self, want: &Route, have: &Route) -> bool {
         let goes = |dev: &IfName| dies(self.desired, self.scope, dev);
         want.dev.is_none() && !self.scope.keep && have.dev.as_ref().is_some_and(goes)
@@ -89,12 +91,12 @@ impl Routes<'_> {
         }
         let replace = first.is_some_and(|(_, have)| self.may_replace(key, have));
         if let (Some((_, have)), false, true) = (first, replace, key.dst.is_ipv6()) {
-            // together with ours it would become one route with two next hops
+            // Together with ours it would become one route with two next hops.
             let (wanted, found) = (Box::new(want.clone()), Box::new(have.clone()));
             plan.conflicts.push(Conflict::Route { key: key.clone(), wanted, found });
             return;
         }
-        // the kernel has no two that are the same
+        // The kernel has no two equal routes.
         if let Some((behind, have)) = twins.find(|(_, have)| satisfies(want, have)) {
             plan.steps.push(Step::DeleteRoute(key.clone(), have.clone()));
             moved.0.insert(behind.clone());
@@ -103,7 +105,7 @@ impl Routes<'_> {
         plan.steps.push(step(key.clone(), want.clone()));
     }
 
-    /// A route of ours or taken over, or one by a link of ours.
+    /// Whether the route is ours, taken over, or by a link of ours.
     fn may_replace(&self, key: &RouteKey, have: &Route) -> bool {
         let ours = goes(self.scope, key, have) || leaves_by_ours(self.scope, have);
         ours && !self.links.leaves_by_blocked(have)
@@ -128,7 +130,7 @@ fn is_ours(scope: &Scope, ours: &RouteScope, key: &RouteKey, route: &Route) -> b
     ours.protocol == Some(route.protocol) && (inside() || leaves_by_ours(scope, route))
 }
 
-/// What a Go flanneld left, or a plugin without a daemon.
+/// Whether a Go flanneld, or a plugin without a daemon, left the route.
 fn is_adopted(scope: &Scope, ours: &RouteScope, key: &RouteKey, route: &Route) -> bool {
     if ![RouteProtocol::BOOT, RouteProtocol::FLANNEL_CNI].contains(&route.protocol) {
         return false;
@@ -138,7 +140,7 @@ fn is_adopted(scope: &Scope, ours: &RouteScope, key: &RouteKey, route: &Route) -
         || (route.via.is_some() && ours.adopt.gateways.get(&key.dst).copied() == route.via)
 }
 
-/// Whether a route that nobody wants is to go.
+/// Whether a route that is not desired must be deleted.
 fn goes(scope: &Scope, key: &RouteKey, route: &Route) -> bool {
     let Some(ours) = &scope.routes else { return false };
     if key.table != ours.table || route.protocol == RouteProtocol::KERNEL {
@@ -149,7 +151,7 @@ fn goes(scope: &Scope, key: &RouteKey, route: &Route) -> bool {
         || (ours.dev.is_some() && route.dev == ours.dev)
 }
 
-/// `inner` is `outer` or a part of it.
+/// Whether `outer` contains `inner` or equals it.
 fn covers(outer: IpNetwork, inner: IpNetwork) -> bool {
     outer.is_ipv4() == inner.is_ipv4() && outer.prefix() <= inner.prefix() && outer.contains(inner.network())
 }

@@ -1,4 +1,4 @@
-//! One change to the kernel, as data; printed as the command that does the same.
+//! One change to the kernel, as data. It prints as the equivalent command.
 
 use std::fmt;
 
@@ -18,25 +18,25 @@ use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
 pub enum Step {
     /// Create a link, down.
     CreateLink(IfName, Link),
-    /// Give a link another name: the one that it has, the one that it gets.
+    /// Rename a link from the first name to the second.
     RenameLink(IfName, IfName),
     /// Change a link's settings.
     ChangeLink(IfName, LinkChange),
     /// Set the flags of a bridge port.
     SetPort(IfName, Port),
-    /// Add a VLAN to a bridge port, or change how the port carries it.
+    /// Add a VLAN to a bridge port, or change its flags.
     AddVlan(VlanKey, Vlan),
-    /// Take a VLAN off a bridge port.
+    /// Remove a VLAN from a bridge port.
     DeleteVlan(VlanKey),
-    /// Change a table of nf_tables. Consecutive ones are one transaction.
+    /// Change a table of nf_tables. Consecutive changes are one transaction.
     Nft(TableKey, NftStep),
-    /// Write a sysctl: path below /proc/sys, value.
+    /// Write a sysctl: its path below /proc/sys, and the value.
     WriteSysctl(String, String),
     /// Set a WireGuard device's private key, its port, or both.
     SetWireguard(IfName, Option<Secret>, Option<u16>),
     /// Add a peer to a WireGuard device, or change it.
     PutWireguardPeer(IfName, PublicKey, WireguardPeerChange),
-    /// Take a peer off a WireGuard device.
+    /// Remove a peer from a WireGuard device.
     DeleteWireguardPeer(IfName, PublicKey),
     /// Add an address.
     AddAddress(AddressKey, Address),
@@ -46,9 +46,10 @@ pub enum Step {
     PutFdb(FdbKey, Fdb),
     /// Replace the first route to the destination, or add it.
     PutRoute(RouteKey, Route),
-    /// Add a route that must be the first to its destination, and replace none. IPv6 has no order: there must be no other.
+    /// Add a route that must be the first to its destination, without replacing any. IPv6 has no order: no other may
+    /// exist.
     CreateRoute(RouteKey, Route),
-    /// Add a route before others to the same destination, of which none is replaced.
+    /// Add a route before others to the same destination, without replacing any.
     AddRoute(RouteKey, Route),
     /// Delete a route.
     DeleteRoute(RouteKey, Route),
@@ -62,33 +63,33 @@ pub enum Step {
     DeleteLink(IfName),
 }
 
-/// What of a link is to be changed; `None` stays.
+/// The fields of a link to change; `None` leaves a field unchanged. The default changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkChange {
     /// Up or down.
     pub up: Option<bool>,
-    /// MTU, bytes.
+    /// The MTU in bytes.
     pub mtu: Option<Mtu>,
-    /// Hardware address.
+    /// The hardware address.
     pub mac: Option<Mac>,
-    /// The upper device, or none.
+    /// The master, such as a bridge, or none.
     pub master: Option<Option<IfName>>,
     /// IFLA_IFALIAS
     pub alias: Option<String>,
     /// Promiscuous mode.
     pub promisc: Option<bool>,
-    /// Neighbours are resolved.
+    /// Whether neighbours are resolved.
     pub arp: Option<bool>,
     /// IFF_MULTICAST
     pub multicast: Option<bool>,
-    /// Kept without a carrier.
+    /// Whether the link is kept without a carrier.
     pub protodown: Option<bool>,
-    /// Attributes of the kind that can change in place.
+    /// The attributes of the kind that can change in place.
     pub kind: Option<LinkKind>,
 }
 
 impl LinkChange {
-    /// Nothing but `up`.
+    /// Only raises the link.
     pub fn up() -> Self {
         Self { up: Some(true), ..Self::default() }
     }
@@ -113,7 +114,7 @@ impl Step {
         }
     }
 
-    /// True for the steps that take something away.
+    /// Whether the step removes something.
     pub fn is_delete(&self) -> bool {
         if let Self::Nft(_, step) = self {
             return step.is_delete();
@@ -212,7 +213,7 @@ impl fmt::Display for LinkChange {
         if let Some(protodown) = self.protodown {
             write!(f, " protodown {}", if protodown { "on" } else { "off" })?;
         }
-        // behind `type` every word is the kind's
+        // After `type` every word belongs to the kind.
         match self.up {
             Some(true) => write!(f, " up")?,
             Some(false) => write!(f, " down")?,
@@ -253,7 +254,7 @@ impl fmt::Display for Fdb {
         write!(f, " dst {}", self.dst)?;
         self.port.map_or(Ok(()), |port| write!(f, " port {port}"))?;
         self.vni.map_or(Ok(()), |vni| write!(f, " vni {vni}"))?;
-        // bridge takes a name or `ifN`
+        // `bridge` accepts a name or `ifN`.
         self.via.map_or(Ok(()), |via| write!(f, " via if{via}"))
     }
 }

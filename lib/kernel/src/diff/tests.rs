@@ -1,4 +1,4 @@
-//! A model of the kernel that takes steps, and the properties of a diff.
+//! A model of the kernel that takes steps, and properties of a diff.
 
 mod examples;
 mod properties;
@@ -19,7 +19,7 @@ pub(crate) fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
 }
 
-/// What hangs on a link goes with it.
+/// The objects on a link keep belonging to it.
 pub(crate) fn rename(state: &mut State, from: &IfName, to: &IfName) {
     assert!(!state.links.contains_key(to), "{to}: File exists");
     let link = state.links.remove(from).expect("a link to rename");
@@ -46,7 +46,7 @@ pub(crate) fn rename(state: &mut State, from: &IfName, to: &IfName) {
     state.sysctls = state.sysctls.iter().map(|(path, value)| (path.replace(&was, &is), value.clone())).collect();
 }
 
-/// What the kernel does with a step.
+/// The effect of a step on the kernel.
 pub(crate) fn take(state: &mut State, step: &Step) {
     match step.clone() {
         Step::CreateLink(name, link) => {
@@ -108,7 +108,7 @@ pub(crate) fn take(state: &mut State, step: &Step) {
     }
 }
 
-/// A prefix has one peer.
+/// A prefix belongs to one peer.
 fn put_peer(device: &mut WireguardDevice, key: PublicKey, change: WireguardPeerChange) {
     device.peers.values_mut().for_each(|peer| peer.allowed_ips.retain(|net| !change.allowed_ips.contains(net)));
     let peer = device.peers.entry(key).or_default();
@@ -133,7 +133,7 @@ prop_compose! {
     }
 }
 
-/// A host: some of our devices, peers on them, routes by them and, always, things that are not ours.
+/// A host: some of our devices, peers on them, routes by them, and always objects that are not ours.
 pub(crate) fn state(foreign: bool) -> impl Strategy<Value = State> {
     let devices = prop::collection::btree_map(prop::sample::select(&DEVICES[..]).prop_map(name), link(), 0..3);
     let peers = prop::collection::vec((0..2usize, 0..6u8, 0..4u8, any::<bool>()), 0..8);
@@ -274,7 +274,7 @@ fn a_link_of_another_kind_is_left_alone_with_all_that_was_to_hang_on_it() {
     let plan = diff(&desired, &observed, &scope());
     assert!(plan.steps.is_empty(), "{:?}", plan.steps);
     let message = plan.conflicts[0].to_string();
-    assert!(message.contains("flannel.1 is a link of kind bridge, wanted is vxlan"), "{message}");
+    assert!(message.contains("flannel.1 is a link of kind bridge, not vxlan"), "{message}");
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn a_go_flannels_routes_are_taken_over_and_its_stale_ones_removed() {
     observed.links.insert(dev.clone(), link);
     observed.routes.insert(key("10.5.2.0/24"), route(RouteProtocol::BOOT));
     observed.routes.insert(key("10.5.3.0/24"), route(RouteProtocol::BOOT));
-    // the operator's own, and the whole network's, stay
+    // the operator's own route, and that of the whole network, stay
     observed.routes.insert(key("10.6.0.0/24"), route(RouteProtocol::BOOT));
     observed.routes.insert(key("10.5.0.0/16"), route(RouteProtocol::BOOT));
     observed.routes.insert(key("10.5.4.0/24"), route(RouteProtocol(4)));
@@ -318,7 +318,7 @@ fn link_local_addresses_are_the_kernels() {
     assert_eq!(steps, [Step::DeleteAddress(gone)]);
 }
 
-/// IPv6 looks an onlink gateway up in the table: its own route must be there before the route that it serves.
+/// IPv6 looks an onlink gateway up in the table, so the gateway's own route must exist before the route by it.
 #[test]
 fn a_gateways_own_route_comes_before_the_route_by_it() {
     let dev = IfName::new("flannel-v6.1").unwrap();
@@ -346,7 +346,7 @@ prop_compose! {
     }
 }
 
-/// A WireGuard device with peers that share eight subnets, each of one peer at the most.
+/// A WireGuard device with peers that share eight subnets, each belonging to one peer at most.
 fn wireguard(observed: bool) -> impl Strategy<Value = State> {
     let owners = prop::collection::vec(prop::option::of(0..4u8), 8);
     let peers = prop::collection::btree_map((0..4u8).prop_map(|n| PublicKey([n; 32])), peer(), 0..4);
@@ -387,7 +387,7 @@ proptest! {
     }
 }
 
-/// The next hop is known by its subnets: who comes with a new key takes them over at once, and the old one goes.
+/// A host is identified by its subnets: a new key takes them over at once, and the old key is removed.
 #[test]
 fn a_peer_with_a_new_key_replaces_the_old_one() {
     let with = |key: u8| {

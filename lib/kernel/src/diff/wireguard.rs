@@ -1,11 +1,12 @@
-//! WireGuard devices: their keys, and their peers.
+//! WireGuard devices: keys and peers.
 
 use super::Step;
 use super::objects::dies;
 use crate::state::{Scope, State, WireguardDevice, WireguardPeer, WireguardPeerChange};
 use crate::types::IfName;
 
-/// The device before its peers. A prefix that moves to another peer is taken from the one before in the same stroke.
+/// Sets up the device before its peers. A prefix that moves to another peer is taken from the previous one in the
+/// same step.
 pub(super) fn put(desired: &State, observed: &State, steps: &mut Vec<Step>) {
     for (name, want) in &desired.wireguard {
         let nothing = WireguardDevice::default();
@@ -41,9 +42,9 @@ fn change(want: &WireguardPeer, have: Option<&WireguardPeer>) -> Option<Wireguar
     (have.is_none() || change != WireguardPeerChange::default()).then_some(change)
 }
 
-/// A device that was just made has no sessions. Its peers still send into theirs with the device before it, for some 15 s, until
-/// they hear from this one. WireGuard sends a first packet, and with it starts a handshake, when a keepalive is switched on
-/// while the device is up (`set_peer`, drivers/net/wireguard/netlink.c).
+/// A new device has no sessions, while its peers still send into their sessions with the previous device, for about
+/// 15 s or until this device sends something. WireGuard sends a first packet, and so starts a handshake, when a
+/// keepalive is enabled while the device is up (`set_peer`, drivers/net/wireguard/netlink.c).
 pub(super) fn greet(desired: &State, observed: &State, steps: &mut Vec<Step>) {
     let is_new = |name: &IfName| desired.links.contains_key(name) && !observed.links.contains_key(name);
     for (name, device) in desired.wireguard.iter().filter(|(name, _)| is_new(name)) {
@@ -52,7 +53,7 @@ pub(super) fn greet(desired: &State, observed: &State, steps: &mut Vec<Step>) {
                 let change = WireguardPeerChange { keepalive: Some(seconds), ..WireguardPeerChange::default() };
                 Step::PutWireguardPeer(name.clone(), *public, change)
             };
-            // one that is on already was switched on before the device was up
+            // A keepalive that is on was enabled before the device was up.
             let off = (peer.keepalive != 0).then(|| keepalive(0));
             let on = keepalive(peer.keepalive.max(1));
             let as_before = (peer.keepalive == 0).then(|| keepalive(0));
@@ -61,7 +62,7 @@ pub(super) fn greet(desired: &State, observed: &State, steps: &mut Vec<Step>) {
     }
 }
 
-/// Peers that nobody wants, of devices that stay.
+/// Removes surplus peers of devices that stay.
 pub(super) fn delete(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {
     let stays = |dev: &IfName| !dies(desired, scope, dev);
     for (name, have) in observed.wireguard.iter().filter(|(name, _)| scope.wireguard.contains(name) && stays(name)) {

@@ -9,8 +9,8 @@ use super::{Kind, LinkKind, Phase};
 /// A bridge.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bridge {
-    /// Filter by VLAN (`bridge vlan`); needs CONFIG_BRIDGE_VLAN_FILTERING. Switched on when wanted, and never off:
-    /// somebody else may need it.
+    /// Filter by VLAN (`bridge vlan`); needs CONFIG_BRIDGE_VLAN_FILTERING. It is enabled when desired, and never
+    /// disabled, because others may need it.
     pub vlan_filtering: bool,
     /// The spanning tree protocol (`stp_state`), which keeps a new port from forwarding for half a minute. `None` on the
     /// desired side: whatever the bridge has.
@@ -18,7 +18,7 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// What [`Bridge::decode`] gets to see of IFLA_INFO_DATA: IFLA_BR_STP_STATE and IFLA_BR_VLAN_FILTERING.
+    /// The attributes of IFLA_INFO_DATA that [`Bridge::decode`] needs: IFLA_BR_STP_STATE and IFLA_BR_VLAN_FILTERING.
     pub(crate) const READ: [u16; 2] = [5, 7];
 
     pub(super) fn decode(data: Option<&InfoData>) -> Self {

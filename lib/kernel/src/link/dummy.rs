@@ -1,4 +1,4 @@
-//! Devices that drop what is sent by them: drivers/net/dummy.c.
+//! Devices that drop all packets: drivers/net/dummy.c.
 
 use super::Kind;
 

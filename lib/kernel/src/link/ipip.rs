@@ -7,17 +7,18 @@ use netlink_packet_route::link::{InfoData, InfoIpTunnel};
 
 use super::{Kind, LinkKind, Phase};
 
-/// An IPv4-in-IPv4 device (RFC 2003). A packet's outer destination is its route's gateway when there is no remote.
+/// An IPv4-in-IPv4 device (RFC 2003). Without a remote, a packet's outer destination is its route's gateway. The
+/// default leaves everything to the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ipip {
-    /// The outer source address; `None` is the kernel's choice per packet.
+    /// The outer source address; `None`: the kernel chooses one per packet.
     pub local: Option<Ipv4Addr>,
-    /// The outer destination of every packet; `None` for many.
+    /// The outer destination of every packet; `None`: that of the route.
     pub remote: Option<Ipv4Addr>,
-    /// The outer packets' TTL; 0 is that of the packet inside. Any other goes with `pmtudisc` alone.
+    /// The outer packets' TTL; 0 copies that of the inner packet. Other values require `pmtudisc`.
     pub ttl: u8,
-    /// Outer packets must not be fragmented. False, as for Go flannel's device: the outer packet has DF when the inner
-    /// one has.
+    /// Whether outer packets must not be fragmented. If false, as for Go flannel's device, the outer packet has DF if
+    /// the inner one has.
     pub pmtudisc: bool,
 }
 
@@ -54,7 +55,7 @@ impl Kind for Ipip {
         true
     }
 
-    /// A tunnel to one host cannot become one to many (ip_tunnel_changelink, net/ipv4/ip_tunnel.c).
+    /// A tunnel to one host cannot become a tunnel to many (ip_tunnel_changelink, net/ipv4/ip_tunnel.c).
     fn can_become(&self, want: &LinkKind) -> bool {
         matches!(want, LinkKind::Ipip(want) if want.remote == self.remote)
     }
@@ -65,7 +66,7 @@ impl Kind for Ipip {
         (want != *have).then_some(LinkKind::Ipip(want))
     }
 
-    /// The kernel takes what is absent for 0, in a change too (ipip_netlink_parms).
+    /// The kernel takes an absent attribute as 0, even in a change (ipip_netlink_parms).
     fn data(&self, _lower: Option<u32>, _phase: Phase) -> Option<InfoData> {
         let address = |addr: Option<Ipv4Addr>| IpAddr::V4(addr.unwrap_or(Ipv4Addr::UNSPECIFIED));
         Some(InfoData::IpTunnel(vec![

@@ -1,4 +1,4 @@
-//! Links that share the MAC of another link: drivers/net/ipvlan/ipvlan_main.c.
+//! Links that share the MAC address of another link: drivers/net/ipvlan/ipvlan_main.c.
 
 use std::fmt;
 
@@ -7,31 +7,31 @@ use netlink_packet_route::link::{InfoData, InfoIpVlan, IpVlanFlags, IpVlanMode};
 use super::{Kind, LinkKind, Phase, same_lower};
 use crate::types::IfName;
 
-/// An ipvlan device. Mode and isolation belong to the lower link: the last device that is made on it sets them for all
+/// An ipvlan device. Mode and isolation belong to the lower link: the last device created on it sets them for all
 /// (`ipvlan_link_new`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipvlan {
-    /// The link below, in the namespace that the link is born from.
+    /// The lower link, in the namespace that the link is created from.
     pub lower: Option<IfName>,
-    /// Where packets are told apart.
+    /// How packets are assigned to devices.
     pub mode: IpvlanMode,
-    /// How those on one lower link see each other.
+    /// How the devices on one lower link reach each other.
     pub isolation: IpvlanIsolation,
 }
 
-/// Where the ipvlan devices of one lower link tell packets apart.
+/// How packets are assigned to the ipvlan devices of one lower link.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum IpvlanMode {
-    /// By the address alone; ARP and broadcasts reach every device.
+    /// By address only; ARP and broadcasts reach every device.
     L2,
     /// By routing in the lower link's namespace; no broadcasts. The kernel's default.
     #[default]
     L3,
-    /// The same, and its netfilter sees the packets.
+    /// As L3, and netfilter of the lower link's namespace sees the packets.
     L3s,
 }
 
-/// How the ipvlan devices of one lower link see each other.
+/// How the ipvlan devices of one lower link reach each other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum IpvlanIsolation {
     /// Directly
@@ -39,12 +39,12 @@ pub enum IpvlanIsolation {
     Bridge,
     /// Not at all
     Private,
-    /// By way of the switch outside
+    /// Through the external switch
     Vepa,
 }
 
 impl Ipvlan {
-    /// On `lower`, its devices seeing each other.
+    /// A device on `lower` whose peers reach each other directly.
     pub fn on(lower: IfName, mode: IpvlanMode) -> Self {
         Self { lower: Some(lower), mode, isolation: IpvlanIsolation::Bridge }
     }
@@ -85,7 +85,8 @@ impl Kind for Ipvlan {
         Some(LinkKind::Ipvlan(Self { lower, ..self.clone() }))
     }
 
-    /// The kernel can change mode and isolation, but does so for every device on the lower link: those are not ours.
+    /// The kernel can change mode and isolation, but does so for all devices on the lower link, which may not be
+    /// ours.
     fn can_become(&self, want: &LinkKind) -> bool {
         matches!(want, LinkKind::Ipvlan(want) if want.mode == self.mode
             && want.isolation == self.isolation

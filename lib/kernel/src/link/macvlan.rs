@@ -1,4 +1,4 @@
-//! Links with a MAC of their own on another link: drivers/net/macvlan.c.
+//! Links with a MAC address of their own on another link: drivers/net/macvlan.c.
 
 use std::fmt;
 
@@ -10,31 +10,31 @@ use crate::types::IfName;
 /// A macvlan device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Macvlan {
-    /// The link below, in the namespace that the link is born from.
+    /// The lower link, in the namespace that the link is created from.
     pub lower: Option<IfName>,
-    /// How those on one lower link see each other.
+    /// How the devices on one lower link reach each other.
     pub mode: MacvlanMode,
-    /// Broadcast packets that may wait on the lower link; `None` is the kernel's 1000.
+    /// The number of broadcast packets that may wait on the lower link; `None` means the kernel's 1000.
     pub bc_queue_len: Option<u32>,
 }
 
-/// How the macvlan devices of one lower link see each other (`ip link … type macvlan mode`).
+/// How the macvlan devices of one lower link reach each other (`ip link … type macvlan mode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MacvlanMode {
     /// Directly
     Bridge,
     /// Not at all
     Private,
-    /// By way of the switch outside
+    /// Through the external switch
     Vepa,
     /// One device owns the lower link
     Passthru,
-    /// Not at all, and each takes packets from listed sources only
+    /// Not at all, and each accepts packets from listed sources only
     Source,
 }
 
 impl Macvlan {
-    /// On `lower`, everything else left to the kernel.
+    /// A device on `lower`, with everything else left to the kernel.
     pub fn on(lower: IfName, mode: MacvlanMode) -> Self {
         Self { lower: Some(lower), mode, bc_queue_len: None }
     }

@@ -1,5 +1,5 @@
-//! The kinds of link: one file for each, with its state, its attributes in a message, what of it can be changed in place,
-//! and its words in a command.
+//! The kinds of link: one file each, with its state, its attributes in a message, the fields that can change in
+//! place, and its words in a command.
 //!
 //! A new kind is a new file and a line in each of the three tables here: [`LinkKind`], `LinkKind::as_kind` and
 //! `decode`.
@@ -32,7 +32,7 @@ pub use vxlan::{KERNEL_VXLAN_PORT, Vxlan, VxlanDf, VxlanTtl};
 
 use crate::types::IfName;
 
-/// The kind of a link and what only links of that kind have.
+/// The kind of a link, with the fields that only links of that kind have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
     /// `ip link add type bridge`
@@ -43,7 +43,7 @@ pub enum LinkKind {
     Vxlan(Vxlan),
     /// `ip link add type ipip`
     Ipip(Ipip),
-    /// `ip link add type wireguard`; what it holds is [`State::wireguard`](crate::state::State::wireguard).
+    /// `ip link add type wireguard`; its keys and peers are in [`State::wireguard`](crate::state::State::wireguard).
     Wireguard,
     /// `ip link add link LOWER type macvlan`
     Macvlan(Macvlan),
@@ -57,32 +57,32 @@ pub enum LinkKind {
     TunTap(TunTap),
     /// lo
     Loopback,
-    /// Anything else, by the kernel's own word (`bond`, `vrf`, …) or empty for hardware. Observed, relied on or moved
-    /// to another namespace.
+    /// Any other kind, by the kernel's name (`bond`, `vrf`, …) or empty for hardware. It can be observed, used as a
+    /// lower link, or moved to another namespace.
     Other(String),
 }
 
-/// How a link of a kind comes to be.
+/// How a link of a kind is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {
-    /// RTM_NEWLINK, with all that the link is to have but its alias.
+    /// By RTM_NEWLINK, with everything but its alias.
     Message,
-    /// An ioctl that takes the name and the kind's own fields alone.
+    /// By an ioctl that takes only the name and the kind's own fields.
     Ioctl,
-    /// The kernel makes it by itself.
+    /// By the kernel itself.
     Kernel,
 }
 
-/// Whether a link is being made or lives.
+/// Whether a message creates or changes a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// It is being made: everything is said.
+    /// The link is created: all fields are sent.
     Creation,
-    /// It lives: what can be changed is said.
+    /// The link exists: fields that can change are sent.
     Change,
 }
 
-/// What a kind of link knows of itself. The defaults are those of a link that is nothing but its name.
+/// The properties of a kind of link. The defaults fit a link without fields of its own.
 pub(crate) trait Kind {
     /// The kernel's word (IFLA_INFO_KIND).
     fn word(&self) -> &str;
@@ -96,28 +96,27 @@ pub(crate) trait Kind {
         None
     }
 
-    /// Carries packets of an overlay to other hosts.
+    /// Whether it carries an overlay's packets to other hosts.
     fn is_tunnel(&self) -> bool {
         false
     }
 
-    /// The link that this one stands on.
+    /// The lower link.
     fn lower(&self) -> Option<&IfName> {
         None
     }
 
-    /// The same on another lower link, for kinds that have one.
+    /// The same kind on another lower link, if the kind has one.
     fn above(&self, _lower: Option<IfName>) -> Option<LinkKind> {
         None
     }
 
-    /// A link that is this can become `want`, of the same kind, while it lives. The lower link's namespace is not
-    /// compared.
+    /// Whether this link can become `want`, of the same kind, in place. The lower link's namespace is not compared.
     fn can_become(&self, _want: &LinkKind) -> bool {
         true
     }
 
-    /// What to set on `have`, of the same kind, to make it into this; `None` when nothing differs that can be set.
+    /// The changes that turn `have`, of the same kind, into this; `None` when no changeable field differs.
     fn change(&self, _have: &LinkKind) -> Option<LinkKind> {
         None
     }
@@ -127,22 +126,22 @@ pub(crate) trait Kind {
         None
     }
 
-    /// What creation takes outside of [`Self::data`].
+    /// The attributes for creation besides [`Self::data`].
     fn attributes(&self, lower: Option<u32>) -> Vec<LinkAttribute> {
         lower.map(LinkAttribute::Link).into_iter().collect()
     }
 
-    /// `ip link` names the lower link in front, as `link LOWER`.
+    /// Whether `ip link` names the lower link first, as `link LOWER`.
     fn lower_comes_first(&self) -> bool {
         true
     }
 
-    /// What `ip link` takes before `type`, each word after a space.
+    /// The words of `ip link` before `type`, each after a space.
     fn options(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Ok(())
     }
 
-    /// What `ip link` takes behind `type WORD`, each word after a space.
+    /// The words of `ip link` after `type WORD`, each after a space.
     fn parameters(&self, _f: &mut fmt::Formatter<'_>, _phase: Phase) -> fmt::Result {
         Ok(())
     }
@@ -166,45 +165,45 @@ impl LinkKind {
         }
     }
 
-    /// The kernel's word: `vxlan`, `macvlan`; `device` for hardware.
+    /// The kernel's name of the kind: `vxlan`, `macvlan`; `device` for hardware.
     pub fn word(&self) -> &str {
         self.as_kind().word()
     }
 
-    /// The link that it stands on (`dev` or `link` of `ip link add`). `None`, too, when an observed one's is in
-    /// another namespace.
+    /// The lower link (`dev` or `link` of `ip link add`). Also `None` when an observed link's is in another
+    /// namespace.
     pub fn lower(&self) -> Option<&IfName> {
         self.as_kind().lower()
     }
 
-    /// Carries packets of an overlay to other hosts: vxlan, ipip, wireguard, tun.
+    /// Whether it carries an overlay's packets to other hosts: vxlan, ipip, wireguard, tun.
     pub fn is_tunnel(&self) -> bool {
         self.as_kind().is_tunnel()
     }
 
-    /// The same kind, whatever its fields.
+    /// Whether the kinds are equal, whatever their fields.
     pub fn is_like(&self, other: &Self) -> bool {
         self.word() == other.word()
     }
 
-    /// A link of this kind can be made into `want` while it lives. One that stands on another link keeps it, unless
-    /// its kind can move; a lower link in another namespace is not compared.
+    /// Whether a link of this kind can be changed into `want` in place. A lower link can change only if the kind
+    /// allows it; a lower link in another namespace is not compared.
     pub fn can_become(&self, want: &Self) -> bool {
         self.is_like(want) && self.as_kind().can_become(want)
     }
 
-    /// What to set to make `have` into this; `None` when nothing differs that can be set.
+    /// The changes that turn `have` into this; `None` when no changeable field differs.
     pub fn change(&self, have: &Self) -> Option<Self> {
         self.as_kind().change(have)
     }
 
-    /// The same on another lower link, for kinds that have one.
+    /// The same kind on another lower link, if the kind has one.
     pub(crate) fn above(&self, lower: Option<IfName>) -> Self {
         self.as_kind().above(lower).unwrap_or_else(|| self.clone())
     }
 }
 
-/// What IFLA_INFO_KIND and IFLA_INFO_DATA say; the lower link is put in by [`LinkKind::above`].
+/// Decodes IFLA_INFO_KIND and IFLA_INFO_DATA; [`LinkKind::above`] adds the lower link.
 pub(crate) fn decode(word: &InfoKind, data: Option<&InfoData>) -> LinkKind {
     match (word, data) {
         (InfoKind::Bridge, data) => LinkKind::Bridge(Bridge::decode(data)),
@@ -221,7 +220,7 @@ pub(crate) fn decode(word: &InfoKind, data: Option<&InfoData>) -> LinkKind {
     }
 }
 
-/// A lower link that cannot be changed: `have` is on the one that is wanted, as far as names of one namespace tell.
+/// Whether `have` is on the desired lower link, as far as names of one namespace tell.
 fn same_lower(want: Option<&IfName>, have: Option<&IfName>) -> bool {
     want.is_none() || have.is_none() || want == have
 }

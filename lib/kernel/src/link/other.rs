@@ -1,5 +1,5 @@
-//! Links that are observed, relied on or moved, and never made from parts: the loopback device, hardware, kinds without
-//! a file of their own.
+//! Links that are observed, used or moved, but never created from fields: the loopback device, hardware, and kinds
+//! without a file of their own.
 
 use super::{Kind, Made};
 
@@ -15,7 +15,7 @@ impl Kind for Loopback {
     }
 }
 
-/// A kind that is known by the kernel's word alone; hardware has none.
+/// A kind that only has the kernel's name; hardware has none.
 impl Kind for String {
     fn word(&self) -> &str {
         if self.is_empty() { "device" } else { self }

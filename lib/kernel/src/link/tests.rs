@@ -1,4 +1,4 @@
-//! What every kind must hold: it is read as it was written, and what is wanted of it is reached.
+//! Properties of every kind: it is read as it was written, and its desired fields are reached.
 
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -30,7 +30,7 @@ fn vni(vni: u32) -> Vni {
     Vni::new(vni).unwrap()
 }
 
-/// Of each kind that a message makes, the plain one and one with every field set.
+/// Each kind that a message creates, once plain and once with every field set.
 fn kinds() -> Vec<LinkKind> {
     let rich = Vxlan {
         lower: Some(name("eth0")),
@@ -69,7 +69,7 @@ fn kinds() -> Vec<LinkKind> {
     kinds
 }
 
-/// As it comes out at the other end of a socket.
+/// The message as it arrives at the other end of a socket.
 fn through_bytes(message: &RouteNetlinkMessage) -> RouteNetlinkMessage {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
@@ -99,7 +99,7 @@ fn what_nobody_makes_by_message_has_none() {
     assert_eq!(codec::create(&name("l"), &Link::up(lost), &Eth0), None);
 }
 
-/// A link becomes another of its kind by one change, or not at all; of another kind it never does.
+/// One change turns a link into another of its kind, or nothing does; a link never changes its kind.
 #[test]
 fn a_change_leads_to_what_is_wanted() {
     for want in kinds() {
@@ -137,7 +137,7 @@ fn what_the_kernel_refuses_to_change_is_made_anew() {
     let hops = vxlan(Vxlan { ttl: VxlanTtl::Hops(1), df: VxlanDf::Set, ..base() });
     assert!(hops.can_become(&vxlan(base())));
     assert_eq!(vxlan(base()).change(&hops), Some(vxlan(base())));
-    // nothing is wanted of the local address: it stays
+    // The local address is not desired, so it stays.
     let here = Ipip { local: "192.0.2.1".parse().ok(), ttl: 7, pmtudisc: true, remote: None };
     let calm = Ipip { local: here.local, ..Ipip::default() };
     assert_eq!(LinkKind::Ipip(Ipip::default()).change(&LinkKind::Ipip(here)), Some(LinkKind::Ipip(calm)));

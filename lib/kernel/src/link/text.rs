@@ -1,4 +1,4 @@
-//! The commands that make and change links.
+//! The commands that create and change links.
 
 use std::fmt;
 use std::os::fd::RawFd;
@@ -12,8 +12,8 @@ pub(crate) fn descriptor(fd: RawFd) -> String {
     format!("/proc/{}/fd/{fd}", std::process::id())
 }
 
-/// The command that makes a link. One that is born from the parent's namespace is made there, and `netns` says where
-/// it goes.
+/// The command that creates a link. A link that is born from the parent's namespace is created there, and `netns`
+/// names its destination.
 pub(crate) struct Creation<'a> {
     pub(crate) name: &'a IfName,
     pub(crate) link: &'a Link,
@@ -21,7 +21,7 @@ pub(crate) struct Creation<'a> {
 }
 
 impl<'a> Creation<'a> {
-    /// Where the namespace is not known: the shell's variable NETNS holds its path.
+    /// For an unknown namespace: the shell variable NETNS holds its path.
     pub(crate) fn new(name: &'a IfName, link: &'a Link) -> Self {
         Self { name, link, netns: "$NETNS" }
     }

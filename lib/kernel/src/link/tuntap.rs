@@ -1,4 +1,4 @@
-//! TUN and TAP devices, as rtnetlink shows them; `crate::tuntap` makes them. drivers/net/tun.c.
+//! TUN and TAP devices, as rtnetlink reports them; `crate::tuntap` creates them. drivers/net/tun.c.
 
 use std::fmt;
 
@@ -54,13 +54,13 @@ impl Kind for TunTap {
         true
     }
 
-    /// A program attaches to a device of one queue in another way than to one of several.
+    /// A program attaches to a device with one queue differently than to one with several.
     fn can_become(&self, want: &LinkKind) -> bool {
         matches!(want, LinkKind::TunTap(want) if want.tap == self.tap && want.multi_queue == self.multi_queue)
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>, _phase: Phase) -> fmt::Result {
-        // crate::tuntap::create gives a TAP the header of virtio
+        // crate::tuntap::create gives a TAP device the virtio header.
         write!(f, " mode {}", if self.tap { "tap vnet_hdr" } else { "tun" })?;
         self.owner.map_or(Ok(()), |owner| write!(f, " user {owner}"))?;
         self.group.map_or(Ok(()), |group| write!(f, " group {group}"))?;

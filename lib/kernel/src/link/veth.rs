@@ -12,25 +12,25 @@ use crate::types::{IfName, Mac, Mtu};
 /// One end of a pair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Veth {
-    /// The other end. Read at creation only; an observed veth has none.
+    /// The other end. Used at creation only; an observed veth has none.
     pub peer: Option<Box<VethPeer>>,
 }
 
 /// The other end of a veth pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VethPeer {
-    /// Its name from birth.
+    /// Its name at creation.
     pub name: IfName,
-    /// `None`: random.
+    /// The MAC address; `None`: random.
     pub mac: Option<Mac>,
-    /// `None`: the kernel's 1500.
+    /// The MTU in bytes; `None`: the kernel's 1500.
     pub mtu: Option<Mtu>,
-    /// An open namespace file the peer is born in (IFLA_NET_NS_FD); `None` is the namespace of the socket.
+    /// An open file of the namespace that the peer is created in (IFLA_NET_NS_FD); `None`: the socket's namespace.
     pub netns: Option<RawFd>,
 }
 
-/// A veth has a pair of queues for each possible CPU unless told otherwise, and each queue is an object of its own in
-/// sysfs, with its own event for udev. It never queues (noqueue, NETIF_F_LLTX): the rest is only registered and removed.
+/// By default a veth has a pair of queues for each possible CPU, and each queue is an object in sysfs with its own
+/// udev event. A veth never queues (noqueue, NETIF_F_LLTX), so the additional queues are only registered and removed.
 const ONE_QUEUE: [LinkAttribute; 2] = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
 
 impl Kind for Veth {
@@ -40,7 +40,7 @@ impl Kind for Veth {
 
     fn data(&self, _lower: Option<u32>, _phase: Phase) -> Option<InfoData> {
         let peer = self.peer.as_ref()?;
-        // no IFF_UP here: the kernel raises the peer before its other end exists and fails with ENOTCONN
+        // Without IFF_UP: the kernel would raise the peer before its other end exists, and fail with ENOTCONN.
         let mut attributes = vec![LinkAttribute::IfName(peer.name.as_str().to_owned())];
         attributes.extend(ONE_QUEUE);
         attributes.extend(peer.mac.map(|Mac(mac)| LinkAttribute::Address(mac.to_vec())));

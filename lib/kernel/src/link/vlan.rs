@@ -11,9 +11,9 @@ use crate::types::{IfName, VlanId};
 /// [`State::vlans`](crate::state::State::vlans).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VlanDevice {
-    /// The link below, in the namespace that the link is born from.
+    /// The lower link, in the namespace that the link is created from.
     pub lower: Option<IfName>,
-    /// The VLAN; `None` is number 0: frames that have a priority and belong to no VLAN.
+    /// The VLAN; `None` means number 0: frames that have a priority and belong to no VLAN.
     pub id: Option<VlanId>,
     /// The tag's protocol.
     pub protocol: VlanProtocol,

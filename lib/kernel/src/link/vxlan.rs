@@ -8,7 +8,7 @@ use netlink_packet_route::link::{self, InfoData, InfoVxlan, LinkAttribute};
 use super::{Kind, LinkKind, Phase};
 use crate::types::{IfName, Vni};
 
-/// The port the kernel takes when a VXLAN device names none (`vxlan_port`). IANA's 4789 came later.
+/// The port that the kernel uses when a VXLAN device names none (`vxlan_port`). IANA assigned 4789 later.
 pub const KERNEL_VXLAN_PORT: u16 = 8472;
 
 /// A VXLAN device.
@@ -16,15 +16,15 @@ pub const KERNEL_VXLAN_PORT: u16 = 8472;
 pub struct Vxlan {
     /// The network identifier.
     pub vni: Vni,
-    /// The underlay link (IFLA_VXLAN_LINK); `None` on the desired side: whatever the device has.
+    /// The underlay link (IFLA_VXLAN_LINK); `None` when desired: any.
     pub lower: Option<IfName>,
-    /// The outer source address; `None` on the desired side: whatever the device has.
+    /// The outer source address; `None` when desired: any.
     pub local: Option<IpAddr>,
-    /// UDP port; `None` omits the attribute, which is the kernel's 8472.
+    /// The UDP port; `None` omits the attribute, so that the kernel uses 8472.
     pub port: Option<u16>,
-    /// Learn from received packets.
+    /// Whether the device learns from received packets.
     pub learning: bool,
-    /// Group policy extension.
+    /// Whether the group policy extension is on.
     pub gbp: bool,
     /// The outer packets' TTL.
     pub ttl: VxlanTtl,
@@ -38,10 +38,10 @@ pub struct Vxlan {
 /// The TTL of outer packets (`ip link … type vxlan ttl`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum VxlanTtl {
-    /// That of any packet that this host sends.
+    /// The host's default TTL.
     #[default]
     Auto,
-    /// That of the packet inside. Only at creation.
+    /// The TTL of the inner packet. Only at creation.
     Inherit,
     /// This many hops, never 0.
     Hops(u8),
@@ -55,12 +55,12 @@ pub enum VxlanDf {
     Unset,
     /// Always set.
     Set,
-    /// As in the packet inside.
+    /// As in the inner packet.
     Inherit,
 }
 
 impl Vxlan {
-    /// The device of `vni`, everything else as the kernel has it without being told, but for learning, which is off.
+    /// The device of `vni`, with the kernel's defaults, except that learning is off.
     pub fn new(vni: Vni) -> Self {
         Self {
             vni,
@@ -102,7 +102,7 @@ impl Vxlan {
         vxlan
     }
 
-    /// IFLA_VXLAN_LINK, which is where the lower link is.
+    /// The lower link's index, from IFLA_VXLAN_LINK.
     pub(crate) fn decode_lower(data: &InfoData) -> Option<u32> {
         let InfoData::Vxlan(data) = data else { return None };
         data.iter().find_map(|a| if let InfoVxlan::Link(index) = a { Some(*index) } else { None })
@@ -142,7 +142,7 @@ impl Kind for Vxlan {
         Some(LinkKind::Vxlan(Self { lower, ..self.clone() }))
     }
 
-    /// What vxlan_nl2conf refuses when a device lives.
+    /// vxlan_nl2conf refuses some changes of an existing device.
     fn can_become(&self, want: &LinkKind) -> bool {
         let LinkKind::Vxlan(want) = want else { return false };
         let family = |vxlan: &Self| vxlan.local.map(|ip| ip.is_ipv4());
@@ -198,7 +198,7 @@ impl Kind for Vxlan {
         self.lower.as_ref().map_or(Ok(()), |lower| write!(f, " dev {lower}"))?;
         self.local.map_or(Ok(()), |local| write!(f, " local {local}"))?;
         if phase == Phase::Creation {
-            // without one, ip warns and leaves the choice to the kernel
+            // Without it, ip warns and leaves the choice to the kernel.
             write!(f, " dstport {}", self.port.unwrap_or(KERNEL_VXLAN_PORT))?;
         }
         write!(f, " {}learning", if self.learning { "" } else { "no" })?;

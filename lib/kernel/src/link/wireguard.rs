@@ -1,4 +1,4 @@
-//! WireGuard devices: drivers/net/wireguard/device.c. What they hold goes another way (`crate::wireguard`).
+//! WireGuard devices: drivers/net/wireguard/device.c. `crate::wireguard` reads and writes their keys and peers.
 
 use super::Kind;
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteType, RouteVia,
 };
 
 use super::{Names, address_family};
@@ -165,6 +165,33 @@ pub fn decode(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)>
         return None;
     }
     decode_route(message, kind, names)
+}
+
+/// Like [`decode`], for routes by the link `dev`. IPv6 merges routes to a destination that differ only in their next
+/// hop into one, but accepts them one by one: each hop by `dev` is returned as a route.
+pub(crate) fn decode_by(dev: u32, message: &Message, names: &dyn Names) -> Vec<(RouteKey, Route)> {
+    let hops = if let Message::NewRoute(route) = message { by_hop(dev, route) } else { None };
+    match hops {
+        Some(hops) => hops.into_iter().filter_map(|hop| decode(&Message::NewRoute(hop), names)).collect(),
+        None => decode(message, names).into_iter().collect(),
+    }
+}
+
+/// The route with each of its hops by `dev` in turn; `None` unless it is an IPv6 route with several hops.
+fn by_hop(dev: u32, route: &RouteMessage) -> Option<Vec<RouteMessage>> {
+    let is_ipv6 = route.header.address_family == address_family(Family::V6);
+    let hops = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) if is_ipv6 => Some(hops),
+        _ => None,
+    })?;
+    let alone = |hop: &RouteNextHop| {
+        let mut alone = route.clone();
+        alone.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::MultiPath(_)));
+        alone.attributes.push(RouteAttribute::Oif(hop.interface_index));
+        alone.attributes.extend(hop.attributes.iter().cloned());
+        alone
+    };
+    Some(hops.iter().filter(|hop| hop.interface_index == dev).map(alone).collect())
 }
 
 /// Decodes the route of a RTM_DELROUTE, as [`decode`] does for a new one.

@@ -11,10 +11,6 @@ pub struct Errno(pub i32);
 impl Errno {
     /// The operation was not tried because another one was refused.
     pub const CANCELED: Self = Self(libc::ECANCELED);
-    /// The kernel does not have the protocol.
-    pub const PROTONOSUPPORT: Self = Self(libc::EPROTONOSUPPORT);
-    /// The kernel does not have the address family.
-    pub const AFNOSUPPORT: Self = Self(libc::EAFNOSUPPORT);
     /// The request is invalid.
     pub const INVAL: Self = Self(libc::EINVAL);
     /// The kernel does not have the operation.
@@ -74,6 +70,16 @@ impl KernelError {
     /// Whether the object already exists.
     pub fn is_already(&self) -> bool {
         self.errno.0 == libc::EEXIST
+    }
+
+    /// Whether the kernel says EINVAL: the request is not possible as things are.
+    pub fn is_invalid(&self) -> bool {
+        self.errno == Errno::INVAL
+    }
+
+    /// Whether the caller has not the capability that the request needs.
+    pub fn is_denied(&self) -> bool {
+        self.errno.0 == libc::EPERM
     }
 
     /// Whether the object, or the link that it belongs to, does not exist.

@@ -1,4 +1,4 @@
-//! The kernel's announcements as they come: which groups they are in, and what a message holds.
+//! Reads the kernel's announcements: their groups, and the contents of a message.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,8 +21,8 @@ use crate::netlink::wire::Incoming;
 /// IPV4_NETCONF and IPV6_NETCONF. Bridge ports and their VLANs are announced to LINK, forwarding entries to NEIGH.
 const GROUPS: [u32; 11] = [1, 3, 4, 5, 7, 8, 9, 11, 19, 24, 25];
 
-/// Room for some ten thousand announcements, in bytes. Past it they are lost, and everything must be read again; the
-/// kernel's usual 208 KiB hold about 250 of another program's routes.
+/// Room for about ten thousand announcements, in bytes. When it is full, announcements are lost, and everything must
+/// be read again. The kernel's default of 208 KiB holds about 250 of another program's routes.
 const ROOM: usize = 16 << 20;
 
 /// RTM_* (linux/rtnetlink.h), a NEW and a DEL each: links, addresses, routes, neighbours and rules.
@@ -31,26 +31,26 @@ const OBJECTS: [u16; 10] = [16, 17, 20, 21, 24, 25, 28, 29, 32, 33];
 const QUEUES: [u16; 2] = [36, 37];
 /// Classes, filters, actions and chains of filters, which are announced to the same group.
 const TRAFFIC: [std::ops::RangeInclusive<u16>; 2] = [38..=50, 100..=102];
-/// A program is asked to resolve an address (`neigh_app_ns`, net/core/neighbour.c): nothing has changed.
+/// The kernel asks a program to resolve an address (`neigh_app_ns`, net/core/neighbour.c); nothing has changed.
 const RTM_GETNEIGH: u16 = 30;
 
-/// Joins `socket`, a NETLINK_ROUTE one that is not bound yet, to the groups of everything that [`News`](super::News)
-/// tells, and gives it room for bursts.
+/// Adds `socket`, a NETLINK_ROUTE socket that is not bound yet, to the groups of all [`News`](super::News), and
+/// enlarges its buffer for bursts.
 pub fn listen(socket: &mut Socket) -> io::Result<()> {
     let groups = GROUPS.iter().fold(0, |all, group| all | 1 << (group - 1));
     socket.bind(&SocketAddr::new(0, groups))?;
-    // without CAP_NET_ADMIN there is as much as net.core.rmem_max allows
+    // Without CAP_NET_ADMIN the limit is net.core.rmem_max.
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(&*socket, ROOM).is_err() {
         rustix::net::sockopt::set_socket_recv_buffer_size(&*socket, ROOM)?;
     }
     Ok(())
 }
 
-/// One message of the kernel's.
+/// One message of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
     pub(super) body: Body,
-    /// NLM_F_APPEND: a route behind others of its destination and metric.
+    /// NLM_F_APPEND: the route follows others of its destination and metric.
     pub(super) appended: bool,
 }
 
@@ -88,7 +88,7 @@ impl NetlinkDeserializable for Announcement {
             kind if QUEUES.contains(&kind) => queue(payload)
                 .map_or_else(|| Body::Unreadable("a queueing discipline that is cut short".to_owned()), Body::Queue),
             kind if TRAFFIC.iter().any(|kinds| kinds.contains(&kind)) => Body::Nothing,
-            // its link is gone, too
+            // The link is gone, too.
             netconf::RTM_DELNETCONF | RTM_GETNEIGH => Body::Nothing,
             kind => Body::Unreadable(format!("a message of type {kind}")),
         };
@@ -101,7 +101,7 @@ fn queue(payload: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(*payload.get(4..)?.first_chunk()?))
 }
 
-/// An announcement is never sent: this is what a connection asks of its type of message.
+/// An announcement is never sent, but a connection requires this of its message type.
 impl NetlinkSerializable for Announcement {
     fn message_type(&self) -> u16 {
         0
@@ -114,8 +114,8 @@ impl NetlinkSerializable for Announcement {
     fn serialize(&self, _: &mut [u8]) {}
 }
 
-/// The announcements in a datagram, for those who have one without a connection. A rest that is no message is one
-/// that cannot be read.
+/// The announcements in a datagram, for callers without a connection. An incomplete rest counts as an unreadable
+/// announcement.
 pub fn announcements(mut datagram: &[u8]) -> Vec<Announcement> {
     let mut all = Vec::new();
     while !datagram.is_empty() {
@@ -137,12 +137,12 @@ fn unreadable(why: &str) -> Announcement {
     Announcement { body: Body::Unreadable(why.to_owned()), appended: false }
 }
 
-/// A blocking socket that hears them, for those who have no connection of their own.
-pub struct Ear {
+/// A blocking socket for announcements, for callers without a connection.
+pub struct Listener {
     client: Client,
 }
 
-impl Ear {
+impl Listener {
     /// Listens in the thread's network namespace.
     pub fn open() -> Result<Self, KernelError> {
         let mut client = Client::open(Protocol::Route)?;
@@ -150,10 +150,10 @@ impl Ear {
         Ok(Self { client })
     }
 
-    /// Waits for some. ENOBUFS: some were lost.
-    pub fn hear(&mut self) -> Result<Vec<Announcement>, KernelError> {
-        let heard = self.client.datagram(RecvFlags::empty());
-        let heard = heard.map_err(|errno| KernelError::new("read the kernel's announcements", errno))?;
-        Ok(heard.map(announcements).unwrap_or_default())
+    /// Waits for announcements. ENOBUFS means that some were lost.
+    pub fn receive(&mut self) -> Result<Vec<Announcement>, KernelError> {
+        let datagram = self.client.datagram(RecvFlags::empty());
+        let datagram = datagram.map_err(|errno| KernelError::new("read the kernel's announcements", errno))?;
+        Ok(datagram.map(announcements).unwrap_or_default())
     }
 }

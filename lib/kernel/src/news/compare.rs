@@ -1,4 +1,4 @@
-//! Whether news contradicts what is desired: [`diff`] on the one object that the news is of.
+//! Decides whether news contradicts the desired state, by [`diff`] on the one object concerned.
 
 use super::News;
 use crate::diff::{diff, satisfies, twins};
@@ -6,10 +6,10 @@ use crate::message::link::SeenLink;
 use crate::state::{Scope, State};
 use crate::types::IfName;
 
-/// True when the kernel is not as `desired` any more, if it was before: a field of an object is not as wanted, a wanted
-/// object is gone, or an unwanted one has appeared inside `scope`. False for all other changes.
+/// Whether the kernel no longer matches `desired`, if it did before: a field of an object is wrong, a desired object
+/// is gone, or another one has appeared inside `scope`. False for all other changes.
 ///
-/// A wanted object hangs on a link of `desired` or on one that `scope` names.
+/// A desired object belongs to a link of `desired`, or to one in `scope`.
 pub fn contradicts(news: &News, desired: &State, scope: &Scope) -> bool {
     match news {
         News::Unreadable(_) => true,
@@ -24,7 +24,7 @@ pub fn contradicts(news: &News, desired: &State, scope: &Scope) -> bool {
     }
 }
 
-/// What hangs on other links is not wanted, or not ours.
+/// Whether objects on the link can be desired or ours.
 fn concerns(name: &IfName, desired: &State, scope: &Scope) -> bool {
     let named = [&scope.links, &scope.read_links, &scope.addresses, &scope.neighbours, &scope.vlans, &scope.wireguard];
     desired.links.contains_key(name)
@@ -41,7 +41,8 @@ fn link(name: &IfName, seen: Option<&SeenLink>, desired: &State, scope: &Scope) 
     match seen {
         Some(seen) => {
             there.links.insert(name.clone(), seen.link.clone());
-            // the kernel drops the routes of a link that goes down, IPv4's without a word (fib_table_flush)
+            // The kernel drops the routes of a link that goes down; for IPv4 it does not announce that
+            // (fib_table_flush).
             (!seen.link.up && routes().next().is_some()) || !diff(&wanted, &there, scope).is_empty()
         }
         None => {
@@ -54,7 +55,7 @@ fn link(name: &IfName, seen: Option<&SeenLink>, desired: &State, scope: &Scope) 
     }
 }
 
-/// What is wanted on the link `name`, routes apart.
+/// The desired objects on the link `name`, except routes.
 fn hanging(name: &IfName, desired: &State, wanted: &mut State) {
     let State { ports, vlans, addresses, neighbours, fdb, wireguard, sysctls, .. } = desired;
     wanted.ports.extend(ports.get(name).map(|port| (name.clone(), *port)));
@@ -69,7 +70,7 @@ fn hanging(name: &IfName, desired: &State, wanted: &mut State) {
     wanted.sysctls.extend(sysctls.map(|(path, value)| (path.clone(), value.clone())));
 }
 
-/// The one object, as it is wanted and as it is. A link that it hangs on is on both sides as it is wanted.
+/// The one object as desired and as observed. Its link is as desired in both states.
 fn pair(news: &News, desired: &State) -> (State, State) {
     let mut wanted = State::default();
     let mut there = State::default();

@@ -1,7 +1,7 @@
-//! What the kernel announces, in the vocabulary of [`crate::state`], and whether it contradicts what is desired.
+//! The kernel's announcements, as objects of [`crate::state`], and whether they contradict the desired state.
 //!
-//! [`listen`] joins a socket to the groups, [`Reader`] turns an [`Announcement`] into [`News`], and [`contradicts`] is
-//! the one question that is asked of it. It is pure, and its answer is that of [`diff`](crate::diff::diff) on the one
+//! [`listen`] adds a socket to the groups, [`Reader`] turns an [`Announcement`] into [`News`], and [`contradicts`]
+//! decides whether the news matters. It is pure, and its answer is that of [`diff`](crate::diff::diff) for the one
 //! object.
 
 mod announcement;
@@ -17,7 +17,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use announcement::{Announcement, Ear, announcements, listen};
+pub use announcement::{Announcement, Listener, announcements, listen};
 pub use compare::contradicts;
 pub use read::Reader;
 
@@ -26,12 +26,12 @@ use crate::message::link::SeenLink;
 use crate::state::{AddressKey, Fdb, FdbKey, NeighbourKey, Port, Route, RouteKey, Vlan};
 use crate::types::{IfName, Mac, VlanId};
 
-/// One object, and how it is now. `None`: nothing of the vocabulary is under that key any more. That is so when the object
-/// is gone, and when it has become something that [`State`](crate::state::State) has no words for: a neighbour that is
-/// not permanent, a route with several next hops.
+/// One object and its new value. `None`: no object of [`State`](crate::state::State) has that key any more. Either
+/// the object is gone, or it has become something that `State` cannot express: a neighbour that is not permanent, or
+/// a route with several next hops.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// A link, and with it all that hangs on it. Its master and the link below have their names.
+    /// A link; its objects share its fate. Its master and lower link have their names.
     Link(IfName, Option<Box<SeenLink>>),
     /// The flags of a bridge port.
     Port(IfName, Option<Port>),
@@ -41,16 +41,16 @@ pub enum News {
     Address(AddressKey, Option<SeenAddress>),
     /// A permanent neighbour.
     Neighbour(NeighbourKey, Option<Mac>),
-    /// A permanent forwarding entry of a VXLAN device's own.
+    /// A permanent forwarding entry of a VXLAN device.
     Fdb(FdbKey, Option<Fdb>),
-    /// A route. Ordinal 1 stands for any but the first of its destination, table and metric.
+    /// A route. Ordinal 1 stands for any route but the first of its destination, table and metric.
     Route(RouteKey, Option<Route>),
-    /// A sysctl that the kernel announces (RTM_NEWNETCONF): path below `/proc/sys` and value.
+    /// A sysctl that the kernel announces (RTM_NEWNETCONF): its path below `/proc/sys`, and its value.
     Sysctl(String, String),
     /// The queueing discipline of a link is another.
     Queue(IfName),
     /// The routing policy (`ip rule`): some rule has come or gone.
     Policy,
-    /// An announcement that cannot be read, and why not: any object may be another now.
+    /// An unreadable announcement, with the reason: any object may have changed.
     Unreadable(String),
 }

@@ -1,4 +1,4 @@
-//! Settings of IP: RTM_NEWNETCONF (linux/netconf.h), which the crates do not know. They are sysctls.
+//! Settings of IP, which are sysctls: RTM_NEWNETCONF (linux/netconf.h), which the crates do not know.
 
 use super::News;
 use crate::message::Names;
@@ -7,13 +7,13 @@ use crate::types::Family;
 pub(super) const RTM_NEWNETCONF: u16 = 80;
 pub(super) const RTM_DELNETCONF: u16 = 81;
 
-/// NETCONFA_IFINDEX, and what it says instead of a link.
+/// NETCONFA_IFINDEX, and its values that are not links.
 const IFINDEX: u16 = 1;
 const ALL: i32 = -1;
 const DEFAULT: i32 = -2;
 
-/// NETCONFA_* and the file below `net/FAMILY/conf/LINK`, IPv4's and IPv6's (inet_netconf_fill_devconf,
-/// net/ipv4/devinet.c; inet6_netconf_fill_devconf, net/ipv6/addrconf.c). An empty one has none.
+/// NETCONFA_* with the files below `net/FAMILY/conf/LINK` for IPv4 and IPv6 (inet_netconf_fill_devconf,
+/// net/ipv4/devinet.c; inet6_netconf_fill_devconf, net/ipv6/addrconf.c); empty if there is none.
 const FILES: [(u16, [&str; 2]); 5] = [
     (FORWARDING, ["forwarding", "forwarding"]),
     (3, ["rp_filter", ""]),
@@ -23,7 +23,7 @@ const FILES: [(u16, [&str; 2]); 5] = [
 ];
 const FORWARDING: u16 = 2;
 
-/// A message: of which link, and its values by NETCONFA_*.
+/// A message: the link, and its values by NETCONFA_*.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Netconf {
     family: Option<Family>,
@@ -31,7 +31,7 @@ pub(super) struct Netconf {
     values: Vec<(u16, i32)>,
 }
 
-/// Reads struct netconfmsg, one byte, and the attributes behind it; `None` when it is cut short.
+/// Parses struct netconfmsg, which is one byte, and the attributes after it; `None` when it is incomplete.
 pub(super) fn parse(payload: &[u8]) -> Option<Netconf> {
     let family = match i32::from(*payload.first()?) {
         libc::AF_INET => Some(Family::V4),
@@ -54,8 +54,7 @@ pub(super) fn parse(payload: &[u8]) -> Option<Netconf> {
     Some(netconf)
 }
 
-/// The sysctls that it tells of. A link that is not known yet is about to be announced, with its settings as the kernel
-/// gave them.
+/// The sysctls in the message. An unknown link is about to be announced, with the settings that the kernel gave it.
 pub(super) fn news(netconf: &Netconf, names: &dyn Names) -> Vec<News> {
     let link = match netconf.ifindex {
         ALL => Some("all".to_owned()),
@@ -71,7 +70,7 @@ pub(super) fn news(netconf: &Netconf, names: &dyn Names) -> Vec<News> {
             news.push(News::Sysctl(format!("net/{family_dir}/conf/{link}/{file}"), value.to_string()));
         }
         if (family, *kind, netconf.ifindex) == (Family::V4, FORWARDING, ALL) {
-            // another name of the same variable (net/ipv4/devinet.c, ctl_forward_entry)
+            // Another name of the same variable (net/ipv4/devinet.c, ctl_forward_entry).
             news.push(News::Sysctl("net/ipv4/ip_forward".to_owned(), value.to_string()));
         }
     }

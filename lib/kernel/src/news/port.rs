@@ -12,7 +12,7 @@ use crate::message::link::{PORT_READ, carries, decode_port};
 use crate::state::Vlan;
 use crate::types::{IfName, VlanId};
 
-/// The flags and all VLANs of the port `name`. The message of a port that leaves its bridge is RTM_DELLINK; the link stays.
+/// The flags and all VLANs of the port `name`. RTM_DELLINK means that the port leaves its bridge; the link stays.
 pub(super) fn news(name: &IfName, message: &LinkMessage, gone: bool) -> Vec<News> {
     let mut port = None;
     let mut vlans = BTreeMap::new();
@@ -27,7 +27,7 @@ pub(super) fn news(name: &IfName, message: &LinkMessage, gone: bool) -> Vec<News
         }
     }
     let mut news = vec![News::Vlans(name.clone(), vlans)];
-    // the bridge itself is announced like a port, but is none
+    // The bridge itself is announced like a port, but is not one.
     if gone || port.is_some() {
         news.push(News::Port(name.clone(), port));
     }
@@ -42,7 +42,7 @@ fn attribute_of(flag: &LinkProtoInfoBridge) -> Option<InfoBridgePort> {
     PORT_READ.contains(&flag.kind()).then(|| InfoBridgePort::parse(&buffer).ok()).flatten()
 }
 
-/// Neighbouring numbers that are carried alike are told as a first and a last (RTEXT_FILTER_BRVLAN_COMPRESSED).
+/// Consecutive numbers with equal flags are sent as a first and a last one (RTEXT_FILTER_BRVLAN_COMPRESSED).
 fn all(specs: &[AfSpecBridge]) -> BTreeMap<VlanId, Vlan> {
     let mut vlans = BTreeMap::new();
     let mut first = None;

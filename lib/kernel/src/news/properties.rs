@@ -1,4 +1,4 @@
-//! News contradicts what is desired exactly when a diff of the whole would find something.
+//! News contradicts the desired state exactly when a diff of the whole state finds a step.
 
 use std::net::IpAddr;
 
@@ -15,14 +15,14 @@ use crate::state::{
 };
 use crate::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
-/// A change to the kernel: what is announced, and what is there then.
+/// A change to the kernel: its announcement, and the state after it.
 type Change = (News, State);
 
 fn port() -> IfName {
     name("veth1")
 }
 
-/// What the generators of the diff do not have: a bridge port, sysctls, and routes by a link that is not ours.
+/// Adds what the generators of the diff do not have: a bridge port, sysctls, and routes by a link that is not ours.
 fn with_more(mut state: State) -> State {
     let eth0 = name("eth0");
     let passing = Some(Passing::default());
@@ -77,7 +77,7 @@ fn changed<T>(there: &State, news: News, change: impl FnOnce(&mut State) -> T) -
     (news, after)
 }
 
-/// Everything on a link goes with it.
+/// All objects on a link disappear with it.
 fn drop_link(state: &mut State, name: &IfName) {
     state.links.remove(name);
     state.addresses.retain(|key, _| key.dev != *name);
@@ -93,7 +93,7 @@ fn drop_routes(state: &mut State, name: &IfName) {
     state.routes.retain(|_, route| route.dev.as_ref() != Some(name));
 }
 
-/// A link in other clothes, one field at a time, and as it is.
+/// A link with one other field at a time, and unchanged.
 fn other_links(link: &Link) -> Vec<Link> {
     let mut other_kind = link.clone();
     other_kind.kind = match &link.kind {
@@ -119,7 +119,7 @@ fn links(there: &State) -> Vec<Change> {
         for other in other_links(link) {
             let news = News::Link(name.clone(), Some(seen_link(name, other.clone())));
             changes.push(changed(there, news, |state| {
-                // IPv4's routes go without a word
+                // IPv4 routes disappear without an announcement.
                 if !other.up {
                     drop_routes(state, name);
                 }
@@ -157,7 +157,7 @@ fn elsewhere() -> Fdb {
     IpAddr::from([192, 0, 2, 99]).into()
 }
 
-/// A forwarding entry that is gone, and one that has another field each.
+/// A forwarding entry that is gone, and ones with one other field each.
 fn other_ways() -> [Option<Fdb>; 6] {
     let to = Fdb::from(IpAddr::from([192, 0, 2, 1]));
     let others = [
@@ -229,14 +229,14 @@ fn routes(there: &State) -> Vec<Change> {
         other_routes(route).into_iter().for_each(|other| put(key, other));
     }
     let via = Route { via: Some([192, 0, 2, 254].into()), ..Route::by(&name("eth0")) };
-    // inside the network, beside it, and in another table
+    // Inside the network, outside it, and in another table.
     for (dst, table) in [("10.5.200.0/24", 254), ("10.7.0.0/24", 254), ("10.5.200.0/24", 100)] {
         let key = RouteKey { table: TableId(table), ..RouteKey::main(dst.parse().unwrap()) };
         other_routes(&via).into_iter().for_each(|other| put(&key, other));
         put(&key, Route { protocol: RouteProtocol::FLANNEL, ..via.clone() });
     }
     for key in there.routes.keys() {
-        // another program's route behind ours
+        // Another program's route after ours.
         let behind = RouteKey { ordinal: 1, ..key.clone() };
         put(&behind, Route { protocol: RouteProtocol(186), ..via.clone() });
     }

@@ -1,4 +1,4 @@
-//! From announcements to news. Links are known by number in the one and by name in the other.
+//! Turns announcements into news. Announcements identify links by index, news by name.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,12 +15,12 @@ use crate::message::neighbour::{GoneNeighbour, SeenNeighbour};
 use crate::message::{Names, address, link, neighbour, route};
 use crate::types::{IfIndex, IfName};
 
-/// Reads announcements in their order, and learns the names of links from them.
+/// Reads announcements in order, and learns the names of links from them.
 #[derive(Debug, Default)]
 pub struct Reader {
-    /// A link that is gone keeps its name until the next survey: what hung on it is announced after it.
+    /// A deleted link keeps its name until the next survey, because its objects are announced after it.
     names: HashMap<u32, IfName>,
-    /// The links that were announced since the survey began; what it says of them is older.
+    /// The links that were announced since the survey started: the survey may have older data about them.
     announced: HashSet<u32>,
 }
 
@@ -35,12 +35,12 @@ impl Names for Reader {
 }
 
 impl Reader {
-    /// All links are about to be read.
+    /// Call before all links are read.
     pub fn survey_begins(&mut self) {
         self.announced.clear();
     }
 
-    /// They are read, and these are all there were.
+    /// Call after all links have been read; `links` are all of them.
     pub fn survey_ends(&mut self, links: &[SeenLink]) {
         let Self { names, announced } = self;
         names.retain(|index, _| announced.contains(index));
@@ -49,12 +49,12 @@ impl Reader {
         }
     }
 
-    /// Announcements were lost: links may have other names now.
+    /// Call after announcements were lost: links may have other names now.
     pub fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// What `announcement` says. Nothing at all when it is of something that the vocabulary does not have.
+    /// The news in `announcement`. Empty if it is about an object outside the vocabulary.
     pub fn read(&mut self, announcement: Announcement) -> Vec<News> {
         let Announcement { body, appended } = announcement;
         let message = match body {
@@ -90,7 +90,7 @@ impl Reader {
             (AddressFamily::Unspec | AddressFamily::Bridge, None) if !is_event(&message) => {
                 vec![News::Unreadable(format!("link {} without a name", message.header.index))]
             }
-            // another family's settings of a link, or a wireless event
+            // Another family's settings of a link, or a wireless event.
             _ => Vec::new(),
         }
     }
@@ -111,8 +111,8 @@ impl Reader {
         news
     }
 
-    /// Nothing when the link has no name yet: it is about to be announced. The kernel tells of some that it puts on
-    /// a new link before it tells of the link (rtnl_configure_link, net/core/rtnetlink.c).
+    /// No news when the link has no name yet, because it is about to be announced. The kernel announces some objects
+    /// of a new link before the link itself (rtnl_configure_link, net/core/rtnetlink.c).
     fn on_link(&self, index: u32, read: impl FnOnce() -> Option<News>) -> Vec<News> {
         if !self.names.contains_key(&index) {
             return Vec::new();
@@ -129,7 +129,7 @@ impl Reader {
 
     fn neighbour(&self, message: NeighbourMessage, gone: bool) -> Vec<News> {
         let header = &message.header;
-        // a bridge's own entries, and addresses that are answered for, are other tables
+        // A bridge's own entries, and proxy entries, are in other tables.
         let others = header.family == AddressFamily::Bridge && !header.flags.contains(NeighbourFlags::Own);
         if others || header.flags.contains(NeighbourFlags::Proxy) {
             return Vec::new();
@@ -154,11 +154,11 @@ impl Reader {
     }
 
     fn route(&self, message: RouteMessage, gone: bool, appended: bool) -> Vec<News> {
-        // an entry of a cache, and a route for some sources only, which stands beside those for all
+        // A cache entry, or a route for some sources only, which exists beside those for all sources.
         if message.header.flags.contains(RouteFlags::Cloned) || message.header.source_prefix_length > 0 {
             return Vec::new();
         }
-        // IPv6 makes one route with several next hops of it
+        // IPv6 makes one route with several next hops of it.
         let behind = appended && message.header.address_family == AddressFamily::Inet;
         let message = Message::NewRoute(message);
         let read = match route::decode(&message, self) {
@@ -175,12 +175,13 @@ impl Reader {
     }
 }
 
-/// The message is about an event of the link (IFLA_WIRELESS; wireless_nlevent_flush, net/wireless/wext-core.c).
+/// Whether the message is about a wireless event of the link (IFLA_WIRELESS; wireless_nlevent_flush,
+/// net/wireless/wext-core.c).
 fn is_event(message: &LinkMessage) -> bool {
     message.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Wireless(_)))
 }
 
-/// Of a route that the vocabulary does not have: which it is.
+/// The key of a route that the vocabulary cannot express.
 fn key_alone(message: Message, names: &dyn Names) -> Option<(crate::state::RouteKey, Option<crate::state::Route>)> {
     let Message::NewRoute(mut message) = message else { return None };
     message.header.kind = RouteType::Unicast;

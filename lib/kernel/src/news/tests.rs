@@ -31,7 +31,7 @@ fn link_message(index: u32, called: &str) -> LinkMessage {
     message
 }
 
-/// A reader that has heard of flannel.1.
+/// A reader that knows flannel.1.
 fn reader() -> Reader {
     let mut reader = Reader::default();
     reader.read(Message::NewLink(link_message(FLANNEL.0, "flannel.1")).into());
@@ -105,7 +105,7 @@ fn an_entry_that_is_not_permanent_is_no_entry() {
     assert_eq!(read(gone(fdb)), [News::Fdb(key, None)]);
 }
 
-/// A proxy entry of our neighbour's address, and a bridge's own entry of our peer's MAC.
+/// A proxy entry of our neighbour's address, and a bridge's own entry of our peer's MAC address.
 #[test]
 fn other_tables_are_no_news() {
     let (mac, addr) = (Mac([2, 0, 0, 0, 0, 1]), IpAddr::from([10, 5, 2, 0]));
@@ -121,7 +121,7 @@ fn other_tables_are_no_news() {
     }
 }
 
-/// A new link's own addresses, neighbours and settings are announced before the link is.
+/// The kernel announces a new link's addresses, neighbours and settings before the link.
 #[test]
 fn what_is_on_a_link_that_is_not_announced_yet_is_no_news() {
     let stranger = IfIndex(99);
@@ -182,7 +182,7 @@ fn a_route_behind_ours_leaves_ours_alone() {
     }
 }
 
-/// A pod may have several routes to one prefix: an announcement does not say which of them it is of.
+/// A pod may have several routes to one prefix, and an announcement does not say which of them it is about.
 #[test]
 fn any_of_the_routes_that_are_wanted_under_one_key_agrees() {
     let (key, first) = to_peer();
@@ -197,7 +197,7 @@ fn any_of_the_routes_that_are_wanted_under_one_key_agrees() {
     }
 }
 
-/// AF_BRIDGE tells of the port alone: its link stays when it leaves its bridge.
+/// AF_BRIDGE messages are about the port only: the link stays when it leaves its bridge.
 #[test]
 fn a_port_is_read_with_its_vlans() {
     let id = |id| VlanId::new(id).unwrap();
@@ -205,7 +205,7 @@ fn a_port_is_read_with_its_vlans() {
         panic!()
     };
     message.attributes.push(LinkAttribute::IfName("veth1".into()));
-    // a first and a last: numbers 100 to 102
+    // A first and a last one: numbers 100 to 102.
     for (flags, vid) in [(8, 100_u16), (16, 102)] {
         let Message::SetLink(more) = vlan::add(FLANNEL, id(vid), Vlan::default()) else { panic!() };
         let (mut bits, mut all) = (flags, Vec::new());
@@ -300,7 +300,7 @@ fn what_cannot_be_read_is_news() {
     assert!(matches!(read(Message::NewLink(nameless))[..], [News::Unreadable(_)]));
 }
 
-/// A wireless event has no name and says nothing of the link; other families have settings of their own.
+/// A wireless event has no name and does not describe the link; other families have their own settings.
 #[test]
 fn an_event_of_a_link_is_no_news() {
     let mut event = vec![0; 16];

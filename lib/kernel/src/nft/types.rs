@@ -263,13 +263,6 @@ pub struct ListedRule {
     pub rule: Rule,
 }
 
-impl ListedRule {
-    /// Whether the rule's comment starts with `prefix`.
-    pub fn is_marked(&self, prefix: &str) -> bool {
-        self.rule.comment.as_deref().is_some_and(|c| c.starts_with(prefix))
-    }
-}
-
 /// A set, or a map when it has data (`nft add set`, `nft add map`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {

@@ -1,4 +1,4 @@
-//! Links: how they are set. What they are made of is [`LinkKind`]'s.
+//! The fields that all links share; [`LinkKind`] has those of one kind.
 
 use crate::link::{LinkKind, Made};
 use crate::types::{IfName, Mac, Mtu};
@@ -6,37 +6,37 @@ use crate::types::{IfName, Mac, Mtu};
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// What the link is. A link of another kind under the same name is not ours to touch; one of the same kind with
-    /// other unchangeable fields is recreated.
+    /// The kind. A link of another kind under the same name is not ours to touch; one of the same kind with different
+    /// unchangeable fields is recreated.
     pub kind: LinkKind,
-    /// How the link gets here. Read at creation only. Observed: `Parent` when the lower link is in another namespace.
+    /// How the link is created. Used at creation only. Observed: `Parent` when the lower link is in another
+    /// namespace.
     pub birth: Birth,
-    /// The name under which the link may be found: there it is given its own one, up as it is, with all that hangs on it
-    /// (`ip link set … name …`). Observed: never. Linux before 6.2 refuses that for a link that is up.
+    /// Another name under which the link may exist: it is then renamed, even while it is up, with all its objects
+    /// (`ip link set … name …`). Never observed. Linux before 6.2 refuses to rename a link that is up.
     pub was: Option<IfName>,
-    /// Administratively up.
+    /// Whether the link is administratively up.
     pub up: bool,
-    /// `None`: the kernel's choice.
+    /// The MTU in bytes; `None`: the kernel's choice.
     pub mtu: Option<Mtu>,
-    /// `None`: the kernel's choice (random for most kinds).
+    /// The MAC address; `None`: the kernel's choice (random for most kinds).
     pub mac: Option<Mac>,
-    /// The bridge (or other upper device) that this link is a port of. `None`: whatever it has; `Some(None)`: it is
-    /// no port.
+    /// The bridge or other upper device that this link is a port of. `None`: any; `Some(None)`: none.
     pub master: Option<Option<IfName>>,
-    /// IFLA_IFALIAS, up to 255 bytes: the owner mark that `ip link` shows.
+    /// IFLA_IFALIAS, up to 255 bytes: the owner's mark, which `ip link` shows.
     pub alias: Option<String>,
-    /// IFF_PROMISC asked for by an administrator (`ip link set promisc on`).
+    /// IFF_PROMISC as set by an administrator (`ip link set promisc on`).
     pub promisc: Option<bool>,
-    /// Neighbours are resolved: not IFF_NOARP (`ip link set arp on`).
+    /// Whether neighbours are resolved: not IFF_NOARP (`ip link set arp on`).
     pub arp: Option<bool>,
     /// IFF_MULTICAST (`ip link set multicast on`).
     pub multicast: Option<bool>,
-    /// Kept without a carrier, so that nothing leaves by it (`ip link set protodown on`).
+    /// Whether the link is kept without a carrier, so that it sends nothing (`ip link set protodown on`).
     pub protodown: Option<bool>,
 }
 
 impl Link {
-    /// A link of `kind`, up, everything else left to the kernel.
+    /// A link of `kind` that is up, with everything else left to the kernel.
     pub fn up(kind: LinkKind) -> Self {
         Self {
             kind,
@@ -54,38 +54,38 @@ impl Link {
         }
     }
 
-    /// True when one RTM_NEWLINK on this namespace's socket creates the link (`ip link add`).
+    /// Whether one RTM_NEWLINK on this namespace's socket creates the link (`ip link add`).
     pub(crate) fn is_born_by_own_message(&self) -> bool {
         self.birth == Birth::Here && self.kind.as_kind().made() != Made::Ioctl
     }
 
-    /// The alias that a link moved here gets: where nothing else is wanted, its name before, as upstream's host-device
-    /// has it, so that it can be moved back under that.
+    /// The alias of a link that is moved here: unless another is desired, its previous name, as upstream's
+    /// host-device does, so that it can be moved back under that name.
     pub(crate) fn birth_alias<'a>(&'a self, from: &'a IfName) -> &'a str {
         self.alias.as_deref().unwrap_or(from.as_str())
     }
 }
 
-/// How a link of a pod gets into the pod's namespace. `Parent` and `Moved` need
+/// How a link gets into a pod's namespace. `Parent` and `Moved` need
 /// [`Kernel::apply_from`](crate::Kernel::apply_from).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Birth {
-    /// It is made there; its lower link is there, too.
+    /// It is created there, with its lower link in the same namespace.
     #[default]
     Here,
-    /// It is made from the parent's (the host's) namespace, where its lower link is and stays.
+    /// It is created from the parent's (the host's) namespace, where its lower link is and stays.
     Parent,
-    /// The parent's link of this name is moved there. It is down then, and has this name as its alias unless another
-    /// is wanted. The link is never made anew: it is the parent's.
+    /// The parent's link of this name is moved there. It is then down, and has this name as its alias unless another
+    /// is desired. It is never recreated, because it belongs to the parent.
     Moved(IfName),
 }
 
 /// The flags of a bridge port (`bridge link set`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Port {
-    /// A frame may leave by the port it came in by.
+    /// Whether a frame may leave by the port that it arrived on.
     pub hairpin: bool,
-    /// Isolated ports cannot reach each other.
+    /// Whether the port is isolated: isolated ports cannot reach each other.
     pub isolated: bool,
     /// Whether frames pass. `None` on the desired side: whatever the port has.
     pub passing: Option<Passing>,

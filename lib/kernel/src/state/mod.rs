@@ -1,7 +1,7 @@
-//! One vocabulary of kernel objects, as plain data, for what is wanted and for what is there.
+//! Kernel objects as plain data, the same for the desired and the observed state.
 //!
-//! A [`State`] belongs to one network namespace. Every object has a key, which says *which* object it is, and fields,
-//! which say *how* it is. A field that is an `Option` and `None` means "whatever the kernel has" on the desired side.
+//! A [`State`] belongs to one network namespace. Every object has a key, which identifies it, and fields, which
+//! describe it. When desired, a field with the value `None` may have any value.
 
 mod link;
 mod nft;
@@ -45,7 +45,7 @@ pub struct State {
     pub neighbours: BTreeMap<NeighbourKey, Mac>,
     /// A VXLAN device's own forwarding entries (`bridge fdb … self`).
     pub fdb: BTreeMap<FdbKey, Fdb>,
-    /// What WireGuard devices hold (`wg show`).
+    /// The keys and peers of WireGuard devices (`wg show`).
     pub wireguard: BTreeMap<IfName, WireguardDevice>,
     /// Routes (`ip route`).
     pub routes: BTreeMap<RouteKey, Route>,
@@ -65,13 +65,13 @@ pub struct VlanKey {
 /// How a port carries a VLAN (BRIDGE_VLAN_INFO_*, linux/if_bridge.h).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Vlan {
-    /// Untagged frames that come in belong to it.
+    /// Whether arriving untagged frames belong to it.
     pub pvid: bool,
-    /// Its frames leave untagged.
+    /// Whether its frames leave untagged.
     pub untagged: bool,
 }
 
-/// Which address: the link and the address with its prefix length, host bits kept.
+/// Identifies an address: the link, and the address with its prefix length and host bits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressKey {
     /// The link that holds it.
@@ -80,68 +80,68 @@ pub struct AddressKey {
     pub net: IpNetwork,
 }
 
-/// How an address is.
+/// The fields of an address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Address {
-    /// IPv6: usable at once, without duplicate address detection (IFA_F_NODAD). Write only: an observed address is
-    /// equal whatever this says.
+    /// IPv6: whether the address is usable at once, without duplicate address detection (IFA_F_NODAD). Used at
+    /// creation only; it is ignored in comparisons.
     pub nodad: bool,
     /// IPv4: the broadcast address, for prefixes shorter than /31.
     pub broadcast: Option<std::net::Ipv4Addr>,
 }
 
-/// Which neighbour.
+/// Identifies a neighbour.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NeighbourKey {
-    /// The link behind which it is.
+    /// The link that it is on.
     pub dev: IfName,
-    /// Its address. The entry is permanent (NUD_PERMANENT).
+    /// The neighbour's address. The entry is permanent (NUD_PERMANENT).
     pub addr: IpAddr,
 }
 
-/// Which forwarding entry.
+/// Identifies a forwarding entry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FdbKey {
     /// The VXLAN device.
     pub dev: IfName,
-    /// The inner destination. A group address or zero has one entry here, however many destinations it has.
+    /// The inner destination. A group address or zero has one entry here, whatever the number of its destinations.
     pub mac: Mac,
 }
 
-/// Where a VXLAN device sends frames (`struct vxlan_rdst`, include/net/vxlan.h). What is `None` is the device's own.
+/// Where a VXLAN device sends frames (`struct vxlan_rdst`, include/net/vxlan.h). `None` means the device's own value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fdb {
-    /// The outer destination; `0.0.0.0` where a next-hop object names it.
+    /// The outer destination; `0.0.0.0` if a next-hop object sets it.
     pub dst: IpAddr,
     /// The outer UDP port (`port`).
     pub port: Option<u16>,
-    /// The VNI that the frame carries (`vni`).
+    /// The VNI of the frame (`vni`).
     pub vni: Option<Vni>,
-    /// The link that the outer packet leaves by (`via`).
+    /// The link that sends the outer packet (`via`).
     pub via: Option<IfIndex>,
-    /// The next-hop object that stands in place of all this (`nhid`).
+    /// The next-hop object that replaces all of this (`nhid`).
     pub nexthop: Option<u32>,
 }
 
 impl From<IpAddr> for Fdb {
-    /// To `dst`, everything else as the device has it.
+    /// To `dst`, with the device's values for everything else.
     fn from(dst: IpAddr) -> Self {
         Self { dst, port: None, vni: None, via: None, nexthop: None }
     }
 }
 
-/// Which route: what the kernel's own replace looks at.
+/// Identifies a route, by the fields that the kernel's replace compares.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
     /// The destination; host bits are zero.
     pub dst: IpNetwork,
-    /// The table.
+    /// The routing table.
     pub table: TableId,
     /// The metric. `None` is the kernel's default: 0 for IPv4, 1024 for IPv6.
     pub metric: Option<u32>,
-    /// IPv4: only packets of this type of service (`tos`); 0: of any.
+    /// IPv4: the type of service of the packets that it applies to (`tos`); 0: any.
     pub tos: u8,
-    /// Tells apart several routes to one prefix, where a namespace has them on purpose; else 0.
+    /// Distinguishes several routes with one key, where a namespace has them on purpose; otherwise 0.
     pub ordinal: u8,
 }
 
@@ -152,13 +152,13 @@ impl RouteKey {
     }
 }
 
-/// What a route does with a packet.
+/// What a route does with packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RouteKind {
-    /// Sends it on.
+    /// Forwards them.
     #[default]
     Unicast,
-    /// Drops it silently.
+    /// Drops them silently.
     Blackhole,
     /// Another type (RTN_*, linux/rtnetlink.h).
     Other(u8),
@@ -173,24 +173,24 @@ impl fmt::Display for RouteKind {
             Self::Other(7) => f.write_str("unreachable"),
             Self::Other(8) => f.write_str("prohibit"),
             Self::Other(9) => f.write_str("throw"),
-            // ip takes a number, too
+            // ip also accepts a number.
             Self::Other(other) => other.fmt(f),
         }
     }
 }
 
-/// How a route is.
+/// The fields of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// What it does.
+    /// What it does with packets.
     pub kind: RouteKind,
-    /// The link to leave by. `None` lets the kernel choose by the gateway.
+    /// The outgoing link. `None` lets the kernel derive it from the gateway.
     pub dev: Option<IfName>,
     /// The next hop.
     pub via: Option<IpAddr>,
-    /// The next hop is taken to be on the link, whatever the addresses say (RTNH_F_ONLINK).
+    /// Whether the next hop counts as on the link, whatever the addresses are (RTNH_F_ONLINK).
     pub onlink: bool,
-    /// `None`: universe with a gateway, link without, as iproute2 does.
+    /// The scope; `None`: universe with a gateway, link without, as iproute2 does.
     pub scope: Option<u8>,
     /// The preferred source address.
     pub src: Option<IpAddr>,
@@ -200,13 +200,13 @@ pub struct Route {
     pub mtu: Option<Mtu>,
     /// RTAX_ADVMSS, bytes
     pub advmss: Option<u32>,
-    /// It has more that changes where packets go or whether they arrive: several next hops, a next-hop object, an
-    /// encapsulation, a locked or other metric. Observed only.
+    /// Whether it has more that changes where packets go or whether they arrive: several next hops, a next-hop
+    /// object, an encapsulation, a locked or another metric. Observed only.
     pub further: bool,
 }
 
 impl Route {
-    /// A unicast route by `dev`, protocol boot, nothing else set.
+    /// A unicast route by `dev` with protocol boot and nothing else set.
     pub fn by(dev: &IfName) -> Self {
         Self {
             kind: RouteKind::Unicast,
@@ -224,7 +224,7 @@ impl Route {
 }
 
 impl State {
-    /// Adds the address `net` to `dev`, with the broadcast address that iproute2's `brd +` gives.
+    /// Adds the address `net` to `dev`, with the broadcast address of iproute2's `brd +`.
     pub fn address(&mut self, dev: &IfName, net: IpNetwork, nodad: bool) {
         let broadcast = match net {
             IpNetwork::V4(v4) if v4.prefix() < 31 => Some(v4.broadcast()),
@@ -233,7 +233,7 @@ impl State {
         self.addresses.insert(AddressKey { dev: dev.clone(), net }, Address { nodad, broadcast });
     }
 
-    /// Adds all objects of `other`; those of one key take its place.
+    /// Adds all objects of `other`, which replace those with the same keys.
     pub fn extend(&mut self, other: Self) {
         let Self { links, ports, vlans, sysctls, addresses, neighbours, fdb, wireguard, routes, nft } = other;
         self.links.extend(links);

@@ -1,13 +1,13 @@
-//! Tables of nf_tables as state: what a table holds, and which part of it is ours.
+//! Tables of nf_tables as state: their contents, and which parts are ours.
 
 use std::collections::BTreeMap;
 
 use crate::nft::{Base, Data, Element, Rule, Set, TableView, Value};
 
-/// What one table holds (`nft list table`); its key is a [`TableKey`](crate::nft::TableKey).
+/// The contents of one table (`nft list table`); its key is a [`TableKey`](crate::nft::TableKey).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NftTable {
-    /// `comment "…"`. Written when the table is made; no difference afterwards.
+    /// `comment "…"`. Written when the table is created; ignored in comparisons.
     pub comment: Option<String>,
     /// Chains by name.
     pub chains: BTreeMap<String, NftChain>,
@@ -18,11 +18,11 @@ pub struct NftTable {
 /// A chain and its rules, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NftChain {
-    /// Where packets enter it; none: by jumps only.
+    /// Where packets enter the chain; `None`: by jumps only.
     pub base: Option<Base>,
-    /// `comment "…"`. Written when the chain is made; no difference afterwards.
+    /// `comment "…"`. Written when the chain is created; ignored in comparisons.
     pub comment: Option<String>,
-    /// The rules. In a chain that is shared with others, ours alone are compared.
+    /// The rules. In a shared chain only ours are compared.
     pub rules: Vec<NftRule>,
 }
 
@@ -31,7 +31,8 @@ pub struct NftChain {
 pub struct NftRule {
     /// Matches, statements and comment.
     pub rule: Rule,
-    /// What names it for deletion. Known of observed rules alone; no difference.
+    /// The handle, which identifies the rule for deletion. Only observed rules have one; it is ignored in
+    /// comparisons.
     pub handle: Option<u64>,
 }
 
@@ -52,18 +53,18 @@ impl From<Rule> for NftRule {
 /// A set or map and its elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NftSet {
-    /// Name, types and flags. A difference in these makes the whole table anew.
+    /// Name, types and flags. A difference in these recreates the whole table.
     pub set: Set,
     /// The elements by key.
     pub elements: BTreeMap<ElementKey, Element>,
 }
 
-/// Which element: its key, or the ends of its range.
+/// Identifies an element by its key, or by the ends of its range.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ElementKey {
-    /// A value per type of the set's key; with `last`, the first key of a range.
+    /// A value per type of the set's key; if there is a `last`, the first key of a range.
     pub first: Vec<Value>,
-    /// The last key of a range, included.
+    /// The last key of a range, inclusive.
     pub last: Option<Vec<Value>>,
 }
 
@@ -74,14 +75,14 @@ impl NftSet {
         Self { set, elements: elements.into_iter().map(|element| (key(&element), element)).collect() }
     }
 
-    /// What a map has for `key`.
+    /// The data of a map for `key`.
     pub fn data(&self, key: &ElementKey) -> Option<&Data> {
         self.elements.get(key)?.data.as_ref()
     }
 }
 
 impl NftChain {
-    /// A chain that is reached by jumps, with these rules.
+    /// A chain that is entered by jumps, with these rules.
     pub fn regular(rules: impl IntoIterator<Item = Rule>) -> Self {
         Self { rules: rules.into_iter().map(Into::into).collect(), ..Self::default() }
     }
@@ -109,25 +110,25 @@ impl From<TableView> for NftTable {
     }
 }
 
-/// Which part of a table is ours.
+/// Which parts of a table are ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NftScope {
-    /// The table, with all that is in it. When nobody wants it, it is deleted.
+    /// The table with its contents. It is deleted when it is not desired.
     Whole,
-    /// A table that others use too: of these chains, the parts that are named; of all else nothing. The table stays.
+    /// Parts of the named chains, in a table that others use, too. Everything else, and the table itself, stays.
     Shared(BTreeMap<String, NftChainScope>),
 }
 
-/// Which part of a chain in a shared table is ours.
+/// Which parts of a chain in a shared table are ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NftChainScope {
-    /// The chain with all its rules. When nobody wants it, it is deleted.
+    /// The chain with all its rules. It is deleted when it is not desired.
     Whole,
-    /// The chain's rules are fixed by convention: whoever finds others writes them anew, and nobody deletes the chain.
+    /// A chain whose rules are fixed by convention: whoever finds other rules rewrites it, and nobody deletes it.
     Frame,
-    /// Rules whose comment begins with this text. The chain stays.
+    /// The rules whose comment starts with this text. The chain stays.
     Commented(String),
-    /// Rules that jump to this chain. The chain that they are in stays.
+    /// The rules that jump to this chain. The chain that contains them stays.
     JumpsTo(String),
 }
 
@@ -141,12 +142,12 @@ impl NftChainScope {
         }
     }
 
-    /// Whether the chain itself goes when nobody wants it.
+    /// Whether the chain itself is deleted when it is not desired.
     pub fn is_whole(&self) -> bool {
         matches!(self, Self::Whole)
     }
 
-    /// Whether all of the chain's rules are ours, so that their order counts.
+    /// Whether all of the chain's rules are ours, so that their order matters.
     pub fn owns_all(&self) -> bool {
         matches!(self, Self::Whole | Self::Frame)
     }

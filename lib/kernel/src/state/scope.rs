@@ -10,64 +10,66 @@ use super::NftScope;
 use crate::nft::TableKey;
 use crate::types::{IfName, RouteProtocol, TableId};
 
-/// What an observation reads and a diff may delete. An object outside the scope is never touched, whoever wants it.
+/// What an observation reads, and what a diff may delete. Objects outside the scope are never touched, even if
+/// desired. The default is nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// Links whose existence is ours to decide.
+    /// Links that are ours to create and delete.
     pub links: Vec<IfName>,
-    /// Links under names that may be wanted that belong to somebody else, each with the owner in words. Nothing is done to
-    /// them, nor to what was to hang on them.
+    /// Links that belong to somebody else although they have a name of ours, each with a description of its owner.
+    /// They are left alone, with everything that would belong to them.
     pub others: BTreeMap<IfName, String>,
     /// Links that are read but never created, changed or deleted (an underlay, another plugin's bridge).
     pub read_links: Vec<IfName>,
-    /// Links whose addresses are all ours. IPv6 link-local addresses never are.
+    /// Links on which all addresses are ours, except IPv6 link-local ones.
     pub addresses: Vec<IfName>,
-    /// Links whose permanent neighbours and own forwarding entries are all ours.
+    /// Links on which all permanent neighbours and own forwarding entries are ours.
     pub neighbours: Vec<IfName>,
-    /// WireGuard devices whose peers are all ours.
+    /// WireGuard devices on which all peers are ours.
     pub wireguard: Vec<IfName>,
-    /// Bridge ports whose VLANs are all ours.
+    /// Bridge ports on which all VLANs are ours.
     pub vlans: Vec<IfName>,
     /// Routes.
     pub routes: Option<RouteScope>,
     /// Sysctls to read, as paths below `/proc/sys`. Never deleted.
     pub sysctls: Vec<String>,
-    /// Tables of nf_tables that are ours, or that we use beside others.
+    /// Tables of nf_tables that are ours, or that we share with others.
     pub nft: BTreeMap<TableKey, NftScope>,
-    /// Routes are added beside those of others to the same destination, before them (`ip route prepend`), and replace none.
+    /// Whether routes are added before those of others to the same destination (`ip route prepend`), without
+    /// replacing any.
     pub beside: bool,
-    /// Nothing is deleted: the view that the desired side was made from is not complete.
+    /// Whether nothing may be deleted, because the desired state comes from incomplete data.
     pub keep: bool,
 }
 
 /// Which routes are ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteScope {
-    /// The table they are in.
+    /// The routing table.
     pub table: TableId,
     /// All routes of this protocol are ours …
     pub protocol: Option<RouteProtocol>,
-    /// … to a destination inside one of these, or by one of our links. Empty: to any.
+    /// … if their destination is inside one of these, or they use a link of ours. Empty: any destination.
     pub within: Vec<IpNetwork>,
-    /// … and so are routes that a Go flanneld left, or a plugin without a daemon.
+    /// … and so are routes that a Go flanneld, or a plugin without a daemon, left.
     pub adopt: Adopt,
-    /// All routes by this link are ours, whoever installed them but the kernel: a pod's own interface.
+    /// All routes by this link are ours, except the kernel's: a pod's own interface.
     pub dev: Option<IfName>,
 }
 
 impl Default for RouteScope {
-    /// None of the main table.
+    /// No routes, in the main table.
     fn default() -> Self {
         Self { table: TableId::MAIN, protocol: None, within: Vec::new(), adopt: Adopt::default(), dev: None }
     }
 }
 
-/// Which routes of the protocols boot and [`RouteProtocol::FLANNEL_CNI`] are taken over. Any other program may use boot, so that the
-/// protocol alone says nothing.
+/// Which routes of the protocols boot and [`RouteProtocol::FLANNEL_CNI`] are taken over. Other programs use boot,
+/// too, so the protocol alone is not enough.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Adopt {
-    /// Those to a part of one of these networks that leave by a link of ours ([`Scope::links`]).
+    /// Routes to a part of one of these networks by a link of ours ([`Scope::links`]).
     pub within: Vec<IpNetwork>,
-    /// Those whose destination and gateway are a pair of this: the subnet of a lease and its public address.
+    /// Routes whose destination and gateway are a pair of this: the subnet of a lease and its public address.
     pub gateways: Arc<BTreeMap<IpNetwork, IpAddr>>,
 }

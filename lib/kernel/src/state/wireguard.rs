@@ -7,52 +7,53 @@ use std::str::FromStr;
 
 use ipnetwork::IpNetwork;
 
-/// What a WireGuard device holds beside being a link.
+/// The keys and peers of a WireGuard device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WireguardDevice {
-    /// Its private key. `None`: whatever the kernel has.
+    /// The private key. `None`: any.
     pub private_key: Option<Secret>,
-    /// The UDP port it listens on, both families. `None`: whatever the kernel has.
+    /// The UDP port that it listens on, for both families. `None`: any.
     pub listen_port: Option<u16>,
     /// Its peers.
     pub peers: BTreeMap<PublicKey, WireguardPeer>,
 }
 
-/// Another host, as a device knows it.
+/// A peer of a device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WireguardPeer {
-    /// Where it is sent to. `None`: whatever the kernel has, which follows the peer's own packets.
+    /// The address and port to send to. `None`: any; the kernel follows the peer's own packets.
     pub endpoint: Option<SocketAddr>,
-    /// A key that both ends have beside their pairs; `None` for none.
+    /// A key that both ends share in addition to their key pairs; `None` for none.
     pub preshared_key: Option<Secret>,
-    /// Seconds between two packets that keep a NAT's mapping; 0 for none.
+    /// The interval of keepalive packets in seconds, which keep a NAT's mapping alive; 0 for none.
     pub keepalive: u16,
-    /// What is sent to the peer, and what may come from it. One prefix has one peer: giving it to another takes it away.
+    /// The prefixes that are sent to the peer, and accepted from it. A prefix belongs to one peer: adding it to
+    /// another removes it here.
     pub allowed_ips: BTreeSet<IpNetwork>,
-    /// Where the kernel knows better: while the two ends speak, the endpoint that it has is kept. Behind a NAT a peer is known
-    /// by its packets. Wanted only.
+    /// Whether the kernel's endpoint is kept while the two ends communicate, because a peer behind a NAT is known
+    /// only by its packets. Desired only.
     pub roams: bool,
-    /// The two ends speak: their handshake was less than three minutes ago (REJECT_AFTER_TIME, the WireGuard paper §6.1).
-    /// Observed only.
+    /// Whether the two ends communicate: their handshake was less than three minutes ago (REJECT_AFTER_TIME, the
+    /// WireGuard paper §6.1). Observed only.
     pub live: bool,
 }
 
-/// What of a peer is to be written; `None` stays.
+/// The fields of a peer to change; `None` leaves a field unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WireguardPeerChange {
-    /// Where it is sent to.
+    /// The address and port to send to.
     pub endpoint: Option<SocketAddr>,
-    /// The second key, or none.
+    /// The preshared key, or none.
     pub preshared_key: Option<Option<Secret>>,
-    /// Seconds.
+    /// The keepalive interval in seconds.
     pub keepalive: Option<u16>,
-    /// Prefixes to give to the peer …
+    /// The prefixes to add to the peer …
     pub allowed_ips: BTreeSet<IpNetwork>,
-    /// … which are then all that it has. Without this they are added, and none is missing for a moment.
+    /// … or, if true, to replace its prefixes with. Adding never loses a prefix even for a moment.
     pub replace: bool,
 }
 
-/// A Curve25519 public key; as text 44 characters of base64.
+/// A Curve25519 public key. Its text has 44 characters of base64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(pub [u8; 32]);
 
@@ -60,7 +61,7 @@ pub struct PublicKey(pub [u8; 32]);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Secret(pub [u8; 32]);
 
-/// A text that is no key. The text is not repeated: it may be a secret with a typing mistake.
+/// A text that is not a key. The error does not repeat it, because it may be a mistyped secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a key of 32 bytes in base64 (44 characters, the last one =)")]
 pub struct NotAKey;
@@ -85,7 +86,7 @@ impl FromStr for PublicKey {
 }
 
 impl Secret {
-    /// The key as its file holds it. The only way out.
+    /// The text of the key, as in its file. There is no other way to get it.
     pub fn reveal(&self) -> String {
         encode(&self.0)
     }
@@ -120,7 +121,7 @@ fn encode(key: &[u8; 32]) -> String {
     text
 }
 
-/// The bits of the last character that belong to no byte may be anything, as Go has it.
+/// As in Go, the unused bits of the last character may have any value.
 fn decode(text: &str) -> Result<[u8; 32], NotAKey> {
     let digits = text.strip_suffix('=').filter(|digits| digits.len() == 43).ok_or(NotAKey)?;
     let (mut key, mut at, mut bits, mut have) = ([0; 32], 0, 0_u32, 0);

@@ -27,7 +27,7 @@ fn stored(key: &str, v4: &str, v6: &str) -> Stored {
 
 fn pick(conf: &NetConf, leases: &[Stored], own: &LeaseAttrs, previous: &str) -> Choice {
     let previous = previous.parse().unwrap_or_default();
-    choose(&Inputs { conf, own, previous, random: 7 }, leases.iter().copied()).unwrap()
+    choose(&Inputs { conf, own, previous, random: 7, avoid: &[] }, leases.iter().copied()).unwrap()
 }
 
 #[test]
@@ -102,7 +102,10 @@ fn a_full_network_says_so_and_a_hostile_claim_does_not_fill_it() {
         ["10.5.0.16-28", "10.5.0.32-28", "10.5.0.48-28"].iter().map(|key| stored(key, "10.99.0.1", "")).collect();
     let own = LeaseAttrs::default();
     let try_all = |leases: &[Stored]| {
-        choose(&Inputs { conf: &small, own: &own, previous: Subnets::default(), random: 3 }, leases.iter().copied())
+        choose(
+            &Inputs { conf: &small, own: &own, previous: Subnets::default(), random: 3, avoid: &[] },
+            leases.iter().copied(),
+        )
     };
     let said = try_all(&leases).unwrap_err().to_string();
     assert_eq!(
@@ -178,7 +181,7 @@ proptest! {
         }
         for (host, random) in randoms.into_iter().enumerate() {
             let own = attrs(&format!("10.99.0.{host}"), &format!("fd99::{host:x}"));
-            let inputs = Inputs { conf: &conf, own: &own, previous: Subnets::default(), random };
+            let inputs = Inputs { conf: &conf, own: &own, previous: Subnets::default(), random, avoid: &[] };
             let Ok(choice) = choose(&inputs, leases.iter().copied()) else {
                 prop_assert!(leases.len() >= 15, "31 subnets, of which a foreign lease has 16 at most");
                 break;
@@ -193,8 +196,27 @@ proptest! {
                 }
             }
             leases.push(Stored { subnets, public_ip: own.public_ip, public_ipv6: own.public_ipv6 });
-            let again = Inputs { conf: &conf, own: &own, previous: Subnets::default(), random: 0 };
+            let again = Inputs { conf: &conf, own: &own, previous: Subnets::default(), random: 0, avoid: &[] };
             prop_assert_eq!(choose(&again, leases.iter().copied()).unwrap(), Choice::Adopt { subnets });
         }
     }
+}
+
+/// The bridge's address on this host's LAN would take the LAN away; a LAN around the whole network leaves no choice.
+#[test]
+fn a_subnet_on_the_hosts_lan_is_the_last_choice() {
+    let own = attrs("10.5.1.9", "");
+    let small = conf(r#""Network":"10.5.0.0/22","SubnetMin":"10.5.0.0""#);
+    let choose = |avoid: &[&str], previous: &str, random| {
+        let avoid: Vec<IpNetwork> = avoid.iter().map(|net| net.parse().unwrap()).collect();
+        let previous = previous.parse().unwrap_or_default();
+        let inputs = Inputs { conf: &small, own: &own, previous, random, avoid: &avoid };
+        choose(&inputs, std::iter::empty()).unwrap().subnets().v4.unwrap().to_string()
+    };
+    for random in 0..16 {
+        let subnet = choose(&["10.5.1.9/24", "10.5.2.1/25"], "", random);
+        assert!(["10.5.0.0/24", "10.5.3.0/24"].contains(&subnet.as_str()), "{subnet}");
+    }
+    assert!(choose(&["10.0.0.1/8"], "", 7).starts_with("10.5."));
+    assert_eq!(choose(&["10.5.1.9/24"], "10.5.1.0-24", 7), "10.5.1.0/24", "pods have addresses of it");
 }

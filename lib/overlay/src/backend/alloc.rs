@@ -1,4 +1,4 @@
-//! The alloc backend: subnets are leased, and something else moves the packets.
+//! The alloc backend leases subnets and leaves the packets to something else.
 
 use super::{Backend, Conf, Data, Kind};
 use crate::reach::Mode;

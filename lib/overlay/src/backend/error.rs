@@ -1,59 +1,59 @@
-//! What can be wrong with a backend's keys, in upstream's words where it has any.
+//! Errors in a backend's configuration keys, in upstream's words where it has them.
 
 use kernel::state::NotAKey;
 
 use crate::words::WordsError;
 
-/// One thing that is wrong with `Backend`.
+/// One error in `Backend`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Mistake {
-    /// A `Backend.Type` that is nobody's.
+    /// No backend has this `Backend.Type`.
     #[error("unknown backend type: {name}")]
     Unknown {
-        /// What is there, in lower case; empty when there is no `Type`
+        /// The given type in lower case; empty when there is no `Type`.
         name: String,
     },
-    /// A backend of upstream's that this program does not have.
+    /// An upstream backend that this program does not support.
     #[error("backend type {name} is not supported: {why}; set Backend.Type to vxlan, host-gw or alloc")]
     Unsupported {
-        /// Its name
+        /// The backend's name.
         name: &'static str,
-        /// The reason, and what comes closest
+        /// The reason, and the closest alternative.
         why: &'static str,
     },
-    /// A backend that moves IPv4 only, with IPv6 on.
+    /// A backend that carries only IPv4 is configured with IPv6 enabled.
     #[error(
-        "backend type {name} moves IPv4 only: set EnableIPv6 to false, or Backend.Type to vxlan, host-gw or wireguard"
+        "backend type {name} carries only IPv4: set EnableIPv6 to false, or Backend.Type to vxlan, host-gw or wireguard"
     )]
     V4Only {
-        /// Its name
+        /// The backend's name.
         name: &'static str,
     },
-    /// wireguard's `PSK`.
-    #[error("Backend.PSK is {0}: wg genpsk makes one")]
+    /// wireguard's `PSK` is not a key.
+    #[error("Backend.PSK is {0}: make one with wg genpsk")]
     Psk(NotAKey),
-    /// wireguard's `Mode`.
+    /// wireguard's `Mode` is unknown.
     #[error("no valid Mode configured: Backend.Mode {value:?} is none of separate, auto, ipv4, ipv6")]
     WireguardMode {
-        /// What is there
+        /// The given value.
         value: String,
     },
-    /// A command of extension's that cannot be split into words.
+    /// A command of the extension backend cannot be split into words.
     #[error("Backend.{key} cannot be split into words: {error}")]
     Command {
-        /// `SubnetAddCommand`
+        /// For example `SubnetAddCommand`.
         key: &'static str,
-        /// Why
+        /// The reason.
         error: WordsError,
     },
-    /// A number that is too small or too large.
+    /// A number is too small or too large.
     #[error("{key} {value} is out of range: it must be {wanted}")]
     OutOfRange {
-        /// `Backend.Port`
+        /// For example `Backend.Port`.
         key: &'static str,
-        /// What is there
+        /// The given value.
         value: u64,
-        /// The range and its reason
+        /// The range and the reason for it.
         wanted: &'static str,
     },
 }

@@ -1,4 +1,4 @@
-//! The extension backend: the operator's commands move the packets. They are run without a shell.
+//! The extension backend runs the operator's commands, without a shell; the commands carry the packets.
 
 use gojson::{Json, Reader};
 use kernel::types::Family;
@@ -18,26 +18,26 @@ pub static KIND: Kind = Kind {
     left: |_, _| None,
 };
 
-/// What the commands make of it.
+/// The tunnel that the commands set up.
 pub const TUNNEL: Tunnel = Tunnel::new("extension", "extension");
 
-/// One command, taken apart.
+/// One command, split into words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// The program and its arguments, at least the program.
+    /// The program and its arguments; never empty.
     pub words: Vec<Word>,
 }
 
-/// The extension backend's configuration. A command that is not set is not run.
+/// The extension backend's configuration. A command that is not set is not run. The default sets none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExtensionConf {
-    /// `PreStartupCommand`: before the lease; what it prints is the lease's `BackendData`.
+    /// `PreStartupCommand` runs before the host takes a lease. Its output is the lease's `BackendData`.
     pub pre_startup: Option<Command>,
-    /// `PostStartupCommand`: once there is a lease.
+    /// `PostStartupCommand` runs once the host has a lease.
     pub post_startup: Option<Command>,
-    /// `SubnetAddCommand`: for each peer that comes or changes.
+    /// `SubnetAddCommand` runs for each peer that appears or changes.
     pub subnet_add: Option<Command>,
-    /// `SubnetRemoveCommand`: for each peer that goes.
+    /// `SubnetRemoveCommand` runs for each peer that disappears.
     pub subnet_remove: Option<Command>,
 }
 
@@ -70,7 +70,7 @@ impl Conf for ExtensionConf {
         None
     }
 
-    /// What the first command printed. IPv6 has none of its own, as upstream's.
+    /// The output of the first command. As upstream, IPv6 has no data of its own.
     fn lease_data(&self, identity: &Identity, family: Family) -> Option<Json> {
         identity.text.clone().filter(|_| family == Family::V4).map(Json::String)
     }

@@ -25,7 +25,7 @@ impl Conf for HostGw {
         Some(Mode::Always)
     }
 
-    /// Routes by an address that this host does not have lead nowhere.
+    /// Routes by an address that this host does not have are of no use.
     fn behind_nat(&self) -> Option<&'static str> {
         Some(
             "your PublicIP differs from interface IP, meaning that probably you're on a NAT, which is not supported by \

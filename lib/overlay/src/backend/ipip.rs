@@ -1,4 +1,4 @@
-//! The ipip backend: one device for all peers; a route's gateway is the outer destination. IPv4 only.
+//! The ipip backend: one device for all peers; the gateway of a route is the outer destination. IPv4 only.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -25,7 +25,7 @@ pub static KIND: Kind = Kind {
     },
 };
 
-/// IP in IP, by the kernel.
+/// The kernel's IP in IP.
 pub const TUNNEL: Tunnel = Tunnel::new("ipip", "IPIP").with_direct_routing();
 
 /// Upstream's name of the device.
@@ -42,7 +42,7 @@ fn read(reader: &mut Reader<'_>, _ipv6: bool, _mistakes: &mut Vec<Mistake>) -> B
     Backend::Ipip(IpipConf { direct_routing: reader.take("DirectRouting").unwrap_or_default() })
 }
 
-/// An IPv4 header.
+/// IPIP adds one IPv4 header.
 fn mtu(underlay: Mtu) -> Mtu {
     Mtu(underlay.0.saturating_sub(20))
 }
@@ -106,7 +106,7 @@ impl End for Device {
         if peer.backend_type() == KIND.lease_type { Ok(()) } else { Err(Why::NotIn(TUNNEL)) }
     }
 
-    /// `10.5.53.0/24 via 10.99.0.3 dev flannel.ipip onlink`
+    /// Writes `10.5.53.0/24 via 10.99.0.3 dev flannel.ipip onlink`.
     fn write_peer(&self, _peer: &Peer, half: &Half, state: &mut State) {
         let route = Route { via: Some(half.public), onlink: true, ..flannel_route(&self.dev) };
         state.routes.insert(RouteKey::main(half.subnet), route);

@@ -1,10 +1,10 @@
-//! Keys that several backends have.
+//! Reads keys that several backends share.
 
 use gojson::Reader;
 
 use super::Mistake;
 
-/// A number in a range that includes both ends; 0 is Go's "not set".
+/// A number in an inclusive range; 0 means "not set", as in Go.
 pub(super) fn number(
     value: Option<u64>,
     key: &'static str,
@@ -20,7 +20,7 @@ pub(super) fn number(
     None
 }
 
-/// A UDP port; 0 and absent are "not set". `path` is the key with the objects around it: `Backend.Port`.
+/// A UDP port; 0 means "not set". `path` is the full key: `Backend.Port`.
 pub(super) fn port(reader: &mut Reader<'_>, path: &'static str, mistakes: &mut Vec<Mistake>) -> Option<u16> {
     let key = path.rsplit('.').next().unwrap_or(path);
     number(reader.take(key), path, (1, 65535, "0 (the default) to 65535"), mistakes)

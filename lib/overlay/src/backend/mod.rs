@@ -1,13 +1,15 @@
-//! The backends: how packets get from host to host.
+//! The backends carry packets from host to host.
 //!
-//! A backend is one file. It has the keys of its configuration and their check, what its leases say, its devices, how a
-//! peer is carried, what a pod's interface may carry, and which companion works beside the kernel. Nothing else knows
-//! one backend from another: a new one is a file, a variant of [`Backend`], and a line in `KINDS` and `conf`.
+//! A backend is one file. The file has the keys of its configuration and their checks, the data of its leases, its
+//! devices, how it carries packets to a peer, the MTU of a pod's interface, and the companion that works beside the
+//! kernel. Nothing else distinguishes one backend from another: a new backend is a file, a variant of [`Backend`],
+//! and a line each in `KINDS` and `conf`.
 //!
 //! While the configuration changes, hosts disagree. Three rules hold for every backend ([`crate::keep`]):
-//! - *keep*: the devices of the backend before stay while a peer may still send to them;
-//! - *publish*: a backend without lease data of its own publishes how the devices that stay are reached;
-//! - *drain*: devices that nobody may send to any more go a moment later, because packets are still on their way.
+//! - *keep*: the devices of the previous backend stay while a peer may still send to them;
+//! - *publish*: a backend without lease data of its own publishes how to reach the devices that stay;
+//! - *drain*: a device that nobody may send to any more is deleted a moment later, because packets may still be on
+//!   their way.
 
 pub mod alloc;
 mod error;
@@ -45,127 +47,127 @@ use wireguard::WireguardConf;
 /// A backend with its configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backend {
-    /// In VXLAN packets, or with `DirectRouting` without them where no router is between.
+    /// Carries packets in VXLAN, or with `DirectRouting` without a tunnel to hosts on the same segment.
     Vxlan(VxlanConf),
-    /// By plain routes: all hosts are on one segment.
+    /// Carries packets by plain routes: all hosts are on one segment.
     HostGw,
-    /// In UDP datagrams that a program of ours packs. IPv4 only.
+    /// Carries packets in UDP datagrams, which a program of ours makes. IPv4 only.
     Udp(UdpConf),
-    /// In IPIP packets, or with `DirectRouting` without them where no router is between. IPv4 only.
+    /// Carries packets in IPIP, or with `DirectRouting` without a tunnel to hosts on the same segment. IPv4 only.
     Ipip(IpipConf),
-    /// In WireGuard packets, encrypted.
+    /// Carries packets encrypted, by WireGuard.
     Wireguard(WireguardConf),
-    /// By commands of the operator's.
+    /// Leaves the packets to commands of the operator.
     Extension(ExtensionConf),
-    /// Not at all: subnets are leased, and something else moves the packets.
+    /// Leases subnets only; something else carries the packets.
     Alloc,
 }
 
-/// What is the same for all configurations of a backend.
+/// The properties that all configurations of a backend share.
 #[derive(Debug)]
 pub struct Kind {
     /// `Backend.Type`, in lower case.
     pub name: &'static str,
-    /// The `BackendType` of its leases: its name, but empty for alloc and udp, as upstream publishes it.
+    /// The `BackendType` of its leases: the backend's name, but empty for alloc and udp, as upstream publishes it.
     pub lease_type: &'static str,
-    /// What the data of its leases is.
+    /// The kind of data in its leases.
     pub data: Data,
-    /// It moves IPv4 only.
+    /// Whether it carries only IPv4.
     pub v4_only: bool,
-    /// What it packs packets in, if it does.
+    /// The tunnel that it packs packets in, if any.
     pub tunnel: Option<Tunnel>,
-    /// Reads its keys.
+    /// Reads the backend's keys.
     read: fn(&mut Reader<'_>, bool, &mut Vec<Mistake>) -> Backend,
-    /// The backend whose device a link is that carries our mark.
+    /// The backend that a link with our mark belongs to.
     left: fn(&IfName, &Link) -> Option<Backend>,
 }
 
-/// What the `BackendData` of a backend's leases is.
+/// The kinds of `BackendData` in leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Data {
-    /// A VTEP, without which the lease is of no use.
+    /// A VTEP; without it the lease is useless.
     Vtep,
-    /// The VTEP of a host that has left vxlan and keeps it, or nothing.
+    /// Nothing, or the VTEP of a host that has left vxlan and keeps its device.
     KeptVtep,
     /// A WireGuard key and port.
     Key,
-    /// A text for commands.
+    /// Text for commands.
     Text,
 }
 
-/// Every backend there is.
+/// All backends.
 pub static KINDS: [&Kind; 7] =
     [&vxlan::KIND, &host_gw::KIND, &udp::KIND, &ipip::KIND, &wireguard::KIND, &extension::KIND, &alloc::KIND];
 
-/// Upstream's backends that this program does not have, and what to say about each.
+/// Upstream's backends that this program does not support, and the reason for each.
 const UNSUPPORTED: [(&str, &str); 2] = [
-    ("ipsec", "this program runs no IKE daemon; wireguard encrypts, vxlan would send the packets in clear"),
-    ("tencent-vpc", "this program does not speak to cloud APIs; alloc leases subnets and leaves routes to others"),
+    ("ipsec", "this program runs no IKE daemon; wireguard encrypts, vxlan would send the packets unencrypted"),
+    ("tencent-vpc", "this program calls no cloud APIs; alloc leases subnets and leaves the routes to other programs"),
 ];
 
-/// What the data of leases of this type is; `None` when no backend has the type.
+/// The kind of data in leases of this type; `None` when no backend has the type.
 pub fn data_of(lease_type: &str) -> Option<Data> {
     KINDS.iter().find(|kind| kind.lease_type == lease_type).map(|kind| kind.data)
 }
 
-/// All that packets can be packed in.
+/// All tunnels.
 pub fn tunnels() -> impl Iterator<Item = Tunnel> {
     KINDS.iter().filter_map(|kind| kind.tunnel)
 }
 
-/// The backend of which a link with our mark is a device.
+/// The backend that a link with our mark belongs to.
 pub fn left(name: &IfName, link: &Link) -> Option<Backend> {
     KINDS.iter().find_map(|kind| (kind.left)(name, link))
 }
 
-/// This host's pair of WireGuard keys.
+/// This host's WireGuard key pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WireguardKeys {
-    /// The private one, clamped as the kernel keeps it.
+    /// The private key, clamped as the kernel stores it.
     pub private: Secret,
-    /// The one that is published.
+    /// The public key, which the lease publishes.
     pub public: PublicKey,
 }
 
-/// What this host is known by: found or made once, then kept, because the peers know it.
+/// What identifies this host to its peers. Each part is found or made once, and then kept. The default has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The MAC addresses of its VTEPs, the same whatever the VNI. `None` takes what the kernel gives.
+    /// The MAC addresses of its VTEPs, the same for every VNI. `None` leaves the choice to the kernel.
     pub vtep_macs: ByFamily<Option<Mac>>,
     /// Its WireGuard keys.
     pub wireguard: Option<WireguardKeys>,
-    /// What the extension backend's first command printed.
+    /// The output of the extension backend's first command.
     pub text: Option<String>,
 }
 
-/// A host, as far as the devices of a backend depend on it.
+/// The properties of a host that the devices of a backend depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
-    /// The networks of the families that are on.
+    /// The networks of the enabled families.
     pub networks: ByFamily<Option<ipnetwork::IpNetwork>>,
-    /// Its lease.
+    /// The subnets of its lease.
     pub own: Subnets,
-    /// What it is known by.
+    /// What identifies it to its peers.
     pub identity: Identity,
-    /// The way out of it.
+    /// The link to the other hosts.
     pub underlay: Underlay,
 }
 
 impl Host {
-    /// The alias of its devices: the networks that they serve.
+    /// The alias of its devices, which names the networks that they serve.
     pub fn mark(&self) -> String {
         ownership::mark(Family::ALL.into_iter().filter_map(|family| *self.networks.get(family)))
     }
 }
 
-/// Whose devices are made.
+/// Which backend's devices to make, and under which names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Those of the backend in force.
+    /// Those of the current backend.
     Current,
-    /// Those of a backend before, under upstream's names.
+    /// Those of a previous backend, under upstream's names.
     Kept,
-    /// Those of a backend before whose names the backend in force has.
+    /// Those of a previous backend whose names the current backend uses.
     Renamed,
 }
 
@@ -178,69 +180,69 @@ pub enum Companion {
     Commands(ExtensionConf),
 }
 
-/// This host's end of a tunnel: its devices, and who is reached by them.
+/// This host's end of a tunnel: its devices, and how they reach peers.
 pub(crate) trait End: fmt::Debug + Send + Sync {
     /// Writes the devices.
     fn write(&self, state: &mut State);
 
-    /// What packets are packed in.
+    /// The tunnel of this end.
     fn tunnel(&self) -> Tunnel;
 
-    /// Whether one family of a peer is reached.
+    /// Checks whether this end reaches one family of a peer.
     ///
     /// # Errors
-    /// Why it is not.
+    /// The reason why it does not.
     fn reaches(&self, peer: &Peer, half: &Half) -> Result<(), Why>;
 
-    /// Why packets go in this tunnel to a peer that nothing else reaches; `None`: they do not.
+    /// The reason to use this tunnel for a peer that nothing else reaches; `None` if it must not be used.
     fn last_resort(&self, _peer: &Peer, _half: &Half, _on_link: bool) -> Option<Why> {
         None
     }
 
-    /// Writes what carries packets to one family of a peer that is reached.
+    /// Writes the objects that carry packets to one family of a peer that this end reaches.
     fn write_peer(&self, peer: &Peer, half: &Half, state: &mut State);
 }
 
-/// The leases of the peers, counted by what they say about the devices that their hosts send to.
+/// The peers' leases, counted by the devices that they tell other hosts to send to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Census {
     types: BTreeMap<LeaseType, usize>,
     vtep_vnis: BTreeMap<Option<u32>, usize>,
 }
 
-/// A backend's part, for its configuration.
+/// The behaviour of a backend with its configuration.
 pub(crate) trait Conf {
     fn kind(&self) -> &'static Kind;
 
-    /// When packets go to a peer without a tunnel; `None`: routes are left to others.
+    /// When packets go to a peer without a tunnel; `None` if the backend leaves routes to others.
     fn mode(&self) -> Option<Mode>;
 
-    /// What a pod's interface may carry. One number for both families, as upstream has it.
+    /// The MTU of a pod's interface. As upstream, both families share one number.
     fn pod_mtu(&self, underlay: Mtu) -> Mtu {
         underlay
     }
 
-    /// What a lease says of a family.
+    /// The lease data for a family.
     fn lease_data(&self, _identity: &Identity, _family: Family) -> Option<Json> {
         None
     }
 
-    /// The device whose MAC address the leases say, if they say one.
+    /// The device whose MAC address the leases publish, if any.
     fn mac_device(&self, _family: Family) -> Option<IfName> {
         None
     }
 
-    /// The leases say a WireGuard key.
+    /// Whether the leases publish a WireGuard key.
     fn needs_key(&self) -> bool {
         false
     }
 
-    /// The names of its devices, also of those that this host does not need.
+    /// The names of all its devices, including those that this host does not need.
     fn names(&self, _role: Role) -> Vec<IfName> {
         Vec::new()
     }
 
-    /// A device that is only kept is neither compared nor changed.
+    /// Whether a device that is only kept is neither compared nor changed.
     fn stays_as_it_is(&self) -> bool {
         false
     }
@@ -250,12 +252,12 @@ pub(crate) trait Conf {
         None
     }
 
-    /// Which devices these are: two configurations with one value are of the same ones. `None`: it has none.
+    /// Identifies the devices: two configurations with equal values have the same devices. `None`: it has none.
     fn devices(&self) -> Option<Devices> {
         None
     }
 
-    /// The device works as the one of `current` does beside it. If not, there can be only one of them.
+    /// Whether its device works beside that of `current`. If not, only one of them can exist.
     fn can_stay_beside(&self, _current: &Backend) -> bool {
         true
     }
@@ -265,12 +267,12 @@ pub(crate) trait Conf {
         self.kind().lease_type == attrs.backend_type
     }
 
-    /// Whether some peer's lease says that its host may send to the devices of this configuration.
+    /// Whether a peer's lease says that its host may send to the devices of this configuration.
     fn may_be_sent_to(&self, census: &Census) -> bool {
         census.of_type(self.kind().lease_type)
     }
 
-    /// Whether the leases of the two configurations look alike, so that they do not tell which one a host has.
+    /// Whether leases of the two configurations look the same, so that a lease does not tell which one its host runs.
     fn looks_like(&self, current: &Backend) -> bool {
         self.kind().lease_type == current.kind().lease_type
     }
@@ -279,30 +281,30 @@ pub(crate) trait Conf {
         None
     }
 
-    /// What to say when this host publishes an address that its underlay link does not have.
+    /// The warning for a host that publishes an address that its underlay link does not have.
     fn behind_nat(&self) -> Option<&'static str> {
         None
     }
 
-    /// Two hosts behind one address can both be reached.
+    /// Whether two hosts behind one address can both be reached.
     fn shares_addresses(&self) -> bool {
         false
     }
 }
 
-/// Which devices a configuration has.
+/// Identifies the devices of a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Devices {
     /// `Kind::name`
     kind: &'static str,
-    /// What their names depend on.
+    /// The part of the configuration that the device names depend on.
     name: u32,
-    /// What else cannot be changed while they live.
+    /// Further properties that cannot change while the devices exist.
     fixed: u32,
 }
 
 impl Backend {
-    /// Reads the value of `Backend`, an object. `ipv6`: IPv6 is on. `None` only together with a mistake.
+    /// Reads the value of `Backend`, an object. `ipv6`: IPv6 is enabled. Returns `None` only together with a mistake.
     ///
     /// # Errors
     /// No backend has the type.
@@ -319,7 +321,7 @@ impl Backend {
         Ok(backend.filter(|_| mistakes.len() == before))
     }
 
-    /// Without a `Backend` key it is udp.
+    /// The backend when there is no `Backend` key: udp.
     pub(crate) fn absent(ipv6: bool, mistakes: &mut Vec<Mistake>) -> Option<Self> {
         Self::Udp(UdpConf::default()).check(ipv6, mistakes)
     }
@@ -345,7 +347,7 @@ impl Backend {
         }
     }
 
-    /// What is the same for all configurations of it.
+    /// The properties that all configurations of this backend share.
     pub fn kind(&self) -> &'static Kind {
         self.conf().kind()
     }
@@ -360,42 +362,42 @@ impl Backend {
         self.kind().lease_type
     }
 
-    /// When packets go to a peer without a tunnel; `None` for those that leave routes to others.
+    /// When packets go to a peer without a tunnel; `None` for backends that leave routes to others.
     pub fn mode(&self) -> Option<Mode> {
         self.conf().mode()
     }
 
-    /// What a pod's interface may carry, when the underlay link carries `underlay`.
+    /// The MTU of a pod's interface, when the underlay link has the MTU `underlay`.
     pub fn pod_mtu(&self, underlay: Mtu) -> Mtu {
         self.conf().pod_mtu(underlay)
     }
 
-    /// The device whose MAC address this host's lease says for a family, if it says one.
+    /// The device whose MAC address this host's lease publishes for a family, if any.
     pub fn mac_device(&self, family: Family) -> Option<IfName> {
         self.conf().mac_device(family)
     }
 
-    /// This host's lease says a WireGuard key.
+    /// Whether this host's lease publishes a WireGuard key.
     pub fn needs_key(&self) -> bool {
         self.conf().needs_key()
     }
 
-    /// What to say when this host publishes an address that its underlay link does not have.
+    /// The warning for a host that publishes an address that its underlay link does not have.
     pub fn behind_nat(&self) -> Option<&'static str> {
         self.conf().behind_nat()
     }
 
-    /// Two hosts behind one address can both be reached.
+    /// Whether two hosts behind one address can both be reached.
     pub fn shares_addresses(&self) -> bool {
         self.conf().shares_addresses()
     }
 
-    /// The program that works beside the kernel.
+    /// The program that works beside the kernel, if any.
     pub fn companion(&self) -> Option<Companion> {
         self.conf().companion()
     }
 
-    /// How one family of a peer is reached where routes are left to others.
+    /// How one family of a peer is reached by a backend that leaves routes to others.
     pub(crate) fn left_to_others(&self, peer: &Peer) -> Option<(Reach, Why)> {
         let tunnel = self.kind().tunnel?;
         Some(match peer.backend_type() == self.lease_type() {
@@ -404,12 +406,12 @@ impl Backend {
         })
     }
 
-    /// True when the two configurations have the same devices.
+    /// Whether the two configurations have the same devices.
     pub(crate) fn has_devices_of(&self, other: &Self) -> bool {
         self.conf().devices().is_some_and(|devices| Some(devices) == other.conf().devices())
     }
 
-    /// True when the devices of the two configurations have one name and are different ones.
+    /// Whether the devices of the two configurations have the same names but differ.
     pub(crate) fn has_names_of(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.conf().devices(), other.conf().devices());
         ours.zip(theirs).is_some_and(|(ours, theirs)| {
@@ -418,7 +420,7 @@ impl Backend {
     }
 }
 
-/// A `Backend.Type` that no backend has. Its other keys are none of ours, so they are not called unknown.
+/// A `Backend.Type` that no backend has. The other keys may belong to that type, so they are not reported as unknown.
 pub(crate) struct Unknown(String);
 
 impl From<Unknown> for Mistake {
@@ -431,14 +433,14 @@ impl From<Unknown> for Mistake {
 }
 
 impl Census {
-    /// The leases of `peers`.
+    /// Counts the leases of `peers`.
     pub fn of<'a>(peers: impl IntoIterator<Item = &'a Peer>) -> Self {
         let mut census = Self::default();
         peers.into_iter().for_each(|peer| census.add(peer));
         census
     }
 
-    /// One peer more.
+    /// Adds one peer.
     pub fn add(&mut self, peer: &Peer) {
         *self.types.entry(peer.backend_type()).or_default() += 1;
         for vni in sent_to(peer) {
@@ -446,7 +448,7 @@ impl Census {
         }
     }
 
-    /// One peer less.
+    /// Removes one peer.
     pub fn remove(&mut self, peer: &Peer) {
         take_one(&mut self.types, &peer.backend_type());
         for vni in sent_to(peer) {
@@ -458,13 +460,13 @@ impl Census {
         self.types.contains_key(&LeaseType::new(lease_type))
     }
 
-    /// Some host of backend vxlan has a VTEP of this VNI, as far as its lease says.
+    /// Whether a vxlan host's lease names a VTEP of this VNI.
     fn speaks(&self, vni: kernel::types::Vni) -> bool {
         self.vtep_vnis.keys().any(|theirs| theirs.is_none_or(|theirs| theirs == vni.get() & 0xffff))
     }
 }
 
-/// The VNIs that a peer sends with. A lease has the low 16 bits of one ([`crate::lease::VxlanData::to_json`]).
+/// The VNIs that a peer sends with. A lease has only the low 16 bits ([`crate::lease::VxlanData::to_json`]).
 fn sent_to(peer: &Peer) -> impl Iterator<Item = Option<u32>> {
     let sends = peer.backend_type().says() == Some(Data::Vtep);
     let halves = Family::ALL.into_iter().filter_map(|family| peer.half(family)).filter(move |_| sends);

@@ -1,5 +1,4 @@
-//! The udp backend: a TUN device by which the whole network is reached. A program reads its packets and sends them as
-//! datagrams. IPv4 only.
+//! The udp backend: a TUN device leads to the whole network, and a program sends its packets as datagrams. IPv4 only.
 
 use ipnetwork::IpNetwork;
 use kernel::state::{Link, LinkKind, RouteKey, State, TunTap};
@@ -23,21 +22,25 @@ pub static KIND: Kind = Kind {
     },
     left: |name, link| {
         let ours = name.as_str() == DEVICE && matches!(link.kind, LinkKind::TunTap(_));
-        // the device does not say which port its program had
+        // The device does not tell which port its program used.
         ours.then(|| Backend::Udp(UdpConf::default()))
     },
 };
 
-/// Datagrams, by a program.
+/// Datagrams, which a program sends.
 pub const TUNNEL: Tunnel = Tunnel::new("udp", "UDP");
 
 /// The TUN device, upstream's first `flannel%d`.
 pub const DEVICE: &str = "flannel0";
 
+/// The metric of the network's route. The device outlives its daemon, and Go flanneld makes another one: its route, which has
+/// metric 0, stands beside this one and is preferred (`ip route show`).
+const METRIC: u32 = 1;
+
 /// The udp backend's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UdpConf {
-    /// `Port`, default 8285: where this host listens and where it sends to. All hosts must agree.
+    /// `Port`, default 8285: the port that this host listens on and sends to. All hosts must agree.
     pub port: u16,
 }
 
@@ -47,7 +50,7 @@ impl Default for UdpConf {
     }
 }
 
-/// An IPv4 and a UDP header.
+/// The tunnel adds an IPv4 header and a UDP header.
 fn mtu(underlay: Mtu) -> Mtu {
     Mtu(underlay.0.saturating_sub(28))
 }
@@ -69,7 +72,7 @@ impl Conf for UdpConf {
         IfName::new(DEVICE).into_iter().collect()
     }
 
-    /// A device that is only kept stays as it is, but for the network's route.
+    /// A device that is only kept stays unchanged, except for the network's route.
     fn stays_as_it_is(&self) -> bool {
         true
     }
@@ -96,11 +99,11 @@ impl Conf for UdpConf {
     }
 }
 
-/// `10.5.0.0/16 dev flannel0`, or `10.5.53.0/24 dev flannel0` for each host that still runs udp.
+/// Routes `10.5.0.0/16 dev flannel0 metric 1`, or `10.5.53.0/24 dev flannel0` for each host that still runs udp.
 #[derive(Debug)]
 struct Tun {
     dev: IfName,
-    /// udp is the backend in force.
+    /// Whether udp is the current backend.
     current: bool,
     network: IpNetwork,
     own: IpNetwork,
@@ -117,25 +120,26 @@ impl End for Tun {
         let link = Link { mtu: Some(self.mtu), alias: Some(self.mark.clone()), ..Link::up(kind) };
         state.links.insert(self.dev.clone(), link);
         state.address(&self.dev, host_net(self.own.network()), true);
-        state.routes.insert(RouteKey::main(self.network), flannel_route(&self.dev));
+        let route = RouteKey { metric: Some(METRIC), ..RouteKey::main(self.network) };
+        state.routes.insert(route, flannel_route(&self.dev));
     }
 
     fn tunnel(&self) -> Tunnel {
         TUNNEL
     }
 
-    /// A lease of udp has no type.
+    /// A lease of the udp backend has no type.
     fn reaches(&self, peer: &Peer, _half: &Half) -> Result<(), Why> {
         if peer.backend_type() == KIND.lease_type { Ok(()) } else { Err(Why::NotIn(TUNNEL)) }
     }
 
-    /// Go's udp does not look at the type of a lease: it sends to every host. A host of another type is on its way to udp
-    /// or from it.
+    /// Go's udp ignores the type of a lease and sends to every host. A host with another type is changing to udp or
+    /// away from it.
     fn last_resort(&self, _peer: &Peer, _half: &Half, on_link: bool) -> Option<Why> {
         (!on_link).then_some(Why::ByMode(TUNNEL))
     }
 
-    /// The network's one route is enough where there is one.
+    /// If the network has its one route, no other route is needed.
     fn write_peer(&self, _peer: &Peer, half: &Half, state: &mut State) {
         if !self.current {
             state.routes.insert(RouteKey::main(half.subnet), flannel_route(&self.dev));

@@ -6,8 +6,8 @@
 //! 10.5.53.0/24 via 10.5.53.0 dev flannel.1 onlink
 //! ```
 //!
-//! A host's VTEPs have one MAC address per family, whatever their VNI and port. So a peer that does not follow a change
-//! yet reaches the device of the configuration before with the address of the lease after it.
+//! A host's VTEPs have one MAC address per family, whatever their VNI and port. So a peer that has not followed a
+//! change reaches the device of the previous configuration even with the address of the new lease.
 
 use std::net::IpAddr;
 
@@ -43,7 +43,7 @@ pub static KIND: Kind = Kind {
     },
 };
 
-/// VXLAN, by the kernel.
+/// The kernel's VXLAN.
 pub const TUNNEL: Tunnel = Tunnel::new("vxlan", "VXLAN").with_direct_routing();
 
 /// The vxlan backend's keys.
@@ -51,9 +51,10 @@ pub const TUNNEL: Tunnel = Tunnel::new("vxlan", "VXLAN").with_direct_routing();
 pub struct VxlanConf {
     /// `VNI`, default 1. Its digits are part of the device names.
     pub vni: Vni,
-    /// `Port`, UDP; `None` (0, the default) is the kernel's 8472.
+    /// `Port`, UDP; `None` (0, the default) means the kernel's 8472.
     pub port: Option<u16>,
-    /// `MTU` of the *underlay*, of which VXLAN's own 50 bytes are taken; `None` is the underlay interface's.
+    /// `MTU` of the *underlay*, from which VXLAN's 50 bytes are subtracted; `None` means the underlay interface's
+    /// MTU.
     pub mtu: Option<Mtu>,
     /// `GBP`, default false: the group policy extension.
     pub gbp: bool,
@@ -90,10 +91,10 @@ fn read(reader: &mut Reader<'_>, ipv6: bool, mistakes: &mut Vec<Mistake>) -> Bac
     })
 }
 
-/// A VNI: VXLAN's 24 bits, less what the device names have no room for.
+/// A VNI: 24 bits in VXLAN, less as far as the device names have no room.
 ///
 /// # Errors
-/// What it must be.
+/// The range that the VNI must be in.
 pub fn vni_in_range(value: u64, ipv6: bool) -> Result<Vni, &'static str> {
     let vni = u32::try_from(value).ok().and_then(|vni| Vni::new(vni).ok());
     let named = |vni: &Vni| device(Family::V4, *vni).is_ok() && (!ipv6 || device(Family::V6, *vni).is_ok());
@@ -104,19 +105,19 @@ pub fn vni_in_range(value: u64, ipv6: bool) -> Result<Vni, &'static str> {
     })
 }
 
-/// A UDP port; 0 is Go's "not set".
+/// A UDP port; 0 means "not set", as in Go.
 ///
 /// # Errors
-/// What it must be.
+/// The range that the port must be in.
 pub fn port_in_range(value: u64) -> Result<u16, &'static str> {
     u16::try_from(value).map_err(|_| "0 (the kernel's 8472) to 65535")
 }
 
-/// The MTU of an underlay, bytes; 0 is Go's "not set". An IPv4 link carries at least 68 bytes (RFC 791 §3.2), an IPv6
-/// link 1280 (RFC 8200 §5); VXLAN takes 50 and 70.
+/// The MTU of an underlay in bytes; 0 means "not set", as in Go. An IPv4 link carries at least 68 bytes (RFC 791
+/// §3.2), an IPv6 link 1280 (RFC 8200 §5); VXLAN takes 50 and 70.
 ///
 /// # Errors
-/// What it must be.
+/// The range that the MTU must be in.
 pub fn mtu_in_range(value: u64, ipv6: bool) -> Result<Mtu, &'static str> {
     let least = if ipv6 { 1350 } else { 118 };
     let mtu = u32::try_from(value).ok().filter(|mtu| *mtu == 0 || (least..=65535).contains(mtu));
@@ -138,7 +139,7 @@ pub fn device(family: Family, vni: Vni) -> Result<IfName, InvalidValue> {
     }
 }
 
-/// The port that the kernel takes when none is named (`vxlan_port`, drivers/net/vxlan/vxlan_core.c).
+/// The kernel's default port (`vxlan_port`, drivers/net/vxlan/vxlan_core.c).
 const KERNEL_PORT: u16 = 8472;
 
 /// What VXLAN adds to a packet, in bytes: outer IP, UDP, VXLAN and inner Ethernet headers, 20 or 40 + 8 + 8 + 14
@@ -155,8 +156,8 @@ impl VxlanConf {
         self.port.unwrap_or(KERNEL_PORT)
     }
 
-    /// The name while another device has upstream's: `fl8472.1`, `fl6-8472.1`. It has the port, so that two ports that
-    /// take turns never need one name.
+    /// The device's name while another device has upstream's: `fl8472.1`, `fl6-8472.1`. It contains the port, so that
+    /// two ports that alternate never need the same name.
     fn kept_device(&self, family: Family) -> Option<IfName> {
         let infix = if family == Family::V4 { "fl" } else { "fl6-" };
         IfName::new(&format!("{infix}{}.{}", self.udp_port(), self.vni)).ok()
@@ -169,7 +170,7 @@ impl VxlanConf {
         }
     }
 
-    /// The kernel refuses more than the underlay link leaves.
+    /// The MTU of the device; the kernel refuses more than the underlay link leaves.
     fn device_mtu(&self, underlay: Mtu, family: Family) -> Mtu {
         let outer = self.mtu.map_or(underlay, |mtu| mtu.min(underlay));
         Mtu(outer.0.saturating_sub(headroom(family)))
@@ -185,8 +186,8 @@ impl Conf for VxlanConf {
         Some(if self.direct_routing { Mode::WherePossible } else { Mode::Never })
     }
 
-    /// What fits into VXLAN over IPv4. Over IPv6 the 20 bytes less are the device's MTU, and the host reports them to the
-    /// pods by ICMPv6.
+    /// The size that fits into VXLAN over IPv4. Over IPv6 it is 20 bytes less; the device has that MTU, and the host
+    /// reports it to the pods by ICMPv6.
     fn pod_mtu(&self, underlay: Mtu) -> Mtu {
         self.device_mtu(underlay, Family::V4)
     }
@@ -213,7 +214,7 @@ impl Conf for VxlanConf {
         Some(Devices { kind: KIND.name, name: self.vni.get(), fixed: self.udp_port().into() })
     }
 
-    /// The kernel gives all devices of a port one socket, which has the group policy extension or has it not
+    /// All devices of a port share one socket in the kernel, which has the group policy extension or not
     /// (`vxlan_find_sock`, drivers/net/vxlan/vxlan_core.c).
     fn can_stay_beside(&self, current: &Backend) -> bool {
         match current {
@@ -231,7 +232,7 @@ impl Conf for VxlanConf {
         census.speaks(self.vni)
     }
 
-    /// A lease has the VNI and not the port.
+    /// A lease contains the VNI but not the port.
     fn looks_like(&self, current: &Backend) -> bool {
         matches!(current, Backend::Vxlan(current) if current.vni.get() & 0xffff == self.vni.get() & 0xffff)
     }
@@ -270,8 +271,8 @@ impl End for Vteps {
         }
     }
 
-    /// A host that has another VNI since a moment ago keeps the device of the one before while this host's lease says that
-    /// it may send to it.
+    /// A peer that changed its VNI a moment ago keeps its previous device while this host's lease says that this host
+    /// may send to it.
     fn last_resort(&self, peer: &Peer, half: &Half, on_link: bool) -> Option<Why> {
         let why = self.reaches(peer, half).err()?;
         (matches!(why, Why::OtherVni(_)) && !on_link).then_some(why)
@@ -284,7 +285,7 @@ impl End for Vteps {
 }
 
 impl Vtep {
-    /// `None` when the family is off, has no lease or has no address to send from.
+    /// The VTEP; `None` when the family is disabled, or has no lease or no address to send from.
     fn new(conf: &VxlanConf, host: &Host, family: Family, role: Role) -> Option<Self> {
         (*host.networks.get(family))?;
         let base = host.own.get(family)?.network();
@@ -301,12 +302,12 @@ impl Vtep {
             mtu: Some(conf.device_mtu(host.underlay.mtu, family)),
             mac: *host.identity.vtep_macs.get(family),
             alias: Some(host.mark()),
-            // it carries nothing as a port of a bridge or a VRF, and no link-layer header without ARP
+            // As a port of a bridge or a VRF, or with NOARP, it would carry nothing.
             master: Some(None),
             arp: Some(true),
             multicast: Some(true),
             protodown: Some(false),
-            // it takes the other name when the configuration changes back
+            // It takes the other name back when the configuration changes back.
             was: match role {
                 Role::Renamed => device(family, conf.vni).ok(),
                 Role::Current | Role::Kept => conf.kept_device(family),
@@ -318,9 +319,9 @@ impl Vtep {
 
     fn write(&self, state: &mut State) {
         state.links.insert(self.dev.clone(), self.link.clone());
-        // one address and no prefix: the kernel adds no route for it
+        // An address without a prefix: the kernel adds no route for it.
         state.address(&self.dev, host_net(self.base), true);
-        // a peer's router advertisement would become this host's default route
+        // Otherwise a peer's router advertisement would become this host's default route.
         state.conf("ipv6", &self.dev, "accept_ra", "0");
         if self.base.is_ipv6() {
             state.conf("ipv6", &self.dev, "disable_ipv6", "0");
@@ -334,8 +335,8 @@ impl Vtep {
         let route = Route { via: Some(addr), onlink: true, ..flannel_route(&self.dev) };
         state.routes.insert(RouteKey::main(half.subnet), route);
         if addr.is_ipv6() {
-            // the kernel refuses an onlink gateway that the table reaches by another link, as it does while the subnet's
-            // direct route is still there (ip6_route_check_nh_onlink, net/ipv6/route.c)
+            // The kernel refuses an onlink gateway that the table reaches by another link, as it does while the
+            // subnet's direct route still exists (ip6_route_check_nh_onlink, net/ipv6/route.c).
             state.routes.insert(RouteKey::main(host_net(addr)), flannel_route(&self.dev));
         }
     }

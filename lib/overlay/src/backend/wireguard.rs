@@ -1,6 +1,7 @@
-//! The wireguard backend: a device per family of the underlay, or one for both; a peer per host.
+//! The wireguard backend: a device per family of the underlay, or one for both; a WireGuard peer per host.
 //!
-//! Nothing goes to a peer in clear: the route to the device is the whole network's, and what no peer has is dropped there.
+//! Nothing is sent unencrypted: the route to the device covers the whole network, and the device drops packets for
+//! subnets that no peer has.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -31,16 +32,16 @@ pub static KIND: Kind = Kind {
     },
 };
 
-/// WireGuard, by the kernel.
+/// The kernel's WireGuard.
 pub const TUNNEL: Tunnel = Tunnel::new("wireguard", "WireGuard");
 
-/// Upstream's names of the devices; the second is IPv6's in mode separate.
+/// Upstream's device names; the second is for IPv6 in mode separate.
 pub const DEVICES: [&str; 2] = ["flannel-wg", "flannel-wg-v6"];
 
 /// Which device carries which family.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WireguardMode {
-    /// A device per family of the underlay: IPv4 by IPv4, IPv6 by IPv6.
+    /// A device per family of the underlay: IPv4 over IPv4, IPv6 over IPv6.
     #[default]
     Separate,
     /// One device; the family of the underlay is chosen per peer.
@@ -56,13 +57,14 @@ pub enum WireguardMode {
 pub struct WireguardConf {
     /// `ListenPort`, default 51820.
     pub listen_port: u16,
-    /// `ListenPortV6`, default 51821: the IPv6 device's, with [`WireguardMode::Separate`].
+    /// `ListenPortV6`, default 51821: the port of the IPv6 device in [`WireguardMode::Separate`].
     pub listen_port_v6: u16,
-    /// `MTU` of the *underlay*, of which WireGuard's own 80 bytes are taken; `None` is the underlay interface's.
+    /// `MTU` of the *underlay*, from which WireGuard's 80 bytes are subtracted; `None` means the underlay interface's
+    /// MTU.
     pub mtu: Option<Mtu>,
     /// `PSK`: 32 bytes in base64, mixed into the handshake with every peer.
     pub psk: Option<Secret>,
-    /// `PersistentKeepaliveInterval`, seconds; 0 is off.
+    /// `PersistentKeepaliveInterval`, in seconds; 0 (the default) is off.
     pub keepalive: u16,
     /// `Mode`
     pub mode: WireguardMode,
@@ -93,7 +95,7 @@ fn read(reader: &mut Reader<'_>, ipv6: bool, mistakes: &mut Vec<Mistake>) -> Bac
     })
 }
 
-/// What is inside must still carry the smallest packet of its family: 68 bytes (RFC 791 §3.2), 1280 (RFC 8200 §5).
+/// The inner MTU must still carry the smallest packet of its family: 68 bytes (RFC 791 §3.2), 1280 (RFC 8200 §5).
 fn read_mtu(value: Option<u64>, ipv6: bool, mistakes: &mut Vec<Mistake>) -> Option<Mtu> {
     let range = if ipv6 {
         (1360, 65535, "1360 to 65535: it is the underlay's MTU, and IPv6 needs 1280 bytes inside WireGuard's 80")
@@ -105,7 +107,7 @@ fn read_mtu(value: Option<u64>, ipv6: bool, mistakes: &mut Vec<Mistake>) -> Opti
 
 fn read_psk(value: Option<String>, mistakes: &mut Vec<Mistake>) -> Option<Secret> {
     let text = value.filter(|text| !text.is_empty())?;
-    // not what is there: it is half a secret
+    // The message must not contain the value, which is half a secret.
     text.parse().map_err(|error| mistakes.push(Mistake::Psk(error))).ok()
 }
 
@@ -129,8 +131,8 @@ fn read_mode(value: Option<String>, mistakes: &mut Vec<Mistake>) -> Option<Wireg
 }
 
 impl WireguardConf {
-    /// The port on which this host listens for a family. The one device of the modes but separate listens on `ListenPort`
-    /// alone; Go says `ListenPortV6` for IPv6 even there.
+    /// The port on which this host listens for a family. In modes with one device it is `ListenPort`; Go publishes
+    /// `ListenPortV6` for IPv6 even then.
     fn port(&self, family: Family) -> u16 {
         match (self.mode, family) {
             (WireguardMode::Separate, Family::V6) => self.listen_port_v6,
@@ -143,7 +145,8 @@ impl WireguardConf {
         IfName::new(DEVICES[usize::from(separate)]).ok()
     }
 
-    /// IPv6 and UDP headers and WireGuard's own 32 bytes, for both families of the underlay (the WireGuard paper §5.4.6).
+    /// The device's MTU: IPv6 and UDP headers and WireGuard's own 32 bytes, for both families of the underlay (the
+    /// WireGuard paper §5.4.6).
     fn device_mtu(&self, underlay: Mtu) -> Mtu {
         let outer = self.mtu.map_or(underlay, |mtu| mtu.min(underlay));
         Mtu(outer.0.saturating_sub(80))
@@ -167,7 +170,7 @@ impl Conf for WireguardConf {
         true
     }
 
-    /// A host's key is the same in both families.
+    /// A host has the same key in both families.
     fn lease_data(&self, identity: &Identity, family: Family) -> Option<Json> {
         let public_key = identity.wireguard?.public;
         Some(WireguardData { public_key, port: Some(self.port(family)) }.to_json())
@@ -177,12 +180,12 @@ impl Conf for WireguardConf {
         DEVICES.iter().filter_map(|name| IfName::new(name).ok()).collect()
     }
 
-    /// A device that is only kept stays as it is: its port and its keys are those that the peers know.
+    /// A device that is only kept stays unchanged: the peers know its port and its key.
     fn stays_as_it_is(&self) -> bool {
         true
     }
 
-    /// A device that is only kept receives: its peers are those of before.
+    /// A device that is only kept still receives: its peers stay.
     fn end(&self, host: &Host, role: Role) -> Option<Box<dyn End>> {
         let device = || Wireguard {
             conf: *self,
@@ -200,7 +203,7 @@ impl Conf for WireguardConf {
         Some(Devices { kind: KIND.name, name: 0, fixed: 0 })
     }
 
-    /// Hosts behind one address are told apart by their ports.
+    /// WireGuard distinguishes hosts behind one address by their ports.
     fn shares_addresses(&self) -> bool {
         true
     }
@@ -245,7 +248,7 @@ impl End for Wireguard {
         self.endpoint(peer, half).map(drop)
     }
 
-    /// The subnet becomes one of those of the peer with the host's key. A host that left a lease behind has two.
+    /// Adds the subnet to the peer with the host's key. A host that left an old lease behind has two subnets.
     fn write_peer(&self, peer: &Peer, half: &Half, state: &mut State) {
         let device = self.conf.device(half.subnet.into()).map(|dev| state.wireguard.entry(dev).or_default());
         let Some(((device, data), endpoint)) = device.zip(half.wireguard).zip(self.endpoint(peer, half).ok()) else {
@@ -255,7 +258,7 @@ impl End for Wireguard {
             endpoint: Some(endpoint),
             preshared_key: self.conf.psk,
             keepalive: self.conf.keepalive,
-            // it may send from elsewhere than its lease says, as from behind a NAT
+            // The peer may send from an address that its lease does not name, for example from behind a NAT.
             roams: true,
             ..WireguardPeer::default()
         };
@@ -264,10 +267,10 @@ impl End for Wireguard {
 }
 
 impl Wireguard {
-    /// Where the peer is sent to. A peer without a port listens where this host does.
+    /// The address and port to send to. A peer that publishes no port listens on this host's port.
     ///
     /// # Errors
-    /// It has no key, or no address that this host could send to.
+    /// The peer has no key, or no address that this host can send to.
     fn endpoint(&self, peer: &Peer, half: &Half) -> Result<SocketAddr, Why> {
         let data = half.wireguard.ok_or(Why::NotIn(TUNNEL))?;
         if self.conf.mode == WireguardMode::Separate {
@@ -277,7 +280,7 @@ impl Wireguard {
         let public = ByFamily { v4: public(peer, Family::V4), v6: public(peer, Family::V6) };
         let family = underlay_family(self.conf.mode, public, self.underlay_v6);
         let address = (*public.get(family)).ok_or(Why::NoEndpoint(family))?;
-        // its one device listens on one port, and Go says that only in IPv4's data
+        // Its one device listens on one port, which Go publishes correctly only in the IPv4 data.
         let port = Family::ALL.iter().find_map(|family| peer.half(*family)?.wireguard?.port);
         Ok(SocketAddr::new(address, port.unwrap_or(self.conf.listen_port)))
     }
@@ -287,7 +290,7 @@ fn public(peer: &Peer, family: Family) -> Option<IpAddr> {
     peer.half(family).map(|half| half.public)
 }
 
-/// Upstream's rule: IPv6 only when it is certain to be routed at both ends and IPv4 is not at the peer's.
+/// Upstream's rule: use IPv6 only when both hosts have public IPv6 addresses and the peer's IPv4 address is private.
 fn underlay_family(mode: WireguardMode, peer: ByFamily<Option<IpAddr>>, own_v6: Option<IpAddr>) -> Family {
     match (mode, peer.v4, peer.v6) {
         (WireguardMode::Ipv4 | WireguardMode::Separate, ..) => Family::V4,
@@ -302,7 +305,7 @@ fn underlay_family(mode: WireguardMode, peer: ByFamily<Option<IpAddr>>, own_v6: 
     }
 }
 
-/// RFC 1918, RFC 4193, and link-local addresses.
+/// Whether the address is in RFC 1918 or RFC 4193, or link-local.
 fn is_private(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),

@@ -1,4 +1,4 @@
-//! The value of a lease: how its host is reached.
+//! The value of a lease: how to reach its host.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -8,8 +8,8 @@ use kernel::types::{Family, Mac, Vni};
 
 /// What a host publishes about itself.
 ///
-/// As text it is upstream's JSON, compact and in this order: `PublicIP` (`0.0.0.0` for none) and `PublicIPv6` (`null`
-/// for none) always, the others unless empty.
+/// As text it is upstream's JSON, compact and in this order: always `PublicIP` (`0.0.0.0` for none) and `PublicIPv6`
+/// (`null` for none); the other fields unless they are empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LeaseAttrs {
     /// `PublicIP`
@@ -18,39 +18,39 @@ pub struct LeaseAttrs {
     pub public_ipv6: Option<Ipv6Addr>,
     /// `BackendType`: `vxlan`, `host-gw`, …; empty for alloc and udp.
     pub backend_type: String,
-    /// `BackendData`: what the backend needs to know for IPv4.
+    /// `BackendData`: the backend's data for IPv4.
     pub backend_data: Option<Json>,
     /// `BackendV6Data`: the same for IPv6.
     pub backend_v6_data: Option<Json>,
 }
 
-/// A value that is no lease.
+/// A value that is not a lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AttrsError {
-    /// It is not JSON.
+    /// The value is not JSON.
     #[error("the lease is not JSON: {0}")]
     Json(#[from] JsonError),
-    /// A field has another type than it must.
+    /// A field has the wrong type.
     #[error("the lease: {0}")]
     WrongType(#[from] Wrong),
-    /// A field holds no address of its family.
+    /// A field is not an address of its family.
     #[error("the lease: {field} {value:?} is not an address")]
     Address {
         /// `PublicIP` or `PublicIPv6`
         field: &'static str,
-        /// What is there
+        /// The given value.
         value: String,
     },
-    /// `VtepMAC` is missing or no Ethernet address.
+    /// `VtepMAC` is missing or not an Ethernet address.
     #[error("VtepMAC {0:?} is not a MAC address")]
     Mac(String),
-    /// `PublicKey` is missing, or no key that a peer can have.
+    /// `PublicKey` is missing, or not a key that a peer can have.
     #[error("PublicKey {0:?} is not a WireGuard key")]
     PublicKey(String),
     /// `Port` has more than 16 bits.
     #[error("Port {0} is not a port")]
     Port(u64),
-    /// The extension backend's data is a text.
+    /// The extension backend's data is not a string.
     #[error("BackendData {0} is not a string")]
     NotText(String),
     /// `VNI` has more than 24 bits.
@@ -83,7 +83,7 @@ impl LeaseAttrs {
         }
     }
 
-    /// The value as it is stored.
+    /// The stored text.
     pub fn to_json(&self) -> String {
         let mut fields = vec![
             ("PublicIP", self.public_ip.unwrap_or(Ipv4Addr::UNSPECIFIED).to_string().into()),
@@ -100,10 +100,10 @@ impl LeaseAttrs {
         Json::from_iter(fields).compact()
     }
 
-    /// Reads a stored value. Fields that are not known are skipped: a newer flannel may have put them there.
+    /// Parses a stored value. Unknown fields are ignored: a newer flannel may have written them.
     ///
     /// # Errors
-    /// No JSON, or a field that cannot be read.
+    /// The text is not JSON, or a field cannot be read.
     pub fn parse(text: &[u8]) -> Result<Self, AttrsError> {
         let tree = Json::parse(text)?;
         let mut reader = Reader::new("", &tree)?;
@@ -131,19 +131,19 @@ fn address<A: FromStr>(field: &'static str, text: Option<String>) -> Result<Opti
     value.parse().map(Some).map_err(|_| AttrsError::Address { field, value })
 }
 
-/// What the vxlan backend publishes per family: `{"VNI":1,"VtepMAC":"4a:ed:0f:9b:24:90"}`, these fields in this order
-/// and no others, because Go flannel reads its own back by cutting the text.
+/// The vxlan backend's data per family: `{"VNI":1,"VtepMAC":"4a:ed:0f:9b:24:90"}`, with exactly these fields in this
+/// order, because Go flannel reads its own data back by cutting the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VxlanData {
-    /// `VNI`; absent in the leases of old peers. Go publishes the low 16 bits only, and cannot read more.
+    /// `VNI`; absent in leases of old peers. Go publishes only the low 16 bits, and cannot read more.
     pub vni: Option<Vni>,
     /// `VtepMAC`: the Ethernet address of the host's VXLAN device.
     pub vtep_mac: Mac,
 }
 
 impl VxlanData {
-    /// The value as it is stored. Only the low 16 bits of the VNI are in it: Go's field is an `uint16`, and a Go peer
-    /// drops a lease whose VNI does not fit.
+    /// The stored value. It contains only the low 16 bits of the VNI: Go's field is a `uint16`, and a Go peer drops a
+    /// lease whose VNI does not fit.
     pub fn to_json(self) -> Json {
         let mut fields = Vec::new();
         if let Some(vni) = self.vni {
@@ -153,10 +153,10 @@ impl VxlanData {
         Json::from_iter(fields)
     }
 
-    /// Reads a stored value.
+    /// Parses a stored value.
     ///
     /// # Errors
-    /// A wrong type, or no MAC address.
+    /// The type is wrong, or the MAC address is invalid.
     pub fn parse(data: &Json) -> Result<Self, AttrsError> {
         let mut reader = Reader::new("BackendData", data)?;
         let vni = reader.take::<u64>("VNI");
@@ -168,8 +168,7 @@ impl VxlanData {
         Ok(Self { vni: vni.transpose()?, vtep_mac: mac.parse().map_err(|_| AttrsError::Mac(mac))? })
     }
 
-    /// True when the two devices speak the same VNI, as far as the lease tells: by its low 16 bits, and a lease without
-    /// one may have any.
+    /// Whether the lease's VNI may be `vni`: their low 16 bits are equal, or the lease has no VNI.
     pub fn speaks(self, vni: Vni) -> bool {
         self.vni.is_none_or(|theirs| theirs.get() & 0xffff == vni.get() & 0xffff)
     }

@@ -1,4 +1,4 @@
-//! What a stored lease says, read once and kept small: a store may hold tens of thousands.
+//! The contents of stored leases, parsed once and kept small: a store may hold tens of thousands.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,8 +10,8 @@ use super::{AttrsError, LeaseAttrs, VxlanData, WireguardData};
 use crate::backend::{Data, data_of};
 use crate::net::ByFamily;
 
-/// A `BackendType` as published: its first 15 bytes. No backend has a longer name, so a text that is cut is nobody's type
-/// either.
+/// A `BackendType` as published, cut to 15 bytes. No backend has a longer name, so a cut text never equals a
+/// backend's type. The default is empty.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeaseType {
     bytes: [u8; 15],
@@ -19,7 +19,7 @@ pub struct LeaseType {
 }
 
 impl LeaseType {
-    /// The type of this name.
+    /// The type with this name.
     pub fn new(name: &str) -> Self {
         let mut kind = Self::default();
         let end = name.floor_char_boundary(kind.bytes.len());
@@ -35,7 +35,7 @@ impl LeaseType {
         self.bytes.get(..self.len.into()).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
     }
 
-    /// What the data of such a lease is; `None`: nothing that this program reads.
+    /// The kind of data in such a lease; `None` when this program does not read it.
     pub(crate) fn says(&self) -> Option<Data> {
         data_of(self.as_str())
     }
@@ -59,10 +59,10 @@ impl fmt::Debug for LeaseType {
     }
 }
 
-/// One family's data of a lease.
+/// A lease's data for one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum BackendData {
-    /// There is none.
+    /// The lease has no data.
     #[default]
     Nothing,
     /// A VTEP.
@@ -71,14 +71,14 @@ pub enum BackendData {
     Wireguard(Box<WireguardData>),
     /// The text of the extension backend.
     Text(Box<str>),
-    /// Of a type whose data is not read.
+    /// The lease has a type whose data this program does not read.
     Other,
-    /// It is not what the lease's type needs.
+    /// The data is not what the lease's type requires.
     Unreadable(Box<AttrsError>),
 }
 
 impl BackendData {
-    /// Reads the data of a lease of type `kind`.
+    /// Parses the data of a lease of type `kind`.
     pub fn read(kind: LeaseType, data: Option<&Json>) -> Self {
         let Some(data) = data else { return Self::Nothing };
         let read = match kind.says() {
@@ -94,7 +94,7 @@ impl BackendData {
     }
 }
 
-/// What a stored lease says of its host: [`LeaseAttrs`] with the data read.
+/// A stored lease: [`LeaseAttrs`] with the data parsed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoredAttrs {
     /// `PublicIP`
@@ -108,10 +108,10 @@ pub struct StoredAttrs {
 }
 
 impl StoredAttrs {
-    /// Reads a stored value.
+    /// Parses a stored value.
     ///
     /// # Errors
-    /// Those of [`LeaseAttrs::parse`]. Data that cannot be read is none of them: the other family's may be good.
+    /// Those of [`LeaseAttrs::parse`]. Unreadable data is not an error, because the other family's data may be good.
     pub fn parse(text: &[u8]) -> Result<Self, AttrsError> {
         Ok(Self::from(&LeaseAttrs::parse(text)?))
     }
@@ -124,17 +124,18 @@ impl StoredAttrs {
         }
     }
 
-    /// The VTEP of a family, whatever it is worth.
+    /// The VTEP of a family, not yet checked.
     pub fn vtep(&self, family: Family) -> Option<VxlanData> {
         if let BackendData::Vxlan(data) = self.data.get(family) { Some(*data) } else { None }
     }
 
-    /// The WireGuard key and port of a family.
+    /// The WireGuard key and port of a family, not yet checked.
     pub fn wireguard(&self, family: Family) -> Option<WireguardData> {
         if let BackendData::Wireguard(data) = self.data.get(family) { Some(**data) } else { None }
     }
 
-    /// What the first command of a host with backend extension printed; no data is an empty text. `None` for other types.
+    /// The output of the first command of a host with the extension backend, empty without data. `None` for other
+    /// types.
     pub fn extension(&self) -> Option<&str> {
         match (self.backend_type.says(), &self.data.v4) {
             (Some(Data::Text), BackendData::Text(text)) => Some(text),
@@ -204,7 +205,7 @@ mod tests {
         assert_eq!(attrs("vxlan", "null").extension(), None);
     }
 
-    /// What 10,000 of them take is a figure of the daemon's.
+    /// The daemon's tests measure how much memory 10,000 of them take.
     #[test]
     fn a_lease_is_small() {
         assert_eq!((size_of::<BackendData>(), size_of::<StoredAttrs>()), (24, 88));

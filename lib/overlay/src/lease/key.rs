@@ -9,10 +9,10 @@ use kernel::types::{Family, masked};
 
 use crate::net::parse_len;
 
-/// At most one subnet of each family.
+/// At most one subnet per family. The default is none.
 ///
 /// As text it is the key of a lease: `10.5.53.0-24`, with both families `10.5.53.0-24&fd05:0:0:65::-64`, with IPv6
-/// alone `0.0.0.0-0&fd05:0:0:65::-64`. The order is that of the addresses, and not of the text.
+/// only `0.0.0.0-0&fd05:0:0:65::-64`. The order is by address, not by text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subnets {
     /// The IPv4 subnet.
@@ -37,7 +37,7 @@ impl Subnets {
         }
     }
 
-    /// Puts `net` where its family belongs.
+    /// Sets the subnet of `net`'s family.
     pub fn set(&mut self, net: IpNetwork) {
         match net {
             IpNetwork::V4(v4) => self.v4 = Some(v4),
@@ -45,24 +45,24 @@ impl Subnets {
         }
     }
 
-    /// The subnets that are there, IPv4 first.
+    /// The subnets, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpNetwork> {
         Family::ALL.into_iter().filter_map(|family| self.get(family))
     }
 
-    /// True when there is none.
+    /// Whether there are no subnets.
     pub fn is_empty(&self) -> bool {
         self.v4.is_none() && self.v6.is_none()
     }
 
-    /// The same with all host bits cleared.
+    /// A copy with all host bits cleared.
     pub fn masked(&self) -> Self {
         self.iter().map(masked).collect()
     }
 }
 
 impl FromIterator<IpNetwork> for Subnets {
-    /// The last of each family.
+    /// Takes the last network of each family.
     fn from_iter<I: IntoIterator<Item = IpNetwork>>(nets: I) -> Self {
         let mut subnets = Self::default();
         nets.into_iter().for_each(|net| subnets.set(net));
@@ -71,7 +71,7 @@ impl FromIterator<IpNetwork> for Subnets {
 }
 
 impl fmt::Display for Subnets {
-    /// The key of the lease. An empty one prints as `0.0.0.0-0`, which does not parse.
+    /// Prints the key of the lease. An empty one prints as `0.0.0.0-0`, which does not parse.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.v4 {
             Some(v4) => write!(f, "{}-{}", v4.ip(), v4.prefix())?,
@@ -87,8 +87,8 @@ impl fmt::Display for Subnets {
 impl FromStr for Subnets {
     type Err = KeyError;
 
-    /// Reads a key: the part of an etcd key after the last `/`. Host bits are kept, because one half with host bits
-    /// does not make the other half wrong; `peers::check` looks at each.
+    /// Parses a key: the part of an etcd key after the last `/`. It keeps host bits, because host bits in one half do
+    /// not make the other half wrong; `peers::check` checks each half.
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let (first, second) = match text.split_once('&') {
             Some((first, second)) => (first, Some(second)),
@@ -113,7 +113,7 @@ fn half(text: &str, max_len: u8) -> Option<IpNetwork> {
     }
     let len = parse_len(len).filter(|len| *len <= max_len)?;
     let addr: IpAddr = addr.parse().ok()?;
-    // upstream's pattern has no dots in its IPv6 part
+    // Upstream's pattern allows no dots in the IPv6 part.
     if addr.is_ipv6() && text.contains('.') { None } else { IpNetwork::new(addr, len).ok() }
 }
 
@@ -169,7 +169,7 @@ mod tests {
                 v6: v6.map(|(addr, len)| Ipv6Network::new(addr.into(), len % 128).unwrap()),
             };
             prop_assume!(!subnets.is_empty() && subnets.v4 != Some("0.0.0.0/0".parse().unwrap()));
-            // what Go prints with dots, Go's own pattern does not read back
+            // Go prints some addresses with dots, and its own pattern does not accept those.
             prop_assume!(!subnets.v6.is_some_and(|net| net.ip().to_string().contains('.')));
             prop_assert_eq!(subnets.to_string().parse::<Subnets>().unwrap(), subnets);
         }

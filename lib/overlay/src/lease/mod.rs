@@ -1,4 +1,4 @@
-//! A lease: which subnets a host has, and what the other hosts must know to reach them.
+//! A lease: the subnets of a host, and what other hosts need to reach it.
 //!
 //! The text forms are upstream's etcd layout: the last part of a key below `<prefix>/subnets/`, and its value.
 
@@ -17,8 +17,8 @@ pub use wireguard::WireguardData;
 /// A host's claim to its subnets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
-    /// What is claimed: the key.
+    /// The claimed subnets, which are the key.
     pub subnets: Subnets,
-    /// How the host is reached: the value.
+    /// How to reach the host: the value.
     pub attrs: LeaseAttrs,
 }

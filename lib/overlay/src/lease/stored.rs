@@ -1,19 +1,19 @@
-//! Leases as a store hands them out: read and checked once, at its door.
+//! Leases as a store delivers them: parsed and checked once.
 
 use super::{AttrsError, KeyError, StoredAttrs, Subnets};
 
 /// One lease of the store.
 ///
-/// The key of a stored lease is canonical: `subnets.to_string()` is its text, and no other text names these subnets. So a
-/// newcomer cannot take a subnet by another spelling of the holder's key.
+/// The key of a stored lease is canonical: its text is `subnets.to_string()`, and no other text names these subnets.
+/// So a newcomer cannot take a subnet by spelling the holder's key differently.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredLease {
     /// The key.
     pub subnets: Subnets,
     /// The value.
     pub attrs: StoredAttrs,
-    /// The order in which leases were created, where the store knows it (etcd's `create_revision`), else 0. Of two leases
-    /// that contradict each other the older one wins.
+    /// The order in which leases were created, if the store knows it (etcd's `create_revision`), else 0. Of two
+    /// conflicting leases the older one wins.
     pub created: u64,
 }
 
@@ -23,28 +23,28 @@ pub enum Refusal {
     /// The key names no subnets.
     #[error("its key is {0}")]
     Key(#[from] KeyError),
-    /// The key names subnets in another than the one spelling that counts.
+    /// The key names subnets, but is not in canonical form.
     #[error("its key is not canonical: the key of these subnets is {canonical}")]
     NotCanonical {
-        /// The spelling that counts.
+        /// The canonical form.
         canonical: Subnets,
     },
     /// The value cannot be read.
     #[error("its value cannot be read: {0}")]
     Value(#[from] AttrsError),
-    /// What lies under the key is a directory, a link or a device.
+    /// The entry is a directory, a link or a device.
     #[error("it is not a regular file")]
     NotAFile,
-    /// The value is larger than any lease.
+    /// The value is larger than any lease can be.
     #[error("its value is larger than 64 KiB")]
     TooLarge,
 }
 
 impl StoredLease {
-    /// Reads a key and its value.
+    /// Parses a key and its value.
     ///
     /// # Errors
-    /// The key is no key, or not canonical; the value cannot be read.
+    /// The key is invalid or not canonical, or the value cannot be parsed.
     ///
     /// ```
     /// use overlay::lease::StoredLease;
@@ -64,21 +64,22 @@ impl StoredLease {
     }
 }
 
-/// What has changed in a store since the last change set. Each lease occurs at most once.
+/// The changes of a store since the last change set. Each lease occurs at most once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeaseChanges {
-    /// `put` is everything there is; what was known before and is not among it is gone.
+    /// Whether `put` is complete: leases that were known before and are not in `put` are gone.
     pub snapshot: bool,
-    /// Leases that are new or have another value.
+    /// Leases that are new or have a new value.
     pub put: Vec<StoredLease>,
     /// Leases that are gone.
     pub gone: Vec<Subnets>,
-    /// Entries that are not leases, by their text in the store, and why; `None`: the entry is gone, or is a lease now.
+    /// Entries that are not leases, by their text in the store, with the reason. `None`: the entry is gone, or has
+    /// become a lease.
     pub refused: Vec<(String, Option<Refusal>)>,
 }
 
 impl LeaseChanges {
-    /// Nothing has changed.
+    /// Whether nothing has changed.
     pub fn is_empty(&self) -> bool {
         !self.snapshot && self.put.is_empty() && self.gone.is_empty() && self.refused.is_empty()
     }

@@ -1,31 +1,32 @@
-//! What the wireguard backend publishes.
+//! The lease data of the wireguard backend.
 
 use gojson::{Json, Reader};
 use kernel::state::PublicKey;
 
 use super::AttrsError;
 
-/// Per family: `{"PublicKey":"HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=","Port":51820}`. A host has one key for both.
+/// The data per family: `{"PublicKey":"HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=","Port":51820}`. A host has one
+/// key for both families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WireguardData {
     /// `PublicKey`, base64.
     pub public_key: PublicKey,
-    /// `Port`: where the host listens. Absent in the leases of old peers, which listen where everyone does.
+    /// `Port`: the port that the host listens on. Absent in leases of old peers, which listen on this host's port.
     pub port: Option<u16>,
 }
 
 impl WireguardData {
-    /// The value as it is stored.
+    /// The stored value.
     pub fn to_json(self) -> Json {
         let mut fields = vec![("PublicKey", Json::from(self.public_key.to_string()))];
         fields.extend(self.port.map(|port| ("Port", Json::from(u32::from(port)))));
         Json::from_iter(fields)
     }
 
-    /// Reads a stored value. Port 0 is none.
+    /// Parses a stored value. Port 0 means none.
     ///
     /// # Errors
-    /// A wrong type, no key, or a number that is no port.
+    /// The type is wrong, the key is invalid, or the number is not a port.
     pub fn parse(data: &Json) -> Result<Self, AttrsError> {
         let mut reader = Reader::new("BackendData", data)?;
         let key = reader.take::<String>("PublicKey").unwrap_or_default();
@@ -34,7 +35,7 @@ impl WireguardData {
             return Err(wrong.into());
         }
         let port = port.map(|port| u16::try_from(port).map_err(|_| AttrsError::Port(port))).transpose()?;
-        // no private key has zeros for its other half, and with them everyone could compute what packets are encrypted with
+        // No private key belongs to a public key of zeros, and with it anyone could compute the session keys.
         let public_key = key.parse().ok().filter(|key| *key != PublicKey([0; 32]));
         Ok(Self { public_key: public_key.ok_or(AttrsError::PublicKey(key))?, port })
     }

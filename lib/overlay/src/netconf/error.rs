@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration, in upstream's words where it has any.
+//! Errors in a network configuration, in upstream's words where it has them.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,16 +9,16 @@ use kernel::types::Family;
 /// A configuration that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// The text is not one JSON document.
+    /// The text is not a JSON document.
     #[error("the network configuration is not JSON: {0}")]
     Json(#[from] JsonError),
-    /// Everything that is wrong with it; never empty. One mistake prints as itself.
+    /// All mistakes; never empty. A single mistake prints without a list.
     #[error("{}", list(.0))]
     Mistakes(Vec<Mistake>),
 }
 
 impl ConfigError {
-    /// The single mistakes; none when the text is no JSON.
+    /// All mistakes; empty when the text is not JSON.
     pub fn mistakes(&self) -> &[Mistake] {
         if let Self::Mistakes(all) = self { all } else { &[] }
     }
@@ -29,62 +29,61 @@ fn list(mistakes: &[Mistake]) -> String {
     texts.join("; ")
 }
 
-/// One thing that is wrong with a configuration. `family` gives IPv6's keys their prefix: `SubnetLen`,
-/// `IPv6SubnetLen`.
+/// One mistake in a configuration. `family` determines the prefix of the key: `SubnetLen`, `IPv6SubnetLen`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Mistake {
-    /// A value of another JSON type.
+    /// A value has the wrong JSON type.
     #[error(transparent)]
     WrongType(#[from] Wrong),
     /// `EnableIPv4` and `EnableIPv6` are both false.
     #[error("none defined stack: EnableIPv4 and EnableIPv6 are both false")]
     NoFamily,
-    /// No network for a family that is on, or all of the address space.
+    /// An enabled family has no network, or the whole address space.
     #[error("please define a correct {}Network parameter in the flannel config", Keys(*.family))]
     NoNetwork {
-        /// Whose
+        /// The family of the key.
         family: Family,
     },
-    /// A network that is no CIDR, or one of the other family.
+    /// A network is not a CIDR, or one of the other family.
     #[error("{}Network {value} is not an {} like {}", Keys(*.family), cidr_name(*.family), cidr_example(*.family))]
     BadNetwork {
-        /// Whose
+        /// The family of the key.
         family: Family,
-        /// What is there, as JSON
+        /// The given value, as JSON.
         value: String,
     },
-    /// A SubnetMin or SubnetMax that is no address of its family.
+    /// A SubnetMin or SubnetMax is not an address of its family.
     #[error("{}{key} {value:?} is not an {} address", Keys(*.family), ip_name(*.family))]
     BadAddress {
-        /// Whose
+        /// The family of the key.
         family: Family,
         /// `SubnetMin` or `SubnetMax`
         key: &'static str,
-        /// What is there
+        /// The given value.
         value: String,
     },
-    /// Subnets of fewer than four (IPv4) or two (IPv6) addresses.
+    /// A subnet has fewer than four (IPv4) or two (IPv6) addresses.
     #[error("SubnetLen must be less than /{}", .family.bits() - 1)]
     LenTooLong {
-        /// Whose
+        /// The family of the key.
         family: Family,
     },
-    /// A network with room for fewer than four subnets of the length asked for.
+    /// The network has room for fewer than four subnets of the configured length.
     #[error("network must be able to accommodate at least four subnets")]
     LenTooShort {
-        /// Whose
+        /// The family of the key.
         family: Family,
     },
-    /// A network with room for fewer than four subnets of any length.
+    /// The network has room for fewer than four subnets of any length.
     #[error("{} is too small. Minimum useful network prefix is /{}", small_name(*.family), .family.bits() - 4)]
     NetworkTooSmall {
-        /// Whose
+        /// The family of the key.
         family: Family,
     },
-    /// An end of the range is not in the network.
+    /// An end of the range is outside the network.
     #[error("{prefix}{key} is not in the range of the {prefix}Network", prefix = Keys(*.family))]
     OutOfNetwork {
-        /// Whose
+        /// The family of the key.
         family: Family,
         /// `SubnetMin` or `SubnetMax`
         key: &'static str,
@@ -92,56 +91,56 @@ pub enum Mistake {
     /// An end of the range is not the first address of a subnet.
     #[error("{}{key} is not on a SubnetLen boundary: {value}", Keys(*.family))]
     NotAligned {
-        /// Whose
+        /// The family of the key.
         family: Family,
         /// `SubnetMin` or `SubnetMax`
         key: &'static str,
-        /// What is there
+        /// The given value.
         value: IpAddr,
     },
-    /// A range without a subnet.
-    #[error("{prefix}SubnetMin {min} is above {prefix}SubnetMax {max}: no subnet is left to lease", prefix = Keys(*.family))]
+    /// The range contains no subnet.
+    #[error("{prefix}SubnetMin {min} is above {prefix}SubnetMax {max}: the range contains no subnet", prefix = Keys(*.family))]
     EmptyRange {
-        /// Whose
+        /// The family of the key.
         family: Family,
         /// The configured or default start
         min: IpAddr,
         /// The configured or default end
         max: IpAddr,
     },
-    /// A key of the backend.
+    /// A key of the backend has a mistake.
     #[error(transparent)]
     Backend(#[from] crate::backend::Mistake),
 }
 
-/// Something that is no mistake, but that a person may want to look at.
+/// Something that is allowed, but probably not intended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
-    /// There is no `Backend`, which means udp.
+    /// There is no `Backend` key, which means udp.
     #[error(
         "the configuration has no Backend key, which means udp: vxlan does the same in the kernel, many times faster"
     )]
     NoBackend,
-    /// Nobody reads this key. It may be misspelt.
+    /// No program reads this key; it may be misspelt.
     #[error("unknown key {key} is ignored")]
     UnknownKey {
-        /// With the objects around it: `Backend.Prot`
+        /// The full key: `Backend.Prot`.
         key: String,
     },
-    /// A key that is there more than once, perhaps in different cases.
+    /// A key occurs more than once, perhaps in different cases.
     #[error("key {key} occurs more than once; the last one counts")]
     RepeatedKey {
-        /// The field's name
+        /// The name of the field.
         key: String,
     },
-    /// `Network` had host bits, as `10.5.1.2/16` has.
-    #[error("{}Network {given} has bits beyond its prefix length; {used} is used", Keys(*.family))]
+    /// `Network` has host bits, for example `10.5.1.2/16`.
+    #[error("{}Network {given} has bits beyond its prefix length; using {used}", Keys(*.family))]
     HostBits {
-        /// Whose
+        /// The family of the key.
         family: Family,
-        /// What is there
+        /// The given network.
         given: ipnetwork::IpNetwork,
-        /// What is used
+        /// The network that is used.
         used: ipnetwork::IpNetwork,
     },
 }

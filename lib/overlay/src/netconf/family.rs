@@ -1,4 +1,4 @@
-//! One family's network and the range its subnets are taken from.
+//! One family's network, and the range of its subnets.
 
 use std::net::IpAddr;
 
@@ -10,30 +10,30 @@ use super::error::Keys;
 use super::{Mistake, Notes, Warning};
 use crate::net;
 
-/// What is configured for a family that is on.
+/// The configuration of an enabled family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FamilyConf {
     /// `Network` or `IPv6Network`, host bits zero.
     pub network: IpNetwork,
-    /// Which subnets of it are leased.
+    /// The subnets that are leased.
     pub allocation: Allocation,
 }
 
-/// Which subnets of a network are leased.
+/// The subnets of a network that are leased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allocation {
     /// Their prefix length: `SubnetLen`, `IPv6SubnetLen`.
     pub len: u8,
-    /// The first address of the first: `SubnetMin`.
+    /// The first address of the first subnet: `SubnetMin`.
     pub min: IpAddr,
-    /// The first address of the last: `SubnetMax`. Not below `min`.
+    /// The first address of the last subnet: `SubnetMax`. Not below `min`.
     pub max: IpAddr,
 }
 
 /// A family's keys before they are checked.
 pub(super) struct Raw {
     pub(super) family: Family,
-    /// Whatever its type: one message for all that is no CIDR, `null` too.
+    /// A value of any type: everything that is not a CIDR, even `null`, gives the same message.
     network: Option<Json>,
     len: Option<u64>,
     min: Option<String>,
@@ -46,14 +46,14 @@ impl Raw {
         Self {
             family,
             network: reader.take(&key("Network")),
-            // 0 is Go's "not set"
+            // 0 means "not set", as in Go.
             len: reader.take(&key("SubnetLen")).filter(|len| *len != 0),
             min: reader.take(&key("SubnetMin")),
             max: reader.take(&key("SubnetMax")),
         }
     }
 
-    /// `None` only together with a mistake in `notes`.
+    /// Checks the keys. Returns `None` only together with a mistake in `notes`.
     pub(super) fn check(self, notes: &mut Notes) -> Option<FamilyConf> {
         let network = self.network(notes);
         let min = self.end("SubnetMin", self.min.as_deref(), notes);
@@ -95,7 +95,7 @@ impl Raw {
         let text = text?;
         let family = self.family;
         match text.parse::<IpAddr>().ok().filter(|addr| Family::from(*addr) == family) {
-            // Go's "not set"
+            // An unspecified address means "not set" in Go.
             Some(addr) if addr.is_unspecified() => None,
             Some(addr) => Some(addr),
             None => {
@@ -105,7 +105,7 @@ impl Raw {
         }
     }
 
-    /// `SubnetLen`, or /24 (IPv6: /64) where the network has room for four of them, else a quarter of the network.
+    /// `SubnetLen`, or else /24 (IPv6: /64) if the network has room for four of them, else a quarter of the network.
     fn len(&self, network: IpNetwork, notes: &mut Notes) -> Option<u8> {
         let family = self.family;
         let (bits, prefix) = (family.bits(), network.prefix());
@@ -113,7 +113,7 @@ impl Raw {
         let mistake = match self.len {
             Some(len) if len > u64::from(bits) - 2 => Mistake::LenTooLong { family },
             Some(len) if len < u64::from(prefix) + 2 => Mistake::LenTooShort { family },
-            // checked against the family's bits just above
+            // The check above compares it with the family's bits.
             Some(len) => return u8::try_from(len).ok(),
             None if prefix > bits - 4 => Mistake::NetworkTooSmall { family },
             None if prefix <= usual - 2 => return Some(usual),

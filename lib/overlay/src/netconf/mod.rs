@@ -1,7 +1,7 @@
 //! The network configuration: net-conf.json, or the store's `<prefix>/config`.
 //!
-//! Keys, defaults and messages are Go flannel's (Documentation/configuration.md). What is wrong is reported whole, not
-//! mistake by mistake; what is merely suspicious is a [`Warning`].
+//! Keys, defaults and messages are Go flannel's (Documentation/configuration.md). All mistakes are reported at once;
+//! a suspicious value is a [`Warning`].
 
 mod error;
 mod family;
@@ -21,9 +21,9 @@ use crate::net::ByFamily;
 /// A checked network configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetConf {
-    /// `Network` and what goes with it; `None` unless `EnableIPv4` (default true).
+    /// `Network` and its keys; `None` unless `EnableIPv4` (default true).
     pub v4: Option<FamilyConf>,
-    /// `IPv6Network` and what goes with it; `None` unless `EnableIPv6` (default false).
+    /// `IPv6Network` and its keys; `None` unless `EnableIPv6` (default false).
     pub v6: Option<FamilyConf>,
     /// `EnableNFTables`, default false.
     pub enable_nftables: bool,
@@ -31,20 +31,20 @@ pub struct NetConf {
     pub backend: Backend,
 }
 
-/// What reading a configuration gives.
+/// The result of parsing a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed {
     /// The configuration.
     pub conf: NetConf,
-    /// What a person may want to look at.
+    /// Things that are allowed, but probably not intended.
     pub warnings: Vec<Warning>,
 }
 
 impl NetConf {
-    /// Reads and checks a configuration, with all defaults filled in.
+    /// Parses and checks a configuration, and fills in all defaults.
     ///
     /// # Errors
-    /// The text is no JSON, or one or more keys have values that cannot be used: all of them are in the error.
+    /// The text is not JSON, or keys have unusable values; the error lists all of them.
     pub fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
         let tree = Json::parse(text)?;
         let mut notes = Notes::default();
@@ -55,7 +55,7 @@ impl NetConf {
         }
     }
 
-    /// What is configured for a family; `None` when the family is off.
+    /// The configuration of a family; `None` when the family is disabled.
     pub fn family(&self, family: Family) -> Option<&FamilyConf> {
         match family {
             Family::V4 => self.v4.as_ref(),
@@ -63,24 +63,24 @@ impl NetConf {
         }
     }
 
-    /// The families that are on, IPv4 first.
+    /// The enabled families, IPv4 first.
     pub fn families(&self) -> impl Iterator<Item = (Family, &FamilyConf)> {
         Family::ALL.into_iter().filter_map(|family| Some((family, self.family(family)?)))
     }
 
-    /// The network of each family that is on.
+    /// The network of each enabled family.
     pub fn network_by_family(&self) -> ByFamily<Option<IpNetwork>> {
         let network = |conf: &Option<FamilyConf>| conf.as_ref().map(|conf| conf.network);
         ByFamily { v4: network(&self.v4), v6: network(&self.v6) }
     }
 
-    /// The networks of the families that are on, IPv4 first.
+    /// The networks of the enabled families, IPv4 first.
     pub fn networks(&self) -> Vec<IpNetwork> {
         self.families().map(|(_, conf)| conf.network).collect()
     }
 }
 
-/// What is said about a configuration while it is read.
+/// Collects mistakes and warnings while a configuration is read.
 #[derive(Debug, Default)]
 struct Notes {
     mistakes: Vec<Mistake>,
@@ -100,7 +100,7 @@ impl Notes {
     }
 }
 
-/// `None` only together with a mistake in `notes`.
+/// Reads the configuration. Returns `None` only together with a mistake in `notes`.
 fn read(tree: &Json, notes: &mut Notes) -> Option<NetConf> {
     let mut reader = Reader::new("", tree).map_err(|e| notes.wrong(e)).ok()?;
     let on_v4 = reader.take("EnableIPv4").unwrap_or(true);
@@ -108,7 +108,7 @@ fn read(tree: &Json, notes: &mut Notes) -> Option<NetConf> {
     if !on_v4 && !on_v6 {
         notes.wrong(Mistake::NoFamily);
     }
-    // read even when off: a wrong type is a mistake, and the keys are not unknown ones
+    // Disabled families are read, too: a wrong type is a mistake, and their keys are not unknown.
     let raw = Family::ALL.map(|family| family::Raw::take(&mut reader, family));
     let enable_nftables = reader.take("EnableNFTables").unwrap_or(false);
     let backend = reader.take::<Json>("Backend");
@@ -121,7 +121,7 @@ fn read(tree: &Json, notes: &mut Notes) -> Option<NetConf> {
     Some(NetConf { v4, v6, enable_nftables, backend: backend? })
 }
 
-/// Reads the value of `Backend`; `None` only together with a mistake in `notes`.
+/// Reads the value of `Backend`. Returns `None` only together with a mistake in `notes`.
 fn read_backend(value: Option<&Json>, ipv6: bool, notes: &mut Notes) -> Option<Backend> {
     let mut mistakes = Vec::new();
     let backend = match value {
@@ -139,7 +139,7 @@ fn read_backend(value: Option<&Json>, ipv6: bool, notes: &mut Notes) -> Option<B
                 }
                 Err(unknown) => {
                     let (wrong, _) = reader.finish();
-                    // a type that could not be read is not unknown, too
+                    // A type that could not be read is not reported as unknown.
                     mistakes.extend(wrong.is_empty().then(|| unknown.into()));
                     notes.mistakes.extend(wrong.into_iter().map(Mistake::from));
                     None

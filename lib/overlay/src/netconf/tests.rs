@@ -78,7 +78,7 @@ fn what_is_set_is_used() {
     assert_eq!(
         warnings(&text),
         [
-            "Network 10.5.1.2/16 has bits beyond its prefix length; 10.5.0.0/16 is used",
+            "Network 10.5.1.2/16 has bits beyond its prefix length; using 10.5.0.0/16",
             "key SubnetLen occurs more than once; the last one counts",
         ]
     );
@@ -97,7 +97,7 @@ fn mistakes_have_upstreams_words() {
         (r#""Network":"10.0.0.0/16","SubnetMin":"10.0.0.7""#, "SubnetMin is not on a SubnetLen boundary: 10.0.0.7"),
         (
             r#""Network":"10.0.0.0/16","SubnetMin":"10.0.9.0","SubnetMax":"10.0.3.0""#,
-            "SubnetMin 10.0.9.0 is above SubnetMax 10.0.3.0: no subnet is left to lease",
+            "SubnetMin 10.0.9.0 is above SubnetMax 10.0.3.0: the range contains no subnet",
         ),
         (r#""Network":"10.0.0.0""#, r#"Network "10.0.0.0" is not an IPv4 CIDR like 10.244.0.0/16"#),
         (r#""Network":null"#, "Network null is not an IPv4 CIDR like 10.244.0.0/16"),
@@ -220,7 +220,7 @@ fn mistakes_of_the_other_backends_are_named() {
         ),
         (
             r#"{"Type":"wireguard","PSK":"c2VjcmV0"}"#,
-            "Backend.PSK is not a key of 32 bytes in base64 (44 characters, the last one =): wg genpsk makes one",
+            "Backend.PSK is not a key of 32 bytes in base64 (44 characters, the last one =): make one with wg genpsk",
         ),
         (
             r#"{"Type":"extension","SubnetAddCommand":"echo 'x"}"#,
@@ -230,8 +230,8 @@ fn mistakes_of_the_other_backends_are_named() {
         assert_eq!(error(&backend(text)), said);
     }
     let v6 = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd05::/56","Backend":{"Type":"ipip"}}"#;
-    assert!(error(v6).starts_with("backend type ipip moves IPv4 only: set EnableIPv6 to false"));
-    assert!(error(&v6.replace(r#","Backend":{"Type":"ipip"}"#, "")).starts_with("backend type udp moves IPv4 only"));
+    assert!(error(v6).starts_with("backend type ipip carries only IPv4: set EnableIPv6 to false"));
+    assert!(error(&v6.replace(r#","Backend":{"Type":"ipip"}"#, "")).starts_with("backend type udp carries only IPv4"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::lease::Subnets;
 use kernel::state::{LinkKind, Vxlan};
-use kernel::types::Vni;
+use kernel::types::{TableId, Vni};
 
 fn net(text: &str) -> IpNetwork {
     text.parse().unwrap()
@@ -110,4 +110,23 @@ fn routes_of_others_are_named_where_they_may_lead_ours_elsewhere() {
     );
     let others = owner().routes(None);
     assert_eq!((others.adopt.clone(), named(&others)), (Adopt::default(), vec![]), "somebody else routes");
+}
+
+#[test]
+fn a_route_with_a_lower_metric_is_preferred() {
+    let by = |metric, dst: &str| (RouteKey { metric, ..RouteKey::main(net(dst)) }, Route::by(&name("eth0")));
+    let mut desired = State::default();
+    for (metric, dst) in [(Some(1), "10.5.0.0/16"), (None, "10.6.1.0/24"), (None, "fd06:0:0:1::/64")] {
+        desired.routes.extend([by(metric, dst)]);
+    }
+    let preferred = |entry: (RouteKey, Route)| preferred(&desired, &[&entry]).first().map(|(_, ours)| ours.metric);
+    assert_eq!(preferred(by(None, "10.5.0.0/16")), Some(Some(1)));
+    assert_eq!(preferred(by(Some(1), "10.5.0.0/16")), None, "whichever is first, and ours is made that");
+    assert_eq!(preferred(by(Some(2), "10.5.0.0/16")), None);
+    assert_eq!(preferred(by(None, "10.5.0.0/17")), None, "an administrator's");
+    assert_eq!(preferred(by(None, "10.6.1.0/24")), None);
+    assert_eq!(preferred(by(Some(1023), "fd06:0:0:1::/64")), Some(None));
+    assert_eq!(preferred(by(Some(1025), "fd06:0:0:1::/64")), None);
+    let elsewhere = RouteKey { table: TableId(7), ..by(None, "10.5.0.0/16").0 };
+    assert_eq!(preferred((elsewhere, Route::by(&name("eth0")))), None);
 }

@@ -1,4 +1,4 @@
-//! The checks of a lease by itself, beside what is this host's own.
+//! Checks a lease by itself, and against what belongs to this host.
 
 use std::net::IpAddr;
 
@@ -12,14 +12,14 @@ use crate::lease::{AttrsError, BackendData, StoredAttrs, StoredLease, VxlanData}
 use crate::net::{ByFamily, overlap, within};
 use crate::netconf::NetConf;
 
-/// What verdicts depend on of the configuration.
+/// The parts of the configuration that verdicts depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rules {
-    /// Each family's network and the length of its subnets; `None`: the family is off.
+    /// Each family's network and subnet length; `None`: the family is disabled.
     pub(super) families: ByFamily<Option<(IpNetwork, u8)>>,
-    /// WireGuard keys count. To other backends a peer's key means nothing, and a bad one does no harm.
+    /// Whether WireGuard keys matter. Other backends ignore a peer's key, so a bad one does no harm.
     encrypted: bool,
-    /// Texts for commands count.
+    /// Whether texts for commands matter.
     commands: bool,
 }
 
@@ -33,13 +33,13 @@ impl Rules {
         }
     }
 
-    /// Whether `subnet` has the length of its family.
+    /// Whether `subnet` has the configured length of its family.
     pub(super) fn is_regular(&self, subnet: IpNetwork) -> bool {
         self.families.get(subnet.into()).is_some_and(|(_, len)| subnet.prefix() == len)
     }
 }
 
-/// What a half that passes claims, besides its subnet.
+/// What an accepted half claims besides its subnet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Claimed {
     pub(super) mac: Option<Mac>,
@@ -55,7 +55,7 @@ pub(super) struct Alone<'a> {
 }
 
 impl Alone<'_> {
-    /// What concerns the whole lease: false for this host's own.
+    /// Checks the whole lease. Returns false for this host's own lease.
     pub(super) fn whole(&self) -> Result<bool, Reason> {
         let StoredLease { subnets, attrs, .. } = self.lease;
         if *subnets == self.own.subnets {
@@ -72,7 +72,8 @@ impl Alone<'_> {
         }
     }
 
-    /// What concerns one family: what it claims. `None`: there is nothing to judge, or it is a former lease of this host.
+    /// Checks one family, and returns what it claims. `None`: the half does not exist, or belongs to a former lease
+    /// of this host.
     pub(super) fn half(&self, family: Family) -> Result<Option<Claimed>, Reason> {
         let attrs = &self.lease.attrs;
         let network = self.rules.families.get(family).map(|(network, _)| network);
@@ -89,7 +90,7 @@ impl Alone<'_> {
         Ok(Some(Claimed { mac: self.vtep(attrs, family)?.map(|vtep| vtep.vtep_mac), key: self.key(attrs, family)? }))
     }
 
-    /// It holds nothing of this host's, nor a host that it needs.
+    /// The subnet must contain nothing that belongs to this host, and no host that it needs.
     fn subnet(&self, subnet: IpNetwork) -> Result<(), Reason> {
         if let Some(own) = self.own.subnets.get(subnet.into()).filter(|own| overlap(*own, subnet)) {
             Err(Reason::OverlapsOwn { subnet, own })
@@ -102,7 +103,7 @@ impl Alone<'_> {
         }
     }
 
-    /// It is an address of another host, to which packets can be sent.
+    /// The address must belong to another host, and be one that packets can be sent to.
     fn public(&self, subnet: IpNetwork, address: IpAddr) -> Result<(), Reason> {
         if let Some(what) = not_a_hosts(address) {
             return Err(Reason::Address { address, what });
@@ -134,7 +135,7 @@ impl Alone<'_> {
         }
     }
 
-    /// An offered VTEP that is no good is none; where it is a must, it is an error.
+    /// Ignores an optional VTEP that is invalid, and reports a required one.
     fn vtep(&self, attrs: &StoredAttrs, family: Family) -> Result<Option<VxlanData>, Reason> {
         let vtep = match attrs.data.get(family) {
             BackendData::Vxlan(vtep) => self.check_vtep(*vtep),
@@ -157,10 +158,10 @@ impl Alone<'_> {
     }
 }
 
-/// Whether a subnet is one that a lease in `network` may claim at all, whoever else is there.
+/// Checks whether a lease may claim this subnet of `network` at all, without regard to other leases.
 ///
 /// # Errors
-/// It is outside, or all of the network, or has host bits.
+/// The subnet is outside the network, covers all of it, or has host bits.
 pub fn shape(subnet: IpNetwork, network: IpNetwork) -> Result<(), Reason> {
     if subnet.ip() != subnet.network() {
         Err(Reason::HostBits(subnet))
@@ -173,14 +174,14 @@ pub fn shape(subnet: IpNetwork, network: IpNetwork) -> Result<(), Reason> {
     }
 }
 
-/// What the address is, when it is not one that a single host on the underlay can have.
+/// The kind of an address that no single host on the underlay can have; `None` for any other address.
 fn not_a_hosts(addr: IpAddr) -> Option<&'static str> {
     match addr {
         _ if addr.is_unspecified() => Some("the unspecified address"),
         _ if addr.is_loopback() => Some("a loopback address"),
         _ if addr.is_multicast() => Some("a multicast address"),
         IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
-        // RFC 1122 §3.2.1.3: 0.0.0.0/8 is this network; RFC 1112 §4: 240.0.0.0/4 is reserved
+        //  RFC 1122 §3.2.1.3: 0.0.0.0/8 is this network; RFC 1112 §4: 240.0.0.0/4 is reserved.
         IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 240 => Some("a reserved address"),
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4 address in IPv6 form"),
         _ => None,

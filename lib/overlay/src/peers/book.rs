@@ -1,4 +1,4 @@
-//! All leases of a store, with the verdict on each, and what has changed since it was made.
+//! All leases of a store with a verdict on each, and the changes since the last verdicts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +13,11 @@ use super::{Own, Peer};
 use crate::lease::{LeaseChanges, LeaseType, Refusal, StoredLease, Subnets};
 use crate::net::ByFamily;
 
-/// All leases of a store, and which of them are followed.
+/// All leases of a store, with the decision which of them to accept.
 ///
-/// [`Self::apply`] takes changes over, [`Self::judge`] brings the verdicts up to date; what the other functions give is
-/// as of the last call of `judge`. A change costs what depends on it: the verdicts are those that a new book with the
-/// same leases would give.
+/// [`Self::apply`] adds changes, [`Self::judge`] updates the verdicts; the other functions return the result of the
+/// last call of `judge`. A change costs only what depends on it. The verdicts equal those of a new book with the same
+/// leases.
 ///
 /// ```
 /// use overlay::lease::{LeaseChanges, StoredLease};
@@ -40,31 +40,31 @@ pub struct Book {
     pub(super) spans: Spans,
     pub(super) macs: Claims<(Family, Mac)>,
     pub(super) keys: Claims<PublicKey>,
-    /// Leases of which something is not followed.
+    /// Leases that are not accepted in full.
     pub(super) rejected: BTreeSet<Subnets>,
-    /// How many leases of each type are followed.
+    /// The number of accepted leases of each type.
     pub(super) counts: BTreeMap<LeaseType, usize>,
-    /// What the verdicts were made by; `None`: everything is to be judged.
+    /// The rules of the current verdicts; `None`: everything must be judged.
     pub(super) rules: Option<Rules>,
     pub(super) own: Own,
     pub(super) pending: Pending,
 }
 
-/// What the next judgement begins with.
+/// The input of the next judgement.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pending {
-    /// Leases that are new or have changed.
+    /// Leases that are new or changed.
     pub(super) dirty: BTreeSet<Subnets>,
-    /// Those that were followed, and have changed or are gone, as they were.
+    /// Accepted leases that have changed or are gone, as they were before.
     pub(super) touched: BTreeMap<Subnets, Peer>,
-    /// Entries that are no leases, or leases that were refused, are others than before.
+    /// Whether the entries that are not leases, or the refused leases, have changed.
     pub(super) refused: bool,
     /// Subnets whose holder is gone.
     pub(super) freed: BTreeSet<IpNetwork>,
 }
 
 impl Book {
-    /// Takes over what has changed in the store.
+    /// Adds the changes of the store.
     pub fn apply(&mut self, changes: LeaseChanges) {
         let LeaseChanges { snapshot, put, gone, refused } = changes;
         if snapshot {
@@ -89,7 +89,7 @@ impl Book {
         put.into_iter().for_each(|lease| self.put(lease));
     }
 
-    /// The first leases. Maps that are made at once are half as large as those that grow.
+    /// Adds the first leases. A map that is built at once takes half the memory of one that grows.
     fn fill(&mut self, put: Vec<StoredLease>) {
         let new = |lease: StoredLease| (lease.subnets, Peer { lease, standing: ByFamily::default() });
         self.leases = put.into_iter().map(new).collect();
@@ -104,7 +104,7 @@ impl Book {
                 return;
             }
             if before.lease.created != lease.created {
-                // its place in the order of claims is another one
+                // Its place in the order of claims changes.
                 self.remove(&key);
             } else {
                 self.forget(&key);
@@ -131,7 +131,7 @@ impl Book {
         }
     }
 
-    /// Takes back what depends on the value of a lease; its subnets stay its own.
+    /// Withdraws what depends on the lease's value; the lease keeps its subnets.
     fn forget(&mut self, key: &Subnets) {
         let Some(peer) = self.leases.get_mut(key) else { return };
         let before = peer.clone();
@@ -147,7 +147,7 @@ impl Book {
         }
     }
 
-    /// Takes back what a half claims besides its subnet.
+    /// Withdraws what a half claims besides its subnet.
     pub(super) fn release(&mut self, lease: &StoredLease, family: Family) {
         let Some(rank) = self.rank(lease, family) else { return };
         let Claimed { mac, key } = claimable(lease, family);
@@ -163,19 +163,19 @@ impl Book {
         }
     }
 
-    /// The place of a half in the order of claims; `None` when there is nothing to judge it by, or no subnet.
+    /// The place of a half in the order of claims; `None` without rules to judge it by, or without a subnet.
     pub(super) fn rank(&self, lease: &StoredLease, family: Family) -> Option<Rank> {
         rank(self.rules.as_ref()?, lease, family)
     }
 
-    /// Who owns the VTEP's MAC, when it is a lease of another address: behind one address it is one host with a left-over
-    /// lease, and its entries do not contradict each other.
+    /// The owner of the VTEP's MAC address, if it is a lease with another public address. Two leases behind one
+    /// address belong to one host that left a lease behind, and their entries do not conflict.
     pub(super) fn owner_of_mac(&self, lease: &StoredLease, family: Family) -> Option<Subnets> {
         let mac = lease.attrs.vtep(family)?.vtep_mac;
         self.other_host(self.macs.owner((family, mac))?.rank.subnets, lease, family)
     }
 
-    /// Who owns the WireGuard key, when it is a lease of another address.
+    /// The owner of the WireGuard key, if it is a lease with another public address.
     pub(super) fn owner_of_key(&self, lease: &StoredLease, family: Family) -> Option<Subnets> {
         let key = lease.attrs.wireguard(family)?.public_key;
         self.other_host(self.keys.owner(key)?.rank.subnets, lease, family)
@@ -186,7 +186,7 @@ impl Book {
         (owner != lease.subnets && theirs != lease.attrs.public(family)).then_some(owner)
     }
 
-    /// Who has a part of `subnet`, and comes before `rank`.
+    /// The holder of a part of `subnet` that comes before `rank`.
     pub(super) fn holder_before(&self, subnet: IpNetwork, rank: Rank) -> Option<Subnets> {
         let holders = self.spans.given_over(subnet);
         holders.map(|(_, holder)| holder).find(|holder| self.rank_of(holder, subnet.into()).is_some_and(|r| r < rank))
@@ -202,7 +202,7 @@ pub(super) fn rank(rules: &Rules, lease: &StoredLease, family: Family) -> Option
     Some(Rank { irregular, created: lease.created, subnets: lease.subnets })
 }
 
-/// What a half may claim, whatever it is worth.
+/// What a half may claim, not yet checked.
 fn claimable(lease: &StoredLease, family: Family) -> Claimed {
     let mac = lease.attrs.vtep(family).map(|vtep| vtep.vtep_mac);
     Claimed { mac, key: lease.attrs.wireguard(family).map(|data| data.public_key) }

@@ -1,4 +1,4 @@
-//! Who claims a thing that one host alone can have: a MAC address, a WireGuard key.
+//! Who claims something that only one host can have: a MAC address, or a WireGuard key.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,8 @@ use crate::lease::Subnets;
 
 /// The place of a half in the order of claims: the smaller one comes first.
 ///
-/// A subnet of the configured length comes before others, so that no claim to half the network displaces the hosts in it;
-/// then the older lease; then the smaller key.
+/// A subnet of the configured length comes before others, so that a claim to half the network does not displace the
+/// hosts in it. Next the older lease comes first, then the smaller key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     pub(super) irregular: bool,
@@ -17,20 +17,20 @@ pub(super) struct Rank {
     pub(super) subnets: Subnets,
 }
 
-/// One half that claims the thing.
+/// A half that claims the thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claimant {
-    /// This host does not know that the claimant's host has it.
+    /// True unless this host knows that the claimant's host has it.
     pub(super) unproven: bool,
     pub(super) rank: Rank,
     pub(super) family: Family,
 }
 
-/// All claims, by what is claimed and in their order: the first one owns the thing.
+/// All claims to each thing, in order: the first claimant owns it.
 #[derive(Debug, Clone)]
 pub(super) struct Claims<K> {
     all: BTreeSet<(K, Claimant)>,
-    /// The owner before the changes that are not settled yet.
+    /// The previous owners, for changes that are not settled yet.
     before: BTreeMap<K, Option<Claimant>>,
 }
 
@@ -47,7 +47,7 @@ impl<K: Ord + Copy> FromIterator<(K, Claimant)> for Claims<K> {
 }
 
 impl<K: Ord + Copy> Claims<K> {
-    /// Everybody who claims `what`, the owner first.
+    /// All claimants of `what`, the owner first.
     fn claimants(&self, what: K) -> impl Iterator<Item = &Claimant> {
         let first = Claimant {
             unproven: false,
@@ -82,7 +82,7 @@ impl<K: Ord + Copy> Claims<K> {
         self.before.entry(what).or_insert(owner);
     }
 
-    /// Takes the claimants whose owner is another one now, or is one of those that are `judged` anew.
+    /// Takes the claimants whose owner has changed or is among those that are `judged` again.
     pub(super) fn take_disputed(&mut self, judged: impl Fn(&Subnets) -> bool) -> Vec<Claimant> {
         let mut disputed = Vec::new();
         for (what, before) in std::mem::take(&mut self.before) {
@@ -94,7 +94,7 @@ impl<K: Ord + Copy> Claims<K> {
         disputed
     }
 
-    /// Everybody who claims `what`, by the keys of their leases.
+    /// The lease keys of all claimants of `what`.
     pub(super) fn keys(&self, what: K) -> Vec<Subnets> {
         self.claimants(what).map(|claimant| claimant.rank.subnets).collect()
     }

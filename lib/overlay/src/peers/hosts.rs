@@ -1,4 +1,4 @@
-//! Which other hosts this one needs, by what the kernel and resolv.conf(5) say.
+//! Finds the hosts that this one needs, from the kernel and resolv.conf(5).
 
 use std::net::IpAddr;
 
@@ -7,8 +7,8 @@ use kernel::types::{IfName, RouteProtocol};
 
 use super::Service;
 
-/// The gateways of default routes, and of all routes by the link `dev`. Routes that this program or its plugins made are
-/// left out: their gateways are the peers.
+/// The gateways of default routes, and of all routes by the link `dev`. It leaves out the routes that this program or
+/// its plugins made, because their gateways are the peers.
 pub fn gateways(routes: &[(RouteKey, Route)], dev: &IfName) -> Vec<(IpAddr, Service)> {
     let ours = [RouteProtocol::FLANNEL, RouteProtocol::FLANNEL_CNI];
     let leads_out = |(key, route): &&(RouteKey, Route)| {
@@ -20,17 +20,18 @@ pub fn gateways(routes: &[(RouteKey, Route)], dev: &IfName) -> Vec<(IpAddr, Serv
     gateways.into_iter().map(|gateway| (gateway, Service::Gateway)).collect()
 }
 
-/// Where the C library finds DNS servers.
+/// The C library's list of DNS servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Where systemd-resolved writes those that it asks itself, when [`RESOLV_CONF`] names only its stub.
+/// systemd-resolved's list of its upstream servers, for hosts whose [`RESOLV_CONF`] names only its stub.
 const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
-/// The addresses on which systemd-resolved's stub listens (systemd-resolved.service(8)).
+/// The addresses that systemd-resolved's stub listens on (systemd-resolved.service(8)).
 const STUB: [IpAddr; 2] =
     [IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 54))];
 
-/// The DNS servers of this host, but for those on it. `read` gives a file's content; `None`: it cannot be read.
+/// The DNS servers of this host, except those on the host itself. `read` returns a file's content; `None`: it cannot
+/// be read.
 pub fn dns_servers(read: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<(IpAddr, Service)> {
     let read = |path| read(path).map(|text| nameservers(&String::from_utf8_lossy(&text))).unwrap_or_default();
     let mut servers = read(RESOLV_CONF);
@@ -40,7 +41,7 @@ pub fn dns_servers(read: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<(IpAddr, Servi
     servers.into_iter().filter(|server| !server.is_loopback()).map(|server| (server, Service::Dns)).collect()
 }
 
-/// The addresses behind `nameserver`. The zone of a link-local one says nothing here.
+/// The addresses after `nameserver`. The zone of a link-local address does not matter here.
 fn nameservers(text: &str) -> Vec<IpAddr> {
     let address = |line: &str| {
         let mut words = line.split_whitespace();

@@ -1,4 +1,4 @@
-//! Which leases a prefix or an address concerns.
+//! Finds the leases that a prefix or an address concerns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,17 +9,17 @@ use kernel::types::Family;
 use crate::lease::{StoredLease, Subnets};
 use crate::net::{address, bounds, overlap, prefix};
 
-/// After every key that a lease can have.
+/// A key that sorts after every key of a lease.
 fn last_key() -> Subnets {
     let end = |family: Family| prefix(address(family, u128::MAX), family.bits());
     Family::ALL.into_iter().filter_map(end).collect()
 }
 
-/// All leases by their published addresses.
+/// All leases by their public addresses.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Addresses {
     all: BTreeSet<(IpAddr, Subnets)>,
-    /// The addresses of more than one lease.
+    /// The addresses that more than one lease publishes.
     crowded: BTreeSet<IpAddr>,
 }
 
@@ -29,7 +29,7 @@ fn published(lease: &StoredLease) -> impl Iterator<Item = (IpAddr, Subnets)> {
 }
 
 impl Addresses {
-    /// Those of all leases at once.
+    /// The addresses of all these leases.
     pub(super) fn of<'a>(leases: impl Iterator<Item = &'a StoredLease>) -> Self {
         let all: BTreeSet<(IpAddr, Subnets)> = leases.flat_map(published).collect();
         let next = all.iter().skip(1);
@@ -59,7 +59,7 @@ impl Addresses {
         }
     }
 
-    /// The leases that publish an address from `first` to `last`, both of one family.
+    /// The leases that publish an address between `first` and `last`, which are of one family.
     pub(super) fn publishing(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = Subnets> {
         self.all.range((first, Subnets::default())..=(last, last_key())).map(|(_, key)| *key)
     }
@@ -70,13 +70,12 @@ impl Addresses {
     }
 }
 
-/// All leases that were judged, by their subnets. Those with host bits are not in it: they are refused whatever else
-/// there is.
+/// All judged leases by their subnets. Subnets with host bits are not included: they are refused in any case.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Spans {
-    /// The subnets that were given, with their holders. None overlaps another.
+    /// The subnets that were given, with their holders. They do not overlap.
     given: BTreeMap<IpNetwork, Subnets>,
-    /// Those that were not. Most often there is none.
+    /// The subnets that were refused; usually there are none.
     refused: BTreeSet<(IpNetwork, Subnets)>,
 }
 
@@ -104,30 +103,30 @@ impl Spans {
         self.given.get(&subnet) == Some(by)
     }
 
-    /// Gives back what growing one by one takes beyond need.
+    /// Releases the spare memory of maps that grew entry by entry.
     pub(super) fn pack(&mut self) {
         self.given = std::mem::take(&mut self.given).into_iter().collect();
     }
 
-    /// The given subnets that overlap `subnet`, in the order of their addresses, with their holders.
+    /// The given subnets that overlap `subnet`, in address order, with their holders.
     pub(super) fn given_over(&self, subnet: IpNetwork) -> impl Iterator<Item = (IpNetwork, Subnets)> {
         let (family, (first, last)) = (Family::from(subnet), bounds(subnet));
         let end = |number, len| IpNetwork::new(address(family, number), len).ok();
         let ends = end(first, 0).zip(end(last, family.bits()));
-        // a wider one begins before, and nothing is between: it would overlap that one
+        // A wider subnet starts before this one, and no other subnet can start in between.
         let before = ends.and_then(|(low, _)| self.given.range(..low).next_back());
         let before = before.filter(|(net, _)| overlap(**net, subnet));
         let inside = ends.map(|(low, high)| self.given.range(low..=high));
         before.into_iter().chain(inside.into_iter().flatten()).map(|(net, holder)| (*net, *holder))
     }
 
-    /// The given subnet that `address` is in, with its holder.
+    /// The given subnet that contains `address`, with its holder.
     pub(super) fn given_around(&self, address: IpAddr) -> Option<(IpNetwork, Subnets)> {
         let (net, holder) = self.given.range(..=IpNetwork::from(address)).next_back()?;
         net.contains(address).then_some((*net, *holder))
     }
 
-    /// The leases that were refused a subnet that overlaps `subnet`, and is longer than `network`.
+    /// The leases that were refused a subnet that overlaps `subnet` and is longer than `network`.
     pub(super) fn refused_over(&self, subnet: IpNetwork, network: IpNetwork) -> Vec<Subnets> {
         if self.refused.is_empty() {
             return Vec::new();
@@ -143,7 +142,7 @@ impl Spans {
         self.refused.range((low, Subnets::default())..=(high, last_key())).map(|(_, key)| *key)
     }
 
-    /// All leases that claim a subnet longer than `network` with `address` in it.
+    /// All leases that claim a subnet that contains `address` and is longer than `network`.
     pub(super) fn around(&self, address: IpAddr, network: IpNetwork) -> Vec<Subnets> {
         let mut all = self.refused_over(address.into(), network);
         all.extend(self.given_around(address).map(|(_, holder)| holder));

@@ -1,13 +1,13 @@
-//! The verdict on each half of each lease, as the outcome of four questions. The answer to each depends on the answers
-//! to those before it, for this half and for others:
+//! The verdict on each half of each lease follows from four questions. Each answer depends on the answers to the
+//! questions before it, for this half and for others:
 //!
-//! 1. Does it make sense by itself, beside what is this host's own ([`Alone`])?
-//! 2. Is its VTEP's MAC address its own, and its WireGuard key? They belong to the first that claims them.
-//! 3. Is its subnet its own? In the order of claims each half gets its subnet unless a part of it is given already.
-//! 4. Is its address outside all subnets that are given?
+//! 1. Is the half valid by itself, beside what belongs to this host ([`Alone`])?
+//! 2. Does it own its VTEP's MAC address and its WireGuard key? The first claimant owns them.
+//! 3. Does it own its subnet? In the order of claims each half gets its subnet, unless a part of it is given already.
+//! 4. Is its address outside all given subnets?
 //!
-//! A judgement begins with what has changed, and goes on to the halves whose answers depend on that. The third question
-//! is asked in the order of claims, so each half is looked at once: what comes later cannot change what came before.
+//! A judgement starts with what has changed, and continues with the halves whose answers depend on that. It asks the
+//! third question in the order of claims, so it looks at each half once: a later claim cannot change an earlier one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,32 +27,33 @@ use crate::netconf::NetConf;
 /// What a judgement may have changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Touched {
-    /// Everything was judged: `peers` is empty and says nothing.
+    /// Everything was judged; `peers` is empty.
     pub all: bool,
-    /// The peers that are other than before, with those that are followed no more and those that are gone; each as it was
-    /// at the last judgement, if it was followed then.
+    /// The peers that have changed, including those that are no longer accepted or gone; each with its previous
+    /// state, if it was accepted.
     pub peers: BTreeMap<Subnets, Option<Peer>>,
-    /// [`Book::rejected`] may give something else than before.
+    /// Whether the result of [`Book::rejected`] may have changed.
     pub rejected: bool,
-    /// How many leases were judged.
+    /// The number of judged leases.
     pub judged: usize,
 }
 
-/// One judgement.
+/// A judgement in progress.
 pub(super) struct Judgement<'a> {
     pub(super) book: &'a mut Book,
     pub(super) rules: &'a Rules,
-    /// Halves to be given their subnets.
+    /// Halves that wait for their subnets.
     pub(super) queue: BTreeSet<(Rank, Family)>,
-    /// Subnets that were given or taken back.
+    /// Subnets that were given or withdrawn.
     pub(super) moved: BTreeSet<IpNetwork>,
-    /// The leases that were looked at, and how they stood before; `None`: everything is looked at.
+    /// The judged leases with their previous standing; `None`: everything is judged.
     pub(super) before: Option<BTreeMap<Subnets, ByFamily<Standing>>>,
 }
 
 impl Book {
-    /// Judges what has changed since the last call, and what depends on it; everything when the configuration differs in
-    /// what verdicts depend on, or this host has another lease, another key or another VTEP's MAC address.
+    /// Judges what has changed since the last call, and what depends on it. Judges everything if the configuration
+    /// has changed in a way that verdicts depend on, or if this host has another lease, another key or another VTEP's
+    /// MAC address.
     pub fn judge(&mut self, conf: &NetConf, own: &Own) -> Touched {
         let rules = Rules::of(conf);
         let changes = own.changes_since(&self.own).filter(|_| self.rules.as_ref() == Some(&rules));
@@ -68,7 +69,7 @@ impl Book {
         }
     }
 
-    /// The leases whose verdict depends on what has changed of this host's own.
+    /// The leases whose verdict depends on a change of what belongs to this host.
     fn concerned(&self, changes: &OwnChanges) -> BTreeSet<Subnets> {
         let mut concerned = BTreeSet::new();
         for inside in &changes.inside {
@@ -138,7 +139,7 @@ impl Judgement<'_> {
         self.settle()
     }
 
-    /// Asks the first question of a lease, and registers what it claims.
+    /// Asks the first question about a lease, and registers its claims.
     fn admit(&mut self, key: &Subnets) {
         let Some(peer) = self.book.leases.get(key).cloned() else { return };
         self.note(&peer);
@@ -176,7 +177,7 @@ impl Judgement<'_> {
         }
     }
 
-    /// Brings up to date what is kept of the verdicts, and says which have changed.
+    /// Updates everything that is derived from the verdicts, and returns what has changed.
     fn settle(self) -> Touched {
         let (book, before) = (self.book, self.before.unwrap_or_default());
         let refused = std::mem::take(&mut book.pending.refused);
@@ -199,7 +200,7 @@ impl Judgement<'_> {
                 book.count(kind, is);
             }
         }
-        // a reason may name any lease
+        // A reason may name any other lease.
         touched.rejected |= !book.rejected.is_empty() && (touched.judged > 0 || !touched.peers.is_empty());
         touched
     }
@@ -209,7 +210,7 @@ pub(super) fn is_followed(standing: ByFamily<Standing>) -> bool {
     Family::ALL.into_iter().any(|family| matches!(standing.get(family), Standing::Good { .. }))
 }
 
-/// The first question. A half that passes stands well until the others are asked.
+/// Asks the first question. A half that passes counts as good until the other questions are asked.
 fn admit(alone: Alone<'_>, family: Family) -> (Standing, Claimed) {
     let half = match alone.whole() {
         Ok(true) => alone.half(family),

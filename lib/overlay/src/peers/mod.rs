@@ -1,8 +1,8 @@
-//! Which of the other hosts' leases this host follows.
+//! Decides which of the other hosts' leases this host accepts.
 //!
-//! A lease is hostile until checked: whoever can write to the store can claim any subnet, name any address and any MAC.
-//! A lease that is followed claims a part of the network that nobody else has, and an address that packets can be sent to.
-//! Each family of a lease is judged by itself.
+//! A lease is hostile until it is checked: whoever can write to the store can claim any subnet, and name any address
+//! and any MAC address. An accepted lease claims a part of the network that no other lease has, and an address that
+//! packets can be sent to. Each family of a lease is judged by itself.
 
 mod alone;
 mod book;
@@ -44,23 +44,23 @@ pub struct Peer {
     standing: ByFamily<Standing>,
 }
 
-/// How a half of a lease stands beside the others.
+/// The standing of one half of a lease.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Standing {
-    /// There is none, or it is this host's own.
+    /// The half does not exist, or belongs to this host.
     #[default]
     Absent,
-    /// It makes no sense by itself, or claims what is this host's.
+    /// It is invalid by itself, or claims something of this host.
     Refused,
-    /// Its VTEP's MAC address is another lease's.
+    /// Another lease owns its VTEP's MAC address.
     Mac,
-    /// Its WireGuard key is another lease's.
+    /// Another lease owns its WireGuard key.
     Key,
-    /// A part of its subnet is another lease's.
+    /// Another lease owns a part of its subnet.
     Overlaps,
-    /// It has its subnet, but its address is in a leased subnet.
+    /// It owns its subnet, but its address is inside a leased subnet.
     Loops,
-    /// It is followed, with its VTEP and its key if they count.
+    /// It is accepted, with its VTEP and its key if they count.
     Good { vtep: bool, key: bool },
 }
 
@@ -80,7 +80,7 @@ impl Peer {
         self.lease.attrs.backend_type
     }
 
-    /// What is followed of a family.
+    /// The accepted contents of a family; `None` when the family is not accepted.
     pub fn half(&self, family: Family) -> Option<Half> {
         let Standing::Good { vtep, key } = *self.standing.get(family) else { return None };
         let attrs = &self.lease.attrs;
@@ -92,8 +92,8 @@ impl Peer {
         })
     }
 
-    /// What the peer's first command printed, when it runs the extension backend: input for commands of this host's, and
-    /// for nothing else.
+    /// The output of the peer's first command, if it runs the extension backend. Only commands of this host may use
+    /// it.
     pub fn extension(&self) -> Option<&str> {
         self.lease.attrs.extension()
     }
@@ -111,29 +111,29 @@ impl Peer {
 /// One family of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Half {
-    /// Where its pods are; host bits zero.
+    /// The subnet of its pods, without host bits.
     pub subnet: IpNetwork,
     /// Its underlay address.
     pub public: IpAddr,
-    /// Its VTEP; always present when its backend is vxlan.
+    /// Its VTEP; always present if its backend is vxlan.
     pub vtep: Option<VxlanData>,
-    /// Its key and port; always present when its backend and this host's are wireguard, and never otherwise.
+    /// Its key and port; present exactly if its backend and this host's are wireguard.
     pub wireguard: Option<WireguardData>,
 }
 
-/// A lease, or one family of it, that is not followed.
+/// A lease, or one family of it, that is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
-    /// Its key, as it is spelt in the store.
+    /// Its key, as spelled in the store.
     pub key: String,
-    /// The family; `None` for all of the lease.
+    /// The family; `None` for the whole lease.
     pub family: Option<Family>,
-    /// The rule that it breaks.
+    /// The rule that it violates.
     pub reason: Reason,
 }
 
 impl Rejected {
-    /// The family, the reason and what to do about it, for the operator of a store.
+    /// The family, the reason and the remedy, for the operator of the store.
     pub fn explained(&self) -> String {
         let family = match self.family {
             Some(Family::V4) => "IPv4: ",
@@ -144,18 +144,18 @@ impl Rejected {
     }
 }
 
-/// Two peers with one address.
+/// Two peers with the same address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shared {
     /// One of the two.
     pub key: Subnets,
-    /// The first that has the address.
+    /// The first peer with the address.
     pub with: Subnets,
     /// The address.
     pub public: IpAddr,
 }
 
-/// The verdict on all leases, for whoever judges them once.
+/// The verdicts on all leases, for a caller that judges them once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peers {
     /// [`Book::peers`]
@@ -176,7 +176,7 @@ impl From<&Book> for Peers {
     }
 }
 
-/// Judges keys and values once, all of the same age. Of a key that occurs twice the last one counts.
+/// Judges keys and values once, all of the same age. Of a repeated key the last value counts.
 pub fn check<K, V>(conf: &NetConf, own: &Own, leases: impl IntoIterator<Item = (K, V)>) -> Peers
 where
     K: AsRef<str>,

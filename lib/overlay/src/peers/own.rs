@@ -1,4 +1,4 @@
-//! What is this host's own, or needed by it, and so no other host's to claim.
+//! What belongs to this host, or is needed by it, and so cannot be claimed by another host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,23 +12,23 @@ use kernel::types::{Family, Mac};
 use crate::lease::{StoredAttrs, Subnets};
 use crate::net::{address, bounds};
 
-/// What is this host's own, or needed by it. [`super::Book::judge`] compares it with that of its last call.
+/// What belongs to this host, or is needed by it. [`super::Book::judge`] compares it with the value of its last call.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Own {
-    /// The lease. Its key among the leases is passed over.
+    /// This host's lease. The lease with this key is skipped.
     pub subnets: Subnets,
-    /// All addresses of this host, published or not. There may be thousands, as where a proxy binds every service's
-    /// (kube-ipvs0).
+    /// All addresses of this host, published or not. There may be thousands, for example where a proxy binds every
+    /// service's address (kube-ipvs0).
     pub addresses: Arc<BTreeSet<IpAddr>>,
     /// The MAC addresses of its VTEPs.
     pub macs: Vec<Mac>,
     /// Its WireGuard key.
     pub key: Option<PublicKey>,
-    /// From which addresses the holder of a WireGuard key's private half has sent lately. Nobody else can.
+    /// The addresses from which the holder of each key's private half has sent recently. Nobody else can do that.
     pub endpoints: BTreeMap<PublicKey, Vec<IpAddr>>,
-    /// Hosts without which this one does not work. A route to a peer's subnet that holds one would cut it off.
+    /// Hosts that this one cannot work without. A route to a peer's subnet that contains one would cut it off.
     pub hosts: Vec<(IpAddr, Service)>,
-    /// The prefixes of the underlay link. Their first and last addresses are no host's.
+    /// The prefixes of the underlay link. No host can have their first and last addresses.
     pub underlay: Vec<IpNetwork>,
 }
 
@@ -37,9 +37,9 @@ pub struct Own {
 pub enum Service {
     /// The next hop of a route.
     Gateway,
-    /// The leases.
+    /// It keeps the leases.
     Store,
-    /// Names.
+    /// It resolves names.
     Dns,
 }
 
@@ -53,30 +53,30 @@ impl fmt::Display for Service {
     }
 }
 
-/// How two [`Own`]s differ, as far as the verdict on some leases depends on it.
+/// The difference between two [`Own`]s, as far as the verdict on some leases depends on it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct OwnChanges {
-    /// Leases whose subnet holds one of these.
+    /// Leases whose subnet contains one of these are concerned.
     pub(super) inside: BTreeSet<IpAddr>,
-    /// Leases that publish one of these.
+    /// Leases that publish one of these are concerned.
     pub(super) published: BTreeSet<IpAddr>,
-    /// Leases with one of these.
+    /// Leases with one of these are concerned.
     pub(super) keys: BTreeSet<PublicKey>,
 }
 
 impl Own {
-    /// The first own address in `subnet`.
+    /// The first of this host's addresses in `subnet`.
     pub(super) fn address_in(&self, subnet: IpNetwork) -> Option<IpAddr> {
         let (family, (first, last)) = (Family::from(subnet), bounds(subnet));
         self.addresses.range(address(family, first)..=address(family, last)).next().copied()
     }
 
-    /// A host in `subnet` that this host needs.
+    /// A host in `subnet` that this one needs.
     pub(super) fn host_in(&self, subnet: IpNetwork) -> Option<(IpAddr, Service)> {
         self.hosts.iter().find(|(address, _)| subnet.contains(*address)).copied()
     }
 
-    /// The prefix of the underlay of which `address` is an edge, and what it is there.
+    /// The underlay prefix whose first or last address is `address`, and the name of that address.
     pub(super) fn edge_of_underlay(&self, address: IpAddr) -> Option<(IpNetwork, &'static str)> {
         self.underlay.iter().find_map(|prefix| {
             let of_prefix = |(edge, what)| (edge == address).then_some((*prefix, what));
@@ -84,13 +84,13 @@ impl Own {
         })
     }
 
-    /// The host with these attributes has sent with `key` lately.
+    /// Whether the host with these attributes has sent with `key` recently.
     pub(super) fn proves(&self, key: &PublicKey, attrs: &StoredAttrs) -> bool {
         let from = self.endpoints.get(key).map(Vec::as_slice).unwrap_or_default();
         Family::ALL.into_iter().filter_map(|family| attrs.public(family)).any(|public| from.contains(&public))
     }
 
-    /// What is other than `before`; `None` when every lease may be concerned.
+    /// The changes since `before`; `None` when they may concern every lease.
     pub(super) fn changes_since(&self, before: &Self) -> Option<OwnChanges> {
         if (self.subnets, &self.macs, self.key) != (before.subnets, &before.macs, before.key) {
             return None;
@@ -109,14 +109,15 @@ impl Own {
     }
 }
 
-/// What is in one of the two only. Both are short.
+/// The elements of only one of the two. Both are short.
 fn differing<'a, T: PartialEq + Copy>(a: &'a [T], b: &'a [T]) -> impl Iterator<Item = T> {
     let only = |a: &'a [T], b: &'a [T]| a.iter().filter(|item| !b.contains(item)).copied();
     only(a, b).chain(only(b, a))
 }
 
-/// The addresses of a prefix that no single host has: the network's and the broadcast address (RFC 919 §7), for IPv6 the
-/// anycast address of its routers (RFC 4291 §2.6.1). A prefix of two addresses has none (RFC 3021, RFC 6164).
+/// The addresses of a prefix that no single host has: the network address and the broadcast address (RFC 919 §7), for
+/// IPv6 the anycast address of its routers (RFC 4291 §2.6.1). A prefix of two addresses has none (RFC 3021, RFC
+/// 6164).
 fn edges(prefix: IpNetwork) -> Vec<(IpAddr, &'static str)> {
     let (family, (first, last)) = (Family::from(prefix), bounds(prefix));
     match family {

@@ -1,4 +1,4 @@
-//! What a book says.
+//! Queries of a book.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,42 +10,42 @@ use super::{Book, Peer, Reason, Rejected, Shared, Standing};
 use crate::lease::{LeaseType, StoredLease, Subnets};
 
 impl Book {
-    /// The lease of these subnets, followed or not: this host's own, say.
+    /// The lease with these subnets, accepted or not; it may be this host's own.
     pub fn lease(&self, subnets: &Subnets) -> Option<&StoredLease> {
         Some(&self.leases.get(subnets)?.lease)
     }
 
-    /// All leases in the order of their keys, followed or not.
+    /// All leases in the order of their keys, accepted or not.
     pub fn leases(&self) -> impl Iterator<Item = &StoredLease> {
         self.leases.values().map(|peer| &peer.lease)
     }
 
-    /// The peer with these subnets, if it is followed.
+    /// The peer with these subnets, if it is accepted.
     pub fn peer(&self, subnets: &Subnets) -> Option<&Peer> {
         self.leases.get(subnets).filter(|peer| peer.is_followed())
     }
 
-    /// The leases that are followed, in one family at least, in the order of their keys.
+    /// The leases that are accepted in at least one family, in the order of their keys.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         self.leases.values().filter(|peer| peer.is_followed())
     }
 
-    /// How many leases are followed.
+    /// The number of accepted leases.
     pub fn len(&self) -> usize {
         self.counts.values().sum()
     }
 
-    /// No lease is followed.
+    /// Whether no lease is accepted.
     pub fn is_empty(&self) -> bool {
         self.counts.is_empty()
     }
 
-    /// How many leases of each `BackendType` are followed. Types of which there are none do not occur.
+    /// The number of accepted leases of each `BackendType`. Types without any are absent.
     pub fn counts(&self) -> &BTreeMap<LeaseType, usize> {
         &self.counts
     }
 
-    /// What is not followed, and why: first leases, then what is no lease, each in the order of their keys.
+    /// What is not accepted, and why: first leases, then other entries, each in the order of their keys.
     pub fn rejected(&self) -> impl Iterator<Item = Rejected> {
         let refused = self.refused.iter().map(|(text, refusal)| Rejected {
             key: text.clone(),
@@ -56,7 +56,7 @@ impl Book {
         leases.flat_map(|peer| self.reasons(peer)).chain(refused)
     }
 
-    /// The entries that are no leases, as changes.
+    /// The entries that are not leases, as changes.
     #[cfg(test)]
     pub(crate) fn refused(&self) -> Vec<(String, Option<crate::lease::Refusal>)> {
         self.refused.iter().map(|(text, refusal)| (text.clone(), Some(refusal.clone()))).collect()
@@ -68,7 +68,7 @@ impl Book {
         peers.filter(move |peer| peer.half(public.into()).is_some_and(|half| half.public == public))
     }
 
-    /// Peers that publish the same address, as hosts behind one NAT do. They are followed.
+    /// Peers that publish the same address, like hosts behind one NAT. They are accepted.
     pub fn shared(&self) -> impl Iterator<Item = Shared> {
         self.addresses.crowded().flat_map(move |public| {
             let followed = move |key: &Subnets| {
@@ -92,7 +92,8 @@ impl Book {
         Family::ALL.into_iter().filter_map(of_family).collect()
     }
 
-    /// Why a half is not followed, found anew: few are, and what stands against them may change while they do not.
+    /// Why a half is not accepted. It is computed anew, because few are rejected, and the reason may change while the
+    /// rejection stays.
     fn reason(&self, peer: &Peer, alone: Alone<'_>, family: Family) -> Option<Reason> {
         let subnet = peer.lease.subnets.get(family)?;
         match peer.standing.get(family) {

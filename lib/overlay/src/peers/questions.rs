@@ -11,7 +11,7 @@ use crate::lease::Subnets;
 use crate::net::{address, bounds};
 
 impl Judgement<'_> {
-    /// Asks the second and the third question of all that are in the queue, and gives who was asked.
+    /// Asks the second and third question about every half in the queue, and returns those halves.
     pub(super) fn give_subnets(&mut self) -> Vec<(Rank, Family)> {
         let mut asked = Vec::new();
         while let Some((rank, family)) = self.queue.pop_first() {
@@ -33,7 +33,7 @@ impl Judgement<'_> {
         asked
     }
 
-    /// Whether a half that makes sense by itself owns its MAC address and its key.
+    /// Whether a half that is valid by itself owns its MAC address and its key.
     fn identity(&self, peer: &Peer, rank: Rank, family: Family) -> Standing {
         let Peer { lease, standing } = peer;
         if matches!(standing.get(family), Standing::Absent | Standing::Refused) {
@@ -52,7 +52,7 @@ impl Judgement<'_> {
         Standing::Good { vtep, key }
     }
 
-    /// Gives a half its subnet, and takes it from those that come later. False when one that comes before has a part.
+    /// Gives a half its subnet, and takes it from later halves. Returns false when an earlier half has a part of it.
     fn give(&mut self, subnet: IpNetwork, rank: Rank) -> bool {
         if self.book.spans.is_held(subnet, &rank.subnets) {
             return true;
@@ -84,7 +84,7 @@ impl Judgement<'_> {
         self.free(subnet, Some(rank));
     }
 
-    /// Those that were refused `subnet`, or a part of it, may have it now: those that come after its holder.
+    /// Queues the halves that were refused `subnet` or a part of it and come after its holder: they may get it now.
     pub(super) fn free(&mut self, subnet: IpNetwork, holder: Option<Rank>) {
         let family = Family::from(subnet);
         let Some((network, _)) = *self.rules.families.get(family) else { return };
@@ -97,7 +97,7 @@ impl Judgement<'_> {
         }
     }
 
-    /// The halves whose address is in a subnet that was given or taken back.
+    /// The halves whose address is in a subnet that was given or withdrawn.
     pub(super) fn find_concerned(&self) -> Vec<(Rank, Family)> {
         let mut concerned = Vec::new();
         for subnet in &self.moved {

@@ -1,4 +1,4 @@
-//! Why a lease is not followed.
+//! Why a lease is not accepted.
 
 use std::net::IpAddr;
 
@@ -9,131 +9,132 @@ use kernel::types::Mac;
 use super::Service;
 use crate::lease::{AttrsError, Refusal, Subnets};
 
-/// Why a lease, or one family of it, is not followed.
+/// Why a lease, or one family of it, is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// It is no lease.
+    /// The entry is not a lease.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// It has only subnets of families that are off here.
-    #[error("it has no subnet of a family that this host's configuration turns on")]
+    /// The lease has only subnets of families that are disabled here.
+    #[error("it has no subnet of a family that this host's configuration enables")]
     FamilyOff,
     /// The subnet has bits beyond its length.
     #[error("its subnet {0} has bits beyond its prefix length")]
     HostBits(IpNetwork),
-    /// The subnet is elsewhere.
+    /// The subnet is outside the network.
     #[error("its subnet {subnet} is not inside the network {network}")]
     OutsideNetwork {
-        /// What it claims
+        /// The claimed subnet.
         subnet: IpNetwork,
-        /// What there is to claim
+        /// The network.
         network: IpNetwork,
     },
-    /// The subnet leaves nothing for others.
+    /// The subnet leaves nothing for other hosts.
     #[error("its subnet {0} is the whole network")]
     WholeNetwork(IpNetwork),
-    /// The subnet is, or has a part of, this host's.
+    /// The subnet overlaps this host's.
     #[error("its subnet {subnet} overlaps this host's own {own}")]
     OverlapsOwn {
-        /// What it claims
+        /// The claimed subnet.
         subnet: IpNetwork,
-        /// What is ours
+        /// This host's subnet.
         own: IpNetwork,
     },
-    /// The subnet has an address that this host has.
+    /// The subnet contains an address of this host.
     #[error("its subnet {subnet} contains this host's address {address}")]
     ContainsOwn {
-        /// What it claims
+        /// The claimed subnet.
         subnet: IpNetwork,
-        /// What is ours
+        /// This host's address.
         address: IpAddr,
     },
-    /// The subnet has an address that this host needs.
+    /// The subnet contains the address of a host that this one needs.
     #[error("its subnet {subnet} contains {address}, this host's {service}")]
     ContainsHost {
-        /// What it claims
+        /// The claimed subnet.
         subnet: IpNetwork,
-        /// Which address of it is another's
+        /// The address of that host.
         address: IpAddr,
-        /// What that address is for this host
+        /// What this host needs it for.
         service: Service,
     },
-    /// Another lease has it, or a part of it, and comes first.
+    /// Another lease has the subnet or a part of it, and comes first.
     #[error("its subnet {subnet} overlaps that of the lease {winner}, which comes first")]
     Overlaps {
-        /// What it claims
+        /// The claimed subnet.
         subnet: IpNetwork,
         /// The key of the lease that keeps it
         winner: Subnets,
     },
-    /// There is no address to send to.
+    /// The lease has no address to send to.
     #[error("it publishes no address of this family")]
     NoAddress,
-    /// The address is not one that a single host can have.
+    /// No single host can have the address.
     #[error("its address {address} is {what}")]
     Address {
-        /// What it publishes
+        /// The published address.
         address: IpAddr,
-        /// What that is
+        /// The kind of the address.
         what: &'static str,
     },
-    /// The address is one of the underlay that no host can have.
+    /// No host can have this address of the underlay.
     #[error("its address {address} is the {what} of the underlay's {prefix}")]
     EdgeOfUnderlay {
-        /// What it publishes
+        /// The published address.
         address: IpAddr,
         /// The underlay's prefix
         prefix: IpNetwork,
-        /// What the address is there
+        /// The kind of the address.
         what: &'static str,
     },
-    /// The address is this host's.
+    /// The address belongs to this host.
     #[error("its address {0} is this host's own")]
     OwnAddress(IpAddr),
-    /// Packets to the address would be sent to pods.
+    /// Packets to the address would go to pods.
     #[error("its address {address} is inside the leased subnet {subnet}")]
     AddressInSubnet {
-        /// What it publishes
+        /// The published address.
         address: IpAddr,
         /// Its own subnet, this host's, or another peer's
         subnet: IpNetwork,
     },
-    /// The type is vxlan, and there is no data.
+    /// The type is vxlan, but the lease has no data.
     #[error("its type is vxlan, but it publishes no VTEP for this family")]
     NoVtep,
-    /// The type is wireguard, and there is no data.
+    /// The type is wireguard, but the lease has no data.
     #[error("its type is wireguard, but it publishes no key for this family")]
     NoKey,
-    /// The data cannot be read.
+    /// The data cannot be parsed.
     #[error("its WireGuard data cannot be read: {0}")]
     Wireguard(#[source] AttrsError),
-    /// The key is this host's.
+    /// The key belongs to this host.
     #[error("its WireGuard key {0} is this host's own")]
     OwnKey(PublicKey),
-    /// A lease of another address has the key: the one whose host sends with it, or while that is not known the first.
-    #[error("its WireGuard key {key} is that of the lease {winner}, which is its host's or comes first")]
+    /// A lease with another address has the key: the one whose host sends with the key, or while that is unknown the
+    /// first one.
+    #[error("its WireGuard key {key} belongs to the lease {winner}, whose host uses it or which comes first")]
     SameKey {
-        /// What it publishes
+        /// The published key.
         key: PublicKey,
         /// The key of the lease that keeps it
         winner: Subnets,
     },
-    /// The extension backend's data cannot be read.
+    /// The extension backend's data cannot be parsed.
     #[error("its extension data cannot be read: {0}")]
     Extension(#[source] AttrsError),
-    /// The data cannot be read.
+    /// The data cannot be parsed.
     #[error("its VTEP cannot be read: {0}")]
     Vtep(#[source] AttrsError),
-    /// The MAC is a group's or zero.
+    /// The MAC address is a group address or zero.
     #[error("its VTEP's MAC address {0} is not one that a single device can have")]
     MacNotUnicast(Mac),
-    /// The MAC is this host's.
+    /// The MAC address belongs to this host.
     #[error("its VTEP's MAC address {0} is this host's own")]
     OwnMac(Mac),
-    /// A lease of another address has the MAC, and comes first.
-    #[error("its VTEP's MAC address {mac} is that of the lease {winner}, which comes first")]
+    /// A lease with another address has the MAC address, and comes first.
+    #[error("its VTEP's MAC address {mac} belongs to the lease {winner}, which comes first")]
     SameMac {
-        /// What it publishes
+        /// The published MAC address.
         mac: Mac,
         /// The key of the lease that keeps it
         winner: Subnets,
@@ -141,22 +142,22 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What an operator does about it. "There" is the host that the lease is of.
+    /// What the operator can do. "There" means the host of the lease.
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Refused(Refusal::Key(_) | Refusal::NotCanonical { .. } | Refusal::TooLarge | Refusal::NotAFile) => {
-                "delete it from the store: flanneld does not write such entries"
+                "delete it from the store; flanneld does not write such entries"
             }
             Self::Refused(Refusal::Value(_)) | Self::NoVtep | Self::NoKey | Self::Wireguard(_) | Self::Vtep(_) => {
-                "restart flanneld there, so that it is written again, or delete it when that host is gone"
+                "restart flanneld there to write it again, or delete it if that host is gone"
             }
-            Self::Extension(_) => "restart flanneld there: the data is what PreStartupCommand prints",
+            Self::Extension(_) => "restart flanneld there; the data is the output of PreStartupCommand",
             Self::FamilyOff => "restart flanneld there, so that it follows the configuration",
             Self::HostBits(_) | Self::OutsideNetwork { .. } | Self::WholeNetwork(_) => {
-                "all hosts of a store have one Network: restart flanneld there, or delete the lease when that host is gone"
+                "all hosts of a store share one Network: restart flanneld there, or delete the lease if that host is gone"
             }
             Self::OverlapsOwn { .. } => {
-                "two hosts cannot have one subnet: delete the lease that is not in use, and restart flanneld on its host"
+                "two hosts cannot share a subnet: delete the lease that is not in use, and restart flanneld on its host"
             }
             Self::ContainsOwn { .. } | Self::ContainsHost { .. } => {
                 "a route to it would cut this host off: choose a Network, or SubnetMin and SubnetMax, without that address"
@@ -168,9 +169,7 @@ impl Reason {
             Self::Address { .. } | Self::EdgeOfUnderlay { .. } | Self::AddressInSubnet { .. } => {
                 "start flanneld there with --public-ip or --iface, so that it publishes an address of its underlay"
             }
-            Self::OwnAddress(_) => {
-                "a lease that this host had before ends by itself; another host needs another --public-ip"
-            }
+            Self::OwnAddress(_) => "a former lease of this host expires; another host needs a different --public-ip",
             Self::OwnKey(_) | Self::SameKey { .. } => {
                 "a copied key file? delete it on one of the two hosts, and restart flanneld there"
             }
@@ -192,8 +191,8 @@ mod tests {
             super::super::Rejected { key: "10.5.0.0-16".into(), family: Some(kernel::types::Family::V4), reason };
         assert_eq!(
             rejected.explained(),
-            "IPv4: its subnet 10.5.0.0/16 is the whole network (all hosts of a store have one Network: restart flanneld \
-             there, or delete the lease when that host is gone)"
+            "IPv4: its subnet 10.5.0.0/16 is the whole network (all hosts of a store share one Network: restart flanneld \
+             there, or delete the lease if that host is gone)"
         );
     }
 }

@@ -261,7 +261,7 @@ fn a_mac_belongs_to_one_address_but_an_address_may_be_shared() {
         ("10.5.5.0-24", vxlan("10.99.0.2", mac)),
     ]);
     assert_eq!(keys(&peers), ["10.5.2.0-24", "10.5.4.0-24", "10.5.5.0-24"], "5 is a left-over lease of 2's host");
-    let said = "its VTEP's MAC address 4a:ed:0f:9b:24:90 is that of the lease 10.5.2.0-24, which comes first";
+    let said = "its VTEP's MAC address 4a:ed:0f:9b:24:90 belongs to the lease 10.5.2.0-24, which comes first";
     assert_eq!(peers.rejected[0].reason.to_string(), said);
     let shared: Vec<_> = peers.shared.iter().map(|s| (s.key.to_string(), s.with.to_string())).collect();
     let with = |key: &str| (key.to_owned(), "10.5.2.0-24".to_owned());
@@ -386,7 +386,7 @@ fn a_key_is_one_hosts() {
     assert_eq!(keys(&peers), ["10.5.2.0-24", "10.5.3.0-24"], "one host, and what it left behind");
     let said: Vec<String> = peers.rejected.iter().map(|r| r.reason.to_string()).collect();
     let others =
-        format!("its WireGuard key {KEY} is that of the lease 10.5.2.0-24, which is its host's or comes first");
+        format!("its WireGuard key {KEY} belongs to the lease 10.5.2.0-24, whose host uses it or which comes first");
     assert_eq!(
         said,
         [

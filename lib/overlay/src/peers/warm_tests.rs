@@ -139,7 +139,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A store, a host and a book that hears of every change.
+/// A store, a host, and a book that gets every change.
 struct World {
     store: Store,
     refused: BTreeMap<String, Refusal>,

@@ -1,4 +1,4 @@
-//! What a plan is made from.
+//! The input of a plan.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,36 +14,36 @@ use crate::netconf::NetConf;
 use crate::peers::Service;
 use crate::underlay::{Select, Survey};
 
-/// What is known when a plan is made. What is behind an [`Arc`] is the same for as long as the pointer is.
+/// The input of a plan. Data behind an [`Arc`] is unchanged as long as the pointer is.
 #[derive(Debug, Clone)]
 pub struct Facts<'a> {
-    /// The time.
+    /// The current time.
     pub now: Instant,
     /// The network.
     pub conf: &'a Arc<NetConf>,
-    /// This host's kernel, as far as planning depends on it.
+    /// The parts of this host's kernel that a plan depends on.
     pub survey: &'a Arc<Survey>,
-    /// All leases are known. While they are not, nothing is deleted.
+    /// Whether all leases are known. Until then nothing is deleted.
     pub complete: bool,
-    /// What is this host's own.
+    /// What belongs to this host.
     pub own: Own<'a>,
-    /// From where the holders of WireGuard keys have sent lately.
+    /// The addresses from which the holders of WireGuard keys have sent recently.
     pub endpoints: &'a Endpoints,
-    /// Hosts without which this one does not work, beside those that the survey names: the store's.
+    /// Hosts that this one cannot work without, besides those in the survey: the store's.
     pub services: &'a [(IpAddr, Service)],
-    /// The networks that other flannelds say they serve on this host; `None`: this one has said what it serves, and was not
-    /// refused.
+    /// The networks that other flannelds on this host say they serve; `None`: this daemon has announced its network,
+    /// and was not refused.
     pub served: Option<&'a [IpNetwork]>,
-    /// What the operator has asked for.
+    /// The operator's options.
     pub options: &'a Options,
 }
 
-/// What is this host's own.
+/// What belongs to this host. The default is nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Own<'a> {
-    /// Its lease; `None` while there is none.
+    /// Its lease; `None` before the first one.
     pub subnets: Option<Subnets>,
-    /// The lease as the other hosts see it.
+    /// The lease as other hosts see it.
     pub published: Option<&'a LeaseAttrs>,
     /// The subnets of the last run.
     pub previous: Subnets,
@@ -51,19 +51,19 @@ pub struct Own<'a> {
     pub former: &'a [IpNetwork],
     /// Its WireGuard keys, once a backend has needed them.
     pub keys: Option<WireguardKeys>,
-    /// What the extension backend's first command has printed.
+    /// The output of the extension backend's first command.
     pub printed: Option<&'a str>,
     /// Any bytes, for the MAC address of a VTEP that has none yet.
     pub random: ByFamily<[u8; 6]>,
 }
 
-/// What the operator has asked for, and what the kernel can do.
+/// The operator's options, and the kernel's abilities.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// How the underlay is chosen.
     pub select: Select,
-    /// Packets to addresses of this host's subnet that no pod has are dropped here.
+    /// Whether to drop packets to addresses in this host's subnet that no pod has.
     pub blackhole: bool,
-    /// The kernel gives a link that is up another name.
+    /// Whether the kernel can rename a link that is up.
     pub can_rename: bool,
 }

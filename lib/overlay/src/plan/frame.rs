@@ -1,4 +1,4 @@
-//! What every peer's objects depend on, and the objects that come of it.
+//! The inputs that every peer's objects depend on, and the resulting objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::peers::{Book, Peer, Touched};
 use crate::render::{Kept, MANY, Ours, Renderer};
 use crate::settings;
 
-/// What every peer's objects depend on. While it is the same only peers that have changed are written.
+/// The inputs that every peer's objects depend on. While they are unchanged, only changed peers are rendered.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Frame {
     pub(super) backend: Backend,
@@ -33,7 +33,7 @@ pub(super) struct Frame {
     pub(super) blackhole: bool,
 }
 
-/// What depends on how many peers there are.
+/// The parts that depend on the number of peers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Flips {
     spread: bool,
@@ -50,10 +50,10 @@ pub(super) struct Built {
     flips: Flips,
 }
 
-/// WireGuard peers whose endpoint is another.
+/// WireGuard peers whose endpoint has changed.
 pub(super) type Moved = Vec<(IfName, PublicKey)>;
 
-/// What has become other.
+/// The difference from the previous state.
 pub(super) struct Change {
     pub(super) delta: Option<Delta>,
     pub(super) peers: PeerChanges,
@@ -69,7 +69,7 @@ impl Frame {
 }
 
 impl Built {
-    /// Everything anew.
+    /// Renders everything.
     pub(super) fn new(frame: Frame, book: &Book) -> (Self, Change) {
         let renderer = Renderer::new(&frame.host, &frame.backend, &frame.kept);
         let spread = book.len() > MANY;
@@ -108,16 +108,17 @@ impl Built {
         &self.scope
     }
 
-    /// With a Go flanneld's direct routes, which are known by the leases.
+    /// The scope, including a Go flanneld's direct routes, which the leases identify.
     pub(super) fn whole_scope(&self, book: &Book) -> Scope {
         let gateways: BTreeMap<_, _> = book.peers().flat_map(ownership::gateways).collect();
         self.renderer.scope(self.frame.ours(), self.state(), gateways.into())
     }
 
-    /// The peers that have changed.
+    /// Renders the changed peers.
     ///
     /// # Errors
-    /// There are so many now, or so few, that every peer's objects are others; the WireGuard peers that have moved.
+    /// The number of peers has crossed a limit, so that every peer's objects change. Returns the WireGuard peers
+    /// whose endpoint has changed.
     pub(super) fn change(&mut self, touched: &Touched, book: &Book) -> Result<Change, Moved> {
         let spread = self.flips.spread;
         let mut scratch = Scratch { renderer: &self.renderer, spread };
@@ -159,14 +160,14 @@ impl Built {
     }
 }
 
-/// Where peers are written to, one after the other.
+/// Renders peers one after the other.
 struct Scratch<'a> {
     renderer: &'a Renderer,
     spread: bool,
 }
 
 impl Scratch<'_> {
-    /// A peer's objects, and how it is reached.
+    /// A peer's objects, and how to reach it.
     fn write(&mut self, peer: &Peer, views: &mut Vec<PeerView>) -> Fragment {
         let mut fragment = Fragment::default();
         let way = |half: &crate::peers::Half, (reach, reason)| PeerView {
@@ -199,7 +200,7 @@ impl Flips {
     }
 }
 
-/// The WireGuard peers whose endpoint is another than before.
+/// The WireGuard peers whose endpoint has changed.
 pub(super) fn moved(before: &State, now: &State) -> Moved {
     let known = |dev: &IfName, key: &PublicKey| before.wireguard.get(dev).and_then(|device| device.peers.get(key));
     let peers = now.wireguard.iter().flat_map(|(dev, device)| device.peers.iter().map(move |peer| (dev, peer)));
@@ -209,11 +210,11 @@ pub(super) fn moved(before: &State, now: &State) -> Moved {
         .collect()
 }
 
-/// Behind every other route to this host's subnets: the bridge's own, and a pod's, have a lower metric. Upstream's has
-/// none, and cannot be added beside the bridge's.
+/// After every other route to this host's subnets: the routes of the bridge and of pods have lower metrics.
+/// Upstream's route has no metric, so it cannot exist beside the bridge's.
 const LAST: u32 = 1 << 30;
 
-/// `ip route add blackhole SUBNET`: what no pod has is not sent on by the default route.
+/// `ip route add blackhole SUBNET`: the default route must not forward packets for addresses that no pod has.
 fn write_blackholes(state: &mut State, own: Subnets) {
     for dst in own.iter() {
         let key = RouteKey { metric: Some(LAST), ..RouteKey::main(dst) };

@@ -1,4 +1,4 @@
-//! What outlives a plan.
+//! What survives from one plan to the next.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ use crate::peers::{self, Book, Reason, Service, Touched};
 use crate::subnet_env::SubnetEnv;
 use crate::underlay::{self, Found, Survey, UnderlayError};
 
-/// What outlives a plan: what is remembered, the leases, and what was planned last.
+/// What survives from one plan to the next: remembered facts, the leases, and the last plan.
 #[derive(Debug, Default)]
 pub struct Memory {
     remembered: Remembered,
@@ -31,44 +31,44 @@ pub struct Memory {
     cache: Cache,
 }
 
-/// What the facts do not say again.
+/// Facts that cannot be learned again.
 #[derive(Debug, Clone, Default)]
 struct Remembered {
-    /// The MAC addresses of this host's VTEPs: found or made once, because the peers know them.
+    /// The MAC addresses of this host's VTEPs, found or made once, because the peers know them.
     vtep_macs: ByFamily<Option<Mac>>,
     keep: Keep,
     underlay: Option<Arc<Found>>,
-    /// The networks whose objects may be there; `None`: those of the last run.
+    /// The networks whose objects may exist; `None`: those of the last run.
     networks: Option<Vec<IpNetwork>>,
-    /// WireGuard peers whose lease has another endpoint than when the kernel was made last as planned.
+    /// WireGuard peers whose lease has had another endpoint since the last plan that was carried out.
     moved: BTreeSet<(IfName, PublicKey)>,
 }
 
-/// What could be found again.
+/// Results that can be computed again.
 #[derive(Debug, Default)]
 struct Cache {
     ground: Option<Ground>,
     census: Census,
     keeping: Keeping,
     built: Option<Built>,
-    /// The kernel was made as the last plan says.
+    /// Whether the last plan was carried out.
     settled: bool,
-    /// Two leases have one WireGuard key.
+    /// Whether two leases have the same WireGuard key.
     contested: bool,
     said: Said,
-    /// The subnets that packets may not come to.
+    /// The subnets that packets may not reach.
     lost: BTreeSet<IpNetwork>,
 }
 
-/// What this host's kernel says. It is found out once for each survey and configuration.
+/// What this host's kernel says, computed once for each survey and configuration.
 #[derive(Debug)]
 struct Ground {
     survey: Arc<Survey>,
     conf: Arc<NetConf>,
-    /// The networks whose objects may be there.
+    /// The networks whose objects may exist.
     networks: Vec<IpNetwork>,
     owner: Owner,
-    /// Families whose underlay address is missing for a moment.
+    /// Families whose underlay address is temporarily missing.
     missing: Vec<UnderlayError>,
     addresses: Arc<BTreeSet<IpAddr>>,
     /// The prefixes of the underlay's addresses.
@@ -84,29 +84,29 @@ struct Ground {
 }
 
 impl Memory {
-    /// Takes over what has changed in the store.
+    /// Adds the changes of the store.
     pub fn apply(&mut self, changes: LeaseChanges) {
         self.book.apply(changes);
     }
 
-    /// The leases, with the verdict on each as of the last plan.
+    /// The leases, with the verdicts of the last plan.
     pub fn book(&self) -> &Book {
         &self.book
     }
 
-    /// What is desired of the kernel, as of the last plan; `None` before the first one with a lease.
+    /// The desired kernel state of the last plan; `None` before the first plan with a lease.
     pub fn desired(&self) -> Option<&Arc<State>> {
         self.cache.built.as_ref().map(Built::state)
     }
 
-    /// Which of the kernel's objects are ours as of the last plan, with the direct routes of a Go flanneld, which the leases
-    /// tell apart from others'.
+    /// Which of the kernel's objects were ours in the last plan, including a Go flanneld's direct routes, which the
+    /// leases distinguish from others.
     pub fn scope(&self) -> Option<Arc<Scope>> {
         Some(Arc::new(self.cache.built.as_ref()?.whole_scope(&self.book)))
     }
 
-    /// The kernel was made as the last plan says: the next one says what has changed since, and nothing is left of networks
-    /// before.
+    /// Records that the last plan was carried out: the next plan describes the changes since, and former networks
+    /// have no objects left.
     pub fn settle(&mut self) {
         self.cache.settled = true;
         self.remembered.moved.clear();
@@ -114,7 +114,7 @@ impl Memory {
         self.remembered.networks = known.or_else(|| self.remembered.networks.take());
     }
 
-    /// The same without what was planned last: what a plan remembers, and the leases as they come from the store.
+    /// A copy without the last plan: only the remembered facts, and the leases as the store delivers them.
     #[cfg(test)]
     pub(super) fn cold(&self) -> Self {
         let mut book = Book::default();
@@ -131,7 +131,7 @@ impl Memory {
         self.cache.keeping.look_again
     }
 
-    /// The networks whose objects may be there: those of now, and those before until nothing is left of them.
+    /// The networks whose objects may exist: the current ones, and the former ones until nothing is left of them.
     fn networks(&mut self, facts: &Facts<'_>) -> Vec<IpNetwork> {
         let known = self.remembered.networks.get_or_insert_with(|| facts.own.former.to_vec());
         let new: Vec<_> = facts.conf.networks().into_iter().filter(|network| !known.contains(network)).collect();
@@ -139,7 +139,7 @@ impl Memory {
         known.clone()
     }
 
-    /// Another flanneld's network with addresses of this one's, while this host's is not announced yet.
+    /// Another flanneld's network that overlaps this host's, as long as this host's is not announced.
     pub(super) fn overlap(&self, facts: &Facts<'_>) -> Option<Overlap> {
         let ground = self.cache.ground.as_ref()?;
         ground.owner.overlap(facts.served?.iter().copied())
@@ -159,7 +159,7 @@ impl Memory {
         let before = self.remembered.underlay.as_deref();
         let (found, missing) = underlay::choose(&facts.options.select, &families, facts.survey, before)?;
         self.cache.ground = Some(Ground::new(facts, networks, missing, &found.underlay.dev));
-        // a pointer that is the same says that nothing has changed
+        // An equal pointer means that nothing has changed.
         let found = match &self.remembered.underlay {
             Some(before) if **before == found => before.clone(),
             _ => Arc::new(found),
@@ -168,8 +168,8 @@ impl Memory {
         Ok(found)
     }
 
-    /// The MAC of this host's VTEP of each family: that of the device that is there, because the peers send to it; else the one
-    /// that the lease of the last run says; else a new one.
+    /// Determines the MAC address of this host's VTEP of each family: that of the existing device, because the peers
+    /// send to it; else the one in the lease of the last run; else a new one.
     pub(super) fn know_macs(&mut self, facts: &Facts<'_>, underlay: &Found) {
         let Some(ground) = &self.cache.ground else { return };
         for (family, _) in facts.conf.families() {
@@ -194,12 +194,12 @@ impl Memory {
         Identity { vtep_macs: self.remembered.vtep_macs, wireguard: facts.own.keys, text }
     }
 
-    /// Without a lease no device is there for anyone.
+    /// Without a lease no host uses the devices.
     pub(super) fn lose_lease(&mut self) {
         self.cache.keeping = Keeping::default();
     }
 
-    /// What is done with the lease `own`.
+    /// What to do with the lease `own`.
     pub(super) fn lease(&mut self, facts: &Facts<'_>, underlay: &Arc<Found>, own: Subnets) -> Leased {
         let touched = self.book.judge(facts.conf, &self.own(facts, own));
         self.take_census(&touched);
@@ -207,7 +207,7 @@ impl Memory {
         let change = self.render(self.frame(facts, underlay, own), &touched);
         let lost = self.newly_lost(&change.peers);
         let (rejected, warnings) = self.judged(&touched);
-        // the plan before may not have been carried out
+        // The previous plan may not have been carried out.
         self.remembered.moved.extend(change.moved);
         let settled = std::mem::take(&mut self.cache.settled);
         let work = Work { judged: touched.judged, rendered: change.rendered, compared: change.compared };
@@ -302,7 +302,7 @@ impl Memory {
         Change { moved: all, ..change }
     }
 
-    /// The peers that packets may not come to, and did before or were not there.
+    /// The peers that packets may not reach, if they were reached before or are new.
     fn newly_lost(&mut self, changes: &PeerChanges) -> Vec<super::PeerView> {
         let lost = &mut self.cache.lost;
         let before = if changes.whole { std::mem::take(lost) } else { BTreeSet::new() };
@@ -320,7 +320,7 @@ impl Memory {
         new
     }
 
-    /// What the store holds that is not followed, if that has changed, and what is new of it.
+    /// The rejected leases, if they have changed, and those that are new.
     fn judged(&mut self, touched: &Touched) -> (Option<Vec<peers::Rejected>>, Vec<String>) {
         if !touched.rejected && touched.peers.is_empty() {
             return (None, Vec::new());
@@ -360,7 +360,7 @@ impl Ground {
         }
     }
 
-    /// The MAC of a VXLAN device that is no other network's, whoever made it.
+    /// The MAC address of a VXLAN device, whoever made it, unless it belongs to another network.
     fn device_mac(&self, name: &IfName) -> Option<Mac> {
         let device = self.survey.links.iter().find(|seen| seen.name == *name)?;
         let vxlan = matches!(device.link.kind, LinkKind::Vxlan(_)) && !self.owner.others().contains_key(name);
@@ -372,7 +372,7 @@ fn addresses(survey: &Survey, dev: &IfName) -> Vec<IpNetwork> {
     survey.addresses.iter().filter(|seen| seen.key.dev == *dev).map(|seen| seen.key.net).collect()
 }
 
-/// The links by which the host has an IPv6 default route from a router.
+/// The links with an IPv6 default route from a router.
 fn routers(survey: &Survey) -> Vec<IfName> {
     let by_router = |dev: &IfName| {
         survey.routes.iter().any(|(key, route)| {
@@ -383,8 +383,8 @@ fn routers(survey: &Survey) -> Vec<IfName> {
     survey.links.iter().filter(takes).map(|link| link.name.clone()).collect()
 }
 
-/// The MAC in the lease of the last run. Another lease may be of a host that is alive, so it must be this host's by its
-/// addresses.
+/// The MAC address in the lease of the last run. Since another host may have taken the lease, its addresses must be
+/// this host's.
 fn last_runs_mac(book: &Book, previous: Subnets, underlay: &Found, family: Family) -> Option<Mac> {
     let attrs = &book.lease(&previous)?.attrs;
     let same = |family: Family| match (attrs.public(family), *underlay.public.get(family)) {

@@ -1,10 +1,10 @@
-//! From the facts to one plan: what this host must lease, publish, run, write and have in its kernel. Pure: the time is a
-//! fact, too.
+//! Turns facts into a plan: what this host must lease, publish, run, write, and have in its kernel. Pure: the time is
+//! a fact, too.
 //!
-//! A plan is made anew for every fact that changes, and costs what that fact's change costs: [`Memory`] keeps what was
-//! planned last, and of the peers only those that have changed are rendered again. What is kept so is no memory: a plan
-//! made without it is the same. Remembered, and not to be found again in the facts, are only this host's VTEPs' MAC
-//! addresses, the backends and networks before those in force, and an underlay address that is missing for a moment.
+//! Each change of a fact leads to a new plan, which costs what that change costs: [`Memory`] keeps the last plan, and
+//! only changed peers are rendered again. This is only a cache: a plan made without it is equal. Only these are
+//! remembered and cannot be found in the facts again: the MAC addresses of this host's VTEPs, former backends and
+//! networks, and an underlay address that is temporarily missing.
 
 mod facts;
 mod frame;
@@ -28,6 +28,7 @@ pub use memory::Memory;
 
 use crate::backend::extension::ExtensionConf;
 use crate::backend::udp::UdpConf;
+use crate::lans::{Lan, lans};
 use crate::lease::{LeaseAttrs, Subnets};
 use crate::ownership::Overlap;
 use crate::peers::Rejected;
@@ -36,75 +37,78 @@ use crate::subnet_env::SubnetEnv;
 use crate::underlay::{Found, UnderlayError};
 use crate::ways;
 
-/// What is to be done. Without an underlay or a lease only a part of it is known.
+/// What to do. Without an underlay or a lease it is incomplete.
 #[derive(Debug)]
 pub struct Plan {
-    /// The way out of this host; `None`: there is none.
+    /// The link to the other hosts; `None`: there is none.
     pub underlay: Option<Arc<Found>>,
-    /// What this host publishes once the kernel is ready for what its peers will do; the addresses in it are those that it is
-    /// known by in the store. Or why it can have no part in the network.
+    /// The attributes to publish once the kernel is ready for the packets of peers; their addresses identify this host in
+    /// the store. Or the reason why this host cannot take part in the network.
     pub attrs: Result<LeaseAttrs, Blocked>,
     /// What is done once there is a lease.
     pub leased: Option<Leased>,
-    /// What a person should know, and that does not keep the rest from being done.
+    /// Messages for the operator that do not prevent the rest of the plan.
     pub notes: Vec<String>,
-    /// When the plan changes by itself.
+    /// This host's links whose prefixes overlap the network.
+    pub lans: Vec<Lan>,
+    /// When the plan changes without new facts.
     pub look_again: Option<Instant>,
 }
 
-/// Why this host can have no part in the network.
+/// Why this host cannot take part in the network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Blocked {
     /// No link leads to the other hosts.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
-    /// Another flanneld on this host serves a network with the same addresses.
+    /// Another flanneld on this host serves an overlapping network.
     #[error(transparent)]
     Overlap(#[from] Overlap),
 }
 
-/// What is done with a lease.
+/// What to do with a lease.
 #[derive(Debug)]
 pub struct Leased {
-    /// Which of the kernel's objects are ours, but for what a Go flanneld has left ([`Memory::scope`]).
+    /// Which of the kernel's objects are ours, except what a Go flanneld has left ([`Memory::scope`]).
     pub scope: Arc<Scope>,
-    /// What of the desired state ([`Memory::desired`]) has changed since the plan before, when that is known and little.
+    /// The changes of the desired state ([`Memory::desired`]) since the previous plan, if they are known and small.
     pub delta: Option<Delta>,
-    /// WireGuard peers whose lease says another endpoint than before: it counts, wherever they have roamed to.
+    /// WireGuard peers whose lease has a new endpoint, which overrides the address that they have roamed to.
     pub moved: Vec<(IfName, kernel::state::PublicKey)>,
-    /// The udp backend's data path, while its device is there for someone.
+    /// The udp backend's data path, as long as some host uses its device.
     pub data_path: Option<DataPath>,
     /// The extension backend's commands.
     pub commands: Option<ExtensionConf>,
     /// The content of subnet.env.
     pub subnet_env: SubnetEnv,
-    /// How peers are reached, of those for which something has changed.
+    /// How peers are reached, for the peers that have changed.
     pub peers: PeerChanges,
-    /// What the store holds that is not followed; `None`: as before.
+    /// The entries of the store that are not accepted; `None`: unchanged.
     pub rejected: Option<Vec<Rejected>>,
-    /// What a person may need to look at, once for as long as it is so.
+    /// Warnings for the operator, each once as long as its cause lasts.
     pub warnings: Vec<String>,
-    /// Devices of a backend before stay for now; for how long depends on what this host publishes.
+    /// Whether devices of a previous backend stay for now; how long depends on what this host publishes.
     pub keeps: bool,
-    /// Two leases have one WireGuard key: who sends with it is to be asked of the kernel.
+    /// Whether two leases have the same WireGuard key, so that the kernel must be asked who sends with it.
     pub contested: bool,
-    /// What making the plan has cost.
+    /// The cost of making the plan.
     pub work: Work,
 }
 
-/// The objects that have changed, and the links they hang on: as they are desired, and as the last plan left them.
+/// The objects that have changed, and the links that they depend on: their desired state, and their state after the
+/// last plan.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Delta {
-    /// As they are desired now.
+    /// The desired objects.
     pub desired: State,
-    /// As they were desired before.
+    /// The objects as previously desired.
     pub assumed: State,
 }
 
 /// The udp backend's data path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataPath {
-    /// The backend.
+    /// The backend's configuration.
     pub conf: UdpConf,
     /// The whole network.
     pub network: Ipv4Network,
@@ -121,36 +125,36 @@ pub struct PeerView {
     pub subnet: IpNetwork,
     /// Its underlay address.
     pub public: IpAddr,
-    /// The way.
+    /// The way to it.
     pub reach: Reach,
-    /// Why this way.
+    /// The reason for this way.
     pub reason: Why,
-    /// Its VTEP's address.
+    /// Its VTEP's MAC address.
     pub vtep_mac: Option<Mac>,
 }
 
-/// Which peers are reached otherwise than before.
+/// The peers whose way has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerChanges {
-    /// `put` are all there are.
+    /// Whether `put` contains all peers.
     pub whole: bool,
-    /// The leases that were looked at.
+    /// The leases that were considered.
     pub leases: Vec<Subnets>,
-    /// New ones, and those that have changed.
+    /// Peers that are new or have changed.
     pub put: Vec<PeerView>,
-    /// The subnets of those that are reached no more, and are not in `put`.
+    /// Subnets of peers that are gone and not in `put`.
     pub gone: Vec<IpNetwork>,
 }
 
 impl Plan {
     fn blocked(underlay: Option<Arc<Found>>, why: impl Into<Blocked>) -> Self {
-        Self { underlay, attrs: Err(why.into()), leased: None, notes: Vec::new(), look_again: None }
+        Self { underlay, attrs: Err(why.into()), leased: None, notes: Vec::new(), lans: Vec::new(), look_again: None }
     }
 }
 
 impl Leased {
-    /// The whole desired state as it is written, when `desired` is planned: WireGuard peers may have roamed, unless their
-    /// lease has moved them.
+    /// The complete desired state to apply, when `desired` is planned. WireGuard peers keep the addresses that they
+    /// have roamed to, unless their lease has a new one.
     pub fn written(&self, desired: &Arc<State>) -> Arc<State> {
         if self.moved.is_empty() {
             return desired.clone();
@@ -164,18 +168,18 @@ impl Leased {
     }
 }
 
-/// What making a plan has cost.
+/// The cost of making a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Leases whose verdict was asked for.
+    /// The number of leases that were judged.
     pub judged: usize,
-    /// Peers whose objects were written.
+    /// The number of peers that were rendered.
     pub rendered: usize,
-    /// Objects that are to be compared with the kernel's.
+    /// The number of objects to compare with the kernel's.
     pub compared: usize,
 }
 
-/// Makes the plan for these facts. Leases come by [`Memory::apply`].
+/// Makes the plan for these facts. Leases are added by [`Memory::apply`].
 pub fn plan(facts: &Facts<'_>, memory: &mut Memory) -> Plan {
     let underlay = match memory.find_underlay(facts) {
         Ok(found) => found,
@@ -200,8 +204,10 @@ pub fn plan(facts: &Facts<'_>, memory: &mut Memory) -> Plan {
             .filter_map(ways::queue),
     );
     notes.extend(leased.as_ref().and_then(|_| notes::same_address(facts, &underlay, memory.book())));
+    let pods: Vec<Subnets> = facts.own.subnets.into_iter().chain([facts.own.previous]).collect();
     Plan {
         attrs: Ok(memory.publish(facts, &underlay)),
+        lans: lans(facts.conf, facts.survey, &underlay.underlay.dev, &pods),
         underlay: Some(underlay),
         leased,
         notes,
@@ -209,5 +215,5 @@ pub fn plan(facts: &Facts<'_>, memory: &mut Memory) -> Plan {
     }
 }
 
-/// From where the holders of WireGuard keys have sent lately.
+/// The addresses from which the holders of WireGuard keys have sent recently.
 pub type Endpoints = BTreeMap<kernel::state::PublicKey, Vec<IpAddr>>;

@@ -1,4 +1,4 @@
-//! What a person should know.
+//! Messages for the operator.
 
 use std::collections::BTreeSet;
 
@@ -9,17 +9,20 @@ use crate::peers::{Book, Rejected};
 use crate::reach::Reach;
 use crate::underlay::{Found, UnderlayError};
 
-/// With more peers than this that become unreachable at once, one line counts them.
+/// If there are more lines than this at once, one line gives their number.
 const LINES: usize = 10;
 
-/// What is wrong with this host's own part, whatever the peers are.
+/// Problems of this host itself, independent of the peers.
 pub(super) fn of_host(facts: &Facts<'_>, underlay: &Found, missing: &[UnderlayError]) -> Vec<String> {
     let nat = facts.conf.backend.behind_nat().filter(|_| underlay.public != underlay.underlay.addresses);
-    missing.iter().map(ToString::to_string).chain(nat.map(str::to_owned)).collect()
+    let down = underlay.carries.as_ref().err();
+    let missing = missing.iter().map(ToString::to_string);
+    missing.chain(down.map(ToString::to_string)).chain(nat.map(str::to_owned)).collect()
 }
 
-/// A peer that publishes this host's address. Where the host itself has it the lease is rejected; where it is a router's the
-/// peer is followed, but both can be reached only where hosts are told apart by more than that.
+/// A peer that publishes this host's address. If the host itself has the address, the lease is rejected. If a router
+/// has it, the peer is accepted, but both can be reached only if the backend distinguishes hosts by more than their
+/// address.
 pub(super) fn same_address(facts: &Facts<'_>, underlay: &Found, book: &Book) -> Option<String> {
     if facts.conf.backend.shares_addresses() {
         return None;
@@ -33,42 +36,61 @@ pub(super) fn same_address(facts: &Facts<'_>, underlay: &Found, book: &Book) -> 
     ))
 }
 
-/// What was said of the leases and still is so.
+/// The lines about leases that were reported and still hold.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Said {
     leases: BTreeSet<String>,
 }
 
 impl Said {
-    /// What is new of these lines.
+    /// The lines that are new.
     pub(super) fn news(&mut self, lines: impl Iterator<Item = String>) -> Vec<String> {
         let now: BTreeSet<String> = lines.collect();
         let new = now.difference(&self.leases).cloned().collect();
         self.leases = now;
-        new
+        few(new, "leases are ignored, or share an address")
     }
 }
 
-/// The leases that are not followed, and those that share an address.
+/// The leases that are not accepted, and those that share an address.
 pub(super) fn of_leases(rejections: &[Rejected], book: &Book) -> impl Iterator<Item = String> {
     let ignored = rejections.iter().map(|r| format!("{} in the store is ignored: {}", r.key, r.explained()));
     let shared = book.shared();
     ignored.chain(shared.map(|s| format!("the leases {} and {} publish the same address {}", s.key, s.with, s.public)))
 }
 
-/// Peers that cannot be reached now, and could be before or are new.
+/// Peers that cannot be reached now, and were reached before or are new.
 pub(super) fn unreachable(lost: &[PeerView]) -> Vec<String> {
     let line = |peer: &PeerView| format!("{} at {} cannot be reached: {}", peer.subnet, peer.public, peer.reason);
-    match lost {
-        [] => Vec::new(),
-        [first, ..] if lost.len() > LINES => {
-            vec![format!("{} peers cannot be reached, among them {}", lost.len(), line(first))]
-        }
-        few => few.iter().map(line).collect(),
+    few(lost.iter().map(line).collect(), "peers cannot be reached")
+}
+
+/// These lines if they are few, else their number and the first one.
+fn few(lines: Vec<String>, what: &str) -> Vec<String> {
+    match &lines[..] {
+        [first, ..] if lines.len() > LINES => vec![format!("{} {what}, for example {first}", lines.len())],
+        _ => lines,
     }
 }
 
-/// True for a peer that packets may not come to.
+/// Whether packets may not reach the peer.
 pub(super) fn is_lost(peer: &PeerView) -> bool {
     matches!(peer.reach, Reach::Unreachable(_)) || matches!(peer.reason, crate::reach::Why::OtherVni(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_of_leases_that_are_ignored_are_one_line() {
+        let lines = |count: usize| (0..count).map(|n| format!("lease {n:05} is ignored"));
+        let mut said = Said::default();
+        assert_eq!(said.news(lines(LINES)).len(), LINES);
+        let many = said.news(lines(10_000));
+        let wanted = "9990 leases are ignored, or share an address, for example lease 00010 is ignored";
+        assert_eq!(many, [wanted]);
+        assert_eq!(said.news(lines(10_000)), Vec::<String>::new(), "nothing is new");
+        assert_eq!(said.news(lines(10_001)).len(), 1);
+    }
 }

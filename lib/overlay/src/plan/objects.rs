@@ -1,8 +1,8 @@
-//! The desired objects, changed in place as peers come and go.
+//! The desired objects, updated in place as peers appear and disappear.
 //!
-//! A peer's objects have keys of its own, with two exceptions: a host that left a lease behind has two leases with one VTEP or
-//! one WireGuard key. A forwarding entry is the same for both, so it is counted; a WireGuard peer has the subnets of both,
-//! so it is put together from all leases that have the key.
+//! The keys of a peer's objects are its own, with two exceptions: a host that left a lease behind has two leases with
+//! one VTEP or one WireGuard key. The FDB entry is the same for both leases, so it is counted. The WireGuard peer has
+//! the subnets of both, so it is merged from all leases with its key.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,22 +16,22 @@ use crate::net::ByFamily;
 
 type Shared = (IfName, PublicKey);
 
-/// Desired objects, and how many peers want one.
+/// Desired objects, and how many peers need each.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
     state: Arc<State>,
-    /// How many peers want an entry besides the first; most often there is none.
+    /// How many peers need an entry besides the first; usually there are none.
     more: BTreeMap<FdbKey, usize>,
-    /// The leases with a WireGuard key.
+    /// The leases that have each WireGuard key.
     holders: BTreeMap<Shared, Vec<Subnets>>,
     neighbours: ByFamily<usize>,
 }
 
-/// What a peer's lease makes of the host: objects that may be shared apart.
+/// The objects of one peer's lease, without merging shared ones.
 pub(super) type Fragment = State;
 
 impl Objects {
-    /// The devices, without peers.
+    /// Starts with the devices, without peers.
     pub(super) fn new(devices: State) -> Self {
         Self { state: Arc::new(devices), ..Self::default() }
     }
@@ -40,7 +40,7 @@ impl Objects {
         &self.state
     }
 
-    /// How many neighbours there are.
+    /// The number of neighbours.
     pub(super) fn neighbours(&self) -> ByFamily<usize> {
         self.neighbours
     }
@@ -49,7 +49,7 @@ impl Objects {
         Arc::make_mut(&mut self.state)
     }
 
-    /// Adds a peer's objects. The result are the WireGuard keys that others have, too.
+    /// Adds a peer's objects. Returns the WireGuard keys that other leases also have.
     pub(super) fn put(&mut self, key: Subnets, fragment: Fragment) -> Vec<Shared> {
         let State { neighbours, fdb, wireguard, routes, .. } = fragment;
         for neighbour in neighbours.keys() {
@@ -77,7 +77,7 @@ impl Objects {
         shared
     }
 
-    /// Takes back a peer's objects, as `put` got them. The result are the WireGuard keys that others still have.
+    /// Removes a peer's objects, as passed to `put`. Returns the WireGuard keys that other leases still have.
     pub(super) fn take(&mut self, key: &Subnets, fragment: &Fragment) -> Vec<Shared> {
         let state = Arc::make_mut(&mut self.state);
         for neighbour in fragment.neighbours.keys() {
@@ -111,7 +111,7 @@ impl Objects {
         shared
     }
 
-    /// Puts WireGuard peers together that several leases have. `render` gives a lease's objects.
+    /// Merges WireGuard peers that several leases have. `render` returns a lease's objects.
     pub(super) fn regroup(&mut self, shared: Vec<Shared>, render: impl Fn(&Subnets) -> Fragment) {
         for at in shared {
             let mut holders = self.holders.get(&at).cloned().unwrap_or_default();
@@ -132,7 +132,7 @@ impl Objects {
         }
     }
 
-    /// Of the objects, those with the keys that are in `keys`, and all links, which the others may hang on.
+    /// The objects whose keys are in `keys`, and all links, which the others may depend on.
     pub(super) fn select(&self, keys: &Fragment) -> State {
         fn of<K: Ord + Clone, V: Clone, W>(all: &BTreeMap<K, V>, keys: &BTreeMap<K, W>) -> BTreeMap<K, V> {
             keys.keys()
@@ -162,7 +162,7 @@ fn device_alone(device: &WireguardDevice) -> WireguardDevice {
     WireguardDevice { private_key, listen_port, peers: BTreeMap::new() }
 }
 
-/// All keys of `more` join those of `keys`; their values do not count.
+/// Adds all keys of `more` to `keys`; the values do not matter.
 pub(super) fn join(keys: &mut Fragment, more: Fragment) {
     let State { neighbours, fdb, routes, wireguard, .. } = more;
     keys.neighbours.extend(neighbours);
@@ -173,21 +173,21 @@ pub(super) fn join(keys: &mut Fragment, more: Fragment) {
     }
 }
 
-/// How many objects are in `keys`.
+/// The number of objects in `keys`.
 pub(super) fn count(keys: &Fragment) -> usize {
     let peers: usize = keys.wireguard.values().map(|device| device.peers.len()).sum();
     keys.neighbours.len() + keys.fdb.len() + keys.routes.len() + peers
 }
 
 impl Delta {
-    /// How many objects are to be compared, links apart.
+    /// The number of objects to compare, without links.
     pub fn len(&self) -> usize {
         let mut keys = self.assumed.clone();
         join(&mut keys, self.desired.clone());
         count(&keys)
     }
 
-    /// Nothing is to be compared.
+    /// Whether there is nothing to compare.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -1,6 +1,6 @@
-//! From a host and its peers to what its kernel must look like: devices once, then peer by peer.
+//! Turns a host and its peers into the desired kernel state: devices once, then peer by peer.
 //!
-//! Each peer's objects depend on nothing but the host and that peer, so that one of them can be written anew alone.
+//! Each peer's objects depend only on the host and on that peer, so they can be rendered separately.
 
 #[cfg(test)]
 mod tests;
@@ -19,16 +19,16 @@ use crate::ownership::{self, Gateways, Owner};
 use crate::peers::{Half, Peer};
 use crate::reach::{Mode, Reach, Why, decide};
 
-/// What is desired of the kernel, and what comes of it.
+/// The desired kernel state, and what follows from it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
     /// The objects.
     pub state: State,
-    /// Which of the kernel's objects are to be compared with them.
+    /// Which of the kernel's objects to compare with them.
     pub scope: Scope,
-    /// How each family of each peer is reached, in the order of the peers. None for alloc, which moves no packets.
+    /// How to reach each family of each peer, in the order of the peers. Empty for alloc, which carries no packets.
     pub paths: Vec<PeerPath>,
-    /// FLANNEL_MTU: what a pod's interface may carry.
+    /// FLANNEL_MTU: the MTU of a pod's interface.
     pub mtu: Mtu,
 }
 
@@ -39,33 +39,33 @@ pub struct PeerPath {
     pub peer: String,
     /// The family.
     pub family: Family,
-    /// The way.
+    /// The way to it.
     pub reach: Reach,
-    /// Why this way.
+    /// The reason for this way.
     pub reason: Why,
 }
 
-/// A backend before the one in force, whose devices stay.
+/// A previous backend whose devices stay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
     /// The backend.
     pub backend: Backend,
-    /// Packets go by its devices where both they and those of the backend in force reach a peer.
+    /// Whether its devices are preferred when both they and those of the current backend reach a peer.
     pub leads: bool,
 }
 
-/// Which of the kernel's objects are ours beside the desired ones.
+/// Which of the kernel's objects are ours besides the desired ones.
 #[derive(Debug, Clone, Copy)]
 pub struct Ours<'a> {
-    /// The tunnel devices of this host that are ours. Those that are not desired are deleted.
+    /// The tunnel devices that belong to this network. Those that are not desired are deleted.
     pub devices: &'a [IfName],
-    /// Which networks are.
+    /// Which networks are ours.
     pub owner: &'a Owner,
-    /// All peers are known. If not, nothing is deleted.
+    /// Whether all peers are known. If not, nothing is deleted.
     pub complete: bool,
 }
 
-/// A host that is ready to write its devices and its peers.
+/// Renders a host's devices and peers.
 #[derive(Debug)]
 pub struct Renderer {
     backend: Backend,
@@ -75,14 +75,14 @@ pub struct Renderer {
     connected: Vec<IpNetwork>,
     /// In the order in which they are tried.
     ends: Vec<Tried>,
-    /// Every name that a device of `ends` can have.
+    /// All names that devices of `ends` can have.
     names: Vec<IfName>,
-    /// Devices that are only kept, and not compared.
+    /// Devices that are only kept, and so not compared.
     untouched: Vec<IfName>,
     mtu: Mtu,
 }
 
-/// An end of a tunnel of this host.
+/// One end of a tunnel on this host.
 #[derive(Debug)]
 struct Tried {
     current: bool,
@@ -90,7 +90,7 @@ struct Tried {
 }
 
 impl Renderer {
-    /// A host that runs `backend` and still has the devices of those that are `kept`, the newest first.
+    /// A host that runs `backend` and still has the devices of the `kept` ones, newest first.
     pub fn new(host: &Host, backend: &Backend, kept: &[Kept]) -> Self {
         let mut renderer = Self {
             backend: backend.clone(),
@@ -129,19 +129,20 @@ impl Renderer {
         self.ends.extend(conf.end(host, role).map(|end| Tried { current: role == Role::Current, end }));
     }
 
-    /// FLANNEL_MTU: what a pod's interface may carry.
+    /// FLANNEL_MTU: the MTU of a pod's interface.
     pub fn mtu(&self) -> Mtu {
         self.mtu
     }
 
     /// Writes the devices.
     pub fn write_devices(&self, state: &mut State) {
-        // those of the backend in force come last: of two that would write one object, its one counts
+        // Those of the current backend come last: if two write the same object, the last one wins.
         let (current, kept): (Vec<&Tried>, Vec<&Tried>) = self.ends.iter().partition(|tried| tried.current);
         kept.into_iter().chain(current).for_each(|tried| tried.end.write(state));
     }
 
-    /// Writes what carries packets to a peer, and gives how each of its families is reached. `spread`: see [`MANY`].
+    /// Writes the objects that carry packets to a peer, and returns how each of its families is reached. `spread`:
+    /// see [`MANY`].
     pub fn write_peer(
         &self,
         peer: &Peer,
@@ -181,10 +182,11 @@ impl Renderer {
         }
     }
 
-    /// The first end that reaches a peer. Without one, why the first does not; with one that is the last resort, why it is.
+    /// The first end that reaches the peer. If there is none, the reason why the first does not; if it is the last
+    /// resort, the reason for that.
     fn choose(&self, mode: Mode, peer: &Peer, half: &Half, on_link: bool) -> (Option<&Tried>, Option<Why>) {
         let mut why = None;
-        // nothing goes by another end that would have to be encrypted
+        // Packets that must be encrypted use no other end.
         let tried = || self.ends.iter().filter(|tried| tried.current || mode != Mode::Encrypted);
         for tried in tried() {
             match tried.end.reaches(peer, half) {
@@ -197,7 +199,7 @@ impl Renderer {
         last.map_or((None, why), |(tried, why)| (Some(tried), Some(why)))
     }
 
-    /// Everything that is desired.
+    /// The complete desired state.
     pub fn desired<'a>(
         &self,
         peers: impl IntoIterator<Item = &'a Peer, IntoIter: ExactSizeIterator>,
@@ -217,8 +219,8 @@ impl Renderer {
         Desired { scope: self.scope(ours, &state, gateways.into()), paths, mtu: self.mtu, state }
     }
 
-    /// Our devices by their names and by their mark; our routes, and what a Go flanneld left, of which its direct routes are
-    /// known by the peers' `gateways`.
+    /// Our devices by their names and by their mark, our routes, and what a Go flanneld left. `gateways` of the peers
+    /// identify the direct routes among the latter.
     pub fn scope(&self, ours: Ours<'_>, state: &State, gateways: Gateways) -> Scope {
         let known = ours.devices.iter().filter(|device| !self.untouched.contains(device));
         let devices: BTreeSet<&IfName> = self.names.iter().chain(state.links.keys()).chain(known).collect();
@@ -230,7 +232,7 @@ impl Renderer {
             read_links: vec![self.underlay.clone()],
             addresses: devices.clone(),
             neighbours: devices,
-            // where routes are left to others they may well use protocol boot
+            // A program that does the routing for us may use protocol boot.
             routes: Some(ours.owner.routes(self.mode.is_some().then_some(gateways))),
             others,
             wireguard: state.wireguard.keys().cloned().collect(),
@@ -241,24 +243,24 @@ impl Renderer {
     }
 }
 
-/// Why a peer is not reached by a host without a tunnel.
+/// Why a host without a tunnel does not reach a peer.
 fn no_end(half: &Half) -> Why {
     if half.vtep.is_some() { Why::NoOwnVtep } else { Why::NoPeerVtep }
 }
 
-/// With more peers than this, IPv4's routes by a gateway get different scopes. The kernel keeps such routes in a hash table by
-/// link, protocol, scope, preferred source and metric, but not by gateway (`fib_info_hash_bucket`,
-/// net/ipv4/fib_semantics.c): with a gateway per peer all of them are in one bucket, which is searched for every new one.
-/// 10,000 routes take 1.3 s of the kernel's time so, and 0.14 s with scopes. A scope below `link` (253) changes nothing in
-/// how packets are routed.
+/// With more peers than this, IPv4 routes by a gateway get different scopes. The kernel keeps such routes in a hash
+/// table by link, protocol, scope, preferred source and metric, but not by gateway (`fib_info_hash_bucket`,
+/// net/ipv4/fib_semantics.c). With one gateway per peer all of them share one bucket, and each new route searches it.
+/// That costs 1.3 s of kernel time for 10,000 routes, and 0.14 s with different scopes. A scope below `link` (253)
+/// does not affect routing.
 pub const MANY: usize = 1024;
 
-/// `site` in rt_scopes: it and what is narrower is the operator's to choose (`enum rt_scope_t`, linux/rtnetlink.h).
+/// `site` in rt_scopes: this and narrower scopes are for the operator to use (`enum rt_scope_t`, linux/rtnetlink.h).
 const SITE: u128 = 200;
 
 fn spread_route(dst: IpNetwork, route: &mut Route) {
     if dst.is_ipv4() && route.via.is_some() {
-        // neighbours in the network differ most in the last bits that they have
+        // Neighbouring prefixes in the network differ most in their last bits.
         let number = number(dst.network()) >> 32_u32.saturating_sub(dst.prefix().into());
         route.scope = u8::try_from(number % SITE).ok().filter(|scope| *scope != 0);
     }

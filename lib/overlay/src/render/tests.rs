@@ -207,7 +207,7 @@ fn host_gw_is_routes_and_keeps_the_vtep_while_it_may_be_sent_to() {
     let during = desired_with(&conf, &mixed, &kept_vxlan(), Ours { devices: &left, owner: &NOBODY, complete: true });
     assert_eq!(lines(&during.state)[..7], DEVICES);
     assert_eq!(
-        lines(&during.state)[8..],
+        lines(&during.state)[9..],
         [
             "10.5.53.0/24 via 10.99.0.3 dev eth0",
             "10.5.54.0/24 via 10.5.54.0 dev flannel.1 onlink",
@@ -218,9 +218,7 @@ fn host_gw_is_routes_and_keeps_the_vtep_while_it_may_be_sent_to() {
     assert_eq!(during.mtu, Mtu(1500));
     assert_eq!(
         paths(&during)[2..3],
-        [
-            "10.5.54.0-24 V4 vxlan: the configuration changes, and the vxlan device before the change still reaches the peer"
-        ]
+        ["10.5.54.0-24 V4 vxlan: the configuration is changing, and the previous vxlan device still reaches the peer"]
     );
     // everybody has changed: the devices go
     let plain = peers(&conf, &[PLAIN]);
@@ -435,7 +433,7 @@ fn udp_has_a_tun_and_one_route_for_the_network() {
             "ip link set flannel0 mtu 1472 alias \"flannel 10.5.0.0/16\"",
             "ip addr add 10.5.1.0/32 dev flannel0",
             "ip link set flannel0 up",
-            "ip route prepend 10.5.0.0/16 dev flannel0 proto 70",
+            "ip route prepend 10.5.0.0/16 dev flannel0 metric 1 proto 70",
             "ip route prepend 10.5.3.0/24 via 10.99.0.4 dev eth0 proto 70",
         ]
     );

@@ -140,7 +140,7 @@ fn another_link_of_the_name_is_said_with_the_way_out() {
     let plan = diff(&wanted.state, &observed, &wanted.scope);
     assert_eq!(
         plan.conflicts[0].to_string(),
-        "flannel.ipip is a link of kind dummy, wanted is ipip: if it is yours, rename or delete it (ip link del flannel.ipip)"
+        "flannel.ipip is a link of kind dummy, not ipip: if it is yours, rename or delete it (ip link del flannel.ipip)"
     );
     assert_eq!(plan.steps, []);
 }
@@ -242,7 +242,7 @@ fn a_peer_without_the_family_of_the_mode_is_not_reached() {
     let leases = [("10.5.2.0-24", wireguard("10.99.0.3", None, KEY, (4000, 0)))];
     let backend = r#"{"Type":"wireguard","Mode":"ipv6"}"#;
     let wanted = want(&conf(DUAL, backend), "10.5.1.0-24&fd05:0:0:1::-64", &leases);
-    assert_eq!(ways(&wanted), ["10.5.2.0-24 unreachable: the peer publishes no IPv6 address, over which Mode sends"]);
+    assert_eq!(ways(&wanted), ["10.5.2.0-24 unreachable: the peer publishes no IPv6 address, which Mode requires"]);
 }
 
 /// On the same segment, and yet: it would be in clear.

@@ -1,6 +1,6 @@
-//! The link below the overlay: which one it is, and which of its addresses are published. The rules are upstream's
-//! (`--iface`, `--iface-regex`, `--iface-can-reach`, else the default route), but the default route is the one the kernel
-//! would use, by metric, and not the first that is listed.
+//! Chooses the link that carries the overlay, and its published addresses. The rules are upstream's (`--iface`,
+//! `--iface-regex`, `--iface-can-reach`, else the default route), except that the default route is the one that the
+//! kernel prefers by metric, not the first in the list.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,22 +13,22 @@ use crate::limits::Limits;
 use crate::net::ByFamily;
 use crate::peers::Service;
 
-/// The options that choose the underlay's link and the published addresses.
+/// The options that select the underlay link and the published addresses. The default follows the default route.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Select {
-    /// Names or addresses, tried in order.
+    /// Names or addresses, tried in this order.
     pub iface: Vec<String>,
-    /// Patterns, checked, tried in order after all of `iface`.
+    /// Valid patterns, tried in this order after all of `iface`.
     pub iface_regex: Vec<String>,
-    /// The interface of the route to this address, tried last.
+    /// Use the interface of the route to this address; tried last.
     pub can_reach: Option<IpAddr>,
-    /// Published instead of the link's address.
+    /// Publish this instead of the link's IPv4 address.
     pub public_ip: Option<Ipv4Addr>,
-    /// Published instead of the link's IPv6 address.
+    /// Publish this instead of the link's IPv6 address.
     pub public_ipv6: Option<Ipv6Addr>,
 }
 
-/// What is there to choose from.
+/// The parts of the kernel's state that the choice depends on.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
     /// All links.
@@ -43,20 +43,20 @@ pub struct Survey {
     pub rules: Vec<SeenRule>,
     /// The route to `--iface-can-reach`.
     pub reach: Option<Route>,
-    /// How many neighbours the kernel may have.
+    /// The limits of the neighbour tables.
     pub limits: Limits,
     /// The DNS servers that resolv.conf(5) names.
     pub dns_servers: Vec<(IpAddr, Service)>,
 }
 
-/// The link by which this host reaches the others.
+/// The link that this host reaches the others by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Underlay {
     /// The link.
     pub dev: IfName,
-    /// What it carries.
+    /// The link's MTU in bytes.
     pub mtu: Mtu,
-    /// Its address per family that is on; it need not be the published one (NAT).
+    /// Its address per enabled family, which may differ from the published one (NAT).
     pub addresses: ByFamily<Option<IpAddr>>,
     /// The prefixes that the link reaches without a gateway.
     pub connected: Vec<IpNetwork>,
@@ -67,13 +67,13 @@ pub struct Underlay {
 pub struct Found {
     /// The link.
     pub underlay: Underlay,
-    /// Its number.
+    /// The link's index.
     pub index: IfIndex,
-    /// What peers send to, per family that is on.
+    /// The address that peers send to, per enabled family.
     pub public: ByFamily<Option<IpAddr>>,
-    /// Why it is this one.
+    /// The reason for choosing this link.
     pub why: String,
-    /// The kernel carries packets by it now.
+    /// Whether the link currently carries packets.
     pub carries: Result<(), Down>,
 }
 
@@ -91,14 +91,14 @@ pub enum Down {
 /// No link can carry the overlay.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnderlayError {
-    /// The options name nothing that exists.
+    /// The options match no existing interface.
     #[error(
         "Failed to find interface to use that matches the interfaces and/or regexes provided; there are: {}",
         .0.join(", ")
     )]
     NoMatch(Vec<String>),
-    /// `--public-ip` alone names an interface, and none has it.
-    #[error("--public-ip {0} is no address of this host; when it is a router's, name the interface with --iface too")]
+    /// `--public-ip` alone selects the interface, but no interface has the address.
+    #[error("--public-ip {0} is not an address of this host; if a router has it, also name the interface with --iface")]
     NotOurs(IpAddr),
     /// There is no default route to follow.
     #[error("unable to find default{} route; add one, or name the interface with --iface", if *.0 == Family::V6 { " v6" } else { "" })]
@@ -108,7 +108,7 @@ pub enum UnderlayError {
     NoAddress {
         /// The link.
         dev: IfName,
-        /// The family that it has none of.
+        /// The family without an address.
         family: Family,
     },
     /// The link has no MTU.
@@ -116,19 +116,19 @@ pub enum UnderlayError {
     NoMtu(IfName),
 }
 
-/// A link, and an address of it that was asked for by name.
+/// A link, and its addresses that were explicitly requested.
 struct Pick<'a> {
     link: &'a SeenLink,
     addresses: Vec<IpAddr>,
     why: String,
 }
 
-/// Chooses the link for an overlay of `families` (at least one), anew after `before`. An IPv6 address goes when its link
-/// goes down for a moment, and comes back when somebody gives it back: until then the family keeps its address, and is
-/// named, while another one goes on.
+/// Chooses the link for an overlay of `families` (at least one); `before` is the previous choice. An IPv6 address
+/// disappears when its link goes down for a moment, and comes back only when somebody adds it again. Until then that
+/// family keeps its address and is reported, while the other family continues.
 ///
 /// # Errors
-/// No link fits, or it has no address of a family.
+/// No link matches, or it has no address of a family.
 pub fn choose(
     select: &Select,
     families: &[Family],
@@ -172,7 +172,7 @@ pub fn choose(
 }
 
 impl Found {
-    /// Its address of the family, unless that is link-local.
+    /// The link's address of the family, unless it is link-local.
     fn routable(&self, family: Family) -> Option<IpAddr> {
         self.underlay.addresses.get(family).filter(|addr| !survey::is_link_local(*addr))
     }
@@ -193,17 +193,17 @@ fn pick<'a>(select: &Select, families: &[Family], survey: &'a Survey) -> Result<
 }
 
 impl Select {
-    /// An interface is asked for, in one way or another.
+    /// Whether an option selects an interface.
     fn names_a_link(&self) -> bool {
         !self.iface.is_empty() || !self.iface_regex.is_empty() || self.can_reach.is_some()
     }
 
-    /// The link is that of the default route.
+    /// Whether the link is that of the default route.
     pub fn follows_default_route(&self, families: &[Family]) -> bool {
         !self.names_a_link() && families.iter().all(|family| self.published(*family).is_none())
     }
 
-    /// The address that the command line publishes.
+    /// The address from the command line.
     fn published(&self, family: Family) -> Option<IpAddr> {
         match family {
             Family::V4 => self.public_ip.map(IpAddr::V4),
@@ -221,7 +221,7 @@ impl Survey {
         self.addresses.iter().filter(move |seen| seen.key.dev == *dev)
     }
 
-    /// `--iface`: a name, or an address that some link has.
+    /// `--iface`: a name, or an address of a link.
     fn named(&self, given: &str) -> Option<Pick<'_>> {
         match given.parse::<IpAddr>() {
             Ok(addr) => self.holding(addr),
@@ -235,12 +235,12 @@ impl Survey {
         Some(Pick { link, addresses: vec![addr], why: format!("it has {addr}") })
     }
 
-    /// `--iface-regex`: first by address, where every family that is wanted must have one that matches, then by name.
+    /// `--iface-regex`: first by address, where every enabled family must have a matching one, then by name.
     fn matching(&self, given: &str, families: &[Family]) -> Option<Pick<'_>> {
-        // checked when it was read
+        // The flag's parser has checked it.
         let regex = regex_lite::Regex::new(given).ok()?;
         let why = || format!("--iface-regex {given}");
-        // on a restart they are there, and their addresses are in the network that the pattern may mean
+        // After a restart the overlay's devices exist, with addresses in the network that the pattern may match.
         let others = || self.links.iter().filter(|link| !is_overlay(link));
         let by_address = others().find_map(|link| {
             let matching = |family: &Family| {
@@ -261,12 +261,12 @@ impl Survey {
         Some(Pick { link, addresses: route.src.into_iter().collect(), why: format!("it reaches {addr}") })
     }
 
-    /// The link of the default route that the kernel prefers; of several, the first listed.
+    /// The link of the default route that the kernel prefers; if there are several, the first in the list.
     fn default(&self, family: Family) -> Option<Pick<'_>> {
         let DefaultRoute { dev, metric, several } = survey::default_route(&self.routes, family)?;
         let why = match several {
-            true => format!("of several default routes the one with the lowest metric ({metric}) leaves by it"),
-            false => "the default route leaves by it".to_owned(),
+            true => format!("it has the default route with the lowest metric ({metric})"),
+            false => "it has the default route".to_owned(),
         };
         self.link(dev.as_str()).map(|link| Pick { link, addresses: vec![], why })
     }
@@ -285,7 +285,7 @@ impl Survey {
     }
 }
 
-fn is_overlay(link: &SeenLink) -> bool {
+pub(crate) fn is_overlay(link: &SeenLink) -> bool {
     link.link.kind.is_tunnel() && link.name.as_str().starts_with("flannel")
 }
 

@@ -161,7 +161,7 @@ fn what_cannot_be_says_why() {
              eth0 (192.0.2.10), eth1 (169.254.7.7",
         ),
         (regex(&["^wlan"]), V4, survey(), "Failed to find interface to use"),
-        (public(Some("203.0.113.9"), None), V4, survey(), "--public-ip 203.0.113.9 is no address of this host"),
+        (public(Some("203.0.113.9"), None), V4, survey(), "--public-ip 203.0.113.9 is not an address of this host"),
         (Select::default(), V4, empty.clone(), "unable to find default route"),
         (Select::default(), V6, empty, "unable to find default v6 route"),
         (iface(&["eth0"]), DUAL, survey(), "eth0 has no usable IPv6 address"),
@@ -176,10 +176,10 @@ fn what_cannot_be_says_why() {
 #[test]
 fn the_metric_decides_and_is_named() {
     let why = first(&Select::default(), V4, &survey()).unwrap().why;
-    assert!(why.contains("several default routes") && why.contains("100"), "{why}");
+    assert!(why.contains("lowest metric") && why.contains("100"), "{why}");
     let mut one = survey();
     one.routes.remove(0);
-    assert_eq!(first(&Select::default(), V4, &one).unwrap().why, "the default route leaves by it");
+    assert_eq!(first(&Select::default(), V4, &one).unwrap().why, "it has the default route");
     let mut equal = survey();
     equal.routes[1].0.metric = Some(200);
     assert_eq!(first(&Select::default(), V4, &equal).unwrap().underlay.dev.as_str(), "eth0", "the first of equals");

@@ -1,4 +1,4 @@
-//! Carries out what is decided about this host's lease, in a store in which hosts choose their subnets themselves.
+//! Carries out what `decide` decides about this host's lease, in stores where hosts choose their subnets themselves.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,22 +18,23 @@ use crate::error::StoreError;
 use crate::feed::Shared;
 use crate::index::Mark;
 
-/// A lease's life, as upstream's.
+/// The lifetime of a lease; upstream's value.
 const TTL: Duration = Duration::from_secs(86_400);
 
-/// How long the index may take to show what was written.
+/// How long the index may take to show a write.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Between two renewals.
+/// The shortest time between two renewals.
 const RENEWALS: Duration = Duration::from_secs(5);
 
-/// After this long without another's write of our lease it was no contest.
+/// A contest is over when no other host has written our lease for this long.
 const PEACE: Duration = Duration::from_secs(120);
 
-/// How long after its adoption a lease that was taken for its address alone may turn out to be another host's.
+/// Grace period after adopting a lease only because its address matches ours: another host may prove that it owns the
+/// lease.
 const PROOF: Duration = Duration::from_secs(10);
 
-/// A timer stands still while the host sleeps, and leases do not: so the clock is looked at as often.
+/// Timers stop while the host sleeps, but leases keep running. So the clock is checked at least this often.
 const AUDIT: Duration = Duration::from_secs(600);
 
 /// Keeps this host's lease.
@@ -44,9 +45,9 @@ pub(crate) struct Keeper<S> {
     /// How long before its end the lease is renewed.
     margin: Duration,
     own: Option<Own>,
-    /// When the lease was adopted for its address alone.
+    /// When this host adopted the lease only because of its address.
     unproven: Option<Instant>,
-    /// Against another host that writes the same lease again and again.
+    /// Slows this host down while another host writes the same lease again and again.
     contest: Backoff,
     publish_after: Option<Instant>,
 }
@@ -61,7 +62,7 @@ impl<S: CompareStore> Keeper<S> {
         &self.store
     }
 
-    /// The lease that this host has, and when to look at it again.
+    /// The lease that this host holds, and when to check it next.
     pub(crate) fn held(&self, now: Instant) -> Option<Held> {
         let own = self.own.as_ref()?;
         Some(Held {
@@ -105,9 +106,9 @@ impl<S: CompareStore> Keeper<S> {
     async fn decide(&self, claim: &Claim<'_>) -> Decision {
         let recent = self.unproven.is_some_and(|since| claim.now.saturating_duration_since(since) < PROOF);
         let decide = |usurped| {
-            let Claim { conf, attrs, previous, random, .. } = *claim;
+            let Claim { conf, attrs, previous, random, avoid, .. } = *claim;
             let own = self.own.as_ref();
-            self.shared.with_index(|index| decide(&Facts { conf, attrs, previous, random, index, own, usurped }))
+            self.shared.with_index(|index| decide(&Facts { conf, attrs, previous, random, avoid, index, own, usurped }))
         };
         match decide(if recent { Usurped::Unknown } else { Usurped::No }) {
             Decision::Ask => decide(if self.is_altered().await { Usurped::Yes } else { Usurped::No }),
@@ -115,7 +116,7 @@ impl<S: CompareStore> Keeper<S> {
         }
     }
 
-    /// The index may be behind; the store is not.
+    /// Asks the store itself, because the index may be behind.
     async fn is_altered(&self) -> bool {
         let Some(own) = &self.own else { return false };
         matches!(self.store.renew(own.subnets, &own.value, &own.value, ttl(own.term)).await, Ok(Written::Conflict))
@@ -136,7 +137,7 @@ impl<S: CompareStore> Keeper<S> {
         }
     }
 
-    /// Writes what is chosen; the subnets that the host had, if it has others now.
+    /// Writes the chosen lease. Returns the previous subnets if they differ.
     async fn carry_out(
         &mut self,
         choice: Choice,
@@ -173,17 +174,17 @@ impl<S: CompareStore> Keeper<S> {
             Some(Standing::Altered) => self.contested(subnets, claim.now),
             Some(_) => {}
             None => {
-                // a host that has just started, and of which neither subnet.env nor the value says that it was here
+                // A host that has just started, and that neither subnet.env nor the value identifies as the owner.
                 let proven = claim.previous == subnets || value == claim.attrs.to_json().into_bytes();
                 self.unproven = (!proven).then_some(claim.now);
             }
         }
-        // its value stays until the kernel is ready for another
+        // The old value stays until the kernel is ready for the new one.
         let term = done(self.store.renew(subnets, &value, &value, ttl(term)).await?)?;
         Ok(Own { subnets, value, term, renewed: claim.now })
     }
 
-    /// Reads a lease, if it is the one that the decision was made with.
+    /// Reads a lease, provided that it is still the one that the decision was based on.
     async fn read_known(&self, subnets: Subnets) -> Result<Option<Raw>, StoreError> {
         let known = self.shared.entry(&subnets).map(|entry| entry.mark);
         Ok(self.store.read(subnets).await?.filter(|raw| known == Some(Mark::of(&raw.value))))
@@ -195,24 +196,25 @@ impl<S: CompareStore> Keeper<S> {
         Ok(Own { subnets, value, term, renewed: claim.now })
     }
 
-    /// Deletes the lease that another has replaced. It would end by itself.
+    /// Deletes the lease that a new one replaces. If this fails, the lease expires.
     async fn delete(&self, old: Subnets) {
         let deleted = match self.read_known(old).await {
             Ok(Some(raw)) => self.store.delete(old, &raw.value).await.map(drop),
             other => other.map(drop),
         };
         if let Err(error) = deleted {
-            tracing::warn!(%error, lease = %old, "the previous lease cannot be deleted; it ends by itself within a day");
+            tracing::warn!(%error, lease = %old, "the previous lease could not be deleted; it expires within a day");
         }
     }
 
-    /// Somebody else wrote this host's lease. If that goes on, it must not be a race.
+    /// Another host wrote this host's lease. If it does so repeatedly, this host backs off, so that the two do not
+    /// race.
     fn contested(&mut self, subnets: Subnets, now: Instant) {
         let wait = self.contest.next();
         tracing::warn!(
             lease = %subnets,
             retry_ms = wait.as_millis() as u64,
-            "somebody else writes this host's lease: does another host publish the same address?"
+            "another host writes this host's lease: does it publish the same address?"
         );
         self.publish_after = Some(now + wait);
     }
@@ -223,7 +225,7 @@ impl<S: CompareStore> Keeper<S> {
         let public = [attrs.public_ip.map(IpAddr::V4), attrs.public_ipv6.map(IpAddr::V6)];
         let public: Vec<String> = public.iter().flatten().map(IpAddr::to_string).collect();
         Some(format!(
-            "somebody else writes this host's lease {}: does another host publish the same address ({})?",
+            "another host writes this host's lease {}: does it publish the same address ({})?",
             own.subnets,
             public.join(", ")
         ))
@@ -237,14 +239,14 @@ impl<S: CompareStore> Keeper<S> {
         Some(left.max(rest))
     }
 
-    /// Renews the lease when it is time to.
+    /// Renews the lease when it is due.
     async fn keep(&mut self, now: Instant) -> Result<(), Trouble> {
         if self.publish_after.take_if(|after| now.saturating_duration_since(*after) > PEACE).is_some() {
             self.contest.reset();
         }
         let Some(mut own) = self.own.clone() else { return Ok(()) };
         if let Some(seen) = self.shared.entry(&own.subnets).filter(|seen| seen.term != own.term.id) {
-            // somebody has made a reservation of it, or a lease of a reservation, or has changed its end
+            // A person made the lease a reservation or a reservation a lease, or changed when it ends.
             own.term = Term { id: seen.term, end: None };
         }
         if self.renewal(&own).is_some_and(|left| left.is_zero()) {
@@ -280,19 +282,19 @@ impl<S: CompareStore> Keeper<S> {
         Ok(Published::Written)
     }
 
-    /// Waits until the index shows what was written, so that nobody takes this host's own write for another's.
+    /// Waits until the index shows this host's write, so that the write is not mistaken for another host's.
     async fn settle(&self, own: &Own) {
         let mark = Mark::of(&own.value);
         let shown = self
             .shared
             .shows(&own.subnets, |entry| entry.is_some_and(|entry| entry.mark == mark && entry.term == own.term.id));
         if tokio::time::timeout(SETTLE, shown).await.is_err() {
-            tracing::debug!(lease = %own.subnets, "the store does not show what was written");
+            tracing::debug!(lease = %own.subnets, "the store does not show this host's write yet");
         }
     }
 }
 
-/// A reservation stays one.
+/// The lifetime to write: none for a reservation, which stays one.
 fn ttl(term: Term) -> Option<Duration> {
     term.id.map(|_| TTL)
 }

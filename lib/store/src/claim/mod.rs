@@ -1,13 +1,15 @@
-//! This host's own lease: taken, kept, renewed and published.
+//! Takes, keeps, renews and publishes this host's own lease.
 //!
-//! Upstream stops with success when its lease is gone, and waits for a supervisor that restarts it even so. Here a lease
-//! that is gone is taken again; only when another host holds the subnet by now, the daemon must stop with an error.
+//! Upstream exits with success when its lease is gone, and depends on a supervisor that restarts it regardless. Here
+//! the host takes a lost lease again. Only when another host holds the subnet by then does the daemon stop, with an
+//! error.
 
 mod decide;
 mod keeper;
 #[cfg(test)]
 mod tests;
 
+use ipnetwork::IpNetwork;
 use overlay::allocate::OutOfSubnets;
 use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::NetConf;
@@ -18,53 +20,56 @@ pub(crate) use keeper::Keeper;
 use crate::clock::Moment;
 use crate::error::StoreError;
 
-/// What a host wants of a store: a lease for itself.
+/// What a host needs to know to get a lease of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim<'a> {
     /// The network.
     pub conf: &'a NetConf,
-    /// What this host publishes. Its addresses say which leases are this host's.
+    /// What this host publishes. The addresses in it identify this host's leases.
     pub attrs: &'a LeaseAttrs,
-    /// The subnets of the last run (`subnet_env::Previous`): pods may still have addresses in them.
+    /// The subnets of the last run (`subnet_env::Previous`): pods may still have addresses in them. The default is
+    /// none.
     pub previous: Subnets,
-    /// The host was as desired once: from then on what goes wrong is waited for.
+    /// True after the first complete reconciliation: from then on a failure is retried.
     pub started: bool,
-    /// The time.
+    /// The current time.
     pub now: Instant,
-    /// Any number; another one for each call.
+    /// Any number, different at each call.
     pub random: u64,
+    /// Prefixes of this host's other networks, to be avoided for a new lease.
+    pub avoid: &'a [IpNetwork],
 }
 
 /// A lease that this host holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Held {
-    /// What is leased: the lease's key.
+    /// The leased subnets, which are the lease's key.
     pub subnets: Subnets,
-    /// The lease does not end, and is not made to.
+    /// The lease has no end, and none is set.
     pub reservation: bool,
-    /// When the lease ends unless it is renewed; `None` for a reservation, and while it is not known.
+    /// When the lease ends unless it is renewed; `None` for a reservation, and while the end is unknown.
     pub expires: Option<Moment>,
-    /// This call gave the host other subnets than these, which it had before: its pods must be made anew.
+    /// The subnets that this call replaced by others: the host's pods must be recreated.
     pub moved_from: Option<Subnets>,
-    /// Call again at this time at the latest: the lease may have to be renewed.
+    /// Call again at this time at the latest, because the lease may need a renewal.
     pub look_again: Option<Instant>,
-    /// What a person should know, for as long as it is so.
+    /// A message for the operator, present as long as its cause lasts.
     pub note: Option<String>,
 }
 
-/// Why a host has no lease, or cannot keep the one that it has.
+/// Why a host has no lease, or cannot keep its lease.
 #[derive(Debug, thiserror::Error)]
 pub enum HoldError {
-    /// Nothing can be done before the store changes.
+    /// Nothing can be done until the store changes.
     #[error(transparent)]
     Wait(#[from] Waiting),
-    /// To be tried again, after a back-off. A lease that the host has is still its own.
+    /// Try again, after a back-off. The host keeps a lease that it already has.
     #[error(transparent)]
     Retry(#[from] Trouble),
-    /// Another host holds the subnet of these pods now: what runs here must not go on with it.
-    #[error("the lease {0} is another host's now")]
+    /// Another host now holds the subnet of this host's pods; the daemon must not go on using it.
+    #[error("another host now holds the lease {0}")]
     Lost(Subnets),
-    /// At the start: there is no subnet to be had.
+    /// No subnet is free, at the start.
     #[error(transparent)]
     OutOfSubnets(OutOfSubnets),
 }
@@ -72,32 +77,32 @@ pub enum HoldError {
 /// What a claim waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Waiting {
-    /// Not all leases are known, so that none can be chosen.
+    /// Not all leases are known, so no subnet can be chosen.
     #[error("the store cannot be read")]
     Unread,
 }
 
-/// What made a claim fail this time.
+/// Why a claim failed this time.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    /// The store has changed meanwhile.
-    #[error("another host was faster to write this lease")]
+    /// The store changed in the meantime.
+    #[error("another host wrote this lease first")]
     Raced,
-    /// The store did not do it.
+    /// The store refused, or did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is no subnet to be had; one may become free.
+    /// No subnet is free; one may become free later.
     #[error(transparent)]
     Full(OutOfSubnets),
 }
 
-/// What became of a lease's value.
+/// The result of publishing a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
-    /// The store has it already, or this host has no lease.
+    /// The store already has this value, or this host has no lease.
     Unchanged,
-    /// It was written.
+    /// The value was written.
     Written,
-    /// Another host writes the same lease again and again, so that this one waits: call again at this time.
+    /// Another host writes the same lease again and again, so this host waits: call again at this time.
     After(Instant),
 }

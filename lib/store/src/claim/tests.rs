@@ -42,11 +42,11 @@ fn own(n: u8) -> Own {
     Own { subnets: key(KEY), value: value(n), term, renewed: Instant::now() }
 }
 
-/// What is decided of a host that publishes 192.0.2.1.
+/// The decision for a host that publishes 192.0.2.1.
 fn decided(network: &str, leases: &[(&str, u8)], own: Option<&Own>, usurped: Usurped) -> Decision {
     let (conf, index, attrs) = (conf(network), index(leases), attrs(1));
     let previous = Subnets::default();
-    decide(&Facts { conf: &conf, attrs: &attrs, previous, random: 0, index: &index, own, usurped })
+    decide(&Facts { conf: &conf, attrs: &attrs, previous, random: 0, avoid: &[], index: &index, own, usurped })
 }
 
 fn written(choice: Choice, standing: Option<Standing>) -> Decision {
@@ -70,7 +70,7 @@ fn a_lease_is_kept_while_it_is_as_it_was_written_and_fits() {
 fn a_lease_that_another_wrote_is_adopted_or_lost() {
     let held = own(1);
     let decided = |leases| decided("10.5.0.0/16", leases, Some(&held), Usurped::No);
-    // with this host's address: a contest. Written by another value of the same address
+    // The lease has this host's address, but another value: a contest.
     let mut index = index(&[(KEY, 1)]);
     let other = LeaseAttrs { backend_type: "vxlan".into(), ..attrs(1) }.to_json();
     let Event::Put(found) = Event::read(KEY, other.as_bytes(), 0, Some(1)) else { panic!("{other}") };
@@ -82,12 +82,13 @@ fn a_lease_that_another_wrote_is_adopted_or_lost() {
         attrs: &attrs,
         previous,
         random: 0,
+        avoid: &[],
         index: &index,
         own: Some(&held),
         usurped: Usurped::No,
     };
     assert_eq!(decide(&facts), written(Choice::Adopt { subnets: key(KEY) }, Some(Standing::Altered)));
-    // with another's address: it holds the subnet that pods here have addresses of
+    // The lease has another host's address, and pods here have addresses in its subnet.
     assert_eq!(decided(&[(KEY, 2)]), Decision::Lost(key(KEY)));
 }
 
@@ -109,8 +110,16 @@ fn a_full_network_is_an_error() {
     let text = r#"{"Network":"10.5.0.0/25","SubnetLen":27,"Backend":{"Type":"host-gw"}}"#;
     let (conf, attrs) = (NetConf::parse(text.as_bytes()).unwrap().conf, attrs(1));
     let (index, previous) = (index(&full), Subnets::default());
-    let facts =
-        Facts { conf: &conf, attrs: &attrs, previous, random: 0, index: &index, own: None, usurped: Usurped::No };
+    let facts = Facts {
+        conf: &conf,
+        attrs: &attrs,
+        previous,
+        random: 0,
+        avoid: &[],
+        index: &index,
+        own: None,
+        usurped: Usurped::No,
+    };
     assert!(matches!(decide(&facts), Decision::Full(_)));
 }
 
@@ -197,7 +206,8 @@ impl Host {
 
     async fn hold(&mut self, network: &str, previous: &str) -> Result<Held, HoldError> {
         let (conf, attrs, previous) = (conf(network), attrs(1), previous.parse().unwrap_or_default());
-        let claim = Claim { conf: &conf, attrs: &attrs, previous, started: true, now: Instant::now(), random: 5 };
+        let claim =
+            Claim { conf: &conf, attrs: &attrs, previous, started: true, now: Instant::now(), random: 5, avoid: &[] };
         self.keeper.hold(&claim).await
     }
 
@@ -227,7 +237,7 @@ fn a_subnet_is_taken_published_and_renewed_before_its_end() {
         let before = *host.store.terms.lock().unwrap();
         assert_eq!(host.holds().await.subnets, key(KEY));
         assert_eq!(*host.store.terms.lock().unwrap(), before, "it is not time to renew it");
-        // an end that is past: no more than once in five seconds
+        // The end is past: at most one renewal in five seconds.
         host.keeper = {
             let Host { store, _feed, .. } = &host;
             Keeper::new(store.clone(), _feed.shared(), 2 * DAY)
@@ -251,14 +261,14 @@ fn a_reservation_stays_one_and_may_become_a_lease() {
         assert!(held.reservation && held.expires.is_none() && held.look_again.is_none(), "{held:?}");
         host.keeper.publish(&LeaseAttrs { backend_type: "x".into(), ..attrs(1) }).await.unwrap();
         assert!(host.holds().await.reservation);
-        // somebody lets it end: then it is renewed
+        // A person gives the reservation an end: then it is renewed.
         let value = LeaseAttrs { backend_type: "x".into(), ..attrs(1) }.to_json();
         host.store.put(key(KEY), value.as_bytes(), Some(DAY));
         tokio::time::advance(Duration::from_secs(6)).await;
         let held = host.holds().await;
         assert!(!held.reservation && held.expires.is_some(), "{held:?}");
         assert_eq!(*host.store.terms.lock().unwrap(), 2);
-        // and a lease is made a reservation
+        // A person makes the lease a reservation.
         host.store.put(key(KEY), value.as_bytes(), None);
         assert!(host.holds().await.reservation);
     });
@@ -299,7 +309,7 @@ fn a_contest_is_no_race() {
         for wait in [100, 200, 400] {
             host.store.put(key(KEY), theirs.as_bytes(), Some(DAY));
             let held = host.holds().await;
-            assert!(held.note.unwrap().contains("does another host publish the same address (192.0.2.1)?"));
+            assert!(held.note.unwrap().contains("does it publish the same address (192.0.2.1)?"));
             let after = Instant::now() + Duration::from_millis(wait);
             assert_eq!(host.keeper.publish(&attrs(1)).await.unwrap(), Published::After(after));
             tokio::time::advance(Duration::from_millis(wait)).await;
@@ -314,7 +324,7 @@ fn a_contest_is_no_race() {
 fn an_adopted_lease_is_given_back_to_a_host_that_is_alive() {
     block_on(async {
         let mut host = Host::new(Duration::from_secs(60));
-        // another host's, behind the same address
+        // The lease of another host behind the same address.
         let theirs = LeaseAttrs { backend_type: "vxlan".into(), ..attrs(1) }.to_json();
         host.store.put(key(KEY), theirs.as_bytes(), Some(DAY));
         assert_eq!(host.holds().await.subnets, key(KEY));
@@ -324,7 +334,7 @@ fn an_adopted_lease_is_given_back_to_a_host_that_is_alive() {
         assert_ne!(held.subnets, key(KEY));
         assert_eq!(held.moved_from, None, "it was never this host's");
         assert!(host.store.holds(key(KEY), theirs.as_bytes()));
-        // one that subnet.env names is this host's
+        // A lease that subnet.env names belongs to this host.
         let mut host = Host::new(Duration::from_secs(60));
         host.store.put(key(KEY), theirs.as_bytes(), Some(DAY));
         host.hold("10.5.0.0/16", KEY).await.unwrap();

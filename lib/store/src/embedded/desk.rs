@@ -1,4 +1,4 @@
-//! File work off the runtime's thread: another daemon may hold the lock, and a disk may be slow or hang.
+//! Runs file operations off the runtime's thread: another daemon may hold the lock, and a disk may be slow or hang.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::task::JoinHandle;
 use super::layout::Layout;
 use crate::error::StoreError;
 
-/// After this long a file system is said not to answer. Longer than a lock is waited for.
+/// After this long an operation counts as hanging. It is longer than the wait for a lock.
 const SLOW: Duration = Duration::from_secs(8);
 
-/// Does one thing after the other; what hangs does not make others hang.
+/// Runs operations one after the other. When one hangs, only those of the same desk wait.
 #[derive(Debug, Clone)]
 pub(super) struct Desk {
     layout: Arc<Layout>,
@@ -33,7 +33,7 @@ impl Desk {
         &self.layout
     }
 
-    /// Begins `work` when what is before it is done.
+    /// Starts `work` after all earlier work.
     async fn begin<T: Send + 'static, E: Send + 'static>(
         &self,
         work: impl FnOnce(&Layout) -> Result<T, E> + Send + 'static,
@@ -47,7 +47,7 @@ impl Desk {
         }))
     }
 
-    /// Does `work`. When that takes too long this fails, and the work goes on.
+    /// Runs `work`. If it takes too long, this fails while the work goes on.
     pub(super) async fn run<T, E>(
         &self,
         work: impl FnOnce(&Layout) -> Result<T, E> + Send + 'static,
@@ -64,7 +64,7 @@ impl Desk {
         }
     }
 
-    /// Does `work`, however long that takes. `slow` is called when it takes too long.
+    /// Runs `work` to its end, however long it takes, and calls `slow` if it takes too long.
     pub(super) async fn finish<T, E>(
         &self,
         work: impl FnOnce(&Layout) -> Result<T, E> + Send + 'static,

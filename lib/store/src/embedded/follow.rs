@@ -1,4 +1,4 @@
-//! Follows the files: everything is read once, and then what the kernel says has changed.
+//! Follows the files: reads everything once, and afterwards only what the kernel announces as changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use crate::clock::Moment;
 use crate::error::StoreError;
 use crate::feed::Publisher;
 
-/// A timer stands still while the host sleeps, and leases do not: so no timer for the next expiry is longer than this.
+/// Timers stop while the host sleeps, but leases keep running. So no timer for the next expiry is longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-/// Publishes what the files hold.
+/// Publishes the contents of the files.
 #[derive(Debug)]
 pub(super) struct Follower {
-    /// The store's, for people.
+    /// The name of the store in messages.
     name: Arc<str>,
     desk: Desk,
     feed: Publisher,
     ends: Ends,
-    /// For leases that are over and cannot be removed …
+    /// The back-off for expired leases that cannot be removed …
     unexpired: Backoff,
-    /// … and when that is tried again.
+    /// … and the time of the next attempt.
     retry: Option<Instant>,
 }
 
@@ -38,25 +38,25 @@ impl Follower {
         Self { name, desk, feed, ends: Ends::default(), unexpired: Backoff::default(), retry: None }
     }
 
-    /// Does not end.
+    /// Runs for ever.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::default();
         loop {
             let Err(error) = self.follow(&mut backoff).await;
             let wait = backoff.next();
             if self.feed.fail(&error, SystemTime::now()) {
-                tracing::warn!(%error, retry_ms = wait.as_millis() as u64, "the store cannot be followed; its leases stay as they were");
+                tracing::warn!(%error, retry_ms = wait.as_millis() as u64, "cannot follow the store; keeping its last known leases");
             }
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// Publishes what the files hold, again and again.
+    /// Publishes the contents of the files and every later change, until an error.
     async fn follow(&mut self, backoff: &mut Backoff) -> Result<std::convert::Infallible, StoreError> {
         self.desk.run(|layout| layout.prepare()).await?;
         let mut watch = Watch::new(self.desk.layout())?;
         loop {
-            // armed before it is read, so that nothing falls between
+            // The watch starts before the first reading, so that no change falls between the two.
             watch.arm(self.desk.layout())?;
             self.read_all().await?;
             backoff.reset();
@@ -104,7 +104,7 @@ impl Follower {
             return;
         }
         match self.desk.run(move |layout| layout.expire(&over)).await {
-            // they were renewed, and that is read soon
+            // Somebody renewed them; the watch reports that soon.
             Ok(removed) if removed.is_empty() => self.retry = Some(Instant::now() + self.unexpired.next()),
             Ok(removed) => {
                 self.unexpired.reset();
@@ -123,7 +123,7 @@ impl Follower {
 
 fn said(feed: &Publisher, error: &StoreError) {
     if feed.fail(error, SystemTime::now()) {
-        tracing::warn!(%error, "the store cannot be followed; its leases stay as they were");
+        tracing::warn!(%error, "cannot follow the store; keeping its last known leases");
     }
 }
 

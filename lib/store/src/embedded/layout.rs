@@ -1,9 +1,9 @@
-//! The embedded store's files: `config`, `subnets/<key>` with exactly the value that etcd would hold, `ttl/<key>` with
-//! the second at which that lease ends.
+//! The embedded store's files: `config`; `subnets/<key>`, which holds exactly the value that etcd would hold; and
+//! `ttl/<key>`, which holds the second at which that lease ends.
 //!
 //! Every change is made under one exclusive lock, and a lease's content is complete before its name exists. So
-//! whatever a killed daemon leaves behind, a reader sees leases that are whole, and what lies in `tmp` is nobody's as
-//! soon as the lock is free.
+//! readers see only whole leases, whatever a killed daemon leaves behind, and files in `tmp` have no owner once the
+//! lock is free.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -27,14 +27,14 @@ pub(super) struct Layout {
     boot_id: Arc<str>,
 }
 
-/// What a reading found: the entries, and when those end that are leases, or would be with another value.
+/// The result of a reading: the entries, and the ends of those that are leases, or would be with another value.
 #[derive(Debug)]
 pub(super) struct Reading<T> {
     pub(super) entries: T,
     pub(super) ends: Vec<Ending>,
 }
 
-/// A lease and when it ends; `None`: it does not.
+/// A lease and when it ends; `None` when it does not end.
 type Ending = (Subnets, Option<Ttl>);
 
 impl Layout {
@@ -43,7 +43,7 @@ impl Layout {
         Self { root, boot_id: boot_id.trim().into() }
     }
 
-    /// All clocks, now.
+    /// The current time on all clocks.
     pub(super) fn now(&self) -> Now {
         Now { boot_id: self.boot_id.clone(), moment: Moment::now(), wall: SystemTime::now() }
     }
@@ -64,7 +64,7 @@ impl Layout {
         self.root.join("tmp")
     }
 
-    /// Makes the directories that are missing.
+    /// Creates the missing directories.
     pub(super) fn prepare(&self) -> Result<(), FileError> {
         for dir in [self.subnets(), self.ttls(), self.temps()] {
             make_dirs(&dir)?;
@@ -76,7 +76,7 @@ impl Layout {
         lock::take(&self.root.join("lock"), exclusive)
     }
 
-    /// Everything, at one moment.
+    /// Reads all entries, at one moment.
     pub(super) fn read_all(&self) -> Result<Reading<Snapshot>, FileError> {
         let _lock = self.lock(false)?;
         let mut reading = Reading { entries: Snapshot::default(), ends: Vec::new() };
@@ -96,7 +96,7 @@ impl Layout {
         Ok(reading)
     }
 
-    /// What is there under these names now; [`CONFIG`] is one.
+    /// Reads the entries with these names; [`CONFIG`] is one of them.
     pub(super) fn read_these(&self, names: &[String]) -> Result<Reading<Vec<Event>>, FileError> {
         let _lock = self.lock(false)?;
         let mut reading = Reading { entries: Vec::new(), ends: Vec::new() };
@@ -121,7 +121,7 @@ impl Layout {
         })
     }
 
-    /// What lies under a name, and when it ends.
+    /// Reads the entry with this name, and when it ends.
     fn read_lease(&self, name: &str) -> Result<(Event, Option<Ending>), FileError> {
         let key = canonical(name);
         let content = Content::read(&self.subnets().join(name))?;
@@ -136,14 +136,14 @@ impl Layout {
                 Event::read(name, &value, 0, term)
             }
             Content::Absent => Event::gone(name),
-            // a name that is no key is the better reason
+            // A name that is not a key is the better reason to give.
             Content::Refused(refusal) if key.is_some() => Event::refused(name, refusal),
             Content::Refused(_) => Event::read(name, b"", 0, None),
         };
         Ok((event, key.map(|key| (key, ttl))))
     }
 
-    /// A file that does not read as a time was not written by a daemon: its lease stays.
+    /// Reads when a lease ends. No daemon writes a file that does not parse as a time, so its lease stays.
     pub(super) fn read_ttl(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
         match Content::read(&self.ttls().join(name))? {
             Content::Value(text) => Ok(Some(text)),
@@ -156,7 +156,7 @@ impl Layout {
     }
 }
 
-/// What lies where a small file is expected.
+/// The content found where a small file is expected.
 pub(super) enum Content {
     Value(Vec<u8>),
     Absent,
@@ -164,7 +164,7 @@ pub(super) enum Content {
 }
 
 impl Content {
-    /// An error leaves open whether something is there: a lease that cannot be read is not a lease that is gone.
+    /// After an error something may still be there: a lease that cannot be read is not a lease that is gone.
     pub(super) fn read(path: &Path) -> Result<Self, FileError> {
         match read_own(path, LARGEST as u64) {
             Ok(value) => Ok(Self::Value(value)),

@@ -1,4 +1,4 @@
-//! The lock of the embedded store: only programs of its owner can take it, and nobody waits for it without a limit.
+//! The lock of the embedded store. Only programs of its owner can take it, and nobody waits for it for ever.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -12,17 +12,17 @@ use rustix::process::geteuid;
 
 use crate::files::{FileError, at};
 
-/// Another daemon holds the lock for milliseconds. One that was stopped, or whose disk hangs, holds it for as long as that
-/// lasts.
+/// Another daemon normally holds the lock for milliseconds. One that was stopped, or whose disk hangs, may hold it
+/// much longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two attempts: short beside what a holder does.
+/// The pause between two attempts, short compared with how long a holder needs.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Who may open the lock may also hold it.
+/// Whoever may open the lock file may also hold the lock.
 const OWNERS: u32 = 0o600;
 
-/// Takes the lock at `path`, which is made if it is not there.
+/// Takes the lock at `path`, and creates the file if it is missing.
 pub(super) fn take(path: &Path, exclusive: bool) -> Result<File, FileError> {
     take_within(path, exclusive, PATIENCE)
 }
@@ -49,9 +49,9 @@ fn open(path: &Path) -> io::Result<File> {
         options.read(true).write(write).create(write).mode(OWNERS).custom_flags(flags.bits().cast_signed()).open(path)
     };
     let file = match options(true) {
-        // a reader needs no more than this
+        // A reader can lock a file that it has opened for reading only.
         Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => options(false)?,
-        // what it names could be any file of ours
+        // The link could point at any of our own files.
         Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             return Err(io::Error::new(ErrorKind::InvalidData, "it is a symbolic link: remove it"));
         }
@@ -61,7 +61,7 @@ fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Refuses a lock that others can open, or makes it one that they cannot.
+/// Refuses a lock file that others own, and takes other users' access to it away.
 fn keep_to_owner(file: &File) -> io::Result<()> {
     let meta = file.metadata()?;
     let refused = |why: String| Err(io::Error::new(ErrorKind::InvalidData, why));
@@ -75,7 +75,7 @@ fn keep_to_owner(file: &File) -> io::Result<()> {
         return Ok(());
     }
     match fchmod(file, Mode::from_raw_mode(OWNERS)) {
-        // nothing can be changed here anyway
+        // The file system is read-only, so nobody changes anything anyway.
         Err(Errno::ROFS) => Ok(()),
         done => Ok(done?),
     }
@@ -89,11 +89,12 @@ fn held(file: &File, patience: Duration) -> io::Error {
     });
     let holder = holder.unwrap_or_else(|| "a process that /proc/locks does not name".into());
     let seconds = patience.as_secs();
-    io::Error::new(ErrorKind::WouldBlock, format!("{holder} has held it for {seconds} s; this is tried again"))
+    io::Error::new(ErrorKind::WouldBlock, format!("{holder} has held it for {seconds} s; retrying"))
 }
 
-/// The process that holds a flock(2) on the file, from /proc/locks: `1: FLOCK  ADVISORY  WRITE 708 00:1a:1234 0 EOF`; `->`
-/// marks those who wait (proc_locks(5)). Some file systems give stat(2) another device, so the inode may have to do.
+/// The process that holds a flock(2) on the file, from /proc/locks: `1: FLOCK  ADVISORY  WRITE 708 00:1a:1234 0 EOF`.
+/// Lines with `->` are waiting (proc_locks(5)). On some file systems stat(2) reports another device, so a match of
+/// the inode alone is the second choice.
 fn holder(locks: &str, dev: u64, inode: u64) -> Option<u32> {
     let device = format!("{:02x}:{:02x}", rustix::fs::major(dev), rustix::fs::minor(dev));
     let holders = locks.lines().filter_map(|line| {
@@ -102,7 +103,7 @@ fn holder(locks: &str, dev: u64, inode: u64) -> Option<u32> {
         let (on, ino) = id.rsplit_once(':')?;
         (ino.parse() == Ok(inode)).then_some((on == device, pid.parse().ok()?))
     });
-    // `false` before `true`
+    // `false` sorts before `true`.
     holders.max_by_key(|(same, _)| *same).map(|(_, pid)| pid)
 }
 
@@ -130,7 +131,7 @@ mod tests {
         assert_eq!(holder(locks, dev, 4242), Some(14));
         assert_eq!(holder(locks, dev, 4243), Some(12));
         assert_eq!(holder(locks, dev, 4244), None);
-        // as btrfs and overlayfs have it
+        // btrfs and overlayfs do this.
         assert_eq!(holder(locks, rustix::fs::makedev(0, 0x2a), 4243), Some(12));
         assert_eq!(holder("garbage\n\n1: FLOCK\n", dev, 4242), None);
     }

@@ -1,4 +1,4 @@
-//! The embedded store: files that several daemons of one machine share.
+//! The embedded store: files that several daemons on one machine share.
 
 mod desk;
 mod follow;
@@ -24,19 +24,19 @@ use crate::compare::{CompareStore, Raw, Written};
 use crate::error::StoreError;
 use crate::feed::Feed;
 
-/// Handle of an embedded store, for writing.
+/// The writing end of an embedded store.
 #[derive(Debug, Clone)]
 pub struct Embedded {
     desk: Desk,
 }
 
 impl Embedded {
-    /// Opens, or makes, the store in `root`, and follows it. Needs a tokio runtime. Never fails: what is wrong is in the
-    /// feed's health, and is tried again.
+    /// Opens or creates the store in `root`, and follows it. Needs a tokio runtime. Never fails: the feed's health
+    /// reports errors, and the follower retries.
     pub fn open(root: PathBuf) -> (Self, Feed) {
         let name: Arc<str> = format!("embedded {}", root.display()).into();
         let layout = Arc::new(Layout::new(root));
-        // reading and writing do not wait for each other
+        // Reads and writes do not wait for each other.
         let reader = Desk::new(layout.clone());
         let feed = Feed::start(name.clone(), |feed| Follower::new(name, reader, feed).run());
         (Self { desk: Desk::new(layout) }, feed)

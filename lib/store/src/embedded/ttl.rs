@@ -1,8 +1,8 @@
-//! When a lease of the embedded store ends. Pure.
+//! When leases of the embedded store end. Pure.
 //!
-//! Its file says it twice: as a second of Unix time, for people and for after a reboot, and as a second since the boot that
-//! it was written in. Only the second decides as long as that boot lasts: when the time of day is set, by a year too,
-//! no lease ends sooner or later.
+//! A file gives the end twice: as Unix time, for people and for the time after a reboot, and as seconds since the
+//! boot in which it was written. During that boot only the second value counts. So setting the time of day, even by a
+//! year, ends no lease earlier or later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,30 +12,30 @@ use overlay::lease::Subnets;
 
 use crate::clock::Moment;
 
-/// Of a lease that was written before this boot, or by hand, only the time of day says whether it is over. It may be
-/// wrong, so whoever starts with this host has this long to renew it.
+/// For a lease that was written before this boot, or by hand, only the time of day tells whether it has ended. The
+/// time of day may be wrong, so a host that starts together with this one gets this long to renew its lease.
 pub(super) const GRACE: Duration = Duration::from_secs(300);
 
 /// All clocks at one moment.
 #[derive(Debug, Clone)]
 pub(super) struct Now {
-    /// The kernel's identity of this boot; empty when it gives none.
+    /// The kernel's ID of this boot; empty when the kernel gives none.
     pub(super) boot_id: Arc<str>,
     pub(super) moment: Moment,
     pub(super) wall: SystemTime,
 }
 
-/// The content of a file.
+/// The content of a `ttl` file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ttl {
-    /// Seconds since 1970.
+    /// The end, in seconds since 1970.
     unix: u64,
-    /// Seconds since the boot, if the file was written in this boot.
+    /// The end in seconds since boot, if the file was written in this boot.
     boot: Option<u64>,
 }
 
 impl Ttl {
-    /// The text of what ends `ttl` from now. It is never written too short.
+    /// The text for a lease that ends `ttl` from now. It rounds up.
     pub(super) fn lasting(ttl: Duration, now: &Now) -> String {
         let unix = now.wall.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_add(ttl).as_secs();
         if now.boot_id.is_empty() {
@@ -44,7 +44,7 @@ impl Ttl {
         format!("{unix}\nboot {} {}\n", now.boot_id, up(now.moment.after(ttl).of_boot()))
     }
 
-    /// Two lines; the second is not there when it was written by hand. `None` for what is no time.
+    /// Parses two lines; a file written by hand may have only the first. Returns `None` when the text is not a time.
     pub(super) fn parse(text: &[u8], boot_id: &str) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
         let mut lines = text.lines();
@@ -56,7 +56,7 @@ impl Ttl {
         Some(Self { unix, boot })
     }
 
-    /// What is left by the time of day.
+    /// The time left according to the time of day.
     fn left_of_day(&self, now: &Now) -> Duration {
         let end = UNIX_EPOCH.checked_add(Duration::from_secs(self.unix));
         end.map_or(Duration::MAX, |end| end.duration_since(now.wall).unwrap_or_default())
@@ -67,8 +67,8 @@ fn up(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// When the leases end, as far as this process has seen. Of the files that do not name this boot the time of day counts
-/// once for each content, when it is seen first.
+/// When the leases end, as far as this process knows. For files that do not name this boot the time of day is
+/// consulted once per content, when this process first sees it.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     ends: BTreeMap<Subnets, (Ttl, Moment)>,
@@ -76,7 +76,7 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// A lease has this file; `None`: it has none, and does not end.
+    /// Records the file of a lease; `None` when the lease has no file and does not end.
     pub(super) fn set(&mut self, key: Subnets, ttl: Option<Ttl>, now: &Now) {
         let before = self.ends.remove(&key);
         if let Some((_, end)) = before {
@@ -86,7 +86,7 @@ impl Ends {
         let end = match (ttl.boot, before) {
             (Some(second), _) => Moment::since_boot(Duration::from_secs(second)),
             (None, Some((seen, end))) if seen == ttl => end,
-            // it was changed just now: by whoever looked at the same clock
+            // The file has just changed: its writer used the same clock.
             (None, Some(_)) => now.moment.after(ttl.left_of_day(now)),
             (None, None) => now.moment.after(ttl.left_of_day(now).max(GRACE)),
         };
@@ -94,7 +94,7 @@ impl Ends {
         self.order.insert((end, key));
     }
 
-    /// Forgets all leases but those that `there` names.
+    /// Forgets all leases for which `there` is false.
     pub(super) fn retain(&mut self, there: impl Fn(&Subnets) -> bool) {
         self.ends.retain(|key, _| there(key));
         self.order.retain(|(_, key)| there(key));
@@ -105,7 +105,7 @@ impl Ends {
         self.order.first().map(|(end, _)| *end)
     }
 
-    /// The leases that are over, each with the file that says so.
+    /// The leases that have ended, each with the file that says so.
     pub(super) fn over(&self, now: Moment) -> Vec<(Subnets, Ttl)> {
         let over = self.order.iter().take_while(|(end, _)| *end <= now);
         over.filter_map(|(_, key)| Some((*key, self.ends.get(key)?.0))).collect()
@@ -129,7 +129,7 @@ mod tests {
         Now { boot_id: "b-1".into(), moment: Moment::since_boot(HOUR), wall }
     }
 
-    /// `time` later, with the time of day set by `set` seconds besides.
+    /// `time` later, after a person has also set the time of day forward by `set` seconds.
     fn later(now: &Now, time: Duration, set: i64) -> Now {
         let by = Duration::from_secs(set.unsigned_abs());
         let wall = if set < 0 { now.wall + time - by } else { now.wall + time + by };
@@ -191,7 +191,7 @@ mod tests {
             for set in [-year, year] {
                 assert_eq!(end(&mut ends, ttl, &later(&now(), HOUR, set)), wanted, "{set}");
             }
-            // over already, or the clock is wrong
+            // The end has passed, or the clock is wrong.
             let wrong = later(&now(), Duration::ZERO, year);
             assert_eq!(end(&mut Ends::default(), ttl, &wrong), wrong.moment.after(GRACE));
         }
@@ -206,7 +206,7 @@ mod tests {
         let after = later(&start, HOUR, 0);
         assert_eq!(end(&mut ends, by_hand, &after), after.moment);
         assert_eq!(ends.over(after.moment), [(key(), by_hand)]);
-        // renewed
+        // After a renewal.
         let renewed = parse(&Ttl::lasting(DAY, &after)).unwrap();
         assert_eq!(end(&mut ends, renewed, &after), after.moment.after(DAY));
         assert!(ends.over(after.moment).is_empty());

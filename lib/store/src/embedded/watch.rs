@@ -1,4 +1,4 @@
-//! Notice of what has changed in the store's directories.
+//! Watches the store's directories for changes.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,15 +11,15 @@ use super::layout::Layout;
 use crate::error::StoreError;
 use crate::snapshot::CONFIG;
 
-/// More names than these are not gathered: reading everything is then cheaper.
+/// With more names than this, reading everything is cheaper.
 const LARGEST: usize = 4096;
 
-/// What to look at.
+/// What to read again.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct News {
-    /// The names of leases that have changed, or whose end has; and [`CONFIG`].
+    /// The names of leases whose value or end has changed; and [`CONFIG`].
     pub(super) names: BTreeSet<String>,
-    /// Everything: events were lost, or a directory is not the one that it was.
+    /// Read everything: events were lost, or a directory was replaced.
     pub(super) all: bool,
 }
 
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// Begins to watch; what changes from here on is noticed.
+    /// Starts to watch; every later change is noticed.
     pub(super) fn new(layout: &Layout) -> Result<Self, StoreError> {
         let failed = |source| failed(layout.root(), source);
         let inotify = Inotify::init().map_err(failed)?;
@@ -48,10 +48,10 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Watches the directories that have come since; one that is watched already stays so.
+    /// Watches directories that have appeared since; those that are watched already stay watched.
     pub(super) fn arm(&mut self, layout: &Layout) -> Result<(), StoreError> {
-        // no MODIFY: a file that is still being written is read when it is closed. A lease comes by link (CREATE) or
-        // rename.
+        // Without MODIFY, a file that is still being written is read only when it is closed. A lease appears by link
+        // (CREATE) or by rename.
         let mask = WatchMask::CREATE
             | WatchMask::CLOSE_WRITE
             | WatchMask::DELETE
@@ -67,7 +67,7 @@ impl Watch {
         Ok(())
     }
 
-    /// Waits for a change, and then takes all that have come.
+    /// Waits for a change, and then takes all that have arrived.
     pub(super) async fn changed(&mut self) -> Result<News, StoreError> {
         let mut news = News::default();
         while news == News::default() {
@@ -91,7 +91,7 @@ impl News {
         }
         let Some(name) = name else { return };
         match name.to_str() {
-            // of the root's files this one alone is read; its directories are watched themselves
+            // In the root only this file matters; its directories have watches of their own.
             Some(name) if Some(&wd) == root => {
                 if name == CONFIG {
                     self.names.insert(name.to_owned());
@@ -100,7 +100,7 @@ impl News {
             }
             Some(CONFIG) => {}
             Some(name) if self.names.len() < LARGEST => drop(self.names.insert(name.to_owned())),
-            // a name that is no text: what is shown of it is found by listing
+            // The name is not UTF-8, so a full listing must find the text that is shown for it.
             _ => self.all = true,
         }
     }

@@ -1,4 +1,4 @@
-//! Changes of the embedded store's files, each under the exclusive lock and with the condition under which it is right.
+//! Changes the embedded store's files. Each change holds the exclusive lock and checks its condition first.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -23,15 +23,15 @@ impl Layout {
         Ok(Some(Raw { value, term: Term { id: text.map(|text| Mark::of(&text).number()), end: None } }))
     }
 
-    /// Writes a lease under a name that does not exist, and of which no other host holds a half: two hosts that chose at
-    /// once may agree in one family and not in the other, and so in no name.
+    /// Writes a lease under a free name, unless another host holds one of its halves. Two hosts that choose at the
+    /// same time may pick the same subnet in one family and different ones in the other, and so different names.
     pub(super) fn create(&self, key: Subnets, value: &[u8], ttl: Option<Duration>) -> Result<Written, FileError> {
         let path = self.lease(key);
         let _lock = self.exclusive()?;
         if path.symlink_metadata().is_ok() || self.is_half_taken(key, value)? {
             return Ok(Written::Conflict);
         }
-        // first the time of expiry: a lease that lost it would never end
+        // The end is written first: a lease without it would never end.
         let term = self.set_ttl(key, ttl)?;
         match self.draft(&path, value)?.link() {
             Ok(()) => Ok(Written::Done(term)),
@@ -48,7 +48,7 @@ impl Layout {
             if name.to_str().is_none_or(|name| !halves.are_in(name)) {
                 continue;
             }
-            // what cannot be read is no lease
+            // An entry that cannot be read is not a lease.
             if let Ok(Content::Value(theirs)) = Content::read(&dir.join(name))
                 && halves::is_of_another(key, value, &theirs)
             {
@@ -58,7 +58,7 @@ impl Layout {
         Ok(false)
     }
 
-    /// Replaces the value `old` and its time of expiry.
+    /// Replaces the value `old` and sets a new end.
     pub(super) fn renew(
         &self,
         key: Subnets,
@@ -89,7 +89,7 @@ impl Layout {
         Ok(Written::Done(Term::default()))
     }
 
-    /// Removes the leases whose time is over, if their files still say so; returns the keys.
+    /// Removes the leases that have ended, provided that their files still say so. Returns their keys.
     pub(super) fn expire(&self, over: &[(Subnets, Ttl)]) -> Result<Vec<Subnets>, FileError> {
         let _lock = self.exclusive()?;
         let mut removed = Vec::new();
@@ -107,7 +107,7 @@ impl Layout {
         self.subnets().join(key.to_string())
     }
 
-    /// The lock for a change, once what a killed holder left is gone.
+    /// Takes the lock for a change, and removes what a killed holder left.
     fn exclusive(&self) -> Result<File, FileError> {
         self.prepare()?;
         let lock = self.lock(true)?;
@@ -126,7 +126,7 @@ impl Layout {
         Ok(Term { id: Some(Mark::of(text.as_bytes()).number()), end: Some(now.moment.after(ttl)) })
     }
 
-    /// A file that is whole and has no name yet.
+    /// A complete file that has no name yet.
     fn draft(&self, target: &Path, content: &[u8]) -> Result<Draft, FileError> {
         let draft = Draft::new(&self.temps(), target, READABLE)?;
         draft.fill(content).map(|()| draft)
@@ -134,7 +134,7 @@ impl Layout {
 
     fn remove(&self, key: Subnets) -> Result<(), FileError> {
         remove_if_there(&self.lease(key))?;
-        // a lease gone and its time left is harmless; the other way round it would never end
+        // An end without a lease is harmless; a lease without its end would never end.
         remove_if_there(&self.ttls().join(key.to_string()))
     }
 }

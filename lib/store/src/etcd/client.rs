@@ -1,4 +1,4 @@
-//! The way to etcd: one connection, to the first member that takes it, and the next one when that fails.
+//! The connection to etcd: to the first member that accepts it, and to the next member when that one fails.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,39 +20,39 @@ const KEEP_ALIVE: Method = Method { op: "renew the lease", path: "/etcdserverpb.
 const TIME_TO_LIVE: Method = Method { op: "read a lease's end", path: "/etcdserverpb.Lease/LeaseTimeToLive" };
 const WATCH: Method = Method { op: "watch the leases", path: "/etcdserverpb.Watch/Watch" };
 
-/// Speaks to one member at a time.
+/// A client that talks to one member at a time.
 #[derive(Debug)]
 pub struct Client {
     options: Options,
     state: Mutex<State>,
-    /// The members' addresses, as they were resolved last.
+    /// The members' addresses, as last resolved.
     addresses: std::sync::Mutex<Vec<BTreeSet<IpAddr>>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     link: Option<Link>,
-    /// The endpoint to try first …
+    /// The index of the endpoint to try first …
     next: usize,
     /// … and the number of the next connection.
     number: u64,
 }
 
 impl Client {
-    /// Connects when it is first asked for something.
+    /// Connects at the first call.
     pub fn new(options: Options) -> Self {
         let literal = |address: &Address| address.ip().into_iter().collect();
         let addresses = options.endpoints.iter().map(literal).collect();
         Self { options, state: Mutex::default(), addresses: std::sync::Mutex::new(addresses) }
     }
 
-    /// The addresses of all members, as far as they are known.
+    /// The addresses of all members that have been resolved.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         known.iter().flatten().copied().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Resolves the members' names. What cannot be resolved now stays as it was.
+    /// Resolves the members' names. A name that cannot be resolved now keeps its previous addresses.
     pub(super) async fn resolve(&self) {
         for (index, address) in self.options.endpoints.iter().enumerate().filter(|(_, address)| address.ip().is_none())
         {
@@ -67,7 +67,7 @@ impl Client {
         }
     }
 
-    /// All endpoints, for people.
+    /// All endpoints, as text.
     pub fn endpoints(&self) -> String {
         self.options.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
@@ -77,18 +77,18 @@ impl Client {
         self.repeat(RANGE, ask).await
     }
 
-    /// Does a transaction. After an error it may have been done.
+    /// Runs a transaction. After an error it may or may not have been done.
     pub async fn txn(&self, ask: pb::TxnRequest) -> Result<pb::TxnResponse, EtcdError> {
         self.once(TXN, ask).await
     }
 
-    /// Makes an etcd lease of `ttl` seconds.
+    /// Creates an etcd lease of `ttl` seconds.
     pub async fn grant(&self, ttl: i64) -> Result<pb::LeaseGrantResponse, EtcdError> {
-        // asked twice: the one that nobody knows of ends by itself
+        // If the call is repeated, the lease that nobody knows about expires by itself.
         self.repeat(GRANT, pb::LeaseGrantRequest { ttl, id: 0 }).await
     }
 
-    /// Ends an etcd lease; one that is gone is no error.
+    /// Ends an etcd lease. A lease that is already gone is not an error.
     pub async fn revoke(&self, id: i64) -> Result<(), EtcdError> {
         match self.repeat::<_, pb::LeaseRevokeResponse>(REVOKE, pb::LeaseRevokeRequest { id }).await {
             Err(EtcdError::Call { status, .. }) if status.code() == tonic::Code::NotFound => Ok(()),
@@ -96,19 +96,19 @@ impl Client {
         }
     }
 
-    /// How long an etcd lease lives, and what is attached to it.
+    /// Reads how long an etcd lease still lives, and which keys are attached to it.
     pub async fn time_to_live(&self, id: i64) -> Result<pb::LeaseTimeToLiveResponse, EtcdError> {
         self.repeat(TIME_TO_LIVE, pb::LeaseTimeToLiveRequest { id, keys: true }).await
     }
 
-    /// Begins the life of an etcd lease anew; its length in seconds, 0 when there is no such lease.
+    /// Renews an etcd lease. Returns its new lifetime in seconds, 0 when there is no such lease.
     pub async fn keep_alive(&self, id: i64) -> Result<i64, EtcdError> {
         let ask = pb::LeaseKeepAliveRequest { id };
         let call = move |link: Link| async move { link.first::<_, pb::LeaseKeepAliveResponse>(KEEP_ALIVE, ask).await };
         Ok(self.tries(KEEP_ALIVE, self.options.endpoints.len() + 1, call).await?.ttl)
     }
 
-    /// Begins a watch. It is over when the stream ends, or when [`Link::left`] says so.
+    /// Starts a watch. The watch has ended when the stream ends, or when [`Link::left`] is notified.
     pub(super) async fn watch(
         &self,
         create: pb::WatchCreateRequest,
@@ -129,8 +129,8 @@ impl Client {
         self.ask(method, 1, ask).await
     }
 
-    /// A call that may be made twice: of every member before it has failed, and of the first once more, because what
-    /// failed may be a connection from before it was restarted.
+    /// Makes a call that may be made twice: asks each member after the one before it has failed, and at last the
+    /// first one again, because the failed connection may be from before that member's restart.
     async fn repeat<Q, A>(&self, method: Method, ask: Q) -> Result<A, EtcdError>
     where
         Q: prost::Message + Clone + Send + Sync + 'static,
@@ -165,10 +165,10 @@ impl Client {
                 Err(status) => status,
             };
             match verdict(&status) {
-                // nothing was done, so it can be asked again
+                // Nothing has been done, so the call can be repeated.
                 Verdict::Login if !logged_in && self.options.login.is_some() => {
                     logged_in = true;
-                    tracing::debug!(endpoint = %link.endpoint, %status, "logging in anew");
+                    tracing::debug!(endpoint = %link.endpoint, %status, "logging in again");
                     self.log_in_anew(&link).await;
                     continue;
                 }
@@ -176,7 +176,7 @@ impl Client {
                     self.leave(&link).await;
                     tries -= 1;
                     if tries > 0 {
-                        tracing::debug!(endpoint = %link.endpoint, op = method.op, %status, "the next endpoint is asked");
+                        tracing::debug!(endpoint = %link.endpoint, op = method.op, %status, "trying the next endpoint");
                         continue;
                     }
                 }
@@ -190,7 +190,7 @@ impl Client {
         }
     }
 
-    /// The open connection, or a new one: to the first endpoint, beginning with the next, that takes it.
+    /// The open connection, or a new one to the first endpoint, starting at `next`, that accepts it.
     async fn link(&self) -> Result<Link, EtcdError> {
         let mut state = self.state.lock().await;
         if let Some(link) = &state.link {
@@ -214,7 +214,7 @@ impl Client {
         Err(EtcdError::Unreachable(errors))
     }
 
-    /// Lets go of a connection that failed, unless another is in its place by now.
+    /// Drops a connection that failed, unless another has replaced it.
     pub(super) async fn leave(&self, link: &Link) {
         link.left.notify_one();
         let mut state = self.state.lock().await;
@@ -229,7 +229,7 @@ impl Client {
             return;
         };
         if let Err(error) = open.log_in(&self.options).await {
-            tracing::debug!(%error, "the login failed; connecting anew");
+            tracing::debug!(%error, "the login failed; connecting again");
             state.link = None;
         }
     }

@@ -1,4 +1,4 @@
-//! The etcd leases that this process made: it ends those that nothing is attached to.
+//! The etcd leases that this process created; it ends those that no key is attached to.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,27 +6,27 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The etcd leases of this process.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
-    /// Each with whether it is unknown if a key is attached to it.
+    /// For each lease, whether it is unknown if a key is attached to it.
     granted: Mutex<BTreeMap<i64, bool>>,
 }
 
 impl Ends {
-    /// A lease was made.
+    /// Records a new lease.
     pub(super) fn granted(&self, id: i64) {
         self.lock().insert(id, false);
     }
 
-    /// No key is attached to it any more; true when it is to be revoked.
+    /// Records that no key is attached to the lease any more. Returns whether to revoke it.
     pub(super) fn released(&self, id: i64) -> bool {
         self.lock().remove(&id).is_some()
     }
 
-    /// A write failed: it may have been done, or not.
+    /// Records a failed write, which may or may not have attached a key.
     pub(super) fn doubt(&self, id: i64) {
         self.set_doubt(id, true);
     }
 
-    /// It is known again that a key is attached.
+    /// Records that a key is attached after all.
     pub(super) fn attached(&self, id: i64) {
         self.set_doubt(id, false);
     }

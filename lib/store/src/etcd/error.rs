@@ -1,4 +1,4 @@
-//! What goes wrong between here and etcd.
+//! Errors of calls to etcd.
 
 use std::fmt;
 use std::io;
@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 
-/// A call that etcd did not do, or a member that cannot be reached.
+/// A call that etcd refused, or a member that cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
-    /// None of the endpoints takes a connection.
+    /// No endpoint accepts a connection.
     #[error("etcd: {}", list(.0))]
     Unreachable(Vec<(String, LinkError)>),
-    /// A call was refused, or not answered.
+    /// A call was refused or not answered.
     #[error("etcd {endpoint}: {op}: {}{}{}", said(status), hint(status), certificate_hint(endpoint, status))]
     Call {
         /// The member that was asked.
         endpoint: String,
-        /// What was asked for: a verb and its object.
+        /// The operation: a verb and its object.
         op: &'static str,
-        /// etcd's word, or the connection's.
+        /// The status that etcd, or the connection, returned.
         status: Box<Status>,
     },
-    /// The watch is over.
+    /// A watch has ended.
     #[error("etcd {endpoint}: watch the leases: {why}")]
     Watch {
         /// The member that ended it.
@@ -31,27 +31,27 @@ pub enum EtcdError {
         /// The reason.
         why: WatchEnd,
     },
-    /// An answer is without what every answer has.
-    #[error("etcd {endpoint}: {op}: the answer is not one of etcd's")]
+    /// An answer has no header, or not the part that every answer of its kind has.
+    #[error("etcd {endpoint}: {op}: this is not an answer of etcd")]
     Answer {
         /// The member that was asked.
         endpoint: String,
-        /// What was asked for.
+        /// The operation: a verb and its object.
         op: &'static str,
     },
 }
 
-/// Why a watch is over.
+/// Why a watch has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchEnd {
     /// etcd ended it.
     #[error("canceled: {0}")]
     Canceled(String),
-    /// etcd does not have the changes of the time in between any more.
-    #[error("what was before revision {0} is compacted; the leases are listed anew")]
+    /// etcd no longer has the changes since the last one.
+    #[error("etcd compacted the revisions before {0}; listing the leases again")]
     Compacted(i64),
-    /// It answers from before what it said already.
-    #[error("the store is older than it was (restored, or made anew); the leases are listed anew")]
+    /// The member answers with an older revision than before.
+    #[error("the store is older than before (restored from a backup, or recreated); listing the leases again")]
     Older,
     /// The stream ended.
     #[error("the connection has ended")]
@@ -61,29 +61,29 @@ pub enum WatchEnd {
     Left,
 }
 
-/// Why there is no connection to a member.
+/// Why no connection to a member exists.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// It takes too long.
+    /// The connection takes too long.
     #[error("no connection within {} ms", .0.as_millis())]
     Slow(Duration),
-    /// It is refused, or TLS does not come about.
+    /// The connection is refused, or the TLS handshake fails.
     #[error("{}", chain(.0))]
     Transport(#[source] tonic::transport::Error),
-    /// A file of TLS cannot be read.
+    /// A TLS file cannot be read.
     #[error("read {}: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the file system.
         source: io::Error,
     },
-    /// etcd does not take the user or the password.
+    /// etcd rejects the user or the password.
     #[error("log in as {user}: {}{}", said(status), hint(status))]
     Login {
         /// The user.
         user: String,
-        /// etcd's word.
+        /// The status that etcd returned.
         status: Box<Status>,
     },
 }
@@ -93,7 +93,7 @@ fn list(of: &[(String, LinkError)]) -> String {
     all.join("; ")
 }
 
-/// An error with its causes; a cause that says no more than its effect is left out.
+/// An error with its sources. A source that only repeats the text before it is left out.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -129,27 +129,27 @@ impl fmt::Display for Said<'_> {
 fn hint(status: &Status) -> &'static str {
     match status.code() {
         Code::PermissionDenied => {
-            " (the user's role needs the right readwrite on the prefix: etcdctl role grant-permission ROLE --prefix=true readwrite PREFIX/)"
+            " (the user's role needs readwrite permission on the prefix: etcdctl role grant-permission ROLE --prefix=true readwrite PREFIX/)"
         }
         Code::InvalidArgument if status.message().contains("authentication failed") => {
-            " (--etcd-username and --etcd-password)"
+            " (check --etcd-username and --etcd-password)"
         }
         Code::InvalidArgument if is_without_login(status) => {
-            " (etcd asks for a user: --etcd-username and --etcd-password)"
+            " (etcd requires a login: set --etcd-username and --etcd-password)"
         }
         Code::ResourceExhausted if status.message().contains("database space exceeded") => {
-            " (etcd takes no writes: compact, defragment and disarm its alarm)"
+            " (etcd accepts no writes: compact, defragment, and disarm its alarm)"
         }
         _ => "",
     }
 }
 
-/// With TLS 1.3 a server refuses a client's certificate after the client has begun, by closing the connection.
+/// With TLS 1.3 a server refuses the client's certificate only after the handshake, by closing the connection.
 fn certificate_hint(endpoint: &str, status: &Status) -> &'static str {
     let text = chain(status);
     let refused = ["connection closed", "broken pipe", "fatal alert"].iter().any(|words| text.contains(words));
     if endpoint.starts_with("https") && refused {
-        " (if it goes on: etcd may want a client's certificate, or another one: --etcd-certfile and --etcd-keyfile)"
+        " (if this persists, etcd may require a client certificate, or a different one: check --etcd-certfile and --etcd-keyfile)"
     } else {
         ""
     }
@@ -159,19 +159,19 @@ fn is_without_login(status: &Status) -> bool {
     status.message().contains("user name is empty")
 }
 
-/// What a failed call says about the way to etcd.
+/// What a failed call says about the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// One has to log in anew: a token ends after minutes, and with the process that gave it.
+    /// Log in again: a token expires after minutes, and when the process that issued it ends.
     Login,
-    /// Another member may do better.
+    /// Try another member.
     Leave,
-    /// The call is at fault.
+    /// The call itself is at fault.
     Refused,
 }
 
-/// etcd's own errors by `api/v3rpc/rpctypes/error.go`: Unavailable is "no leader", "leader changed" and "request timed
-/// out", and also what a broken connection is made into.
+/// etcd's own errors are those of `api/v3rpc/rpctypes/error.go`. Unavailable means "no leader", "leader changed" or
+/// "request timed out", and also a broken connection.
 pub(super) fn verdict(status: &Status) -> Verdict {
     match status.code() {
         Code::Unauthenticated => Verdict::Login,

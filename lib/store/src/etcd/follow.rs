@@ -1,4 +1,5 @@
-//! Keeps the feed equal to etcd: one list, then one watch from there on, and again when that breaks.
+//! Keeps the feed equal to etcd: lists everything once, watches from there on, and starts again when the watch
+//! breaks.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,13 +17,13 @@ use crate::backoff::Backoff;
 use crate::feed::Publisher;
 use crate::snapshot::Snapshot;
 
-/// Leases of a list that are read at a time: some 150 KB, so that many leases do not stand in memory twice.
+/// Leases per page of a list: about 150 KB, so that a large list is not in memory twice.
 const PAGE: i64 = 500;
 
-/// A watch that lived as long was a good one: its end is no reason to wait.
+/// The end of a watch that lived at least this long is no reason to wait before the next.
 const SOUND: Duration = Duration::from_secs(5);
 
-/// As upstream's longest wait.
+/// The longest wait; upstream's value.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Follows the keys below the prefix.
@@ -32,19 +33,19 @@ pub(super) struct Follower {
     keys: Keys,
     feed: Publisher,
     working: Working,
-    /// What was listed and is not published: there is no watch yet that goes on from it.
+    /// A list that is not published yet, because no watch continues from it.
     listed: Option<Snapshot>,
     /// When the watch broke.
     lost: Option<SystemTime>,
 }
 
-/// A watch that has begun.
+/// A watch that has started.
 struct Watch {
     link: Link,
     answers: Streaming<pb::WatchResponse>,
 }
 
-/// Why a watch was over, and how long it lived.
+/// Why a watch ended, and how long it lived.
 struct End {
     lived: Duration,
     error: EtcdError,
@@ -55,7 +56,7 @@ impl Follower {
         Self { client, working: Working::new(keys.clone()), keys, feed, listed: None, lost: None }
     }
 
-    /// Does not end.
+    /// Runs for ever.
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::default();
         loop {
@@ -63,7 +64,7 @@ impl Follower {
                 Ok(watch) => match self.follow(watch).await {
                     End { lived, error } if lived >= SOUND => {
                         backoff.reset();
-                        tracing::info!(%error, "the watch has ended; beginning another");
+                        tracing::info!(%error, "the watch has ended; starting another");
                         continue;
                     }
                     End { error, .. } => error,
@@ -74,13 +75,13 @@ impl Follower {
             let since = *self.lost.get_or_insert_with(SystemTime::now);
             if self.feed.fail(&error, since) {
                 let (leases, retry_ms) = (self.feed.len(), wait.as_millis() as u64);
-                tracing::warn!(%error, leases, retry_ms, "etcd cannot be followed; its leases stay as they were");
+                tracing::warn!(%error, leases, retry_ms, "cannot follow etcd; keeping its last known leases");
             }
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// A watch from where the last one was left, or from a new list.
+    /// Starts a watch where the last one ended, or after a new list.
     async fn begin(&mut self) -> Result<Watch, EtcdError> {
         if !self.can_resume().await? {
             self.list().await?;
@@ -94,21 +95,22 @@ impl Follower {
         Ok(Watch { link, answers })
     }
 
-    /// True when the store's history is the one that was followed, and has not lost what came since. A store that was
-    /// restored from a backup, or made anew, counts from an earlier revision, and would say nothing until it reaches ours.
+    /// Whether the store still has the history that this follower knows, including what came since. A store that was
+    /// restored from a backup or recreated counts from an earlier revision, and would send nothing until it reaches
+    /// ours.
     async fn can_resume(&self) -> Result<bool, EtcdError> {
         let Some((key, revision)) = self.working.newest() else { return Ok(false) };
         let ask =
             pb::RangeRequest { key: key.clone(), revision: self.working.revision(), ..pb::RangeRequest::default() };
         match self.client.range(ask).await {
             Ok(answer) => Ok(matches!(&answer.kvs[..], [kv] if kv.mod_revision == *revision)),
-            // compacted, or not there yet
+            // The revision is compacted, or in the future.
             Err(EtcdError::Call { status, .. }) if status.code() == Code::OutOfRange => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Lists everything at one revision, a page at a time.
+    /// Lists everything at one revision, page by page.
     async fn list(&mut self) -> Result<(), EtcdError> {
         self.working.reset();
         let (mut snapshot, mut revision) = (Snapshot::default(), 0);
@@ -171,7 +173,7 @@ impl Follower {
         }
     }
 
-    /// Whether the watch goes on.
+    /// Checks that the watch continues.
     fn check(&mut self, answer: &pb::WatchResponse) -> Result<(), WatchEnd> {
         if answer.compact_revision != 0 {
             self.working.reset();
@@ -199,7 +201,7 @@ impl Follower {
         End { lived: began.elapsed(), error }
     }
 
-    /// There is a watch: what was listed, or known before, is the store's.
+    /// Publishes the list, or confirms what was known before, now that a watch continues from it.
     fn publish(&mut self, link: &Link) {
         let name: Arc<str> = format!("etcd {}", link.endpoint).into();
         match self.listed.take() {
@@ -207,11 +209,11 @@ impl Follower {
             None => self.feed.resume(name.clone()),
         }
         self.lost = None;
-        tracing::info!(store = &*name, leases = self.feed.len(), "the store is followed");
+        tracing::info!(store = &*name, leases = self.feed.len(), "store in sync");
     }
 }
 
-/// Half of `wait` to all of it: the daemons of a cluster lose their etcd at one moment.
+/// A random time between half of `wait` and all of it: the daemons of a cluster lose their etcd at the same moment.
 fn jittered(wait: Duration, random: u64) -> Duration {
     let wait = wait.min(LONGEST);
     wait / 2 + (wait / 2).mul_f64((random % 1000) as f64 / 1000.0)
@@ -219,7 +221,7 @@ fn jittered(wait: Duration, random: u64) -> Duration {
 
 fn random() -> u64 {
     let mut bytes = [0; 8];
-    // without entropy all wait alike
+    // Without entropy all daemons wait equally long.
     let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::INSECURE);
     u64::from_ne_bytes(bytes)
 }

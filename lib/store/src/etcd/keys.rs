@@ -11,24 +11,24 @@ pub(super) struct Keys {
 pub(super) enum Place<'a> {
     /// The network's configuration.
     Config,
-    /// Among the leases, under this name.
+    /// A lease, with this name.
     Lease(&'a [u8]),
-    /// Nobody's here.
+    /// A key that flannel does not use.
     Elsewhere,
 }
 
 impl Keys {
-    /// `prefix` as it was given: a `/` at its end means nothing, one at its beginning is part of every key.
+    /// Takes the prefix as given: a `/` at its end is ignored, one at its beginning is part of every key.
     pub(super) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.trim_end_matches('/').to_owned() }
     }
 
-    /// Everything below the prefix: the first key, and the one after the last.
+    /// The range of all keys below the prefix: the first key, and the one after the last.
     pub(super) fn all(&self) -> (Vec<u8>, Vec<u8>) {
         below(&self.prefix)
     }
 
-    /// All leases: the first key, and the one after the last.
+    /// The range of all leases: the first key, and the one after the last.
     pub(super) fn leases(&self) -> (Vec<u8>, Vec<u8>) {
         below(&format!("{}/subnets", self.prefix))
     }
@@ -47,7 +47,7 @@ impl Keys {
     }
 }
 
-/// `0` comes after `/`.
+/// `0` is the character after `/`.
 fn below(folder: &str) -> (Vec<u8>, Vec<u8>) {
     (format!("{folder}/").into_bytes(), format!("{folder}0").into_bytes())
 }

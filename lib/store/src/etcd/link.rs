@@ -1,4 +1,4 @@
-//! A connection to one member: HTTP/2, TLS, and who we are there.
+//! A connection to one member: HTTP/2, TLS, and the login.
 
 use std::path::Path;
 use std::pin::pin;
@@ -19,19 +19,20 @@ use super::options::{Address, Options, TlsFiles};
 use super::pb;
 use crate::files::read_configured;
 
-/// All leases of a large cluster come in one answer: 10,000 are 2.5 MB. This only bounds what a broken member can do.
+/// All leases of a large cluster come in one answer: 10,000 leases are 2.5 MB. The limit only protects against a
+/// broken member.
 const LARGEST: usize = 256 << 20;
 
 /// A bundle of all public certificate authorities is 220 KB.
 const LARGEST_PEM: u64 = 4 << 20;
 
-/// What a member may send before an acknowledgement, bytes.
+/// How many bytes a member may send before an acknowledgement.
 const WINDOW: u32 = 1 << 20;
 
 /// One call of etcd's API.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Method {
-    /// What it is for, in an error: a verb and its object.
+    /// The operation for error messages: a verb and its object.
     pub(super) op: &'static str,
     pub(super) path: &'static str,
 }
@@ -39,14 +40,14 @@ pub(super) struct Method {
 /// An open connection.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
-    /// Another one for each connection.
+    /// Unique per connection.
     pub(super) number: u64,
-    /// Which of the endpoints.
+    /// The index of the endpoint.
     pub(super) index: usize,
     pub(super) endpoint: Arc<str>,
-    /// What is shown with each call; another one after each login.
+    /// The token that each call carries; each login replaces it.
     pub(super) token: Option<MetadataValue<Ascii>>,
-    /// Says that a call found the member dead: for who waits on it and asks nothing.
+    /// Notified when a call finds that the member is dead, for tasks that only wait for the member.
     pub(super) left: Arc<Notify>,
     channel: Channel,
     wait: Duration,
@@ -73,7 +74,7 @@ impl Link {
         Ok(link)
     }
 
-    /// Gets a token, if there is a user.
+    /// Gets a token, if a user is configured.
     pub(super) async fn log_in(&mut self, options: &Options) -> Result<(), LinkError> {
         let Some(login) = &options.login else { return Ok(()) };
         let ask = pb::AuthenticateRequest { name: login.user.clone(), password: login.password.expose().to_owned() };
@@ -82,17 +83,17 @@ impl Link {
         self.token = None;
         match self.unary::<_, pb::AuthenticateResponse>(method, ask).await {
             Ok(answer) => {
-                let token = answer.token.parse().map_err(|_| refused(Status::internal("the token is not text")))?;
+                let token = answer.token.parse().map_err(|_| refused(Status::internal("the token is not ASCII")))?;
                 self.token = Some(token);
                 Ok(())
             }
-            // a user may be named before etcd is configured to ask for one
+            // A user may be configured before etcd requires a login.
             Err(status) if status.code() == Code::FailedPrecondition => Ok(()),
             Err(status) => Err(refused(status)),
         }
     }
 
-    /// One question and one answer.
+    /// Sends one request and waits for one answer.
     pub(super) async fn unary<Q, A>(&self, method: Method, ask: Q) -> Result<A, Status>
     where
         Q: prost::Message + Send + Sync + 'static,
@@ -107,7 +108,7 @@ impl Link {
         self.bounded(call).await
     }
 
-    /// A stream of answers to one question, on which nothing more is asked. It is open until it is dropped.
+    /// Sends one request and opens a stream of answers. The stream is open until it is dropped.
     pub(super) async fn stream<Q, A>(&self, method: Method, ask: Q) -> Result<Streaming<A>, Status>
     where
         Q: prost::Message + Send + Sync + 'static,
@@ -119,7 +120,7 @@ impl Link {
             let path = PathAndQuery::from_static(method.path);
             let asks = stream::once(async { ask }).chain(stream::pending());
             let mut request = self.request(asks);
-            // a member that has lost the others ends the stream, in place of staying silent for ever
+            // A member that has lost contact with the others then ends the stream, rather than staying silent.
             request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
             Ok(grpc.streaming(request, path, codec).await?.into_inner())
         };
@@ -166,10 +167,10 @@ fn endpoint(address: &Address, options: &Options) -> Result<Endpoint, LinkError>
         .connect_timeout(timing.connect)
         .http2_keep_alive_interval(timing.keep_alive)
         .keep_alive_timeout(timing.keep_alive_answer)
-        // etcd ends a connection on which one asks while nothing is open
+        // etcd closes a connection that sends keepalives while no call is open.
         .keep_alive_while_idle(false)
-        // not HTTP/2's 64 KB, of which a list of leases would need dozens of turns; and not hyper's adaptive window,
-        // whose measuring etcd takes for an attack, too
+        // HTTP/2's default of 64 KB would need dozens of round trips for a list of leases. hyper's adaptive window
+        // measures with pings, which etcd also treats as an attack.
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW);
     if !address.tls {

@@ -1,4 +1,5 @@
-//! etcd, version 3: upstream's keys and values, so that hosts with Go flannel and with this one share a cluster.
+//! etcd version 3, with upstream's keys and values, so that hosts with Go flannel and hosts with this one share a
+//! cluster.
 
 mod client;
 mod ends;
@@ -23,7 +24,7 @@ use ends::Ends;
 use follow::Follower;
 use keys::Keys;
 
-/// Handle of an etcd store, for writing.
+/// The writing end of an etcd store.
 #[derive(Debug, Clone)]
 pub struct Etcd {
     client: Arc<Client>,
@@ -32,8 +33,8 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Opens what is below `prefix`, and follows it. Needs a tokio runtime. Never fails: what is wrong is in the feed's
-    /// health, and is tried again.
+    /// Opens and follows everything below `prefix`. Needs a tokio runtime. Never fails: the feed's health reports
+    /// errors, and the follower retries.
     pub fn open(options: Options, prefix: &str) -> (Self, Feed) {
         let client = Arc::new(Client::new(options));
         let keys = Keys::new(prefix);
@@ -42,7 +43,7 @@ impl Etcd {
         (Self { client, keys, ends: Arc::default() }, feed)
     }
 
-    /// The addresses of all members, as they were resolved last.
+    /// The addresses of all members, as last resolved.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.client.addresses()
     }

@@ -1,24 +1,24 @@
-//! Where etcd is and how it is spoken to, checked: all mistakes at once.
+//! The options for the connection to etcd, checked: all mistakes are reported at once.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// As upstream.
+/// Upstream's default.
 pub const DEFAULT_ENDPOINTS: &str = "http://127.0.0.1:4001,http://127.0.0.1:2379";
 
-/// A text that is not printed.
+/// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Keeps `text` from being printed.
+    /// Wraps `text`.
     pub fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// For the wire.
+    /// The text, for sending only.
     pub(super) fn expose(&self) -> &str {
         &self.0
     }
@@ -30,7 +30,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What the flags say, as text. An empty one says nothing.
+/// The flags' values. An empty value counts as absent.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
     /// `--etcd-endpoints`
@@ -50,14 +50,14 @@ pub struct Asked {
 /// One member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
-    /// Over TLS.
+    /// Use TLS.
     pub tls: bool,
     /// Host and port.
     pub authority: String,
 }
 
 impl Address {
-    /// The host, where it is an address and not a name.
+    /// The host, if it is an address rather than a name.
     pub fn ip(&self) -> Option<IpAddr> {
         let (host, _) = self.authority.rsplit_once(':')?;
         host.trim_start_matches('[').trim_end_matches(']').parse().ok()
@@ -70,10 +70,10 @@ impl fmt::Display for Address {
     }
 }
 
-/// The files of TLS. They are read at each connection, so that a file which was replaced is used from then on.
+/// The TLS files. They are read at every connection, so that a replaced file takes effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Who may have signed the server's certificate; without it the system's roots.
+    /// The authorities that may sign the server's certificate; the default is the system's roots.
     pub ca: Option<PathBuf>,
     /// The client's certificate and its key.
     pub pair: Option<(PathBuf, PathBuf)>,
@@ -84,26 +84,26 @@ pub struct TlsFiles {
 pub struct Login {
     /// The user's name.
     pub user: String,
-    /// The user's password, as etcd has it.
+    /// The user's password in etcd.
     pub password: Secret,
 }
 
-/// How long is waited for what.
+/// Time limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// For a connection to one member.
+    /// To connect to one member.
     pub connect: Duration,
-    /// For the answer to a call. etcd itself gives up later (7 s, its `ReqTimeout`), and so would hold us longer.
+    /// To answer a call. etcd's own limit is longer (7 s, its `ReqTimeout`).
     pub call: Duration,
-    /// Between two questions whether a silent member is still there …
+    /// The time between two checks whether a silent member is alive …
     pub keep_alive: Duration,
-    /// … and for the answer.
+    /// … and the time for its answer.
     pub keep_alive_answer: Duration,
 }
 
 impl Default for Timing {
-    /// A member that has stopped is left after 19 s when nothing else is asked of it, and after 4 s when something is. An idle
-    /// daemon asks four times a minute; etcd takes more than one in 5 s for an attack (`--grpc-keepalive-min-time`).
+    /// The default leaves a dead member after 19 s, or after 4 s when a call is waiting. An idle daemon checks four
+    /// times a minute; etcd treats more than one check in 5 s as an attack (`--grpc-keepalive-min-time`).
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(2),
@@ -114,23 +114,23 @@ impl Default for Timing {
     }
 }
 
-/// How etcd is reached: checked, and with every default filled in.
+/// How to reach etcd: checked, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// Tried in this order; never empty.
+    /// In the order in which they are tried; never empty.
     pub endpoints: Vec<Address>,
     /// For the endpoints over TLS.
     pub tls: TlsFiles,
-    /// Who to be; nobody where etcd asks nobody.
+    /// The user, where etcd requires one.
     pub login: Option<Login>,
-    /// How long is waited for what.
+    /// Time limits.
     pub timing: Timing,
-    /// What was understood and deserves a look.
+    /// Accepted settings that deserve attention.
     pub warnings: Vec<String>,
 }
 
 impl Options {
-    /// Checks what the flags say; the error is every mistake, a line each.
+    /// Checks the flags. The error lists every mistake, one per line.
     pub fn check(asked: Asked) -> Result<Self, Vec<String>> {
         let mut mistakes = Vec::new();
         let tls = tls_files(&asked, &mut mistakes);
@@ -141,11 +141,12 @@ impl Options {
             return Err(mistakes);
         }
         let mut warnings = Vec::new();
-        // upstream would speak without TLS to such an endpoint, and show the world what the files were to protect
+        // Upstream would connect without TLS, and send unencrypted what the files are meant to protect.
         if tls != TlsFiles::default() && endpoints.iter().any(|address| !address.tls) {
             endpoints.iter_mut().for_each(|address| address.tls = true);
-            warnings
-                .push("--etcd-endpoints: https:// is used in place of http://, because certificates are given".into());
+            warnings.push(
+                "--etcd-endpoints: using https:// instead of http://, because certificates are configured".into(),
+            );
         }
         if login.is_some() && endpoints.iter().any(|address| !address.tls) {
             warnings.push("--etcd-password is sent unencrypted: use https:// endpoints".into());
@@ -193,7 +194,7 @@ fn endpoints(text: &str, mistakes: &mut Vec<String>) -> Vec<Address> {
     let read = |text: &str| match address(text.trim()) {
         Ok(address) => Some(address),
         Err(why) => {
-            // what stands before an @ may be a password
+            // The text before an @ may be a password.
             let shown = text.rsplit_once('@').map_or(text, |(_, host)| host);
             mistakes.push(format!("--etcd-endpoints: {shown:?}: {why}"));
             None
@@ -202,7 +203,7 @@ fn endpoints(text: &str, mistakes: &mut Vec<String>) -> Vec<Address> {
     text.split(',').filter_map(read).collect()
 }
 
-/// Reads `http://HOST:PORT`, `https://HOST:PORT` or, as Go's client takes it, `HOST:PORT`.
+/// Parses `http://HOST:PORT`, `https://HOST:PORT` or, as Go's client does, `HOST:PORT`.
 fn address(text: &str) -> Result<Address, &'static str> {
     let (tls, rest) = match text.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
@@ -212,21 +213,23 @@ fn address(text: &str) -> Result<Address, &'static str> {
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains('@') {
-        return Err("a user belongs into --etcd-username and --etcd-password");
+        return Err("the user belongs in --etcd-username and --etcd-password");
     }
     if authority.contains(['/', '?', '#']) {
         return Err("an endpoint has no path");
     }
-    let Some((host, port)) = authority.rsplit_once(':') else { return Err("an endpoint is http://HOST:PORT") };
+    let Some((host, port)) = authority.rsplit_once(':') else {
+        return Err("an endpoint has the form http://HOST:PORT");
+    };
     if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-        return Err("an IPv6 address stands in brackets, and a port after it: http://[::1]:2379");
+        return Err("an IPv6 address is in brackets, followed by a port: http://[::1]:2379");
     }
     if port.parse::<u16>().ok().is_none_or(|port| port == 0) || !port.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err("an endpoint is http://HOST:PORT");
+        return Err("an endpoint has the form http://HOST:PORT");
     }
     match format!("http://{authority}/").parse::<tonic::transport::Uri>() {
         Ok(uri) if uri.host().is_some_and(|host| !host.is_empty()) => Ok(Address { tls, authority: authority.into() }),
-        _ => Err("an endpoint is http://HOST:PORT"),
+        _ => Err("an endpoint has the form http://HOST:PORT"),
     }
 }
 

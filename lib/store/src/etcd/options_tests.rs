@@ -76,7 +76,7 @@ fn certificates_mean_tls() {
     let ca = Asked { ca_file: Some("ca".into()), ..asked("http://h:1,https://i:2") };
     let options = Options::check(ca).unwrap();
     assert_eq!(shown(&options), ["https://h:1", "https://i:2"]);
-    assert!(options.warnings[0].contains("https:// is used"), "{:?}", options.warnings);
+    assert!(options.warnings[0].contains("using https://"), "{:?}", options.warnings);
     let pair = Asked { key_file: Some("k".into()), cert_file: Some("c".into()), ..asked("https://i:2") };
     let options = Options::check(pair).unwrap();
     assert_eq!(options.tls.pair, Some(("c".into(), "k".into())));

@@ -1,44 +1,44 @@
-//! etcd's messages, by hand: those of the calls that are made here, with the field numbers of its API (etcd's
-//! `api/etcdserverpb/rpc.proto`, `api/mvccpb/kv.proto`). A field that is not named is skipped by the decoder.
+//! etcd's messages, written by hand: those of the calls that this client makes, with the field numbers of etcd's API
+//! (`api/etcdserverpb/rpc.proto`, `api/mvccpb/kv.proto`). The decoder skips every other field.
 
-/// In every answer.
+/// The header of every answer.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct ResponseHeader {
-    /// Which cluster; not told apart by it are a cluster and one that was made anew with the same members.
+    /// The cluster's ID. A cluster that was recreated with the same members has the same ID.
     #[prost(uint64, tag = "1")]
     pub cluster_id: u64,
-    /// Which member answered.
+    /// The ID of the member that answered.
     #[prost(uint64, tag = "2")]
     pub member_id: u64,
-    /// The store's revision when it answered.
+    /// The store's revision at the time of the answer.
     #[prost(int64, tag = "3")]
     pub revision: i64,
 }
 
-/// A key and what is stored under it.
+/// A key and its value.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct KeyValue {
     /// The key's bytes.
     #[prost(bytes = "vec", tag = "1")]
     pub key: Vec<u8>,
-    /// The revision at which the key came.
+    /// The revision that created the key.
     #[prost(int64, tag = "2")]
     pub create_revision: i64,
     /// The revision of its last write.
     #[prost(int64, tag = "3")]
     pub mod_revision: i64,
-    /// Writes since it came.
+    /// The number of writes since the key was created.
     #[prost(int64, tag = "4")]
     pub version: i64,
     /// The value's bytes.
     #[prost(bytes = "vec", tag = "5")]
     pub value: Vec<u8>,
-    /// The etcd lease with which the key ends; 0 for none.
+    /// The etcd lease that the key ends with; 0 for none.
     #[prost(int64, tag = "6")]
     pub lease: i64,
 }
 
-/// Reads the keys from `key` up to `range_end`; without an end one key.
+/// Reads the keys from `key` up to `range_end`, or one key when there is no end.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct RangeRequest {
     /// The first key.
@@ -47,13 +47,13 @@ pub struct RangeRequest {
     /// The key after the last.
     #[prost(bytes = "vec", tag = "2")]
     pub range_end: Vec<u8>,
-    /// The most keys that are read; 0 for all.
+    /// The largest number of keys to read; 0 for all.
     #[prost(int64, tag = "3")]
     pub limit: i64,
     /// The revision to read at; 0 for the newest.
     #[prost(int64, tag = "4")]
     pub revision: i64,
-    /// Read no values.
+    /// Omit the values.
     #[prost(bool, tag = "8")]
     pub keys_only: bool,
 }
@@ -61,13 +61,13 @@ pub struct RangeRequest {
 /// The answer to [`RangeRequest`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct RangeResponse {
-    /// Which store answered, and its revision then.
+    /// The store that answered, and its revision.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
-    /// In the order of the keys.
+    /// The keys, in order.
     #[prost(message, repeated, tag = "2")]
     pub kvs: Vec<KeyValue>,
-    /// There are more keys than the limit.
+    /// More keys exist than the limit allows.
     #[prost(bool, tag = "3")]
     pub more: bool,
 }
@@ -78,10 +78,10 @@ pub struct PutRequest {
     /// The key.
     #[prost(bytes = "vec", tag = "1")]
     pub key: Vec<u8>,
-    /// Its value.
+    /// The value.
     #[prost(bytes = "vec", tag = "2")]
     pub value: Vec<u8>,
-    /// The etcd lease to attach it to; 0 for none.
+    /// The etcd lease to attach the key to; 0 for none.
     #[prost(int64, tag = "3")]
     pub lease: i64,
 }
@@ -89,12 +89,12 @@ pub struct PutRequest {
 /// The answer to [`PutRequest`].
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct PutResponse {
-    /// Which store answered, and its revision then.
+    /// The store that answered, and its revision.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
 }
 
-/// Deletes the keys from `key` up to `range_end`; without an end one key.
+/// Deletes the keys from `key` up to `range_end`, or one key when there is no end.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct DeleteRangeRequest {
     /// The first key.
@@ -108,10 +108,10 @@ pub struct DeleteRangeRequest {
 /// The answer to [`DeleteRangeRequest`].
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct DeleteRangeResponse {
-    /// Which store answered, and its revision then.
+    /// The store that answered, and its revision.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
-    /// How many there were.
+    /// The number of deleted keys.
     #[prost(int64, tag = "2")]
     pub deleted: i64,
 }
@@ -119,16 +119,16 @@ pub struct DeleteRangeResponse {
 /// A condition of a transaction.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Compare {
-    /// How: `EQUAL` is 0.
+    /// The relation: `EQUAL` is 0.
     #[prost(enumeration = "CompareResult", tag = "1")]
     pub result: i32,
-    /// What of the key.
+    /// The property of the key that is compared.
     #[prost(enumeration = "CompareTarget", tag = "2")]
     pub target: i32,
     /// The key.
     #[prost(bytes = "vec", tag = "3")]
     pub key: Vec<u8>,
-    /// With what.
+    /// The value to compare with.
     #[prost(oneof = "CompareWith", tags = "4, 7")]
     pub with: Option<CompareWith>,
 }
@@ -137,27 +137,27 @@ pub struct Compare {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
 pub enum CompareResult {
-    /// =
+    /// The two are equal.
     Equal = 0,
 }
 
-/// What a condition looks at.
+/// The property of a key that a condition compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
 pub enum CompareTarget {
-    /// How often it was written; 0 when it is not there.
+    /// The number of writes since the key was created; 0 when the key does not exist.
     Version = 0,
     /// The value; a key that is not there equals nothing.
     Value = 3,
 }
 
-/// What a condition compares with.
+/// The value that a condition compares with.
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]
 pub enum CompareWith {
-    /// Of [`CompareTarget::Version`].
+    /// For [`CompareTarget::Version`].
     #[prost(int64, tag = "4")]
     Version(i64),
-    /// Of [`CompareTarget::Value`].
+    /// For [`CompareTarget::Value`].
     #[prost(bytes, tag = "7")]
     Value(Vec<u8>),
 }
@@ -170,24 +170,24 @@ pub struct RequestOp {
     pub request: Option<Request>,
 }
 
-/// What a step does.
+/// The kinds of steps.
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]
 pub enum Request {
-    /// Reads.
+    /// Reads keys.
     #[prost(message, tag = "1")]
     Range(RangeRequest),
-    /// Writes.
+    /// Writes a key.
     #[prost(message, tag = "2")]
     Put(PutRequest),
-    /// Deletes.
+    /// Deletes keys.
     #[prost(message, tag = "3")]
     DeleteRange(DeleteRangeRequest),
 }
 
-/// What became of a step.
+/// The result of a step.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct ResponseOp {
-    /// Its answer.
+    /// The answer to the step.
     #[prost(oneof = "Response", tags = "1, 2, 3")]
     pub response: Option<Response>,
 }
@@ -195,71 +195,71 @@ pub struct ResponseOp {
 /// The answer to a step.
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]
 pub enum Response {
-    /// Of a read.
+    /// The answer to a read.
     #[prost(message, tag = "1")]
     Range(RangeResponse),
-    /// Of a write.
+    /// The answer to a write.
     #[prost(message, tag = "2")]
     Put(PutResponse),
-    /// Of a deletion.
+    /// The answer to a deletion.
     #[prost(message, tag = "3")]
     DeleteRange(DeleteRangeResponse),
 }
 
-/// All steps of `success`, at once, if every condition holds; else those of `failure`.
+/// Runs all steps of `success` atomically if every condition holds, else those of `failure`.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct TxnRequest {
     /// The conditions.
     #[prost(message, repeated, tag = "1")]
     pub compare: Vec<Compare>,
-    /// Done when all hold.
+    /// The steps for the case that all conditions hold.
     #[prost(message, repeated, tag = "2")]
     pub success: Vec<RequestOp>,
-    /// Done when one does not.
+    /// The steps for the other case.
     #[prost(message, repeated, tag = "3")]
     pub failure: Vec<RequestOp>,
 }
 
-/// What became of a transaction.
+/// The result of a transaction.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct TxnResponse {
-    /// Which store answered, and its revision then.
+    /// The store that answered, and its revision.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
-    /// Every condition held.
+    /// Whether every condition held.
     #[prost(bool, tag = "2")]
     pub succeeded: bool,
-    /// One for each step that was done.
+    /// One answer for each step that ran.
     #[prost(message, repeated, tag = "3")]
     pub responses: Vec<ResponseOp>,
 }
 
-/// Makes an etcd lease.
+/// Creates an etcd lease.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseGrantRequest {
-    /// The least time that the lease lives without renewal, seconds.
+    /// The shortest lifetime without renewal, in seconds.
     #[prost(int64, tag = "1")]
     pub ttl: i64,
-    /// Its number; 0 lets etcd choose one.
+    /// The lease's ID; 0 lets etcd choose one.
     #[prost(int64, tag = "2")]
     pub id: i64,
 }
 
-/// It was made.
+/// The answer to [`LeaseGrantRequest`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct LeaseGrantResponse {
-    /// Which store answered, and its revision then.
+    /// The store that answered, and its revision.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
     /// The etcd lease's id.
     #[prost(int64, tag = "2")]
     pub id: i64,
-    /// The time that it lives without renewal, seconds.
+    /// The lifetime without renewal, in seconds.
     #[prost(int64, tag = "3")]
     pub ttl: i64,
 }
 
-/// Ends an etcd lease and all keys attached to it.
+/// Ends an etcd lease and deletes all keys that are attached to it.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseRevokeRequest {
     /// The etcd lease's id.
@@ -267,15 +267,15 @@ pub struct LeaseRevokeRequest {
     pub id: i64,
 }
 
-/// It was ended.
+/// The answer to [`LeaseRevokeRequest`].
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseRevokeResponse {
-    /// Which store answered, and its revision then.
+    /// The store that answered, and its revision.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
 }
 
-/// Begins the life of an etcd lease anew.
+/// Renews an etcd lease.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseKeepAliveRequest {
     /// The etcd lease's id.
@@ -283,44 +283,44 @@ pub struct LeaseKeepAliveRequest {
     pub id: i64,
 }
 
-/// It was begun anew.
+/// The answer to [`LeaseKeepAliveRequest`].
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseKeepAliveResponse {
-    /// Which store answered, and its revision then.
+    /// The store that answered, and its revision.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
     /// The etcd lease's id.
     #[prost(int64, tag = "2")]
     pub id: i64,
-    /// Its life from now on, seconds; 0 when there is no such lease.
+    /// The lifetime from now on, in seconds; 0 when the lease does not exist.
     #[prost(int64, tag = "3")]
     pub ttl: i64,
 }
 
-/// Asks how long an etcd lease lives.
+/// Asks how long an etcd lease still lives.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct LeaseTimeToLiveRequest {
     /// The etcd lease's id.
     #[prost(int64, tag = "1")]
     pub id: i64,
-    /// Name the keys attached to it, too.
+    /// Include the keys that are attached to the lease.
     #[prost(bool, tag = "2")]
     pub keys: bool,
 }
 
-/// How long an etcd lease lives.
+/// The answer to [`LeaseTimeToLiveRequest`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct LeaseTimeToLiveResponse {
-    /// Which store answered, and its revision then.
+    /// The store that answered, and its revision.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
     /// The etcd lease's id.
     #[prost(int64, tag = "2")]
     pub id: i64,
-    /// Seconds left; -1 when there is no such lease.
+    /// The remaining seconds; -1 when the lease does not exist.
     #[prost(int64, tag = "3")]
     pub ttl: i64,
-    /// The time that it was granted for, seconds.
+    /// The lifetime that the lease was granted with, in seconds.
     #[prost(int64, tag = "4")]
     pub granted_ttl: i64,
     /// The keys attached to it.
@@ -328,7 +328,7 @@ pub struct LeaseTimeToLiveResponse {
     pub keys: Vec<Vec<u8>>,
 }
 
-/// What is sent on a stream of watches.
+/// A message to a watch stream.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct WatchRequest {
     /// The request.
@@ -336,15 +336,15 @@ pub struct WatchRequest {
     pub ask: Option<WatchAsk>,
 }
 
-/// What is asked of a stream of watches.
+/// The kinds of requests on a watch stream.
 #[derive(Clone, PartialEq, Eq, prost::Oneof)]
 pub enum WatchAsk {
-    /// Begin a watch.
+    /// Starts a watch.
     #[prost(message, tag = "1")]
     Create(WatchCreateRequest),
 }
 
-/// Tells of every change of the keys from `key` up to `range_end`.
+/// Asks for every change of the keys from `key` up to `range_end`.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct WatchCreateRequest {
     /// The first key.
@@ -353,39 +353,39 @@ pub struct WatchCreateRequest {
     /// The key after the last.
     #[prost(bytes = "vec", tag = "2")]
     pub range_end: Vec<u8>,
-    /// The first revision of which changes are sent.
+    /// The first revision whose changes are sent.
     #[prost(int64, tag = "3")]
     pub start_revision: i64,
-    /// Tell the revision now and then when nothing changes.
+    /// Send the current revision from time to time while nothing changes.
     #[prost(bool, tag = "4")]
     pub progress_notify: bool,
-    /// Cut what is too large for one message into several.
+    /// Split a large answer into several messages.
     #[prost(bool, tag = "8")]
     pub fragment: bool,
 }
 
-/// What a watch tells.
+/// A message from a watch stream.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct WatchResponse {
-    /// Which store answered, and its revision then.
+    /// The store that answered, and its revision.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
-    /// The watch was begun.
+    /// The watch has started.
     #[prost(bool, tag = "3")]
     pub created: bool,
     /// The watch has ended.
     #[prost(bool, tag = "4")]
     pub canceled: bool,
-    /// Why it ended, when not 0: what is older than this is not told any more.
+    /// When not 0, the reason why the watch ended: older revisions are compacted.
     #[prost(int64, tag = "5")]
     pub compact_revision: i64,
-    /// Why it ended, else.
+    /// Otherwise the reason why the watch ended.
     #[prost(string, tag = "6")]
     pub cancel_reason: String,
-    /// More of the same revision follows.
+    /// More changes of the same revision follow.
     #[prost(bool, tag = "7")]
     pub fragment: bool,
-    /// The changes, by revision.
+    /// The changes, ordered by revision.
     #[prost(message, repeated, tag = "11")]
     pub events: Vec<Event>,
 }
@@ -393,25 +393,25 @@ pub struct WatchResponse {
 /// One change.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Event {
-    /// What was done.
+    /// The kind of change.
     #[prost(enumeration = "EventType", tag = "1")]
     pub r#type: i32,
-    /// The key; of a deletion without a value.
+    /// The key; a deletion has no value.
     #[prost(message, optional, tag = "2")]
     pub kv: Option<KeyValue>,
 }
 
-/// What was done to a key.
+/// The kinds of changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
 pub enum EventType {
-    /// The answer to [`PutRequest`].
+    /// A write.
     Put = 0,
-    /// It was deleted, or it ended with its lease.
+    /// A deletion, by a client or with the key's lease.
     Delete = 1,
 }
 
-/// Says who one is.
+/// Logs in.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 #[prost(skip_debug)]
 pub struct AuthenticateRequest {
@@ -429,14 +429,14 @@ impl std::fmt::Debug for AuthenticateRequest {
     }
 }
 
-/// What to show from now on.
+/// The answer to [`AuthenticateRequest`].
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 #[prost(skip_debug)]
 pub struct AuthenticateResponse {
-    /// Which store answered, and its revision then.
+    /// The store that answered, and its revision.
     #[prost(message, optional, tag = "1")]
     pub header: Option<ResponseHeader>,
-    /// Never printed.
+    /// The token for further calls; never printed.
     #[prost(string, tag = "2")]
     pub token: String,
 }

@@ -1,4 +1,4 @@
-//! What etcdctl 3.4 and etcd 3.4 said to each other, as a proxy between them saw it.
+//! Messages that etcdctl 3.4 and etcd 3.4 exchanged, recorded by a proxy between them.
 
 use prost::Message;
 
@@ -108,7 +108,7 @@ fn answers() {
         "0a1a08b298eaf1948386fccd0110cdd2918bd2b881cf8e0118022002108686c5c2a1c2e8a6691880a305",
         LeaseKeepAliveResponse { header: header(2), id: LEASE, ttl },
     );
-    // of a lease that is gone
+    // the answer for a lease that is gone
     is_read(
         &format!("{HEAD}52002108686c5c2a1c2e8a669"),
         LeaseKeepAliveResponse { header: header(5), id: LEASE, ttl: 0 },

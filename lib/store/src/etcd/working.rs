@@ -1,21 +1,21 @@
-//! What a list and then a watch of etcd say, as entries of the feed. Pure.
+//! Translates lists and watches of etcd into entries of the feed. Pure.
 
 use super::keys::{Keys, Place};
 use super::pb::{EventType, KeyValue, WatchResponse};
 use crate::snapshot::{Event, Snapshot};
 
-/// How far the follower is in etcd's history.
+/// How much of etcd's history the follower knows.
 #[derive(Debug)]
 pub(super) struct Working {
     keys: Keys,
     revision: i64,
     newest: Option<(Vec<u8>, i64)>,
-    /// The parts of a revision that is not whole yet.
+    /// The parts of a revision that is not complete yet.
     part: Vec<Event>,
 }
 
 impl Working {
-    /// Nothing is known yet.
+    /// Starts without any knowledge.
     pub(super) fn new(keys: Keys) -> Self {
         Self { keys, revision: 0, newest: None, part: Vec::new() }
     }
@@ -25,36 +25,37 @@ impl Working {
         *self = Self::new(self.keys.clone());
     }
 
-    /// Everything up to this revision is known.
+    /// The last revision that is known completely.
     pub(super) fn revision(&self) -> i64 {
         self.revision
     }
 
-    /// The key that was written last and the revision of that: when the store has another one there, its history is
-    /// not the one that was followed. `None` when it is not known.
+    /// The key that was written last, and its revision. If the store has another revision for that key, it has
+    /// another history. `None` while this is unknown.
     pub(super) fn newest(&self) -> Option<&(Vec<u8>, i64)> {
         self.newest.as_ref()
     }
 
-    /// Takes a page of a list.
+    /// Adds a page of a list.
     pub(super) fn page(&mut self, kvs: Vec<KeyValue>, snapshot: &mut Snapshot) {
         kvs.into_iter().filter_map(|kv| self.put(kv)).for_each(|event| snapshot.add(event));
     }
 
-    /// All pages of the list at `revision` are in.
+    /// Records that all pages of the list at `revision` have arrived.
     pub(super) fn listed(&mut self, revision: i64) {
         self.revision = revision;
     }
 
-    /// A watch begins after [`Self::revision`]: what one before it said of later revisions comes again.
+    /// Records that a watch starts after [`Self::revision`]. It repeats what an earlier watch sent of later
+    /// revisions.
     pub(super) fn watched(&mut self) {
         self.part.clear();
     }
 
-    /// Takes what a watch says; the changes that are whole with it.
+    /// Takes a message of the watch. Returns the changes that it completes.
     pub(super) fn apply(&mut self, answer: WatchResponse) -> Vec<Event> {
         let answered = answer.header.map_or(0, |header| header.revision);
-        // without events an answer says how far the watch is
+        // An answer without events says how far the watch has come.
         let mut revision = if answer.events.is_empty() && !answer.created { answered } else { 0 };
         for event in answer.events {
             let deleted = event.r#type() == EventType::Delete;
@@ -63,7 +64,7 @@ impl Working {
             let event = if deleted { self.delete(&kv.key) } else { self.put(kv) };
             self.part.extend(event);
         }
-        // the last part of this revision is still to come
+        // The last part of this revision is still missing.
         if answer.fragment {
             return Vec::new();
         }

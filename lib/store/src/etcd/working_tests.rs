@@ -94,11 +94,11 @@ fn the_revision_is_what_is_wholly_in() {
     assert_eq!(working.revision(), 10, "more of revision 20 is to come");
     assert_eq!(working.apply(put("10.5.2.0-24", VALUE, 20)).len(), 2);
     assert_eq!(working.revision(), 20);
-    // the watch breaks, and another one repeats the part
+    // The watch breaks, and the next one repeats the part.
     assert!(working.apply(WatchResponse { fragment: true, ..put(NAME, "{}", 21) }).is_empty());
     working.watched();
     assert_eq!(working.apply(put(NAME, "{}", 21)).len(), 1);
-    // the store is ahead of this watch
+    // The store is ahead of this watch.
     working.apply(watched(99, vec![(EventType::Put, lease(NAME, VALUE, 0, 22))]));
     assert_eq!(working.revision(), 22);
     working.apply(WatchResponse { created: true, ..watched(99, vec![]) });
@@ -107,7 +107,7 @@ fn the_revision_is_what_is_wholly_in() {
     assert_eq!(working.revision(), 99, "without events it says how far the watch is");
 }
 
-/// The work of an event does not depend on how many leases there are.
+/// The cost of an event does not depend on the number of leases.
 #[test]
 fn an_event_reads_one_value() {
     for leases in [100, 4_000] {

@@ -1,4 +1,4 @@
-//! Writes, each with the condition under which it is right. Nothing is written over what somebody else wrote.
+//! Writes to etcd, each with the condition under which it is correct. No write overwrites another writer's value.
 
 use std::time::Duration;
 
@@ -18,8 +18,9 @@ impl CompareStore for Etcd {
         Ok(now.map(|kv| Raw { value: kv.value, term: Term { id: id(kv.lease), end: None } }))
     }
 
-    /// Writes a lease under a key that is not there, and of which no other host holds a half: two hosts that chose at once
-    /// may agree in one family and not in the other. The one that etcd wrote first has it.
+    /// Writes a lease under a free key, unless another host holds one of its halves. Two hosts that choose at the
+    /// same time may pick the same subnet in one family and different ones in the other; the one that etcd writes
+    /// first gets it.
     async fn create(&self, key: Subnets, value: &[u8], ttl: Option<Duration>) -> Result<Written, StoreError> {
         let name = self.key(key);
         self.settle_doubts().await;
@@ -33,14 +34,15 @@ impl CompareStore for Etcd {
             return Ok(Written::Conflict);
         }
         if self.is_half_taken(key, value, answer).await? {
-            tracing::debug!(lease = %key, "another host holds a half of it");
+            tracing::debug!(lease = %key, "another host holds a half of the lease");
             self.delete(key, value).await?;
             return Ok(Written::Conflict);
         }
         Ok(Written::Done(term))
     }
 
-    /// Replaces the value `old`. An unchanged lease is renewed without a write, which would wake every other host.
+    /// Replaces the value `old`. An unchanged lease is renewed without a write, because a write would wake all other
+    /// hosts.
     async fn renew(&self, key: Subnets, old: &[u8], new: &[u8], ttl: Option<Duration>) -> Result<Written, StoreError> {
         let name = self.key(key);
         self.settle_doubts().await;
@@ -54,7 +56,7 @@ impl CompareStore for Etcd {
         let put = pb::PutRequest { key: name.clone(), value: new.into(), lease };
         let same = compare(&name, CompareTarget::Value, CompareWith::Value(old.into()));
         let answer = self.txn(same, [Request::Put(put)], lease).await.inspect_err(|_| self.ends.doubt(now.lease))?;
-        // what is not attached any more, or never was
+        // The etcd lease that has no key attached now.
         let idle = if answer.succeeded { now.lease } else { lease };
         if lease != now.lease {
             self.release(idle).await;
@@ -87,8 +89,8 @@ impl Etcd {
         Ok(answer.kvs.into_iter().next())
     }
 
-    /// Where the keys are that may share a half with `key`, without their values. An IPv4 half is what a key begins with; an
-    /// IPv6 half may be in any key.
+    /// The range of keys that may share a half with `key`, without their values. Keys start with the IPv4 half, but
+    /// an IPv6 half may be in any key.
     fn where_halves_are(&self, key: Subnets) -> pb::RangeRequest {
         let halves = Halves::of(key);
         let v4 = halves.v4().filter(|_| key.v6.is_none()).map(|half| {
@@ -114,7 +116,7 @@ impl Etcd {
         Ok(false)
     }
 
-    /// An etcd lease that lives for `ttl` from now: `id` if it can, else a new one.
+    /// An etcd lease that lives for `ttl` from now: the lease `id` if it can, else a new one.
     async fn live_lease(&self, id: i64, ttl: Option<Duration>) -> Result<(i64, Term), StoreError> {
         let Some(wanted) = ttl.filter(|_| id != 0) else { return self.grant(ttl).await };
         let asked = Moment::now();
@@ -126,7 +128,7 @@ impl Etcd {
         Ok((id, lasting(id, asked, seconds)))
     }
 
-    /// A new etcd lease; 0, which is none, for what does not end.
+    /// Creates an etcd lease. Returns 0, which means none, for a lease without an end.
     async fn grant(&self, ttl: Option<Duration>) -> Result<(i64, Term), StoreError> {
         let Some(ttl) = ttl else { return Ok((0, Term::default())) };
         let asked = Moment::now();
@@ -135,7 +137,7 @@ impl Etcd {
         Ok((granted.id, lasting(granted.id, asked, granted.ttl)))
     }
 
-    /// `lease` is what the transaction would attach: after an error nobody knows whether it did.
+    /// Runs a transaction. `lease` is the etcd lease that it attaches: after an error it is unknown whether it did.
     async fn txn(
         &self,
         compare: Compare,
@@ -147,23 +149,23 @@ impl Etcd {
         self.client.txn(ask).await.inspect_err(|_| self.ends.doubt(lease))
     }
 
-    /// No key of ours is attached to it any more. If this process made it, it is ended.
+    /// Ends an etcd lease that no key of ours is attached to, if this process created it.
     async fn release(&self, lease: i64) {
         if lease != 0
             && self.ends.released(lease)
             && let Err(error) = self.client.revoke(lease).await
         {
-            tracing::debug!(%error, lease, "an etcd lease that nothing is attached to stays until it ends");
+            tracing::debug!(%error, lease, "cannot revoke an unused etcd lease; it expires");
         }
     }
 
-    /// Ends the leases of failed writes, unless they were done after all.
+    /// Ends the etcd leases of failed writes, unless those writes were done after all.
     async fn settle_doubts(&self) {
         for lease in self.ends.doubtful() {
             match self.client.time_to_live(lease).await {
                 Ok(answer) if answer.ttl > 0 && !answer.keys.is_empty() => self.ends.attached(lease),
                 Ok(_) => self.release(lease).await,
-                // the write that follows fails with the reason
+                // The next write fails with the reason.
                 Err(_) => return,
             }
         }
@@ -185,7 +187,7 @@ fn seconds_of(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The term of an etcd lease that was asked for at `asked`: etcd counts from later.
+/// The term of an etcd lease that was requested at `asked`. etcd starts to count later, so this end is not too late.
 fn lasting(lease: i64, asked: Moment, seconds: i64) -> Term {
     Term { id: id(lease), end: Some(asked.after(Duration::from_secs(seconds.try_into().unwrap_or_default()))) }
 }

@@ -1,4 +1,4 @@
-//! A file that is not there yet.
+//! A file that does not have its final name yet.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,14 +12,14 @@ use rustix::io::Errno;
 
 use super::{FileError, at, dir_of};
 
-/// A file without a name where the file system has such; elsewhere one whose name cannot be guessed. It goes with this, if
-/// it was not given a name.
+/// A file without a name where the file system supports that, elsewhere with a name that nobody can guess. Dropping
+/// it removes the file, unless it has its final name.
 #[derive(Debug)]
 pub struct Draft {
     file: File,
-    /// Its name so far, if it has one.
+    /// The temporary name, if the file has one.
     name: Option<PathBuf>,
-    /// Where it may have a name before the last one.
+    /// The directory for a temporary name.
     dir: PathBuf,
     target: PathBuf,
 }
@@ -27,24 +27,24 @@ pub struct Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
-            // after a rename it is gone already
+            // After a rename this name no longer exists.
             let _ = std::fs::remove_file(name);
         }
     }
 }
 
 impl Draft {
-    /// Empty, in `dir`, which is on the file system of `target`; it is to become `target` with mode `mode`.
+    /// Creates an empty file in `dir` that will become `target` with mode `mode`. Both must be on one file system.
     pub fn new(dir: &Path, target: &Path, mode: u32) -> Result<Self, FileError> {
         match unnamed(dir) {
-            // EISDIR: a kernel without O_TMPFILE
+            // A kernel without O_TMPFILE returns EISDIR.
             Err(Errno::OPNOTSUPP | Errno::ISDIR) => Self::with_name(dir, target, mode),
             Ok(file) => Self::of(file, None, dir, target, mode),
             Err(error) => Err(at("create", target)(error.into())),
         }
     }
 
-    /// The same with a name, for file systems where every file has one.
+    /// The same with a temporary name, for file systems where every file has a name.
     pub(super) fn with_name(dir: &Path, target: &Path, mode: u32) -> Result<Self, FileError> {
         let (file, name) = named(dir, target).map_err(|error| at("create", target)(error.into()))?;
         Self::of(file, Some(name), dir, target, mode)
@@ -56,23 +56,23 @@ impl Draft {
         set.map(|()| draft).map_err(|error| at("create", target)(error.into()))
     }
 
-    /// For what is written in parts.
+    /// The open file, to write it in parts.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Writes `content`, onto the disk.
+    /// Writes `content`, and syncs it to the disk.
     pub fn fill(&self, content: &[u8]) -> Result<(), FileError> {
         let mut file = &self.file;
         file.write_all(content).and_then(|()| file.sync_all()).map_err(at("write", &self.target))
     }
 
-    /// Becomes the target, whose name must be free.
+    /// Gives the file its final name, which must be free.
     pub fn link(self) -> io::Result<()> {
         self.link_to(&self.target)
     }
 
-    /// Becomes the target in place of what is there.
+    /// Gives the file its final name, and replaces a file that has it.
     pub fn replace(mut self) -> io::Result<()> {
         if self.name.is_none() {
             let name = self.dir.join(draft_name(&self.target)?);
@@ -82,7 +82,7 @@ impl Draft {
         self.name.as_ref().map_or(Ok(()), |name| std::fs::rename(name, &self.target))
     }
 
-    /// Appears under `path`, too, in place of what is there.
+    /// Also gives the file the name `path`, and replaces a file that has it.
     pub fn replace_also(&self, path: &Path) -> io::Result<()> {
         let name = dir_of(path).join(draft_name(path)?);
         self.link_to(&name)?;
@@ -91,7 +91,7 @@ impl Draft {
         })
     }
 
-    /// A link is not made over anything, and a symbolic link there is not followed.
+    /// Links the file to `path`. This replaces nothing, and follows no symbolic link.
     fn link_to(&self, path: &Path) -> io::Result<()> {
         match &self.name {
             Some(name) => linkat(CWD, name, CWD, path, AtFlags::empty())?,
@@ -116,13 +116,13 @@ fn named(dir: &Path, target: &Path) -> Result<(File, PathBuf), Errno> {
     Ok((file.into(), name))
 }
 
-/// How the names of the drafts of `target` begin.
+/// The prefix of all temporary names for `target`.
 fn prefix(target: &Path) -> Vec<u8> {
     let name = target.file_name().map(OsStrExt::as_bytes).unwrap_or_default();
     [b".", name, b".draft-"].concat()
 }
 
-/// A name that nobody else has, and nobody can guess.
+/// A unique name that nobody can guess.
 fn draft_name(target: &Path) -> Result<OsString, Errno> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
@@ -131,7 +131,7 @@ fn draft_name(target: &Path) -> Result<OsString, Errno> {
     Ok(OsString::from_vec(name))
 }
 
-/// Removes what killed writers left of `target`. Of a writer that is alive, too: it finds out, and tries again.
+/// Removes the drafts of `target` that killed writers left. A live writer whose draft this removes tries again.
 pub fn sweep(target: &Path) {
     let prefix = prefix(target);
     for entry in std::fs::read_dir(dir_of(target)).into_iter().flatten().flatten() {

@@ -1,8 +1,8 @@
-//! Files: written so that they appear whole or not at all, and read within bounds.
+//! Writes files so that they appear complete or not at all, and reads them within limits.
 //!
-//! Whoever may write where our files are, or was killed while writing there, must not decide what we write to: a file
-//! has no name before it is whole, and no name in between that can be guessed. Modes are the ones that are given,
-//! whatever the umask is.
+//! A process that may write in our directories, or was killed there, must not decide where we write. So a file has no
+//! name before it is complete, and no temporary name that can be guessed. The umask does not change the modes given
+//! here.
 
 mod draft;
 mod read;
@@ -19,45 +19,46 @@ use rustix::fs::{Mode, OFlags};
 pub use draft::{Draft, sweep};
 pub use read::{read_configured, read_own};
 
-/// As upstream's files.
+/// The mode of upstream's files.
 pub const READABLE: u32 = 0o644;
 
-/// Attempts of [`replace`]: another process that writes the same file takes our draft for a killed one's.
+/// Attempts of [`replace`]: another process that writes the same file may take our draft for an abandoned one.
 const ATTEMPTS: usize = 5;
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: cannot {op}: {source}{}", path.display(), hint(source))]
 pub struct FileError {
-    /// A verb: "write", "lock", "list".
+    /// The operation, a verb: "write", "lock", "list".
     pub op: &'static str,
-    /// What it was done to.
+    /// The file or directory.
     pub path: PathBuf,
-    /// Why it failed.
+    /// The system's error.
     pub source: io::Error,
 }
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (free some space; this is tried again)",
-        io::ErrorKind::ReadOnlyFilesystem => " (mount it writable; this is tried again)",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " (free some space; retrying)",
+        io::ErrorKind::ReadOnlyFilesystem => " (mount it writable; retrying)",
         io::ErrorKind::PermissionDenied => " (the daemon's user needs write access)",
         _ => "",
     }
 }
 
-/// Names the operation and the object of an I/O error.
+/// Adds the operation and the path to an I/O error.
 pub fn at(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();
     move |source| FileError { op, path, source }
 }
 
-/// The directory that `path` lies in.
+/// The directory that contains `path`.
 pub fn dir_of(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes `dir` and what is missing above it, each with mode 0755 whatever the umask is. What is there stays as it is.
+/// Creates `dir` and its missing parents, each with mode 0755 whatever the umask is. Existing directories keep their
+/// mode.
 pub fn make_dirs(dir: &Path) -> Result<(), FileError> {
     if dir.is_dir() {
         return Ok(());
@@ -67,22 +68,22 @@ pub fn make_dirs(dir: &Path) -> Result<(), FileError> {
         make_dirs(above)?;
     }
     match DirBuilder::new().mode(0o755).create(dir) {
-        // another was faster
+        // Another process created it first.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
         made => made.and_then(|()| open_up(dir)).map_err(at("create", dir)),
     }
 }
 
-/// The umask may have taken rights away from a directory that was just made. By its descriptor: its name may be another's
-/// by now.
+/// Restores the rights that the umask took from a new directory. It uses the descriptor, because another directory
+/// may have the name by now.
 fn open_up(dir: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let dir = rustix::fs::open(dir, flags, Mode::empty())?;
     Ok(rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755))?)
 }
 
-/// Puts `content` under `path` with mode 0644: a reader sees the old content or the new one. Missing directories are made, and what a
-/// killed writer left of an earlier attempt is removed.
+/// Writes `content` to `path` with mode 0644: a reader sees the old content or the new one. Creates missing
+/// directories, and removes what a killed writer left of an earlier attempt.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let dir = dir_of(path);
     make_dirs(dir)?;

@@ -1,5 +1,5 @@
-//! Reading within bounds: what lies where one of our files is expected may be a FIFO that nobody writes, a device without
-//! an end, or as large as the disk.
+//! Reads files within limits: where one of our files is expected, there may be a FIFO without a writer, a device
+//! without an end, or a file as large as the disk.
 
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
@@ -9,24 +9,24 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// A file that a person named, by a symbolic link too: that is how Kubernetes mounts secrets. `InvalidData` for what is
-/// no regular file, `FileTooLarge` for what is larger than `largest` bytes.
+/// Reads a file that a person named, even through a symbolic link: Kubernetes mounts secrets that way. Returns
+/// `InvalidData` for anything but a regular file, `FileTooLarge` for a file of more than `largest` bytes.
 pub fn read_configured(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     read(path, largest, OFlags::empty())
 }
 
-/// A file that only our own programs write. `InvalidData` for a symbolic link, too.
+/// Reads a file that only our own programs write. Returns `InvalidData` for a symbolic link, too.
 pub fn read_own(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
     read(path, largest, OFlags::NOFOLLOW)
 }
 
 fn read(path: &Path, largest: u64, more: OFlags) -> io::Result<Vec<u8>> {
-    // a FIFO is opened without waiting for its other end, and a terminal does not become ours
+    // Opening a FIFO does not wait for its writer, and a terminal does not become ours.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY | more;
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
     let file = opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::LOOP) if more.contains(OFlags::NOFOLLOW) => invalid("a symbolic link, not a file"),
-        // a socket
+        // A socket.
         Some(Errno::NXIO) => invalid("not a regular file"),
         _ => error,
     })?;

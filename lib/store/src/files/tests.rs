@@ -2,7 +2,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::*;
 
-/// A directory on a file system with unnamed files: some have none.
+/// A directory on a file system that supports files without names; some do not.
 fn dir() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
@@ -72,7 +72,7 @@ fn a_link_in_the_files_place_is_replaced_and_not_followed() {
     replace(&dir.path().join("status.json"), b"{}").unwrap();
     assert_eq!((std::fs::read_to_string(&secret).unwrap().as_str(), mode(&secret)), ("root's", 0o600));
     assert!(dir.path().join("status.json").symlink_metadata().unwrap().is_file());
-    // a link to a directory is a directory for those who write below it
+    // A link to a directory counts as a directory for those who write below it.
     std::fs::create_dir(dir.path().join("real")).unwrap();
     symlink("real", dir.path().join("link")).unwrap();
     replace(&dir.path().join("link/new/subnet.env"), b"x").unwrap();

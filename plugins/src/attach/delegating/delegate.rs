@@ -1,4 +1,4 @@
-//! The plugin that attaches the pod, and its configuration.
+//! The plugin that attaches the pod, with its configuration.
 
 use cni::conf::Conf;
 use gojson::Json;
@@ -8,12 +8,12 @@ use gojson::Json;
 pub struct Delegate {
     /// Its `type`.
     pub kind: String,
-    /// The document that it is called with.
+    /// The JSON document that it is called with.
     pub conf: Json,
 }
 
 impl Delegate {
-    /// From what an ADD left. `None` when that is no such thing: it was cut off, or something else wrote it.
+    /// Parses what an ADD left for DEL. Returns `None` when the content is incomplete, or from another program.
     pub fn from_state(bytes: &[u8]) -> Option<Self> {
         let conf = Json::parse(bytes).ok()?;
         let kind = conf.get("type")?.as_str().filter(|kind| !kind.is_empty())?.to_owned();
@@ -25,7 +25,7 @@ impl Delegate {
         self.conf.compact().into_bytes()
     }
 
-    /// With members of the document that the runtime gave for this one call.
+    /// Adds the members `keys` of the request, which the runtime sets for this one call.
     pub(super) fn with(mut self, conf: &Conf, keys: &[&str]) -> Self {
         for key in keys {
             if let Some(value) = conf.tree().get(key) {
@@ -35,7 +35,7 @@ impl Delegate {
         self
     }
 
-    /// The network it belongs to.
+    /// The name of its network.
     pub(super) fn network(&self) -> Option<&str> {
         self.conf.get("name").and_then(Json::as_str)
     }

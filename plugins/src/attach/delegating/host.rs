@@ -1,5 +1,5 @@
-//! The part of the host that a network's attachments share: made under the lock of the network's file, which records
-//! the prefixes that there are routes to.
+//! The part of the host that a network's attachments share. It is changed only under the lock of the network's file,
+//! which records the prefixes that have routes.
 
 use cni::error::Error;
 use cni::plugin::Request;
@@ -10,7 +10,7 @@ use kernel::{Kernel, KernelError};
 use super::prefixes::Prefixes;
 use super::{Delegate, Delegating, HostFacts, HostPart, Planned, failed};
 
-/// Makes it, and gives the delegate.
+/// Makes the host's part, and returns the delegate.
 pub(super) fn establish<D: Delegating>(plugin: &D, request: &Request<'_>, conf: &D::Conf) -> Result<Delegate, Error> {
     let refused = |error| failed(plugin, &error);
     let mut prefixes = Prefixes::lock(&plugin.folder(&request.conf), &request.conf.name).map_err(refused)?;
@@ -18,14 +18,14 @@ pub(super) fn establish<D: Delegating>(plugin: &D, request: &Request<'_>, conf: 
     for limit in &host.limits {
         request.warn(&request.conf.kind, limit);
     }
-    // before there is a route to one of them
+    // The record is written before any route exists.
     prefixes.write(&joined(&prefixes.all, &host.prefixes)).map_err(refused)?;
     converge(&mut kernel, &host.desired, &host.scope)?;
     prefixes.write(&host.prefixes).map_err(refused)?;
     Ok(delegate)
 }
 
-/// Fails with what [`establish`] would change.
+/// Fails with a list of the steps that [`establish`] would take.
 pub(super) fn check<D: Delegating>(plugin: &D, request: &Request<'_>, conf: &D::Conf) -> Result<(), Error> {
     let name = &request.conf.name;
     let prefixes = Prefixes::lock_existing(&plugin.folder(&request.conf), name);
@@ -43,7 +43,7 @@ pub(super) fn check<D: Delegating>(plugin: &D, request: &Request<'_>, conf: &D::
         .with_details(format!("to repair it: {}", found.join("; "))))
 }
 
-/// Removes all that is the network's.
+/// Removes everything that belongs to the network.
 pub(super) fn remove<D: Delegating>(plugin: &D, request: &Request<'_>) -> Result<(), Error> {
     let (name, refused) = (&request.conf.name, |error| failed(plugin, &error));
     let found = Prefixes::lock_existing(&plugin.folder(&request.conf), name).map_err(refused)?;
@@ -56,7 +56,7 @@ pub(super) fn remove<D: Delegating>(plugin: &D, request: &Request<'_>) -> Result
     prefixes.write(&[]).map_err(refused)
 }
 
-/// The plan for the host as it is.
+/// Makes the plan for the current state of the host.
 pub(super) fn look<D: Delegating>(
     plugin: &D,
     request: &Request<'_>,
@@ -80,7 +80,7 @@ fn internal(error: KernelError) -> Error {
     Error::internal(error)
 }
 
-/// Those of the `new` and, behind them, those of the `old` that are not among them.
+/// The `new` prefixes, followed by those of `old` that are not in `new`.
 pub fn joined(old: &[IpNetwork], new: &[IpNetwork]) -> Vec<IpNetwork> {
     let gone = old.iter().filter(|network| !new.contains(network));
     new.iter().chain(gone).copied().collect()

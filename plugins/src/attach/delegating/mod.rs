@@ -1,6 +1,6 @@
-//! The life of an attachment that another plugin makes: ADD, DEL, CHECK, GC and STATUS of plugins that write the
-//! configuration of a delegate. ADD keeps that configuration for DEL, before the delegate has made anything; DEL keeps it
-//! until the delegate has removed everything. The delegate undoes its own failed ADD.
+//! ADD, DEL, CHECK, GC and STATUS of plugins that generate the configuration of a delegate, which attaches the pod.
+//! ADD stores that configuration for DEL before it calls the delegate. DEL keeps it until the delegate has removed
+//! everything. The delegate itself undoes its failed ADD.
 
 mod delegate;
 mod host;
@@ -24,8 +24,8 @@ use super::join;
 use crate::netns;
 use states::{Content, Found, Left, StateError, States};
 
-/// A plugin that has another one attach the pod: what is particular to it. It keeps nothing, and decides nothing about
-/// when things are done or taken back.
+/// The part of such a plugin that is particular to it. It keeps no state, and does not decide when to do or undo
+/// something.
 pub trait Delegating: Sync {
     /// Its configuration, checked, with what files of the host say of it.
     type Conf;
@@ -33,61 +33,62 @@ pub trait Delegating: Sync {
     /// Its `type` in a configuration.
     fn name(&self) -> &'static str;
 
-    /// The configuration of a request, whole, or every mistake in one error. DEL and GC need none.
+    /// Checks the configuration of a request, and reports all mistakes in one error. DEL and GC need no
+    /// configuration.
     fn load(&self, request: &Request<'_>) -> Result<Self::Conf, Error>;
 
-    /// Where what ADD leaves for DEL is kept, by a configuration that may be wrong otherwise.
+    /// The folder for what ADD leaves for DEL; the configuration may have mistakes elsewhere.
     fn folder(&self, conf: &Conf) -> PathBuf;
 
-    /// Whether the plugin makes a part of the host itself, for all attachments of the network; by a configuration that
-    /// may be wrong. Otherwise another program does.
+    /// Whether the plugin itself makes the part of the host that all attachments of the network share; otherwise
+    /// another program does. The configuration may have mistakes.
     fn has_host_part(&self, conf: &Conf) -> bool;
 
-    /// The delegate, and the part of the host. Pure.
+    /// The delegate, and the host's part. Pure.
     fn plan(&self, conf: &Self::Conf, request: &Request<'_>, facts: HostFacts<'_>) -> Result<Planned, Error>;
 
-    /// What is wanted of the host, and what of it is the network's, once no attachment is left. Pure.
+    /// The desired state of the host without any attachment, and which objects belong to the network. Pure.
     fn without(&self, network: &str, facts: HostFacts<'_>) -> (State, Scope);
 
-    /// The delegate to remove things with, when ADD left none: as good as it can be had from a configuration that may be
-    /// wrong, on a host whose files may be gone.
+    /// The delegate for removing things when ADD left none: the best approximation from a configuration that may have
+    /// mistakes, on a host whose files may be gone.
     fn rebuilt(&self, request: &Request<'_>) -> Delegate;
 }
 
-/// What is known of the host before a plan; nothing, where the plugin makes no part of it.
+/// The facts about the host before a plan; empty when the plugin makes no part of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HostFacts<'a> {
     /// Its links, addresses and routes.
     pub survey: Option<&'a Survey>,
-    /// The prefixes that the network had routes to.
+    /// The recorded prefixes that the network had routes to.
     pub recorded: &'a [IpNetwork],
 }
 
-/// What an ADD makes.
+/// The plan of an ADD.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
     /// The plugin that attaches the pod.
     pub delegate: Delegate,
-    /// What has to be there before.
+    /// What must exist before.
     pub host: HostPart,
 }
 
-/// The part of a host that all attachments of a network need. ADD makes it, CHECK compares it, DEL leaves it alone, and
-/// GC removes it when no attachment is valid.
+/// The part of a host that all attachments of a network need. ADD makes it, CHECK compares it, DEL leaves it, and GC
+/// removes it when no attachment is valid.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HostPart {
     /// The objects.
     pub desired: State,
-    /// Which of those that there are may be changed or deleted.
+    /// Which of the existing objects may be changed or deleted.
     pub scope: Scope,
-    /// The prefixes that there are routes to, or may be: recorded, so that they are found when the configuration names
-    /// others.
+    /// The prefixes that have routes, or may have. They are recorded, so that they are found when the configuration
+    /// changes.
     pub prefixes: Vec<IpNetwork>,
-    /// Each reason why some traffic does not flow.
+    /// The reasons why some traffic does not flow.
     pub limits: Vec<String>,
 }
 
-/// What a runtime adds to the document for GC.
+/// Members of the document that a runtime adds for GC.
 const ATTACHMENTS: &[&str] = &["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// A [`Delegating`] as a plugin.
@@ -109,12 +110,12 @@ impl<D: Delegating> Plugin for Delegation<D> {
             false => self.0.plan(&conf, request, HostFacts::default())?.delegate,
         };
         let bytes = delegate.bytes();
-        // before the delegate has done anything that DEL would have to undo
+        // The state is stored before the delegate does anything that DEL must undo.
         let state = self.states(request).state(request.env);
         let left = state.write(&bytes).map_err(|error| self.failed(&error))?;
         request.delegates.add(&delegate.kind, &bytes, request.env).map_err(|cause| match left {
             Left::New => undone(cause, state.remove().map_err(|error| self.failed(&error))),
-            // that of an attachment that lives
+            // The previous state belongs to an attachment in use.
             Left::Replaced => cause,
         })
     }
@@ -157,7 +158,7 @@ impl<D: Delegating> Plugin for Delegation<D> {
     fn gc(&self, request: &Request<'_>) -> Result<(), Error> {
         let delegate = self.0.rebuilt(request).with(&request.conf, ATTACHMENTS);
         let collected = request.delegates.gc(&delegate.kind, &delegate.bytes(), request.env);
-        // a state is kept until the delegate has removed what it is about
+        // A state is kept until the delegate has removed its attachment.
         let states = if collected.is_ok() { self.remove_stale(request) } else { Ok(()) };
         let unused = request.conf.valid_attachments.as_ref().is_some_and(Vec::is_empty);
         let host = if unused && self.0.has_host_part(&request.conf) { host::remove(&self.0, request) } else { Ok(()) };
@@ -191,7 +192,7 @@ impl<D: Delegating> Delegation<D> {
         failed(&self.0, error)
     }
 
-    /// Removes the states of this network's attachments that are not valid; goes on after a failure.
+    /// Removes the states of this network's attachments that are no longer valid. Continues after a failure.
     fn remove_stale(&self, request: &Request<'_>) -> Result<(), Error> {
         let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
         let is_valid = |found: &Found| {
@@ -209,17 +210,18 @@ impl<D: Delegating> Delegation<D> {
     }
 }
 
-/// Code 5.
+/// An error with code 5.
 fn failed<D: Delegating>(plugin: &D, error: &StateError) -> Error {
     Error::new(code::IO, format!("{}: {error}", plugin.name()))
 }
 
-/// The cause, and what could not be taken back.
+/// The error, together with what could not be undone.
 fn undone(cause: Error, outcome: Result<(), Error>) -> Error {
     join([Err(cause.clone()), outcome]).err().unwrap_or(cause)
 }
 
-/// `prevResult` for the delegate, unless it is bad or of another version than what ADD left: a DEL must not fail for it.
+/// Leaves `prevResult` out if it is invalid, or of another version than the stored document: DEL must not fail for
+/// it.
 fn prev_result(request: &Request<'_>, delegate: &Delegate) -> &'static [&'static str] {
     let same_version = delegate.conf.get("cniVersion") == request.conf.tree().get("cniVersion");
     if same_version && request.conf.prev_result.is_some() { &["prevResult"] } else { &[] }

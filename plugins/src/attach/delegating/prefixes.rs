@@ -1,8 +1,9 @@
-//! A network's file beside the states of its attachments: the lock of all who change the host for it, and the prefixes
-//! that it has routes to, so that those that the configuration no longer has are found. It stays when the network is
-//! removed: whoever waits for the lock has it open.
+//! A network's file beside the states of its attachments. It is the lock for all changes of the host for this
+//! network, and records the prefixes with routes, so that those that leave the configuration are still found. It
+//! stays when the network is removed, because others may wait for its lock.
 //!
-//! `<dataDir>/.network.<name>`: a prefix per line. Neither a state nor a draft of one, which have `@`, has this name.
+//! `<dataDir>/.network.<name>` has one prefix per line. States and drafts of states have an `@` in their names, so
+//! the names never clash.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
@@ -19,13 +20,13 @@ use super::states::{StateError, is_gone};
 pub(super) struct Prefixes {
     path: PathBuf,
     file: File,
-    /// How many bytes the file has.
+    /// The length of the file in bytes.
     length: usize,
-    /// What the file says.
+    /// The prefixes in the file.
     pub(super) all: Vec<IpNetwork>,
 }
 
-/// No such file is longer: it has a line for each prefix that is still to be taken away.
+/// The longest valid file in bytes: a line for each prefix whose route is not yet removed.
 const LONGEST: u64 = 64 * 1024;
 
 fn options() -> OpenOptions {
@@ -38,13 +39,13 @@ fn path(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!(".network.{name}"))
 }
 
-/// The prefixes in such a file; lines that are no prefix are left out.
+/// Parses the prefixes; skips other lines.
 fn parse(text: &str) -> Vec<IpNetwork> {
     text.lines().filter_map(|line| parse_cidr(line.trim())).map(kernel::types::masked).collect()
 }
 
 impl Prefixes {
-    /// Waits for the lock; makes the file and its folder when they are not there.
+    /// Waits for the lock. Creates the file and its folder if they are missing.
     pub(super) fn lock(dir: &Path, name: &str) -> Result<Self, StateError> {
         let path = path(dir, name);
         let failed = |cause| StateError::new("lock", &path, cause);
@@ -52,7 +53,7 @@ impl Prefixes {
         Self::read(path.clone(), file).map_err(failed)
     }
 
-    /// The same, but `None` when there is no file.
+    /// Like [`Self::lock`], but returns `None` when the file does not exist.
     pub(super) fn lock_existing(dir: &Path, name: &str) -> Result<Option<Self>, StateError> {
         let path = path(dir, name);
         let failed = |cause| StateError::new("lock", &path, cause);
@@ -69,13 +70,13 @@ impl Prefixes {
         flock(&file, FlockOperation::LockExclusive)?;
         let mut text = Vec::new();
         (&mut file).take(LONGEST).read_to_end(&mut text)?;
-        // what is not text has no prefix in it, and is written anew
+        // Content that is not text has no prefixes, and is overwritten.
         let all = std::str::from_utf8(&text).map(parse).unwrap_or_default();
         Ok(Self { path, file, all, length: text.len() })
     }
 
-    /// Leaves `prefixes` for the next one. One call replaces all, so that a program that is killed leaves the old ones or
-    /// the new: what is shorter than before is filled up with empty lines.
+    /// Writes `prefixes`. One call replaces everything, so that a killed program leaves the old or the new content; a
+    /// shorter content is padded with empty lines.
     pub(super) fn write(&mut self, prefixes: &[IpNetwork]) -> Result<(), StateError> {
         if self.all == prefixes {
             return Ok(());

@@ -1,8 +1,8 @@
-//! What ADD leaves for DEL: the delegate's configuration, in a file.
+//! Stores the delegate's configuration in a file, from ADD for DEL.
 //!
-//! `<dataDir>/<container id>@<interface>` is ours (an id has no `@`), so that two interfaces of a container do not
-//! overwrite each other. The same file is linked as `<dataDir>/<container id>`, upstream's only name: a Go plugin that
-//! takes over finds it, and what a Go plugin left is found there.
+//! `<dataDir>/<container id>@<interface>` is our name (an id has no `@`), so two interfaces of a container do not
+//! overwrite each other. The same file is also linked as `<dataDir>/<container id>`, upstream's only name: a Go
+//! plugin that takes over finds it there, and this plugin finds what a Go plugin left.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, CWD, OFlags, linkat};
 
 use super::Delegate;
 
-/// A state file that could not be dealt with.
+/// An operation on a state file failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} {}: {cause}", path.display())]
 pub(super) struct StateError {
@@ -31,7 +31,7 @@ impl StateError {
     }
 }
 
-/// The directory of all of them.
+/// The directory of the states.
 pub(super) struct States {
     dir: PathBuf,
 }
@@ -43,32 +43,32 @@ pub(super) struct State {
     draft: PathBuf,
 }
 
-/// A file in the directory, and whose it is.
+/// A file in the directory, and its attachment.
 pub(super) struct Found {
     pub path: PathBuf,
     pub id: String,
-    /// None in a file of upstream's name.
+    /// `None` for a file with upstream's name.
     pub ifname: Option<String>,
 }
 
-/// Whether there was a state before.
+/// Whether a state existed before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
     New,
     Replaced,
 }
 
-/// What a file in the directory is.
+/// The content of a file in the directory.
 pub(super) enum Content {
     Of(Delegate),
-    /// Empty, or cut off.
+    /// The file is empty or incomplete.
     Damaged,
-    /// Nothing that a plugin wrote.
+    /// No plugin wrote the file.
     Foreign,
 }
 
 impl Found {
-    /// What the file says. One that has gone is damaged: there is nothing to lose.
+    /// Reads the file. A file that has disappeared counts as damaged, because nothing is lost.
     pub(super) fn read(&self) -> Result<Content, StateError> {
         let bytes = match fs::read(&self.path) {
             Err(cause) if is_gone(&cause) => return Ok(Content::Damaged),
@@ -97,7 +97,7 @@ impl States {
         }
     }
 
-    /// All there are, without drafts.
+    /// All states, without drafts.
     pub(super) fn all(&self) -> Result<Vec<Found>, StateError> {
         let failed = |cause| StateError { operation: "list", path: self.dir.clone(), cause };
         let entries = match fs::read_dir(&self.dir) {
@@ -122,22 +122,22 @@ impl States {
 }
 
 impl State {
-    /// Leaves `bytes` under both names, each of which is complete or absent at any moment.
+    /// Writes `bytes` under both names, each of which is complete or absent at any moment.
     pub(super) fn write(&self, bytes: &[u8]) -> Result<Left, StateError> {
         let failed = |cause| StateError { operation: "write", path: self.own.clone(), cause };
         match self.write_unnamed(bytes) {
-            Err(cause) if lacks_unnamed(&cause) => {}
+            Err(cause) if has_no_unnamed(&cause) => {}
             outcome => return outcome.map_err(failed),
         }
         let outcome = self.write_draft(bytes);
         if outcome.is_err() {
-            // the cause matters, not whether the draft could be tidied up
+            // The caller needs the cause, not a failure to remove the draft.
             let _ = fs::remove_file(&self.draft);
         }
         outcome.map_err(failed)
     }
 
-    /// The file has no name until it is complete: a program that is killed leaves nothing.
+    /// Writes a file that has no name until it is complete, so that a killed program leaves nothing.
     fn write_unnamed(&self, bytes: &[u8]) -> io::Result<Left> {
         let dir = self.own.parent().unwrap_or(Path::new("/"));
         let mut options = OpenOptions::new();
@@ -150,51 +150,59 @@ impl State {
         Ok(left)
     }
 
-    /// The same on a file system without unnamed files.
+    /// The same for a file system without unnamed files.
     fn write_draft(&self, bytes: &[u8]) -> io::Result<Left> {
         let dir = self.own.parent().unwrap_or(Path::new("/"));
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
         in_folder(dir, || options.open(&self.draft))?.write_all(bytes)?;
-        let left = if self.own.exists() { Left::Replaced } else { Left::New };
+        let left = if self.own.try_exists()? { Left::Replaced } else { Left::New };
         fs::rename(&self.draft, &self.own)?;
         fs::hard_link(&self.own, &self.draft)?;
         fs::rename(&self.draft, &self.upstream)?;
         Ok(left)
     }
 
-    /// What is under our name, or under upstream's, when that is not another interface's.
+    /// Reads the state under our name, or under upstream's unless it belongs to another interface.
     pub(super) fn read(&self) -> Result<Option<Vec<u8>>, StateError> {
         let own = read(&self.own)?;
-        if own.is_some() || self.upstream_is_anothers() { Ok(own) } else { read(&self.upstream) }
+        if own.is_some() || self.upstream_is_anothers()? { Ok(own) } else { read(&self.upstream) }
     }
 
-    /// Removes what [`State::read`] gave: our file and upstream's name for it, or upstream's file. Another interface's
-    /// file under upstream's name stays.
+    /// Removes the files that [`State::read`] finds. Another interface's file under upstream's name stays.
     pub(super) fn remove(&self) -> Result<(), StateError> {
-        let own = self.own.symlink_metadata().is_ok();
-        if !self.upstream_is_anothers() {
+        let own = metadata(&self.own)?.is_some();
+        if !self.upstream_is_anothers()? {
             remove(&self.upstream)?;
         }
-        // that of an ADD that was killed
+        // The draft of an ADD that was killed.
         remove(&self.draft)?;
         if own { remove(&self.own) } else { Ok(()) }
     }
 }
 
 impl State {
-    /// Upstream's name is that of another interface's state: a second name of a file that is not ours. What a Go plugin
-    /// left has one name.
-    fn upstream_is_anothers(&self) -> bool {
+    /// Whether upstream's name is a second name of another interface's state. A file that a Go plugin left has one
+    /// name.
+    fn upstream_is_anothers(&self) -> Result<bool, StateError> {
         let inode = |metadata: &Metadata| (metadata.dev(), metadata.ino());
-        let Ok(upstream) = self.upstream.symlink_metadata() else { return false };
-        let own = self.own.symlink_metadata().ok();
-        own.map_or(upstream.nlink() > 1, |own| inode(&own) != inode(&upstream))
+        let Some(upstream) = metadata(&self.upstream)? else { return Ok(false) };
+        let own = metadata(&self.own)?;
+        Ok(own.map_or(upstream.nlink() > 1, |own| inode(&own) != inode(&upstream)))
     }
 }
 
-/// What is in a file; `None` when there is none.
+/// The metadata of a file; `None` when it does not exist.
+fn metadata(path: &Path) -> Result<Option<Metadata>, StateError> {
+    match path.symlink_metadata() {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(cause) if is_gone(&cause) => Ok(None),
+        Err(cause) => Err(StateError::new("look at", path, cause)),
+    }
+}
+
+/// The content of a file; `None` when it does not exist.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -203,7 +211,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
     }
 }
 
-/// Opens a file in a folder that is made when it is not there.
+/// Opens a file, and creates its folder if that is missing.
 fn in_folder(dir: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
     match open() {
         Err(cause) if cause.kind() == ErrorKind::NotFound => {
@@ -214,13 +222,13 @@ fn in_folder(dir: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File
     }
 }
 
-/// The file system has no O_TMPFILE, or /proc is not there to name the file by (open(2)).
-fn lacks_unnamed(cause: &io::Error) -> bool {
+/// Whether the file system has no O_TMPFILE, or /proc is missing, which names the file (open(2)).
+fn has_no_unnamed(cause: &io::Error) -> bool {
     let errno = cause.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
     matches!(errno, Some(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::NOENT))
 }
 
-/// Gives the open file a name, in place of another file that has it.
+/// Gives the open file a name, and replaces a file that has it.
 fn link(unnamed: &str, path: &Path) -> io::Result<Left> {
     let link = || linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW);
     match link() {
@@ -233,12 +241,12 @@ fn link(unnamed: &str, path: &Path) -> io::Result<Left> {
     }
 }
 
-/// There is no such file, nor can there be one.
+/// Whether the file does not exist, and cannot exist.
 pub(super) fn is_gone(cause: &io::Error) -> bool {
     matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidFilename)
 }
 
-/// Removes a file; fine when it is gone.
+/// Removes a file. A missing file is not an error.
 pub(super) fn remove(path: &Path) -> Result<(), StateError> {
     match fs::remove_file(path) {
         Err(cause) if !is_gone(&cause) => Err(StateError { operation: "remove", path: path.to_owned(), cause }),

@@ -1,4 +1,4 @@
-//! Takes fields of a JSON object, as a person writes them: `""` is absent, too.
+//! Reads the fields of a JSON object that a person wrote; `""` counts as absent.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use gojson::{Field, Json, Leftovers, Reader, Wrong, parse_cidr, parse_ip};
 use ipnetwork::IpNetwork;
 use kernel::types::{Family, Mac};
 
-/// One object, and what is wrong with it so far.
+/// An object, and the mistakes found in it so far.
 pub(super) struct Fields<'a>(Reader<'a>);
 
 impl<'a> Fields<'a> {
@@ -23,13 +23,13 @@ impl<'a> Fields<'a> {
         self.0.wrong(key, what);
     }
 
-    /// The mistakes, and the keys that were not taken.
+    /// The mistakes, and the keys that nobody read.
     pub(super) fn finish(self) -> (Vec<String>, Vec<String>) {
         let (wrong, Leftovers { unknown, .. }) = self.0.finish();
         (wrong.iter().map(Wrong::to_string).collect(), unknown)
     }
 
-    /// A value that `read` understands; absent, `null` and `""` are `None`.
+    /// A value that `read` accepts; `None` when it is absent, `null` or `""`.
     fn take<T>(&mut self, key: &str, wanted: &str, read: impl Fn(&Json) -> Option<T>) -> Option<T> {
         let read = |value: &Json| if value.as_str() == Some("") { Some(None) } else { read(value).map(Some) };
         self.0.take_with(key, wanted, read).flatten()
@@ -43,7 +43,7 @@ impl<'a> Fields<'a> {
         self.take(key, bool::WANTED, bool::read)
     }
 
-    /// A number that `check` lets through; what it says is what the number must be.
+    /// A number that `check` accepts; its error says what the number must be.
     pub(super) fn number<T>(&mut self, key: &str, check: impl FnOnce(u64) -> Result<T, &'static str>) -> Option<T> {
         let number = self.take(key, u64::WANTED, u64::read)?;
         check(number)
@@ -70,7 +70,7 @@ impl<'a> Fields<'a> {
         Some(net)
     }
 
-    /// A MAC address that one device can have.
+    /// A MAC address that a single device can have.
     pub(super) fn mac(&mut self, key: &str) -> Option<Mac> {
         self.take(key, "the MAC address of one device, like 0e:12:34:56:78:9a", |value| {
             value.as_str()?.parse().ok().filter(|mac: &Mac| mac.is_unicast())

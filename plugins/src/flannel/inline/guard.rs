@@ -1,4 +1,4 @@
-//! Who else is at work on this host: what is another's is refused, not fought over. Pure.
+//! Refuses a host where another program already manages the network. Pure.
 
 use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
@@ -11,10 +11,10 @@ use overlay::ownership::is_mark;
 use super::super::host::Daemon;
 use super::plan::{Plan, mark};
 
-/// What all marks of such networks begin with.
+/// The prefix of the marks of all such networks.
 const MARKS: &str = "flannel-cni/";
 
-/// Everything that stands in the way of the network called `name`.
+/// The reasons why this host cannot have the network `name`.
 pub(super) fn obstacles(name: &str, plan: &Plan, survey: &Survey, daemon: Option<&Daemon>) -> Vec<String> {
     let mut found: Vec<String> = daemon.and_then(|daemon| by_daemon(daemon, &plan.env.networks)).into_iter().collect();
     let mark = mark(name);
@@ -26,7 +26,7 @@ pub(super) fn obstacles(name: &str, plan: &Plan, survey: &Survey, daemon: Option
     found
 }
 
-/// A flanneld that runs, on the same network or on one that it has not said yet.
+/// A running flanneld that serves the same network, or has not written its network yet.
 fn by_daemon(daemon: &Daemon, networks: &[IpNetwork]) -> Option<String> {
     let what = match daemon.network.first() {
         None => "has not said its network yet".to_owned(),
@@ -36,7 +36,7 @@ fn by_daemon(daemon: &Daemon, networks: &[IpNetwork]) -> Option<String> {
         }
     };
     Some(format!(
-        "flanneld runs on this host (process {}) and {what}: leave network, subnet and peers out of the configuration, so that it is followed, or stop it",
+        "flanneld runs on this host (process {}) and {what}: remove network, subnet and peers from the configuration to use it, or stop it",
         daemon.pid
     ))
 }
@@ -56,7 +56,7 @@ fn by_link(link: &SeenLink) -> String {
     }
 }
 
-/// A route to a peer that is another's, or a flanneld's to anywhere in the network.
+/// A route to a peer that another program made, or a route of flanneld to anywhere in the network.
 fn by_route(name: &str, plan: &Plan, survey: &Survey, key: &RouteKey, route: &Route) -> Option<String> {
     let (dst, protocol) = (key.dst, route.protocol);
     let dev = route.dev.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -75,7 +75,7 @@ fn by_route(name: &str, plan: &Plan, survey: &Survey, key: &RouteKey, route: &Ro
             protocol.0
         ));
     }
-    // the device says whose it is
+    // The device tells which network owns the route.
     let link = survey.links.iter().find(|link| route.dev.as_ref() == Some(&link.name))?;
     let other = link.link.alias.as_deref()?.strip_prefix(MARKS)?;
     (link.link.alias.as_deref() != Some(&mark(name)))

@@ -1,13 +1,13 @@
-//! The MAC address of a VTEP whose configuration names none: a rule, so that every host's file can be written, and every
-//! peer's address known, before anything runs.
+//! The MAC address of a VTEP that the configuration does not set. It follows a rule, so that the files of all hosts,
+//! and the addresses of all peers, can be written before anything runs.
 
 use std::net::IpAddr;
 
 use kernel::types::{Mac, Vni};
 use sha2::{Digest, Sha256};
 
-/// `0e`, a locally administered unicast prefix, and the first five bytes of SHA-256 over the text `VNI ADDRESS`, the
-/// address as it is usually written (RFC 5952):
+/// `0e`, a locally administered unicast prefix, and the first five bytes of SHA-256 of the text `VNI ADDRESS`, with
+/// the address in its canonical form (RFC 5952):
 /// ```text
 /// printf '1 192.0.2.1' | sha256sum | sed -E 's/(..)(..)(..)(..)(..).*/0e:\1:\2:\3:\4:\5/'
 /// ```

@@ -1,4 +1,4 @@
-//! A network without a daemon: the configuration carries what flanneld would have leased and learnt.
+//! A network without a daemon: the configuration contains what flanneld would otherwise lease and learn.
 //!
 //! ```json
 //! { "type": "vxlan",
@@ -8,14 +8,15 @@
 //! | key | default |
 //! |---|---|
 //! | `network`, `subnet`; `ipv6Network`, `ipv6Subnet` | a pair turns its family on |
-//! | `peers`: `subnet` `publicIP` `vtepMAC`; `ipv6Subnet` `publicIPv6` `vtepMACv6` | must be there; this host's own entry is passed over |
+//! | `peers`: `subnet` `publicIP` `vtepMAC`; `ipv6Subnet` `publicIPv6` `vtepMACv6` | required; this host's own entry is skipped |
 //! | `iface`: a name or an address | the default route's with the lowest metric |
 //! | `publicIP`, `publicIPv6` | the interface's address |
 //! | `vtepMAC`, `vtepMACv6`, a peer's too | by rule from VNI and public address ([`mac`]) |
 //! | `vni` `port` `mtu` `gbp` `learning` | flanneld's |
 //!
-//! ADD makes the host so, by the functions that flanneld uses, before it attaches the pod. Devices carry the network's
-//! mark, routes a protocol of their own: what is flanneld's, or another's, is never touched (`guard`).
+//! ADD brings the host into this state with flanneld's own functions before it attaches the pod. Devices have the
+//! network's mark, and routes have a protocol of their own: objects of flanneld or of other networks are never
+//! touched (`guard`).
 
 mod fields;
 mod guard;
@@ -36,8 +37,8 @@ use plan::Obstacle;
 pub(super) use network::{Network, given};
 pub(super) use plan::removal;
 
-/// What the network called `name` wants of this host, and what flanneld would have written, when nothing stands in the
-/// way; `kind` is the plugin's name. Pure.
+/// The desired state of this host for the network `name`, and what flanneld would have written, unless something
+/// prevents it; `kind` is the plugin's name. Pure.
 pub(super) fn host(
     network: &Network,
     (kind, name): (&str, &str),

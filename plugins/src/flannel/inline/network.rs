@@ -1,4 +1,4 @@
-//! The network as a configuration carries it: read and checked whole, before anything is asked of the host. Pure.
+//! The network in a configuration, parsed and checked completely before the host is inspected. Pure.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use super::super::host::DataPath;
 use super::fields::Fields;
 use super::mac;
 
-/// Names of a family's keys.
+/// The names of a family's keys.
 struct Keys {
     network: &'static str,
     subnet: &'static str,
@@ -37,7 +37,7 @@ impl Keys {
     }
 }
 
-/// One host, as its own file or a list of peers describes it.
+/// One host, as described by its own file or by a list of peers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Host {
     pub subnets: Subnets,
@@ -54,14 +54,14 @@ pub struct Network {
     pub(super) iface: Option<String>,
 }
 
-/// True when a configuration carries a network, or a part of one.
+/// Whether a configuration contains a network, or a part of one.
 pub(in crate::flannel) fn given(tree: &Json) -> bool {
     ["network", "subnet", "ipv6Network", "ipv6Subnet", "peers"].iter().any(|key| tree.get(key).is_some())
 }
 
 impl Network {
     /// # Errors
-    /// Everything that is wrong, as far as it can be known without looking at the host.
+    /// All mistakes that can be found without the host.
     pub(in crate::flannel) fn read(path: DataPath, tree: &Json) -> Result<Self, Vec<String>> {
         let mut fields = Fields::of(tree, String::new()).map_err(|wrong| vec![wrong.to_string()])?;
         let [v4, v6] = Family::ALL.map(|family| read_family(&mut fields, family));
@@ -84,7 +84,7 @@ impl Network {
         let (mut mistakes, _) = fields.finish();
         mistakes.append(&mut wrong);
         let network = Self { conf, own, peers, iface };
-        // of a half-read network everything would be said to be outside
+        // With half of the network missing, everything would seem to be outside.
         if network.conf.families().next().is_some() {
             let published = network.own.public;
             mistakes.extend(network.judge(&network.own_by(&published), &published).err().unwrap_or_default());
@@ -92,7 +92,7 @@ impl Network {
         if mistakes.is_empty() { Ok(network) } else { Err(mistakes) }
     }
 
-    /// What a delegate is told when the host is not asked any more: enough to undo an ADD.
+    /// The subnets for a delegate that only undoes an ADD; the host is not consulted.
     pub(in crate::flannel) fn env_for_del(&self) -> SubnetEnv {
         SubnetEnv { networks: self.conf.networks(), subnets: self.own.subnets, mtu: Mtu(0), ipmasq: false }
     }
@@ -101,7 +101,7 @@ impl Network {
         if let Backend::Vxlan(vxlan) = self.conf.backend { Some(vxlan.vni) } else { None }
     }
 
-    /// The MACs of this host's VTEPs, when peers send to `public`.
+    /// The MAC addresses of this host's VTEPs, when peers send to `public`.
     pub(super) fn own_macs(&self, public: &ByFamily<Option<IpAddr>>) -> ByFamily<Option<Mac>> {
         self.macs(&self.own, public)
     }
@@ -119,7 +119,7 @@ impl Network {
         self.own_at(public, std::iter::empty())
     }
 
-    /// The same with all addresses that this host has.
+    /// The same with all addresses of this host.
     pub(super) fn own_at(&self, public: &ByFamily<Option<IpAddr>>, addresses: impl Iterator<Item = IpAddr>) -> Own {
         let public_ones = Family::ALL.into_iter().filter_map(|family| *public.get(family));
         let addresses: BTreeSet<IpAddr> = public_ones.chain(addresses).collect();
@@ -128,13 +128,13 @@ impl Network {
         Own { subnets: self.own.subnets, addresses: addresses.into(), macs, ..Own::default() }
     }
 
-    /// The peers, when none is wrong. `public` is what this host's peers send to, as far as it is known.
+    /// The peers, if all of them are valid. `public` are the known addresses that peers send to.
     ///
-    /// The list may name this host too, so that one list serves all files.
+    /// The list may contain this host, so that one list fits all files.
     pub(super) fn judge(&self, own: &Own, public: &ByFamily<Option<IpAddr>>) -> Result<Vec<Peer>, Vec<String>> {
         let mut mistakes = Vec::new();
         let mut leases: BTreeMap<Subnets, (usize, StoredLease)> = BTreeMap::new();
-        // one that could not be read has been complained of
+        // An entry that could not be read has been reported.
         for (index, peer) in self.peers.iter().enumerate().filter(|(_, peer)| !peer.subnets.is_empty()) {
             let subnets = peer.subnets;
             if self.is_self(peer) {
@@ -159,7 +159,7 @@ impl Network {
         peer.subnets.iter().any(|subnet| self.own.subnets.get(subnet.into()) == Some(subnet))
     }
 
-    /// What an entry for this host itself says that is not so.
+    /// The mistakes in an entry that describes this host itself.
     fn wrong_self(&self, index: usize, peer: &Host, own: &Own, public: &ByFamily<Option<IpAddr>>) -> Vec<String> {
         let mut wrong = Vec::new();
         let macs = self.own_macs(public);
@@ -171,7 +171,7 @@ impl Network {
                 && !own.addresses.contains(&theirs)
             {
                 wrong.push(format!(
-                    "peers[{index}].{} {theirs} is not this host's, which is {ours}, but the subnet is this host's own: two hosts cannot have one",
+                    "peers[{index}].{} {theirs} is not this host's, which is {ours}, but the subnet is this host's own: two hosts cannot share a subnet",
                     keys.public
                 ));
             }
@@ -184,26 +184,26 @@ impl Network {
         wrong
     }
 
-    /// What the peer would publish, had it a daemon.
+    /// The lease that the peer's daemon would publish.
     fn attributes(&self, peer: &Host) -> LeaseAttrs {
         let vtep_macs = self.macs(peer, &peer.public);
         publish(&self.conf.backend, &[], peer.public, &Identity { vtep_macs, ..Identity::default() })
     }
 }
 
-/// A reason in the words of a list of peers.
+/// A reason, in the words of a list of peers.
 fn of_peer(index: usize, reason: &Reason) -> String {
     format!("peers[{index}]: {}", reason.to_string().replace("the lease ", "the peer "))
 }
 
-/// A family's network and this host's part of it; `None` when the family is off, or wrong.
+/// A family's network and this host's subnet; `None` when the family is disabled or has mistakes.
 fn read_family(fields: &mut Fields<'_>, family: Family) -> Option<(IpNetwork, IpNetwork)> {
     let keys = Keys::of(family);
     let pair = (fields.has(keys.network), fields.has(keys.subnet));
     let (network, subnet) = (fields.prefix(keys.network, family), fields.prefix(keys.subnet, family));
     match pair {
         (true, false) => fields.wrong(keys.subnet, format_args!("is missing: this host's part of {}", keys.network)),
-        // without any network that is said once, for both families
+        // If no network is given at all, one message covers both families.
         (false, true) if family == Family::V6 || fields.has("ipv6Network") => {
             fields.wrong(keys.network, format_args!("is missing: what {} is a part of", keys.subnet));
         }
@@ -218,7 +218,7 @@ fn read_family(fields: &mut Fields<'_>, family: Family) -> Option<(IpNetwork, Ip
     small.then_some((network, subnet))
 }
 
-/// A bridge and a pod need addresses of their own.
+/// Checks that a subnet has addresses for a bridge and a pod.
 fn check_size(fields: &mut Fields<'_>, key: &str, subnet: IpNetwork) -> bool {
     let longest = Family::from(subnet).bits() - 2;
     let room = subnet.prefix() <= longest;
@@ -249,16 +249,19 @@ fn read_backend(path: DataPath, fields: &mut Fields<'_>, ipv6: bool) -> Backend 
     }
     for key in ["vni", "port", "gbp", "learning"] {
         if fields.has(key) {
-            fields.wrong(key, "is VXLAN's, and host-gw has none: leave it out, or take the type vxlan");
+            fields.wrong(key, "is for VXLAN, and host-gw has none: remove it, or use the type vxlan");
         }
     }
     if fields.has("mtu") {
-        fields.wrong("mtu", "is VXLAN's: host-gw takes the underlay's, and delegate.mtu sets a smaller one for pods");
+        fields.wrong(
+            "mtu",
+            "is for VXLAN: host-gw uses the underlay's MTU, and delegate.mtu sets a smaller one for pods",
+        );
     }
     Backend::HostGw
 }
 
-/// A family's part of a host; `subnet` is what was read of it.
+/// A family's part of a host; `subnet` is the parsed subnet.
 fn read_host(fields: &mut Fields<'_>, host: &mut Host, family: Family, subnet: Option<IpNetwork>) {
     let keys = Keys::of(family);
     *host.public.get_mut(family) = fields.address(keys.public, family);
@@ -268,7 +271,7 @@ fn read_host(fields: &mut Fields<'_>, host: &mut Host, family: Family, subnet: O
     }
 }
 
-/// The peers that can be read, and what is wrong with the others.
+/// The valid peers, and the mistakes in the others.
 fn read_peers(fields: &mut Fields<'_>, tree: &Json) -> (Vec<Host>, Vec<String>) {
     let entries = match tree.get("peers") {
         Some(Json::Array(entries)) => entries.as_slice(),
@@ -277,11 +280,11 @@ fn read_peers(fields: &mut Fields<'_>, tree: &Json) -> (Vec<Host>, Vec<String>) 
             &[]
         }
         None => {
-            fields.wrong("peers", "is missing: a list of the other hosts, [] when there is none yet");
+            fields.wrong("peers", "is missing: it lists the other hosts, and is [] when there are none yet");
             &[]
         }
     };
-    // as meant: what is wrong with this host's own part is said elsewhere
+    // The enabled families as intended: mistakes in this host's own part are reported elsewhere.
     let mut on = ByFamily::default();
     for family in Family::ALL {
         let keys = Keys::of(family);
@@ -291,7 +294,7 @@ fn read_peers(fields: &mut Fields<'_>, tree: &Json) -> (Vec<Host>, Vec<String>) 
     for (index, entry) in entries.iter().enumerate() {
         match read_peer(index, entry, &on) {
             Ok(peer) => peers.push(peer),
-            // the places of the others stay
+            // Invalid entries keep their place, so that later indexes stay right.
             Err(mut wrong) => {
                 mistakes.append(&mut wrong);
                 peers.push(Host::default());
@@ -316,12 +319,13 @@ fn read_peer(index: usize, entry: &Json, on: &ByFamily<bool>) -> Result<Host, Ve
         read_host(&mut fields, &mut peer, family, roomy);
         match (fields.has(keys.subnet), fields.has(keys.public)) {
             (true, _) if !*on.get(family) => {
-                let why = format!("has no place: this host has no {} and {}", keys.network, keys.subnet);
+                let why = format!("has no use: this host has no {} and {}", keys.network, keys.subnet);
                 fields.wrong(keys.subnet, why);
             }
-            (true, false) => fields.wrong(keys.public, format_args!("is missing: where {} is", keys.subnet)),
+            (true, false) => fields
+                .wrong(keys.public, format_args!("is missing: it is the address of the host with {}", keys.subnet)),
             (false, true) if *on.get(family) => {
-                fields.wrong(keys.subnet, format_args!("is missing: what is behind {}", keys.public));
+                fields.wrong(keys.subnet, format_args!("is missing: it is the subnet behind {}", keys.public));
             }
             _ => {}
         }
@@ -331,6 +335,6 @@ fn read_peer(index: usize, entry: &Json, on: &ByFamily<bool>) -> Result<Host, Ve
     }
     let (mut mistakes, unknown) = fields.finish();
     let known = "subnet, publicIP, vtepMAC, ipv6Subnet, publicIPv6, vtepMACv6";
-    mistakes.extend(unknown.iter().map(|key| format!("{key} is not known here; known are {known}")));
+    mistakes.extend(unknown.iter().map(|key| format!("{key} is not a known key; known keys are {known}")));
     if mistakes.is_empty() { Ok(peer) } else { Err(mistakes) }
 }

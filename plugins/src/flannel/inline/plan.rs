@@ -1,4 +1,4 @@
-//! What the network wants of this host's kernel. Pure.
+//! The desired state of this host's kernel for the network. Pure.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,8 @@ use overlay::underlay::Underlay;
 use super::network::Network;
 use crate::attach::delegating::joined;
 
-/// The alias of a network's VXLAN devices, its owner mark: flanneld's own and other networks' are left alone.
+/// The alias of a network's VXLAN devices, which marks their owner. Devices of flanneld and of other networks are
+/// left alone.
 pub(super) fn mark(name: &str) -> String {
     let mut mark = format!("flannel-cni/{name}");
     // IFALIASZ, linux/if.h; a name is ASCII
@@ -27,27 +28,27 @@ pub(super) fn mark(name: &str) -> String {
     mark
 }
 
-/// What is wanted, and what is to be known about it.
+/// The desired state, and messages about it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plan {
     pub(super) desired: State,
     pub(super) scope: Scope,
-    /// What flanneld would write.
+    /// The values that flanneld would write.
     pub(super) env: SubnetEnv,
-    /// What keeps some traffic from flowing.
+    /// The reasons why some traffic does not flow.
     pub(super) limits: Vec<String>,
 }
 
 /// Why this host cannot have the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Obstacle {
-    /// The link below is not there, or not ready.
+    /// The underlay link is missing, or not ready.
     Underlay(String),
-    /// The configuration says what is not so here.
+    /// The configuration contradicts this host.
     Mistakes(Vec<String>),
 }
 
-/// The plan of the network called `name`, which had routes to the networks that are `recorded`.
+/// The plan for the network `name`; `recorded` are the networks that it had routes to.
 pub(super) fn plan(network: &Network, name: &str, survey: &Survey, recorded: &[IpNetwork]) -> Result<Plan, Obstacle> {
     let link = underlay_link(network, survey).map_err(Obstacle::Underlay)?;
     let underlay = underlay(network, survey, link).map_err(Obstacle::Underlay)?;
@@ -58,7 +59,7 @@ pub(super) fn plan(network: &Network, name: &str, survey: &Survey, recorded: &[I
         *public = public.or(address);
     }
     let mut own = network.own_at(&public, survey.addresses.iter().map(|seen| seen.key.net.ip()));
-    // who wrote the list of peers may well have a DNS server among the pods
+    // A DNS server may be among the pods: the author of the list of peers knows that.
     own.hosts = gateways(&survey.routes, &link.name);
     let of_link = survey.addresses.iter().filter(|seen| seen.key.dev == link.name);
     own.underlay = of_link.map(|seen| masked(seen.key.net)).collect();
@@ -94,15 +95,15 @@ fn unreachable(network: &Network, why: overlay::reach::Why) -> String {
     }
 }
 
-/// What removes the network called `name`, which used `networks`, from the host.
+/// Removes the network `name`, which used `networks`, from the host.
 pub(in crate::flannel) fn removal(name: &str, survey: &Survey, networks: Vec<IpNetwork>) -> (State, Scope) {
     let devices = marked(name, survey);
     let scope = Scope { links: devices.clone(), addresses: devices.clone(), neighbours: devices, ..Scope::default() };
     marked_as(name, State::default(), scope, networks)
 }
 
-/// The same with this plugin's marks in place of the daemon's. All such networks' routes have one protocol: ours are those to
-/// `networks`, or by our devices.
+/// The same with this plugin's marks instead of the daemon's. The routes of all such networks have one protocol: ours
+/// are those to `networks`, or by our devices.
 fn marked_as(name: &str, mut state: State, mut scope: Scope, networks: Vec<IpNetwork>) -> (State, Scope) {
     for link in state.links.values_mut().filter(|link| link.alias.is_some()) {
         link.alias = Some(mark(name));
@@ -111,13 +112,13 @@ fn marked_as(name: &str, mut state: State, mut scope: Scope, networks: Vec<IpNet
         route.protocol = RouteProtocol::FLANNEL_CNI;
     }
     let protocol = Some(RouteProtocol::FLANNEL_CNI);
-    // a network without any has no routes either
+    // A network without prefixes has no routes.
     let routes = RouteScope { protocol, within: networks, ..RouteScope::default() };
     scope.routes = Some(routes).filter(|routes| !routes.within.is_empty());
     (state, scope)
 }
 
-/// The devices that carry the network's mark.
+/// The devices with the network's mark.
 fn marked(name: &str, survey: &Survey) -> Vec<IfName> {
     let mark = mark(name);
     let ours = |link: &&SeenLink| {
@@ -127,7 +128,7 @@ fn marked(name: &str, survey: &Survey) -> Vec<IfName> {
 }
 
 impl Plan {
-    /// Leaves out of the scope what is neither wanted nor this network's: its name alone does not make it ours.
+    /// Removes from the scope what is neither desired nor this network's: a name alone does not make an object ours.
     pub(super) fn narrow(&mut self, name: &str, survey: &Survey) {
         let marked = marked(name, survey);
         let keep = |dev: &IfName| self.desired.links.contains_key(dev) || marked.contains(dev);
@@ -138,7 +139,7 @@ impl Plan {
     }
 }
 
-/// `iface`, or where the preferred default route leaves.
+/// The link `iface`, or the link of the preferred default route.
 fn underlay_link<'a>(network: &Network, survey: &'a Survey) -> Result<&'a SeenLink, String> {
     let link = |name: &str| survey.links.iter().find(|link| link.name.as_str() == name);
     let Some(iface) = &network.iface else {
@@ -146,7 +147,7 @@ fn underlay_link<'a>(network: &Network, survey: &'a Survey) -> Result<&'a SeenLi
         let route = default_route(&survey.routes, family);
         return route.and_then(|route| link(route.dev.as_str())).ok_or_else(|| {
             let v6 = if family == Family::V6 { " IPv6" } else { "" };
-            format!("this host has no default{v6} route to find its interface by: add one, or name the interface with \"iface\"")
+            format!("this host has no default{v6} route to find its interface by: add one, or set \"iface\"")
         });
     };
     let found = match iface.parse::<IpAddr>() {
@@ -158,7 +159,10 @@ fn underlay_link<'a>(network: &Network, survey: &'a Survey) -> Result<&'a SeenLi
     };
     found.ok_or_else(|| {
         let names: Vec<&str> = survey.links.iter().map(|link| link.name.as_str()).collect();
-        format!("iface {iface} is no interface of this host and no address of one; there are {}", names.join(", "))
+        format!(
+            "iface {iface} is neither an interface of this host nor an address of one; the interfaces are {}",
+            names.join(", ")
+        )
     })
 }
 
@@ -174,7 +178,7 @@ fn underlay(network: &Network, survey: &Survey, link: &SeenLink) -> Result<Under
         let address = named.or_else(|| preferred_address(&survey.addresses, dev, family));
         let missing = || {
             let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
-            format!("{dev} has no usable {version} address; name another interface with \"iface\"")
+            format!("{dev} has no usable {version} address; set another interface as \"iface\"")
         };
         *addresses.get_mut(family) = Some(address.ok_or_else(missing)?);
     }

@@ -84,7 +84,7 @@ fn survey() -> Survey {
     }
 }
 
-/// What is done on a host that has nothing of it.
+/// The steps on a host that has none of it.
 fn steps(plan: &Plan) -> Vec<String> {
     diff(&plan.desired, &State::default(), &plan.scope).steps.iter().map(ToString::to_string).collect()
 }
@@ -188,15 +188,15 @@ fn every_mistake_is_told_at_once() {
         said,
         [
             "subnet 10.244.1.7/24 has bits beyond its prefix length: write 10.244.1.0/24",
-            "vni is VXLAN's, and host-gw has none: leave it out, or take the type vxlan",
-            "mtu is VXLAN's: host-gw takes the underlay's, and delegate.mtu sets a smaller one for pods",
+            "vni is for VXLAN, and host-gw has none: remove it, or use the type vxlan",
+            "mtu is for VXLAN: host-gw uses the underlay's MTU, and delegate.mtu sets a smaller one for pods",
             "publicIP must be an IPv4 address, not \"2001:db8::1\"",
             "iface must be a string, not 7",
-            "peers[0].publicIP is missing: where subnet is",
-            "peers[1].subnet is missing: what is behind publicIP",
-            "peers[1].mac is not known here; known are subnet, publicIP, vtepMAC, ipv6Subnet, publicIPv6, vtepMACv6",
+            "peers[0].publicIP is missing: it is the address of the host with subnet",
+            "peers[1].subnet is missing: it is the subnet behind publicIP",
+            "peers[1].mac is not a known key; known keys are subnet, publicIP, vtepMAC, ipv6Subnet, publicIPv6, vtepMACv6",
             "peers[2] must be an object like {\"subnet\": \"10.244.2.0/24\", \"publicIP\": \"192.0.2.2\"}, not 5",
-            "peers[3].ipv6Subnet has no place: this host has no ipv6Network and ipv6Subnet",
+            "peers[3].ipv6Subnet has no use: this host has no ipv6Network and ipv6Subnet",
         ]
     );
 }
@@ -217,7 +217,7 @@ fn what_is_missing_is_named() {
         mistakes(DataPath::Vxlan, r#"{"subnet":"10.244.1.0/24"}"#),
         [
             "network is missing: this configuration carries a network, so it needs network and subnet, or ipv6Network and ipv6Subnet",
-            "peers is missing: a list of the other hosts, [] when there is none yet",
+            "peers is missing: it lists the other hosts, and is [] when there are none yet",
         ]
     );
     assert_eq!(
@@ -254,7 +254,7 @@ fn peers_are_held_to_what_leases_are() {
         (peer("10.244.2.0/31", "192.0.2.2"), "peers[0].subnet 10.244.2.0/31 has no room for pods: the longest is /30"),
         (
             peer("10.244.1.0/24", "192.0.2.9"),
-            "peers[0].publicIP 192.0.2.9 is not this host's, which is 192.0.2.1, but the subnet is this host's own: two hosts cannot have one",
+            "peers[0].publicIP 192.0.2.9 is not this host's, which is 192.0.2.1, but the subnet is this host's own: two hosts cannot share a subnet",
         ),
         (
             [peer("10.244.2.0/24", "192.0.2.2"), peer("10.244.2.0/24", "192.0.2.3")].join(","),
@@ -271,7 +271,7 @@ fn peers_are_held_to_what_leases_are() {
     ] {
         assert_eq!(with(&peers), [wanted]);
     }
-    // what only the host itself knows
+    // Facts that only the host itself knows.
     let text = r#"{"network":"10.244.0.0/16","subnet":"10.244.1.0/24","peers":[{"subnet":"10.244.2.0/24","publicIP":"203.0.113.1"}]}"#;
     let network = read(DataPath::HostGw, text).unwrap();
     let wrong = Obstacle::Mistakes(vec!["peers[0]: its address 203.0.113.1 is this host's own".to_owned()]);
@@ -311,17 +311,14 @@ fn an_underlay_that_is_not_there_is_named() {
     down.links[0].link.up = false;
     assert_eq!(with("", &down), "eth0 is down (ip link set eth0 up)");
     down.routes.remove(0);
-    assert_eq!(
-        with("", &down),
-        "this host has no default route to find its interface by: add one, or name the interface with \"iface\""
-    );
+    assert_eq!(with("", &down), "this host has no default route to find its interface by: add one, or set \"iface\"");
     assert_eq!(
         with(r#","iface":"eth9""#, &down),
-        "iface eth9 is no interface of this host and no address of one; there are eth0, eth1"
+        "iface eth9 is neither an interface of this host nor an address of one; the interfaces are eth0, eth1"
     );
     let mut bare = survey();
     bare.addresses.clear();
-    assert_eq!(with("", &bare), "eth0 has no usable IPv4 address; name another interface with \"iface\"");
+    assert_eq!(with("", &bare), "eth0 has no usable IPv4 address; set another interface as \"iface\"");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Tables become what is wanted, in few steps, and nothing of others changes.
+//! Tables reach the desired state in few steps, and nothing of other programs changes.
 
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ fn key() -> TableKey {
     TableKey::new(NftFamily::Inet, "t")
 }
 
-/// A rule that differs by its mark and its comment.
+/// A rule with a mark and a comment.
 fn rule(mark: u32, comment: &str) -> NftRule {
     RuleBuilder::new(NftFamily::Inet).mark(Is::Eq, mark).accept().comment(comment).into()
 }
@@ -36,7 +36,7 @@ fn shared() -> Scope {
     Scope { nft: [(key(), NftScope::Shared(chains.into()))].into(), ..Scope::default() }
 }
 
-/// What the kernel does.
+/// The effect of a step on the kernel.
 fn take(state: &mut State, step: &Step, next: &mut u64) {
     let Step::Nft(key, change) = step else { panic!("{step}") };
     match change {
@@ -119,7 +119,7 @@ prop_compose! {
     }
 }
 
-/// `table` as it is read: each rule has a handle.
+/// `table` as the kernel reports it: each rule has a handle.
 fn observed(table: &NftTable) -> NftTable {
     let mut table = table.clone();
     let rules = table.chains.values_mut().flat_map(|chain| &mut chain.rules);
@@ -150,7 +150,7 @@ proptest! {
         let observed = with(observed(&have));
         let plan = diff(&desired, &observed, &Scope { keep: true, ..ours() });
         let replaced = plan.steps.iter().any(|step| matches!(step, Step::Nft(_, NftStep::DeleteTable)));
-        // what cannot be changed is made anew, and a changed element is taken out first
+        // An unchangeable table is recreated, and a changed element is removed first.
         let deletes = plan.steps.iter().filter(|step| step.is_delete());
         prop_assert!(replaced || deletes.into_iter().all(|step| matches!(step, Step::Nft(_, NftStep::DeleteElements(..)))));
     }
@@ -206,7 +206,7 @@ fn a_shared_chain_of_another_kind_is_a_conflict() {
     let plan = diff(&with(table(1)), &with(table(2)), &shared());
     assert!(plan.steps.is_empty());
     let text = plan.conflicts[0].to_string();
-    assert!(text.starts_with("chain frame of table inet t is not of the kind that is wanted"), "{text}");
+    assert!(text.starts_with("chain frame of table inet t is not of the desired kind"), "{text}");
 }
 
 #[test]

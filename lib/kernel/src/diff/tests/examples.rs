@@ -1,4 +1,4 @@
-//! Examples: what can change in place and what cannot, per kind of link; and the command of each step.
+//! Examples: which fields of each kind of link can change in place; and the command of each step.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
 }
 
-/// The steps of making a link `have` into `want`, as commands.
+/// The steps from a link `have` to a link `want`, as commands.
 fn steps(want: LinkKind, have: LinkKind) -> Vec<String> {
     let with = |kind| State { links: [(name("dev"), Link::up(kind))].into(), ..State::default() };
     let scope = Scope { links: vec![name("dev")], ..Scope::default() };
@@ -55,7 +55,7 @@ fn a_vxlan_device_moves_with_the_underlay_and_is_made_anew_for_the_rest() {
     assert_eq!(steps(vxlan(|v| v.local = "192.0.2.2".parse().ok()), have()), in_place("vxlan"));
     assert_eq!(steps(vxlan(|v| v.learning = true), have()), in_place("vxlan"));
     assert_eq!(steps(vxlan(|v| (v.lower, v.local) = (None, None)), have()), Vec::<String>::new(), "left to the kernel");
-    // the kernel does not change these (vxlan_nl2conf, drivers/net/vxlan/vxlan_core.c)
+    // The kernel does not change these (vxlan_nl2conf, drivers/net/vxlan/vxlan_core.c).
     assert_eq!(steps(vxlan(|v| v.vni = Vni::new(2).unwrap()), have()), anew("vxlan"));
     assert_eq!(steps(vxlan(|v| v.port = Some(4789)), have()), anew("vxlan"));
     assert_eq!(steps(vxlan(|v| v.gbp = true), have()), anew("vxlan"));
@@ -112,7 +112,7 @@ fn links_come_after_those_that_they_are_made_on() {
     assert_eq!(made.collect::<Vec<_>>(), ["switch", "zero", "above", "port"]);
 }
 
-/// A route may leave its link to the kernel; where it is there by a link that goes, it must come back by another.
+/// A route may leave its link to the kernel. If its current link is deleted, it must be added again by another.
 #[test]
 fn a_route_does_not_go_with_a_link_that_nobody_wants() {
     let by =
@@ -153,7 +153,7 @@ fn a_link_in_the_way_is_named_by_the_kernels_word() {
         let wanted = LinkKind::Wireguard;
         Conflict::Link { name: name("flannel-wg"), wanted, found: LinkKind::Other(found.into()) }.to_string()
     };
-    assert!(said("dummy").starts_with("flannel-wg is a link of kind dummy, wanted is wireguard: "));
+    assert!(said("dummy").starts_with("flannel-wg is a link of kind dummy, not wireguard: "));
     assert!(said("").starts_with("flannel-wg is a link of kind device, "), "hardware has no word");
 }
 
@@ -166,7 +166,7 @@ fn a_plan_is_empty_when_nothing_is_to_do_and_nothing_in_the_way() {
     assert!(!Plan { conflicts: vec![conflict], ..Plan::default() }.is_empty());
 }
 
-/// Every step with the metrics' word for its object, whether it takes something away, and its command.
+/// Every step, with its object in the metrics, whether it removes something, and its command.
 fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
     let dev = || name("dev");
     let address = |net: &str| AddressKey { dev: dev(), net: net.parse().unwrap() };
@@ -230,7 +230,7 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
             true,
             "wg set dev peer AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= remove",
         ),
-        // duplicate address detection is IPv6's
+        // Duplicate address detection exists only for IPv6.
         (Step::AddAddress(address("10.5.1.1/24"), nodad.clone()), "address", false, "ip addr add 10.5.1.1/24 dev dev"),
         (Step::AddAddress(address("fd05::1/64"), nodad), "address", false, "ip addr add fd05::1/64 dev dev nodad"),
         (
@@ -292,7 +292,7 @@ fn a_links_change_is_said_whole() {
     assert_eq!(text, "ip link set dev mtu 1400 address 02:00:00:00:00:01 nomaster alias \"flannel\" promisc off down");
 }
 
-/// A host that begins to forward forgets its routers first where `accept_ra` is not 2 yet.
+/// A host that starts to forward must first have `accept_ra` 2, or it forgets its routers.
 #[test]
 fn forwarding_begins_when_all_else_is_set() {
     let mut desired = State::default();
@@ -304,7 +304,7 @@ fn forwarding_begins_when_all_else_is_set() {
     assert_eq!(text, ["sysctl -w net.ipv6.conf.eth0.accept_ra=2", "sysctl -w net.ipv6.conf.all.forwarding=1"]);
 }
 
-/// A VXLAN device of this port, which may be there under another name.
+/// A VXLAN device with this port, which may exist under another name.
 fn of_port(port: u16, was: Option<&str>) -> Link {
     Link { was: was.map(name), ..Link::up(vxlan(|v| v.port = Some(port))) }
 }
@@ -329,7 +329,7 @@ fn a_link_that_is_there_under_another_name_gets_its_own() {
     let commands = |desired: &State, observed: &State| -> Vec<String> {
         diff(desired, observed, &scope).steps.iter().map(brief).collect()
     };
-    // the port changes: the device before stays, by another name, with its address
+    // The port changes: the previous device stays under another name, with its address.
     let before = with(&[("a", of_port(1, Some("b")))]);
     let during = with(&[("a", of_port(2, Some("b"))), ("b", of_port(1, Some("a")))]);
     let seen = |state: &State| {
@@ -342,13 +342,13 @@ fn a_link_that_is_there_under_another_name_gets_its_own() {
         ["ip link set a name b", "ip link add a type vxlan", "ip addr add 10.5.1.0/32 dev a", "ip link set a up"]
     );
     assert_eq!(commands(&during, &seen(&during)), Vec::<String>::new());
-    // it changes back: the one waits for the other's name
+    // The port changes back: one device waits for the other's name.
     let third = |port: u16, was: &str| of_port(port, Some(was));
     let back = with(&[("a", third(1, "b")), ("c", third(2, "a"))]);
     let scope = Scope { links: ["a", "b", "c"].map(name).to_vec(), ..scope.clone() };
     let steps: Vec<String> = diff(&back, &seen(&during), &scope).steps.iter().map(brief).collect();
     assert_eq!(steps, ["ip link set a name c", "ip link set b name a"]);
-    // what is not ours keeps its name
+    // A link that is not ours keeps its name.
     let foreign = Scope { links: vec![name("a")], ..scope };
     let steps = diff(&back, &seen(&with(&[("b", of_port(1, None))])), &foreign).steps;
     assert!(!steps.iter().any(|step| matches!(step, Step::RenameLink(..))), "{steps:?}");

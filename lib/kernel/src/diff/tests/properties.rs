@@ -1,4 +1,4 @@
-//! What holds of a diff of any two states and any scope. The result is judged by itself, and not by another diff.
+//! Properties of the diff between any two states, for any scope. The result is judged directly, not by another diff.
 
 mod hosts;
 mod world;
@@ -24,17 +24,17 @@ fn after(observed: &State, plan: &Plan) -> State {
     world
 }
 
-/// What must become of the links.
+/// The expected fate of the links.
 struct Fate {
-    /// Something else has the name: nothing is done.
+    /// Another object has the name, so nothing is done.
     blocked: BTreeSet<IfName>,
-    /// It cannot be changed into what is wanted, and it is ours.
+    /// It is ours, and cannot be changed into the desired link.
     remade: BTreeSet<IfName>,
-    /// Ours, and nobody wants it.
+    /// It is ours, and not desired.
     dead: BTreeSet<IfName>,
 }
 
-/// Whether a link that exists can be changed to the wanted one, without being deleted first.
+/// Whether an existing link can be changed into the desired one without being deleted first.
 fn can_become(want: &LinkKind, have: &LinkKind) -> bool {
     match (want, have) {
         (LinkKind::Vxlan(w), LinkKind::Vxlan(h)) => {
@@ -42,7 +42,7 @@ fn can_become(want: &LinkKind, have: &LinkKind) -> bool {
             (w.vni, w.port, w.gbp) == (h.vni, h.port, h.gbp) && !other_family
         }
         (LinkKind::Ipip(w), LinkKind::Ipip(h)) => w.remote == h.remote,
-        // the generator makes no device that owns its parent
+        // The generator makes no device that owns its parent.
         (LinkKind::Macvlan(w), LinkKind::Macvlan(h)) => w.lower == h.lower,
         (LinkKind::TunTap(_), _) => want == have,
         _ => want.word() == have.word(),
@@ -64,7 +64,7 @@ fn fate(desired: &State, observed: &State, scope: &Scope) -> Fate {
     fate
 }
 
-/// One kind of object: what is wanted is there, what is ours beside it is not, and all else is as it was.
+/// For one kind of object: desired objects exist, others of ours do not, and everything else is unchanged.
 fn judge<K: Ord + Debug, V: PartialEq + Debug>(
     [desired, observed, world]: [&BTreeMap<K, V>; 3],
     fits: impl Fn(&V, &V) -> bool,
@@ -119,7 +119,7 @@ fn may_be_replaced(scope: &Scope, key: &RouteKey, route: &Route) -> bool {
     route_is_ours(scope, key, route) || by_ours(scope, route)
 }
 
-/// Where others have routes beside ours: ours come first, and theirs are as they were.
+/// Where other programs have routes to the same destinations, ours come first, and theirs are unchanged.
 fn routes_among_others(
     [desired, observed, world]: [&State; 3],
     scope: &Scope,
@@ -159,7 +159,7 @@ fn same<T: PartialEq>(want: &T, have: &T) -> bool {
     want == have
 }
 
-/// Others may have routes to the same destinations.
+/// Whether other programs may have routes to the same destinations.
 fn among_others(scope: &Scope) -> bool {
     scope.routes.as_ref().is_some_and(|routes| routes.protocol.is_some())
 }
@@ -185,7 +185,7 @@ fn settled(desired: &State, observed: &State, world: &State, scope: &Scope) {
     judge([&want.fdb, &before.fdb, &world.fdb], same, |key, _| mine(&scope.neighbours, &key.dev));
     let blocked = |route: &Route| route.dev.as_ref().is_some_and(|dev| fate.blocked.contains(dev));
     if among_others(scope) {
-        // one by a link that goes in the end is there until then
+        // A route by a link that is deleted at the end exists until then.
         let mut found = observed.clone();
         fate.remade.iter().for_each(|dev| strip(&mut found, dev));
         let first = |key: &RouteKey| twins(key, &found).next().map(|(_, route)| route.clone());
@@ -209,7 +209,7 @@ fn settled(desired: &State, observed: &State, world: &State, scope: &Scope) {
 
 type WireguardPeers = BTreeMap<crate::state::PublicKey, WireguardPeer>;
 
-/// A prefix has one peer: those that are wanted have lost theirs to nobody, others may have.
+/// A prefix belongs to one peer: desired peers have lost none, others may have.
 fn stolen(wanted: &WireguardPeers, mut before: WireguardPeers) -> WireguardPeers {
     for (key, peer) in &mut before {
         let others = wanted.iter().filter(|(other, _)| *other != key);
@@ -219,7 +219,7 @@ fn stolen(wanted: &WireguardPeers, mut before: WireguardPeers) -> WireguardPeers
     before
 }
 
-/// Which link a step that takes something away is about.
+/// The link that a removing step is about.
 fn taken_from(step: &Step) -> Option<&IfName> {
     match step {
         Step::DeleteVlan(key) => Some(&key.dev),
@@ -231,7 +231,7 @@ fn taken_from(step: &Step) -> Option<&IfName> {
     }
 }
 
-/// What is in the way is named, with what it is and what it should be.
+/// Each conflict names what exists and what is desired.
 fn conflicts_are_named(desired: &State, observed: &State, scope: &Scope, plan: &Plan) {
     let mut blocked = BTreeSet::new();
     for conflict in &plan.conflicts {
@@ -259,8 +259,8 @@ fn is_replaced((step, next): (&Step, &Step)) -> bool {
     }
 }
 
-/// Links are made anew before all else; then everything new comes before anything old goes. A port's VLANs that nobody
-/// wants go before the port is up, and a forwarding entry that cannot be changed goes right before its successor.
+/// Links are recreated before anything else; then everything new comes before the removal of anything old. A port's
+/// surplus VLANs are removed before the port is up, and an unchangeable forwarding entry right before its successor.
 fn in_order(steps: &[Step], remade: &BTreeSet<IfName>) {
     let replaced = steps.iter().zip(steps.iter().skip(1)).filter(|pair| is_replaced(*pair)).map(|(step, _)| step);
     let replaced: Vec<_> = replaced.collect();
@@ -274,7 +274,7 @@ fn in_order(steps: &[Step], remade: &BTreeSet<IfName>) {
     assert!(raised.is_none_or(|raised| unwanted.is_none_or(|unwanted| unwanted < raised)), "{steps:#?}");
 }
 
-/// What goes with its link is not deleted one by one.
+/// An object that disappears with its link is not deleted separately.
 fn in_one_stroke(desired: &State, scope: &Scope, steps: &[Step]) {
     let goes = |dev: &IfName| !desired.links.contains_key(dev) && scope.links.contains(dev);
     for step in steps {
@@ -282,7 +282,7 @@ fn in_one_stroke(desired: &State, scope: &Scope, steps: &[Step]) {
     }
 }
 
-/// Where the view is not complete, nothing goes but what is made anew.
+/// While the view is incomplete, nothing is deleted except what is recreated.
 fn kept(scope: &Scope, steps: &[Step], remade: &BTreeSet<IfName>) {
     let nexts = steps.iter().skip(1).map(Some).chain([None]);
     for (step, next) in steps.iter().zip(nexts).filter(|(step, _)| scope.keep && step.is_delete()) {

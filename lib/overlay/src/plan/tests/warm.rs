@@ -343,7 +343,7 @@ fn many_that_cannot_be_reached_are_one_warning() {
     let warnings = of_new(&mut host);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(
-        warnings[0].starts_with("300 peers cannot be reached, among them 10.16.0.0/24 at 172.16.0.1"),
+        warnings[0].starts_with("300 peers cannot be reached, for example 10.16.0.0/24 at 172.16.0.1"),
         "{warnings:?}"
     );
     assert_eq!(of_new(&mut host), Vec::<String>::new(), "once");

@@ -51,11 +51,11 @@ fn half_of_a_lease_is_not_given_twice() {
     let of = |ip: &str| format!(r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"vxlan"}}"#).into_bytes();
     let create = |name: &str, ip: &str| layout.create(key(name), &of(ip), DAY).unwrap();
     assert!(create("10.5.7.0-24&fd05:0:0:1::-64", "192.0.2.1").is_done());
-    // another host that chose the same IPv4 subnet, or the same IPv6 one
+    // Another host that chose the same IPv4 subnet, or the same IPv6 subnet.
     for name in ["10.5.7.0-24&fd05:0:0:2::-64", "10.5.8.0-24&fd05:0:0:1::-64", "10.5.7.0-24"] {
         assert_eq!(create(name, "192.0.2.2"), Written::Conflict, "{name}");
     }
-    // the same host, which keeps its half under a new key; and another host with halves of its own
+    // The same host, which keeps its half under a new key; and another host with halves of its own.
     assert!(create("10.5.7.0-24", "192.0.2.1").is_done());
     assert!(create("10.5.9.0-24&fd05:0:0:3::-64", "192.0.2.2").is_done());
 }
@@ -88,7 +88,7 @@ fn the_time_of_day_ends_no_lease() {
     let dir = tempfile::tempdir().unwrap();
     let layout = Layout::new(dir.path().to_owned());
     layout.create(key(KEY), &value(1), DAY).unwrap();
-    // as an earlier version wrote it, or a person
+    // As an earlier version, or a person, writes it.
     layout.create(key("10.5.2.0-24"), &value(2), DAY).unwrap();
     let plain = layout.now().wall.duration_since(UNIX_EPOCH).unwrap().as_secs() + 86_400;
     std::fs::write(dir.path().join("ttl/10.5.2.0-24"), plain.to_string()).unwrap();
@@ -97,7 +97,7 @@ fn the_time_of_day_ends_no_lease() {
     let year = Duration::from_secs(365 * 86_400);
     let set = |layout: &Layout, wall| Now { wall, ..layout.now() };
     for wall in [layout.now().wall + year, layout.now().wall - year, UNIX_EPOCH] {
-        // a daemon that runs, and one that is started now
+        // A daemon that is running, and one that starts now.
         let now = set(&layout, wall);
         layout.read_all().unwrap().ends.into_iter().for_each(|(key, ttl)| first.set(key, ttl, &now));
         for ends in [&first, &ends(&Layout::new(dir.path().to_owned()), &now)] {
@@ -150,7 +150,7 @@ fn garbage_is_refused_and_kept() {
     }
     assert!(ending(&layout).is_empty(), "a time that is none ends nothing");
     assert_eq!(std::fs::read_dir(&subnets).unwrap().count(), 9);
-    // and a name that garbage takes is taken
+    // A file with garbage still occupies its name.
     assert_eq!(layout.create(key("10.5.3.0-24"), &value(1), DAY).unwrap(), Written::Conflict);
 }
 
@@ -165,6 +165,6 @@ fn what_lies_where_a_half_would_is_read_within_bounds() {
     std::os::unix::fs::symlink("/dev/zero", at("10.5.7.0-24&fd05:0:0:2::-64")).unwrap();
     std::fs::File::create(at("10.5.7.0-24&fd05:0:0:3::-64")).unwrap().set_len(1 << 40).unwrap();
     std::fs::create_dir(at("10.5.7.0-24&fd05:0:0:4::-64")).unwrap();
-    // it ends, takes no memory, and none of them is another host's
+    // The reading ends, uses little memory, and none of these is another host's lease.
     assert!(layout.create(key("10.5.7.0-24"), &value(1), DAY).unwrap().is_done());
 }

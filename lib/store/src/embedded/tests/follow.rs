@@ -18,12 +18,12 @@ fn leases_end_and_reservations_do_not() {
         one.create(key("10.5.3.0-24"), &value(3), DAY).await.unwrap();
         seen.until("three leases", |seen| seen.leases.len() == 3).await;
         seen.until("the first has expired", |seen| !seen.leases.contains_key(KEY)).await;
-        // a time moved by hand is noticed
+        // A time that a person moves is noticed.
         std::fs::write(dir.path().join("ttl/10.5.3.0-24"), "1").unwrap();
         seen.until("the third has expired", |seen| seen.leases.len() == 1).await;
         assert!(seen.leases.contains_key("10.5.2.0-24"));
         assert!(!dir.path().join("ttl/10.5.3.0-24").exists());
-        // the name is free again
+        // The name is free again.
         assert!(one.create(key(KEY), &value(4), DAY).await.unwrap().is_done());
     });
 }
@@ -57,7 +57,7 @@ fn every_way_to_change_a_file_is_noticed() {
         std::fs::remove_file(&lease).unwrap();
         seen.until("removed by hand", |seen| seen.leases.is_empty()).await;
         assert_eq!(seen.snapshots, 1, "everything was read once");
-        // the whole store goes and comes back
+        // The whole store disappears and comes back.
         std::fs::remove_dir_all(dir.path().join("not")).unwrap();
         seen.until("noticed that it is gone", |seen| !seen.health.complete && seen.health.error.is_some()).await;
         seen.until("made again", |seen| seen.health.complete && seen.health.error.is_none()).await;
@@ -93,7 +93,7 @@ fn a_newcomer_cannot_take_a_subnet_by_another_spelling() {
     });
 }
 
-/// One lease more costs one reading, however many there are.
+/// One more lease costs one reading, however many there are.
 #[test]
 fn a_change_reads_what_has_changed() {
     for leases in [100, 4_000] {
@@ -123,7 +123,7 @@ fn a_flood_of_events_loses_nothing() {
     block_on(async {
         let (_store, mut seen) = open(dir.path());
         seen.until("opened", |seen| seen.health.complete).await;
-        // this thread is the one that would read the queue: it overflows
+        // This thread would read the queue, so the queue overflows.
         let limit: usize =
             std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
         let subnets = dir.path().join("subnets");
@@ -158,7 +158,8 @@ fn a_store_that_cannot_be_is_tried_again() {
     });
 }
 
-/// A file operation that does not return: it is said, nothing else hangs, and what it read is used when it does return.
+/// A file operation that does not return is reported, blocks nothing else, and its result is used when it does
+/// return.
 #[test]
 fn a_slow_disk_is_said() {
     let dir = tempfile::tempdir().unwrap();
@@ -169,7 +170,7 @@ fn a_slow_disk_is_said() {
         let said = std::cell::RefCell::new(Vec::new());
         let hangs = move |_: &Layout| hang.recv().map_err(|_| StoreError::Stopped);
         let mut work = std::pin::pin!(desk.finish(hangs, |error| said.borrow_mut().push(error.to_string())));
-        // what waits for its turn gives up
+        // Work that waits for its turn gives up.
         let another = async { desk.run(|_| Ok::<_, StoreError>(())).await.unwrap_err().to_string() };
         tokio::select! {
             biased;

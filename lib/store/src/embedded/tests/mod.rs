@@ -26,7 +26,7 @@ fn value(n: usize) -> Vec<u8> {
     format!(r#"{{"PublicIP":"192.0.2.{n}","PublicIPv6":null}}"#).into_bytes()
 }
 
-/// What a store has published so far.
+/// Everything that a store has published so far.
 struct Seen {
     feed: Feed,
     leases: BTreeMap<String, StoredLease>,
@@ -69,7 +69,7 @@ impl Seen {
         self.leases.get(key).is_some_and(|lease| Stored::from(lease).public_ip == address)
     }
 
-    /// Waits until the store is as wanted.
+    /// Waits until what the store has published satisfies `wanted`.
     async fn until(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) {
         let limit = Duration::from_secs(20);
         let found = tokio::time::timeout(limit, async {
@@ -92,7 +92,7 @@ fn read(layout: &Layout) -> Snapshot {
     layout.read_all().unwrap().entries
 }
 
-/// The leases that end, as a daemon that starts now sees it.
+/// The leases that end, for a daemon that starts now.
 fn ends(layout: &Layout, now: &Now) -> Ends {
     let mut ends = Ends::default();
     layout.read_all().unwrap().ends.into_iter().for_each(|(key, ttl)| ends.set(key, ttl, now));
@@ -103,7 +103,7 @@ fn keys(leases: &[(Subnets, Ttl)]) -> Vec<String> {
     leases.iter().map(|(key, _)| key.to_string()).collect()
 }
 
-/// All that end.
+/// The names of all leases that end.
 fn ending(layout: &Layout) -> Vec<String> {
     keys(&ends(layout, &layout.now()).over(Moment::since_boot(Duration::MAX)))
 }

@@ -1,4 +1,4 @@
-//! What needs a process, or a file system, of its own.
+//! Tests that need a process or a file system of their own.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -85,7 +85,8 @@ fn tight() {
         assert!(store.renew(key(KEY), &value(1), &value(2), DAY).await.unwrap().is_done());
 
         std::fs::write(root.join("ttl").join(KEY), "1").unwrap();
-        // refused while a file is open for writing, and the follower removes the lease that has just ended
+        // The remount is refused while a file is open for writing, and the follower removes the lease that has just
+        // ended.
         let remount = || Command::new("mount").args(["-o", "remount,ro"]).arg(&dir).status().unwrap();
         let read_only = async {
             while !remount().success() {

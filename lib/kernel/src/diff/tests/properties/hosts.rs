@@ -1,4 +1,4 @@
-//! Namespaces with a little of everything, from domains so small that two of them often speak of the same objects.
+//! Namespaces with a little of everything, from domains so small that two of them often contain the same objects.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vn
 
 /// One device of each kind.
 pub const DEVICES: [&str; 7] = ["br0", "ip0", "mac0", "tap0", "veth0", "vx0", "wg0"];
-/// The underlay, of which nothing but entries and routes is ever wanted.
+/// The underlay, on which only entries and routes are ever desired.
 pub const ETH: &str = "eth0";
 
 fn kind(device: &'static str) -> BoxedStrategy<LinkKind> {
@@ -58,8 +58,8 @@ prop_compose! {
     }
 }
 
-/// A link of the device's kind or, `odd`, of another one. A bridge that is something else is left out: its ports are
-/// refused by the kernel, and not by a diff.
+/// A link of the device's kind or, if `odd`, of another one. Another link in place of a bridge is left out: the
+/// kernel, not a diff, refuses its ports.
 fn link(device: &'static str, odd: bool) -> impl Strategy<Value = Link> {
     let other = Just(LinkKind::Other("dummy".into()));
     let kind = if odd && device != "br0" { prop_oneof![8 => kind(device), 1 => other].boxed() } else { kind(device) };
@@ -90,7 +90,7 @@ fn net(n: u8) -> IpNetwork {
     format!("10.5.{n}.0/24").parse().unwrap()
 }
 
-/// A route by the device, or by none. `seen`: the kernel's own and an administrator's are among them.
+/// A route by the device, or by none. `seen`: include the kernel's own and an administrator's.
 fn route(seen: bool) -> impl Strategy<Value = (RouteKey, Option<&'static str>, Route)> {
     let dst = select(&["10.5.1.0/24", "10.5.2.0/24", "10.5.0.0/16", "10.6.0.0/24", "0.0.0.0/0", "fd05:0:0:1::/64"][..]);
     let protocols = if seen { vec![2, 3, 4, 70] } else { vec![3, 70] };
@@ -145,14 +145,14 @@ fn device(seen: bool) -> impl Strategy<Value = WireguardDevice> {
 
 type Entries = Vec<(&'static str, u8, u8)>;
 
-/// What hangs on links: `(device, one number, another)`.
+/// Objects on links: `(device, one number, another)`.
 fn entries(devices: &'static [&'static str]) -> impl Strategy<Value = Entries> {
     prop::collection::vec((select(devices), 0..3_u8, 0..2_u8), 0..6)
 }
 
 const ADDRESSES: [&str; 4] = ["10.5.1.1/24", "fd05::1/64", "fe80::1/64", "10.5.1.1/32"];
 
-/// Where frames go: as we want it, or as somebody made it (`seen`).
+/// Destinations of frames: as desired, or as another program sets them (`seen`).
 fn ways(seen: bool) -> [Fdb; 2] {
     let to = |last| Fdb::from(IpAddr::from([192, 0, 2, last]));
     if seen {
@@ -165,7 +165,7 @@ fn ways(seen: bool) -> [Fdb; 2] {
     }
 }
 
-/// What is wanted, or what is there (`seen`). Nothing hangs on a link that is not there.
+/// A desired or an observed host (`seen`). Objects exist only on existing links.
 pub fn host(seen: bool) -> impl Strategy<Value = State> {
     let hanging =
         (entries(&DEVICES), entries(&["vx0", ETH]), entries(&["vx0", ETH]), entries(&["veth0"]), entries(&DEVICES));
@@ -222,14 +222,14 @@ fn some(devices: &'static [&'static str]) -> impl Strategy<Value = Vec<IfName>> 
     subsequence(devices, 0..=devices.len()).prop_map(|some| some.into_iter().map(name).collect())
 }
 
-/// Any share of it is ours.
+/// Any part of it may be ours.
 pub fn scope() -> impl Strategy<Value = Scope> {
     let links = prop_oneof![1 => some(&DEVICES), 1 => Just(DEVICES.map(name).to_vec())];
     let protocol = option::weighted(0.7, Just(RouteProtocol::FLANNEL));
     let adopt = btree_set(select(&["10.5.0.0/16", "fd05::/56"][..]), 0..=2);
     let routes = (protocol, adopt, option::weighted(0.3, Just(name("vx0")))).prop_map(|(protocol, adopt, dev)| {
         let nets = adopt.into_iter().map(|net| net.parse().unwrap()).collect();
-        // half of them
+        // Half of them.
         let leased = ("10.5.1.0/24".parse().unwrap(), [192, 0, 2, 1].into());
         RouteScope {
             protocol,

@@ -1,4 +1,4 @@
-//! A model of the kernel that takes one step after the other, and refuses what the kernel refuses.
+//! A model of the kernel that takes steps one by one, and refuses what the kernel refuses.
 
 use crate::diff::{Step, twins};
 use crate::state::{
@@ -9,7 +9,7 @@ use crate::types::IfName;
 
 use super::super::LinkChange;
 
-/// What the kernel holds after `step`.
+/// The state of the kernel after `step`.
 pub fn take(world: &mut State, step: &Step) {
     match step.clone() {
         Step::CreateLink(name, link) => create(world, name, link),
@@ -67,13 +67,13 @@ fn can_leave(world: &State, route: &Route) -> bool {
     route.kind == RouteKind::Blackhole || route.dev.as_ref().is_none_or(up)
 }
 
-/// The routes under one key, in this order.
+/// Puts the routes under one key in this order.
 fn line_up(world: &mut State, key: &RouteKey, routes: impl IntoIterator<Item = Route>) {
     world.routes.retain(|other, _| RouteKey { ordinal: 0, ..other.clone() } != RouteKey { ordinal: 0, ..key.clone() });
     world.routes.extend((0..).zip(routes).map(|(ordinal, route)| (RouteKey { ordinal, ..key.clone() }, route)));
 }
 
-/// The routes as the kernel lists them: numbered from 0, and no two that are the same.
+/// The routes as the kernel lists them: numbered from 0, without duplicates.
 pub fn as_listed(state: &mut State) {
     let keys: Vec<RouteKey> = state.routes.keys().cloned().collect();
     for key in keys {
@@ -87,7 +87,7 @@ pub fn as_listed(state: &mut State) {
     }
 }
 
-/// True when there was what the step takes away.
+/// Removes the object of a step. Returns whether it existed.
 fn remove(world: &mut State, step: &Step) -> bool {
     match step {
         Step::DeleteVlan(key) => world.vlans.remove(key).is_some(),
@@ -106,7 +106,7 @@ fn remove(world: &mut State, step: &Step) -> bool {
     }
 }
 
-/// A link is born down; its alias and its promiscuous mode are set later, and a TUN's MTU, too.
+/// A link is created down. Its alias and promiscuous mode, and the MTU of a TUN device, are set later.
 fn create(world: &mut State, name: IfName, mut link: Link) {
     let lower = match &link.kind {
         LinkKind::Macvlan(macvlan) => macvlan.lower.as_ref(),
@@ -147,7 +147,7 @@ fn alter(world: &mut State, name: &IfName, change: LinkChange) {
     }
 }
 
-/// The kernel's changelink: what a message does not carry stays, and some attributes are refused.
+/// The kernel's changelink: attributes that are not in the message stay, and some are refused.
 fn changed(name: &IfName, want: LinkKind, have: &LinkKind) -> LinkKind {
     match (want, have) {
         (LinkKind::Vxlan(want), LinkKind::Vxlan(have)) => {
@@ -174,13 +174,13 @@ impl Vxlan {
     }
 }
 
-/// What hangs on a link goes with it.
+/// The objects on a link disappear with it.
 fn delete(world: &mut State, gone: &IfName) {
     assert!(world.links.remove(gone).is_some(), "{gone}: no such device");
     strip(world, gone);
 }
 
-/// `state` without what hangs on the link.
+/// `state` without the objects on the link.
 pub fn strip(state: &mut State, gone: &IfName) {
     for (name, link) in state.links.iter_mut().filter(|(_, link)| link.master.iter().flatten().next() == Some(gone)) {
         link.master = Some(None);
@@ -197,7 +197,7 @@ pub fn strip(state: &mut State, gone: &IfName) {
     state.sysctls.retain(|path, _| !path.contains(&part));
 }
 
-/// A prefix has one peer.
+/// A prefix belongs to one peer.
 fn put_peer(device: &mut WireguardDevice, key: PublicKey, change: WireguardPeerChange) {
     device.peers.values_mut().for_each(|peer| peer.allowed_ips.retain(|net| !change.allowed_ips.contains(net)));
     let peer: &mut WireguardPeer = device.peers.entry(key).or_default();
@@ -210,7 +210,7 @@ fn put_peer(device: &mut WireguardDevice, key: PublicKey, change: WireguardPeerC
     peer.allowed_ips.extend(change.allowed_ips);
 }
 
-/// The link does what is wanted of it; what is left to the kernel is not looked at.
+/// Whether the link is what is desired; fields left to the kernel are ignored.
 pub fn fits(want: &Link, have: &Link) -> bool {
     fn left_or_equal<T: PartialEq>(want: &Option<T>, have: &Option<T>) -> bool {
         want.is_none() || want == have

@@ -1,0 +1,107 @@
+//! What the plugins' drill is run for.
+
+use serde_json::{Value, json};
+
+use super::stage::Stage;
+
+/// A plugin and its configuration.
+#[derive(Debug)]
+pub struct Row {
+    /// The row's name, for people.
+    pub name: &'static str,
+    /// The configuration.
+    pub conf: fn(&Stage<'_>) -> Value,
+    /// Which ends clean up after it.
+    pub reach: Reach,
+}
+
+/// Which ends can clean up after a killed ADD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Every end, and the next ADD.
+    Every,
+    /// DEL and GC. As upstream, the next ADD refuses an address that the attachment already has.
+    DelAndGc,
+    /// DEL by the path: all there is belongs to the pod's namespace.
+    Path,
+}
+
+/// Bridge and host-local.
+pub const BRIDGE: Row = Row { name: "bridge", conf: bridge, reach: Reach::Every };
+/// The same with masquerade and MAC check.
+pub const BRIDGE_RULES: Row = Row {
+    name: "bridge with ipMasq and macspoofchk",
+    conf: |stage| merged(bridge(stage), json!({ "ipMasq": true, "ipMasqBackend": "nftables", "macspoofchk": true })),
+    reach: Reach::Every,
+};
+/// The same with a VLAN.
+pub const BRIDGE_VLAN: Row = Row {
+    name: "bridge with vlan",
+    conf: |stage| merged(bridge(stage), json!({ "vlan": 100, "isGateway": false })),
+    reach: Reach::Every,
+};
+/// macvlan and host-local.
+pub const MACVLAN: Row = Row {
+    name: "macvlan",
+    conf: |stage| merged(bridge(stage), json!({ "type": "macvlan", "master": "eth0" })),
+    reach: Reach::Every,
+};
+/// flannel, bridge and host-local.
+pub const FLANNEL: Row = Row { name: "flannel", conf: flannel, reach: Reach::Every };
+/// VXLAN without a flanneld.
+pub const VXLAN: Row = Row { name: "vxlan", conf: |stage| daemonless(stage, "vxlan"), reach: Reach::Every };
+/// Direct routes without a flanneld.
+pub const HOST_GW: Row = Row { name: "host-gw", conf: |stage| daemonless(stage, "host-gw"), reach: Reach::Every };
+/// VXLAN and direct routes without a flanneld.
+pub const DIRECT_ROUTING: Row =
+    Row { name: "direct-routing", conf: |stage| daemonless(stage, "direct-routing"), reach: Reach::Every };
+/// host-local alone.
+pub const HOST_LOCAL: Row = Row {
+    name: "host-local",
+    conf: |stage| merged(bridge(stage), json!({ "type": "host-local" })),
+    reach: Reach::DelAndGc,
+};
+/// loopback.
+pub const LOOPBACK: Row = Row {
+    name: "loopback",
+    conf: |_| json!({ "cniVersion": "1.1.0", "name": "lo", "type": "loopback" }),
+    reach: Reach::Path,
+};
+
+fn merged(mut conf: Value, more: Value) -> Value {
+    if let (Some(conf), Value::Object(more)) = (conf.as_object_mut(), more) {
+        conf.extend(more);
+    }
+    conf
+}
+
+fn bridge(stage: &Stage<'_>) -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "cni0", "isGateway": true,
+        "ipam": { "type": "host-local", "dataDir": stage.data(), "ranges": [[{ "subnet": "10.9.1.0/24" }]] },
+    })
+}
+
+/// What flanneld leased, for the chain of flannel.
+pub const SUBNET_ENV: &str =
+    "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.97.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+
+fn flannel(stage: &Stage<'_>) -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "flannel",
+        "subnetFile": stage.folder().join("subnet.env"), "dataDir": stage.folder().join("flannel"),
+        "ipam": { "type": "host-local", "dataDir": stage.data() },
+        "delegate": { "hairpinMode": true, "isDefaultGateway": true, "ipMasqBackend": "nftables" },
+    })
+}
+
+fn daemonless(stage: &Stage<'_>, kind: &str) -> Value {
+    json!({
+        "cniVersion": "1.1.0", "name": "net", "type": kind, "iface": "eth0",
+        "subnetFile": stage.folder().join("none.env"), "dataDir": stage.folder().join("flannel"),
+        "network": "10.44.0.0/16", "subnet": "10.44.1.0/24",
+        "peers": [{ "subnet": "10.44.2.0/24", "publicIP": "192.0.2.2" }],
+        "ipam": { "type": "host-local", "dataDir": stage.data() },
+        "delegate": { "bridge": "br44", "isGateway": true },
+    })
+}

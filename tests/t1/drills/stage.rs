@@ -1,0 +1,160 @@
+//! A host of its own for one point of a drill, with a pod, and another pod that may live beside it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use attachment::record::DIRECTORY;
+use kernel::diff::diff;
+use kernel::state::{Link, LinkKind, Scope, State, Veth, VethPeer};
+use kernel::types::IfName;
+use lab::netns::Room;
+use serde_json::{Value, json};
+use tests::drill::snapshot::{self, Lines};
+use tests::drill::{Calls, Point};
+
+use super::Failure;
+use super::rows::{Row, SUBNET_ENV};
+use crate::call::{Answer, Caller, Pod};
+
+/// The other pod's container.
+const OTHER: &str = "other";
+/// Files in the caller's folder that are not the plugins'.
+const NOT_THEIRS: &[&str] = &["bin", "strace.log", "subnet.env"];
+
+/// The host.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    caller: &'a Caller,
+    host: Room,
+    rooms: [Room; 2],
+    /// The pod that the drill is about.
+    pub pod: Pod,
+    other: Option<Pod>,
+    /// The configuration.
+    pub conf: Value,
+}
+
+impl<'a> Stage<'a> {
+    /// A new host with an uplink `eth0`, and on it the other pod if it lives.
+    pub fn new(caller: &'a Caller, row: &Row, other_lives: bool) -> Result<Self, Failure> {
+        for dir in [caller.data(), caller.files.path().join("flannel"), DIRECTORY.into()] {
+            match fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
+        }
+        fs::write(caller.files.path().join("subnet.env"), SUBNET_ENV)?;
+        let (host, rooms) = (Room::create("host")?, [Room::create("pod")?, Room::create(OTHER)?]);
+        connect(&host)?;
+        let (pod, other) = (Pod::of(&rooms[0], "cid"), other_lives.then(|| Pod::of(&rooms[1], OTHER)));
+        let mut stage = Self { caller, host, rooms, pod, other, conf: Value::Null };
+        stage.conf = (row.conf)(&stage);
+        if let Some(other) = &stage.other {
+            succeeded(&stage.call_for("ADD", other, &stage.conf)?)?;
+        }
+        Ok(stage)
+    }
+
+    /// Removes the host.
+    pub fn remove(self) -> Result<(), Failure> {
+        let [pod, other] = self.rooms;
+        for room in [pod, other, self.host] {
+            room.remove()?;
+        }
+        Ok(())
+    }
+
+    /// The folder of host-local.
+    pub fn data(&self) -> PathBuf {
+        self.caller.data()
+    }
+
+    /// The folder of all files.
+    pub fn folder(&self) -> &Path {
+        self.caller.files.path()
+    }
+
+    /// Calls the plugin for the pod.
+    pub fn call(&self, command: &str, conf: &Value) -> Result<Answer, Failure> {
+        self.call_for(command, &self.pod, conf)
+    }
+
+    /// Calls the plugin for the pod, without the path of its namespace.
+    pub fn call_without_path(&self, command: &str, conf: &Value) -> Result<Answer, Failure> {
+        self.call_for(command, &Pod { netns: PathBuf::new(), ..self.pod.clone() }, conf)
+    }
+
+    fn call_for(&self, command: &str, pod: &Pod, conf: &Value) -> Result<Answer, Failure> {
+        Ok(self.host.enter(|| self.caller.call(command, pod, conf))?)
+    }
+
+    /// The document for GC: the other pod is valid, if it lives.
+    pub fn collected(&self) -> Value {
+        let valid: Vec<Value> =
+            self.other.iter().map(|pod| json!({ "containerID": pod.id, "ifname": pod.ifname })).collect();
+        let mut conf = self.conf.clone();
+        conf["cni.dev/valid-attachments"] = valid.into();
+        conf
+    }
+
+    /// The calls of an undisturbed call of the plugin.
+    pub fn calls(&self, command: &str, conf: &Value) -> Result<(Answer, Calls), Failure> {
+        let dir = self.folder();
+        let traced = || self.caller.traced(command, &self.pod, conf, |traced| traced.calls(dir));
+        let (output, calls) = self.host.enter(traced)??;
+        Ok((output.into(), calls))
+    }
+
+    /// Calls the plugin, disturbed at `point`; `None` if it did not come there.
+    pub fn disturbed(&self, command: &str, conf: &Value, point: &Point) -> Result<Option<Answer>, Failure> {
+        let (dir, change) = (self.folder(), point.change.injected());
+        let disturb = || -> io::Result<Option<Output>> {
+            self.caller
+                .traced(command, &self.pod, conf, |traced| traced.disturbed(dir, &point.call, &change, point.nth))
+        };
+        Ok(self.host.enter(disturb)??.map(Answer::from))
+    }
+
+    /// Whether the pod's attachment is complete, by its record.
+    pub fn has_committed(&self) -> bool {
+        let record = fs::read_to_string(Path::new(DIRECTORY).join("net").join("cid@eth0"));
+        record.is_ok_and(|text| text.contains("\"committed\":true"))
+    }
+
+    /// All there is on the host and in the pods.
+    pub fn state(&self) -> Result<Lines, Failure> {
+        let mut all = prefixed("host: ", snapshot::namespace(&self.host)?);
+        all.extend(prefixed("pod: ", snapshot::inside(&self.rooms[0])?));
+        if self.other.is_some() {
+            all.extend(prefixed("other pod: ", snapshot::inside(&self.rooms[1])?));
+        }
+        all.extend(snapshot::files(Path::new(DIRECTORY), &[])?);
+        all.extend(snapshot::files(self.folder(), NOT_THEIRS)?);
+        Ok(all)
+    }
+}
+
+/// The answer of a call that must succeed.
+pub fn succeeded(answer: &Answer) -> Result<Value, Failure> {
+    match answer.status {
+        0 if answer.stdout.is_empty() => Ok(Value::Null),
+        0 => Ok(serde_json::from_str(&answer.stdout)?),
+        _ => Err(format!("{answer:?}").into()),
+    }
+}
+
+fn prefixed(prefix: &str, lines: Lines) -> Lines {
+    lines.into_iter().map(|line| format!("{prefix}{line}")).collect()
+}
+
+fn connect(host: &Room) -> Result<(), Failure> {
+    let eth0 = IfName::new("eth0")?;
+    let peer = VethPeer { name: IfName::new("wire")?, mac: None, mtu: None, netns: None };
+    let mut state = State::default();
+    state.links.insert(eth0.clone(), Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) })));
+    state.address(&eth0, "192.0.2.1/24".parse()?, true);
+    host.kernel()?.apply(&diff(&state, &State::default(), &Scope::default()).steps).ok()?;
+    Ok(())
+}
