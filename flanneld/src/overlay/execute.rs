@@ -124,7 +124,9 @@ impl Controller {
             };
             questions.iter().filter_map(&mut ask).collect::<Vec<_>>()
         };
-        let wrong = self.kernel.call(ask).await.map_err(|error| Failure::Stop(error.into()))?;
+        let mut wrong = self.kernel.call(ask).await.map_err(|error| Failure::Stop(error.into()))?;
+        // Without one of the kernel's own rules nothing comes in, or nothing goes out.
+        wrong.extend(rules.iter().filter(|rule| rule.starts_with(ways::MISSING)).cloned());
         let more = if wrong.len() > 1 { format!(" (and {} more)", wrong.len() - 1) } else { String::new() };
         Ok(wrong.first().map(|first| {
             format!(

@@ -13,6 +13,9 @@ use kernel::types::{Family, IfName, TableId};
 use crate::lease::Subnets;
 use crate::underlay::Survey;
 
+/// How the words begin for a rule of the kernel's own that is missing.
+pub const MISSING: &str = "no rule asks";
+
 /// How many peers of a family are asked for: rules are for networks, and rarely for a host.
 const PEERS: usize = 16;
 
@@ -55,7 +58,7 @@ pub fn strange(rules: &[SeenRule]) -> Vec<String> {
             let asked = of_family().any(|rule| rule.is_usual() && rule.table == Some(table));
             if of_family().next().is_some() && !asked {
                 let name = if table == TableId::MAIN { "main" } else { "local" };
-                words.push(format!("no rule asks table {name}"));
+                words.push(format!("{MISSING} table {name}"));
             }
         }
     }

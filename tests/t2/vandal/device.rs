@@ -138,9 +138,7 @@ pub const TUN: &[Row] = &[
 /// What can be done to the underlay's link. It is not ours.
 pub const UNDERLAY: &[Row] = &[
     healed(Device, "the underlay is down", "ip link set eth0 down")
-        .unready("eth0", "ip link set eth0 up; ip route replace default via $ROUTER || :"),
-    healed(Device, "the underlay is protodown", "ip link set eth0 protodown on")
-        .unready("eth0", "ip link set eth0 protodown off"),
+        .unready("eth0", "ip link set eth0 up; ip addr add fd00:1::b/64 dev eth0 nodad"),
     healed(Device, "the underlay resolves no neighbours", "ip link set eth0 arp off; ip neigh flush dev eth0")
         .unready("eth0", "ip link set eth0 arp on"),
     healed(Device, "the underlay has no address", "ip addr del $PUBLIC/24 dev eth0")

@@ -35,7 +35,8 @@ pub const ADDRESSES_V6: &[Row] = &[
     healed(Address, "IPv6: removed", "ip addr del $ADDR6 dev $DEV6"),
     healed(Address, "IPv6: flushed", "ip -6 addr flush dev $DEV6"),
     healed(Address, "IPv6: one more", "ip addr add 2001:db8::7/64 dev $DEV6"),
-    healed(Address, "IPv6: it is deprecated", "ip -6 addr change $ADDR6 dev $DEV6 preferred_lft 0"),
+    healed(Address, "IPv6: it is deprecated", "ip -6 addr change $ADDR6 dev $DEV6 preferred_lft 0")
+        .harmless("pods do not send from it", "ip addr del $ADDR6 dev $DEV6"),
 ];
 
 /// What can be done to a peer's neighbour and forwarding entry of a VXLAN device. IPV is `-4` or `-6`.

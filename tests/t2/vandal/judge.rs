@@ -35,7 +35,8 @@ impl Found {
             (Self::Healed(_), _) => true,
             (Self::Harmless(_) | Self::Said(_, _, None), Verdict::Harmless(_)) => true,
             (Self::Said(text, ..), Verdict::Said(words)) => text.contains(words),
-            (Self::Said(text, ready, _), Verdict::Unready(words)) => *ready == 503 && text.contains(words),
+            // without the local table it cannot even be asked
+            (Self::Said(text, ready, _), Verdict::Unready(words)) => *ready != 200 && text.contains(words),
             _ => false,
         }
     }
@@ -136,6 +137,9 @@ pub fn restore(scene: &mut Scene, row: &Row, found: &Found) -> Outcome {
         let seen = scene.differences().map_err(|error| error.to_string())?;
         if seen.is_empty() { scene.traffic() } else { Err(format!("{seen:?}")) }
     })?;
+    if scene.status().contains("five times within a minute") {
+        return scene.renew();
+    }
     scene.wait_quiet()
 }
 

@@ -258,6 +258,11 @@ impl Scene {
         if self.limited <= 3 {
             return Ok(());
         }
+        self.renew()
+    }
+
+    /// A new daemon on host 1, which repairs again what was repaired too often.
+    pub fn renew(&mut self) -> Outcome {
         self.limited = 1;
         assert!(self.cluster.take_daemon(1)?.stop(PATIENCE)?.success(), "host1's daemon ends");
         start_first(&mut self.cluster, &[])?;
@@ -286,7 +291,10 @@ fn normal(line: &str) -> Option<String> {
         }
         match word {
             _ if at == 0 && word.trim_end_matches(':').parse::<u32>().is_ok() => {}
-            "tcn_timer"
+            "port_id"
+            | "port_no"
+            | "designated_port"
+            | "tcn_timer"
             | "hello_timer"
             | "topology_change_timer"
             | "gc_timer"

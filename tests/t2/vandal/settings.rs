@@ -124,7 +124,7 @@ pub const MORE_V6: &[Row] = &[
         "IPv6: its address is deprecated",
         "ip -6 addr change $GATEWAY6/64 dev cni0 preferred_lft 0",
     )
-    .harmless("pods reach it", "ip -6 addr change $GATEWAY6/64 dev cni0 valid_lft forever preferred_lft forever"),
+    .harmless("pods reach it", "ip addr del $GATEWAY6/64 dev cni0; ip addr add $GATEWAY6/64 dev cni0 nodad || :"),
     healed(super::Object::Policy, "IPv6: a rule that drops", "ip -6 rule add priority 100 to $PEER_NET6 blackhole")
-        .unready("ip -6 rule", "ip -6 rule del priority 100"),
+        .unready("ip rule", "ip -6 rule del priority 100"),
 ];
