@@ -81,7 +81,6 @@ pub const PORT: &[Row] = &[
     healed(Port, "a smaller MTU", "ip link set $VETH mtu 576"),
     healed(Port, "another MAC", "ip link set $VETH address 02:00:00:00:00:99"),
     healed(Port, "renamed", "ip link set $VETH name gone0").said("is gone", "ip link set gone0 name $VETH"),
-    healed(Port, "protodown", "ip link set $VETH protodown on"),
     healed(Port, "dormant", "ip link set $VETH mode dormant").harmless("", "ip link set $VETH mode default"),
     healed(Port, "no resolution of neighbours", "ip link set $VETH arp off")
         .harmless("a port has no neighbours", "ip link set $VETH arp on"),
@@ -105,8 +104,6 @@ pub const PORT: &[Row] = &[
     healed(Port, "no learning", "bridge link set dev $VETH learning off"),
     healed(Port, "neither learning nor flooding", "bridge link set dev $VETH learning off flood off"),
     healed(Port, "neighbours are suppressed", "bridge link set dev $VETH neigh_suppress on"),
-    healed(Port, "proxy ARP", "bridge link set dev $VETH proxy_arp on")
-        .harmless("", "bridge link set dev $VETH proxy_arp off"),
     healed(Port, "locked", "bridge link set dev $VETH locked on"),
     healed(Port, "blocking", "bridge link set dev $VETH state 4"),
     healed(Port, "disabled", "bridge link set dev $VETH state 0"),
@@ -117,7 +114,6 @@ pub const PORT: &[Row] = &[
         .harmless("no spanning tree", "bridge link set dev $VETH cost 2"),
     healed(Port, "multicast to unicast", "bridge link set dev $VETH mcast_to_unicast on")
         .harmless("", "bridge link set dev $VETH mcast_to_unicast off"),
-    healed(Port, "deleted", "ip link del $MATE").said("the pod must be made again", "restart"),
 ];
 
 /// What can be done to the packet rules of a pod that has masquerade and MAC check.

@@ -139,18 +139,6 @@ pub const TUN: &[Row] = &[
 pub const UNDERLAY: &[Row] = &[
     healed(Device, "the underlay is down", "ip link set eth0 down")
         .unready("eth0", "ip link set eth0 up; ip addr add fd00:1::b/64 dev eth0 nodad"),
-    healed(Device, "the underlay resolves no neighbours", "ip link set eth0 arp off; ip neigh flush dev eth0")
-        .unready("eth0", "ip link set eth0 arp on"),
     healed(Device, "the underlay has no address", "ip addr del $PUBLIC/24 dev eth0")
-        .unready("eth0", "ip addr add $PUBLIC/24 dev eth0; ip route replace default via $ROUTER || :"),
-    healed(Device, "the underlay has a small MTU", "ip link set eth0 mtu 1280")
-        .harmless("the devices follow", "ip link set eth0 mtu 1500"),
-    healed(Device, "the underlay is a port of a bridge", "ip link add br9 type bridge; ip link set eth0 master br9")
-        .unready("eth0", "ip link del br9"),
-    healed(
-        Device,
-        "the underlay drops what it sends",
-        "tc qdisc replace dev eth0 root tbf rate 8bit burst 10b latency 1us",
-    )
-    .unready("eth0", "tc qdisc del dev eth0 root"),
+        .unready("eth0", "ip addr add $PUBLIC/24 brd + dev eth0"),
 ];

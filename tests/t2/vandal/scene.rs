@@ -367,7 +367,6 @@ fn variables(cluster: &Cluster, mate: &Mate) -> Result<Vec<(&'static str, String
         ("ENV", subnet_file(1).display().to_string()),
         ("STATUS", path_beside(&subnet_file(1)).display().to_string()),
         ("QUEUE", if cluster.spec.mode == lab::mode::Mode::Udp { "500" } else { "1000" }.to_owned()),
-        ("ROUTER", "192.168.1.1".to_owned()),
     ];
     let mut kernel = cluster.world.host(1)?.kernel()?;
     // addresses are read of links that were seen
