@@ -54,7 +54,7 @@ impl Host {
         };
         let host = Self { dir };
         fs::write(host.subnet_file(), env.format()).unwrap();
-        let status = Status { backend: backend.into(), direct_routing, ..Status::default() };
+        let status: Status = Status { backend: backend.into(), direct_routing, ..Status::default() };
         fs::write(path_beside(&host.subnet_file()), status.to_json()).unwrap();
         host
     }
@@ -226,6 +226,7 @@ fn unit(path: &str, env: &BTreeMap<String, String>) -> (BTreeMap<String, String>
         panic!("{}", settings["ExecStart"])
     };
     assert_eq!(options.warnings, Vec::<String>::new());
+    assert!(options.rules.masquerade.is_some(), "pods keep their address between hosts, and only there");
     // the directory that systemd makes
     assert_eq!(options.subnet_file.parent().unwrap(), Path::new("/run").join(&settings["RuntimeDirectory"]));
     (settings, *options)

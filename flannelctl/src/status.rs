@@ -92,6 +92,11 @@ pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
         let rows: Vec<_> = status.foreign_routes.iter().map(|route| [route.clone()]).collect();
         screen.table(["route"], &rows)?;
     }
+    if !status.dropping.is_empty() {
+        screen.title("Packet rules that drop packets of pods")?;
+        let rows: Vec<_> = status.dropping.iter().map(|text| [text.clone()]).collect();
+        screen.table(["chain"], &rows)?;
+    }
     Ok(())
 }
 

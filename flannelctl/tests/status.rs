@@ -16,7 +16,7 @@ fn status(dir: &Path, more: &[&str]) -> Output {
 #[test]
 fn the_exit_status_is_the_hosts_health() {
     let dir = tempfile::tempdir().unwrap();
-    let ready = Status { pid: std::process::id(), mtu: 1450, ..Status::default() };
+    let ready = Status::<overlay::status::Peers> { pid: std::process::id(), mtu: 1450, ..Status::default() };
     let down = Status { last_error: Some("eth0 is down".into()), ..ready.clone() };
     let starts = Status { mtu: 0, ..ready.clone() };
     for (status_json, code, error) in [

@@ -7,7 +7,7 @@ use overlay::netconf::NetConf;
 /// The configuration in force.
 #[derive(Debug)]
 pub struct Config {
-    absent: &'static str,
+    absent: String,
     seen: Option<Option<Arc<[u8]>>>,
     good: Option<Arc<NetConf>>,
     error: Option<String>,
@@ -15,8 +15,8 @@ pub struct Config {
 
 impl Config {
     /// No configuration yet. `absent` is the error while the store has none.
-    pub fn new(absent: &'static str) -> Self {
-        Self { absent, seen: None, good: None, error: None }
+    pub fn new(absent: &str) -> Self {
+        Self { absent: absent.to_owned(), seen: None, good: None, error: None }
     }
 
     /// Takes the store's configuration. Returns true if the one in force changes. A missing or invalid configuration
@@ -27,7 +27,7 @@ impl Config {
         }
         self.seen = Some(text.cloned());
         let new = match text.map(|text| NetConf::parse(text)) {
-            None => Err(self.absent.to_owned()),
+            None => Err(self.absent.clone()),
             Some(Err(error)) => Err(error.to_string()),
             Some(Ok(parsed)) => {
                 parsed.warnings.iter().for_each(|warning| tracing::warn!(%warning, "network config"));

@@ -13,10 +13,11 @@ use crate::instance::Taken;
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::overlay::{Controller, Outlet, Parts};
-use crate::report::{Reporter, Settings};
+use crate::report::{Head, Reporter, Settings};
+use crate::rules_watch::RulesError;
 use crate::supervise::Ended;
 use crate::systemd::Manager;
-use overlay::status::{Status, path_beside};
+use overlay::status::{Peers, path_beside};
 
 /// Why the daemon stops.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,9 @@ pub enum DaemonError {
         /// The system's error.
         source: io::Error,
     },
+    /// The announcements of packet rules cannot be read.
+    #[error("watch the packet rules: {0}")]
+    Rules(#[from] RulesError),
     /// The store's follower has ended.
     #[error("{0}; the daemon stops, so that a supervisor restarts it")]
     Store(#[from] store::Ended),
@@ -84,13 +88,13 @@ impl Daemon {
     /// # Errors
     /// A part cannot start; the status contains the error.
     pub fn new(options: Options, notify_socket: Option<String>) -> Result<Self, DaemonError> {
-        let status = Status { pid: std::process::id(), ..Status::default() };
+        let status = Head { pid: std::process::id(), ..Head::default() };
         let (metrics, readiness) = (Metrics::default(), Readiness::default());
         Controller::announce(&readiness);
         let served = serve(options.health, readiness.clone(), metrics.clone());
         let opened = served.and_then(|health| Ok((health, open()?)));
         let (health, (events, kernel)) = opened.inspect_err(|error| {
-            let status = Status { last_error: Some(error.to_string()), ..status.clone() };
+            let status = Head { last_error: Some(error.to_string()), ..status.clone() }.with_peers(Peers::default());
             // The error itself is logged by the caller.
             let _ = files::replace(&path_beside(&options.subnet_file), status.to_json().as_bytes());
         })?;
@@ -130,9 +134,10 @@ fn serve(address: Option<SocketAddr>, ready: Readiness, metrics: Metrics) -> Res
 }
 
 fn open() -> Result<(Events, KernelThread), DaemonError> {
-    // Announcements come first, so that changes during the first reading are not missed.
-    let events = Events::listen().map_err(DaemonError::Listen)?;
-    Ok((events, KernelThread::start()?))
+    let kernel = KernelThread::start()?;
+    // The listener is there before anything is read, so that changes during the first reading are not missed.
+    let events = Events::listen(Some(kernel.port())).map_err(DaemonError::Listen)?;
+    Ok((events, kernel))
 }
 
 /// Waits for the end of the attachments controller, if there is one.

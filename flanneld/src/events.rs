@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::{Stream, StreamExt};
 use kernel::message::link::SeenLink;
-use kernel::news::{Announcement, News, Reader, contradicts, listen};
+use kernel::news::{Announcement, News, Reader, contradicts, listen, pass_over};
 use kernel::state::{Scope, State};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::proto::sys::protocols::NETLINK_ROUTE;
@@ -48,21 +48,34 @@ impl Filter {
     /// Whether `announcement` is a reason for a pass.
     fn matches(&mut self, announcement: Announcement) -> bool {
         let news = self.reader.read(announcement);
-        news.iter().any(|news| self.matters(news))
+        let matters = news.iter().find(|news| self.matters(news));
+        matters.inspect(|news| tracing::debug!(?news, "the kernel announces")).is_some()
     }
 
     fn matters(&mut self, news: &News) -> bool {
         let Some(Interest { desired, scope, facts }) = &self.interest else { return true };
-        let contradicted = match desired {
-            Some(desired) => desired.upgrade().is_none_or(|desired| contradicts(news, &desired, scope)),
+        if self.is_in_the_making(news) {
+            return false;
+        }
+        let desired = desired.as_ref().map(Weak::upgrade);
+        let contradicted = match &desired {
+            Some(Some(desired)) => contradicts(news, desired, scope),
+            Some(None) => true,
             None => contradicts(news, &State::default(), scope),
         };
         if contradicted {
             return true;
         }
         let changed = facts.touched_by(news) && !(self.facts_hold && facts.agree_with(news));
+        let changed = changed && !(self.facts_hold && facts.follow_from_the_lease(news, desired.flatten().as_deref()));
         self.facts_hold &= !changed;
         changed
+    }
+
+    /// A link that is down and has never been up: whoever makes it has not finished. A link of ours that is replaced by another
+    /// has gone before, which is news.
+    fn is_in_the_making(&self, news: &News) -> bool {
+        matches!(news, News::Link(_, Some(seen)) if !seen.link.up && self.reader.is_young(seen.index))
     }
 
     /// Notes that announcements were lost.
@@ -81,9 +94,10 @@ pub struct Events {
 }
 
 impl Events {
-    /// Listens in the network namespace of this thread. If the socket fails, it opens a new one. Needs a tokio runtime.
-    pub fn listen() -> io::Result<Self> {
-        let mut next = Ok(connect()?);
+    /// Listens in the network namespace of this thread, but not to what the socket with the port `own` writes: its outcome is
+    /// known. If the socket fails, it opens a new one. Needs a tokio runtime.
+    pub fn listen(own: Option<u32>) -> io::Result<Self> {
+        let mut next = Ok(connect(own)?);
         let (filter, news) = (Arc::new(Mutex::new(Filter::default())), Arc::new(Notify::new()));
         let (judge, waker) = (filter.clone(), news.clone());
         let follow = async move {
@@ -102,7 +116,7 @@ impl Events {
                     Err(error) => tracing::warn!(%error, "cannot receive the kernel's announcements"),
                 }
                 tokio::time::sleep(backoff.next()).await;
-                next = connect();
+                next = connect(own);
                 // announcements in between were lost
                 lock(&judge).overrun();
                 waker.notify_one();
@@ -147,10 +161,13 @@ type Message = (NetlinkMessage<Announcement>, SocketAddr);
 
 /// Connects as rtnetlink does for announcements, but passes on messages for [`kernel::news`] to read: rtnetlink drops
 /// those that it cannot decode.
-fn connect()
--> io::Result<(Connection<Announcement>, ConnectionHandle<Announcement>, impl Stream<Item = Message> + Unpin)> {
+fn connect(
+    own: Option<u32>,
+) -> io::Result<(Connection<Announcement>, ConnectionHandle<Announcement>, impl Stream<Item = Message> + Unpin)> {
     let (mut connection, handle, messages) = new_connection_with_socket::<Announcement, TokioSocket>(NETLINK_ROUTE)?;
-    listen(connection.socket_mut().socket_mut())?;
+    let socket = connection.socket_mut().socket_mut();
+    listen(socket)?;
+    own.map_or(Ok(()), |port| pass_over(socket, port))?;
     Ok((connection, handle, messages))
 }
 

@@ -12,6 +12,7 @@ type Job = Box<dyn FnOnce(&mut Kernel) + Send>;
 #[derive(Debug)]
 pub struct KernelThread {
     jobs: mpsc::Sender<Job>,
+    port: u32,
 }
 
 /// The thread cannot start, or it has panicked.
@@ -32,10 +33,16 @@ impl KernelThread {
     /// Starts the thread in the network namespace of the caller.
     pub fn start() -> Result<Self, ThreadError> {
         let mut kernel = Kernel::open()?;
+        let port = kernel.socket().port()?;
         let (jobs, queue) = mpsc::channel::<Job>();
         let work = move || queue.into_iter().for_each(|job| job(&mut kernel));
         thread::Builder::new().name("kernel".into()).spawn(work).map_err(ThreadError::Start)?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, port })
+    }
+
+    /// The port of the socket that changes routes and neighbours: their announcements carry it.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     /// Runs `work` on the thread and returns its result.

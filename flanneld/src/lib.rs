@@ -15,7 +15,7 @@ pub mod metrics;
 pub mod overlay;
 pub mod repairs;
 pub mod report;
-
+pub mod rules_watch;
 pub mod supervise;
 pub mod systemd;
 pub mod udp;

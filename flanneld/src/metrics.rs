@@ -21,14 +21,15 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::udp::counters::Counters;
 use crate::udp::metrics::Crossed;
+use overlay::plan::Work;
 use overlay::status::Reach;
 
 pub use exposition::Exposition;
 pub use lease::Expiry;
 
 /// The kinds of object that can drift, as `Step::object` names them.
-const KINDS: [&str; 9] =
-    ["link", "sysctl", "address", "wireguard", "wireguard-peer", "neighbour", "fdb", "route", FILE];
+const KINDS: [&str; 10] =
+    ["link", "sysctl", "address", "wireguard", "wireguard-peer", "neighbour", "fdb", "route", "nft", FILE];
 
 /// The kind for subnet.env and status.json, which are not kernel objects.
 const FILE: &str = "file";
@@ -95,6 +96,10 @@ impl PeerCounts {
 pub struct Metrics {
     registry: Arc<Registry>,
     reconcile: Histogram,
+    passes: Counter,
+    judged: Counter,
+    rendered: Counter,
+    compared: Counter,
     steps: Family<StepLabels, Counter>,
     drift: Family<KindLabel, Counter>,
     attachment_repairs: Family<KindLabel, Counter>,
@@ -116,6 +121,10 @@ impl Default for Metrics {
         let mut new = Self {
             registry: Arc::default(),
             reconcile,
+            passes: Counter::default(),
+            judged: Counter::default(),
+            rendered: Counter::default(),
+            compared: Counter::default(),
             steps: Family::default(),
             drift: Family::default(),
             attachment_repairs: Family::default(),
@@ -140,6 +149,12 @@ impl Metrics {
         let seconds = || Unit::Seconds;
         let (reconcile, clean, stale) = (self.reconcile.clone(), self.last_clean.clone(), self.store_stale.clone());
         all.register_with_unit("reconcile", "Time to read and change the kernel, per pass", seconds(), reconcile);
+        all.register("passes", "Looks at the facts, each of which makes a plan if it can", self.passes.clone());
+        let text = "Leases that were judged for a plan";
+        all.register("leases_judged", text, self.judged.clone());
+        all.register("peers_rendered", "Peers whose objects were written for a plan", self.rendered.clone());
+        let text = "Objects of peers that were compared with the kernel's, or with the plan before";
+        all.register("objects_compared", text, self.compared.clone());
         all.register("steps", "Changes made to the kernel", self.steps.clone());
         all.register("drift", "Repairs of what another program had changed", self.drift.clone());
         let text = "Repairs of what plugins had made for pods and another program had changed";
@@ -175,6 +190,19 @@ impl Metrics {
                 self.drift.get_or_create(&KindLabel { kind }).inc_by(done);
             }
         }
+    }
+
+    /// Counts a pass, whatever comes of it.
+    pub fn looked(&self) {
+        self.passes.inc();
+    }
+
+    /// Counts what a plan has cost. With few changes it must not depend on how many leases there are.
+    pub fn worked(&self, work: &Work) {
+        let add = |total: &Counter, by: usize| total.inc_by(u64::try_from(by).unwrap_or(u64::MAX));
+        add(&self.judged, work.judged);
+        add(&self.rendered, work.rendered);
+        add(&self.compared, work.compared);
     }
 
     /// Notes that a pass had no error.
@@ -260,6 +288,8 @@ mod tests {
         metrics.udp.sent(3, 400);
         metrics.udp.dropped(crate::udp::counters::Loss::UnknownSender, 2);
         metrics.clean();
+        metrics.looked();
+        metrics.worked(&Work { judged: 5, rendered: 6, compared: 7 });
         let text = metrics.text(Exposition::OpenMetrics);
         for line in [
             "flanneld_reconcile_seconds_count 2",
@@ -271,6 +301,10 @@ mod tests {
             r#"flanneld_peers{path="vxlan"} 2"#,
             r#"flanneld_peers{path="unreachable"} 0"#,
             "flanneld_leases_rejected 4",
+            "flanneld_passes_total 1",
+            "flanneld_leases_judged_total 5",
+            "flanneld_peers_rendered_total 6",
+            "flanneld_objects_compared_total 7",
             "flanneld_store_watch_restarts_total 1",
             "flanneld_store_stale_since_timestamp_seconds 0.0",
             r#"flanneld_udp_packets_total{direction="sent"} 3"#,
@@ -294,5 +328,45 @@ mod tests {
         }
         assert!(!plain.contains("# UNIT") && !plain.contains("# EOF"), "{plain}");
         assert_eq!(metrics.drifts(), [("route".to_owned(), 2), ("file".to_owned(), 1)].into());
+    }
+
+    /// The names in the first column of the table, each with its labels: `flanneld_steps_total{kind,op,outcome}`.
+    fn documented(text: &str) -> BTreeMap<String, String> {
+        let names = text.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+        let names = names
+            .flat_map(|cell| cell.split('`'))
+            .filter(|name| ["flanneld_", "process_"].iter().any(|prefix| name.starts_with(prefix)));
+        let split = |name: &str| name.split_once('{').map(|(name, rest)| (name.to_owned(), format!("{{{rest}")));
+        names.map(|name| split(name).unwrap_or_else(|| (name.to_owned(), String::new()))).collect()
+    }
+
+    /// Every metric with its labels, as they are exposed.
+    fn exposed(text: &str) -> BTreeMap<String, String> {
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let plain =
+            |name: &str| ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).map(str::to_owned);
+        let sample = |line: &str| {
+            let (name, rest) = line.split_once(['{', ' ']).unwrap();
+            let labels = rest.split_once('}').map_or("", |(labels, _)| labels);
+            let keys: Vec<&str> = labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).collect();
+            match plain(name) {
+                Some(name) => (name, String::new()),
+                None if keys.is_empty() => (name.to_owned(), String::new()),
+                None => (name.to_owned(), format!("{{{}}}", keys.join(","))),
+            }
+        };
+        samples.map(sample).collect()
+    }
+
+    #[test]
+    fn the_operators_list_of_metrics_is_complete() {
+        let documented = documented(include_str!("../../docs/operations.md"));
+        let metrics = Metrics::default();
+        metrics.passed(0.0, &[StepCount { kind: "route", op: "put", done: 1, failed: 1 }], true);
+        metrics.count(&PeerCounts::default(), 0);
+        metrics.lease(Some(Expiry::Never));
+        metrics.repaired_attachment("port");
+        let exposed = exposed(&metrics.text(Exposition::Text));
+        assert_eq!(documented, exposed);
     }
 }

@@ -268,7 +268,20 @@ pub fn a_refusal_is_in_the_kernels_words() -> Outcome {
     Ok(())
 }
 
-/// A thousand requests that are all refused: each is reported, and no reply is waited for in vain.
+/// Another program has the port of a VXLAN device: the error says which port that is.
+pub fn a_port_in_use_is_named() -> Outcome {
+    let mut kernel = Kernel::open()?;
+    make(&mut kernel, &host(0), &flannel_scope(&["br0"]));
+    let taken = std::net::UdpSocket::bind("0.0.0.0:8472")?;
+    let create = Step::CreateLink(name("flannel.9"), Link::up(vxlan(false, None, "192.0.2.1")));
+    let text = kernel.apply(std::slice::from_ref(&create)).failed[0].1.to_string();
+    assert!(text.contains("EADDRINUSE") && text.contains("something else has UDP port 8472"), "{text}");
+    drop(taken);
+    assert_eq!(kernel.apply(&[create]).failed, []);
+    Ok(())
+}
+
+/// A thousand requests that are all refused: each is reported, and none is waited for in vain.
 pub fn a_page_of_refusals_overruns_nothing() -> Outcome {
     let mut kernel = Kernel::open()?;
     make(&mut kernel, &host(0), &flannel_scope(&["br0", "flannel.1"]));

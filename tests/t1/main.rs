@@ -91,6 +91,7 @@ static TESTS: &[Test] = &[
     test!(commands::a_printed_tuntap_command_does_the_same, Need::Program("ip"), Need::Program("sysctl"), Need::Tun),
     test!(commands::a_birth_elsewhere_prints_what_does_the_same, Need::Program("ip"), Need::Program("sysctl")),
     test!(kernel::a_refusal_is_in_the_kernels_words),
+    test!(kernel::a_port_in_use_is_named),
     test!(kernel::a_page_of_refusals_overruns_nothing),
     test!(kernel::a_refused_dump_is_not_an_empty_one),
     test!(kernel::a_deleted_link_is_gone_when_the_call_returns),

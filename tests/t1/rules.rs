@@ -65,7 +65,7 @@ fn nets() -> Vec<IpNetwork> {
 }
 
 fn add(kernel: &mut Kernel, container: &str) -> Vec<RuleHandle> {
-    masquerade::rules(key(container), &nets()).add(kernel).unwrap()
+    masquerade::rules(key(container), &nets(), &[]).add(kernel).unwrap()
 }
 
 /// How often a rule set was changed.
@@ -82,7 +82,7 @@ pub fn masquerade_is_what_the_reference_plugins_write() -> Outcome {
     let mut kernel = Kernel::open()?;
     nft(&["-f", "-"], UPSTREAM_MASQUERADE);
     let theirs = ruleset();
-    in_place(&mut kernel, &masquerade::rules(key("cid1"), &nets()));
+    in_place(&mut kernel, &masquerade::rules(key("cid1"), &nets(), &[]));
     nft(&["flush", "ruleset"], "");
     let handles = add(&mut kernel, "cid1");
     assert_eq!((ruleset(), handles.len()), (theirs.clone(), 2));
@@ -92,7 +92,7 @@ pub fn masquerade_is_what_the_reference_plugins_write() -> Outcome {
     // theirs is deleted without a record
     nft(&["flush", "ruleset"], "");
     nft(&["-f", "-"], UPSTREAM_MASQUERADE);
-    masquerade::rules(key("cid1"), &[]).remove(&mut kernel, &[])?;
+    masquerade::rules(key("cid1"), &[], &[]).remove(&mut kernel, &[])?;
     assert!(!ruleset().join("\n").contains("cid1"));
     Ok(())
 }
@@ -106,7 +106,7 @@ pub fn masquerade_is_added_in_one_transaction_and_deleted_by_handle() -> Outcome
     let before = generation(&mut kernel);
     let handles = add(&mut kernel, "cid2");
     assert_eq!((generation(&mut kernel), handles.len()), (before + 1, 2));
-    masquerade::rules(key("cid2"), &[]).remove(&mut kernel, &handles)?;
+    masquerade::rules(key("cid2"), &[], &[]).remove(&mut kernel, &handles)?;
     assert_eq!(generation(&mut kernel), before + 2);
     let left = ruleset().join("\n");
     assert!(left.contains("id: cid1") && !left.contains("id: cid2"), "{left}");
@@ -121,17 +121,17 @@ pub fn a_handle_of_another_rule_deletes_nothing_of_others() -> Outcome {
     nft(&["flush", "ruleset"], "");
     let new = add(&mut kernel, "cid2");
     assert_eq!(old, new, "handles begin anew with the table");
-    masquerade::rules(key("cid1"), &[]).remove(&mut kernel, &old)?;
-    in_place(&mut kernel, &masquerade::rules(key("cid2"), &nets()));
+    masquerade::rules(key("cid1"), &[], &[]).remove(&mut kernel, &old)?;
+    in_place(&mut kernel, &masquerade::rules(key("cid2"), &nets(), &[]));
     // and where the handles are wrong, the rules are found by reading
     let wrong: Vec<RuleHandle> =
         new.iter().map(|rule| RuleHandle { handle: rule.handle + 1000, ..rule.clone() }).collect();
-    masquerade::rules(key("cid2"), &[]).remove(&mut kernel, &wrong)?;
+    masquerade::rules(key("cid2"), &[], &[]).remove(&mut kernel, &wrong)?;
     assert!(!ruleset().join("\n").contains("cid2"));
     // nothing is left to delete, nor a table
-    masquerade::rules(key("cid2"), &[]).remove(&mut kernel, &new)?;
+    masquerade::rules(key("cid2"), &[], &[]).remove(&mut kernel, &new)?;
     nft(&["flush", "ruleset"], "");
-    masquerade::rules(key("cid2"), &[]).remove(&mut kernel, &new)?;
+    masquerade::rules(key("cid2"), &[], &[]).remove(&mut kernel, &new)?;
     Ok(())
 }
 
@@ -147,7 +147,7 @@ pub fn a_broken_frame_is_mended() -> Outcome {
         add(&mut kernel, "cid1");
         nft(&["-f", "-"], damage);
         add(&mut kernel, "cid2");
-        in_place(&mut kernel, &masquerade::rules(key("cid2"), &nets()));
+        in_place(&mut kernel, &masquerade::rules(key("cid2"), &nets(), &[]));
         nft(&["flush", "ruleset"], "");
     }
     Ok(())
@@ -163,8 +163,11 @@ pub fn a_chain_without_its_hook_is_refused() -> Outcome {
                 "add table inet cni_plugins_masquerade; add chain inet cni_plugins_masquerade masq_checks; add chain inet cni_plugins_masquerade {chain}"
             ),
         );
-        let error = masquerade::rules(key("cid1"), &nets()).add(&mut kernel).unwrap_err().to_string();
-        assert!(error.contains("chain postrouting of table inet cni_plugins_masquerade is not of the kind"), "{error}");
+        let error = masquerade::rules(key("cid1"), &nets(), &[]).add(&mut kernel).unwrap_err().to_string();
+        assert!(
+            error.contains("chain postrouting of table inet cni_plugins_masquerade is not of the desired kind"),
+            "{error}"
+        );
         assert!(!ruleset().join("\n").contains("cid1"));
         nft(&["flush", "ruleset"], "");
     }
@@ -175,7 +178,7 @@ pub fn masquerade_of_dead_attachments_is_collected() -> Outcome {
     let mut kernel = Kernel::open()?;
     masquerade::collect(&mut kernel, "net1", &[])?;
     ["cid1", "cid2", "cid3"].iter().for_each(|container| drop(add(&mut kernel, container)));
-    masquerade::rules(Key { network: "net2", ..key("cid1") }, &nets()).add(&mut kernel)?;
+    masquerade::rules(Key { network: "net2", ..key("cid1") }, &nets(), &[]).add(&mut kernel)?;
     masquerade::collect(&mut kernel, "net1", &[key("cid2")])?;
     let text = ruleset().join("\n");
     assert!(text.contains("net: net1, if: eth0, id: cid2") && text.contains("net: net2, if: eth0, id: cid1"), "{text}");
@@ -203,7 +206,7 @@ pub fn sixteen_at_once_beside_another_program_are_all_served() -> Outcome {
                         let name = format!("c{n}-{i}");
                         let handles = add(&mut kernel, &name);
                         if i % 2 == 1 {
-                            masquerade::rules(key(&name), &[]).remove(&mut kernel, &handles).unwrap();
+                            masquerade::rules(key(&name), &[], &[]).remove(&mut kernel, &handles).unwrap();
                         }
                     }
                 })

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 
 use kernel::types::IfName;
-use lab::cluster::{Cluster, Spec};
+use lab::cluster::{Cluster, Spec, log_file};
 use lab::mode::Mode;
 use lab::pods::NETWORK;
 use lab::topology::Topology;
@@ -65,6 +65,29 @@ pub fn a_detached_pod_is_not_reported() -> Outcome {
     cluster.detach_pods()?;
     repaired("the status without the pod", || counts(0))?;
     assert_eq!((status()?.reported, status()?.healed), (vec![], [].into()));
+    Ok(())
+}
+
+/// An ADD changes links, its record, and for some pods a table of packet rules at about one time.
+pub fn pods_that_come_and_go_are_not_reported() -> Outcome {
+    let mut cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
+    for _ in 0..10 {
+        cluster.detach_pods()?;
+        for host in [1, 2] {
+            cluster.attach_pod(host)?;
+        }
+        run(cluster.world.host(1)?, "nft add table inet cni_plugins_masquerade")?;
+        run(cluster.world.host(1)?, "nft delete table inet cni_plugins_masquerade")?;
+    }
+    repaired("the status with the pod", || {
+        let status = status()?;
+        Ok((status.count != 1).then(|| format!("{status:?}")))
+    })?;
+    for host in [1, 2] {
+        let log = fs::read_to_string(log_file(host))?;
+        let reported: Vec<&str> = log.lines().filter(|line| line.contains("is gone")).collect();
+        assert_eq!(reported, Vec::<&str>::new());
+    }
     Ok(())
 }
 

@@ -216,7 +216,7 @@ pub fn it_waits_for_etcd_and_outlives_it() -> Outcome {
     assert!(status.last_error.as_ref().is_some_and(|error| error.contains("Connection refused")), "{status:?}");
     assert!(says(&log_file(1), "cannot follow etcd"));
     fleet.lab.etcd.start(&fleet.lab.world)?;
-    let upstreams = "flannel config not found in etcd store. Did you create your config using etcdv3 API?";
+    let upstreams = "flannel config not found in etcd store. Did you create your config using etcdv3 API? (the key is /coreos.com/network/config)";
     let status = wait(1, "no configuration", |status| status.last_error.as_deref() == Some(upstreams))?;
     assert_eq!((status.store_stale_since, status.store_error), (None, None));
     fleet.lab.configure(HOST_GW)?;

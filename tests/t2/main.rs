@@ -32,8 +32,10 @@ mod live_changes;
 mod lost_files;
 mod paths;
 mod rights;
+mod rules;
 mod samples;
 mod settings;
+mod sources;
 mod store;
 mod takeover;
 mod tracer;
@@ -62,6 +64,7 @@ const IP: Need = Need::Program("ip");
 const BRIDGE: Need = Need::Program("bridge");
 const NFT: Need = Need::Program("nft");
 const TC: Need = Need::Program("tc");
+const IPTABLES: Need = Need::Program("iptables");
 const SYSTEMD: Need = Need::Program("systemd-analyze");
 const SETPRIV: Need = Need::Program("setpriv");
 const STRACE: Need = Need::Program("strace");
@@ -117,11 +120,19 @@ static TESTS: &[Test] = &[
     test!(underlay_changes::a_public_ip_that_another_host_has),
     test!(samples::systemd_accepts_the_units, SYSTEMD),
     test!(samples::flannel),
+    test!(samples::flannel_without_ip_masq),
     test!(samples::vxlan),
     test!(samples::host_gw),
     test!(samples::direct_routing),
     test!(samples::vxlan_without_flanneld),
     test!(samples::host_gw_without_flanneld),
+    test!(rules::sources_with_iptables_modes_rules, NFT, IP),
+    test!(rules::sources_with_nftables_modes_rules, NFT, IP),
+    test!(rules::they_are_repaired, NFT),
+    test!(rules::a_forward_policy_of_drop_is_overridden, NFT, IPTABLES),
+    test!(rules::a_chain_that_drops_is_named, NFT),
+    test!(rules::those_of_gos_nftables_mode_are_taken_over_and_back, NFT),
+    test!(rules::those_of_gos_iptables_mode_are_replaced_and_back, NFT, IPTABLES),
     test!(daemonless::vxlan),
     test!(daemonless::direct_routing),
     test!(daemonless::host_gw),
@@ -181,6 +192,7 @@ static TESTS: &[Test] = &[
     test!(attachments::a_flushed_ruleset, IP, NFT),
     test!(attachments::a_deleted_masquerade_table, IP, NFT),
     test!(attachments_left::a_link_to_a_pod_that_is_gone_is_reported, IP),
+    test!(attachments_left::pods_that_come_and_go_are_not_reported, NFT),
     test!(attachments_left::a_detached_pod_is_not_reported),
     test!(attachments_left::an_exempted_attachment_is_left_alone, IP),
     test!(attachments_left::without_the_flag_nothing_is_repaired, IP),
@@ -242,9 +254,9 @@ static TESTS: &[Test] = &[
     test!(settings::arp_of_the_device, IP),
     test!(settings::multicast_of_the_device, IP),
     test!(settings::mtu_of_the_device, IP),
-    test!(two_networks::vxlan_beside_vxlan),
-    test!(two_networks::host_gw_beside_host_gw),
-    test!(two_networks::vxlan_beside_host_gw),
+    test!(two_networks::vxlan_beside_vxlan, NFT),
+    test!(two_networks::host_gw_beside_host_gw, NFT),
+    test!(two_networks::vxlan_beside_host_gw, NFT),
     test!(two_networks::one_vni_for_two_is_refused),
     test!(two_networks::a_network_inside_anothers_is_refused),
     test!(udp_roll::go_takes_over_from_a_stopped_daemon, IP, Need::Tun),

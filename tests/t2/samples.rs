@@ -1,10 +1,9 @@
 //! The conflists of conf/cni as they are shipped, on two hosts: a pod sees the other pod's own address.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use cni::runtime::{Attachment, NetworkList, Runtime};
 use flannelctl::install::install;
@@ -13,17 +12,17 @@ use lab::cluster::{Cluster, Spec, subnet_file};
 use lab::mode::Mode;
 use lab::netns::Room;
 use lab::topology::Topology;
-use lab::wait::eventually;
 use lab::world::World;
 use serde_json::{Value, json};
 use tests::harness;
 
+use crate::sources::seen;
 use crate::{Failure, Outcome};
 
 const FILES: &str = "/run/samples";
-/// A first packet may be lost while neighbours are looked up.
-const PATIENCE: Duration = Duration::from_secs(10);
-const A_REPLY: Duration = Duration::from_millis(200);
+
+/// conf/systemd's daemons masquerade.
+const AS_THE_UNITS: [&str; 1] = ["--ip-masq"];
 
 struct Pod {
     room: Room,
@@ -68,32 +67,22 @@ fn attach(host: &Room, number: usize, list: &Value) -> Result<Pod, Failure> {
     Ok(Pod { room, address })
 }
 
-/// What a datagram of `from` has as its source when it comes to `to`.
-fn seen_source(from: &Pod, to: &Pod) -> Result<IpAddr, Failure> {
-    let receiver = to.room.enter(|| UdpSocket::bind(SocketAddr::new(to.address, 0)))??;
-    let sender = from.room.enter(|| UdpSocket::bind(SocketAddr::new(from.address, 0)))??;
-    receiver.set_read_timeout(Some(A_REPLY))?;
-    let (target, mut buffer) = (receiver.local_addr()?, [0; 16]);
-    Ok(eventually(format_args!("{} reaches {}", from.address, to.address), PATIENCE, || {
-        sender.send_to(b"hello", target).map_err(|error| error.to_string())?;
-        receiver.recv_from(&mut buffer).map(|(_, source)| source.ip()).map_err(|error| error.to_string())
-    })?)
-}
-
 fn sources_stay(pods: &[Pod; 2]) -> Outcome {
     let [one, two] = pods;
     for (from, to) in [(one, two), (two, one)] {
-        let seen = seen_source(from, to)?;
+        let seen = seen(&from.room, &to.room, to.address)?;
         assert_eq!(seen, from.address, "a pod's packet comes to another host's pod with another source");
     }
     Ok(())
 }
 
-/// Beside a flanneld that was started without `--ip-masq`, as conf/systemd's is.
-fn beside_flanneld(mode: Mode, topology: Topology, file: &str) -> Outcome {
-    let spec = Spec { topology, mode, dual_stack: false, outlive: false };
+/// Beside a flanneld with `flags`.
+fn beside_flanneld(mode: Mode, file: &str, flags: &[&str]) -> Outcome {
+    let spec = Spec { topology: Topology::flat(2), mode, dual_stack: false, outlive: false };
     let mut cluster = Cluster::prepare(spec, &harness::executables()?)?;
-    cluster.start_daemons()?;
+    for host in cluster.spec.topology.hosts() {
+        cluster.start_daemon_with(host, flags)?;
+    }
     cluster.wait_ready()?;
     let attach = |host: usize| {
         let mut list = sample(file)?;
@@ -104,19 +93,24 @@ fn beside_flanneld(mode: Mode, topology: Topology, file: &str) -> Outcome {
 }
 
 pub fn flannel() -> Outcome {
-    beside_flanneld(Mode::Vxlan, Topology::flat(2), "10-flannel.conflist")
+    beside_flanneld(Mode::Vxlan, "10-flannel.conflist", &AS_THE_UNITS)
+}
+
+/// The plugin masquerades, and leaves out the network.
+pub fn flannel_without_ip_masq() -> Outcome {
+    beside_flanneld(Mode::Vxlan, "10-flannel.conflist", &[])
 }
 
 pub fn vxlan() -> Outcome {
-    beside_flanneld(Mode::Vxlan, Topology::flat(2), "10-vxlan.conflist")
+    beside_flanneld(Mode::Vxlan, "10-vxlan.conflist", &AS_THE_UNITS)
 }
 
 pub fn host_gw() -> Outcome {
-    beside_flanneld(Mode::HostGw, Topology::flat(2), "10-host-gw.conflist")
+    beside_flanneld(Mode::HostGw, "10-host-gw.conflist", &AS_THE_UNITS)
 }
 
 pub fn direct_routing() -> Outcome {
-    beside_flanneld(Mode::DirectRouting, Topology::flat(2), "10-direct-routing.conflist")
+    beside_flanneld(Mode::DirectRouting, "10-direct-routing.conflist", &AS_THE_UNITS)
 }
 
 /// Without a flanneld, by the samples for two hosts.

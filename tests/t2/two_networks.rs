@@ -15,7 +15,7 @@ use store::config_path;
 use store::files;
 use tests::harness;
 
-use crate::disturb::stays;
+use crate::disturb::{run, stays};
 use crate::{Failure, Outcome};
 
 /// A network: 10.NUMBER.0.0/PREFIX, with one peer.
@@ -73,6 +73,7 @@ impl Network {
             args: [
                 format!("--store-dir={}", store.display()),
                 "--iface=eth0".into(),
+                "--ip-masq".into(),
                 format!("--subnet-file={}", self.subnet_file().display()),
             ]
             .map(Into::into)
@@ -128,6 +129,9 @@ fn both_stand(networks: [Network; 2]) -> Outcome {
         let good = now == before && networks.iter().zip(&now).all(whole);
         Ok((!good).then(|| format!("{now:?}, and before {before:?}")))
     })?;
+    let tables = run(room, "nft list tables")?;
+    let of_second = format!("table ip flannel-ipv4-10.{}.0.0/16", networks[1].number);
+    assert!(tables.contains("table ip flannel-ipv4\n") && tables.contains(&of_second), "{tables}");
     for network in &networks {
         assert_eq!(network.repairs()?, "{}", "10.{}.0.0/16 repairs what the other flanneld breaks", network.number);
     }

@@ -92,7 +92,7 @@ pub fn a_reader_of_announcements_that_has_ended() -> Outcome {
     let first = runtime()?;
     let mut events = {
         let _inside = first.enter();
-        Events::listen()?
+        Events::listen(None)?
     };
     drop(first);
     let news = runtime()?.block_on(async { tokio::time::timeout(LIMIT, events.news()).await });

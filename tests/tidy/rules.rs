@@ -44,6 +44,7 @@ pub const RULES: &[Rule] = &[
         only_in: &[
             ("flanneld/src/overlay/mod.rs", "the loop's timers"),
             ("flanneld/src/attachments/", "the loop's timers"),
+            ("flanneld/src/rules_watch.rs", "the pause after lost announcements"),
             ("flanneld/src/report/task.rs", "the loop's timers"),
             ("lib/store/src/embedded/follow.rs", "the next expiry of a lease"),
             ("lib/store/src/feed.rs", "what comes in a burst is one change set"),

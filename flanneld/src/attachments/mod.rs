@@ -8,7 +8,6 @@
 mod folders;
 pub mod plan;
 pub mod records;
-mod rules;
 mod status;
 mod work;
 
@@ -19,7 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attachment::record::DIRECTORY;
+use attachment::rules::{macspoof, masquerade};
 use kernel::message::link::SeenLink;
+use kernel::nft::NftWatch;
 use kernel::state::State;
 use kernel::types::IfName;
 use kernel::{Kernel, sysctl};
@@ -32,13 +33,13 @@ use tokio::time::Instant;
 use self::folders::Folders;
 use self::plan::{Facts, History, Plan, plan};
 use self::records::{Records, Stale};
-use self::rules::RulesWatch;
 use self::work::{Done, Look, execute};
 use crate::events::facts::Facts as Underlay;
 use crate::events::{Events, Interest};
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::report::Report;
+use crate::rules_watch::RulesWatch;
 use crate::supervise::{Ended, Task};
 use crate::unannounced::Unannounced;
 
@@ -94,7 +95,7 @@ impl Controller {
     /// # Errors
     /// The kernel refuses something.
     pub fn start(parts: Parts) -> Result<Self, StartError> {
-        let events = Events::listen().map_err(StartError::Listen)?;
+        let events = Events::listen(None).map_err(StartError::Listen)?;
         let directory = Path::new(DIRECTORY);
         let folders = Folders::watch(directory).map_err(StartError::Records)?;
         let kernel = KernelThread::start()?;
@@ -104,7 +105,7 @@ impl Controller {
             kernel,
             events,
             folders,
-            rules: RulesWatch::open(),
+            rules: RulesWatch::new(NftWatch::open([masquerade::table(), macspoof::table()])),
             records: Records::new(directory),
             stale: Stale::All,
             links: BTreeMap::new(),
@@ -113,6 +114,7 @@ impl Controller {
             arp: BTreeMap::new(),
             settings: Unannounced::default(),
             history: History::default(),
+            due: Instant::now(),
             retry: Backoff::default(),
             parts,
             status,
@@ -143,6 +145,8 @@ struct Loop {
     arp: BTreeMap<String, String>,
     settings: Unannounced,
     history: History,
+    /// When everything is looked at again at the latest.
+    due: Instant,
     retry: Backoff,
     parts: Parts,
     /// The last report.
@@ -218,7 +222,9 @@ impl Loop {
 
     /// Checks and repairs. Returns when to check again at the latest.
     async fn look(&mut self) -> Result<Instant, Trouble> {
-        let look = std::mem::take(&mut self.next);
+        let mut look = std::mem::take(&mut self.next);
+        // a record is held against links that were read after it: those of before do not have a pod that was just attached
+        look.links |= !self.stale.is_empty();
         let troubles = self.read(look).await?;
         let subnets = *self.parts.subnets.borrow_and_update();
         let facts = Facts { records: &self.records, links: &self.links, arp: &self.arp, subnets, now: Instant::now() };
@@ -232,7 +238,10 @@ impl Loop {
         });
         let done = self.execute(plan.clone(), look).await?;
         self.learn(&plan, &done, &troubles);
-        Ok(self.due(&plan, &done))
+        let due = self.due(&plan, &done);
+        // what was not looked at may still wait for another try
+        self.due = if look == Look::all() { due } else { due.min(self.due) };
+        Ok(self.due)
     }
 
     /// Reads the stale records and the host's links. Returns the records that cannot be read.

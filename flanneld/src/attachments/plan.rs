@@ -222,7 +222,7 @@ fn rules(name: &Name, record: &Record) -> Vec<Ruled> {
     if !record.rules_of(&masquerade::table()).is_empty() {
         let nets: Vec<IpNetwork> =
             pod.iter().flat_map(|pod| &pod.addresses).filter_map(|net| net.parse().ok()).collect();
-        all.push(masquerade::rules(name.key(), &nets));
+        all.push(masquerade::rules(name.key(), &nets, &record.masquerade_exclude));
     }
     let ends = record.host.as_ref().and_then(|host| Some((IfName::new(&host.name).ok()?, pod?.mac.parse().ok()?)));
     if let (false, Some((host, mac))) = (record.rules_of(&macspoof::table()).is_empty(), ends) {

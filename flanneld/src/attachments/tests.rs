@@ -10,8 +10,8 @@ use overlay::netconf::NetConf;
 use overlay::ownership::Owner;
 use overlay::peers::{self, Own};
 use overlay::render::{Ours, Renderer};
-use overlay::settings;
 use overlay::underlay::Underlay;
+use overlay::{rules, settings};
 
 use super::plan::{Facts, History, plan};
 use super::records::{Records, Stale};
@@ -66,7 +66,28 @@ fn of_overlay() -> BTreeSet<String> {
     let wanted = Renderer::new(&host, &conf.backend, &[]).desired(&peers, ours);
     let (mut state, scope) = (wanted.state, wanted.scope);
     state.sysctls.extend(settings::wanted(&conf.backend, &host, &[name("eth0")], &state));
-    keys(&state, &scope)
+    let mut keys = keys(&state, &scope);
+    keys.extend(of_rules(&host));
+    keys
+}
+
+/// The overlay controller's packet rules, those that it only removes among them.
+fn of_rules(host: &Host) -> BTreeSet<String> {
+    let networks: BTreeSet<_> = [host.networks.v4, host.networks.v6].into_iter().flatten().collect();
+    let options = rules::Options { masquerade: Some(rules::Masquerade::default()), forward: true };
+    let (found, former) = (State::default(), BTreeSet::new());
+    let planned = rules::plan(&rules::Facts {
+        options: &options,
+        nftables: true,
+        networks: host.networks,
+        own: host.own,
+        former: &former,
+        found: &found,
+    });
+    let reads = rules::reads(networks.iter(), &[]);
+    let planned = keys(&planned.state, &reads);
+    assert!(planned.contains("table ip flannel-ipv4") && planned.contains("table ip6 filter"), "{planned:?}");
+    planned
 }
 
 /// The objects of the attachments controller, for one attachment with everything.

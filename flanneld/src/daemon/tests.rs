@@ -11,7 +11,7 @@ fn exit_codes_that_need_no_kernel() {
     for (args, code) in [
         (&["--bogus"][..], 64),
         (&["--store-dir=/a", "--etcd-cafile=/b"], 64),
-        (&["--ip-masq"], 64),
+        (&["--kube-subnet-mgr"], 64),
         (&["--log-format=xml"], 64),
         (&["-h"], 0),
         (&["--version"], 0),

@@ -7,11 +7,13 @@ use ipnetwork::IpNetwork;
 use kernel::message::address::SeenAddress;
 use kernel::message::link::SeenLink;
 use kernel::news::News;
-use kernel::state::{AddressKey, Route, RouteKey};
+use kernel::state::{AddressKey, Route, RouteKey, State};
 use kernel::survey::{is_link_local, is_on_link};
 use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, TableId};
 use overlay::lease::Subnets;
+use overlay::net::within;
 use overlay::ownership::may_mislead;
+use overlay::peers::{gateway, gateways};
 
 use overlay::underlay::Survey;
 
@@ -25,6 +27,8 @@ pub struct Facts {
     links: BTreeMap<IfName, Carrier>,
     addresses: BTreeMap<AddressKey, SeenAddress>,
     named: Named,
+    /// The gateways that this host needs: a peer's subnet must not hold one.
+    gateways: BTreeSet<IpAddr>,
     /// Routes by their key with ordinal 0: the kernel keeps several routes under one key.
     routes: BTreeMap<RouteKey, Vec<Route>>,
 }
@@ -61,6 +65,8 @@ pub struct Chosen {
     pub by_default_route: bool,
     /// The address whose route decided.
     pub can_reach: Option<IpAddr>,
+    /// The network has IPv6.
+    pub ipv6: bool,
 }
 
 /// The fields of a lower link that matter.
@@ -101,6 +107,8 @@ impl Facts {
         for (key, route) in survey.routes.iter().chain(&survey.odd).filter(counts) {
             routes.entry(first(key)).or_default().push(route.clone());
         }
+        let gateways = facts.chosen.dev.iter().flat_map(|dev| gateways(&survey.routes, dev));
+        facts.gateways = gateways.map(|(gateway, _)| gateway).collect();
         (facts.links, facts.addresses, facts.routes) = (links, addresses, routes);
         facts
     }
@@ -114,15 +122,33 @@ impl Facts {
                 self.routes.contains_key(&first(key))
                     || self.chosen.depends_on(key, route.as_ref())
                     || self.named.has(key, route.as_ref())
+                    || self.has_new_gateway(key, route.as_ref())
             }
             News::Policy => true,
             _ => false,
         }
     }
 
-    /// Whether an address counts. A link-local one is in no subnet, but may be the underlay's only address.
+    /// Whether a route leads over a gateway that no route led over before. Of the thousands that a routing daemon changes few
+    /// do.
+    fn has_new_gateway(&self, key: &RouteKey, route: Option<&Route>) -> bool {
+        let (Some(dev), Some(route)) = (&self.chosen.dev, route) else { return false };
+        key.table == TableId::MAIN && gateway(key, route, dev).is_some_and(|gateway| !self.gateways.contains(&gateway))
+    }
+
+    /// Whether an address counts. A link-local one is in no subnet, but may be the underlay's only address of IPv6.
     fn counts(&self, key: &AddressKey) -> bool {
-        self.chosen.may_be(&key.dev) || (self.ours.contains(&key.dev) && !is_link_local(key.net.ip()))
+        let (link_local, of_network) = (is_link_local(key.net.ip()), key.net.is_ipv4() || self.chosen.ipv6);
+        (self.chosen.may_be(&key.dev) && (of_network || !link_local)) || (self.ours.contains(&key.dev) && !link_local)
+    }
+
+    /// Whether `news` is that a device of ours has the address that is `desired` of it, in this host's own subnet. No lease is
+    /// judged otherwise for it: nobody else can have a part of that subnet.
+    pub fn follow_from_the_lease(&self, news: &News, desired: Option<&State>) -> bool {
+        let News::Address(key, Some(_)) = news else { return false };
+        self.ours.contains(&key.dev)
+            && desired.is_some_and(|desired| desired.addresses.contains_key(key))
+            && self.named.own.iter().any(|own| within(key.net, own))
     }
 
     /// Whether `news` equals the known facts.

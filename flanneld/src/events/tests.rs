@@ -127,7 +127,7 @@ fn wanted() -> State {
 }
 
 fn chosen() -> Chosen {
-    Chosen { dev: Some(name("eth0")), by_default_route: true, can_reach: None }
+    Chosen { dev: Some(name("eth0")), by_default_route: true, can_reach: None, ipv6: false }
 }
 
 /// A filter, and what is desired while it is there.
@@ -249,9 +249,10 @@ fn other_peoples_objects_are_no_news() {
         (announced(IfIndex(31), "kube-ipvs0", &ipvs), false, "kube-proxy's link comes"),
         (gone(announced(IfIndex(31), "kube-ipvs0", &ipvs)), false, "kube-proxy's link goes"),
         (address::add(POD, net("10.96.0.1/32"), &Address::default()), false, "a service's address"),
-        (via("203.0.113.0/24", "192.0.2.9", BGP), false, "a BGP daemon's route"),
-        (via("10.5.200.0/24", "192.0.2.9", BGP), false, "a BGP daemon's route inside the network"),
-        (gone(via("10.5.200.0/24", "192.0.2.9", BGP)), false, "it goes"),
+        (via("203.0.113.0/24", "192.0.2.254", BGP), false, "a BGP daemon's route"),
+        (via("10.5.200.0/24", "192.0.2.254", BGP), false, "a BGP daemon's route inside the network"),
+        (gone(via("10.5.200.0/24", "192.0.2.254", BGP)), false, "it goes"),
+        (gone(via("203.0.113.0/24", "192.0.2.9", BGP)), false, "a route over a gateway that is not known goes"),
         (via("10.5.200.0/24", "192.0.2.9", RouteProtocol::BOOT), true, "an administrator's is named"),
         (via("10.5.1.9/32", "192.0.2.9", RouteProtocol::BOOT), true, "one that leads a pod's packets elsewhere"),
         (route_to("10.5.1.9/32", "veth0", RouteProtocol::BOOT), false, "a pod's"),
@@ -282,9 +283,14 @@ fn the_underlay_is_news_when_it_changes() {
         (route_to("198.51.100.0/24", "eth0", BGP), true, "hosts that are on its segment now"),
     ]);
     let named = Chosen { by_default_route: false, ..chosen() };
-    assert!(!wakes(named, default("192.0.2.253")), "by name, whatever the default route is");
+    assert!(!wakes(named.clone(), default("192.0.2.254")), "by name, the default route decides nothing");
+    for new in [default("192.0.2.253"), via("203.0.113.0/24", "192.0.2.253", BGP)] {
+        assert!(wakes(named.clone(), new), "but a lease must not hold the new gateway");
+    }
+    let peers = via("203.0.113.0/24", "192.0.2.9", RouteProtocol::FLANNEL_CNI);
+    assert!(!wakes(named, peers), "whose gateway is a peer");
     let reach = |addr: &str| Chosen { can_reach: addr.parse().ok(), ..chosen() };
-    let other = || via("203.0.113.0/24", "192.0.2.9", BGP);
+    let other = || via("203.0.113.0/24", "192.0.2.254", BGP);
     assert!(wakes(reach("203.0.113.9"), other()) && !wakes(reach("198.51.100.9"), other()), "--iface-can-reach");
 }
 
@@ -308,6 +314,23 @@ fn our_own_address_is_a_fact_although_it_is_wanted() {
     assert!(filter.matches(moved.into()));
 }
 
+/// What a first pass does is announced, and is no reason for another one.
+#[test]
+fn a_device_and_its_address_are_no_news_when_they_are_made() {
+    let mut wanted = wanted();
+    wanted.address(&name("flannel.1"), net("10.5.1.0/32"), true);
+    let mut filter = filter_for(chosen(), wanted);
+    let (again, down) = (IfIndex(50), Link { up: false, alias: None, ..ours() });
+    assert!(filter.matches(gone(announced(FLANNEL, "flannel.1", &ours())).into()), "it goes");
+    assert!(!filter.matches(announced(again, "flannel.1", &down).into()), "it is made");
+    assert!(!filter.matches(announced(again, "flannel.1", &ours()).into()), "as it is wanted");
+    assert!(!filter.matches(address::add(again, net("10.5.1.0/32"), &Address::default()).into()), "its address");
+    assert!(filter.matches(announced(again, "flannel.1", &down).into()), "it goes down");
+    let local = || address::add(ETH0, net("fe80::7/64"), &Address::default());
+    assert!(!wakes(chosen(), local()), "without IPv6");
+    assert!(wakes(Chosen { ipv6: true, ..chosen() }, local()));
+}
+
 /// A change that is reverted while a survey runs may or may not be in the survey.
 #[test]
 fn while_the_kernel_is_read_nothing_is_known_of_the_underlay() {
@@ -315,7 +338,7 @@ fn while_the_kernel_is_read_nothing_is_known_of_the_underlay() {
     assert!(!filter.matches(eth0(1500).into()));
     filter.facts_hold = false;
     assert!(filter.matches(eth0(1500).into()));
-    assert!(!filter.matches(via("203.0.113.0/24", "192.0.2.9", BGP).into()));
+    assert!(!filter.matches(via("203.0.113.0/24", "192.0.2.254", BGP).into()));
     filter.facts_hold = true;
     assert!(filter.matches(eth0(1400).into()), "changed");
     assert!(filter.matches(eth0(1500).into()), "changed back, before anybody has looked");
@@ -334,7 +357,7 @@ fn before_the_first_pass_everything_is_news() {
 fn what_is_desired_may_be_nothing_or_gone() {
     let mut none = filter(chosen());
     none.interest.iter_mut().for_each(|interest| interest.desired = None);
-    let other = || via("203.0.113.0/24", "192.0.2.9", BGP);
+    let other = || via("203.0.113.0/24", "192.0.2.254", BGP);
     assert!(!none.matches(other().into()));
     let Held { mut filter, _desired } = filter(chosen());
     assert!(!filter.matches(other().into()));

@@ -12,8 +12,6 @@ enum Kind {
     Switch,
     /// A text that configures a missing part.
     Text,
-    /// A number that configures a missing part.
-    Number,
 }
 
 struct Absent {
@@ -33,11 +31,6 @@ const TABLE: &[Absent] = &[
     flag("kubeconfig-file", Kind::Text),
     flag("net-config-path", Kind::Text),
     flag("set-node-network-unavailable", Kind::Switch),
-    flag("ip-masq", Kind::Part("masquerade rules are")),
-    flag("ip-masq-fully-random-disable", Kind::Switch),
-    flag("iptables-resync", Kind::Number),
-    // on by default in upstream, so setting it requests nothing more
-    flag("iptables-forward-rules", Kind::Switch),
 ];
 
 fn find(name: &str) -> Option<&'static Absent> {
@@ -58,7 +51,6 @@ pub(super) fn boolean(name: &str) -> Option<bool> {
 pub(super) fn unreadable(name: &str, value: &str) -> Option<&'static str> {
     match find(name)?.kind {
         Kind::Part(_) | Kind::Switch if go::truth(value).is_none() => Some("neither true nor false"),
-        Kind::Number if go::integer(value).is_none() => Some("not a number"),
         _ => None,
     }
 }

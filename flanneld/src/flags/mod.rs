@@ -3,6 +3,7 @@
 mod absent;
 mod etcd;
 mod go;
+mod rules;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -35,6 +36,8 @@ pub struct Options {
     pub blackhole_route: bool,
     /// Whether the objects that plugins made for pods are repaired.
     pub heal_attachments: bool,
+    /// Which packet rules are written.
+    pub rules: overlay::rules::Options,
     /// klog's verbosity: 0 logs changes, 1 each step, 4 everything.
     pub verbosity: i32,
     /// The format of log lines.
@@ -125,6 +128,8 @@ struct Raw {
     /// /run/cni-attachments/NETWORK/quarantine/ID@IF exempts one attachment
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
     heal_attachments: bool,
+    #[command(flatten)]
+    rules: rules::RuleFlags,
     /// Accepted for upstream's unit files; has no effect
     #[arg(long, hide = true)]
     vmodule: Option<String>,
@@ -197,6 +202,7 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
     let mut mistakes = Vec::new();
     let etcd_prefix = prefix(&raw.etcd_prefix).map_err(|mistake| mistakes.push(mistake));
     let store = etcd::store(raw.store_dir, raw.etcd).map_err(|more| mistakes.extend(more));
+    warnings.extend(raw.rules.warning());
     let (Ok(etcd_prefix), Ok(store)) = (etcd_prefix, store) else { return Err(FlagError::Mistakes(mistakes)) };
     if let StoreOptions::Etcd(etcd) = &store {
         warnings.extend(etcd.warnings.iter().cloned());
@@ -225,6 +231,7 @@ fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
             .map(|port| SocketAddr::new(raw.healthz_ip, port)),
         blackhole_route: raw.ip_blackhole_route,
         heal_attachments: raw.heal_attachments,
+        rules: raw.rules.options(),
         verbosity: raw.v,
         log_format: raw.log_format,
         wireguard_key_file: crate::overlay::KEY_FILE.into(),

@@ -1,4 +1,5 @@
 use super::*;
+use ::overlay::rules::{Masquerade, Options as Rules};
 
 pub(super) fn parse_with(args: &[&str], env: &[(&str, &str)]) -> Result<Command, FlagError> {
     let args: Vec<String> = args.iter().map(|a| a.to_string()).collect();
@@ -166,16 +167,36 @@ fn a_password_in_the_wrong_place_is_not_repeated() {
 
 #[test]
 fn parts_that_are_absent_are_named() {
-    for (args, flag) in
-        [(&["--ip-masq", "--kube-subnet-mgr"][..], "ip-masq"), (&["-kube-subnet-mgr=t"], "kube-subnet-mgr")]
-    {
+    let missing = "flanneld: --kube-subnet-mgr: the Kubernetes store is not in this version; remove the flag";
+    for args in [&["--kube-subnet-mgr"][..], &["-kube-subnet-mgr=t"]] {
         let error = parse_with(&[&["-store-dir=/a"], args].concat(), &[]).unwrap_err();
-        assert!(error.to_string().contains(&format!("flanneld: --{flag}: ")), "{args:?}: {error}");
-        assert_eq!(error.to_string().lines().count(), args.len(), "each is named");
+        assert_eq!(error.to_string(), missing, "{args:?}");
     }
-    let error = parse_with(&["-store-dir=/a"], &[("FLANNELD_IP_MASQ", "true")]).unwrap_err();
-    assert_eq!(error.to_string(), "flanneld: --ip-masq: masquerade rules are not in this version; remove the flag");
-    run(&["-store-dir=/a", "--ip-masq=false", "-iptables-forward-rules=F", "-healthz-port=0"], &[]);
+    let error = parse_with(&["-store-dir=/a"], &[("FLANNELD_KUBE_SUBNET_MGR", "true")]).unwrap_err();
+    assert_eq!(error.to_string(), missing);
+}
+
+#[test]
+fn packet_rules_are_as_the_flags_say() {
+    let rules = |args: &[&str], env: &[(&str, &str)]| run(&[&["-store-dir=/a"], args].concat(), env).rules;
+    assert_eq!(rules(&[], &[]), Rules { masquerade: None, forward: true });
+    assert_eq!(rules(&["-iptables-forward-rules=F"], &[]), Rules::default());
+    let masquerade = |fully_random, exclude: &[&str]| {
+        let exclude = exclude.iter().map(|net| net.parse().unwrap()).collect();
+        Rules { masquerade: Some(Masquerade { fully_random, exclude }), forward: true }
+    };
+    assert_eq!(rules(&[], &[("FLANNELD_IP_MASQ", "true")]), masquerade(true, &[]));
+    let flags = ["--ip-masq", "-ip-masq-fully-random-disable", "--ip-masq-exclude=10.0.0.1/8,fd00::/8"];
+    assert_eq!(rules(&flags, &[]), masquerade(false, &["10.0.0.0/8", "fd00::/8"]));
+    let twice = ["--ip-masq", "--ip-masq-exclude", "10.0.0.0/8", "--ip-masq-exclude", "192.0.2.0/24"];
+    assert_eq!(rules(&twice, &[]), masquerade(true, &["10.0.0.0/8", "192.0.2.0/24"]));
+    assert_eq!(rules(&["--ip-masq", "--ip-masq-exclude="], &[]), masquerade(true, &[]));
+    let warnings = run(&["-store-dir=/a", "--ip-masq-exclude=10.0.0.0/8"], &[]).warnings;
+    assert_eq!(warnings, ["--ip-masq-exclude has no effect without --ip-masq"]);
+    for value in ["10.0.0.0", "10.0.0.0/33", "x"] {
+        let error = parse_with(&["-store-dir=/a", "--ip-masq-exclude", value], &[]).unwrap_err().to_string();
+        assert!(error.contains("is not a network (CIDR)"), "{error}");
+    }
 }
 
 #[test]

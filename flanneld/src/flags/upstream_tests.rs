@@ -99,7 +99,6 @@ fn all_of_upstreams_flags_together_start_it() {
 fn what_only_an_absent_part_reads_means_nothing() {
     for arg in [
         "-ip-masq-fully-random-disable",
-        "-iptables-forward-rules=f",
         "-iptables-resync=0x1e",
         "-net-config-path=/elsewhere",
         "-kube-annotation-prefix=example.org",
@@ -113,18 +112,19 @@ fn what_only_an_absent_part_reads_means_nothing() {
 
 #[test]
 fn the_last_value_counts_and_each_is_read() {
-    bare(&["-ip-masq", "-ip-masq=false"], &[]);
+    assert_eq!(bare(&["-ip-masq", "-ip-masq=false"], &[]), bare(&[], &[]));
     let refused = |args: &[&str], env: &[(&str, &str)], says: &str| {
         let error = parse_with(args, env).unwrap_err().to_string();
         assert!(error.contains(says), "{args:?}: {error}");
     };
     for word in YES {
-        refused(&[&format!("-ip-masq={word}")], &[], "masquerade rules are not in this version");
+        assert!(bare(&[&format!("-ip-masq={word}")], &[]).rules.masquerade.is_some());
         refused(&[], &[("FLANNELD_KUBE_SUBNET_MGR", word)], "the Kubernetes store is not in this version");
     }
-    refused(&["-ip-masq=false", "-ip-masq"], &[], "masquerade");
-    refused(&["-ip-masq=maybe", "-ip-masq=false"], &[], "--ip-masq=maybe: neither true nor false");
-    refused(&["-iptables-resync=often"], &[], "--iptables-resync=often: not a number");
+    assert!(bare(&["-ip-masq=false", "-ip-masq"], &[]).rules.masquerade.is_some());
+    refused(&["-ip-masq=maybe"], &[], "invalid value 'maybe' for '--ip-masq");
+    refused(&["-iptables-resync=often"], &[], "not a number");
+    refused(&["-kube-subnet-mgr=maybe", "-kube-subnet-mgr=f"], &[], "--kube-subnet-mgr=maybe: neither true nor false");
     refused(&["-kubeconfig-file"], &[], "--kubeconfig-file: needs a value");
 }
 

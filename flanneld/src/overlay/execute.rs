@@ -10,7 +10,7 @@ use kernel::types::{Family, IfName};
 use overlay::backend::wireguard::DEVICES;
 use overlay::lease::Subnets;
 use overlay::ownership;
-use overlay::plan::{Endpoints, Leased, PeerView, Plan};
+use overlay::plan::{Endpoints, Leased, Plan};
 use overlay::underlay::Survey;
 use overlay::ways::{self, Question};
 use store::Published;
@@ -22,8 +22,7 @@ use super::kernel::{Applied, Target, converge};
 use super::pass::{Failure, Pass};
 use crate::events::Interest;
 use crate::events::facts::{Chosen, Named};
-use crate::report::PeerChanges;
-use overlay::status::{self, Rejected};
+use overlay::status::Rejected;
 
 /// The interval for asking which host uses a shared key, because the kernel does not announce it.
 /// It is also the interval for asking again while rules lead packets elsewhere.
@@ -39,6 +38,7 @@ impl Controller {
             dev: plan.underlay.as_ref().map(|found| found.underlay.dev.clone()),
             by_default_route: select.follows_default_route(&families),
             can_reach: select.can_reach,
+            ipv6: families.contains(&Family::V6),
         };
         let desired = self.memory.desired().filter(|_| plan.leased.is_some()).map(Arc::downgrade);
         // When routes are left to other programs, the status names none.
@@ -80,7 +80,7 @@ impl Controller {
             self.carry(path, &leased, gathered.unchanged).await.map_err(Failure::Retry)?;
         }
         let applied = self.apply(&mut leased, gathered).await?;
-        pass.fresh = !applied.outcome.done.is_empty();
+        pass.outcome.fresh = !applied.outcome.done.is_empty();
         let failed = self.extension.follow(&gathered.conf, self.memory.book().peers(), complete, &mut pass.due);
         pass.note(failed);
         applied.trouble().into_iter().for_each(|trouble| pass.retry(trouble));
@@ -96,6 +96,7 @@ impl Controller {
             self.udp.end();
         }
         self.outlet.moved(self.udp.counters());
+        let ruled = self.make_rules(&leased, gathered, pass).await?;
         if applied.ready() {
             match self.store.publish(&attrs).await {
                 Ok(Published::After(after)) => pass.due.by(after),
@@ -105,6 +106,9 @@ impl Controller {
                 Ok(Published::Written) => {}
                 Err(error) => pass.retry(error.to_string()),
             }
+        }
+        // the CNI plugin leaves the masquerade to us by what this file says
+        if applied.ready() && (ruled || self.started) {
             self.outlet.subnet_env(&leased.subnet_env);
             self.known.wrote(&leased.subnet_env);
             self.started = true;
@@ -134,6 +138,26 @@ impl Controller {
                 rules.join("; ")
             )
         }))
+    }
+
+    /// Makes the packet rules. True if those that pods need are there.
+    async fn make_rules(&mut self, leased: &Leased, gathered: &Gathered, pass: &mut Pass) -> Result<bool, Failure> {
+        let (own, former) = (leased.subnet_env.subnets, &gathered.previous.networks);
+        let made = match self.rules.make(&self.kernel, &gathered.conf, own, former).await {
+            Ok(Some(ruled)) => {
+                pass.outcome.fresh |= !ruled.applied.outcome.done.is_empty();
+                self.outlet.ruled(&ruled);
+                ruled.applied.trouble().map_or(Ok(()), Err)
+            }
+            Ok(None) => Ok(()),
+            Err(Failure::Retry(why)) => Err(why),
+            Err(failure) => return Err(failure),
+        };
+        let there = made.is_ok() || !self.rules.are_vital();
+        made.err().into_iter().for_each(|why| pass.retry(why));
+        self.outlet.rules_are(there);
+        pass.note(self.outlet.dropped());
+        Ok(there)
     }
 
     /// Applies the plan to the kernel.
@@ -169,29 +193,15 @@ impl Controller {
         Ok(Applied { drift, ..applied })
     }
 
-    /// Reports how the peers are reached, and which leases are rejected. Each plan must be reported, because the next
-    /// one contains only the changes.
-    pub(super) fn report_peers(&self, leased: &Leased, pass: &mut Pass) {
+    /// Reports how the peers are reached, and what is not followed, as each plan says it: the next one says only what has
+    /// changed since.
+    pub(super) fn report_peers(&self, leased: &mut Leased, pass: &mut Pass) {
         self.outlet.warn(&leased.warnings);
-        let show = |peer: &PeerView| status::Peer {
-            subnet: peer.subnet,
-            public_ip: peer.public,
-            path: peer.reach.into(),
-            reason: peer.reason.to_string(),
-            vtep_mac: peer.vtep_mac.map(|mac| mac.to_string()),
-            since: String::new(),
-        };
-        let changes = &leased.peers;
-        pass.peers.then(match changes.whole {
-            true => PeerChanges::Whole(changes.put.iter().map(show).collect()),
-            false => {
-                let gone = changes.gone.iter().map(|subnet| (*subnet, None));
-                PeerChanges::Some(gone.chain(changes.put.iter().map(|peer| (peer.subnet, Some(show(peer))))).collect())
-            }
-        });
+        self.outlet.planned(&leased.work);
+        pass.outcome.peers.push(std::mem::take(&mut leased.peers));
         if let Some(all) = &leased.rejected {
             let show = |r: &overlay::peers::Rejected| Rejected { key: r.key.clone(), reason: r.explained() };
-            pass.rejected = Some(all.iter().map(show).collect());
+            pass.outcome.rejected = Some(all.iter().map(show).collect());
         }
     }
 }

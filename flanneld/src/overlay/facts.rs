@@ -78,6 +78,7 @@ impl Known {
             plan: plan::Options {
                 select: options.select.clone(),
                 blackhole: options.blackhole_route,
+                rules: options.rules.clone(),
                 can_rename: ::kernel::release::renames_links(),
             },
             options: Arc::new(options),
@@ -262,7 +263,7 @@ pub(super) struct OwnLease<'a> {
 
 /// Runs blocking work off the runtime's thread.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
+    store::thread::run(work).await.map_err(|error| error.to_string())
 }
 
 /// A random number from the kernel; it is not used for secrets.

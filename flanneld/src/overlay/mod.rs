@@ -1,9 +1,9 @@
 //! The overlay controller: whenever something may have changed, it makes a plan and carries it out.
 //!
-//! It makes a pass for six reasons: the store has changes, the kernel announced a change to an object of ours, a setting
-//! that it does not announce has changed, a part of the daemon has ended or finished its work, a retry or a deadline is
-//! due, or ten minutes have passed. Every pass is the same: facts, plan, execution in order. [`overlay::plan`] makes all
-//! decisions, and is pure.
+//! It makes a pass for seven reasons: the store has changes, the kernel announced a change to an object of ours, a setting
+//! that it does not announce has changed, packet rules have changed, a part of the daemon has ended or finished its work,
+//! a retry or a deadline is due, or ten minutes have passed. Every pass is the same: facts, plan, execution in order.
+//! [`overlay::plan`] makes all decisions, and is pure.
 
 mod execute;
 mod extension;
@@ -11,6 +11,7 @@ mod facts;
 mod kernel;
 mod outlet;
 mod pass;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod udp;
@@ -37,6 +38,9 @@ pub use wireguard_key::DEFAULT as KEY_FILE;
 /// The readiness condition: the host's own part of the data path is up.
 const OVERLAY: &str = "overlay";
 
+/// The readiness condition: the packet rules that pods need are there, and no chain drops what they accept.
+const RULES: &str = "rules";
+
 /// Every change should be announced. If one is not, it is found after this time.
 const AUDIT: Duration = Duration::from_secs(600);
 
@@ -58,6 +62,8 @@ pub struct Controller {
     udp: udp::Udp,
     /// The extension backend's commands.
     extension: extension::Extension,
+    /// The packet rules.
+    rules: rules::Rules,
     outlet: Outlet,
     settings: Unannounced,
     /// Other programs' routes that take the traffic for peers, as errors.
@@ -103,6 +109,7 @@ impl Controller {
         Self {
             udp: udp::Udp::new(outlet.counters()),
             extension: extension::Extension::new(options.environment.clone()),
+            rules: rules::Rules::new(options.rules.clone()),
             known: Known::new(options, &store),
             memory: Memory::default(),
             settings: Unannounced::default(),
@@ -176,7 +183,15 @@ impl Controller {
                     break "a setting has changed";
                 }
             }
-            () = tokio::time::sleep_until(due) => break "due",
+            changed = self.rules.changed() => {
+                changed?;
+                tokio::time::sleep_until(ended + rules::QUIET).await;
+                return Ok("packet rules have changed");
+            }
+            () = tokio::time::sleep_until(due) => {
+                self.rules.look_again();
+                break "due";
+            }
             }
         };
         self.known.survey = None;

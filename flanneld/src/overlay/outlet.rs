@@ -2,25 +2,27 @@
 //! in `/readyz`.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use kernel::types::Family;
 use overlay::lans::Lan;
 use overlay::lease::Subnets;
 use overlay::netconf::NetConf;
+use overlay::plan::Work;
 use overlay::reach::Mode;
 use overlay::subnet_env::SubnetEnv;
 use overlay::underlay::Found;
 use store::{Held, StoreHealth};
 use tokio::sync::watch;
 
-use super::OVERLAY;
 use super::kernel::Applied;
+use super::rules::Ruled;
+use super::{OVERLAY, RULES};
 use crate::health::Readiness;
 use crate::metrics::{Expiry, Metrics};
-use crate::report::{PeerChanges, Report};
+use crate::report::{Head, Passed, Report};
 use crate::udp::counters::{Counters, Snapshot};
-use overlay::status::{self, Rejected, Status};
+use overlay::status;
 
 /// Publishes the outcome of passes.
 pub struct Outlet {
@@ -28,17 +30,19 @@ pub struct Outlet {
     metrics: Metrics,
     readiness: Readiness,
     /// The status without the peers.
-    status: Status,
+    status: Head,
     /// This host's subnets, for other controllers.
     subnets: watch::Sender<Subnets>,
     found: Option<Arc<Found>>,
+    /// Chains of others that drop every forwarded packet of pods.
+    certain: Vec<String>,
 }
 
 impl Outlet {
     /// `status` contains what is known about the daemon itself.
-    pub fn new(report: Report, metrics: Metrics, readiness: Readiness, status: Status) -> Self {
+    pub fn new(report: Report, metrics: Metrics, readiness: Readiness, status: Head) -> Self {
         let subnets = watch::Sender::new(Subnets::default());
-        Self { report, metrics, readiness, status, subnets, found: None }
+        Self { report, metrics, readiness, status, subnets, found: None, certain: Vec::new() }
     }
 
     /// A receiver of this host's subnets.
@@ -105,6 +109,11 @@ impl Outlet {
         self.subnets.send_if_modified(|known| std::mem::replace(known, subnets) != subnets);
     }
 
+    /// Reports the cost of a plan.
+    pub(super) fn planned(&self, work: &Work) {
+        self.metrics.worked(work);
+    }
+
     /// Reports the result of applying a plan. The host is ready when its own data path is up, made from the complete
     /// contents of the store (`read`), and nothing of other programs
     /// is `preferred` to it: a route, or a rule of the routing policy. A store that fails later is no
@@ -123,6 +132,33 @@ impl Outlet {
         }
     }
 
+    /// The packet rules were looked at.
+    pub(super) fn ruled(&mut self, ruled: &Ruled) {
+        let Ruled { applied, drops } = ruled;
+        self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, applied.drift);
+        applied.log();
+        let dropping: Vec<String> = drops.iter().map(ToString::to_string).collect();
+        let may = drops.iter().filter(|drops| !drops.certain).map(ToString::to_string);
+        may.filter(|text| !self.status.dropping.contains(text)).for_each(|text| tracing::warn!("{text}"));
+        self.certain = drops.iter().filter(|drops| drops.certain).map(ToString::to_string).collect();
+        self.status.dropping = dropping;
+    }
+
+    /// Chains of others that drop every forwarded packet of pods.
+    pub(super) fn dropped(&self) -> Vec<String> {
+        self.certain.clone()
+    }
+
+    /// Whether the packet rules that pods need are there.
+    pub(super) fn rules_are(&self, there: bool) {
+        let holds = match self.certain.first() {
+            _ if !there => Err("the masquerade rules cannot be written".into()),
+            Some(dropped) => Err(dropped.clone()),
+            None => Ok(()),
+        };
+        self.readiness.set(RULES, holds);
+    }
+
     /// Reports the traffic of the udp backend.
     pub(super) fn moved(&mut self, counters: Option<Snapshot>) {
         self.status.udp = counters.map(Into::into);
@@ -139,23 +175,19 @@ impl Outlet {
         warnings.iter().for_each(|text| tracing::warn!("{text}"));
     }
 
-    /// Reports the outcome of a pass: problems, changed peers, rejected leases, and whether anything was changed
-    /// (`fresh`).
-    pub(super) fn passed(
-        &mut self,
-        error: Option<String>,
-        peers: PeerChanges,
-        rejected: Option<Vec<Rejected>>,
-        fresh: bool,
-    ) {
+    /// Reports the outcome of a pass: the problem, and `passed`, which contains everything but the head.
+    pub(super) fn passed(&mut self, error: Option<String>, passed: Passed) {
         if let (Some(text), true) = (&error, self.status.last_error != error) {
             tracing::warn!(error = text, "reconcile failed");
         }
         if error.is_none() {
             self.metrics.clean();
         }
+        self.metrics.looked();
+        let now = SystemTime::now();
         self.status.last_error = error;
-        self.status.last_reconcile = Some(status::rfc3339(SystemTime::now()));
-        self.report.passed(&self.status, peers, rejected, fresh);
+        self.status.last_reconcile = Some(status::rfc3339(now));
+        let at = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.report.passed(Passed { head: self.status.clone(), at, ..passed });
     }
 }

@@ -13,8 +13,7 @@ use super::extension::Unready;
 use super::facts::{Gathered, OwnLease, random};
 use super::{Controller, Due};
 use crate::daemon::DaemonError;
-use crate::report::PeerChanges;
-use overlay::status::Rejected;
+use crate::report::Passed;
 
 /// Why a pass ended early.
 pub(super) enum Failure {
@@ -43,10 +42,7 @@ pub(super) struct Pass {
     pub(super) due: Due,
     troubles: Vec<String>,
     retry: bool,
-    /// Whether anything was changed.
-    pub(super) fresh: bool,
-    pub(super) peers: PeerChanges,
-    pub(super) rejected: Option<Vec<Rejected>>,
+    pub(super) outcome: Passed,
 }
 
 impl Pass {
@@ -85,7 +81,7 @@ impl Controller {
             self.retry.reset();
         }
         let trouble = pass.trouble();
-        self.outlet.passed(trouble, pass.peers, pass.rejected, pass.fresh);
+        self.outlet.passed(trouble, pass.outcome);
         Ok(pass.due)
     }
 
@@ -116,9 +112,12 @@ impl Controller {
         let own = OwnLease { subnets: held.map(|held| held.subnets), published: published.as_ref() };
         let printed = self.extension.printed();
         let facts = self.known.facts(gathered, own, printed.as_deref());
-        let plan = plan(&facts, &mut self.memory);
+        let mut plan = plan(&facts, &mut self.memory);
         self.take_interest(&plan, gathered);
-        plan.leased.iter().for_each(|leased| self.report_peers(leased, pass));
+        if let Some(leased) = &mut plan.leased {
+            self.udp.planned(&leased.peers, gathered.conf.backend.mode().is_some());
+            self.report_peers(leased, pass);
+        }
         plan
     }
 

@@ -1,5 +1,6 @@
 //! Runs the udp backend's data path: while the backend is udp, and after that until no host sends here any more.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use kernel::state::{Scope, State};
 use kernel::types::{Family, IfName};
 use overlay::backend::udp::DEVICE;
 use overlay::peers::Peer;
-use overlay::plan::{self, Leased};
+use overlay::plan::{self, Leased, PeerChanges};
 
 use super::Controller;
 use crate::udp::counters::{Counters, Snapshot};
@@ -23,6 +24,18 @@ pub(super) struct Udp {
     counters: Arc<Counters>,
     /// Whether it has ever run.
     used: bool,
+    /// What the table does not say yet.
+    behind: Behind,
+}
+
+/// How far the table is behind the plans. A plan may not have been carried out.
+#[derive(Debug, Default)]
+enum Behind {
+    /// Anything may be other.
+    #[default]
+    Wholly,
+    /// These subnets have these hosts now; `None`: nobody.
+    By(BTreeMap<Ipv4Network, Option<Ipv4Addr>>),
 }
 
 impl Udp {
@@ -39,6 +52,24 @@ impl Udp {
     /// Whether it runs at this address, on the device with this index.
     fn is_on(&self, local: SocketAddrV4, index: u32) -> bool {
         self.goes_on(local) && self.path.as_ref().is_some_and(|path| path.settings().index == index)
+    }
+
+    /// A plan was made, with these changes. `complete`: they name every peer, as they do where routes are not left to others.
+    pub(super) fn planned(&mut self, changes: &PeerChanges, complete: bool) {
+        match &mut self.behind {
+            // nobody is there to catch up
+            behind if self.path.is_none() || changes.whole || !complete => *behind = Behind::Wholly,
+            Behind::By(hosts) => {
+                let gone = changes.gone.iter().map(|subnet| (*subnet, None));
+                let now = changes.put.iter().map(|peer| (peer.subnet, Some(peer.public)));
+                hosts.extend(gone.chain(now).filter_map(|(subnet, host)| match (subnet, host) {
+                    (IpNetwork::V4(subnet), None) => Some((subnet, None)),
+                    (IpNetwork::V4(subnet), Some(IpAddr::V4(host))) => Some((subnet, Some(host))),
+                    _ => None,
+                }));
+            }
+            Behind::Wholly => {}
+        }
     }
 
     /// Waits until one of its workers has ended. Cancel-safe.
@@ -69,6 +100,7 @@ impl Udp {
         tracing::info!(%device, %local, queues, "the udp backend's data path has started");
         self.path = Some(path);
         self.used = true;
+        self.behind = Behind::By(BTreeMap::new());
         Ok(())
     }
 }
@@ -89,10 +121,15 @@ impl Controller {
                 Ok(())
             }
             (Some(running), index) if goes_on || index.is_some_and(|index| self.udp.is_on(local, index)) => {
-                // A peer stays until it is known to be gone; an equal table is not a change. The peers of this plan
-                // alone are not enough, because the previous plan may not have been carried out.
+                // who is not known to be gone stays
                 if !leased.scope.keep {
-                    running.replace(table(self));
+                    match std::mem::replace(&mut self.udp.behind, Behind::By(BTreeMap::new())) {
+                        Behind::Wholly => running.replace(table(self)),
+                        Behind::By(hosts) if hosts.is_empty() => {}
+                        Behind::By(hosts) => running.change(|table| {
+                            hosts.into_iter().for_each(|(subnet, host)| table.set(subnet, host));
+                        }),
+                    }
                 }
                 Ok(())
             }

@@ -1,46 +1,40 @@
 //! The contents of the two files, and whether they have changed. Pure.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use ipnetwork::IpNetwork;
+use overlay::plan::{PeerChanges, PeerView};
+use overlay::status::{Attachments, Line, Rejected, Row, Status, Udp};
 
 use crate::metrics::PeerCounts;
-use overlay::status::{Attachments, Peer, Peers, Rejected, Status, Udp};
 
-/// The peers that have changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PeerChanges {
-    /// The complete list of peers.
-    Whole(Vec<Peer>),
-    /// The peers that are new or different, or gone (`None`), by subnet.
-    Some(Vec<(IpNetwork, Option<Peer>)>),
-}
+/// Peers that are handed over at a time: whoever writes them holds up nobody for longer than some microseconds.
+const PAGE: usize = 256;
 
-impl PeerChanges {
-    /// These changes, and then others.
-    pub fn then(&mut self, later: Self) {
-        match (&mut *self, later) {
-            (_, Self::Whole(all)) => *self = Self::Whole(all),
-            (Self::Some(before), Self::Some(later)) => before.extend(later),
-            (Self::Whole(all), Self::Some(later)) => {
-                all.retain(|peer| !later.iter().any(|(subnet, _)| *subnet == peer.subnet));
-                all.extend(later.into_iter().filter_map(|(_, peer)| peer));
-            }
-        }
-    }
-}
+/// A status whose peers are elsewhere.
+pub type Head = Status<()>;
 
-impl Default for PeerChanges {
-    /// No change.
-    fn default() -> Self {
-        Self::Some(Vec::new())
-    }
+/// The outcome of a pass.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// What is wrong, the store, this host.
+    pub head: Head,
+    /// When the pass ended, in seconds since 1970.
+    pub at: u64,
+    /// The peers that have changed, change after change.
+    pub peers: Vec<PeerChanges>,
+    /// The entries in the store that are rejected; `None`: as before.
+    pub rejected: Option<Vec<Rejected>>,
+    /// The pass changed something.
+    pub fresh: bool,
 }
 
 /// The contents of the files.
 #[derive(Debug, Default)]
 pub struct Contents {
-    status: Status,
+    head: Head,
+    peers: BTreeMap<IpNetwork, Row>,
     counts: PeerCounts,
     env: Option<String>,
     /// Whether the status has changes that are not written.
@@ -51,50 +45,56 @@ pub struct Contents {
 
 impl Contents {
     /// Records the outcome of a pass.
-    pub fn passed(&mut self, head: &Status, peers: PeerChanges, rejected: Option<Vec<Rejected>>, fresh: bool) {
-        let mut now = head.clone();
-        now.peers = std::mem::take(&mut self.status.peers);
-        let before = std::mem::take(&mut self.status.rejected);
+    pub fn passed(&mut self, passed: Passed) {
+        let Passed { mut head, at, peers, rejected, fresh } = passed;
+        let before = std::mem::take(&mut self.head.rejected);
         let other = rejected.as_ref().is_some_and(|rejected| *rejected != before);
-        now.rejected = rejected.unwrap_or(before);
-        now.attachments = self.status.attachments.take();
-        let mut news = fresh || other || !says_the_same(&self.status, head);
-        news |= self.take_peers(&mut now.peers, peers, head.last_reconcile.as_deref().unwrap_or_default());
-        self.status = now;
+        let mut news = fresh || other || !says_the_same(&self.head, &head);
+        head.rejected = rejected.unwrap_or(before);
+        head.attachments = self.head.attachments.take();
+        for changes in peers {
+            news |= self.take_peers(changes, at);
+        }
+        self.head = head;
         self.unwritten |= news;
     }
 
     /// Applies changes of peers. Returns true if a peer is new, different or gone.
-    fn take_peers(&mut self, known: &mut Peers, changes: PeerChanges, now: &str) -> bool {
+    fn take_peers(&mut self, changes: PeerChanges, now: u64) -> bool {
+        if changes.whole {
+            return self.take_all(&changes.put, now);
+        }
         let mut news = false;
-        let changed = match changes {
-            PeerChanges::Some(changed) => changed,
-            PeerChanges::Whole(all) => {
-                let mut gone: Vec<IpNetwork> = known.iter().map(|peer| peer.subnet).collect();
-                let all: Vec<_> = all.into_iter().map(|peer| (peer.subnet, Some(peer))).collect();
-                let there: HashSet<IpNetwork> = all.iter().map(|(subnet, _)| *subnet).collect();
-                gone.retain(|subnet| !there.contains(subnet));
-                gone.into_iter().map(|subnet| (subnet, None)).chain(all).collect()
-            }
-        };
-        for (subnet, peer) in changed {
-            let before = known.get(&subnet);
-            if let (Some(before), Some(peer)) = (before, &peer)
-                && before.is_as(peer)
-            {
+        for subnet in changes.gone {
+            let gone = self.peers.remove(&subnet);
+            gone.iter().for_each(|row| self.counts.remove(row.path));
+            news |= gone.is_some();
+        }
+        for view in &changes.put {
+            let (before, row) = (self.peers.get(&view.subnet), row(view, now));
+            if before.is_some_and(|before| before.is_as(&row)) {
                 continue;
             }
-            before.into_iter().for_each(|peer| self.counts.remove(peer.path));
-            news |= before.is_some() || peer.is_some();
-            match peer {
-                Some(peer) => {
-                    self.counts.add(peer.path);
-                    known.put(Peer { since: now.to_owned(), ..peer });
-                }
-                None => known.remove(&subnet),
-            }
+            before.into_iter().for_each(|before| self.counts.remove(before.path));
+            self.counts.add(row.path);
+            self.peers.insert(view.subnet, row);
+            news = true;
         }
         news
+    }
+
+    fn take_all(&mut self, all: &[PeerView], now: u64) -> bool {
+        let known = std::mem::take(&mut self.peers);
+        let same = |view: &PeerView, row: &Row| known.get(&view.subnet).copied().filter(|known| known.is_as(row));
+        let aged = |view: &PeerView| {
+            let row = row(view, now);
+            (view.subnet, same(view, &row).unwrap_or(row))
+        };
+        // a map that is made at once is half as large as one that grows
+        self.peers = all.iter().map(aged).collect();
+        self.counts = PeerCounts::default();
+        self.peers.values().for_each(|row| self.counts.add(row.path));
+        self.peers != known
     }
 
     /// The number of peers by how they are reached.
@@ -104,23 +104,29 @@ impl Contents {
 
     /// The number of entries in the store that are rejected.
     pub fn rejected(&self) -> usize {
-        self.status.rejected.len()
+        self.head.rejected.len()
     }
 
     /// The number of peers.
     pub fn peers(&self) -> usize {
-        self.status.peers.len()
+        self.peers.len()
+    }
+
+    /// The next peers in the order of their subnets, after this one.
+    pub fn page(&self, after: Option<IpNetwork>) -> Vec<Line> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.peers.range((from, Bound::Unbounded)).take(PAGE).map(|(subnet, row)| Line(*subnet, *row)).collect()
     }
 
     /// Sets the state of this host's attachments.
     pub fn set_attachments(&mut self, attachments: Attachments) {
-        self.unwritten |= self.status.attachments.as_ref() != Some(&attachments);
-        self.status.attachments = Some(attachments);
+        self.unwritten |= self.head.attachments.as_ref() != Some(&attachments);
+        self.head.attachments = Some(attachments);
     }
 
     /// Sets what the udp backend has moved, if that is the backend. Returns whether it is.
     pub fn set_udp(&mut self, now: impl FnOnce() -> Udp) -> bool {
-        let Some(known) = &mut self.status.udp else { return false };
+        let Some(known) = &mut self.head.udp else { return false };
         let before = std::mem::replace(known, now());
         self.unwritten |= before != *known;
         true
@@ -147,16 +153,12 @@ impl Contents {
         self.env_error = env_error;
     }
 
-    /// The text of the status, for writing it now. `drift` is the number of repairs so far, by kind of object.
-    pub fn take_status(&mut self, drift: BTreeMap<String, u64>) -> String {
+    /// The status without its peers, for writing it now. `drift` is the number of repairs so far, by kind of object.
+    pub fn take_head(&mut self, drift: BTreeMap<String, u64>) -> Head {
         self.unwritten = false;
-        self.status.drift = drift;
-        let error = self.status.last_error.clone();
-        let all: Vec<String> = error.iter().chain(&self.env_error).cloned().collect();
-        self.status.last_error = (!all.is_empty()).then(|| all.join("; "));
-        let text = self.status.to_json();
-        self.status.last_error = error;
-        text
+        self.head.drift = drift;
+        let all: Vec<String> = self.head.last_error.iter().chain(&self.env_error).cloned().collect();
+        Head { last_error: (!all.is_empty()).then(|| all.join("; ")), ..self.head.clone() }
     }
 
     /// Notes that writing failed, so that the status is still unwritten.
@@ -166,24 +168,27 @@ impl Contents {
 
     /// A summary in one line for the service manager.
     pub fn summary(&self) -> String {
-        match (&self.status.last_error, &self.env_error, &self.env) {
+        match (&self.head.last_error, &self.env_error, &self.env) {
             (Some(error), ..) | (None, Some(error), _) => error.clone(),
             (None, None, None) => "starting".to_owned(),
-            (None, None, Some(_)) => format!("{} peers", self.status.peers.len()),
+            (None, None, Some(_)) => format!("{} peers", self.peers.len()),
         }
     }
 
-    /// The text of the last status, with the error that ends the daemon.
-    pub fn last_words(&mut self, error: &str) -> String {
-        self.status.last_error = Some(error.to_owned());
-        self.status.to_json()
+    /// The last status without its peers, with the error that ends the daemon.
+    pub fn last_words(&mut self, error: &str) -> Head {
+        self.head.last_error = Some(error.to_owned());
+        self.head.clone()
     }
 }
 
-/// Whether the two differ only in their time and the udp backend's counters. `status` is without what comes apart from a
-/// pass, as `head` is.
-fn says_the_same(status: &Status, head: &Status) -> bool {
-    let Status { last_reconcile, udp, drift, .. } = status.clone();
-    let (peers, rejected, attachments) = Default::default();
-    *status == Status { peers, rejected, last_reconcile, udp, drift, attachments, ..head.clone() }
+fn row(view: &PeerView, since: u64) -> Row {
+    let PeerView { public, reach, reason, vtep_mac, .. } = *view;
+    Row { public_ip: public, path: reach.into(), reason, vtep_mac, since }
+}
+
+/// Whether the two differ only in their time, the udp backend's counters, and what comes apart from a pass.
+fn says_the_same(status: &Head, head: &Head) -> bool {
+    let Status { last_reconcile, udp, drift, rejected, attachments, .. } = status.clone();
+    *status == Status { last_reconcile, udp, drift, rejected, attachments, ..head.clone() }
 }

@@ -4,25 +4,25 @@
 //! when another program deletes or edits them. The task is the only writer, and it writes off the runtime's thread.
 
 mod contents;
+mod document;
 mod pace;
 mod task;
 #[cfg(test)]
 mod tests;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-pub use contents::{Contents, PeerChanges};
+pub use contents::{Contents, Head, Passed};
 
 use crate::health::Readiness;
 use crate::metrics::Metrics;
 use crate::supervise::{Ended, Task};
 use crate::systemd::Manager;
-use overlay::status::{Attachments, Rejected, Status, path_beside};
-use store::files::{self, FileError};
+use overlay::status::{Attachments, path_beside};
 
 /// The readiness condition: the CNI plugin can read subnet.env.
 pub const SUBNET_FILE: &str = "subnet file";
@@ -54,10 +54,9 @@ impl Shared {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, path: &Path, text: impl FnOnce(&mut Contents) -> String) -> Result<(), FileError> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = text(&mut self.lock());
-        files::replace(path, text.as_bytes())
+    /// Waits for other writers.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -99,12 +98,11 @@ impl Reporter {
 }
 
 impl Report {
-    /// Reports the outcome of a pass. `head` is the status without peers and rejected leases, which are passed as
-    /// changes. The status is written soon if anything but its time and its counters is new, or if the pass changed
-    /// something (`fresh`).
-    pub fn passed(&self, head: &Status, peers: PeerChanges, rejected: Option<Vec<Rejected>>, fresh: bool) {
+    /// Reports the outcome of a pass. The status is written soon if anything but its time and its counters is new, or if the
+    /// pass changed something.
+    pub fn passed(&self, passed: Passed) {
         let mut contents = self.shared.lock();
-        contents.passed(head, peers, rejected, fresh);
+        contents.passed(passed);
         self.metrics.count(contents.counts(), contents.rejected());
         drop(contents);
         self.shared.changed.notify_one();
@@ -124,7 +122,7 @@ impl Report {
 
     /// Writes the status immediately, because the daemon is about to end with `error`.
     pub fn last_words(&self, error: &str) {
-        // the caller logs the error itself
-        let _ = self.shared.write(&self.status, |contents| contents.last_words(error));
+        // The caller logs the error itself.
+        let _ = document::write(&self.status, &self.shared, |contents| contents.last_words(error));
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::pace::{COUNTED, next_status};
 use super::watch::{Fingerprint, Watch};
-use super::{Contents, SUBNET_FILE, Settings, Shared};
+use super::{SUBNET_FILE, Settings, Shared, document};
 use crate::repairs::Repairs;
 use overlay::status::path_beside;
 use store::backoff::Backoff;
@@ -40,14 +40,10 @@ impl Object {
     }
 
     /// Writes the file on a thread of its own, because a disk may be slow.
-    async fn write(
-        &mut self,
-        shared: &Arc<Shared>,
-        text: impl FnOnce(&mut Contents) -> String + Send + 'static,
-    ) -> bool {
-        let (path, shared) = (self.path.clone(), shared.clone());
-        let work = move || shared.write(&path, text).map(|()| Fingerprint::of(&path));
-        let done = tokio::task::spawn_blocking(work).await;
+    async fn write(&mut self, write: impl FnOnce(&Path) -> Result<(), FileError> + Send + 'static) -> bool {
+        let path = self.path.clone();
+        let work = move || write(&path).map(|()| Fingerprint::of(&path));
+        let done = store::thread::run(work).await;
         self.at = Some(Instant::now());
         match done {
             Ok(Ok(written)) => {
@@ -56,15 +52,12 @@ impl Object {
                 true
             }
             Ok(Err(error)) => self.failed(&error),
-            // the panic's message is on stderr already; the next try may succeed
-            Err(_) => {
-                self.retry = Some(Instant::now() + self.backoff.next());
-                false
-            }
+            // The next try may succeed.
+            Err(error) => self.failed(&error),
         }
     }
 
-    fn failed(&mut self, error: &FileError) -> bool {
+    fn failed(&mut self, error: &impl std::fmt::Display) -> bool {
         let wait = self.backoff.next();
         self.retry = Some(Instant::now() + wait);
         let text = error.to_string();
@@ -158,8 +151,9 @@ impl Writer {
         if at > now {
             return Some(at);
         }
-        let drifts = self.settings.metrics.drifts();
-        if !self.status.write(&self.shared, move |contents| contents.take_status(drifts)).await {
+        let (shared, drifts) = (self.shared.clone(), self.settings.metrics.drifts());
+        let write = move |path: &Path| document::write(path, &shared, |contents| contents.take_head(drifts));
+        if !self.status.write(write).await {
             self.shared.lock().status_failed();
             return self.status.retry;
         }
@@ -181,8 +175,12 @@ impl Writer {
             return Some(at);
         }
         let written = {
-            let text = text.clone();
-            self.env.write(&self.shared, move |_| text).await
+            let (text, shared) = (text.clone(), self.shared.clone());
+            let write = move |path: &Path| {
+                let _turn = shared.turn();
+                files::replace(path, text.as_bytes())
+            };
+            self.env.write(write).await
         };
         self.shared.lock().set_env_error(self.env.error.clone());
         self.settings.readiness.set(SUBNET_FILE, self.env.error.clone().map_or(Ok(()), Err));

@@ -1,100 +1,126 @@
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use overlay::backend::vxlan;
+use overlay::plan::{PeerChanges, PeerView};
+use overlay::reach::{Reach, Why};
 
 use super::*;
 use lab::wait;
-use overlay::status::{Peer, Reach, Udp};
+use overlay::status::{Pages, Reach as Path, Rejected, Status, Udp};
 
-fn peer(subnet: &str, path: Reach) -> Peer {
-    Peer {
+fn peer(subnet: &str, reach: Reach) -> PeerView {
+    PeerView {
         subnet: subnet.parse().unwrap(),
-        public_ip: "192.0.2.2".parse().unwrap(),
-        path,
-        reason: "on the same segment".into(),
+        public: "192.0.2.2".parse().unwrap(),
+        reach,
+        reason: Why::OnLink,
         vtep_mac: None,
-        since: String::new(),
     }
 }
 
-fn head(time: &str) -> Status {
-    Status { last_reconcile: Some(time.into()), mtu: 1450, ..Status::default() }
+fn head(time: &str) -> Head {
+    Head { last_reconcile: Some(time.into()), mtu: 1450, ..Head::default() }
 }
 
-fn read(contents: &mut Contents) -> Status {
-    serde_json::from_str(&contents.take_status(Default::default())).unwrap()
+/// A pass without news.
+fn passed(time: &str) -> Passed {
+    Passed { head: head(time), ..Passed::default() }
+}
+
+fn all(put: Vec<PeerView>) -> Vec<PeerChanges> {
+    vec![PeerChanges { whole: true, put, ..PeerChanges::default() }]
+}
+
+/// The status as it is written and read.
+fn read(shared: &Shared) -> Status {
+    let head = shared.lock().take_head(Default::default());
+    let mut text = Vec::new();
+    head.with_peers(Pages(|after| shared.lock().page(after))).write_to(&mut text).unwrap();
+    serde_json::from_slice(&text).unwrap()
 }
 
 #[test]
 fn only_news_is_written() {
-    let mut contents = Contents::default();
-    contents.passed(&head("one"), PeerChanges::default(), None, false);
-    assert!(contents.is_unwritten());
-    read(&mut contents);
-    contents.passed(&head("two"), PeerChanges::default(), Some(Vec::new()), false);
-    assert!(!contents.is_unwritten(), "only the time is new");
-    contents.passed(&head("three"), PeerChanges::default(), None, true);
-    assert_eq!(read(&mut contents).last_reconcile.as_deref(), Some("three"));
+    let shared = Shared::default();
+    let pass = |passed| shared.lock().passed(passed);
+    let is_unwritten = || shared.lock().is_unwritten();
+    pass(passed("one"));
+    assert!(is_unwritten());
+    read(&shared);
+    pass(Passed { rejected: Some(Vec::new()), ..passed("two") });
+    assert!(!is_unwritten(), "only the time is new");
+    pass(Passed { fresh: true, ..passed("three") });
+    assert_eq!(read(&shared).last_reconcile.as_deref(), Some("three"));
     let rejected = vec![Rejected { key: "x".into(), reason: "not a subnet".into() }];
-    contents.passed(&head("four"), PeerChanges::default(), Some(rejected.clone()), false);
-    assert_eq!(read(&mut contents).rejected, rejected);
-    contents.passed(&head("five"), PeerChanges::default(), None, false);
-    assert!(!contents.is_unwritten(), "no change of the rejected ones");
-    assert_eq!(contents.rejected(), 1);
-    contents.set_env_error(Some("disk full".into()));
-    assert_eq!(read(&mut contents).last_error.as_deref(), Some("disk full"));
-    let wrong = Status { last_error: Some("no route".into()), ..head("six") };
-    contents.passed(&wrong, PeerChanges::default(), None, false);
-    assert_eq!(read(&mut contents).last_error.as_deref(), Some("no route; disk full"));
-    contents.set_env_error(None);
-    assert_eq!(read(&mut contents).last_error.as_deref(), Some("no route"));
+    pass(Passed { rejected: Some(rejected.clone()), ..passed("four") });
+    assert_eq!(read(&shared).rejected, rejected);
+    pass(passed("five"));
+    assert!(!is_unwritten(), "no change of the rejected ones");
+    assert_eq!(shared.lock().rejected(), 1);
+    shared.lock().set_env_error(Some("disk full".into()));
+    assert_eq!(read(&shared).last_error.as_deref(), Some("disk full"));
+    pass(Passed { head: Head { last_error: Some("no route".into()), ..head("six") }, ..Passed::default() });
+    assert_eq!(read(&shared).last_error.as_deref(), Some("no route; disk full"));
+    shared.lock().set_env_error(None);
+    assert_eq!(read(&shared).last_error.as_deref(), Some("no route"));
 }
 
 #[test]
 fn attachments_outlive_a_pass() {
-    let mut contents = Contents::default();
-    contents.passed(&head("one"), PeerChanges::default(), None, false);
-    assert_eq!(read(&mut contents).attachments, None);
+    let shared = Shared::default();
+    shared.lock().passed(passed("one"));
+    assert_eq!(read(&shared).attachments, None);
     let attachments = Attachments { count: 2, ..Attachments::default() };
-    contents.set_attachments(attachments.clone());
-    assert!(contents.is_unwritten());
-    assert_eq!(read(&mut contents).attachments, Some(attachments.clone()));
-    contents.passed(&head("two"), PeerChanges::default(), None, false);
-    contents.set_attachments(attachments.clone());
-    assert!(!contents.is_unwritten(), "nothing is new");
-    assert_eq!(read(&mut contents).attachments, Some(attachments));
+    shared.lock().set_attachments(attachments.clone());
+    assert!(shared.lock().is_unwritten());
+    assert_eq!(read(&shared).attachments, Some(attachments.clone()));
+    shared.lock().passed(passed("two"));
+    shared.lock().set_attachments(attachments.clone());
+    assert!(!shared.lock().is_unwritten(), "nothing is new");
+    assert_eq!(read(&shared).attachments, Some(attachments));
 }
 
 #[test]
 fn a_peer_is_as_old_as_its_last_change() {
-    let mut contents = Contents::default();
-    let all = vec![peer("10.5.2.0/24", Reach::Direct), peer("10.5.10.0/24", Reach::Through(vxlan::TUNNEL))];
-    contents.passed(&head("one"), PeerChanges::Whole(all.clone()), None, false);
-    contents.passed(&head("two"), PeerChanges::Whole(all.clone()), None, false);
-    let ages = |contents: &mut Contents| -> Vec<(String, String)> {
-        read(contents).peers.iter().map(|peer| (peer.subnet.to_string(), peer.since.clone())).collect()
+    let shared = Shared::default();
+    let pass = |at, peers| shared.lock().passed(Passed { at, peers, ..passed("now") });
+    let ages = || -> Vec<(String, String)> {
+        read(&shared).peers.iter().map(|peer| (peer.subnet.to_string(), peer.since.clone())).collect()
     };
-    let pair = |subnet: &str, since: &str| (subnet.to_owned(), since.to_owned());
-    assert_eq!(ages(&mut contents), [pair("10.5.2.0/24", "one"), pair("10.5.10.0/24", "one")]);
-    contents.passed(&head("three"), PeerChanges::default(), None, false);
-    assert!(!contents.is_unwritten());
-    let (subnet, moved) = (all[0].subnet, peer("10.5.2.0/24", Reach::Through(vxlan::TUNNEL)));
-    contents.passed(&head("four"), PeerChanges::Some(vec![(subnet, Some(moved))]), None, false);
-    assert_eq!((contents.counts().of(Reach::Direct), contents.counts().of(Reach::Through(vxlan::TUNNEL))), (0, 2));
-    assert_eq!(ages(&mut contents), [pair("10.5.2.0/24", "four"), pair("10.5.10.0/24", "one")]);
-    contents.passed(&head("five"), PeerChanges::Some(vec![(subnet, None)]), None, false);
-    assert_eq!(ages(&mut contents), [pair("10.5.10.0/24", "one")]);
-    contents.passed(&head("six"), PeerChanges::Some(vec![(subnet, None)]), None, false);
-    assert!(!contents.is_unwritten(), "it was gone before");
-    contents.passed(&head("seven"), PeerChanges::Whole(Vec::new()), None, false);
-    assert!(contents.is_unwritten() && read(&mut contents).peers.is_empty());
-    assert_eq!(contents.counts(), &Default::default());
+    let pair = |subnet: &str, second: u8| (subnet.to_owned(), format!("1970-01-01T00:00:0{second}Z"));
+    let (tunnel, put) = (Reach::Through(vxlan::TUNNEL), |peer| PeerChanges { put: vec![peer], ..Default::default() });
+    let two = vec![peer("10.5.2.0/24", Reach::Direct), peer("10.5.10.0/24", tunnel)];
+    pass(1, all(two.clone()));
+    pass(2, all(two.clone()));
+    assert_eq!(ages(), [pair("10.5.2.0/24", 1), pair("10.5.10.0/24", 1)]);
+    pass(3, Vec::new());
+    pass(3, vec![put(two[0])]);
+    assert!(!shared.lock().is_unwritten(), "as it was");
+    pass(4, vec![put(peer("10.5.2.0/24", tunnel))]);
+    let of = |path| shared.lock().counts().of(path);
+    assert_eq!((of(Path::Direct), of(Path::Through(vxlan::TUNNEL))), (0, 2));
+    assert_eq!(ages(), [pair("10.5.2.0/24", 4), pair("10.5.10.0/24", 1)]);
+    let gone = || vec![PeerChanges { gone: vec![two[0].subnet], ..PeerChanges::default() }];
+    pass(5, gone());
+    assert_eq!(ages(), [pair("10.5.10.0/24", 1)]);
+    pass(6, gone());
+    assert!(!shared.lock().is_unwritten(), "it was gone before");
+    pass(7, all(Vec::new()));
+    assert!(shared.lock().is_unwritten() && read(&shared).peers.is_empty());
+    assert_eq!(shared.lock().counts(), &Default::default());
+}
+
+#[test]
+fn many_peers_are_written_page_by_page() {
+    let shared = Shared::default();
+    let subnets: Vec<String> = (0..1000).map(|n| format!("10.{}.{}.0/24", n / 250, n % 250)).collect();
+    let peers = subnets.iter().map(|subnet| peer(subnet, Reach::Direct)).collect();
+    shared.lock().passed(Passed { peers: all(peers), ..passed("one") });
+    assert_eq!(read(&shared).peers.iter().map(|peer| peer.subnet.to_string()).collect::<Vec<_>>(), subnets);
 }
 
 /// Waits until the content of `path` satisfies `is_right`.
-async fn eventually(path: &Path, is_right: impl Fn(&str) -> bool + Send + 'static) -> String {
+async fn eventually(path: &std::path::Path, is_right: impl Fn(&str) -> bool + Send + 'static) -> String {
     let path = path.to_owned();
     let look = move || {
         wait::eventually(path.display(), Duration::from_secs(20), || match std::fs::read_to_string(&path) {
@@ -105,7 +131,7 @@ async fn eventually(path: &Path, is_right: impl Fn(&str) -> bool + Send + 'stati
     tokio::task::spawn_blocking(look).await.unwrap().unwrap()
 }
 
-fn settings(dir: &Path) -> Settings {
+fn settings(dir: &std::path::Path) -> Settings {
     Settings {
         subnet_file: dir.join("flannel/subnet.env"),
         manager: None,
@@ -121,7 +147,7 @@ async fn a_file_that_somebody_changes_is_written_again() {
     let (env, status) = (settings.subnet_file.clone(), path_beside(&settings.subnet_file));
     let task = Reporter::start(settings.clone());
     let reporter = task.handle();
-    reporter.passed(&head("one"), PeerChanges::default(), None, true);
+    reporter.passed(Passed { fresh: true, ..passed("one") });
     eventually(&status, |text| text.contains("1450")).await;
     assert!(!settings.readiness.is_ready());
     reporter.subnet_env("FLANNEL_MTU=1450\n".into());
@@ -147,9 +173,11 @@ fn an_older_text_never_replaces_the_last_words() {
     let status = dir.path().join("status.json");
     let report = Report { shared: shared.clone(), metrics: Metrics::default(), status: status.clone() };
     for round in 0..200 {
-        shared.write(&status, |contents| contents.last_words("")).unwrap();
+        document::write(&status, &shared, |contents| contents.last_words("")).unwrap();
         std::thread::scope(|scope| {
-            scope.spawn(|| shared.write(&status, |contents| contents.take_status(BTreeMap::new())).unwrap());
+            scope.spawn(|| {
+                document::write(&status, &shared, |contents| contents.take_head(Default::default())).unwrap()
+            });
             scope.spawn(|| report.last_words(&format!("error {round}")));
         });
         let text = std::fs::read_to_string(&status).unwrap();
@@ -165,7 +193,7 @@ async fn a_file_that_cannot_be_written_is_said_and_tried_again() {
     std::fs::create_dir_all(&env).unwrap();
     let task = Reporter::start(settings.clone());
     let reporter = task.handle();
-    reporter.passed(&head("one"), PeerChanges::default(), None, true);
+    reporter.passed(Passed { fresh: true, ..passed("one") });
     reporter.subnet_env("FLANNEL_MTU=1450\n".into());
     let text = eventually(&path_beside(&env), |text| text.contains("subnet.env: cannot replace")).await;
     assert!(!text.contains("draft"), "{text}");
@@ -184,7 +212,8 @@ async fn what_udp_has_moved_is_written_without_a_pass() {
     let task = Reporter::start(settings.clone());
     let reporter = task.handle();
     reporter.subnet_env("FLANNEL_MTU=1472\n".into());
-    reporter.passed(&Status { udp: Some(Udp::default()), ..head("one") }, PeerChanges::default(), None, true);
+    let moved = Head { udp: Some(Udp::default()), ..head("one") };
+    reporter.passed(Passed { head: moved, fresh: true, ..Passed::default() });
     eventually(&status, |text| text.contains(r#""sentPackets": 0"#)).await;
     for number in 1..=2 {
         settings.metrics.udp.sent(3, 400);
@@ -192,7 +221,7 @@ async fn what_udp_has_moved_is_written_without_a_pass() {
         eventually(&status, move |text| text.contains(&wanted)).await;
     }
     // of another backend none are shown
-    reporter.passed(&head("two"), PeerChanges::default(), None, true);
+    reporter.passed(Passed { fresh: true, ..passed("two") });
     eventually(&status, |text| !text.contains("sentPackets")).await;
     settings.metrics.udp.sent(3, 400);
     eventually(&status, |text| !text.contains("sentPackets")).await;

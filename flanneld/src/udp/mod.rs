@@ -161,6 +161,11 @@ impl DataPath {
         self.shared.replace(table);
     }
 
+    /// Changes the table.
+    pub fn change(&self, change: impl FnOnce(&mut Table)) {
+        self.shared.change(change);
+    }
+
     /// The counters up to now.
     pub fn counters(&self) -> Snapshot {
         self.shared.counters.snapshot()

@@ -38,6 +38,15 @@ impl Shared {
         }
     }
 
+    /// Changes a copy of the table. Each worker uses it from its next batch on.
+    pub fn change(&self, change: impl FnOnce(&mut Table)) {
+        let mut current = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = (**current).clone();
+        change(&mut table);
+        *current = Arc::new(table);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
     /// Tells all workers to end.
     pub fn stop(&self) {
         // the write only fails if the counter is full, and then the eventfd is readable

@@ -1,13 +1,13 @@
 //! Which host leases which subnet: where to send packets, and which packets to accept.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
 
 use super::counters::Loss;
 
-/// The peers as the data path needs them. Each change creates a new table; a table itself never changes.
+/// The peers as the data path needs them. Workers never see one that changes: they get a copy of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     network: Option<Ipv4Network>,
@@ -15,7 +15,8 @@ pub struct Table {
     /// The subnets by first address, longest prefixes first. A look-up costs one access per length; usually there is
     /// one length.
     lengths: Vec<(u8, HashMap<u32, Ipv4Addr>)>,
-    members: HashSet<Ipv4Addr>,
+    /// The hosts, with how many subnets each has.
+    members: HashMap<Ipv4Addr, usize>,
 }
 
 impl Table {
@@ -27,15 +28,34 @@ impl Table {
         routes: impl IntoIterator<Item = (Ipv4Network, Ipv4Addr)>,
     ) -> Self {
         let mut table = Self { network: Some(network), own: Some(own), ..Self::default() };
-        for (subnet, host) in routes {
-            table.members.insert(host);
-            let at = table.lengths.partition_point(|(length, _)| *length > subnet.prefix());
-            if table.lengths.get(at).is_none_or(|(length, _)| *length != subnet.prefix()) {
-                table.lengths.insert(at, (subnet.prefix(), HashMap::new()));
-            }
-            table.lengths[at].1.insert(subnet.network().into(), host);
-        }
+        routes.into_iter().for_each(|(subnet, host)| table.set(subnet, Some(host)));
         table
+    }
+
+    /// The host of a subnet is this one from now on; `None`: nobody is.
+    pub fn set(&mut self, subnet: Ipv4Network, host: Option<Ipv4Addr>) {
+        let (length, first) = (subnet.prefix(), u32::from(subnet.network()));
+        let at = self.lengths.partition_point(|(known, _)| *known > length);
+        if self.lengths.get(at).is_none_or(|(known, _)| *known != length) {
+            self.lengths.insert(at, (length, HashMap::new()));
+        }
+        let subnets = &mut self.lengths[at].1;
+        let before = match host {
+            Some(host) => subnets.insert(first, host),
+            None => subnets.remove(&first),
+        };
+        if subnets.is_empty() {
+            self.lengths.remove(at);
+        }
+        host.into_iter().for_each(|host| *self.members.entry(host).or_default() += 1);
+        if let Some(before) = before
+            && let Some(count) = self.members.get_mut(&before)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.members.remove(&before);
+            }
+        }
     }
 
     /// The address of this host's TUN device, which is also the source of its ICMP messages.
@@ -51,7 +71,7 @@ impl Table {
 
     /// Whether `sender` is a host of the network. Datagrams of others are dropped.
     pub fn is_member(&self, sender: Ipv4Addr) -> bool {
-        self.members.contains(&sender)
+        self.members.contains_key(&sender)
     }
 
     /// Checks whether a packet may come from `sender`, which must be a member.
@@ -89,6 +109,21 @@ mod tests {
 
     fn ip(text: &str) -> Ipv4Addr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_table_that_is_changed_is_as_a_new_one() {
+        let mut changed =
+            table(&[("10.5.2.0/24", "192.0.2.2"), ("10.5.3.0/24", "192.0.2.2"), ("10.5.4.7/32", "192.0.2.4")]);
+        let mut set = |subnet: &str, host: Option<&str>| changed.set(subnet.parse().unwrap(), host.map(ip));
+        set("10.5.2.0/24", None);
+        set("10.5.4.7/32", None);
+        set("10.5.9.0/24", None);
+        set("10.5.3.0/24", Some("192.0.2.2"));
+        set("10.5.5.0/25", Some("192.0.2.5"));
+        assert_eq!(changed, table(&[("10.5.3.0/24", "192.0.2.2"), ("10.5.5.0/25", "192.0.2.5")]));
+        changed.set("10.5.3.0/24".parse().unwrap(), Some(ip("192.0.2.6")));
+        assert!(!changed.is_member(ip("192.0.2.2")) && changed.is_member(ip("192.0.2.6")));
     }
 
     #[test]

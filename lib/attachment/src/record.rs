@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use ipnetwork::IpNetwork;
 use kernel::nft::{RuleHandle, TableKey};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,9 @@ pub struct Record {
     /// The links that the attachment needs and shares with others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared: Vec<SharedLink>,
+    /// The networks to which the attachment's packets are not masqueraded, beside those of its addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masquerade_exclude: Vec<IpNetwork>,
     /// The rules in chains that others also use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<RuleRecord>,

@@ -221,6 +221,10 @@ pub(crate) fn no_module(name: &str) -> String {
     format!("this kernel has no {name}: `modprobe {name}` as root, or boot a kernel that has it")
 }
 
+fn port_in_use(port: u16) -> String {
+    format!("something else has UDP port {port}: `ss -Hulpn sport = {port}` shows a program, `ip -d link` a device")
+}
+
 fn explain(step: &Step, error: KernelError) -> KernelError {
     match step {
         Step::CreateLink(_, link) => explain_kind(&link.kind, error),
@@ -228,13 +232,14 @@ fn explain(step: &Step, error: KernelError) -> KernelError {
     }
 }
 
-/// rtnl_newlink returns EOPNOTSUPP when no module provides the kind, since Linux 5.1 with a text.
+/// rtnl_newlink: EOPNOTSUPP when no module answers to the kind's name, with a sentence of its own since Linux 5.1.
+/// EADDRINUSE when a link that is made up has a UDP port that a program or another link has.
 pub(crate) fn explain_kind(kind: &LinkKind, error: KernelError) -> KernelError {
     let unknown = error.text.as_deref().is_none_or(|text| text == "Unknown device type");
-    match kind.as_kind().module() {
-        Some(module) if error.errno.0 == libc::EOPNOTSUPP && unknown => {
-            KernelError { text: Some(no_module(module)), ..error }
-        }
+    let kind = kind.as_kind();
+    match (error.errno.0, kind.module(), kind.udp_port()) {
+        (libc::EOPNOTSUPP, Some(module), _) if unknown => KernelError { text: Some(no_module(module)), ..error },
+        (libc::EADDRINUSE, _, Some(port)) => KernelError { text: Some(port_in_use(port)), ..error },
         _ => error,
     }
 }

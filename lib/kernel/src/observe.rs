@@ -15,7 +15,9 @@ use crate::message::rule::SeenRule;
 use crate::message::{address, route, rule, vlan};
 use crate::netlink::{Errno, KernelError};
 use crate::nft::TableKey;
-use crate::state::{LinkKind, NftScope, Route, RouteKey, RouteKind, RouteScope, Scope, State, WireguardDevice};
+use crate::state::{
+    LinkKind, NftScope, NftTable, Route, RouteKey, RouteKind, RouteScope, Scope, State, WireguardDevice,
+};
 use crate::sysctl;
 use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
 
@@ -44,7 +46,7 @@ impl Kernel {
             }
         }
         self.observe_wireguard(&scope.wireguard, &mut state)?;
-        self.observe_nft(&scope.nft, &mut state)?;
+        state.nft = self.tables(&scope.nft)?;
         if let Some(routes) = &scope.routes {
             for (key, route) in self.observe_routes(routes)? {
                 insert_route(&mut state, key, route);
@@ -142,8 +144,16 @@ impl Kernel {
         Ok(())
     }
 
-    /// Reads all of our own tables, and the named chains of shared tables.
-    fn observe_nft(&mut self, scopes: &BTreeMap<TableKey, NftScope>, state: &mut State) -> Result<(), KernelError> {
+    /// Reads the nf_tables tables in `scopes`: all of our own, and the named chains of shared ones. A table that does not
+    /// exist is left out.
+    ///
+    /// # Errors
+    /// The kernel refused to list a table.
+    pub fn tables(
+        &mut self,
+        scopes: &BTreeMap<TableKey, NftScope>,
+    ) -> Result<BTreeMap<TableKey, NftTable>, KernelError> {
+        let mut tables = BTreeMap::new();
         for (key, scope) in scopes {
             let what = || format!("nft list table {key}");
             let nft = self.nft().map_err(|error| error.about(&what()))?;
@@ -153,10 +163,10 @@ impl Kernel {
             };
             let view = view.map_err(|error| error.about(&what()))?;
             if view.table.is_some() {
-                state.nft.insert(key.clone(), view.into());
+                tables.insert(key.clone(), view.into());
             }
         }
-        Ok(())
+        Ok(tables)
     }
 
     /// The addresses of one link, both families.

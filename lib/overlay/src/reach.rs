@@ -18,34 +18,35 @@ pub enum Mode {
     Always,
 }
 
-/// The tunnel that packets are packed in, named after its backend.
+/// What packets are packed in: a backend's name. It is one pointer, because every peer's way has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tunnel {
-    name: &'static str,
-    title: &'static str,
-    /// Whether the backend has the option `DirectRouting`.
-    direct_routing: bool,
+pub struct Tunnel(&'static Names);
+
+/// What a tunnel is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Names {
+    /// The backend's name.
+    pub name: &'static str,
+    /// How people write it: `VXLAN`.
+    pub title: &'static str,
+    /// The backend has the option `DirectRouting`.
+    pub direct_routing: bool,
 }
 
 impl Tunnel {
-    /// The tunnel of the backend `name`; `title` is the usual spelling: `VXLAN`.
-    pub const fn new(name: &'static str, title: &'static str) -> Self {
-        Self { name, title, direct_routing: false }
-    }
-
-    /// The same tunnel of a backend with the option `DirectRouting`.
-    pub const fn with_direct_routing(self) -> Self {
-        Self { direct_routing: true, ..self }
+    /// The tunnel of the backend with these names.
+    pub const fn new(names: &'static Names) -> Self {
+        Self(names)
     }
 
     /// The backend's name.
     pub const fn name(self) -> &'static str {
-        self.name
+        self.0.name
     }
 
     /// The usual spelling.
     pub const fn title(self) -> &'static str {
-        self.title
+        self.0.title
     }
 }
 
@@ -62,7 +63,7 @@ pub enum Reach {
 
 impl fmt::Display for Tunnel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
+        f.write_str(self.0.name)
     }
 }
 
@@ -85,8 +86,8 @@ pub enum Why {
     /// A tunnel, although the mode would allow a direct route.
     #[error("a router is between")]
     Routed,
-    /// A tunnel, as configured.
-    #[error("the backend is {0}{without}", without = if .0.direct_routing { " without DirectRouting" } else { "" })]
+    /// A tunnel: by configuration.
+    #[error("the backend is {0}{without}", without = if .0.0.direct_routing { " without DirectRouting" } else { "" })]
     ByMode(Tunnel),
     /// A tunnel of a previous configuration, because the peer has not followed the change yet.
     #[error("the configuration is changing, and the previous {0} device still reaches the peer")]
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn every_case() {
-        const TUNNEL: Tunnel = Tunnel::new("vxlan", "VXLAN").with_direct_routing();
+        const TUNNEL: Tunnel = Tunnel::new(&Names { name: "vxlan", title: "VXLAN", direct_routing: true });
         use Mode::{Always, Encrypted, Never, WherePossible};
         use Reach::{Direct, Through, Unreachable};
         let (by_mode, no) = (Why::ByMode(TUNNEL), Why::NoPeerVtep);
@@ -156,6 +157,9 @@ mod tests {
             assert_eq!(decide(mode, on_link, tunnel), (way, why), "{mode:?} {on_link} {tunnel:?}");
         }
         assert_eq!(by_mode.to_string(), "the backend is vxlan without DirectRouting");
-        assert_eq!(Why::ByMode(Tunnel::new("udp", "UDP")).to_string(), "the backend is udp");
+        assert_eq!(
+            Why::ByMode(Tunnel::new(&Names { name: "udp", title: "UDP", direct_routing: false })).to_string(),
+            "the backend is udp"
+        );
     }
 }

@@ -3,18 +3,22 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fmt, io};
 
 use crate::backend::tunnels;
-use crate::reach::{self, Tunnel};
+use crate::reach::{self, Tunnel, Why};
 use ipnetwork::IpNetwork;
+use kernel::types::Mac;
+use serde::ser::{SerializeSeq, SerializeStruct};
 use serde::{Deserialize, Serialize};
 
-/// The daemon's state after its last pass. Unknown fields are empty.
+/// The daemon's state after its last pass. Fields that are not known yet are empty. `P` is where the peers come from: for a
+/// reader the list, for the daemon what it knows of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Status {
-    /// The process ID of the daemon.
+pub struct Status<P = Peers> {
+    /// The daemon's process.
     pub pid: u32,
     /// The store of the leases: `etcd http://192.0.2.1:2379`, `embedded /var/lib/flannel/network`.
     pub store: String,
@@ -39,7 +43,7 @@ pub struct Status {
     /// FLANNEL_MTU in bytes; 0 until it is known.
     pub mtu: u32,
     /// The other hosts, one entry per subnet.
-    pub peers: Peers,
+    pub peers: P,
     /// udp only: the traffic so far, not older than a second; with many peers, than five.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub udp: Option<Udp>,
@@ -54,6 +58,8 @@ pub struct Status {
     /// What an operator should change, although this host is ready.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Chains of other programs' packet rules that drop forwarded packets of pods, or may do so, with what helps.
+    pub dropping: Vec<String>,
     /// The attachments of this host's pods; `null` if they are not repaired (`--heal-attachments=false`).
     pub attachments: Option<Attachments>,
     /// The current problem; `null` when there is none.
@@ -108,11 +114,72 @@ pub struct Peer {
     pub since: String,
 }
 
-impl Peer {
-    /// Whether the two differ only in their age.
+/// What the daemon keeps of a peer: [`Peer`] without its texts, which are written when they are read. A store may hold tens
+/// of thousands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// `public_ip`
+    pub public_ip: IpAddr,
+    /// `path`
+    pub path: Reach,
+    /// `reason`
+    pub reason: Why,
+    /// `vtep_mac`
+    pub vtep_mac: Option<Mac>,
+    /// `since`, in seconds since 1970.
+    pub since: u64,
+}
+
+impl Row {
+    /// True when the two differ in nothing but their age.
     pub fn is_as(&self, other: &Self) -> bool {
-        (self.public_ip, self.path, &self.reason, &self.vtep_mac)
-            == (other.public_ip, other.path, &other.reason, &other.vtep_mac)
+        *self == Self { since: self.since, ..*other }
+    }
+}
+
+/// A row under its subnet, written as a [`Peer`] is.
+#[derive(Debug, Clone, Copy)]
+pub struct Line(pub IpNetwork, pub Row);
+
+impl Serialize for Line {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(subnet, Row { public_ip, path, reason, vtep_mac, since }) = self;
+        let mut fields = serializer.serialize_struct("Peer", 6)?;
+        fields.serialize_field("subnet", subnet)?;
+        fields.serialize_field("publicIP", public_ip)?;
+        fields.serialize_field("path", path)?;
+        fields.serialize_field("reason", &Text(reason))?;
+        fields.serialize_field("vtepMAC", &vtep_mac.as_ref().map(Text))?;
+        fields.serialize_field("since", &rfc3339(UNIX_EPOCH + Duration::from_secs(*since)))?;
+        fields.end()
+    }
+}
+
+/// All peers, given page by page: those after a subnet, in the order of the subnets; an empty page is the end. Written as
+/// [`Peers`] are.
+pub struct Pages<F>(pub F);
+
+impl<F: Fn(Option<IpNetwork>) -> Vec<Line>> Serialize for Pages<F> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(None)?;
+        let mut after = None;
+        loop {
+            let page = (self.0)(after);
+            page.iter().try_for_each(|line| list.serialize_element(line))?;
+            match page.last() {
+                Some(last) => after = Some(last.0),
+                None => return list.end(),
+            }
+        }
+    }
+}
+
+/// Written as it is shown.
+struct Text<'a, T>(&'a T);
+
+impl<T: fmt::Display> Serialize for Text<'_, T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self.0)
     }
 }
 
@@ -249,7 +316,45 @@ pub fn path_beside(subnet_file: &Path) -> PathBuf {
     subnet_file.with_file_name("status.json")
 }
 
-impl Status {
+impl<P> Status<P> {
+    /// The same with its peers from elsewhere.
+    pub fn with_peers<Q>(self, peers: Q) -> Status<Q> {
+        Status {
+            peers,
+            pid: self.pid,
+            store: self.store,
+            store_stale_since: self.store_stale_since,
+            store_error: self.store_error,
+            backend: self.backend,
+            direct_routing: self.direct_routing,
+            network: self.network,
+            subnets: self.subnets,
+            public_ips: self.public_ips,
+            underlay: self.underlay,
+            mtu: self.mtu,
+            udp: self.udp,
+            drift: self.drift,
+            rejected: self.rejected,
+            foreign_routes: self.foreign_routes,
+            attachments: self.attachments,
+            dropping: self.dropping,
+            warnings: self.warnings,
+            last_error: self.last_error,
+            last_reconcile: self.last_reconcile,
+        }
+    }
+}
+
+impl<P: Serialize> Status<P> {
+    /// Writes the content of status.json.
+    ///
+    /// # Errors
+    /// Those of `file`.
+    pub fn write_to(&self, mut file: impl io::Write) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.write_all(b"\n")
+    }
+
     /// The content of status.json.
     #[expect(clippy::expect_used, reason = "a struct of strings, numbers and lists always serializes")]
     pub fn to_json(&self) -> String {
@@ -276,7 +381,6 @@ pub fn rfc3339(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn sample() -> Status {
         Status {
@@ -306,6 +410,7 @@ mod tests {
             rejected: vec![Rejected { key: "x".into(), reason: "not a subnet".into() }],
             foreign_routes: vec!["10.5.9.0/24 via 192.0.2.9 dev eth0".into()],
             warnings: vec!["the network overlaps a LAN".into()],
+            dropping: vec!["chain forward of table inet filter drops forwarded packets".into()],
             attachments: Some(Attachments { count: 3, ..Attachments::default() }),
             last_error: None,
             last_reconcile: Some("2026-01-02T03:04:05Z".into()),
@@ -322,10 +427,40 @@ mod tests {
                 r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
                 r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null,"since":"2026-01-02T03:00:00Z"}],"#,
                 r#""drift":{"route":2},"#,
-                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"warnings":["the network overlaps a LAN"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
+                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"warnings":["the network overlaps a LAN"],"dropping":["chain forward of table inet filter drops forwarded packets"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), sample());
+    }
+
+    #[test]
+    fn a_row_is_written_as_a_peer_is() {
+        let row = Row {
+            public_ip: "192.0.2.2".parse().unwrap(),
+            path: Reach::Unreachable,
+            reason: Why::OtherVni(kernel::types::Vni::new(7).unwrap()),
+            vtep_mac: "4a:ed:0f:9b:24:90".parse().ok(),
+            since: 951_782_400,
+        };
+        let subnet = "10.5.2.0/24".parse().unwrap();
+        let peer = Peer {
+            subnet,
+            public_ip: row.public_ip,
+            path: row.path,
+            reason: "the peer's VNI is 7".into(),
+            vtep_mac: Some("4a:ed:0f:9b:24:90".into()),
+            since: "2000-02-29T00:00:00Z".into(),
+        };
+        for (row, peer) in [(row, peer.clone()), (Row { vtep_mac: None, ..row }, Peer { vtep_mac: None, ..peer })] {
+            let [row, peer] = [serde_json::to_string(&Line(subnet, row)), serde_json::to_string(&peer)];
+            assert_eq!(row.unwrap(), peer.unwrap());
+        }
+    }
+
+    /// What 10,000 of them take is a figure of the daemon's.
+    #[test]
+    fn a_row_is_small() {
+        assert!(size_of::<Row>() <= 72, "{}", size_of::<Row>());
     }
 
     #[test]

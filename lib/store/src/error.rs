@@ -7,6 +7,7 @@ use overlay::lease::Subnets;
 
 use crate::etcd::EtcdError;
 use crate::files::FileError;
+use crate::thread::ThreadError;
 
 /// Why a store did not do what it was asked to do.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,9 @@ pub enum StoreError {
     /// This host's lease has a value that this host did not write.
     #[error("store: {0}: another host wrote this host's lease")]
     Contested(Subnets),
+    /// Work on the embedded store's files has no thread.
+    #[error("store: {0}")]
+    Thread(#[from] ThreadError),
     /// The program is stopping.
     #[error("store: stopped")]
     Stopped,

@@ -21,6 +21,7 @@ mod halves;
 mod index;
 mod pending;
 mod snapshot;
+pub mod thread;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,7 @@ pub enum StoreOptions {
 pub struct Store {
     feed: Feed,
     source: Source,
+    no_config: String,
 }
 
 /// The kinds of source of this host's lease.
@@ -89,25 +91,26 @@ impl Store {
             StoreOptions::Embedded(dir) => {
                 let (store, feed) = Embedded::open(embedded_root(dir, prefix));
                 let source = Source::Embedded(Keeper::new(store, feed.shared(), renew_margin));
-                Self { feed, source }
+                let path = config_path(dir, prefix);
+                let no_config = format!("flannel config not found in the store: write it to {}", path.display());
+                Self { feed, source, no_config }
             }
             StoreOptions::Etcd(options) => {
                 let (store, feed) = Etcd::open((**options).clone(), prefix);
+                // upstream's words first, for which people search
+                let no_config = format!(
+                    "flannel config not found in etcd store. Did you create your config using etcdv3 API? (the key is {})",
+                    store.config_key()
+                );
                 let source = Source::Etcd(Keeper::new(store, feed.shared(), renew_margin));
-                Self { feed, source }
+                Self { feed, source, no_config }
             }
         }
     }
 
-    /// The message for a store without a network configuration.
-    pub fn no_config(&self) -> &'static str {
-        match &self.source {
-            Source::Embedded(_) => {
-                "flannel config not found in the store: write it to <store-dir>/<etcd-prefix>/config"
-            }
-            // Upstream's words, which people search for.
-            Source::Etcd(_) => "flannel config not found in etcd store. Did you create your config using etcdv3 API?",
-        }
+    /// What to say when there is no network configuration: where it must be.
+    pub fn no_config(&self) -> &str {
+        &self.no_config
     }
 
     /// Waits for the next change set. The first one is a snapshot, or says why none exists yet. Cancel-safe. Change

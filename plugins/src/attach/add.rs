@@ -213,6 +213,7 @@ impl<I: Interface> Adding<'_, I> {
     }
 
     fn add_rules(&mut self, ends: &Ends, result: &AddResult) -> Result<(), Error> {
+        self.record.masquerade_exclude = self.common.masquerade.unwrap_or_default().to_vec();
         for rules in rules::wanted(self.request, &self.common, ends, result) {
             self.extent = Extent::Possible;
             let added = rules.add(&mut self.host).map_err(|cause| {

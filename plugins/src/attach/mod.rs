@@ -21,6 +21,7 @@ use std::os::fd::RawFd;
 use cni::error::{Error, code};
 use cni::plugin::{Plugin, Request};
 use cni::result::{AddResult, Interface as ResultInterface};
+use ipnetwork::IpNetwork;
 use kernel::diff::{Plan, Step};
 use kernel::message::link::SeenLink;
 use kernel::state::{Scope, State};
@@ -118,8 +119,9 @@ pub struct Common<'c> {
     pub dad: Dad,
     /// The requested MAC address.
     pub mac: Option<Mac>,
-    /// Whether the pod's traffic to other networks leaves with the host's address.
-    pub masquerade: bool,
+    /// The pod's traffic to other networks leaves with the host's address, except to these networks. `None`: all of it
+    /// keeps its source.
+    pub masquerade: Option<&'c [IpNetwork]>,
     /// Whether frames from the pod must carry its MAC address.
     pub spoof_check: bool,
     /// Whether ADD waits until the host's end carries packets.

@@ -18,14 +18,15 @@ use crate::traces;
 pub(super) fn wanted(request: &Request<'_>, common: &Common<'_>, ends: &Ends, result: &AddResult) -> Vec<Rules> {
     let nets: Vec<IpNetwork> = result.ips.iter().map(|ip| ip.address).collect();
     let key = traces::key(request);
-    let masquerade = (common.masquerade && common.ipam.is_some()).then(|| masquerade::rules(key, &nets));
+    let masquerade = common.masquerade.filter(|_| common.ipam.is_some());
+    let masquerade = masquerade.map(|exclude| masquerade::rules(key, &nets, exclude));
     let check = common.spoof_check.then(|| macspoof::rules(key, Some((&ends.host, ends.pod_mac))));
     masquerade.into_iter().chain(check).collect()
 }
 
 /// The rules that an ADD may have made, from the attachment's names alone.
 fn possible(key: Key<'_>) -> [Rules; 2] {
-    [masquerade::rules(key, &[]), macspoof::rules(key, None)]
+    [masquerade::rules(key, &[], &[]), macspoof::rules(key, None)]
 }
 
 /// Removes the attachment's rules: those in the record and, if it may be incomplete, those with the attachment's
@@ -97,7 +98,7 @@ pub(super) fn collect(request: &Request<'_>) -> Result<(), Error> {
 
 /// Checks whether the requested rules could be written.
 pub(super) fn status(common: &Common<'_>, host: &mut Kernel) -> Result<(), Error> {
-    if !common.masquerade && !common.spoof_check {
+    if common.masquerade.is_none() && !common.spoof_check {
         return Ok(());
     }
     support(host)

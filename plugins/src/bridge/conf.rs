@@ -1,7 +1,9 @@
 //! The bridge plugin's configuration, before and after the check.
 
 use cni::error::Error;
-use kernel::types::{IfName, Mac, Mtu, VlanId};
+use ipnetwork::IpNetwork;
+use kernel::types::{IfName, Mac, Mtu, VlanId, masked};
+use overlay::net::parse_cidr;
 use serde::Deserialize;
 
 use crate::attach::fields::{Args, Ipam, WithMac, note, parse_mac};
@@ -16,6 +18,8 @@ pub struct Document {
     force_address: bool,
     ip_masq: bool,
     ip_masq_backend: String,
+    /// Not upstream's: its bridge plugin ignores it.
+    ip_masq_exclude: Vec<String>,
     mtu: i64,
     hairpin_mode: bool,
     promisc_mode: bool,
@@ -73,8 +77,8 @@ pub struct Conf {
     pub gateway: Gateway,
     /// Whether an address of another subnet on the bridge is replaced.
     pub force_address: bool,
-    /// Whether pods' traffic to other networks leaves with the host's address.
-    pub masquerade: bool,
+    /// Pods' traffic to other networks leaves with the host's address, except to these networks.
+    pub masquerade: Option<Vec<IpNetwork>>,
     /// The MTU of the veth pair and of a new bridge.
     pub mtu: Option<Mtu>,
     /// Whether a pod can reach itself through the bridge.
@@ -113,6 +117,7 @@ impl Document {
         {
             mistakes.push(format!("vlan: the gateway of VLAN {id} would be on a link of its own, and {e}"));
         }
+        let exclude = note(&mut mistakes, networks(&self.ip_masq_exclude));
         if let Err(mistake) = backend(self.ip_masq, &self.ip_masq_backend) {
             mistakes.push(mistake);
         }
@@ -122,7 +127,8 @@ impl Document {
         if self.disable_container_interface && !self.ipam.kind.is_empty() {
             mistakes.push("cannot use IPAM when DisableContainerInterface flag is set".to_owned());
         }
-        let (Some(bridge), Some(mtu), Some(vlans), Some(mac), true) = (bridge, mtu, vlans, mac, mistakes.is_empty())
+        let (Some(bridge), Some(mtu), Some(vlans), Some(mac), Some(exclude), true) =
+            (bridge, mtu, vlans, mac, exclude, mistakes.is_empty())
         else {
             return Err(Error::config(mistakes.join("; ")));
         };
@@ -135,7 +141,7 @@ impl Document {
             bridge,
             gateway,
             force_address: self.force_address,
-            masquerade: self.ip_masq,
+            masquerade: self.ip_masq.then_some(exclude),
             mtu,
             hairpin: self.hairpin_mode,
             promisc: self.promisc_mode,
@@ -181,6 +187,14 @@ fn backend(ip_masq: bool, backend: &str) -> Result<(), String> {
             .to_owned()),
         (true, other) => Err(format!("unknown ipmasq backend {other:?} (must be \"nftables\")")),
     }
+}
+
+fn networks(texts: &[String]) -> Result<Vec<IpNetwork>, String> {
+    let parse = |text: &String| {
+        let network = parse_cidr(text).map(masked);
+        network.ok_or_else(|| format!("ipMasqExclude: {text:?} is not a network (CIDR)"))
+    };
+    texts.iter().map(parse).collect()
 }
 
 fn vlans(vlan: i64, trunk: &[Trunk], keep_default: bool) -> Result<Option<Vlans>, String> {

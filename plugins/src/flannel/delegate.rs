@@ -46,6 +46,11 @@ pub(super) fn build(conf: &Conf, env: Option<&SubnetEnv>) -> (Delegate, Vec<Mist
     if let Some(env) = env {
         default(&mut out, "ipMasq", Json::from(!env.ipmasq));
         default(&mut out, "mtu", Json::from(env.mtu.0));
+        // pods of other hosts see a pod's own address
+        if out.get("ipMasq") == Some(&Json::from(true)) {
+            let networks: Vec<Json> = env.networks.iter().map(|network| network.to_string().into()).collect();
+            default(&mut out, "ipMasqExclude", networks.into());
+        }
     }
     for copied in ["cniVersion", "runtimeConfig"] {
         match conf.tree().get(copied) {

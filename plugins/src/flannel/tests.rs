@@ -138,7 +138,10 @@ fn what_the_user_sets_is_kept() {
     );
     world.rest.clear();
     world.run("ADD", "c2").unwrap();
-    assert!(world.document().contains(r#""ipMasq":true,"#), "flanneld does not, so the bridge must");
+    let document = world.document();
+    assert!(document.contains(r#""ipMasq":true,"#), "flanneld does not, so the bridge must: {document}");
+    let networks = r#""ipMasqExclude":["10.5.0.0/16","10.6.0.0/16"],"#;
+    assert!(document.contains(networks), "pods of other hosts see a pod's own address: {document}");
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl Interface for Macvlan {
             ipam: conf.ipam.as_deref(),
             dad: desired::DAD,
             mac: conf.mac,
-            masquerade: false,
+            masquerade: None,
             spoof_check: false,
             waits_for_carrier: false,
             stands_on: conf.master.as_ref(),

@@ -98,7 +98,7 @@ impl Host {
         let net: IpNetwork = "10.99.1.2/16".parse().doing("read an address")?;
         for n in 0..crowd {
             let key = Key { network: "crowd", container: &format!("container{n}"), ifname: "eth0" };
-            masquerade::rules(key, &[net]).add(&mut kernel).doing("add a pod's rules")?;
+            masquerade::rules(key, &[net], &[]).add(&mut kernel).doing("add a pod's rules")?;
         }
         Ok(Self { room, side: side.masquerade(), kernel, crowd, series: Series::default() })
     }

@@ -21,8 +21,8 @@ use crate::etcd::Etcd;
 use crate::leases;
 
 /// Everything is below the sandbox's own /run, a tmpfs that goes with it.
-const ROOT: &str = "/run/scale";
-/// The limit for operations that take seconds.
+pub const ROOT: &str = "/run/scale";
+/// For what takes seconds when all is well.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// RTNLGRP_IPV4_ROUTE, linux/rtnetlink.h
 const IPV4_ROUTE: u32 = 7;
@@ -63,17 +63,18 @@ impl<'a> Host<'a> {
         self.world.host(1)?.kernel()
     }
 
-    /// Starts the daemon, and returns the time until it reports the host as ready.
+    /// Starts the daemon over etcd; how long it takes until it says that the host is ready.
     pub fn start(&mut self) -> Result<Duration, Error> {
+        self.start_over(format!("--etcd-endpoints={}", self.etcd.url()))
+    }
+
+    /// The same over the store that the flag `store` names.
+    pub fn start_over(&mut self, store: String) -> Result<Duration, Error> {
         let root = Path::new(ROOT);
         let (env, log) = (root.join("subnet.env"), root.join("log"));
         let launch = Launch {
             program: self.program.clone(),
-            args: vec![
-                format!("--etcd-endpoints={}", self.etcd.url()).into(),
-                "--iface=eth0".into(),
-                format!("--subnet-file={}", env.display()).into(),
-            ],
+            args: vec![store.into(), "--iface=eth0".into(), format!("--subnet-file={}", env.display()).into()],
             env: Vec::new(),
             netns: self.world.host(1)?.path().to_owned(),
             log: log.clone(),
@@ -115,12 +116,18 @@ impl<'a> Host<'a> {
     /// How often the daemon's threads were woken while nothing happened.
     pub fn idle(&self) -> Result<u64, Error> {
         let before = self.switches()?;
+        self.rest(IDLE)?;
+        Ok(self.switches()?.saturating_sub(before))
+    }
+
+    /// Does nothing for a while, during which the daemon must live.
+    pub fn rest(&self, time: Duration) -> Result<(), Error> {
         let daemon = self.daemon.as_ref().and_then(|daemon| Pid::from_raw(i32::try_from(daemon.pid()).ok()?));
-        let ended = daemon.map(|pid| ends_within(pid, IDLE)).transpose().doing("watch the daemon")?;
+        let ended = daemon.map(|pid| ends_within(pid, time)).transpose().doing("watch the daemon")?;
         if ended != Some(false) {
             return Err(Error::Wrong("the daemon has ended".into()));
         }
-        Ok(self.switches()?.saturating_sub(before))
+        Ok(())
     }
 
     fn switches(&self) -> Result<u64, Error> {
@@ -135,19 +142,32 @@ impl<'a> Host<'a> {
         Ok(sum)
     }
 
-    /// Writes the lease of peer `n`, and returns the time until the kernel announces its route, and until etcd has
-    /// answered.
-    pub fn event(&self, n: usize) -> Result<(Duration, Duration), Error> {
-        let mut listener = self.listen()?;
+    /// Makes the `change` that brings or takes the route of peer `n`; how long it takes until that is announced, and until the
+    /// change is written.
+    pub fn event(&self, n: usize, change: impl FnOnce() -> Result<(), Error>) -> Result<(Duration, Duration), Error> {
+        let mut ear = self.listen()?;
         let (mut kernel, wanted) = (self.kernel()?, leases::subnet(n));
         // a route's link is named by its index
         kernel.links().doing("list links")?;
-        let is_it = |message: &_| route::decode(message, kernel.names()).is_some_and(|(key, _)| key.dst == wanted);
+        let is_it = |message: &_| {
+            let found = route::decode(message, kernel.names()).or_else(|| route::decode_gone(message, kernel.names()));
+            found.is_some_and(|(key, _)| key.dst == wanted)
+        };
         let started = Instant::now();
-        self.etcd.put(n..n + 1)?;
-        let put = started.elapsed();
-        while !listener.announcements(is_it).doing("wait for the announcement of a route")? {}
-        Ok((started.elapsed(), put))
+        change()?;
+        let written = started.elapsed();
+        while !ear.announcements(is_it).doing("hear of a route")? {}
+        Ok((started.elapsed(), written))
+    }
+
+    /// Processor time of the daemon so far: its own and the kernel's for it, of all threads.
+    pub fn cpu(&self) -> Result<Duration, Error> {
+        let text = fs::read_to_string(self.proc("stat")?).doing("read the daemon's processor time")?;
+        // proc_pid_stat(5): fields 14 and 15; the name, in parentheses, may hold spaces
+        let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        let per_second = rustix::param::clock_ticks_per_second();
+        Ok(Duration::from_nanos(ticks * 1_000_000_000 / per_second))
     }
 
     /// The same of `count` leases from `first` on, until the last one's route.

@@ -79,13 +79,24 @@ impl<'a> Etcd<'a> {
         all.chunks(PAGE).try_for_each(|page| self.put_all(page))
     }
 
+    /// Deletes the lease of peer `n`.
+    pub fn delete(&self, n: usize) -> Result<(), Error> {
+        let key = format!("{PREFIX}/subnets/{}", leases::key(n)).into_bytes();
+        let delete = pb::DeleteRangeRequest { key, ..pb::DeleteRangeRequest::default() };
+        self.write(vec![pb::RequestOp { request: Some(pb::Request::DeleteRange(delete)) }])
+    }
+
     fn put_all(&self, pairs: &[(String, String)]) -> Result<(), Error> {
         let put = |(name, value): &(String, String)| {
             let key = format!("{PREFIX}/{name}").into_bytes();
             let put = pb::PutRequest { key, value: value.clone().into_bytes(), lease: 0 };
             pb::RequestOp { request: Some(pb::Request::Put(put)) }
         };
-        let txn = pb::TxnRequest { success: pairs.iter().map(put).collect(), ..pb::TxnRequest::default() };
+        self.write(pairs.iter().map(put).collect())
+    }
+
+    fn write(&self, success: Vec<pb::RequestOp>) -> Result<(), Error> {
+        let txn = pb::TxnRequest { success, ..pb::TxnRequest::default() };
         let done = self.world.host(HOST)?.enter(|| self.runtime.block_on(self.client.txn(txn)))?;
         done.map(drop).doing("write to etcd")
     }

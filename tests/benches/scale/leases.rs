@@ -4,12 +4,12 @@ use std::net::Ipv4Addr;
 
 use ipnetwork::{IpNetwork, Ipv4Network};
 
-/// The network's configuration: room for 65,000 hosts.
-pub const CONFIG: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"vxlan"}}"#;
+/// The network's configuration: room for 65,000 hosts. This host takes its subnet from the first 512, so that no peer's lease
+/// is written over its own.
+pub const CONFIG: &str = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"10.0.1.0","SubnetMax":"10.1.255.0","Backend":{"Type":"vxlan"}}"#;
 
 /// The subnet of peer `n`.
 pub fn subnet(n: usize) -> IpNetwork {
-    // this host takes the first that is free, at random among a hundred: those stay free
     let base = Ipv4Addr::from((10 << 24) | ((n as u32 + 512) << 8));
     Ipv4Network::new(base, 24).map_or(IpNetwork::from(std::net::IpAddr::V4(base)), IpNetwork::V4)
 }

@@ -1,17 +1,19 @@
-//! The daemon's cost of many peers: the time from its start until the kernel has all of them, the time of one lease
-//! from the store to the kernel, a burst of leases, and the cost of doing nothing.
+//! What many peers cost the daemon: the time from its start until the kernel has all of them, one lease's way from the
+//! store to the kernel and its cost, a burst of them, and what it takes when nothing happens.
 //!
 //! `cargo bench -p tests --bench scale [-- --flanneld FILE]`; needs no root. No time makes it fail; a missing entry
 //! does.
 
 mod daemon;
 mod etcd;
+mod files;
 mod leases;
 mod report;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use lab::process::become_child;
 use lab::sandbox::{self, Right};
@@ -20,6 +22,7 @@ use lab::world::World;
 use lab::{Doing, Error};
 
 use daemon::Host;
+use files::Files;
 use report::Row;
 use tests::need::Need;
 
@@ -27,8 +30,12 @@ use tests::need::Need;
 const STARTS: [usize; 3] = [1_000, 4_000, 10_000];
 /// Peers while single events are measured.
 const WATCHED: [usize; 3] = [100, 1_000, 4_000];
-/// How many of those.
+/// How many of those: a lease that comes, and goes.
 const EVENTS: usize = 300;
+/// Between two events, longer than the daemon gathers: each is one by itself.
+const PAUSE: Duration = Duration::from_millis(60);
+/// Peers in the embedded store.
+const FILES: usize = 10_000;
 /// A burst.
 const BURST: usize = 10_000;
 
@@ -77,14 +84,22 @@ fn run() -> Result<String, Error> {
     let right = sandbox::enter()?;
     let world = World::build(Topology::flat(2))?;
     let mut rows = Vec::new();
-    for peers in STARTS {
-        rows.extend(start(&world, &program, peers)?);
-    }
     for peers in WATCHED {
-        rows.extend(events(&world, &program, peers)?);
+        rows.extend(shown(events(&world, &program, peers)?));
     }
+    for peers in STARTS {
+        rows.extend(shown(start(&world, &program, peers)?));
+    }
+    rows.extend(shown(embedded(&world, &program)?));
     let right = if right == Right::Root { "root" } else { "a user namespace" };
     Ok(format!("{}\netcd on a tmpfs, one member; as {right}.", report::table(&rows)))
+}
+
+/// Shows rows while the others are still to come.
+#[expect(clippy::print_stderr, reason = "a program that shows its figures")]
+fn shown(rows: Vec<Row>) -> Vec<Row> {
+    eprint!("{}", report::lines(&rows));
+    rows
 }
 
 fn start(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Error> {
@@ -106,21 +121,60 @@ fn start(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Error>
     ])
 }
 
+/// A lease that comes and goes, again and again: how long each takes, and what of the daemon's processor time.
+fn one_by_one(
+    host: &Host<'_>,
+    n: usize,
+    put: impl Fn() -> Result<(), Error>,
+    delete: impl Fn() -> Result<(), Error>,
+) -> Result<([Vec<Duration>; 2], Duration), Error> {
+    let (mut times, mut puts) = (Vec::new(), Vec::new());
+    let before = host.cpu()?;
+    for _ in 0..EVENTS {
+        let (time, written) = host.event(n, &put)?;
+        times.push(time);
+        puts.push(written);
+        host.rest(PAUSE)?;
+        host.event(n, &delete)?;
+        host.rest(PAUSE)?;
+    }
+    let cpu = host.cpu()?.saturating_sub(before) / u32::try_from(2 * EVENTS).unwrap_or(u32::MAX);
+    Ok(([times, puts], cpu))
+}
+
 fn events(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Error> {
     let mut host = Host::new(world, program)?;
     host.etcd().put(0..peers)?;
     host.start()?;
-    let events: Vec<_> = (0..EVENTS).map(|n| host.event(peers + n)).collect::<Result<_, _>>()?;
-    let (times, puts): (Vec<_>, Vec<_>) = events.into_iter().unzip();
+    let etcd = host.etcd();
+    let ([times, puts], cpu) = one_by_one(&host, peers, || etcd.put(peers..peers + 1), || etcd.delete(peers))?;
     let mut rows = vec![
         Row::time(&format!("one lease with {peers} peers, from before its put until its route is announced"), &times),
         Row::time("the put alone, until etcd has answered", &puts),
+        Row::time("processor time of one event, the status included", &[cpu]),
     ];
     if peers == WATCHED[1] {
-        let burst = host.burst(peers + EVENTS, BURST)?;
+        let burst = host.burst(peers, BURST)?;
         rows.push(Row::time(&format!("a burst of {BURST} leases, with {peers} peers"), &[burst]));
         rows.push(Row::bytes("memory peak after it", host.memory()?.peak));
     }
+    host.end()?;
+    Ok(rows)
+}
+
+/// The same with files.
+fn embedded(world: &World, program: &Path) -> Result<Vec<Row>, Error> {
+    let mut host = Host::new(world, program)?;
+    let files = Files::make()?;
+    files.put(0..FILES)?;
+    let took = host.start_over(files.flag())?;
+    let ([times, _], cpu) = one_by_one(&host, FILES, || files.put(FILES..FILES + 1), || files.delete(FILES))?;
+    let rows = vec![
+        Row::time(&format!("embedded store, {FILES} leases: start until all is in the kernel"), &[took]),
+        Row::time("one more, from before it is written until its route is announced", &times),
+        Row::time("processor time of one event, the status included", &[cpu]),
+        Row::bytes("memory peak", host.memory()?.peak),
+    ];
     host.end()?;
     Ok(rows)
 }

@@ -1,6 +1,5 @@
 //! The table.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 /// A line: what was measured, and what came of it.
@@ -21,7 +20,7 @@ impl Row {
         sorted.sort_unstable();
         let at = |part: f64| sorted.get((sorted.len() as f64 * part) as usize).map_or(0.0, |d| d.as_secs_f64() * 1e3);
         let value = match sorted.len() {
-            1 => format!("{:.1} ms", at(0.0)),
+            1 => format!("{:.2} ms", at(0.0)),
             count => format!("p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms of {count}", at(0.5), at(0.9), at(0.99)),
         };
         Self::text(what, value)
@@ -35,10 +34,10 @@ impl Row {
 
 /// The rows as a Markdown table.
 pub fn table(rows: &[Row]) -> String {
-    let mut text = "| what | measured |\n|---|---|\n".to_owned();
-    for Row { what, value } in rows {
-        // writing to a String cannot fail
-        let _ = writeln!(text, "| {what} | {value} |");
-    }
-    text
+    format!("| what | measured |\n|---|---|\n{}", lines(rows))
+}
+
+/// The rows alone.
+pub fn lines(rows: &[Row]) -> String {
+    rows.iter().map(|Row { what, value }| format!("| {what} | {value} |\n")).collect()
 }

@@ -60,7 +60,7 @@ impl Point {
     /// Whether the program may answer with an abort: Rust's where it gets no memory, ours where a thread cannot leave a
     /// network namespace.
     pub fn may_abort(&self) -> bool {
-        matches!(self.call.as_str(), "mmap" | "mremap" | "setns") && self.change != Change::Kill
+        matches!(self.call.as_str(), "mmap" | "mremap" | "mprotect" | "setns") && self.change != Change::Kill
     }
 }
 
@@ -98,18 +98,18 @@ fn errnos(call: &str) -> &'static [&'static str] {
         "recvfrom" | "recvmsg" | "recvmmsg" => &["ENOMEM", "ENOBUFS", "EINTR"],
         "sendto" | "sendmsg" | "sendmmsg" => &["ENOMEM", "EINTR"],
         "flock" => &["ENOLCK", "EINTR"],
-        "poll" | "ppoll" | "epoll_wait" | "epoll_pwait" | "futex" | "nanosleep" | "clock_nanosleep" | "wait4" => {
-            &["EINTR"]
-        }
+        "poll" | "ppoll" | "epoll_wait" | "epoll_pwait" | "nanosleep" | "clock_nanosleep" | "wait4" => &["EINTR"],
         "clone" | "clone3" | "fork" | "vfork" => &["EAGAIN", "ENOMEM"],
         "getrandom" => &["EINTR"],
         "mkdir" | "mkdirat" | "link" | "linkat" | "rename" | "renameat" | "unlink" | "unlinkat" | "getdents64"
-        | "stat" | "fstat" | "newfstatat" | "statx" | "lseek" | "close" | "chmod" | "fchmod" | "utimensat" => &["EIO"],
+        | "stat" | "fstat" | "newfstatat" | "statx" | "lseek" | "chmod" | "fchmod" | "utimensat" => &["EIO"],
         // these cannot fail, or their failure is the kernel's own fault
         "execve" | "exit" | "exit_group" | "getpid" | "gettid" | "getppid" | "getuid" | "geteuid" | "getegid"
         | "getgid" | "munmap" | "madvise" | "rt_sigaction" | "rt_sigprocmask" | "rt_sigreturn" | "sched_yield"
         | "sigaltstack" | "umask" | "set_robust_list" | "rseq" | "restart_syscall" | "clock_gettime" | "brk"
-        | "set_tid_address" | "prctl" => &[],
+        | "set_tid_address" | "prctl" | "uname" => &[],
+        // an injected failure replaces the call: the file would stay open, and a waiting thread would not be woken
+        "close" | "futex" => &[],
         _ => &["ENOMEM"],
     }
 }

@@ -64,6 +64,6 @@ pub const VXLAN: &[Row] = &[
     healed(Fdb, "one more entry", "bridge fdb add 02:00:00:00:00:98 dev $DEV dst 192.0.2.77 self permanent"),
     healed(Fdb, "one more entry that ages", "bridge fdb add 02:00:00:00:00:98 dev $DEV dst 192.0.2.77 self dynamic")
         .harmless("no neighbour has that MAC", "bridge fdb del 02:00:00:00:00:98 dev $DEV self"),
-    healed(Fdb, "by a next-hop object", "ip nexthop add id 9 via 192.0.2.77 fdb; ip nexthop add id 10 group 9 fdb; bridge fdb del $PEER_MAC dev $DEV self; bridge fdb add $PEER_MAC dev $DEV nhid 10 self permanent")
+    healed(Fdb, "by a next-hop object", "kill -STOP $PID; ip nexthop add id 9 via 192.0.2.77 fdb; ip nexthop add id 10 group 9 fdb; bridge fdb del $PEER_MAC dev $DEV self; bridge fdb add $PEER_MAC dev $DEV nhid 10 self permanent; kill -CONT $PID")
         .then("ip nexthop flush"),
 ];

@@ -14,6 +14,10 @@
 //!     }
 //! }
 //! ```
+//!
+//! A rule of ours can have more conditions of the kind `ip daddr != NETWORK`, one per network to which the attachment's
+//! packets keep their source (`ip saddr 10.1.2.3 ip daddr != 10.1.2.0/24 ip daddr != 10.1.0.0/16 masquerade`). The
+//! reference plugins know a rule by its comment alone, so they delete such a rule too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -22,7 +26,7 @@ use kernel::nft::{
     Base, ChainKind, Hook, Is, ListedRule, NftFamily, Rule, RuleBuilder, RuleHandle, Side, TableKey, clip,
 };
 use kernel::state::{NftChain, NftChainScope, NftTable};
-use kernel::types::host_net;
+use kernel::types::{host_net, masked};
 use kernel::{Kernel, KernelError};
 
 use super::{Rules, hash};
@@ -53,10 +57,10 @@ fn comment(key: Key<'_>) -> String {
     clip(&format!("{}, {description}", mark(key))).to_owned()
 }
 
-/// The rules that masquerade traffic from the attachment's addresses to destinations outside their networks. Each of
-/// `nets` is an address with its prefix length.
-pub fn rules(key: Key<'_>, nets: &[IpNetwork]) -> Rules {
-    let mut own: Vec<Rule> = nets.iter().map(|net| rule(*net, &comment(key))).collect();
+/// The rules that masquerade traffic from the attachment's addresses to destinations outside their networks, and outside
+/// the networks in `exclude`. Each of `nets` is an address with its prefix length.
+pub fn rules(key: Key<'_>, nets: &[IpNetwork], exclude: &[IpNetwork]) -> Rules {
+    let mut own: Vec<Rule> = nets.iter().map(|net| rule(*net, exclude, &comment(key))).collect();
     own.dedup();
     let shared = shared();
     let mut wanted = shared.clone();
@@ -68,12 +72,11 @@ pub fn rules(key: Key<'_>, nets: &[IpNetwork]) -> Rules {
     Rules { table: table(), wanted, shared, chains }
 }
 
-fn rule(net: IpNetwork, comment: &str) -> Rule {
-    RuleBuilder::new(NftFamily::Inet)
-        .addr(Side::Source, Is::Eq, host_net(net.ip()))
-        .addr(Side::Destination, Is::Not, net)
-        .masquerade(false)
-        .comment(comment)
+fn rule(net: IpNetwork, exclude: &[IpNetwork], comment: &str) -> Rule {
+    let rule = RuleBuilder::new(NftFamily::Inet).addr(Side::Source, Is::Eq, host_net(net.ip()));
+    let others = exclude.iter().filter(|other| other.is_ipv4() == net.is_ipv4() && masked(**other) != masked(net));
+    let inside = std::iter::once(&net).chain(others);
+    inside.fold(rule, |rule, net| rule.addr(Side::Destination, Is::Not, *net)).masquerade(false).comment(comment)
 }
 
 /// Deletes the rules of a network that belong to none of the `valid` attachments.
@@ -129,8 +132,29 @@ fn frame() -> [Rule; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kernel::diff::diff;
+    use kernel::state::{Scope, State};
 
     const KEY: Key<'_> = Key { network: "net1", container: "cid1", ifname: "eth0" };
+
+    #[test]
+    fn networks_of_the_same_family_are_excluded() {
+        let nets = ["10.1.2.3/24", "fd00::3/64"].map(|net| net.parse().unwrap());
+        let exclude = ["10.1.0.0/16", "10.1.2.0/24", "fd00::/48"].map(|net| net.parse().unwrap());
+        let rules = rules(KEY, &nets, &exclude);
+        let state = State { nft: [(table(), rules.wanted)].into(), ..State::default() };
+        let steps = diff(&state, &State::default(), &Scope::default()).steps;
+        let texts: Vec<String> =
+            steps.iter().map(ToString::to_string).filter(|text| text.contains("masq_checks ip")).collect();
+        let add = "nft add rule inet cni_plugins_masquerade masq_checks";
+        assert!(
+            texts[0].starts_with(&format!(
+                "{add} ip saddr 10.1.2.3 ip daddr != 10.1.2.0/24 ip daddr != 10.1.0.0/16 masquerade comment"
+            )),
+            "{texts:?}"
+        );
+        assert!(texts[1].contains("ip6 daddr != fd00::/64 ip6 daddr != fd00::/48 masquerade"), "{texts:?}");
+    }
 
     #[test]
     fn comments_are_upstreams() {

@@ -96,7 +96,12 @@ pub(crate) trait Kind {
         None
     }
 
-    /// Whether it carries an overlay's packets to other hosts.
+    /// The UDP port that the kernel listens on while the link is up.
+    fn udp_port(&self) -> Option<u16> {
+        None
+    }
+
+    /// Carries packets of an overlay to other hosts.
     fn is_tunnel(&self) -> bool {
         false
     }

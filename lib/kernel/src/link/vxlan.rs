@@ -130,6 +130,10 @@ impl Kind for Vxlan {
         "vxlan"
     }
 
+    fn udp_port(&self) -> Option<u16> {
+        Some(self.port.unwrap_or(KERNEL_VXLAN_PORT))
+    }
+
     fn is_tunnel(&self) -> bool {
         true
     }

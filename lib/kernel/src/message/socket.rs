@@ -163,6 +163,14 @@ impl Socket {
         put(&mut self.client, message, flags);
     }
 
+    /// The socket's port: announcements of what it has changed carry it.
+    ///
+    /// # Errors
+    /// The socket cannot be bound.
+    pub fn port(&mut self) -> Result<u32, KernelError> {
+        self.client.port()
+    }
+
     /// Joins a multicast group (RTNLGRP_*, linux/rtnetlink.h).
     pub fn join(&mut self, group: u32) -> Result<(), KernelError> {
         self.client.join(group)

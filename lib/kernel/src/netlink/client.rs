@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
-use netlink_sys::{Socket, protocols};
+use netlink_sys::{Socket, SocketAddr, protocols};
 use rustix::buffer::spare_capacity;
 use rustix::net::{RecvFlags, SendFlags, sockopt};
 
@@ -184,11 +184,20 @@ impl Client {
 
     /// Joins a multicast group (RTNLGRP_*, NFNLGRP_*).
     pub(crate) fn join(&mut self, group: u32) -> Result<(), KernelError> {
+        self.port()?;
         let fail = |e: io::Error| KernelError::io(format!("join netlink group {group}"), &e);
+        self.socket.add_membership(group).map_err(fail)
+    }
+
+    /// The socket's port, by which the kernel knows who has asked for a change.
+    pub(crate) fn port(&mut self) -> Result<u32, KernelError> {
+        let fail = |e: io::Error| KernelError::io("bind a netlink socket".to_owned(), &e);
         if !std::mem::replace(&mut self.bound, true) {
             self.socket.bind_auto().map_err(fail)?;
         }
-        self.socket.add_membership(group).map_err(fail)
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address).map_err(fail)?;
+        Ok(address.port_number())
     }
 
     /// Receives a datagram of announcements and passes on its messages. With DONTWAIT it does not wait and returns

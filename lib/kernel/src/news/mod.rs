@@ -6,6 +6,7 @@
 
 mod announcement;
 mod compare;
+mod echo;
 mod netconf;
 mod port;
 mod read;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 
 pub use announcement::{Announcement, Listener, announcements, listen};
 pub use compare::contradicts;
+pub use echo::pass_over;
 pub use read::Reader;
 
 use crate::message::address::SeenAddress;

@@ -22,6 +22,8 @@ pub struct Reader {
     names: HashMap<u32, IfName>,
     /// The links that were announced since the survey started: the survey may have older data about them.
     announced: HashSet<u32>,
+    /// Links that were made since, and have not been up.
+    young: HashSet<u32>,
 }
 
 impl Names for Reader {
@@ -42,7 +44,8 @@ impl Reader {
 
     /// Call after all links have been read; `links` are all of them.
     pub fn survey_ends(&mut self, links: &[SeenLink]) {
-        let Self { names, announced } = self;
+        let Self { names, announced, young } = self;
+        young.retain(|index| announced.contains(index));
         names.retain(|index, _| announced.contains(index));
         for link in links {
             names.entry(link.index.0).or_insert_with(|| link.name.clone());
@@ -54,7 +57,13 @@ impl Reader {
         *self = Self::default();
     }
 
-    /// The news in `announcement`. Empty if it is about an object outside the vocabulary.
+    /// True for a link that is being made: it was announced for the first time, and has not been up yet. Nothing that needs a
+    /// link which is up can have hung on it.
+    pub fn is_young(&self, index: IfIndex) -> bool {
+        self.young.contains(&index.0)
+    }
+
+    /// What `announcement` says. Nothing at all when it is of something that the vocabulary does not have.
     pub fn read(&mut self, announcement: Announcement) -> Vec<News> {
         let Announcement { body, appended } = announcement;
         let message = match body {
@@ -100,10 +109,13 @@ impl Reader {
         let mut news = Vec::new();
         let index = seen.index.0;
         self.announced.insert(index);
-        if let Some(before) = self.names.insert(index, seen.name.clone())
-            && before != seen.name
-        {
-            news.push(News::Link(before, None));
+        match self.names.insert(index, seen.name.clone()) {
+            None if !seen.link.up => drop(self.young.insert(index)),
+            Some(before) if before != seen.name => news.push(News::Link(before, None)),
+            _ => {}
+        }
+        if seen.link.up {
+            self.young.remove(&index);
         }
         seen.link = seen.named(self);
         news.extend(seen.port.map(|port| News::Port(seen.name.clone(), Some(port))));

@@ -10,8 +10,6 @@ use super::value::Value;
 use crate::netlink::wire::align;
 use crate::types::{Family, IfName, Mac};
 
-/// NFT_CT_STATE.
-const CT_STATE: u32 = 0;
 /// NFT_FIB_RESULT_ADDRTYPE.
 const FIB_ADDRESS_TYPE: u32 = 3;
 /// NFTA_FIB_F_DADDR.
@@ -29,6 +27,8 @@ const SECOND: Reg = Reg(4);
 
 /// `ct state` bits (NF_CT_STATE_BIT, nft's names), to be or-ed.
 pub mod ct {
+    /// The key of `ct state` in [`Expr::Ct`](super::Expr::Ct) (NFT_CT_STATE)
+    pub const STATE: u32 = 0;
     /// `invalid`
     pub const INVALID: u32 = 1;
     /// `established`
@@ -110,7 +110,7 @@ impl Field {
             Self::Ether(Side::Source) => payload(PayloadBase::LINK, 6),
             Self::Port(Side::Source) => payload(PayloadBase::TRANSPORT, 0),
             Self::Port(Side::Destination) => payload(PayloadBase::TRANSPORT, 2),
-            Self::CtState => Expr::Ct { key: CT_STATE, dreg },
+            Self::CtState => Expr::Ct { key: ct::STATE, dreg },
             Self::FibDaddrType => Expr::Fib { dreg, result: FIB_ADDRESS_TYPE, flags: FIB_DADDR },
         }
     }

@@ -269,6 +269,15 @@ impl Expr {
         Attributes::read(list).iter().map(one).collect()
     }
 
+    /// The comment, if it is the match of `iptables -m comment` (NFTA_MATCH_NAME, NFTA_MATCH_INFO), which matches every
+    /// packet.
+    pub(super) fn match_comment(&self) -> Option<String> {
+        let Self::Other { name, data } = self else { return None };
+        let attributes = Attributes::read(data);
+        let is_comment = name == "match" && attributes.is_text(1, "comment");
+        is_comment.then(|| attributes.get(3).map(text)).flatten()
+    }
+
     fn decode(name: &[u8], a: &Attributes<'_>) -> Option<Self> {
         let reg = |kind| a.be32(kind).and_then(Reg::from_number);
         let bytes = |kind| a.nested(kind).as_ref().and_then(decode_data).map(<[u8]>::to_vec);

@@ -85,6 +85,23 @@ impl Nft {
         answers.iter().filter(|a| belongs(a, table)).map(read).collect()
     }
 
+    /// The base chains at `hook` in all tables of the namespace, without their rules.
+    ///
+    /// # Errors
+    /// The kernel refused to list the chains. Chains of a kind that this module does not know are left out.
+    pub fn chains_at(&mut self, hook: Hook) -> Result<Vec<(TableKey, Chain)>, NftError> {
+        let read = |answer: &Answer| {
+            let message = answer.message();
+            let family = NftFamily::from_number(message.family())?;
+            let table = TableKey { family, name: message.attributes().text(attr::CHAIN_TABLE)? };
+            let chain = read_chain(&table, answer)?;
+            let there = chain.base.as_ref().is_some_and(|base| base.hook == hook);
+            there.then_some((table, chain))
+        };
+        let answers = self.dump("list chains", msg::GETCHAIN, 0, |_| {})?;
+        Ok(answers.iter().filter_map(read).collect())
+    }
+
     /// One chain without its rules (`nft list chain`); `None` if the table or the chain does not exist.
     pub fn chain(&mut self, table: &TableKey, chain: &str) -> Result<Option<Chain>, NftError> {
         let what = format!("list chain {table} {chain}");
@@ -329,8 +346,9 @@ fn read_base(family: NftFamily, a: &Attributes<'_>, hook: &Attributes<'_>) -> Op
 
 fn read_rule(answer: &Answer) -> Option<ListedRule> {
     let a = answer.message().attributes();
-    let exprs = a.get(attr::RULE_EXPRESSIONS).map(Expr::decode_all).unwrap_or_default();
-    let rule = Rule { exprs, comment: comment(&a, attr::RULE_USERDATA) };
+    let mut exprs = a.get(attr::RULE_EXPRESSIONS).map(Expr::decode_all).unwrap_or_default();
+    let of_match = take_comment(&mut exprs);
+    let rule = Rule { exprs, comment: comment(&a, attr::RULE_USERDATA).or(of_match) };
     Some(ListedRule { chain: a.text(attr::RULE_CHAIN)?, handle: a.be64(attr::RULE_HANDLE)?, rule })
 }
 
@@ -363,6 +381,46 @@ fn comment(a: &Attributes<'_>, kind: u16) -> Option<String> {
     a.get(kind).and_then(userdata::read_comment)
 }
 
+/// Removes the matches that only carry a comment, as `iptables -m comment` writes them, and returns the first comment.
+fn take_comment(exprs: &mut Vec<Expr>) -> Option<String> {
+    let comment = exprs.iter().find_map(Expr::match_comment);
+    exprs.retain(|expr| expr.match_comment().is_none());
+    comment
+}
+
 fn malformed(what: &str) -> NftError {
     NftError::Malformed { what: what.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nft::Verdict;
+
+    /// An attribute in the byte order of this machine.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = [(value.len() as u16 + 4).to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend_from_slice(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn xt_match(name: &str, info: &[u8]) -> Expr {
+        let data = [attribute(1, name.as_bytes()), attribute(2, &0u32.to_be_bytes()), attribute(3, info)].concat();
+        Expr::Other { name: "match".into(), data }
+    }
+
+    /// struct xt_comment_info has 256 bytes.
+    #[test]
+    fn the_comment_of_iptables_is_the_rules_comment() {
+        let mut info = b"flanneld forward".to_vec();
+        info.resize(256, 0);
+        let accept = Expr::Verdict(Verdict::Accept);
+        let mut exprs = vec![xt_match("comment\0", &info), Expr::Counter, accept.clone()];
+        assert_eq!(take_comment(&mut exprs).as_deref(), Some("flanneld forward"));
+        assert_eq!(exprs, [Expr::Counter, accept.clone()]);
+        let mut exprs = vec![xt_match("mark\0", &info), accept];
+        assert_eq!(take_comment(&mut exprs), None);
+        assert_eq!(exprs.len(), 2);
+    }
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
 
-use super::batch::SUBSYSTEM;
+use super::batch::{SUBSYSTEM, attr, msg};
 use super::error::NftError;
-use super::types::{NftFamily, TableKey};
+use super::types::{Hook, NftFamily, TableKey};
 use crate::netlink::client::{Client, Protocol};
 use crate::netlink::wire::Incoming;
 use crate::netlink::{Errno, KernelError};
@@ -27,6 +27,8 @@ const REST: Duration = Duration::from_millis(50);
 pub struct NftWatch {
     client: Client,
     tables: BTreeSet<TableKey>,
+    /// Base chains at this hook are watched in all tables.
+    hook: Option<Hook>,
     /// Whether announcements were lost and that is not yet reported.
     lost: bool,
     /// When all tables were last reported as changed because of a loss.
@@ -38,7 +40,17 @@ impl NftWatch {
     pub fn open(tables: impl IntoIterator<Item = TableKey>) -> Result<Self, NftError> {
         let mut client = Client::open(Protocol::Netfilter)?;
         client.join(GROUP)?;
-        Ok(Self { client, tables: tables.into_iter().collect(), lost: false, reported: None })
+        Ok(Self { client, tables: tables.into_iter().collect(), hook: None, lost: false, reported: None })
+    }
+
+    /// Also watches all tables for new base chains at `hook`, and for new policies of such chains.
+    pub fn with_chains_at(self, hook: Hook) -> Self {
+        Self { hook: Some(hook), ..self }
+    }
+
+    /// Watches `tables` from now on, in place of those before.
+    pub fn set_tables(&mut self, tables: impl IntoIterator<Item = TableKey>) {
+        self.tables = tables.into_iter().collect();
     }
 
     /// Waits for at most `patience` until a watched table changes. Returns the tables that changed or may have changed.
@@ -86,9 +98,12 @@ impl NftWatch {
     fn take(&mut self, now: Instant) -> Result<BTreeSet<TableKey>, NftError> {
         let mut changed = BTreeSet::new();
         loop {
-            let Self { client, tables, .. } = self;
-            let read =
-                client.announcements(RecvFlags::DONTWAIT, &mut |message| changed.extend(watched(tables, message)));
+            let Self { client, tables, hook, .. } = self;
+            let mut note = |message: &Incoming<'_>| {
+                changed.extend(watched(tables, message));
+                changed.extend(hook.and_then(|hook| chain_at(hook, message)));
+            };
+            let read = client.announcements(RecvFlags::DONTWAIT, &mut note);
             match read {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -130,4 +145,15 @@ fn watched(tables: &BTreeSet<TableKey>, message: &Incoming<'_>) -> Option<TableK
     }
     let (family, attributes) = (NftFamily::from_number(message.family())?, message.attributes());
     tables.iter().find(|key| key.family == family && attributes.is_text(TABLE_NAME, &key.name)).cloned()
+}
+
+/// The table of a base chain at `hook` that a message announces.
+fn chain_at(hook: Hook, message: &Incoming<'_>) -> Option<TableKey> {
+    if message.kind != SUBSYSTEM << 8 | msg::NEWCHAIN {
+        return None;
+    }
+    let (family, attributes) = (NftFamily::from_number(message.family())?, message.attributes());
+    let number = attributes.nested(attr::CHAIN_HOOK)?.be32(attr::HOOK_NUMBER)?;
+    let name = attributes.text(attr::CHAIN_TABLE)?;
+    (Hook::from_number(number, family) == Some(hook)).then_some(TableKey { family, name })
 }

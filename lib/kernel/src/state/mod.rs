@@ -4,7 +4,7 @@
 //! describe it. When desired, a field with the value `None` may have any value.
 
 mod link;
-mod nft;
+pub mod nft;
 mod scope;
 #[cfg(test)]
 mod tests;

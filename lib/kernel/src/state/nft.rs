@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::nft::{Base, Data, Element, Rule, Set, TableView, Value};
+pub use crate::nft::{
+    Base, Chain, ChainKind, Data, Element, Expr, Hook, Is, NftFamily, PayloadBase, Policy, Rule, RuleBuilder, Set,
+    Side, TableKey, Value, Verdict, ct,
+};
+
+use crate::nft::TableView;
 
 /// The contents of one table (`nft list table`); its key is a [`TableKey`](crate::nft::TableKey).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -130,6 +135,8 @@ pub enum NftChainScope {
     Commented(String),
     /// The rules that jump to this chain. The chain that contains them stays.
     JumpsTo(String),
+    /// Rules that equal one of these. The chain that they are in stays.
+    Rules(Vec<Rule>),
 }
 
 impl NftChainScope {
@@ -139,6 +146,7 @@ impl NftChainScope {
             Self::Whole | Self::Frame => true,
             Self::Commented(prefix) => rule.comment.as_deref().is_some_and(|comment| comment.starts_with(prefix)),
             Self::JumpsTo(chain) => rule.jumps_to(chain),
+            Self::Rules(ours) => ours.contains(rule),
         }
     }
 

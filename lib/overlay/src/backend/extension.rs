@@ -4,7 +4,7 @@ use gojson::{Json, Reader};
 use kernel::types::Family;
 
 use super::{Backend, Companion, Conf, Data, Identity, Kind, Mistake};
-use crate::reach::{Mode, Tunnel};
+use crate::reach::{Mode, Names, Tunnel};
 use crate::words::{self, Word};
 
 /// The extension backend.
@@ -18,8 +18,8 @@ pub static KIND: Kind = Kind {
     left: |_, _| None,
 };
 
-/// The tunnel that the commands set up.
-pub const TUNNEL: Tunnel = Tunnel::new("extension", "extension");
+/// What the commands make of it.
+pub const TUNNEL: Tunnel = Tunnel::new(&Names { name: "extension", title: "extension", direct_routing: false });
 
 /// One command, split into words.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use kernel::types::{Family, IfName, Mtu, host_net};
 
 use super::{Backend, Conf, Data, Devices, End, Host, Kind, Mistake, Role};
 use crate::peers::{Half, Peer};
-use crate::reach::{Mode, Tunnel, Why};
+use crate::reach::{Mode, Names, Tunnel, Why};
 use crate::render::flannel_route;
 
 /// The ipip backend.
@@ -25,8 +25,8 @@ pub static KIND: Kind = Kind {
     },
 };
 
-/// The kernel's IP in IP.
-pub const TUNNEL: Tunnel = Tunnel::new("ipip", "IPIP").with_direct_routing();
+/// IP in IP, by the kernel.
+pub const TUNNEL: Tunnel = Tunnel::new(&Names { name: "ipip", title: "IPIP", direct_routing: true });
 
 /// Upstream's name of the device.
 pub const DEVICE: &str = "flannel.ipip";

@@ -28,7 +28,8 @@ fn a_device_tells_its_backend() {
     let vxlan = Vxlan { port: Some(4789), gbp: true, ..Vxlan::new(Vni::new(7).unwrap()) };
     for (name, kind, backend) in [
         ("flannel.7", LinkKind::Vxlan(vxlan.clone()), Some("vxlan")),
-        ("fl8472.7", LinkKind::Vxlan(vxlan), Some("vxlan")),
+        ("fl8472.7", LinkKind::Vxlan(vxlan.clone()), Some("vxlan")),
+        ("flannel.x", LinkKind::Vxlan(vxlan), None),
         ("flannel0", LinkKind::TunTap(TunTap::default()), Some("udp")),
         ("tap0", LinkKind::TunTap(TunTap::default()), None),
         ("flannel.ipip", LinkKind::Ipip(Ipip::default()), Some("ipip")),

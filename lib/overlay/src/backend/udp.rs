@@ -6,7 +6,7 @@ use kernel::types::{Family, IfName, Mtu, host_net};
 
 use super::{Backend, Companion, Conf, Data, Devices, End, Host, Kind, Role, keys};
 use crate::peers::{Half, Peer};
-use crate::reach::{Mode, Tunnel, Why};
+use crate::reach::{Mode, Names, Tunnel, Why};
 use crate::render::flannel_route;
 
 /// The udp backend.
@@ -27,8 +27,8 @@ pub static KIND: Kind = Kind {
     },
 };
 
-/// Datagrams, which a program sends.
-pub const TUNNEL: Tunnel = Tunnel::new("udp", "UDP");
+/// Datagrams, by a program.
+pub const TUNNEL: Tunnel = Tunnel::new(&Names { name: "udp", title: "UDP", direct_routing: false });
 
 /// The TUN device, upstream's first `flannel%d`.
 pub const DEVICE: &str = "flannel0";

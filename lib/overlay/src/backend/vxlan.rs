@@ -19,7 +19,7 @@ use super::{Backend, Census, Conf, Data, Devices, End, Host, Identity, Kind, Mis
 use crate::lease::{LeaseAttrs, VxlanData};
 use crate::net::ByFamily;
 use crate::peers::{Half, Peer};
-use crate::reach::{Mode, Tunnel, Why};
+use crate::reach::{Mode, Names, Tunnel, Why};
 use crate::render::flannel_route;
 
 /// The vxlan backend.
@@ -30,21 +30,24 @@ pub static KIND: Kind = Kind {
     v4_only: false,
     tunnel: Some(TUNNEL),
     read,
-    left: |_, link| match &link.kind {
-        LinkKind::Vxlan(vxlan) => Some(Backend::Vxlan(VxlanConf {
-            vni: vxlan.vni,
-            port: vxlan.port,
-            mtu: None,
-            gbp: vxlan.gbp,
-            learning: vxlan.learning,
-            direct_routing: false,
-        })),
+    left: |name, link| match &link.kind {
+        // every name that this backend gives ends with the VNI; another backend may have such links, too
+        LinkKind::Vxlan(vxlan) if name.as_str().ends_with(&format!(".{}", vxlan.vni)) => {
+            Some(Backend::Vxlan(VxlanConf {
+                vni: vxlan.vni,
+                port: vxlan.port,
+                mtu: None,
+                gbp: vxlan.gbp,
+                learning: vxlan.learning,
+                direct_routing: false,
+            }))
+        }
         _ => None,
     },
 };
 
-/// The kernel's VXLAN.
-pub const TUNNEL: Tunnel = Tunnel::new("vxlan", "VXLAN").with_direct_routing();
+/// VXLAN, by the kernel.
+pub const TUNNEL: Tunnel = Tunnel::new(&Names { name: "vxlan", title: "VXLAN", direct_routing: true });
 
 /// The vxlan backend's keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

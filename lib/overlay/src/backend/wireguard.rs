@@ -15,7 +15,7 @@ use super::{Backend, Conf, Data, Devices, End, Host, Identity, Kind, Mistake, Ro
 use crate::lease::WireguardData;
 use crate::net::ByFamily;
 use crate::peers::{Half, Peer};
-use crate::reach::{Mode, Tunnel, Why};
+use crate::reach::{Mode, Names, Tunnel, Why};
 use crate::render::flannel_route;
 
 /// The wireguard backend.
@@ -32,8 +32,8 @@ pub static KIND: Kind = Kind {
     },
 };
 
-/// The kernel's WireGuard.
-pub const TUNNEL: Tunnel = Tunnel::new("wireguard", "WireGuard");
+/// WireGuard, by the kernel.
+pub const TUNNEL: Tunnel = Tunnel::new(&Names { name: "wireguard", title: "WireGuard", direct_routing: false });
 
 /// Upstream's device names; the second is for IPv6 in mode separate.
 pub const DEVICES: [&str; 2] = ["flannel-wg", "flannel-wg-v6"];

@@ -56,17 +56,28 @@ impl Raw {
     /// Checks the keys. Returns `None` only together with a mistake in `notes`.
     pub(super) fn check(self, notes: &mut Notes) -> Option<FamilyConf> {
         let network = self.network(notes);
+        let len = self.len(network, notes);
         let min = self.end("SubnetMin", self.min.as_deref(), notes);
         let max = self.end("SubnetMax", self.max.as_deref(), notes);
-        let network = network?;
-        let len = self.len(network, notes)?;
+        // one mistake does not hide another: what stands by itself is checked without a network, too
+        let before = notes.mistakes.len();
+        self.check_ends(network, len, [("SubnetMin", min), ("SubnetMax", max)], notes);
+        let (first, last) = network.zip(len).map(|(network, len)| self.all(network, len)).unzip();
+        let (min, max) = (min.or(first), max.or(last));
+        if let (Some(min), Some(max)) = (min, max)
+            && min > max
+            && notes.mistakes.len() == before
+        {
+            notes.wrong(Mistake::EmptyRange { family: self.family, min, max });
+        }
+        Some(FamilyConf { network: network?, allocation: Allocation { len: len?, min: min?, max: max? } })
+    }
+
+    /// The first address of the first subnet and of the last one, where nothing else is configured.
+    fn all(&self, network: IpNetwork, len: u8) -> (IpAddr, IpAddr) {
         let size = net::size(self.family, len);
         let (first, last) = net::bounds(network);
-        let default_min = net::address(self.family, first + size);
-        let default_max = net::address(self.family, last - (size - 1));
-        let allocation = Allocation { len, min: min.unwrap_or(default_min), max: max.unwrap_or(default_max) };
-        self.check_range(network, allocation, notes);
-        Some(FamilyConf { network, allocation })
+        (net::address(self.family, first + size), net::address(self.family, last - (size - 1)))
     }
 
     fn network(&self, notes: &mut Notes) -> Option<IpNetwork> {
@@ -105,37 +116,39 @@ impl Raw {
         }
     }
 
-    /// `SubnetLen`, or else /24 (IPv6: /64) if the network has room for four of them, else a quarter of the network.
-    fn len(&self, network: IpNetwork, notes: &mut Notes) -> Option<u8> {
+    /// `SubnetLen`, or /24 (IPv6: /64) where the network has room for four of them, else a quarter of the network.
+    fn len(&self, network: Option<IpNetwork>, notes: &mut Notes) -> Option<u8> {
         let family = self.family;
-        let (bits, prefix) = (family.bits(), network.prefix());
+        let (bits, prefix) = (family.bits(), network.map(|network| network.prefix()));
         let usual = if family == Family::V4 { 24 } else { 64 };
-        let mistake = match self.len {
-            Some(len) if len > u64::from(bits) - 2 => Mistake::LenTooLong { family },
-            Some(len) if len < u64::from(prefix) + 2 => Mistake::LenTooShort { family },
-            // The check above compares it with the family's bits.
-            Some(len) => return u8::try_from(len).ok(),
-            None if prefix > bits - 4 => Mistake::NetworkTooSmall { family },
-            None if prefix <= usual - 2 => return Some(usual),
-            None => return Some(prefix + 2),
+        let mistake = match (self.len, prefix) {
+            (Some(len), _) if len > u64::from(bits) - 2 => Mistake::LenTooLong { family },
+            (Some(len), Some(prefix)) if len < u64::from(prefix) + 2 => Mistake::LenTooShort { family },
+            // checked against the family's bits just above
+            (Some(len), _) => return u8::try_from(len).ok(),
+            (None, None) => return None,
+            (None, Some(prefix)) if prefix > bits - 4 => Mistake::NetworkTooSmall { family },
+            (None, Some(prefix)) if prefix <= usual - 2 => return Some(usual),
+            (None, Some(prefix)) => return Some(prefix + 2),
         };
         notes.wrong(mistake);
         None
     }
 
-    fn check_range(&self, network: IpNetwork, allocation: Allocation, notes: &mut Notes) {
+    fn check_ends(
+        &self,
+        network: Option<IpNetwork>,
+        len: Option<u8>,
+        ends: [(&'static str, Option<IpAddr>); 2],
+        notes: &mut Notes,
+    ) {
         let family = self.family;
-        let Allocation { len, min, max } = allocation;
-        let before = notes.mistakes.len();
-        for (key, value) in [("SubnetMin", min), ("SubnetMax", max)] {
-            if !network.contains(value) {
+        for (key, value) in ends.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+            if network.is_some_and(|network| !network.contains(value)) {
                 notes.wrong(Mistake::OutOfNetwork { family, key });
-            } else if !net::number(value).is_multiple_of(net::size(family, len)) {
+            } else if len.is_some_and(|len| !net::number(value).is_multiple_of(net::size(family, len))) {
                 notes.wrong(Mistake::NotAligned { family, key, value });
             }
-        }
-        if notes.mistakes.len() == before && min > max {
-            notes.wrong(Mistake::EmptyRange { family, min, max });
         }
     }
 }

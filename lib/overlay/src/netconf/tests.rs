@@ -136,6 +136,17 @@ fn all_mistakes_are_reported_at_once() {
     for field in ["EnableIPv6", "SubnetLen", "Backend.Port"] {
         assert!(wrong(field), "{field}: {all}");
     }
+    for (others, also) in [
+        (r#""SubnetLen":24,"SubnetMin":"10.0.9.7""#, "SubnetMin is not on a SubnetLen boundary: 10.0.9.7"),
+        (
+            r#""SubnetMin":"10.0.9.0","SubnetMax":"10.0.3.0""#,
+            "SubnetMin 10.0.9.0 is above SubnetMax 10.0.3.0: the range contains no subnet",
+        ),
+        (r#""SubnetLen":31"#, "SubnetLen must be less than /31"),
+    ] {
+        let said = error(&with(&format!(r#""Network":"10.0.0.0",{others}"#)));
+        assert_eq!(said, format!(r#"Network "10.0.0.0" is not an IPv4 CIDR like 10.244.0.0/16; {also}"#));
+    }
     assert!(matches!(parse("{}{}").unwrap_err(), ConfigError::Json(_)));
     assert_eq!(error("[]").as_str(), "the whole must be an object, not []");
 }

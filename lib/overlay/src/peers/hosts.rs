@@ -1,5 +1,6 @@
 //! Finds the hosts that this one needs, from the kernel and resolv.conf(5).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use kernel::state::{Route, RouteKey};
@@ -7,17 +8,17 @@ use kernel::types::{IfName, RouteProtocol};
 
 use super::Service;
 
-/// The gateways of default routes, and of all routes by the link `dev`. It leaves out the routes that this program or
-/// its plugins made, because their gateways are the peers.
+/// The gateway of a default route, or of any route by the link `dev`. A route that this program or its plugins made has
+/// none: its gateway is a peer.
+pub fn gateway(key: &RouteKey, route: &Route, dev: &IfName) -> Option<IpAddr> {
+    let ours = [RouteProtocol::FLANNEL, RouteProtocol::FLANNEL_CNI].contains(&route.protocol);
+    route.via.filter(|_| !ours && (key.dst.prefix() == 0 || route.dev.as_ref() == Some(dev)))
+}
+
+/// The gateways of all routes ([`gateway`]).
 pub fn gateways(routes: &[(RouteKey, Route)], dev: &IfName) -> Vec<(IpAddr, Service)> {
-    let ours = [RouteProtocol::FLANNEL, RouteProtocol::FLANNEL_CNI];
-    let leads_out = |(key, route): &&(RouteKey, Route)| {
-        !ours.contains(&route.protocol) && (key.dst.prefix() == 0 || route.dev.as_ref() == Some(dev))
-    };
-    let mut gateways: Vec<IpAddr> = routes.iter().filter(leads_out).filter_map(|(_, route)| route.via).collect();
-    gateways.sort_unstable();
-    gateways.dedup();
-    gateways.into_iter().map(|gateway| (gateway, Service::Gateway)).collect()
+    let all: BTreeSet<IpAddr> = routes.iter().filter_map(|(key, route)| gateway(key, route, dev)).collect();
+    all.into_iter().map(|gateway| (gateway, Service::Gateway)).collect()
 }
 
 /// The C library's list of DNS servers.

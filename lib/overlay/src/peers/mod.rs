@@ -28,7 +28,7 @@ use kernel::types::Family;
 
 pub use alone::shape;
 pub use book::Book;
-pub use hosts::{dns_servers, gateways};
+pub use hosts::{dns_servers, gateway, gateways};
 pub use judge::Touched;
 pub use own::{Own, Service};
 pub use reason::Reason;

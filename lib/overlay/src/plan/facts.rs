@@ -12,6 +12,7 @@ use crate::lease::{LeaseAttrs, Subnets};
 use crate::net::ByFamily;
 use crate::netconf::NetConf;
 use crate::peers::Service;
+use crate::rules;
 use crate::underlay::{Select, Survey};
 
 /// The input of a plan. Data behind an [`Arc`] is unchanged as long as the pointer is.
@@ -64,6 +65,8 @@ pub struct Options {
     pub select: Select,
     /// Whether to drop packets to addresses in this host's subnet that no pod has.
     pub blackhole: bool,
+    /// Which packet rules are written.
+    pub rules: rules::Options,
     /// Whether the kernel can rename a link that is up.
     pub can_rename: bool,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ipnetwork::IpNetwork;
-use kernel::state::{LinkKind, PublicKey, Scope, State};
+use kernel::state::{PublicKey, Scope, State};
 use kernel::survey::SeenLink;
 use kernel::types::{Family, IfName, Mac, RouteProtocol, masked};
 
@@ -222,7 +222,12 @@ impl Memory {
                 Companion::Commands(conf) => Some(conf),
                 Companion::DataPath(_) => None,
             }),
-            subnet_env: SubnetEnv { networks: facts.conf.networks(), subnets: own, mtu, ipmasq: false },
+            subnet_env: SubnetEnv {
+                networks: facts.conf.networks(),
+                subnets: own,
+                mtu,
+                ipmasq: facts.options.rules.masquerade.is_some(),
+            },
             peers: change.peers,
             rejected,
             warnings: warnings.into_iter().chain(notes::unreachable(&lost)).collect(),
@@ -360,11 +365,11 @@ impl Ground {
         }
     }
 
-    /// The MAC address of a VXLAN device, whoever made it, unless it belongs to another network.
+    /// The MAC of a tunnel's device that is no other network's, whoever made it.
     fn device_mac(&self, name: &IfName) -> Option<Mac> {
         let device = self.survey.links.iter().find(|seen| seen.name == *name)?;
-        let vxlan = matches!(device.link.kind, LinkKind::Vxlan(_)) && !self.owner.others().contains_key(name);
-        vxlan.then_some(device.link.mac)?
+        let tunnel = device.link.kind.is_tunnel() && !self.owner.others().contains_key(name);
+        tunnel.then_some(device.link.mac)?
     }
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 
 use super::layout::Layout;
 use crate::error::StoreError;
+use crate::thread::{self, Running};
 
 /// After this long an operation counts as hanging. It is longer than the wait for a lock.
 const SLOW: Duration = Duration::from_secs(8);
@@ -37,14 +37,14 @@ impl Desk {
     async fn begin<T: Send + 'static, E: Send + 'static>(
         &self,
         work: impl FnOnce(&Layout) -> Result<T, E> + Send + 'static,
-    ) -> Result<JoinHandle<Result<T, E>>, StoreError> {
+    ) -> Result<Running<Result<T, E>>, StoreError> {
         let turn = self.turn.clone().acquire_owned().await.map_err(|_| StoreError::Stopped)?;
         let layout = self.layout.clone();
-        Ok(tokio::task::spawn_blocking(move || {
+        Ok(thread::start(move || {
             let done = work(&layout);
             drop(turn);
             done
-        }))
+        })?)
     }
 
     /// Runs `work`. If it takes too long, this fails while the work goes on.
@@ -57,7 +57,7 @@ impl Desk {
         E: Send + 'static,
         StoreError: From<E>,
     {
-        let done = async { self.begin(work).await?.await.map_err(|_| StoreError::Stopped) };
+        let done = async { Ok::<_, StoreError>(self.begin(work).await?.result().await?) };
         match tokio::time::timeout(self.patience, done).await {
             Ok(done) => Ok(done??),
             Err(_) => Err(self.slow()),
@@ -76,14 +76,14 @@ impl Desk {
         StoreError: From<E>,
     {
         let mut job = self.begin(work).await?;
-        let done = match tokio::time::timeout(self.patience, &mut job).await {
+        let done = match tokio::time::timeout(self.patience, job.result()).await {
             Ok(done) => done,
             Err(_) => {
                 slow(self.slow());
-                job.await
+                job.result().await
             }
         };
-        Ok(done.map_err(|_| StoreError::Stopped)??)
+        Ok(done??)
     }
 
     fn slow(&self) -> StoreError {

@@ -67,7 +67,15 @@ pub enum LinkError {
     /// The connection takes too long.
     #[error("no connection within {} ms", .0.as_millis())]
     Slow(Duration),
-    /// The connection is refused, or the TLS handshake fails.
+    /// Its name is not resolved.
+    #[error("the name {host} cannot be resolved: {source}")]
+    Name {
+        /// The member's host and port.
+        host: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It is refused, or TLS does not come about.
     #[error("{}", chain(.0))]
     Transport(#[source] tonic::transport::Error),
     /// A TLS file cannot be read.

@@ -33,6 +33,11 @@ impl Keys {
         below(&format!("{}/subnets", self.prefix))
     }
 
+    /// The network's configuration.
+    pub(super) fn config(&self) -> String {
+        format!("{}/config", self.prefix)
+    }
+
     pub(super) fn lease(&self, name: &str) -> Vec<u8> {
         format!("{}/subnets/{name}", self.prefix).into_bytes()
     }
@@ -59,7 +64,8 @@ mod tests {
     #[test]
     fn keys_are_upstreams_byte_for_byte() {
         let keys = Keys::new("/coreos.com/network");
-        let config = b"/coreos.com/network/config".to_vec();
+        let config = keys.config().into_bytes();
+        assert_eq!(config, b"/coreos.com/network/config");
         assert_eq!(keys.place(&config), Place::Config);
         for name in ["10.5.1.0-24", "10.5.1.0-24&fd05:0:0:65::-64", "0.0.0.0-0&fd05:0:0:65::-64"] {
             let key = keys.lease(name);

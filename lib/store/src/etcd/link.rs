@@ -1,5 +1,6 @@
 //! A connection to one member: HTTP/2, TLS, and the login.
 
+use std::io;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -37,6 +38,19 @@ pub(super) struct Method {
     pub(super) path: &'static str,
 }
 
+/// Whether the name of a member leads anywhere. To connect does the same again, but says only that it takes too long.
+async fn resolve(address: &Address, wait: Duration) -> Result<(), LinkError> {
+    if address.ip().is_some() {
+        return Ok(());
+    }
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} ms", wait.as_millis()));
+    let found = tokio::time::timeout(wait, tokio::net::lookup_host(&address.authority)).await;
+    match found.unwrap_or_else(|_| Err(late())) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(LinkError::Name { host: address.authority.clone(), source }),
+    }
+}
+
 /// An open connection.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
@@ -59,6 +73,7 @@ impl Link {
         let address = &options.endpoints[index];
         let endpoint = endpoint(address, options)?;
         let wait = options.timing.connect;
+        resolve(address, wait).await?;
         let connected = tokio::time::timeout(wait, endpoint.connect()).await;
         let channel = connected.map_err(|_| LinkError::Slow(wait))?.map_err(LinkError::Transport)?;
         let mut link = Self {

@@ -43,7 +43,12 @@ impl Etcd {
         (Self { client, keys, ends: Arc::default() }, feed)
     }
 
-    /// The addresses of all members, as last resolved.
+    /// The key of the network's configuration.
+    pub fn config_key(&self) -> String {
+        self.keys.config()
+    }
+
+    /// The addresses of all members, as they were resolved last.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.client.addresses()
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 use rustix::io::Errno;
 
-use super::{FileError, at, dir_of};
+use super::{Content, FileError, at, dir_of};
+
+/// Bytes: what is written in small parts becomes few system calls, and a large file is never in memory.
+const BUFFER: usize = 16 * 1024;
 
 /// A file without a name where the file system supports that, elsewhere with a name that nobody can guess. Dropping
 /// it removes the file, unless it has its final name.
@@ -63,8 +66,14 @@ impl Draft {
 
     /// Writes `content`, and syncs it to the disk.
     pub fn fill(&self, content: &[u8]) -> Result<(), FileError> {
-        let mut file = &self.file;
-        file.write_all(content).and_then(|()| file.sync_all()).map_err(at("write", &self.target))
+        self.fill_by(&|file| file.write_all(content))
+    }
+
+    /// Has the content written, onto the disk.
+    pub(super) fn fill_by(&self, content: &Content<'_>) -> Result<(), FileError> {
+        let mut file = BufWriter::with_capacity(BUFFER, &self.file);
+        let done = content(&mut file).and_then(|()| file.flush()).and_then(|()| self.file.sync_all());
+        done.map_err(at("write", &self.target))
     }
 
     /// Gives the file its final name, which must be free.

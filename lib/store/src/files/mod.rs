@@ -85,12 +85,20 @@ fn open_up(dir: &Path) -> io::Result<()> {
 /// Writes `content` to `path` with mode 0644: a reader sees the old content or the new one. Creates missing
 /// directories, and removes what a killed writer left of an earlier attempt.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    replace_by(path, &|file| file.write_all(content))
+}
+
+/// What writes a file's content. It may be called again, for another attempt.
+pub type Content<'a> = dyn Fn(&mut dyn io::Write) -> io::Result<()> + 'a;
+
+/// [`replace`] for a content that is not in memory.
+pub fn replace_by(path: &Path, content: &Content<'_>) -> Result<(), FileError> {
     let dir = dir_of(path);
     make_dirs(dir)?;
     sweep(path);
     for attempt in 1.. {
         let draft = Draft::new(dir, path, READABLE)?;
-        draft.fill(content)?;
+        draft.fill_by(content)?;
         match draft.replace() {
             Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => {}
             done => return done.map_err(at("replace", path)),

@@ -171,3 +171,36 @@ fn a_change_among_many_others_is_reported() {
     run_nft("add table inet t");
     assert_eq!(watch.wait(Duration::from_secs(5)).unwrap().into_iter().collect::<Vec<_>>(), [key()]);
 }
+
+#[test]
+fn new_base_chains_of_any_table_are_announced_where_asked_for() {
+    namespace();
+    let wait = Duration::from_millis(300);
+    let mut watch = NftWatch::open([key()]).unwrap().with_chains_at(Hook::Forward);
+    let other = TableKey::new(NftFamily::Ip, "other");
+    run_nft("table ip other {\nchain in { type filter hook input priority 0; }\nchain plain { }\n}");
+    assert_eq!(watch.wait(wait).unwrap(), [].into(), "no chain at this hook");
+    run_nft("table ip other {\nchain f { type filter hook forward priority 0; policy drop; }\n}");
+    assert_eq!(watch.wait(wait).unwrap(), [other.clone()].into());
+    run_nft("add rule ip other plain accept");
+    assert_eq!(watch.wait(wait).unwrap(), [].into());
+    watch.set_tables([other.clone()]);
+    run_nft("add rule ip other plain drop");
+    assert_eq!(watch.wait(wait).unwrap(), [other.clone()].into());
+    let chains = Nft::open().unwrap().chains_at(Hook::Forward).unwrap();
+    let base = Base { policy: Policy::Drop, ..Base::new(ChainKind::Filter, Hook::Forward, 0) };
+    assert_eq!(chains, [(other, Chain::base("f", base))]);
+}
+
+#[test]
+fn rules_that_equal_ours_are_ours_among_others() {
+    namespace();
+    let mut kernel = Kernel::open().unwrap();
+    run_nft("table inet t {\nchain c {\nmeta mark 1 accept\nmeta mark 2 accept\nmeta mark 3 accept\n}\n}");
+    let rule = |mark| RuleBuilder::new(NftFamily::Inet).mark(Is::Eq, mark).accept().done();
+    let scope = NftChainScope::Rules([2, 4].map(rule).to_vec());
+    let table = NftTable { chains: [("c".to_owned(), NftChain::regular([rule(4)]))].into(), ..NftTable::default() };
+    becomes(&mut kernel, &of(Some(table), NftScope::Shared([("c".to_owned(), scope)].into())));
+    let rules: Vec<Rule> = Nft::open().unwrap().rules(&key(), Some("c")).unwrap().into_iter().map(|r| r.rule).collect();
+    assert_eq!(rules, [1, 3, 4].map(rule));
+}

@@ -1,15 +1,15 @@
-//! Notices when another program changes an nf_tables table that contains rules of attachments.
+//! Notices when another program changes a table of nf_tables.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram as Descriptor;
 
-use attachment::rules::{macspoof, masquerade};
-use kernel::nft::{NftError, NftWatch};
+use kernel::nft::{NftError, NftWatch, TableKey};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
 /// Receives the announcements of nf_tables. A kernel without nf_tables has no announcements and no rules.
+#[derive(Debug)]
 pub struct RulesWatch {
     watch: Option<(NftWatch, UnixDatagram)>,
 }
@@ -26,13 +26,23 @@ pub enum RulesError {
 }
 
 impl RulesWatch {
-    /// Listens in the network namespace of this thread. Needs a tokio runtime.
-    pub fn open() -> Self {
-        let watch = open().inspect_err(|error| tracing::debug!(%error, "cannot receive announcements of nf_tables"));
+    /// Receives what `watch`, which has just been opened, announces. Needs a tokio runtime.
+    pub fn new(watch: Result<NftWatch, NftError>) -> Self {
+        let watch = watch
+            .map_err(RulesError::from)
+            .and_then(awaited)
+            .inspect_err(|error| tracing::debug!(%error, "cannot receive announcements of nf_tables"));
         Self { watch: watch.ok() }
     }
 
-    /// Waits until a table with rules of attachments may have changed. Cancel-safe.
+    /// Watches these tables from now on.
+    pub fn set_tables(&mut self, tables: impl IntoIterator<Item = TableKey>) {
+        if let Some((watch, _)) = &mut self.watch {
+            watch.set_tables(tables);
+        }
+    }
+
+    /// Waits until a watched table may have changed. Cancel-safe.
     pub async fn changed(&mut self) -> Result<(), RulesError> {
         let Some((watch, socket)) = &mut self.watch else { return std::future::pending().await };
         loop {
@@ -56,8 +66,7 @@ impl RulesWatch {
 
 /// The watch, and a duplicate of its socket for the runtime to wait for. The runtime has no type for netlink sockets,
 /// but waits for any descriptor in the same way.
-fn open() -> Result<(NftWatch, UnixDatagram), RulesError> {
-    let watch = NftWatch::open([masquerade::table(), macspoof::table()])?;
+fn awaited(watch: NftWatch) -> Result<(NftWatch, UnixDatagram), RulesError> {
     let socket = Descriptor::from(watch.as_fd().try_clone_to_owned()?);
     socket.set_nonblocking(true)?;
     Ok((watch, UnixDatagram::from_std(socket)?))
