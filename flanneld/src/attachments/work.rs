@@ -87,11 +87,17 @@ impl Work<'_> {
         Some((locked, record))
     }
 
+    /// The attachment is finished, nobody is at work on it, and it has this link: the pod may have been attached anew since its
+    /// record was read.
+    fn still_has(&self, name: &Name, link: &str) -> bool {
+        self.lock(name).and_then(|(_, record)| record.host).is_some_and(|host| host.name == link)
+    }
+
     /// Confirms the problems: a missing link is in order while its attachment is being deleted.
     fn confirm(&mut self, findings: &BTreeSet<Finding>) {
         for finding in findings {
             match finding {
-                Finding::Gone(name, _) if self.lock(name).is_none() => self.done.busy = true,
+                Finding::Gone(name, link) if !self.still_has(name, link) => self.done.busy = true,
                 finding => drop(self.done.findings.insert(finding.clone())),
             }
         }
@@ -110,10 +116,16 @@ impl Work<'_> {
 
     fn repair(&mut self, kind: &'static str, dev: &IfName, object: &Object) -> Result<(), KernelError> {
         // As long as this lock is held, neither ADD nor DEL changes this attachment.
-        let Some((_lock, _)) = object.owners.iter().find_map(|owner| self.lock(owner)) else {
+        let Some((_lock, record)) = object.owners.iter().find_map(|owner| self.lock(owner)) else {
             self.done.busy = true;
             return Ok(());
         };
+        let has = record.host.is_some_and(|host| host.name == dev.as_str());
+        if kind == "port" && !has {
+            // The pod was attached anew since the record was read.
+            self.done.busy = true;
+            return Ok(());
+        }
         let outcome = self.kernel.converge(&object.state, &object.scope, None)?;
         let is_gone = outcome.failed.iter().any(|(step, _)| matches!(step, Step::CreateLink(..)));
         if let (true, "port", Some(owner)) = (is_gone, kind, object.owners.first()) {
