@@ -271,13 +271,16 @@ pub fn a_refusal_is_in_the_kernels_words() -> Outcome {
 /// Another program has the port of a VXLAN device: the error says which port that is.
 pub fn a_port_in_use_is_named() -> Outcome {
     let mut kernel = Kernel::open()?;
-    make(&mut kernel, &host(0), &flannel_scope(&["br0"]));
+    make(&mut kernel, &host(0), &flannel_scope(&["br0", "flannel.1"]));
+    let dev = name("flannel.1");
+    let down = LinkChange { up: Some(false), ..LinkChange::default() };
+    kernel.apply(&[Step::ChangeLink(dev.clone(), down)]).ok()?;
     let taken = std::net::UdpSocket::bind("0.0.0.0:8472")?;
-    let create = Step::CreateLink(name("flannel.9"), Link::up(vxlan(false, None, "192.0.2.1")));
-    let text = kernel.apply(std::slice::from_ref(&create)).failed[0].1.to_string();
+    let up = Step::ChangeLink(dev, LinkChange::up());
+    let text = kernel.apply(std::slice::from_ref(&up)).failed[0].1.to_string();
     assert!(text.contains("EADDRINUSE") && text.contains("something else has UDP port 8472"), "{text}");
     drop(taken);
-    assert_eq!(kernel.apply(&[create]).failed, []);
+    assert_eq!(kernel.apply(&[up]).failed, []);
     Ok(())
 }
 

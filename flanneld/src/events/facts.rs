@@ -129,11 +129,14 @@ impl Facts {
         }
     }
 
-    /// Whether a route leads over a gateway that no route led over before. Of the thousands that a routing daemon changes few
-    /// do.
+    /// Whether a route leads over a gateway that no route led over before. Those of routing daemons come and go by the
+    /// thousands, so they are no reason for a pass; the next one reads their gateways.
     fn has_new_gateway(&self, key: &RouteKey, route: Option<&Route>) -> bool {
         let (Some(dev), Some(route)) = (&self.chosen.dev, route) else { return false };
-        key.table == TableId::MAIN && gateway(key, route, dev).is_some_and(|gateway| !self.gateways.contains(&gateway))
+        let by_host = [RouteProtocol::BOOT, RouteProtocol::STATIC, RouteProtocol::ROUTER, RouteProtocol::DHCP];
+        key.table == TableId::MAIN
+            && by_host.contains(&route.protocol)
+            && gateway(key, route, dev).is_some_and(|gateway| !self.gateways.contains(&gateway))
     }
 
     /// Whether an address counts. A link-local one is in no subnet, but may be the underlay's only address of IPv6.

@@ -252,6 +252,7 @@ fn other_peoples_objects_are_no_news() {
         (via("203.0.113.0/24", "192.0.2.254", BGP), false, "a BGP daemon's route"),
         (via("10.5.200.0/24", "192.0.2.254", BGP), false, "a BGP daemon's route inside the network"),
         (gone(via("10.5.200.0/24", "192.0.2.254", BGP)), false, "it goes"),
+        (via("203.0.113.0/24", "192.0.2.9", BGP), false, "a BGP daemon's route over another gateway"),
         (gone(via("203.0.113.0/24", "192.0.2.9", BGP)), false, "a route over a gateway that is not known goes"),
         (via("10.5.200.0/24", "192.0.2.9", RouteProtocol::BOOT), true, "an administrator's is named"),
         (via("10.5.1.9/32", "192.0.2.9", RouteProtocol::BOOT), true, "one that leads a pod's packets elsewhere"),
@@ -284,7 +285,7 @@ fn the_underlay_is_news_when_it_changes() {
     ]);
     let named = Chosen { by_default_route: false, ..chosen() };
     assert!(!wakes(named.clone(), default("192.0.2.254")), "by name, the default route decides nothing");
-    for new in [default("192.0.2.253"), via("203.0.113.0/24", "192.0.2.253", BGP)] {
+    for new in [default("192.0.2.253"), via("203.0.113.0/24", "192.0.2.253", RouteProtocol::STATIC)] {
         assert!(wakes(named.clone(), new), "but a lease must not hold the new gateway");
     }
     let peers = via("203.0.113.0/24", "192.0.2.9", RouteProtocol::FLANNEL_CNI);

@@ -14,6 +14,13 @@ impl Args {
     ///
     /// Every piece between `;` must contain exactly one `=`. An unknown key is an error (code 999) unless
     /// `IgnoreUnknown` is `1` or `true`, which Kubernetes runtimes always set.
+    ///
+    /// # Example
+    /// ```
+    /// let args = cni::args::Args::parse("IgnoreUnknown=1;IP=10.22.0.9;K8S_POD_NAME=web", &["IP"])?;
+    /// assert_eq!(args.get("IP"), Some("10.22.0.9"));
+    /// # Ok::<(), cni::error::Error>(())
+    /// ```
     pub fn parse(text: &str, known: &[&str]) -> Result<Self, Error> {
         let mut args = Self::default();
         let mut unknown = Vec::new();

@@ -2,7 +2,7 @@
 
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
-use crate::diff::Step;
+use crate::diff::{LinkChange, Step};
 use crate::kernel::Kernel;
 use crate::message::Request;
 use crate::message::{ADD, APPEND, PREPEND, PUT, address, link, neighbour, route, vlan};
@@ -225,9 +225,16 @@ fn port_in_use(port: u16) -> String {
     format!("something else has UDP port {port}: `ss -Hulpn sport = {port}` shows a program, `ip -d link` a device")
 }
 
-fn explain(step: &Step, error: KernelError) -> KernelError {
+fn explain(kernel: &mut Kernel, step: &Step, error: KernelError) -> KernelError {
     match step {
         Step::CreateLink(_, link) => explain_kind(&link.kind, error),
+        // the socket of a tunnel is made when the link is set up (vxlan_open, drivers/net/vxlan/vxlan_core.c)
+        Step::ChangeLink(name, LinkChange { up: Some(true), .. }) if error.errno.0 == libc::EADDRINUSE => {
+            match kernel.link(name) {
+                Ok(Some(seen)) => explain_kind(&seen.link.kind, error),
+                _ => error,
+            }
+        }
         _ => error,
     }
 }
@@ -263,7 +270,7 @@ impl Page<'_> {
     fn flush(&mut self, kernel: &mut Kernel, report: &mut Report) {
         let outcomes = kernel.socket.transact(&self.requests);
         for (step, outcome) in self.steps.iter().zip(outcomes) {
-            report.count(step, outcome.map(drop).map_err(|error| explain(step, error)));
+            report.count(step, outcome.map(drop).map_err(|error| explain(kernel, step, error)));
         }
         *self = Self::default();
     }

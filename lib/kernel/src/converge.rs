@@ -78,6 +78,27 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel could not be read; nothing was changed.
+    ///
+    /// # Example
+    /// `ip link add cni0 type bridge && ip link set cni0 up && ip address add 10.244.1.1/24 dev cni0`, where that is
+    /// missing:
+    ///
+    /// ```no_run
+    /// use kernel::Kernel;
+    /// use kernel::state::{Bridge, Link, LinkKind, Scope, State};
+    /// use kernel::types::IfName;
+    ///
+    /// let cni0 = IfName::new("cni0")?;
+    /// let mut desired = State::default();
+    /// desired.links.insert(cni0.clone(), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
+    /// desired.address(&cni0, "10.244.1.1/24".parse()?, false);
+    /// let scope = Scope { addresses: vec![cni0], keep: true, ..Scope::default() };
+    /// let outcome = Kernel::open()?.converge(&desired, &scope, None)?;
+    /// for (step, error) in &outcome.failed {
+    ///     eprintln!("{step}: {error}");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn converge(
         &mut self,
         desired: &State,

@@ -211,6 +211,8 @@ impl RouteProtocol {
     pub const BOOT: Self = Self(3);
     /// Static routes of an administrator or a network manager.
     pub const STATIC: Self = Self(4);
+    /// Routes from a DHCP client.
+    pub const DHCP: Self = Self(16);
     /// Routes from router advertisements, by the kernel.
     pub const ROUTER: Self = Self(9);
     /// flanneld's own routes. 70 ('F') is unassigned in iproute2's rt_protos and in FRR, bird and systemd.

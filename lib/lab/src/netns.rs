@@ -20,6 +20,16 @@ pub struct Room {
 
 impl Room {
     /// Creates a namespace called `name` (`ip netns add`).
+    ///
+    /// # Example
+    /// ```no_run
+    /// use lab::netns::Room;
+    ///
+    /// lab::sandbox::enter()?;
+    /// let pod = Room::create("pod")?;
+    /// assert_eq!(pod.kernel()?.links()?.len(), 1, "lo");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn create(name: &str) -> Result<Self, Error> {
         let path = Path::new(NAMES).join(name);
         // in a thread of its own, so that the caller's thread stays in its namespace

@@ -6,7 +6,8 @@
 //! [`lease`] is their published form, [`peers`] decides which other hosts' leases to accept, and [`reach`] how to
 //! reach each of them. [`backend`] and [`render`] say what the kernel must contain for that, [`keep`] what stays
 //! while it changes, [`ownership`] which of its objects belong to this network, [`settings`] what makes the host
-//! forward, [`rules`] its packet rules, and [`subnet_env`] what the CNI plugin reads. [`plan`] puts all of it together: facts in, one plan out.
+//! forward, [`rules`] its packet rules, and [`subnet_env`] what the CNI plugin reads. [`plan`] puts all of it
+//! together: facts in, one plan out.
 
 pub mod allocate;
 pub mod backend;

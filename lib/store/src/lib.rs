@@ -86,6 +86,23 @@ impl Store {
     /// Opens the store that `options` names, with upstream's layout below `prefix`. The host's own lease is renewed
     /// `renew_margin` before its end. Needs a tokio runtime. Never fails: [`StoreHealth`] reports errors, and the
     /// follower retries.
+    ///
+    /// # Example
+    /// The leases of all hosts, as they change:
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use store::{Store, StoreOptions};
+    ///
+    /// # async fn follow() -> Result<(), store::Ended> {
+    /// let options = StoreOptions::Embedded("/var/lib/flannel".into());
+    /// let mut store = Store::open(&options, "/coreos.com/network", Duration::from_secs(3600));
+    /// loop {
+    ///     let changes = store.changes().await?;
+    ///     println!("{changes:?}");
+    /// }
+    /// # }
+    /// ```
     pub fn open(options: &StoreOptions, prefix: &str, renew_margin: Duration) -> Self {
         match options {
             StoreOptions::Embedded(dir) => {

@@ -45,6 +45,18 @@ impl NetConf {
     ///
     /// # Errors
     /// The text is not JSON, or keys have unusable values; the error lists all of them.
+    ///
+    /// # Example
+    /// ```
+    /// use overlay::netconf::NetConf;
+    ///
+    /// let conf = NetConf::parse(br#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","VNI":7}}"#)?.conf;
+    /// assert_eq!(conf.backend.name(), "vxlan");
+    /// let error = NetConf::parse(br#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan","VNI":-1,"Port":70000}}"#);
+    /// let text = error.unwrap_err().to_string();
+    /// assert!(text.contains("VNI") && text.contains("Port"), "{text}");
+    /// # Ok::<(), overlay::netconf::ConfigError>(())
+    /// ```
     pub fn parse(text: &[u8]) -> Result<Parsed, ConfigError> {
         let tree = Json::parse(text)?;
         let mut notes = Notes::default();
