@@ -1,9 +1,9 @@
 //! The attachments controller repairs what plugins made on this host for pods when another program has changed it.
 //!
-//! The records of attachments describe the objects ([`plan`]). The controller checks them for six reasons: the kernel
-//! announced a change to one of these links, a setting that it does not announce has changed, another program changed an
-//! nf_tables table with such rules, a record changed, this host got other subnets, or ten minutes passed. It has its own
-//! sockets and its own kernel thread, and shares no object with another controller.
+//! The records of attachments describe the objects ([`mod@plan`]). The controller checks them for six reasons: the
+//! kernel announced a change to one of these links, a setting that it does not announce has changed, another program
+//! changed an nf_tables table with such rules, a record changed, this host got other subnets, or ten minutes passed. It
+//! has its own sockets and its own kernel thread, and shares no object with another controller.
 
 mod folders;
 pub mod plan;

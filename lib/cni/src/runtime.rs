@@ -42,7 +42,7 @@ pub struct Attachment {
 pub struct Runtime<'a> {
     /// CNI_PATH: directories of plugins, separated by `:`.
     pub path: String,
-    /// The directory that holds `results`, such as [`CACHE_DIR`].
+    /// The directory that holds `results`, such as `/var/lib/cni`.
     pub cache_dir: PathBuf,
     /// The plugins of this executable. One of them runs in this process when CNI_PATH leads to this very file. Usually
     /// none.

@@ -77,7 +77,7 @@ impl KernelError {
         self.errno == Errno::INVAL
     }
 
-    /// Whether the caller has not the capability that the request needs.
+    /// Whether the kernel says EPERM: the caller does not have the capability that the request needs.
     pub fn is_denied(&self) -> bool {
         self.errno.0 == libc::EPERM
     }

@@ -9,7 +9,7 @@ pub use crate::nft::{
 
 use crate::nft::TableView;
 
-/// The contents of one table (`nft list table`); its key is a [`TableKey`](crate::nft::TableKey).
+/// The contents of one table (`nft list table`); its key is a [`TableKey`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NftTable {
     /// `comment "…"`. Written when the table is created; ignored in comparisons.

@@ -17,10 +17,10 @@ pub(super) struct Rank {
     pub(super) subnets: Subnets,
 }
 
-/// A half that claims the thing.
+/// A half of a lease that claims a MAC address or a WireGuard key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Claimant {
-    /// True unless this host knows that the claimant's host has it.
+    /// False if this host knows that the claimant's host has what it claims. Proven claims come first.
     pub(super) unproven: bool,
     pub(super) rank: Rank,
     pub(super) family: Family,

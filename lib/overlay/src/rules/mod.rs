@@ -1,9 +1,9 @@
 //! flanneld's packet rules: masquerade for pods, and accepts for their forwarded packets. Pure.
 //!
 //! Its own rules are in the tables that upstream's nftables mode uses, `ip flannel-ipv4` and `ip6 flannel-ipv6`, whether
-//! `EnableNFTables` is set or not ([`tables`]). No rule there can keep another table from dropping a packet. Where the
+//! `EnableNFTables` is set or not (`tables`). No rule there can keep another table from dropping a packet. Where the
 //! table of `iptables-nft` would drop it, the accept is in that table, as upstream's iptables mode writes it
-//! ([`iptables`]). Chains that drop what no accept of ours can save are found and reported ([`drops`]).
+//! (`iptables`). Chains that drop what no accept of ours can save are found and reported (`drops`).
 //!
 //! The plan depends on what is in the kernel: what upstream left goes in the transaction that brings ours, and a table or
 //! chain that another flannel network uses is left alone.
