@@ -163,35 +163,35 @@ impl Controller {
         let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
         let why = loop {
             tokio::select! {
-            changes = self.store.changes() => {
-                self.take(changes?);
-                return Ok("the store has changed");
-            }
-            () = self.udp.ended() => return Ok("a udp worker has ended"),
-            news = self.extension.news() => {
-                news?;
-                return Ok("a command has ended");
-            }
-            news = self.events.news() => {
-                news?;
-                tokio::time::sleep_until(ended + QUIET).await;
-                break "the kernel has changed";
-            }
-            () = tokio::time::sleep_until(self.settings.due()) => {
-                let desired = self.memory.desired().cloned().unwrap_or_default();
-                if self.settings.changed(&self.kernel, &desired, []).await? {
-                    break "a setting has changed";
+                changes = self.store.changes() => {
+                    self.take(changes?);
+                    return Ok("the store has changed");
                 }
-            }
-            changed = self.rules.changed() => {
-                changed?;
-                tokio::time::sleep_until(ended + rules::QUIET).await;
-                return Ok("packet rules have changed");
-            }
-            () = tokio::time::sleep_until(due) => {
-                self.rules.look_again();
-                break "due";
-            }
+                () = self.udp.ended() => return Ok("a udp worker has ended"),
+                news = self.extension.news() => {
+                    news?;
+                    return Ok("a command has ended");
+                }
+                news = self.events.news() => {
+                    news?;
+                    tokio::time::sleep_until(ended + QUIET).await;
+                    break "the kernel has changed";
+                }
+                () = tokio::time::sleep_until(self.settings.due()) => {
+                    let desired = self.memory.desired().cloned().unwrap_or_default();
+                    if self.settings.changed(&self.kernel, &desired, []).await? {
+                        break "a setting has changed";
+                    }
+                }
+                changed = self.rules.changed() => {
+                    changed?;
+                    tokio::time::sleep_until(ended + rules::QUIET).await;
+                    return Ok("packet rules have changed");
+                }
+                () = tokio::time::sleep_until(due) => {
+                    self.rules.look_again();
+                    break "due";
+                }
             }
         };
         self.known.survey = None;

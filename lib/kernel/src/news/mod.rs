@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 pub use announcement::{Announcement, Listener, announcements, listen};
 pub use compare::contradicts;
 pub use echo::pass_over;
+pub use netconf::is_announced;
 pub use read::Reader;
 
 use crate::message::address::SeenAddress;
