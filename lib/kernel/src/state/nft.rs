@@ -76,8 +76,15 @@ pub struct ElementKey {
 impl NftSet {
     /// `set` with these elements.
     pub fn new(set: Set, elements: impl IntoIterator<Item = Element>) -> Self {
-        let key = |element: &Element| ElementKey { first: element.key.clone(), last: element.last.clone() };
-        Self { set, elements: elements.into_iter().map(|element| (key(&element), element)).collect() }
+        let mut new = Self { set, elements: BTreeMap::new() };
+        elements.into_iter().for_each(|element| new.insert(element));
+        new
+    }
+
+    /// Adds an element, or replaces the one with its key.
+    pub fn insert(&mut self, element: Element) {
+        let key = ElementKey { first: element.key.clone(), last: element.last.clone() };
+        self.elements.insert(key, element);
     }
 
     /// The data of a map for `key`.
