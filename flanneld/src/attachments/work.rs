@@ -5,7 +5,7 @@ use std::path::Path;
 
 use attachment::record::{Locked, Record, RuleRecord};
 use kernel::diff::{Conflict, Step};
-use kernel::nft::TableKey;
+use kernel::nft::{Selection, TableKey};
 use kernel::state::{NftTable, State};
 use kernel::types::IfName;
 use kernel::{Kernel, KernelError, Outcome};
@@ -88,17 +88,17 @@ impl Work<'_> {
         Some((locked, record))
     }
 
-    /// The record of an attachment, if it still names this port: a runtime may attach the same container again.
-    fn lock_port(&self, owner: &Name, dev: &str) -> Option<Locked> {
-        let (locked, record) = self.lock(owner)?;
-        record.host.is_some_and(|end| end.name == dev).then_some(locked)
+    /// The attachment is finished, nobody is at work on it, and it has this link: the pod may have been attached anew since its
+    /// record was read.
+    fn still_has(&self, name: &Name, link: &str) -> bool {
+        self.lock(name).and_then(|(_, record)| record.host).is_some_and(|host| host.name == link)
     }
 
-    /// Confirms the problems: a missing link is in order while its attachment is being deleted, and after that.
+    /// Confirms the problems: a missing link is in order while its attachment is being deleted.
     fn confirm(&mut self, findings: &BTreeSet<Finding>) {
         for finding in findings {
             match finding {
-                Finding::Gone(name, dev) if self.lock_port(name, dev).is_none() => self.done.busy = true,
+                Finding::Gone(name, link) if !self.still_has(name, link) => self.done.busy = true,
                 finding => drop(self.done.findings.insert(finding.clone())),
             }
         }
@@ -117,15 +117,17 @@ impl Work<'_> {
     }
 
     fn repair(&mut self, kind: &'static str, dev: &IfName, object: &Object) -> Result<(), KernelError> {
-        let lock = |owner| match kind {
-            "port" | "pair" => self.lock_port(owner, dev.as_str()),
-            _ => self.lock(owner).map(|(locked, _)| locked),
-        };
         // As long as this lock is held, neither ADD nor DEL changes this attachment.
-        let Some(_lock) = object.owners.iter().find_map(lock) else {
+        let Some((_lock, record)) = object.owners.iter().find_map(|owner| self.lock(owner)) else {
             self.done.busy = true;
             return Ok(());
         };
+        let has = record.host.is_some_and(|host| host.name == dev.as_str());
+        if kind != "bridge" && !has {
+            // The pod was attached anew since the record was read.
+            self.done.busy = true;
+            return Ok(());
+        }
         let outcome = self.kernel.converge(&object.state, &object.scope, None)?;
         let is_gone = outcome.failed.iter().any(|(step, _)| matches!(step, Step::CreateLink(..)));
         if let (true, "port" | "pair", Some(owner)) = (is_gone, kind, object.owners.first()) {
@@ -149,14 +151,13 @@ impl Work<'_> {
     }
 
     fn repair_rules(&mut self, rules: &[Ruled]) -> Result<(), KernelError> {
-        let mut tables: BTreeMap<&TableKey, BTreeSet<&str>> = BTreeMap::new();
+        let mut tables: BTreeMap<&TableKey, Selection<'_>> = BTreeMap::new();
         for ruled in rules {
-            let chains = tables.entry(&ruled.rules.table).or_default();
-            chains.extend(ruled.rules.chains().keys().map(String::as_str));
+            tables.entry(&ruled.rules.table).or_default().extend(ruled.rules.parts());
         }
         let mut there = State::default();
-        for (table, chains) in tables {
-            there.nft.extend(self.read(table, &chains)?.map(|read| (table.clone(), read)));
+        for (table, parts) in tables {
+            there.nft.extend(self.read(table, &parts)?.map(|read| (table.clone(), read)));
         }
         for ruled in rules {
             let (state, scope) = ruled.rules.desired();
@@ -167,10 +168,10 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn read(&mut self, table: &TableKey, chains: &BTreeSet<&str>) -> Result<Option<NftTable>, KernelError> {
+    fn read(&mut self, table: &TableKey, parts: &Selection<'_>) -> Result<Option<NftTable>, KernelError> {
         let what = format!("nft list table {table}");
         let nft = self.kernel.nft().map_err(|error| error.about(&what))?;
-        let view = nft.view_of(table, chains.iter().copied()).map_err(|error| error.about(&what))?;
+        let view = nft.view_of(table, parts).map_err(|error| error.about(&what))?;
         Ok(view.table.is_some().then(|| view.into()))
     }
 
@@ -214,6 +215,7 @@ fn subject(step: &Step) -> Option<IfName> {
         Step::AddVlan(key, _) | Step::DeleteVlan(key) => Some(key.dev.clone()),
         Step::AddAddress(key, _) => Some(key.dev.clone()),
         Step::PutRoute(_, route) | Step::CreateRoute(_, route) => route.dev.clone(),
+        Step::RenameLink(_, to) => Some(to.clone()),
         Step::WriteSysctl(path, _) => IfName::new(path.split('/').nth(3)?).ok(),
         _ => None,
     }

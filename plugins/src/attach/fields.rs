@@ -53,6 +53,50 @@ pub fn parse_mac<'a>(asked: impl IntoIterator<Item = &'a str>) -> Result<Option<
     }
 }
 
+/// How the pod's traffic to other networks is masqueraded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Masquerade {
+    /// Traffic to these networks keeps its source.
+    pub exclude: Vec<IpNetwork>,
+    /// What writes the rules.
+    pub backend: MasqueradeBackend,
+}
+
+/// What writes masquerade rules (`ipMasqBackend`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MasqueradeBackend {
+    /// nf_tables, over netlink.
+    #[default]
+    Nftables,
+    /// The programs of iptables.
+    Iptables,
+}
+
+/// Checks `ipMasq`, `ipMasqBackend` and `ipMasqExclude`. Without `ipMasq` any name of a backend is accepted, as upstream
+/// does. All mistakes are added to `mistakes`.
+pub fn masquerade(ip_masq: bool, backend: &str, exclude: &[String], mistakes: &mut Vec<String>) -> Option<Masquerade> {
+    let backend = note(mistakes, if ip_masq { masquerade_backend(backend) } else { Ok(MasqueradeBackend::default()) });
+    let exclude = note(mistakes, networks(exclude));
+    let masquerade = Masquerade { exclude: exclude?, backend: backend? };
+    ip_masq.then_some(masquerade)
+}
+
+fn masquerade_backend(name: &str) -> Result<MasqueradeBackend, String> {
+    match name {
+        "" | "nftables" => Ok(MasqueradeBackend::Nftables),
+        "iptables" => Ok(MasqueradeBackend::Iptables),
+        other => Err(format!("unknown ipmasq backend {other:?} (must be \"nftables\" or \"iptables\")")),
+    }
+}
+
+fn networks(texts: &[String]) -> Result<Vec<IpNetwork>, String> {
+    let parse = |text: &String| {
+        let network = parse_cidr(text).map(masked);
+        network.ok_or_else(|| format!("ipMasqExclude: {text:?} is not a network (CIDR)"))
+    };
+    texts.iter().map(parse).collect()
+}
+
 /// Checks the MTU of a veth pair in bytes; 0 is the kernel's own.
 pub fn veth_mtu(mtu: i64) -> Result<Option<Mtu>, String> {
     match mtu {
@@ -61,31 +105,6 @@ pub fn veth_mtu(mtu: i64) -> Result<Option<Mtu>, String> {
         68..=65535 => Ok(u32::try_from(mtu).ok().map(Mtu)),
         _ => Err(format!("invalid mtu {mtu} (must be 0 for the kernel's own, or between 68 and 65535)")),
     }
-}
-
-/// Checks `ipMasq`, `ipMasqBackend` and `ipMasqExclude`. `None`: nothing is masqueraded; otherwise everything but to these
-/// networks is. This version has no iptables backend; the default is nftables.
-///
-/// # Errors
-/// All mistakes, in one text.
-pub fn masquerade(ip_masq: bool, backend: &str, exclude: &[String]) -> Result<Option<Vec<IpNetwork>>, String> {
-    let mut mistakes = Vec::new();
-    match (ip_masq, backend) {
-        (false, _) | (true, "" | "nftables") => {}
-        (true, "iptables") => mistakes.push(
-            "ipMasqBackend \"iptables\" is not supported by this version: use \"nftables\", or leave the key out"
-                .to_owned(),
-        ),
-        (true, other) => mistakes.push(format!("unknown ipmasq backend {other:?} (must be \"nftables\")")),
-    }
-    let mut networks = Vec::new();
-    for text in exclude {
-        match parse_cidr(text) {
-            Some(network) => networks.push(masked(network)),
-            None => mistakes.push(format!("ipMasqExclude: {text:?} is not a network (CIDR)")),
-        }
-    }
-    if mistakes.is_empty() { Ok(ip_masq.then_some(networks)) } else { Err(mistakes.join("; ")) }
 }
 
 /// Parses `ipam.routes` with the reader for results, which knows all their keys.

@@ -1,10 +1,10 @@
 //! The bridge plugin's configuration, before and after the check.
 
 use cni::error::Error;
-use ipnetwork::IpNetwork;
 use kernel::types::{IfName, Mac, Mtu, VlanId};
 use serde::Deserialize;
 
+use crate::attach::Masquerade;
 use crate::attach::fields::{Args, Ipam, WithMac, masquerade, note, parse_mac, veth_mtu};
 
 /// The plugin's own fields of the document, in upstream's spelling.
@@ -76,8 +76,8 @@ pub struct Conf {
     pub gateway: Gateway,
     /// Whether an address of another subnet on the bridge is replaced.
     pub force_address: bool,
-    /// Pods' traffic to other networks leaves with the host's address, except to these networks.
-    pub masquerade: Option<Vec<IpNetwork>>,
+    /// Pods' traffic to other networks leaves with the host's address.
+    pub masquerade: Option<Masquerade>,
     /// The MTU of the veth pair and of a new bridge.
     pub mtu: Option<Mtu>,
     /// Whether a pod can reach itself through the bridge.
@@ -116,16 +116,14 @@ impl Document {
         {
             mistakes.push(format!("vlan: the gateway of VLAN {id} would be on a link of its own, and {e}"));
         }
-        let masquerade = masquerade(self.ip_masq, &self.ip_masq_backend, &self.ip_masq_exclude);
-        let masquerade = note(&mut mistakes, masquerade);
+        let masquerade = masquerade(self.ip_masq, &self.ip_masq_backend, &self.ip_masq_exclude, &mut mistakes);
         if self.hairpin_mode && self.promisc_mode {
             mistakes.push("cannot set hairpin mode and promiscuous mode at the same time".to_owned());
         }
         if self.disable_container_interface && !self.ipam.kind.is_empty() {
             mistakes.push("cannot use IPAM when DisableContainerInterface flag is set".to_owned());
         }
-        let (Some(bridge), Some(mtu), Some(vlans), Some(mac), Some(masquerade), true) =
-            (bridge, mtu, vlans, mac, masquerade, mistakes.is_empty())
+        let (Some(bridge), Some(mtu), Some(vlans), Some(mac), true) = (bridge, mtu, vlans, mac, mistakes.is_empty())
         else {
             return Err(Error::config(mistakes.join("; ")));
         };

@@ -1,10 +1,10 @@
 //! The ptp plugin's configuration, before and after the check.
 
 use cni::error::Error;
-use ipnetwork::IpNetwork;
 use kernel::types::Mtu;
 use serde::Deserialize;
 
+use crate::attach::Masquerade;
 use crate::attach::fields::{Ipam, masquerade, note, veth_mtu};
 
 /// The plugin's own fields of the document, in upstream's spelling.
@@ -23,8 +23,8 @@ pub struct Document {
 /// The checked configuration.
 #[derive(Debug, Clone)]
 pub struct Conf {
-    /// The pod's traffic to other networks leaves with the host's address, except to these networks.
-    pub masquerade: Option<Vec<IpNetwork>>,
+    /// The pod's traffic to other networks leaves with the host's address.
+    pub masquerade: Option<Masquerade>,
     /// The MTU of the veth pair. `None`: the kernel's.
     pub mtu: Option<Mtu>,
     /// The IPAM plugin.
@@ -38,12 +38,11 @@ impl Document {
     pub fn check(self) -> Result<Conf, Error> {
         let mut mistakes = Vec::new();
         let mtu = note(&mut mistakes, veth_mtu(self.mtu));
-        let masquerade = masquerade(self.ip_masq, &self.ip_masq_backend, &self.ip_masq_exclude);
-        let masquerade = note(&mut mistakes, masquerade);
+        let masquerade = masquerade(self.ip_masq, &self.ip_masq_backend, &self.ip_masq_exclude, &mut mistakes);
         let ipam = self.ipam.named().ok_or_else(|| "ipam: a ptp pod needs an IPAM plugin (\"type\")".to_owned());
         let ipam = note(&mut mistakes, ipam);
-        match (mtu, masquerade, ipam) {
-            (Some(mtu), Some(masquerade), Some(ipam)) => Ok(Conf { masquerade, mtu, ipam, dns: self.dns }),
+        match (mtu, ipam) {
+            (Some(mtu), Some(ipam)) if mistakes.is_empty() => Ok(Conf { masquerade, mtu, ipam, dns: self.dns }),
             _ => Err(Error::config(mistakes.join("; "))),
         }
     }

@@ -38,7 +38,7 @@ impl Interface for Ptp {
             ipam: Some(&conf.ipam),
             dad: desired::DAD,
             mac: None,
-            masquerade: conf.masquerade.as_deref(),
+            masquerade: conf.masquerade.as_ref(),
             spoof_check: false,
             waits_for_carrier: true,
             stands_on: None,

@@ -131,6 +131,6 @@ fn every_mistake_is_reported_at_once() {
     {
         assert!(error.msg.contains(part), "{part:?} is not in {:?}", error.msg);
     }
-    assert_eq!(conf(r#","ipMasq":true,"ipMasqExclude":["10.0.0.1/8"]"#).masquerade.unwrap().len(), 1);
+    assert_eq!(conf(r#","ipMasq":true,"ipMasqExclude":["10.0.0.1/8"]"#).masquerade.unwrap().exclude.len(), 1);
     assert!(checked(r#","mtu":"1500""#).is_err() && checked(r#","ipMasq":1"#).is_err());
 }
