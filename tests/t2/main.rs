@@ -46,6 +46,7 @@ mod udp_roll;
 mod underlay;
 mod underlay_changes;
 mod underlay_lost;
+#[expect(dead_code, reason = "vm runs the other tables")]
 mod vandal;
 mod workers;
 
@@ -273,6 +274,7 @@ static TESTS: &[Test] = &[
     test!(vandal::vxlan, IP, BRIDGE, NFT, TC),
     test!(vandal::a_host, IP, BRIDGE, NFT, TC),
     test!(vandal::pods, IP, BRIDGE, NFT, TC),
+    test!(vandal::rules, IP, BRIDGE, NFT, TC, IPTABLES),
     test!(vandal::ipv6, IP, BRIDGE, NFT, TC),
     test!(vandal::host_gw, IP, BRIDGE, NFT, TC),
     test!(vandal::udp, IP, BRIDGE, NFT, TC, Need::Tun),
