@@ -15,7 +15,7 @@ use crate::message::neighbour::{self, Forwarding, SeenNeighbour};
 use crate::message::rule::SeenRule;
 use crate::message::{address, route, rule, vlan};
 use crate::netlink::{Errno, KernelError};
-use crate::nft::TableKey;
+use crate::nft::{Selection, TableKey};
 use crate::state::{
     LinkKind, NeighbourKey, NftScope, NftTable, Route, RouteKey, RouteKind, RouteScope, Scope, State, WireguardDevice,
 };
@@ -169,7 +169,11 @@ impl Kernel {
             let nft = self.nft().map_err(|error| error.about(&what()))?;
             let view = match scope {
                 NftScope::Whole => nft.view(key),
-                NftScope::Shared(chains) => nft.view_of(key, chains.keys().map(String::as_str)),
+                NftScope::Shared(parts) => {
+                    let mut names = Selection::default();
+                    names.extend(parts);
+                    nft.view_of(key, &names)
+                }
             };
             let view = view.map_err(|error| error.about(&what()))?;
             if view.table.is_some() {
