@@ -472,7 +472,7 @@ pub fn every_mistake_is_said_at_once() -> Outcome {
         &conf(&caller),
         json!({
             "bridge": "a/b", "vlan": 5000, "vlanTrunk": [{ "minID": 9, "maxID": 3 }, { "maxID": 7 }, { "id": 0 }], "mtu": 5,
-            "promiscMode": true, "ipMasq": true, "ipMasqBackend": "iptables", "ipMasqExclude": ["10.0.0.0"],
+            "promiscMode": true, "ipMasq": true, "ipMasqBackend": "ipfw", "ipMasqExclude": ["10.0.0.0"],
             "runtimeConfig": { "mac": "01:00:00:00:00:00" },
             "disableContainerInterface": true,
         }),
@@ -486,7 +486,7 @@ pub fn every_mistake_is_said_at_once() -> Outcome {
         "incorrect trunk id parameter",
         "invalid mtu 5",
         "cannot set hairpin mode and promiscuous mode at the same time",
-        "ipMasqBackend \"iptables\" is not supported",
+        "unknown ipmasq backend \"ipfw\"",
         "ipMasqExclude: \"10.0.0.0\" is not a network (CIDR)",
         "01:00:00:00:00:00",
         "cannot use IPAM when DisableContainerInterface flag is set",

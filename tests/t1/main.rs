@@ -22,6 +22,7 @@ mod flannel;
 mod from_go;
 mod host_local;
 mod input;
+mod iptables;
 mod kernel;
 mod lease_keys;
 mod life;
@@ -189,6 +190,16 @@ static TESTS: &[Test] = &[
     test!(from_go::our_del_removes_gos_masquerade_ipv6, Need::File(call::REFERENCE), IPTABLES),
     test!(from_go::our_del_removes_gos_masquerade_without_the_namespace, Need::File(call::REFERENCE), IPTABLES),
     test!(from_go::our_del_takes_a_configuration_that_names_iptables, Need::File(call::REFERENCE), IPTABLES),
+    alike!(iptables::masquerade_comes_and_goes, ours, IPTABLES),
+    alike!(iptables::masquerade_comes_and_goes, reference, IPTABLES),
+    test!(iptables::either_suite_removes_the_others_rules, Need::File(call::REFERENCE), IPTABLES),
+    test!(iptables::check_accepts_either_backend, Need::File(call::REFERENCE), IPTABLES),
+    test!(iptables::gc_removes_what_nobody_owns, Need::File(call::REFERENCE), IPTABLES),
+    test!(iptables::flushed_tables_are_no_obstacle, IPTABLES),
+    test!(iptables::pods_at_once_are_served, IPTABLES),
+    test!(iptables::a_held_lock_is_waited_for_a_limited_time, IPTABLES),
+    test!(iptables::a_host_without_the_programs),
+    test!(iptables::a_program_that_does_not_end_is_killed),
     test!(record::host_gw_killed_at_any_write_leaves_no_route_behind_gc, STRACE),
     test!(record::host_gw_on_a_full_disk_leaves_no_route_behind_gc, STRACE),
     test!(record::direct_routing_killed_at_any_write_leaves_no_route_behind_gc, STRACE),

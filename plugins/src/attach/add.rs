@@ -134,6 +134,7 @@ impl<I: Interface> Adding<'_, I> {
     fn begin(&mut self, ends: &Ends, birth: &Birth) -> Result<(), Error> {
         (self.record.host, self.record.pod) = traces::links(self.request, ends, &birth.host);
         self.record.shared = traces::shared(ends, &birth.host);
+        self.record.iptables = rules::uses_iptables(&self.common);
         let ipam = self.common.ipam.map(str::to_owned);
         self.locked.write(&Record { ipam, ..self.record.clone() }).map_err(Error::internal)
     }
@@ -213,13 +214,18 @@ impl<I: Interface> Adding<'_, I> {
     }
 
     fn add_rules(&mut self, ends: &Ends, result: &AddResult) -> Result<(), Error> {
-        self.record.masquerade_exclude = self.common.masquerade.unwrap_or_default().to_vec();
-        for rules in rules::wanted(self.request, &self.common, ends, result) {
+        self.record.masquerade_exclude = self.common.masquerade.map(|all| all.exclude.clone()).unwrap_or_default();
+        let wanted = rules::wanted(self.request, &self.common, ends, result);
+        for rules in &wanted.nft {
             self.extent = Extent::Possible;
             let added = rules.add(&mut self.host).map_err(|cause| {
                 Error::internal(format!("failed to set up table {} (nftables): {cause}", rules.table))
             })?;
             self.record.rules.extend(added.into_iter().map(Into::into));
+        }
+        if !wanted.iptables.is_empty() {
+            self.extent = Extent::Possible;
+            rules::put(&wanted.iptables)?;
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Configuration fields that all plugins with an interface share.
 
-use kernel::types::Mac;
+use ipnetwork::IpNetwork;
+use kernel::types::{Mac, masked};
+use overlay::net::parse_cidr;
 use serde::Deserialize;
 
 /// The fields of `ipam` that the main plugin reads.
@@ -46,6 +48,50 @@ pub fn parse_mac<'a>(asked: impl IntoIterator<Item = &'a str>) -> Result<Option<
         Ok(mac) => Err(format!("mac {mac}: not an address for one interface (multicast or zero)")),
         Err(e) => Err(format!("mac: {e}")),
     }
+}
+
+/// How the pod's traffic to other networks is masqueraded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Masquerade {
+    /// Traffic to these networks keeps its source.
+    pub exclude: Vec<IpNetwork>,
+    /// What writes the rules.
+    pub backend: MasqueradeBackend,
+}
+
+/// What writes masquerade rules (`ipMasqBackend`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MasqueradeBackend {
+    /// nf_tables, over netlink.
+    #[default]
+    Nftables,
+    /// The programs of iptables.
+    Iptables,
+}
+
+/// Checks `ipMasq`, `ipMasqBackend` and `ipMasqExclude`. Without `ipMasq` any name of a backend is accepted, as upstream
+/// does. All mistakes are added to `mistakes`.
+pub fn masquerade(ip_masq: bool, backend: &str, exclude: &[String], mistakes: &mut Vec<String>) -> Option<Masquerade> {
+    let backend = note(mistakes, if ip_masq { masquerade_backend(backend) } else { Ok(MasqueradeBackend::default()) });
+    let exclude = note(mistakes, networks(exclude));
+    let masquerade = Masquerade { exclude: exclude?, backend: backend? };
+    ip_masq.then_some(masquerade)
+}
+
+fn masquerade_backend(name: &str) -> Result<MasqueradeBackend, String> {
+    match name {
+        "" | "nftables" => Ok(MasqueradeBackend::Nftables),
+        "iptables" => Ok(MasqueradeBackend::Iptables),
+        other => Err(format!("unknown ipmasq backend {other:?} (must be \"nftables\" or \"iptables\")")),
+    }
+}
+
+fn networks(texts: &[String]) -> Result<Vec<IpNetwork>, String> {
+    let parse = |text: &String| {
+        let network = parse_cidr(text).map(masked);
+        network.ok_or_else(|| format!("ipMasqExclude: {text:?} is not a network (CIDR)"))
+    };
+    texts.iter().map(parse).collect()
 }
 
 /// Stores the mistake, so that all mistakes are reported at once.
