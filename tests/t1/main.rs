@@ -19,6 +19,7 @@ mod defaults;
 mod del;
 mod drills;
 mod flannel;
+mod foreign;
 mod from_go;
 mod host_local;
 mod input;
@@ -325,6 +326,14 @@ static TESTS: &[Test] = &[
     test!(drills::host_gw, STRACE, IP, NFT),
     test!(drills::direct_routing, STRACE, IP, NFT),
     test!(drills::loopback, STRACE, IP, NFT),
+    test!(foreign::flannel, IP, NFT),
+    test!(foreign::bridge, IP, NFT),
+    test!(foreign::bridge_with_rules, IP, NFT),
+    test!(foreign::macvlan, IP, NFT),
+    test!(foreign::vxlan, IP, NFT),
+    test!(foreign::host_gw, IP, NFT),
+    test!(foreign::direct_routing, IP, NFT),
+    test!(foreign::loopback, IP, NFT),
     test!(rules::masquerade_is_what_the_reference_plugins_write, Need::Program("nft")),
     test!(rules::masquerade_is_added_in_one_transaction_and_deleted_by_handle, Need::Program("nft")),
     test!(rules::a_handle_of_another_rule_deletes_nothing_of_others, Need::Program("nft")),

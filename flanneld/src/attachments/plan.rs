@@ -12,9 +12,11 @@ use attachment::record::{HostLink, MADE, Record, SharedLink};
 use attachment::rules::{Rules, macspoof, masquerade};
 use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
+use kernel::message::neighbour::Forwarding;
 use kernel::message::route::IPV6_PREFIX_METRIC;
 use kernel::state::{
-    Birth, Bridge, Link, LinkKind, Passing, Port, Route, RouteKey, RouteScope, Scope, State, Vlan, VlanKey,
+    Birth, Bridge, Link, LinkKind, NeighbourKey, Passing, Port, Route, RouteKey, RouteScope, Scope, State, Vlan,
+    VlanKey,
 };
 use kernel::types::{IfName, Mac, Mtu, RouteProtocol, VlanId, host_net, masked};
 use overlay::lease::Subnets;
@@ -22,6 +24,7 @@ use overlay::ways;
 use tokio::time::Instant;
 
 use super::records::{Name, Records, arp_ignore};
+use crate::events::facts::Fixed;
 use crate::repairs::Repairs;
 
 /// The desired state of one link, and of the objects on it.
@@ -55,6 +58,24 @@ pub enum Finding {
     Queue(String),
     /// The host does not answer pods that ask for their gateway.
     Deaf(String),
+    /// A permanent neighbour of a pod's address has another MAC than the pod.
+    Neighbour {
+        /// The attachment.
+        owner: Name,
+        /// The neighbour.
+        key: NeighbourKey,
+        /// Its MAC.
+        mac: Mac,
+    },
+    /// A bridge sends the frames for a pod elsewhere, whatever it learns.
+    Forwarding {
+        /// The attachment.
+        owner: Name,
+        /// The bridge.
+        bridge: IfName,
+        /// Its entry.
+        entry: Forwarding,
+    },
     /// Another program keeps changing the object, so repairs of it pause.
     Rests(String),
 }
@@ -72,6 +93,18 @@ impl fmt::Display for Finding {
                 "net.ipv4.conf.all.arp_ignore is {value}: the host does not answer pods that ask for their gateway; \
                  `sysctl -w net.ipv4.conf.all.arp_ignore=0` (or 1, or 2)"
             ),
+            Self::Neighbour { owner, key: NeighbourKey { dev, addr }, mac } => write!(
+                f,
+                "{dev} has the permanent neighbour {addr} with {mac}, which is not the MAC of the pod of {owner}: \
+                 ip neigh del {addr} dev {dev}"
+            ),
+            Self::Forwarding { owner, bridge, entry: Forwarding { port, mac } } => {
+                let table = if port == bridge { "self local" } else { "master" };
+                write!(
+                    f,
+                    "{bridge} sends the frames for the pod of {owner} to {port}: bridge fdb del {mac} dev {port} {table}"
+                )
+            }
             Self::Rests(object) => {
                 write!(f, "{object} was repaired five times within a minute: another program keeps changing it")
             }
@@ -109,6 +142,8 @@ pub struct Facts<'a> {
     pub links: &'a BTreeMap<IfName, SeenLink>,
     /// The settings of [`Records::silent_settings`].
     pub arp: &'a BTreeMap<String, String>,
+    /// Permanent neighbours and static forwarding entries on the way to pods.
+    pub fixed: &'a Fixed,
     /// This host's subnets. Attachments with addresses elsewhere do not belong to this daemon.
     pub subnets: Subnets,
     /// The current time.
@@ -116,6 +151,24 @@ pub struct Facts<'a> {
 }
 
 impl Facts<'_> {
+    /// What sends the packets for a pod elsewhere, and is not ours to change.
+    fn misled(&self, owner: &Name, end: &HostLink, record: &Record) -> Vec<Finding> {
+        let pod = || record.pod.as_ref();
+        let Some(own) = pod().and_then(|pod| pod.mac.parse::<Mac>().ok()) else { return Vec::new() };
+        let Some(bridge) = end.master.as_ref().and_then(|master| IfName::new(master).ok()) else { return Vec::new() };
+        let nets = pod().into_iter().flat_map(|pod| &pod.addresses).filter_map(|text| text.parse().ok());
+        let neighbours = nets.filter_map(|net: IpNetwork| {
+            let key = NeighbourKey { dev: bridge.clone(), addr: net.ip() };
+            let mac = *self.fixed.neighbours.get(&key).filter(|mac| **mac != own)?;
+            Some(Finding::Neighbour { owner: owner.clone(), key, mac })
+        });
+        let elsewhere = |entry: &&Forwarding| entry.mac == own && entry.port.as_str() != end.name;
+        let forwarding = self.fixed.forwarding.iter().filter(elsewhere).cloned();
+        let forwarding =
+            forwarding.map(|entry| Finding::Forwarding { owner: owner.clone(), bridge: bridge.clone(), entry });
+        neighbours.chain(forwarding).collect()
+    }
+
     /// The link's `arp_ignore` when a pod gets no answer about its gateway's address, which is one of the link's own and of the
     /// pod's subnet: 1 and 2 answer for such (arp_ignore, net/ipv4/arp.c).
     fn refuses_arp(&self, link: &str) -> Option<String> {
@@ -168,10 +221,11 @@ impl Object {
         let mut all = Self::default();
         for object in objects {
             all.state.extend(object.state.clone());
-            let Scope { links, read_links, addresses, vlans, sysctls, routes, keep, .. } = &object.scope;
+            let Scope { links, read_links, addresses, local, vlans, sysctls, routes, keep, .. } = &object.scope;
             all.scope.links.extend(links.iter().cloned());
             all.scope.read_links.extend(read_links.iter().cloned());
             all.scope.addresses.extend(addresses.iter().cloned());
+            all.scope.local.extend(local.iter().cloned());
             all.scope.vlans.extend(vlans.iter().cloned());
             all.scope.sysctls.extend(sysctls.iter().cloned());
             all.scope.keep |= keep;
@@ -209,6 +263,7 @@ pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
     for (name, record) in facts.records.committed().filter(|(_, record)| is_here(record, facts.subnets)) {
         if let (Some(end), false) = (&record.host, facts.records.is_exempted(name)) {
             plan.add_host_link(facts, name, (end, &record.shared));
+            plan.findings.extend(facts.misled(name, end, record));
         }
     }
     plan.leave_resting(facts.now, history);
@@ -360,6 +415,7 @@ impl Plan {
         object.scope.sysctls.extend(object.state.sysctls.keys().cloned());
         // Other addresses on the bridge stay.
         (object.scope.addresses, object.scope.keep) = (vec![dev.clone()], true);
+        object.scope.local.push(dev.clone());
         self.shared.insert(dev, object);
     }
 

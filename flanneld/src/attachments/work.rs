@@ -213,8 +213,8 @@ fn subject(step: &Step) -> Option<IfName> {
     match step {
         Step::CreateLink(name, _) | Step::ChangeLink(name, _) | Step::SetPort(name, _) => Some(name.clone()),
         Step::AddVlan(key, _) | Step::DeleteVlan(key) => Some(key.dev.clone()),
-        Step::AddAddress(key, _) => Some(key.dev.clone()),
-        Step::PutRoute(_, route) | Step::CreateRoute(_, route) => route.dev.clone(),
+        Step::AddAddress(key, _) | Step::DeleteAddress(key) => Some(key.dev.clone()),
+        Step::CreateRoute(_, route) | Step::PutRoute(_, route) => route.dev.clone(),
         Step::RenameLink(_, to) => Some(to.clone()),
         Step::WriteSysctl(path, _) => IfName::new(path.split('/').nth(3)?).ok(),
         _ => None,

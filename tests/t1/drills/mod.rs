@@ -3,8 +3,8 @@
 //!
 //! What may be left of an attachment is what a whole ADD and DEL leave: the objects that attachments share.
 
-mod rows;
-mod stage;
+pub mod rows;
+pub mod stage;
 
 use serde_json::Value;
 use tests::drill::snapshot::Lines;

@@ -135,6 +135,11 @@ pub fn link(message: &Message) -> Option<u32> {
     })
 }
 
+/// Whether a RTM_NEWROUTE leads to the host itself.
+pub fn is_local(message: &Message) -> bool {
+    matches!(message, Message::NewRoute(message) if message.header.kind == RouteType::Local)
+}
+
 /// The protocol in a RTM_NEWROUTE: who installed the route.
 pub fn protocol(message: &Message) -> Option<RouteProtocol> {
     let Message::NewRoute(message) = message else { return None };
