@@ -31,6 +31,7 @@ mod macvlan_left;
 mod masquerade;
 mod netns;
 mod news;
+mod queues;
 mod record;
 mod router;
 mod rules;
@@ -68,6 +69,7 @@ macro_rules! alike {
 /// iproute2's, for what the kernel library cannot make or leaves out.
 const IP: Need = Need::Program("ip");
 const NFT: Need = Need::Program("nft");
+const TC: Need = Need::Program("tc");
 const STRACE: Need = Need::Program("strace");
 /// The Go plugins masquerade by it.
 const IPTABLES: Need = Need::Program("iptables");
@@ -96,6 +98,10 @@ static TESTS: &[Test] = &[
     test!(kernel::a_refused_dump_is_not_an_empty_one),
     test!(kernel::a_deleted_link_is_gone_when_the_call_returns),
     test!(kernel::a_link_made_again_is_found_under_its_new_index),
+    test!(queues::limits_are_made_changed_and_removed, TC, IP),
+    test!(queues::deleting_what_is_gone_is_a_success),
+    test!(queues::a_filter_to_a_link_that_is_gone_is_made_again, IP),
+    test!(queues::what_others_have_set_stays, TC),
     test!(beside::another_programs_route_stays_behind_ours, IP),
     test!(beside::a_route_of_ours_with_more_to_it_is_replaced, IP),
     test!(beside::another_programs_route_of_ipv6_is_named, IP),

@@ -42,6 +42,7 @@ impl Kernel {
             }
         }
         self.observe_wireguard(&scope.wireguard, &mut state)?;
+        self.observe_queues(&scope.queues, &mut state)?;
         state.nft = self.tables(&scope.nft)?;
         if let Some(routes) = &scope.routes {
             for (key, route) in self.observe_routes(routes)? {

@@ -29,6 +29,8 @@ pub struct Scope {
     pub wireguard: Vec<IfName>,
     /// Bridge ports on which all VLANs are ours.
     pub vlans: Vec<IfName>,
+    /// Links on which root disciplines that limit a rate are ours, and filters that send packets to links of ours.
+    pub queues: Vec<IfName>,
     /// Routes.
     pub routes: Option<RouteScope>,
     /// Sysctls to read, as paths below `/proc/sys`. Never deleted.
