@@ -42,7 +42,7 @@ pub fn rules(key: Key<'_>) -> [Rules; 2] {
             table: TableKey::new(family, "nat"),
             wanted: NftTable::default(),
             shared: NftTable::default(),
-            chains: [jumps, (own.clone(), NftChainScope::Whole)].into(),
+            parts: [jumps, (own.clone(), NftChainScope::Whole)].into(),
         }
     })
 }
