@@ -10,6 +10,7 @@ use kernel::state::{Scope, State};
 use serde::{Deserialize, Serialize};
 
 use crate::Key;
+use crate::bandwidth::Bandwidth;
 use crate::record::Record;
 use crate::rules::Rules;
 use crate::rules::portmap::{self, Portmap};
@@ -55,6 +56,8 @@ impl PodNetns {
 pub enum Section {
     /// Host ports.
     Portmap(Portmap),
+    /// Limits of the rate.
+    Bandwidth(Bandwidth),
 }
 
 impl Section {
@@ -62,6 +65,7 @@ impl Section {
     pub fn plugin(&self) -> &'static str {
         match self {
             Self::Portmap(_) => "portmap",
+            Self::Bandwidth(_) => "bandwidth",
         }
     }
 
@@ -69,6 +73,7 @@ impl Section {
     pub fn rules(&self, key: Key<'_>) -> Vec<Rules> {
         match self {
             Self::Portmap(portmap) => vec![portmap::rules(key, portmap)],
+            Self::Bandwidth(_) => Vec::new(),
         }
     }
 
@@ -76,6 +81,7 @@ impl Section {
     pub fn host(&self) -> (State, Scope) {
         match self {
             Self::Portmap(_) => (State::default(), Scope::default()),
+            Self::Bandwidth(bandwidth) => bandwidth.host(),
         }
     }
 }

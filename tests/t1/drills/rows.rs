@@ -61,6 +61,15 @@ pub const HOST_LOCAL: Row = Row {
     conf: |stage| merged(bridge(stage), json!({ "type": "host-local" })),
     reach: Reach::DelAndGc,
 };
+/// bandwidth, for a pod that another suite has attached.
+pub const BANDWIDTH: Row = Row {
+    name: "bandwidth",
+    conf: |stage| {
+        let limits = json!({ "ingressRate": 8000, "ingressBurst": 80_000, "egressRate": 8000, "egressBurst": 80_000 });
+        merged(chained(stage, "bandwidth"), limits)
+    },
+    reach: Reach::Every,
+};
 /// loopback.
 pub const LOOPBACK: Row = Row {
     name: "loopback",
@@ -80,6 +89,11 @@ fn bridge(stage: &Stage<'_>) -> Value {
         "cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "cni0", "isGateway": true,
         "ipam": { "type": "host-local", "dataDir": stage.data(), "ranges": [[{ "subnet": "10.9.1.0/24" }]] },
     })
+}
+
+/// A plugin behind one that makes veth pairs.
+fn chained(stage: &Stage<'_>, kind: &str) -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "net", "type": kind, "prevResult": stage.paired() })
 }
 
 /// What flanneld leased, for the chain of flannel.
