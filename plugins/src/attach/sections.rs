@@ -41,12 +41,16 @@ impl<'a> Book<'a> {
     /// As [`Book::make`], but `None` if there is no record.
     pub(super) fn existing(plugin: &'static str, key: Key<'a>) -> Result<Option<Self>, Error> {
         let locked = Locked::existing(Path::new(DIRECTORY), key).map_err(Error::internal)?;
-        Ok(locked.and_then(|locked| Self::of(plugin, key, locked)))
+        locked.map_or(Ok(None), |locked| Self::of(plugin, key, locked))
     }
 
-    fn of(plugin: &'static str, key: Key<'a>, mut locked: Locked) -> Option<Self> {
-        let record = locked.record.take()?;
-        Some(Self { plugin, key, locked, record })
+    /// `None` if the file is no record. An empty one is of an ADD that was killed before its first step, and is deleted.
+    fn of(plugin: &'static str, key: Key<'a>, mut locked: Locked) -> Result<Option<Self>, Error> {
+        match locked.record.take() {
+            Some(record) => Ok(Some(Self { plugin, key, locked, record })),
+            None if locked.is_empty() => locked.delete().map(|()| None).map_err(Error::internal),
+            None => Ok(None),
+        }
     }
 
     /// The attachment.
@@ -210,7 +214,7 @@ pub(super) fn collect(plugin: &'static str, request: &Request<'_>, host: &mut Ke
         let key = Key { network, container, ifname };
         // without the lock, an ADD or a DEL works on the attachment
         let locked = Locked::at_once(directory, key).map_err(Error::internal)?;
-        let book = locked.and_then(|locked| Book::of(plugin, key, locked));
+        let book = locked.map_or(Ok(None), |locked| Book::of(plugin, key, locked))?;
         book.filter(|book| book.section().is_some()).map_or(Ok(()), |book| book.close(host))
     }))
 }

@@ -40,6 +40,13 @@ pub(crate) struct Encoded {
     pub(crate) body: Vec<u8>,
 }
 
+impl<'a> From<&'a Encoded> for Incoming<'a> {
+    /// A message that was received and kept.
+    fn from(message: &'a Encoded) -> Self {
+        Self { kind: message.kind, flags: 0, sequence: 0, body: &message.body }
+    }
+}
+
 impl From<RouteNetlinkMessage> for Body {
     fn from(message: RouteNetlinkMessage) -> Self {
         Self::Object(message)

@@ -1,7 +1,5 @@
 //! What is sent is read as it was, and equals what other programs send.
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
-
 use super::*;
 use crate::state::{Filter, FilterAction, FilterKey, Selects, Tbf};
 use crate::types::IfName;
@@ -23,7 +21,7 @@ impl Names for Links {
 }
 
 fn incoming(message: &Encoded) -> Incoming<'_> {
-    Incoming { kind: message.kind, flags: NLM_F_REQUEST | NLM_F_ACK, sequence: 1, body: &message.body }
+    message.into()
 }
 
 fn qdiscs() -> Vec<(QdiscPlace, Qdisc)> {
