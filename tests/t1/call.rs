@@ -30,6 +30,7 @@ pub enum Whose {
 #[derive(Debug)]
 pub struct Caller {
     bin: PathBuf,
+    path: String,
     pub files: tempfile::TempDir,
 }
 
@@ -53,7 +54,12 @@ impl Caller {
             }
             Whose::Reference => PathBuf::from(REFERENCE),
         };
-        Self { bin, files }
+        Self { bin, path: PATH.to_owned(), files }
+    }
+
+    /// Finds programs on `path` instead.
+    pub fn with_path(self, path: &str) -> Self {
+        Self { path: path.to_owned(), ..self }
     }
 
     /// Where the plugins are: CNI_PATH.
@@ -108,7 +114,7 @@ impl Caller {
             ("CNI_ARGS", pod.args),
             ("CNI_PATH", self.bin.to_str().unwrap()),
             // the reference runs iptables
-            ("PATH", PATH),
+            ("PATH", self.path.as_str()),
         ]
     }
 

@@ -20,9 +20,11 @@ mod defaults;
 mod del;
 mod drills;
 mod flannel;
+mod foreign;
 mod from_go;
 mod host_local;
 mod input;
+mod iptables;
 mod kernel;
 mod lease_keys;
 mod life;
@@ -32,12 +34,14 @@ mod macvlan_left;
 mod masquerade;
 mod netns;
 mod news;
+mod ptp;
 mod queues;
 mod record;
 mod router;
 mod rules;
 mod shared;
 mod start;
+mod static_ipam;
 mod undecodable;
 mod undo;
 mod watch;
@@ -196,6 +200,16 @@ static TESTS: &[Test] = &[
     test!(from_go::our_del_removes_gos_masquerade_ipv6, Need::File(call::REFERENCE), IPTABLES),
     test!(from_go::our_del_removes_gos_masquerade_without_the_namespace, Need::File(call::REFERENCE), IPTABLES),
     test!(from_go::our_del_takes_a_configuration_that_names_iptables, Need::File(call::REFERENCE), IPTABLES),
+    alike!(iptables::masquerade_comes_and_goes, ours, IPTABLES),
+    alike!(iptables::masquerade_comes_and_goes, reference, IPTABLES),
+    test!(iptables::either_suite_removes_the_others_rules, Need::File(call::REFERENCE), IPTABLES),
+    test!(iptables::check_accepts_either_backend, Need::File(call::REFERENCE), IPTABLES),
+    test!(iptables::gc_removes_what_nobody_owns, Need::File(call::REFERENCE), IPTABLES),
+    test!(iptables::flushed_tables_are_no_obstacle, IPTABLES),
+    test!(iptables::pods_at_once_are_served, IPTABLES),
+    test!(iptables::a_held_lock_is_waited_for_a_limited_time, IPTABLES),
+    test!(iptables::a_host_without_the_programs),
+    test!(iptables::a_program_that_does_not_end_is_killed),
     test!(record::host_gw_killed_at_any_write_leaves_no_route_behind_gc, STRACE),
     test!(record::host_gw_on_a_full_disk_leaves_no_route_behind_gc, STRACE),
     test!(record::direct_routing_killed_at_any_write_leaves_no_route_behind_gc, STRACE),
@@ -285,6 +299,28 @@ static TESTS: &[Test] = &[
     test!(macvlan::check_lists_every_difference, IP),
     test!(macvlan_left::del_by_another_pods_path_deletes_nothing_of_that_pod),
     test!(macvlan_left::gc_takes_dead_pods_interfaces_only),
+    alike!(ptp::a_pod_lives_and_goes, ours),
+    alike!(ptp::a_pod_lives_and_goes, reference),
+    alike!(ptp::every_version_is_spoken, ours),
+    alike!(ptp::every_version_is_spoken, reference),
+    alike!(ptp::del_needs_nothing, ours),
+    alike!(ptp::del_needs_nothing, reference),
+    alike!(ptp::pods_and_host_reach_each_other, ours),
+    alike!(ptp::pods_and_host_reach_each_other, reference),
+    test!(ptp::either_suite_takes_over_the_others_pod, Need::File(call::REFERENCE), IPTABLES),
+    test!(ptp::rules_come_and_go_with_the_pod),
+    test!(ptp::a_failed_add_leaves_nothing),
+    test!(ptp::a_taken_name_harms_nothing),
+    test!(ptp::another_programs_route_to_the_pods_address, IP),
+    test!(ptp::gc_takes_dead_pods),
+    test!(ptp::check_lists_every_difference, IP),
+    test!(ptp::status_needs_what_add_needs),
+    alike!(static_ipam::every_plugin_gives_its_addresses, ours),
+    alike!(static_ipam::every_plugin_gives_its_addresses, reference),
+    alike!(static_ipam::the_runtime_names_addresses, ours),
+    alike!(static_ipam::the_runtime_names_addresses, reference),
+    test!(static_ipam::every_key_of_a_route_is_applied),
+    test!(static_ipam::check_misses_an_address),
     alike!(bandwidth::a_limited_pod_lives_and_goes, ours),
     alike!(bandwidth::a_limited_pod_lives_and_goes, reference),
     alike!(bandwidth::each_direction_is_limited_alone, ours),
@@ -307,17 +343,27 @@ static TESTS: &[Test] = &[
     test!(bandwidth::two_interfaces_of_a_container_have_a_device_each),
     test!(bandwidth::gc_takes_dead_pods_limits_only),
     test!(bandwidth::every_mistake_is_said_at_once),
-    test!(drills::flannel, STRACE, IP, NFT, TC),
-    test!(drills::host_local, STRACE, IP, NFT, TC),
-    test!(drills::bridge, STRACE, IP, NFT, TC),
-    test!(drills::bridge_with_rules, STRACE, IP, NFT, TC),
-    test!(drills::bridge_with_vlan, STRACE, IP, NFT, TC),
-    test!(drills::macvlan, STRACE, IP, NFT, TC),
-    test!(drills::vxlan, STRACE, IP, NFT, TC),
-    test!(drills::host_gw, STRACE, IP, NFT, TC),
-    test!(drills::direct_routing, STRACE, IP, NFT, TC),
-    test!(drills::loopback, STRACE, IP, NFT, TC),
+    test!(drills::flannel, STRACE, IP, NFT),
+    test!(drills::host_local, STRACE, IP, NFT),
+    test!(drills::bridge, STRACE, IP, NFT),
+    test!(drills::bridge_with_rules, STRACE, IP, NFT),
+    test!(drills::bridge_with_vlan, STRACE, IP, NFT),
+    test!(drills::macvlan, STRACE, IP, NFT),
+    test!(drills::ptp, STRACE, IP, NFT),
+    test!(drills::static_ipam, STRACE, IP, NFT),
+    test!(drills::vxlan, STRACE, IP, NFT),
+    test!(drills::host_gw, STRACE, IP, NFT),
+    test!(drills::direct_routing, STRACE, IP, NFT),
+    test!(drills::loopback, STRACE, IP, NFT),
     test!(drills::bandwidth, STRACE, IP, NFT, TC),
+    test!(foreign::flannel, IP, NFT),
+    test!(foreign::bridge, IP, NFT),
+    test!(foreign::bridge_with_rules, IP, NFT),
+    test!(foreign::macvlan, IP, NFT),
+    test!(foreign::vxlan, IP, NFT),
+    test!(foreign::host_gw, IP, NFT),
+    test!(foreign::direct_routing, IP, NFT),
+    test!(foreign::loopback, IP, NFT),
     test!(rules::masquerade_is_what_the_reference_plugins_write, Need::Program("nft")),
     test!(rules::masquerade_is_added_in_one_transaction_and_deleted_by_handle, Need::Program("nft")),
     test!(rules::a_handle_of_another_rule_deletes_nothing_of_others, Need::Program("nft")),

@@ -18,11 +18,12 @@ pub const RULES: &[Rule] = &[
         words: &["Command::new"],
         only_in: &[
             ("lib/cni/src/delegate", "a CNI delegate is an executable"),
+            ("lib/attachment/src/rules/iptables/run.rs", "iptables, where a configuration names it"),
             ("flanneld/src/commands.rs", "the extension backend's own commands, without a shell"),
             ("lib/lab/src/", "the lab starts daemons, and builds them"),
         ],
         in_tests: false,
-        reason: "no program is executed except a CNI delegate and the extension backend's commands: everything else is netlink",
+        reason: "no program is executed except a CNI delegate, the extension backend's commands, and iptables where a configuration names it: everything else is netlink",
     },
     Rule {
         words: &["thread::sleep", "sleep(", "park_timeout("],

@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use kernel::message::address::SeenAddress;
 use kernel::message::link::SeenLink;
+use kernel::message::neighbour::Forwarding;
 use kernel::news::News;
-use kernel::state::{AddressKey, Route, RouteKey, State};
+use kernel::state::{AddressKey, Link, NeighbourKey, Route, RouteKey, State};
 use kernel::survey::{is_link_local, is_on_link};
-use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, TableId};
+use kernel::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, host_net};
 use overlay::lease::Subnets;
 use overlay::net::within;
+use overlay::ownership::may_mislead;
 use overlay::peers::{gateway, gateways};
 
 use overlay::underlay::Survey;
@@ -30,6 +32,44 @@ pub struct Facts {
     gateways: BTreeSet<IpAddr>,
     /// Routes by their key with ordinal 0: the kernel keeps several routes under one key.
     routes: BTreeMap<RouteKey, Vec<Route>>,
+    /// The underlay's addresses that no route in the local table leads to.
+    unheard: BTreeSet<IpAddr>,
+    fixed: Fixed,
+}
+
+/// Entries that no resolution and no learning replaces. Another program's may send packets elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fixed {
+    /// The links whose permanent neighbours matter.
+    pub devs: BTreeSet<IfName>,
+    /// Their permanent neighbours.
+    pub neighbours: BTreeMap<NeighbourKey, Mac>,
+    /// The MAC addresses whose place in the bridges' tables matters.
+    pub macs: BTreeSet<Mac>,
+    /// Their entries that stay where they are.
+    pub forwarding: BTreeSet<Forwarding>,
+}
+
+impl Fixed {
+    fn touched_by(&self, news: &News) -> bool {
+        match news {
+            News::Neighbour(key, mac) => {
+                self.devs.contains(&key.dev) && (mac.is_some() || self.neighbours.contains_key(key))
+            }
+            News::Forwarding(entry, stays) => {
+                self.macs.contains(&entry.mac) && (*stays || self.forwarding.contains(entry))
+            }
+            _ => false,
+        }
+    }
+
+    fn agrees_with(&self, news: &News) -> bool {
+        match news {
+            News::Neighbour(key, mac) => self.neighbours.get(key) == mac.as_ref(),
+            News::Forwarding(entry, stays) => self.forwarding.contains(entry) == *stays,
+            _ => true,
+        }
+    }
 }
 
 /// Where an administrator's routes are named in the status: they may lead elsewhere what is ours to carry.
@@ -37,7 +77,7 @@ pub struct Facts {
 pub struct Named {
     /// A route's destination is inside one of these networks.
     pub within: Vec<IpNetwork>,
-    /// It is not inside one of this host's own subnets.
+    /// This host's own subnets, where routes to pods are as they should be.
     pub own: Subnets,
 }
 
@@ -46,10 +86,12 @@ impl Named {
     /// pass; the next one names them.
     fn has(&self, key: &RouteKey, route: Option<&Route>) -> bool {
         let by_hand = [RouteProtocol::BOOT, RouteProtocol::STATIC];
-        key.table == TableId::MAIN
-            && route.is_some_and(|route| by_hand.contains(&route.protocol))
-            && self.within.iter().any(|net| within(key.dst, *net))
-            && !self.own.iter().any(|own| within(key.dst, own))
+        let asked = [TableId::MAIN, TableId::LOCAL].contains(&key.table);
+        route.is_some_and(|route| {
+            asked
+                && by_hand.contains(&route.protocol)
+                && may_mislead(&self.within, self.own, &(key.clone(), route.clone()))
+        })
     }
 }
 
@@ -73,20 +115,23 @@ struct Carrier {
     up: bool,
     running: bool,
     mtu: Option<Mtu>,
+    arp: Option<bool>,
+    master: Option<u32>,
 }
 
 impl Carrier {
     fn of(seen: &SeenLink) -> Self {
-        Self { index: seen.index, up: seen.link.up, running: seen.running, mtu: seen.link.mtu }
+        let Link { up, mtu, arp, .. } = seen.link;
+        Self { index: seen.index, up, running: seen.running, mtu, arp, master: seen.master }
     }
 }
 
 impl Facts {
-    /// No fact: nothing depends on the underlay.
-    pub fn none() -> Self {
+    /// Only these entries: nothing depends on the underlay.
+    pub fn of(fixed: Fixed) -> Self {
         // no underlay is this link
         let chosen = Chosen { dev: IfName::new("lo").ok(), ..Chosen::default() };
-        Self { chosen, ..Self::default() }
+        Self { chosen, fixed, ..Self::default() }
     }
 
     /// The facts in `survey`, from which the underlay was `chosen`. `ours` are our devices. `named` selects the foreign
@@ -101,12 +146,15 @@ impl Facts {
         let counts = |(key, route): &&(RouteKey, Route)| {
             facts.chosen.depends_on(key, Some(route)) || facts.named.has(key, Some(route))
         };
-        for (key, route) in survey.routes.iter().filter(counts) {
+        for (key, route) in survey.routes.iter().chain(&survey.odd).filter(counts) {
             routes.entry(first(key)).or_default().push(route.clone());
         }
         let gateways = facts.chosen.dev.iter().flat_map(|dev| gateways(&survey.routes, dev));
         facts.gateways = gateways.map(|(gateway, _)| gateway).collect();
         (facts.links, facts.addresses, facts.routes) = (links, addresses, routes);
+        let devs = facts.chosen.dev.iter().cloned().collect();
+        facts.fixed = Fixed { devs, neighbours: survey.neighbours.clone(), ..Fixed::default() };
+        facts.unheard = survey.unheard.clone();
         facts
     }
 
@@ -120,9 +168,19 @@ impl Facts {
                     || self.chosen.depends_on(key, route.as_ref())
                     || self.named.has(key, route.as_ref())
                     || self.has_new_gateway(key, route.as_ref())
+                    || self.is_of_an_address(key)
             }
-            _ => false,
+            News::Policy => true,
+            news => self.fixed.touched_by(news),
         }
+    }
+
+    /// Whether the route makes the host take packets to an address of the underlay.
+    fn is_of_an_address(&self, key: &RouteKey) -> bool {
+        let is_its = |address: &AddressKey| {
+            self.chosen.dev.as_ref() == Some(&address.dev) && host_net(address.net.ip()) == key.dst
+        };
+        key.table == TableId::LOCAL && self.addresses.keys().any(is_its)
     }
 
     /// Whether a route leads over a gateway that no route led over before. Those of routing daemons come and go by the
@@ -155,11 +213,16 @@ impl Facts {
         match news {
             News::Link(name, seen) => self.links.get(name) == seen.as_deref().map(Carrier::of).as_ref(),
             News::Address(key, seen) => self.addresses.get(key) == seen.as_ref(),
+            News::Route(key, route) if self.is_of_an_address(key) => {
+                self.unheard.contains(&key.dst.ip()) == route.is_none()
+            }
             News::Route(key, Some(route)) => {
                 self.routes.get(&first(key)).is_some_and(|known| *known == [route.clone()])
             }
             News::Route(key, None) => key.table == TableId::MAIN && !self.routes.contains_key(&first(key)),
-            _ => true,
+            // which rules there are is not compared: they rarely change
+            News::Policy => false,
+            news => self.fixed.agrees_with(news),
         }
     }
 }

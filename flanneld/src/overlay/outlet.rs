@@ -90,9 +90,10 @@ impl Outlet {
         self.readiness.set(OVERLAY, Err(why));
     }
 
-    /// Reports this host's links whose prefixes overlap the network: each once in the log, for as long as it is so.
-    pub(super) fn lans(&mut self, lans: &[Lan]) {
-        let warnings: Vec<String> = lans.iter().map(ToString::to_string).collect();
+    /// Reports this host's links whose prefixes overlap the network, and what else an operator should look at: each once in
+    /// the log, for as long as it is so.
+    pub(super) fn warnings(&mut self, lans: &[Lan], more: &[String]) {
+        let warnings: Vec<String> = lans.iter().map(ToString::to_string).chain(more.iter().cloned()).collect();
         let before = std::mem::replace(&mut self.status.warnings, warnings);
         self.status.warnings.iter().filter(|text| !before.contains(text)).for_each(|text| tracing::warn!("{text}"));
     }
@@ -115,7 +116,8 @@ impl Outlet {
     }
 
     /// Reports the result of applying a plan. The host is ready when its own data path is up, made from the complete
-    /// contents of the store (`read`), and no other program's route is `preferred` to it. A store that fails later is no
+    /// contents of the store (`read`), and nothing of other programs
+    /// is `preferred` to it: a route, or a rule of the routing policy. A store that fails later is no
     /// reason to take the host out of service.
     pub(super) fn applied(&mut self, applied: &Applied, preferred: &[String], read: bool) {
         self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, applied.drift);

@@ -55,6 +55,9 @@ pub struct Record {
     /// The networks to which the attachment's packets are not masqueraded, beside those of its addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub masquerade_exclude: Vec<IpNetwork>,
+    /// Whether the masquerade rules are in the tables of iptables rather than in nf_tables.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub iptables: bool,
     /// The rules in chains that others also use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<RuleRecord>,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use crate::kernel::Kernel;
@@ -10,15 +11,19 @@ use crate::message::Names;
 use crate::message::Request;
 use crate::message::address::SeenAddress;
 use crate::message::link::{self, SeenLink};
-use crate::message::neighbour::{self, SeenNeighbour};
-use crate::message::{address, route, vlan};
-use crate::netlink::KernelError;
+use crate::message::neighbour::{self, Forwarding, SeenNeighbour};
+use crate::message::rule::SeenRule;
+use crate::message::{address, route, rule, vlan};
+use crate::netlink::{Errno, KernelError};
 use crate::nft::{Selection, TableKey};
 use crate::state::{
-    LinkKind, NftScope, NftTable, Route, RouteKey, RouteKind, RouteScope, Scope, State, WireguardDevice,
+    LinkKind, NeighbourKey, NftScope, NftTable, Route, RouteKey, RouteKind, RouteScope, Scope, State, WireguardDevice,
 };
 use crate::sysctl;
-use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
+use crate::types::{Family, IfIndex, IfName, Mac, RouteProtocol, TableId, host_net};
+
+/// Routes in the kernel's order.
+pub type Routes = Vec<(RouteKey, Route)>;
 
 impl Kernel {
     /// The existing objects of `scope`. Other objects are not read.
@@ -48,6 +53,15 @@ impl Kernel {
         if let Some(routes) = &scope.routes {
             for (key, route) in self.observe_routes(routes)? {
                 insert_route(&mut state, key, route);
+            }
+        }
+        for name in &scope.local {
+            if let Some(index) = self.known(name)? {
+                let routes = self.read_tables(TableId::LOCAL, Some(RouteProtocol::KERNEL), Some(index.0), &|_| true)?;
+                let local = routes.into_iter().filter(|(_, route)| route.kind == RouteKind::LOCAL);
+                let local: BTreeSet<IpNetwork> = local.map(|(key, _)| key.dst).collect();
+                let of_link = state.addresses.keys().filter(|key| key.dev == *name);
+                state.unheard.extend(of_link.filter(|key| !local.contains(&host_net(key.net.ip()))).cloned());
             }
         }
         self.observe_sysctls(scope, state)
@@ -190,6 +204,43 @@ impl Kernel {
         socket.dump(&Request::new(address::get(0), 0, "ip addr show"), |message| address::decode(message, seen))
     }
 
+    /// The permanent neighbours of a link, both families (`ip neigh show dev NAME nud permanent`). Empty without the link.
+    pub fn neighbours(&mut self, dev: &IfName) -> Result<BTreeMap<NeighbourKey, Mac>, KernelError> {
+        let mut state = State::default();
+        if let Some(index) = self.known(dev)? {
+            self.observe_neighbours(index, &mut state)?;
+        }
+        Ok(state.neighbours)
+    }
+
+    /// The entries of a bridge's own table that stay where they are, whatever it learns (`bridge fdb show br NAME`): local
+    /// and sticky ones. Empty without the bridge.
+    pub fn forwarding(&mut self, bridge: &IfName) -> Result<BTreeSet<Forwarding>, KernelError> {
+        let Some(index) = self.known(bridge)? else { return Ok(BTreeSet::new()) };
+        let Self { socket, seen, .. } = self;
+        let request = Request::new(neighbour::get_of_bridge(index), 0, format!("bridge fdb show br {bridge}"));
+        let entries = socket.dump(&request, |message| match message {
+            Message::NewNeighbour(message) => neighbour::decode_forwarding(message, seen),
+            _ => None,
+        });
+        match entries {
+            Ok(entries) => Ok(entries.into_iter().filter(|(_, stays)| *stays).map(|(entry, _)| entry).collect()),
+            // the bridge has disappeared, or is another kind of link
+            Err(e) if e.is_absent() || e.is_invalid() || e.errno.0 == libc::EOPNOTSUPP => Ok(BTreeSet::new()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether the host takes packets to `addr` for its own (`ip route get ADDR` says `local`).
+    pub fn is_local(&mut self, addr: IpAddr) -> Result<bool, KernelError> {
+        match self.socket.ask(Request::new(route::lookup(addr), 0, format!("ip route get {addr}"))) {
+            Ok(message) => Ok(message.as_ref().is_some_and(route::is_local)),
+            // no route leads there
+            Err(e) if e.is_absent() || [libc::ENETUNREACH, libc::EHOSTUNREACH].contains(&e.errno.0) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     fn observe_neighbours(&mut self, index: IfIndex, state: &mut State) -> Result<(), KernelError> {
         for family in [Some(Family::V4), Some(Family::V6), None] {
             let what = match family {
@@ -222,13 +273,11 @@ impl Kernel {
         Ok(usual(self.read_tables(table, None, None, &|_| true)?))
     }
 
-    /// Like [`Self::routes`], without routes of `protocol`, which are not even decoded.
-    pub fn routes_but(
-        &mut self,
-        table: TableId,
-        protocol: RouteProtocol,
-    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
-        Ok(usual(self.read_tables(table, None, None, &|message| route::protocol(message) != Some(protocol))?))
+    /// The routes of one table but those of `protocol`, which are not even decoded: unicast and blackhole ones, and beside
+    /// them those of other types, such as unreachable and local ones.
+    pub fn routes_but(&mut self, table: TableId, protocol: RouteProtocol) -> Result<(Routes, Routes), KernelError> {
+        let all = self.read_tables(table, None, None, &|message| route::protocol(message) != Some(protocol))?;
+        Ok(all.into_iter().partition(|(_, route)| !matches!(route.kind, RouteKind::Other(_))))
     }
 
     fn read_tables(
@@ -296,6 +345,33 @@ impl Kernel {
             self.name(index)?;
         }
         Ok(route::decode_lookup(&message, &self.seen))
+    }
+
+    /// How the kernel would forward a packet from `src` to `dst` that comes by `iif`; `None`: it would keep it. An error, too,
+    /// when it would drop it.
+    pub fn forwarding_of(&mut self, src: IpAddr, dst: IpAddr, iif: &IfName) -> Result<Option<Route>, KernelError> {
+        let what = format!("ip route get {dst} from {src} iif {iif}");
+        let Some(index) = self.known(iif)? else { return Err(KernelError::new(what, Errno(libc::ENODEV))) };
+        let message = self.socket.ask(Request::new(route::lookup_forwarded(src, dst, index), 0, what))?;
+        let Some(message) = message else { return Ok(None) };
+        if let Some(index) = route::link(&message) {
+            self.name(index)?;
+        }
+        Ok(route::decode_lookup(&message, &self.seen))
+    }
+
+    /// The routing policy of both families (`ip rule show`). Empty without policy routing.
+    pub fn rules(&mut self) -> Result<Vec<SeenRule>, KernelError> {
+        let mut rules = Vec::new();
+        for family in Family::ALL {
+            let request = Request::new(rule::get(family), 0, "ip rule show");
+            match self.socket.dump(&request, rule::decode) {
+                Ok(read) => rules.extend(read.into_iter().filter(|rule| rule.family == family)),
+                Err(e) if e.is_absent() || [libc::EOPNOTSUPP, libc::EAFNOSUPPORT].contains(&e.errno.0) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(rules)
     }
 
     fn observe_sysctls(&mut self, scope: &Scope, mut state: State) -> Result<State, KernelError> {

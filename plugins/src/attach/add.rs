@@ -96,7 +96,7 @@ impl<I: Interface> Adding<'_, I> {
         };
         let result = self.plugin.complete(self.conf, ipam)?;
         let Settled { mut host, pod } = self.plugin.settle(self.conf, &ends, &result)?;
-        traces::add_gateways(&mut self.record.shared, &host);
+        traces::add_gateways(&mut self.record.shared, &ends, &host);
         let last = self.configure_host(&ends, &mut host)?;
         self.configure_pod(&ends, &pod)?;
         self.add_rules(&ends, &result)?;
@@ -134,6 +134,7 @@ impl<I: Interface> Adding<'_, I> {
     fn begin(&mut self, ends: &Ends, birth: &Birth) -> Result<(), Error> {
         (self.record.host, self.record.pod) = traces::links(self.request, ends, &birth.host);
         self.record.shared = traces::shared(ends, &birth.host);
+        self.record.iptables = rules::uses_iptables(&self.common);
         let ipam = self.common.ipam.map(str::to_owned);
         self.locked.write(&Record { ipam, ..self.record.clone() }).map_err(Error::internal)
     }
@@ -213,21 +214,27 @@ impl<I: Interface> Adding<'_, I> {
     }
 
     fn add_rules(&mut self, ends: &Ends, result: &AddResult) -> Result<(), Error> {
-        self.record.masquerade_exclude = self.common.masquerade.unwrap_or_default().to_vec();
-        for rules in rules::wanted(self.request, &self.common, ends, result) {
+        self.record.masquerade_exclude = self.common.masquerade.map(|all| all.exclude.clone()).unwrap_or_default();
+        let wanted = rules::wanted(self.request, &self.common, ends, result);
+        for rules in &wanted.nft {
             self.extent = Extent::Possible;
             let added = rules.add(&mut self.host).map_err(|cause| {
                 Error::internal(format!("failed to set up table {} (nftables): {cause}", rules.table))
             })?;
             self.record.rules.extend(added.into_iter().map(Into::into));
         }
+        if !wanted.iptables.is_empty() {
+            self.extent = Extent::Possible;
+            rules::put(&wanted.iptables)?;
+        }
         Ok(())
     }
 
     fn wait_for_port(&mut self, name: &IfName) -> Result<(), Error> {
+        let what = if self.common.stands_on.is_some() { "bridge port" } else { "host interface" };
         match self.host.wait_running(name, PORT_PATIENCE).map_err(Error::internal)? {
             Some(link) if link.running => Ok(()),
-            Some(link) => Err(Error::internal(format!("bridge port in error state: {}", link.operstate))
+            Some(link) => Err(Error::internal(format!("{what} in error state: {}", link.operstate))
                 .with_details(format!("{name} did not come up within {PORT_PATIENCE:?}; see: ip -d link show {name}"))),
             None => Err(Error::internal(format!("{name} was deleted while it was being attached"))),
         }

@@ -26,7 +26,7 @@ pub(super) fn check<I: Interface>(plugin: &I, request: &Request<'_>, conf: &I::C
     let mut found = host_differences(&mut kernel, &mut host, &scope)?;
     found.extend(pod_differences(&mut inside, &ends.ifname, pod)?);
     found.extend(plugin.differences(conf, &ends, &mut kernel, &mut inside)?);
-    found.extend(rules::differences(rules::wanted(request, &common, &ends, previous))?);
+    found.extend(rules::differences(request, &common, &ends, previous)?);
     if found.is_empty() {
         return Ok(());
     }

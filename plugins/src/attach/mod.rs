@@ -22,7 +22,6 @@ use std::os::fd::RawFd;
 use cni::error::{Error, code};
 use cni::plugin::{Plugin, Request};
 use cni::result::{AddResult, Interface as ResultInterface};
-use ipnetwork::IpNetwork;
 use kernel::diff::{Plan, Step};
 use kernel::message::link::SeenLink;
 use kernel::state::{Scope, State};
@@ -31,7 +30,8 @@ use kernel::{Kernel, KernelError, Outcome};
 
 pub use chained::{Chain, Chained, Host, Side, Sides};
 pub use delegating::{Delegate, Delegating, Delegation, HostFacts, HostPart, Planned};
-pub use ends::{Ends, interface, pod_interface};
+pub use ends::{Ends, interface, pod_interface, prev_mac};
+pub use fields::{Masquerade, MasqueradeBackend};
 pub use ipam::{Addresses, Ipam};
 
 use crate::netns;
@@ -120,9 +120,8 @@ pub struct Common<'c> {
     pub dad: Dad,
     /// The requested MAC address.
     pub mac: Option<Mac>,
-    /// The pod's traffic to other networks leaves with the host's address, except to these networks. `None`: all of it
-    /// keeps its source.
-    pub masquerade: Option<&'c [IpNetwork]>,
+    /// The pod's traffic to other networks leaves with the host's address. `None`: all of it keeps its source.
+    pub masquerade: Option<&'c Masquerade>,
     /// Whether frames from the pod must carry its MAC address.
     pub spoof_check: bool,
     /// Whether ADD waits until the host's end carries packets.

@@ -1,12 +1,11 @@
 //! The bridge plugin's configuration, before and after the check.
 
 use cni::error::Error;
-use ipnetwork::IpNetwork;
-use kernel::types::{IfName, Mac, Mtu, VlanId, masked};
-use overlay::net::parse_cidr;
+use kernel::types::{IfName, Mac, Mtu, VlanId};
 use serde::Deserialize;
 
-use crate::attach::fields::{Args, Ipam, WithMac, note, parse_mac};
+use crate::attach::Masquerade;
+use crate::attach::fields::{Args, Ipam, WithMac, masquerade, note, parse_mac, veth_mtu};
 
 /// The plugin's own fields of the document, in upstream's spelling.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -77,8 +76,8 @@ pub struct Conf {
     pub gateway: Gateway,
     /// Whether an address of another subnet on the bridge is replaced.
     pub force_address: bool,
-    /// Pods' traffic to other networks leaves with the host's address, except to these networks.
-    pub masquerade: Option<Vec<IpNetwork>>,
+    /// Pods' traffic to other networks leaves with the host's address.
+    pub masquerade: Option<Masquerade>,
     /// The MTU of the veth pair and of a new bridge.
     pub mtu: Option<Mtu>,
     /// Whether a pod can reach itself through the bridge.
@@ -109,7 +108,7 @@ impl Document {
         let mut mistakes = Vec::new();
         let bridge = if self.bridge.is_empty() { "cni0" } else { &self.bridge };
         let bridge = note(&mut mistakes, IfName::new(bridge).map_err(|e| format!("bridge: {e}")));
-        let mtu = note(&mut mistakes, mtu(self.mtu));
+        let mtu = note(&mut mistakes, veth_mtu(self.mtu));
         let vlans = note(&mut mistakes, vlans(self.vlan, &self.vlan_trunk, self.preserve_default_vlan));
         let mac = note(&mut mistakes, parse_mac([&self.runtime_config.mac[..], &self.args.cni.mac, args_mac]));
         if let (Some(bridge), Some(Some(Vlans { pvid: Some(id), .. }))) = (&bridge, &vlans)
@@ -117,18 +116,14 @@ impl Document {
         {
             mistakes.push(format!("vlan: the gateway of VLAN {id} would be on a link of its own, and {e}"));
         }
-        let exclude = note(&mut mistakes, networks(&self.ip_masq_exclude));
-        if let Err(mistake) = backend(self.ip_masq, &self.ip_masq_backend) {
-            mistakes.push(mistake);
-        }
+        let masquerade = masquerade(self.ip_masq, &self.ip_masq_backend, &self.ip_masq_exclude, &mut mistakes);
         if self.hairpin_mode && self.promisc_mode {
             mistakes.push("cannot set hairpin mode and promiscuous mode at the same time".to_owned());
         }
         if self.disable_container_interface && !self.ipam.kind.is_empty() {
             mistakes.push("cannot use IPAM when DisableContainerInterface flag is set".to_owned());
         }
-        let (Some(bridge), Some(mtu), Some(vlans), Some(mac), Some(exclude), true) =
-            (bridge, mtu, vlans, mac, exclude, mistakes.is_empty())
+        let (Some(bridge), Some(mtu), Some(vlans), Some(mac), true) = (bridge, mtu, vlans, mac, mistakes.is_empty())
         else {
             return Err(Error::config(mistakes.join("; ")));
         };
@@ -141,7 +136,7 @@ impl Document {
             bridge,
             gateway,
             force_address: self.force_address,
-            masquerade: self.ip_masq.then_some(exclude),
+            masquerade,
             mtu,
             hairpin: self.hairpin_mode,
             promisc: self.promisc_mode,
@@ -167,34 +162,6 @@ impl Conf {
         let vlan = self.vlans.as_ref().and_then(|vlans| vlans.pvid);
         vlan.and_then(|id| vlan_gateway(&self.bridge, id).ok()).unwrap_or_else(|| self.bridge.clone())
     }
-}
-
-fn mtu(mtu: i64) -> Result<Option<Mtu>, String> {
-    match mtu {
-        0 => Ok(None),
-        // The range that veth accepts: ETH_MIN_MTU and ETH_MAX_MTU, linux/if_ether.h.
-        68..=65535 => Ok(u32::try_from(mtu).ok().map(Mtu)),
-        _ => Err(format!("invalid mtu {mtu} (must be 0 for the kernel's own, or between 68 and 65535)")),
-    }
-}
-
-/// Checks the masquerade backend. This version has no iptables backend; the default is nftables.
-fn backend(ip_masq: bool, backend: &str) -> Result<(), String> {
-    match (ip_masq, backend) {
-        (false, _) | (true, "" | "nftables") => Ok(()),
-        (true, "iptables") => Err("ipMasqBackend \"iptables\" is not supported by this version: \
-             use \"nftables\", or leave the key out"
-            .to_owned()),
-        (true, other) => Err(format!("unknown ipmasq backend {other:?} (must be \"nftables\")")),
-    }
-}
-
-fn networks(texts: &[String]) -> Result<Vec<IpNetwork>, String> {
-    let parse = |text: &String| {
-        let network = parse_cidr(text).map(masked);
-        network.ok_or_else(|| format!("ipMasqExclude: {text:?} is not a network (CIDR)"))
-    };
-    texts.iter().map(parse).collect()
 }
 
 fn vlans(vlan: i64, trunk: &[Trunk], keep_default: bool) -> Result<Option<Vlans>, String> {

@@ -45,7 +45,7 @@ impl Interface for Bridge {
             ipam: conf.ipam.as_deref(),
             dad: conf.dad,
             mac: conf.mac,
-            masquerade: conf.masquerade.as_deref(),
+            masquerade: conf.masquerade.as_ref(),
             spoof_check: conf.spoof_check,
             waits_for_carrier: conf.container_interface,
             stands_on: Some(&conf.bridge),

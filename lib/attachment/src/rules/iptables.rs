@@ -1,61 +1,96 @@
-//! The rules that the reference plugins' iptables backend makes for an attachment (containernetworking/plugins,
-//! pkg/ip/ipmasq_iptables_linux.go, pkg/utils/utils.go), as `iptables-nft` stores them:
+//! Rules in the tables of iptables, with the chains, rules and comments of the reference plugins' iptables backends. They
+//! are written only where a configuration names this backend.
 //!
-//! ```text
-//! table ip nat {
-//!     chain CNI-e8f6f419596f7f47b3468487 {
-//!         ip daddr 10.1.2.0/24 accept
-//!         ip daddr != 224.0.0.0/4 masquerade
-//!     }
-//!     chain POSTROUTING {
-//!         type nat hook postrouting priority srcnat; policy accept;
-//!         ip saddr 10.1.2.3 jump CNI-e8f6f419596f7f47b3468487
-//!     }
-//! }
+//! The desired rules are text as `iptables-save` prints them ([`Part`]). [`put`] reads the table with one run of
+//! `iptables-save`, and makes what is missing with one of `iptables-restore --noflush`, which is one transaction:
+//!
+//! - The first read is necessary because `iptables-restore` cannot add a rule only if it is missing, and the base chains and
+//!   the chains that attachments share may hold it.
+//! - No lock of ours is held in between. A chain that attachments share is created by `-N`, which fails if another program
+//!   was first; then everything is read again.
+//! - The lock of `iptables-legacy` is waited for at most 5 s, and no program runs longer than 10 s
+//!   ([`IptablesError::is_temporary`]).
+//!
+//! [`remove`] and [`collect`] need no configuration and no program for what `iptables-nft` wrote: that is removed over
+//! netlink. For `iptables-legacy` they run its programs, if the kernel has a table of it.
+//!
 //! ```
+//! use attachment::rules::iptables::{Line, Part, Place, Rule, Saved};
+//! use kernel::types::Family;
 //!
-//! This module only deletes them. nf_tables cannot reach the rules of `iptables-legacy`, so those remain.
+//! let rule = Rule::new(["-s", "10.1.2.3/32", "-j", "CNI-1"]);
+//! let entry = Line { chain: "POSTROUTING".into(), place: Place::Last, rule };
+//! let accept = Rule::new(["-d", "10.1.2.0/24", "-j", "ACCEPT"]);
+//! let part = Part {
+//!     own: [("CNI-1".to_owned(), vec![accept])].into(),
+//!     entries: vec![entry],
+//!     ..Part::new(Family::V4, "nat")
+//! };
+//! let found = Saved::parse("*nat\n:CNI-1 - [0:0]\n-A CNI-1 -d 10.1.2.0/24 -j ACCEPT\nCOMMIT\n");
+//! assert_eq!(part.differences(&found), ["iptables -t nat -A POSTROUTING -s 10.1.2.3/32 -j CNI-1"]);
+//! ```
 
-use kernel::nft::{NftFamily, TableKey};
-use kernel::state::{NftChainScope, NftTable};
-
-use super::{Rules, digest};
-use crate::Key;
-
-const POSTROUTING: &str = "POSTROUTING";
-/// The longest chain name in bytes: XT_EXTENSION_MAXNAMELEN (linux/netfilter/x_tables.h) minus the terminating zero.
-const LONGEST: usize = 28;
-
-/// The chain of a container in a network. In upstream all interfaces of a container share it.
-fn chain(key: Key<'_>) -> String {
-    let mut name = format!("CNI-{}", digest(&format!("{}{}", key.network, key.container)));
-    name.truncate(LONGEST);
-    name
-}
-
-/// The rules that may exist, for IPv4 and IPv6.
-pub fn rules(key: Key<'_>) -> [Rules; 2] {
-    let own = chain(key);
-    [NftFamily::Ip, NftFamily::Ip6].map(|family| {
-        let jumps = (POSTROUTING.to_owned(), NftChainScope::JumpsTo(own.clone()));
-        Rules {
-            table: TableKey::new(family, "nat"),
-            wanted: NftTable::default(),
-            shared: NftTable::default(),
-            parts: [jumps, (own.clone(), NftChainScope::Whole)].into(),
-        }
-    })
-}
-
+pub mod masquerade;
+mod plan;
+mod remove;
+mod rule;
+mod run;
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod tests;
 
-    /// `printf net1cid1 | sha512sum`
-    #[test]
-    fn the_chain_is_upstreams() {
-        let key = Key { network: "net1", container: "cid1", ifname: "eth0" };
-        assert_eq!(chain(key), "CNI-e8f6f419596f7f47b3468487");
-        assert_eq!(chain(Key { ifname: "net1", ..key }), chain(key));
+use kernel::types::Family;
+
+use super::support;
+
+pub use masquerade::chain;
+pub use plan::{Line, Part, Place, Removal, Saved};
+pub use remove::{Collection, RemovalError, collect, may_hold, remove};
+pub use rule::{Rule, clip_comment, host};
+pub use run::IptablesError;
+
+use plan::input;
+use run::{Variant, restore, save};
+
+/// How often a change is tried, because others may create or delete chains between read and write.
+const TURNS: usize = 3;
+
+/// Makes what is missing. On an error the families before the failed one are made.
+///
+/// # Errors
+/// A program is missing, the lock is held, or a line was refused.
+pub fn put(parts: &[Part]) -> Result<(), IptablesError> {
+    parts.iter().try_for_each(put_one)
+}
+
+fn put_one(part: &Part) -> Result<(), IptablesError> {
+    for turn in 1.. {
+        let found = save(Variant::Chosen, part.family, part.table)?;
+        let Some(text) = input(part.table, &part.put(&found)) else { return Ok(()) };
+        match restore(Variant::Chosen, part.family, &text) {
+            Err(error) if error.is_refused() && turn < TURNS => {}
+            outcome => return outcome,
+        }
     }
+    Ok(())
+}
+
+/// The commands that would make what is missing, for CHECK.
+///
+/// # Errors
+/// A program is missing, or cannot read its table.
+pub fn differences(parts: &[Part]) -> Result<Vec<String>, IptablesError> {
+    let mut all = Vec::new();
+    for part in parts {
+        all.extend(part.differences(&save(Variant::Chosen, part.family, part.table)?));
+    }
+    Ok(all)
+}
+
+/// Checks that the programs can read and write `table`, without a change, for STATUS.
+///
+/// # Errors
+/// A program is missing, the lock is held, or the kernel has no such table.
+pub fn usable(table: &str) -> Result<(), IptablesError> {
+    save(Variant::Chosen, Family::V4, table)?;
+    restore(Variant::Chosen, Family::V4, &format!("*{table}\nCOMMIT\n"))
 }

@@ -158,7 +158,13 @@ impl fmt::Display for Step {
             Self::ChangeLink(name, change) => write!(f, "ip link set {name}{change}"),
             Self::SetPort(name, port) => {
                 let on = |on| if on { "on" } else { "off" };
-                write!(f, "bridge link set dev {name} hairpin {} isolated {}", on(port.hairpin), on(port.isolated))
+                write!(f, "bridge link set dev {name} hairpin {} isolated {}", on(port.hairpin), on(port.isolated))?;
+                port.passing.map_or(Ok(()), |passing| {
+                    write!(f, " learning {} flood {}", on(passing.learning), on(passing.unicast))?;
+                    write!(f, " mcast_flood {} bcast_flood {}", on(passing.multicast), on(passing.broadcast))?;
+                    write!(f, " neigh_suppress {} locked {}", on(passing.suppressed), on(passing.locked))?;
+                    write!(f, " state {}", if passing.blocked { 4 } else { 3 })
+                })
             }
             Self::AddVlan(key, vlan) => {
                 let (pvid, untagged) =
@@ -176,7 +182,8 @@ impl fmt::Display for Step {
             Self::DeleteWireguardPeer(name, key) => write!(f, "wg set {name} peer {key} remove"),
             Self::AddAddress(key, address) => {
                 let nodad = if address.nodad && key.net.is_ipv6() { " nodad" } else { "" };
-                write!(f, "ip addr add {} dev {}{nodad}", key.net, key.dev)
+                let bare = if address.noprefixroute { " noprefixroute" } else { "" };
+                write!(f, "ip addr add {} dev {}{nodad}{bare}", key.net, key.dev)
             }
             Self::PutNeighbour(key, mac) => {
                 write!(f, "ip neigh replace {} lladdr {mac} dev {} nud permanent", key.addr, key.dev)

@@ -6,6 +6,7 @@ pub mod neighbour;
 pub(crate) mod queue;
 mod read;
 pub mod route;
+pub mod rule;
 mod socket;
 pub mod vlan;
 

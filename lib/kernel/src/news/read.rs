@@ -69,6 +69,7 @@ impl Reader {
         let message = match body {
             Body::Object(message) => message,
             Body::Netconf(settings) => return netconf::news(&settings, self),
+            Body::Queue(index) => return self.names.get(&index).cloned().map(News::Queue).into_iter().collect(),
             Body::Nothing => return Vec::new(),
             Body::Unreadable(why) => return vec![News::Unreadable(why)],
         };
@@ -81,6 +82,7 @@ impl Reader {
             Message::DelRoute(message) => self.route(message, true, false),
             Message::NewNeighbour(message) => self.neighbour(message, false),
             Message::DelNeighbour(message) => self.neighbour(message, true),
+            Message::NewRule(_) | Message::DelRule(_) => vec![News::Policy],
             _ => Vec::new(),
         }
     }
@@ -139,9 +141,12 @@ impl Reader {
 
     fn neighbour(&self, message: NeighbourMessage, gone: bool) -> Vec<News> {
         let header = &message.header;
-        // A bridge's own entries, and proxy entries, are in other tables.
-        let others = header.family == AddressFamily::Bridge && !header.flags.contains(NeighbourFlags::Own);
-        if others || header.flags.contains(NeighbourFlags::Proxy) {
+        if header.family == AddressFamily::Bridge && !header.flags.contains(NeighbourFlags::Own) {
+            let entry = neighbour::decode_forwarding(&message, self);
+            return entry.into_iter().map(|(entry, stays)| News::Forwarding(entry, stays && !gone)).collect();
+        }
+        // Proxy entries are in another table.
+        if header.flags.contains(NeighbourFlags::Proxy) {
             return Vec::new();
         }
         self.on_link(header.ifindex, || {

@@ -11,21 +11,21 @@ mod scope;
 mod tests;
 mod wireguard;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-pub use link::{Birth, Link, Port};
+pub use link::{Birth, Link, Passing, Port};
 pub use nft::{ElementKey, NftChain, NftChainScope, NftParts, NftRule, NftScope, NftSet, NftTable};
 pub use queue::{Filter, FilterAction, FilterKey, Qdisc, QdiscKey, QdiscPlace, Selects, Tbf};
 pub use scope::{Adopt, RouteScope, Scope};
 pub use wireguard::{NotAKey, PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
 
 pub use crate::link::{
-    Bridge, Ipip, Ipvlan, IpvlanIsolation, IpvlanMode, LinkKind, Macvlan, MacvlanMode, TunTap, Veth, VethPeer,
-    VlanDevice, VlanProtocol, Vxlan, VxlanDf, VxlanTtl,
+    Bridge, Ipip, Ipvlan, IpvlanIsolation, IpvlanMode, KERNEL_VXLAN_PORT, LinkKind, Macvlan, MacvlanMode, TunTap, Veth,
+    VethPeer, VlanDevice, VlanProtocol, Vxlan, VxlanDf, VxlanTtl,
 };
 use crate::nft::TableKey;
 use crate::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
@@ -41,6 +41,9 @@ pub struct State {
     pub vlans: BTreeMap<VlanKey, Vlan>,
     /// `/proc/sys` values by path below it, such as `net/ipv4/ip_forward`.
     pub sysctls: BTreeMap<String, String>,
+    /// Observed addresses that have lost their route in the local table, which the kernel adds with an address and only
+    /// then: the host does not take packets to them.
+    pub unheard: BTreeSet<AddressKey>,
     /// Addresses of links (`ip addr`).
     pub addresses: BTreeMap<AddressKey, Address>,
     /// The neighbour table: ARP and NDP (`ip neigh`).
@@ -92,6 +95,9 @@ pub struct Address {
     /// IPv6: whether the address is usable at once, without duplicate address detection (IFA_F_NODAD). Used at
     /// creation only; it is ignored in comparisons.
     pub nodad: bool,
+    /// Whether the kernel adds no route to the address's network (IFA_F_NOPREFIXROUTE). Used at creation only; it is
+    /// ignored in comparisons.
+    pub noprefixroute: bool,
     /// IPv4: the broadcast address, for prefixes shorter than /31.
     pub broadcast: Option<std::net::Ipv4Addr>,
 }
@@ -170,11 +176,17 @@ pub enum RouteKind {
     Other(u8),
 }
 
+impl RouteKind {
+    /// Leads to the host itself (RTN_LOCAL).
+    pub const LOCAL: Self = Self::Other(2);
+}
+
 impl fmt::Display for RouteKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unicast => f.write_str("unicast"),
             Self::Blackhole => f.write_str("blackhole"),
+            Self::Other(2) => f.write_str("local"),
             Self::Other(7) => f.write_str("unreachable"),
             Self::Other(8) => f.write_str("prohibit"),
             Self::Other(9) => f.write_str("throw"),
@@ -235,17 +247,31 @@ impl State {
             IpNetwork::V4(v4) if v4.prefix() < 31 => Some(v4.broadcast()),
             _ => None,
         };
-        self.addresses.insert(AddressKey { dev: dev.clone(), net }, Address { nodad, broadcast });
+        self.addresses.insert(AddressKey { dev: dev.clone(), net }, Address { nodad, noprefixroute: false, broadcast });
     }
 
     /// Adds all objects of `other`, which replace those with the same keys.
     pub fn extend(&mut self, other: Self) {
-        let Self { links, ports, vlans, sysctls, addresses, neighbours, fdb, wireguard, qdiscs, filters, routes, nft } =
-            other;
+        let Self {
+            links,
+            ports,
+            vlans,
+            sysctls,
+            unheard,
+            addresses,
+            neighbours,
+            fdb,
+            wireguard,
+            qdiscs,
+            filters,
+            routes,
+            nft,
+        } = other;
         self.links.extend(links);
         self.ports.extend(ports);
         self.vlans.extend(vlans);
         self.sysctls.extend(sysctls);
+        self.unheard.extend(unheard);
         self.addresses.extend(addresses);
         self.neighbours.extend(neighbours);
         self.fdb.extend(fdb);

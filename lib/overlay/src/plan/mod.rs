@@ -35,6 +35,7 @@ use crate::peers::Rejected;
 use crate::reach::{Reach, Why};
 use crate::subnet_env::SubnetEnv;
 use crate::underlay::{Found, UnderlayError};
+use crate::ways;
 
 /// What to do. Without an underlay or a lease it is incomplete.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// This host's links whose prefixes overlap the network.
     pub lans: Vec<Lan>,
+    /// What else an operator should look at, although packets may flow.
+    pub warnings: Vec<String>,
     /// When the plan changes without new facts.
     pub look_again: Option<Instant>,
 }
@@ -147,7 +150,15 @@ pub struct PeerChanges {
 
 impl Plan {
     fn blocked(underlay: Option<Arc<Found>>, why: impl Into<Blocked>) -> Self {
-        Self { underlay, attrs: Err(why.into()), leased: None, notes: Vec::new(), lans: Vec::new(), look_again: None }
+        Self {
+            underlay,
+            attrs: Err(why.into()),
+            leased: None,
+            notes: Vec::new(),
+            lans: Vec::new(),
+            warnings: Vec::new(),
+            look_again: None,
+        }
     }
 }
 
@@ -196,10 +207,17 @@ pub fn plan(facts: &Facts<'_>, memory: &mut Memory) -> Plan {
             None
         }
     };
+    let devices = leased.iter().flat_map(|leased| &leased.scope.links);
+    notes.extend(
+        devices
+            .flat_map(|device| facts.survey.links.iter().filter(move |link| link.name == *device))
+            .filter_map(ways::queue),
+    );
     notes.extend(leased.as_ref().and_then(|_| notes::same_address(facts, &underlay, memory.book())));
     let pods: Vec<Subnets> = facts.own.subnets.into_iter().chain([facts.own.previous]).collect();
     Plan {
         attrs: Ok(memory.publish(facts, &underlay)),
+        warnings: notes::of_underlay(facts, &underlay, memory.book()),
         lans: lans(facts.conf, facts.survey, &underlay.underlay.dev, &pods),
         underlay: Some(underlay),
         leased,

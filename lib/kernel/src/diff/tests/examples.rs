@@ -92,7 +92,7 @@ fn a_tun_device_keeps_its_flags_for_life() {
 
 #[test]
 fn a_bridge_learns_to_filter_vlans_and_keeps_it() {
-    let bridge = |vlan_filtering| LinkKind::Bridge(Bridge { vlan_filtering });
+    let bridge = |vlan_filtering| LinkKind::Bridge(Bridge { vlan_filtering, ..Bridge::default() });
     assert_eq!(steps(bridge(true), bridge(false)), in_place("bridge"));
     assert_eq!(steps(bridge(false), bridge(true)), Vec::<String>::new());
 }
@@ -105,7 +105,7 @@ fn links_come_after_those_that_they_are_made_on() {
     let veth = LinkKind::Veth(Veth { peer: None });
     desired.links.insert(name("port"), Link { master: Some(Some(name("switch"))), ..Link::up(veth) });
     for bridge in ["switch", "zero"] {
-        desired.links.insert(name(bridge), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
+        desired.links.insert(name(bridge), Link::up(LinkKind::Bridge(Bridge::default())));
     }
     let steps = diff(&desired, &State::default(), &Scope::default()).steps;
     let made =
@@ -171,7 +171,7 @@ fn a_plan_is_empty_when_nothing_is_to_do_and_nothing_in_the_way() {
 fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
     let dev = || name("dev");
     let address = |net: &str| AddressKey { dev: dev(), net: net.parse().unwrap() };
-    let nodad = Address { nodad: true, broadcast: None };
+    let nodad = Address { nodad: true, ..Address::default() };
     let mac = Mac([2, 0, 0, 0, 0, 1]);
     let vlan = VlanKey { dev: dev(), id: VlanId::new(5).unwrap() };
     let near = NeighbourKey { dev: dev(), addr: [10, 5, 1, 0].into() };
@@ -201,7 +201,7 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
         (Step::ChangeLink(dev(), LinkChange::up()), "link", false, "ip link set dev up"),
         (Step::DeleteLink(dev()), "link", true, "ip link del dev"),
         (
-            Step::SetPort(dev(), Port { hairpin: true, isolated: false }),
+            Step::SetPort(dev(), Port { hairpin: true, ..Port::default() }),
             "port",
             false,
             "bridge link set dev dev hairpin on isolated off",
@@ -239,6 +239,12 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
         // Duplicate address detection exists only for IPv6.
         (Step::AddAddress(address("10.5.1.1/24"), nodad.clone()), "address", false, "ip addr add 10.5.1.1/24 dev dev"),
         (Step::AddAddress(address("fd05::1/64"), nodad), "address", false, "ip addr add fd05::1/64 dev dev nodad"),
+        (
+            Step::AddAddress(address("10.5.1.1/24"), Address { noprefixroute: true, ..Address::default() }),
+            "address",
+            false,
+            "ip addr add 10.5.1.1/24 dev dev noprefixroute",
+        ),
         (
             Step::AddAddress(address("fd05::1/64"), Address::default()),
             "address",

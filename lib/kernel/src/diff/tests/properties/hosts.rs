@@ -25,7 +25,9 @@ pub const ETH: &str = "eth0";
 
 fn kind(device: &'static str) -> BoxedStrategy<LinkKind> {
     match device {
-        "br0" => any::<bool>().prop_map(|vlan_filtering| LinkKind::Bridge(Bridge { vlan_filtering })).boxed(),
+        "br0" => any::<bool>()
+            .prop_map(|vlan_filtering| LinkKind::Bridge(Bridge { vlan_filtering, ..Bridge::default() }))
+            .boxed(),
         "ifb0" => Just(LinkKind::Ifb).boxed(),
         "ip0" => (option::of(1..3_u8), option::weighted(0.2, 1..3_u8))
             .prop_map(|(local, remote)| {
@@ -257,7 +259,7 @@ pub fn host(seen: bool) -> impl Strategy<Value = State> {
             state.sysctls.insert("net/ipv4/ip_forward".into(), u8::from(forward).to_string());
             add_queues(&mut state, queues.into_iter().filter(|(dev, ..)| there(dev)).collect());
             if state.links.get(&name("veth0")).is_some_and(|veth| veth.master.is_some()) {
-                state.ports.insert(name("veth0"), Port { hairpin, isolated });
+                state.ports.insert(name("veth0"), Port { hairpin, isolated, passing: None });
             }
             if state.links.get(&name("wg0")).is_some_and(|link| link.kind == LinkKind::Wireguard) {
                 state.wireguard.insert(name("wg0"), tunnel);
