@@ -369,6 +369,6 @@ fn hash(text: &str) -> String {
 }
 
 /// The SHA-512 in hexadecimal digits.
-fn digest(text: &str) -> String {
+pub(crate) fn digest(text: &str) -> String {
     Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -115,6 +115,9 @@ pub struct Side {
     pub wanted: State,
     /// Which of the existing objects may be changed or deleted.
     pub scope: Scope,
+    /// What exists of it, for ADD. `None`: it is read first. If it turns out that something else exists, it is read,
+    /// too.
+    pub known: Option<State>,
 }
 
 /// The desired state of host and pod.
@@ -320,9 +323,13 @@ impl<C: Chained> Chain<C> {
         join([of_pod, of_host, left, closed])
     }
 
-    fn converge(&self, kernel: &mut Kernel, Side { wanted, scope }: &Side) -> Result<(), Error> {
+    fn converge(&self, kernel: &mut Kernel, Side { wanted, scope, known }: &Side) -> Result<(), Error> {
         let refused = |error: KernelError| self.failed(error);
-        let outcome = kernel.converge(wanted, scope, None).map_err(refused)?;
+        let assumed = known.as_ref().map(Into::into);
+        let mut outcome = kernel.converge(wanted, scope, assumed).map_err(refused)?;
+        if known.is_some() && outcome.failed.iter().any(|(_, error)| error.is_already()) {
+            outcome = kernel.converge(wanted, scope, None).map_err(refused)?;
+        }
         let outcome = settled(kernel, outcome).map_err(refused)?;
         outcome.conflicts.first().map_or(Ok(()), |conflict| Err(self.failed(conflict)))
     }

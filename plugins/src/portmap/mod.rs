@@ -79,7 +79,7 @@ impl Chained for Portmap {
     }
 
     fn is_served_otherwise(&self, request: &Request<'_>, section: &Section, host: &mut Host) -> Result<bool, Error> {
-        let Section::Portmap(portmap) = section;
+        let Section::Portmap(portmap) = section else { return Ok(false) };
         left::serves(request, portmap, host.kernel()?)
     }
 

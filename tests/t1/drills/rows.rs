@@ -78,6 +78,15 @@ pub const HOST_LOCAL: Row = Row {
     conf: |stage| merged(bridge(stage), json!({ "type": "host-local" })),
     reach: Reach::DelAndGc,
 };
+/// bandwidth, for a pod that another suite has attached.
+pub const BANDWIDTH: Row = Row {
+    name: "bandwidth",
+    conf: |stage| {
+        let limits = json!({ "ingressRate": 8000, "ingressBurst": 80_000, "egressRate": 8000, "egressBurst": 80_000 });
+        merged(chained(stage, "bandwidth"), limits)
+    },
+    reach: Reach::Every,
+};
 /// loopback.
 pub const LOOPBACK: Row = Row {
     name: "loopback",
@@ -118,6 +127,11 @@ pub fn of_other(conf: &Value) -> Value {
         mapping["hostPort"] = 8081.into();
     }
     conf
+}
+
+/// A plugin behind one that makes veth pairs.
+fn chained(stage: &Stage<'_>, kind: &str) -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "net", "type": kind, "prevResult": stage.paired() })
 }
 
 /// What flanneld leased, for the chain of flannel.
