@@ -37,7 +37,7 @@ pub trait Chained: Sync {
     fn load(&self, request: &Request<'_>) -> Result<Self::Conf, Error>;
 
     /// Reads everything that ADD and CHECK must know before anything is made. Default: nothing.
-    fn observe(
+    fn facts(
         &self,
         _conf: &Self::Conf,
         _request: &Request<'_>,
@@ -170,7 +170,7 @@ impl<C: Chained> Plugin for Chain<C> {
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {
         let conf = self.0.load(request)?;
         let (mut host, mut pod) = (Host::default(), self.pod(request)?);
-        let facts = self.0.observe(&conf, request, &mut host, &mut pod)?;
+        let facts = self.0.facts(&conf, request, &mut host, &mut pod)?;
         let sides = self.0.desired(&conf, &facts, request)?;
         let mut book = self.begin(request, &sides, &mut host, &pod)?;
         let made = self.make(&sides, book.as_ref(), &mut host, &mut pod);
@@ -207,7 +207,7 @@ impl<C: Chained> Plugin for Chain<C> {
     fn check(&self, request: &Request<'_>) -> Result<(), Error> {
         let conf = self.0.load(request)?;
         let (mut host, mut pod) = (Host::default(), self.pod(request)?);
-        let facts = self.0.observe(&conf, request, &mut host, &mut pod)?;
+        let facts = self.0.facts(&conf, request, &mut host, &mut pod)?;
         let sides = self.0.desired(&conf, &facts, request)?;
         let mut found = self.compare("in the pod: ", &mut pod, &sides.pod)?;
         if !sides.host.is_empty() {
