@@ -1,5 +1,6 @@
 //! `loopback` raises the container's own `lo`.
 
+use attachment::record::Record;
 use cni::error::Error;
 use cni::plugin::Request;
 use cni::quote;
@@ -16,6 +17,7 @@ pub struct Loopback;
 
 impl Chained for Loopback {
     type Conf = ();
+    type Facts = ();
 
     fn name(&self) -> &'static str {
         "loopback"
@@ -25,15 +27,15 @@ impl Chained for Loopback {
         Ok(())
     }
 
-    fn desired(&self, _conf: &(), _request: &Request<'_>) -> Result<Sides, Error> {
+    fn desired(&self, _conf: &(), _facts: &(), _request: &Request<'_>) -> Result<Sides, Error> {
         Ok(lo(true))
     }
 
-    fn released(&self, _request: &Request<'_>) -> Sides {
+    fn released(&self, _request: &Request<'_>, _record: Option<&Record>) -> Sides {
         lo(false)
     }
 
-    fn answer(&self, _conf: &(), request: &Request<'_>, pod: &mut Kernel) -> Result<AddResult, Error> {
+    fn answer(&self, _conf: &(), _facts: &(), request: &Request<'_>, pod: &mut Kernel) -> Result<AddResult, Error> {
         let found = addresses(pod).map_err(|error| Error::internal(format_args!("loopback: {error}")))?;
         if let Some(foreign) = found.iter().find(|net| !net.ip().is_loopback()) {
             return Err(Error::internal(format_args!(

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use attachment::record::{Locked, Record, RuleRecord};
 use kernel::diff::{Conflict, Step};
-use kernel::nft::TableKey;
+use kernel::nft::{Selection, TableKey};
 use kernel::state::{NftTable, State};
 use kernel::types::IfName;
 use kernel::{Kernel, KernelError, Outcome};
@@ -147,14 +147,13 @@ impl Work<'_> {
     }
 
     fn repair_rules(&mut self, rules: &[Ruled]) -> Result<(), KernelError> {
-        let mut tables: BTreeMap<&TableKey, BTreeSet<&str>> = BTreeMap::new();
+        let mut tables: BTreeMap<&TableKey, Selection<'_>> = BTreeMap::new();
         for ruled in rules {
-            let chains = tables.entry(&ruled.rules.table).or_default();
-            chains.extend(ruled.rules.chains().keys().map(String::as_str));
+            tables.entry(&ruled.rules.table).or_default().extend(ruled.rules.parts());
         }
         let mut there = State::default();
-        for (table, chains) in tables {
-            there.nft.extend(self.read(table, &chains)?.map(|read| (table.clone(), read)));
+        for (table, parts) in tables {
+            there.nft.extend(self.read(table, &parts)?.map(|read| (table.clone(), read)));
         }
         for ruled in rules {
             let (state, scope) = ruled.rules.desired();
@@ -165,10 +164,10 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn read(&mut self, table: &TableKey, chains: &BTreeSet<&str>) -> Result<Option<NftTable>, KernelError> {
+    fn read(&mut self, table: &TableKey, parts: &Selection<'_>) -> Result<Option<NftTable>, KernelError> {
         let what = format!("nft list table {table}");
         let nft = self.kernel.nft().map_err(|error| error.about(&what))?;
-        let view = nft.view_of(table, chains.iter().copied()).map_err(|error| error.about(&what))?;
+        let view = nft.view_of(table, parts).map_err(|error| error.about(&what))?;
         Ok(view.table.is_some().then(|| view.into()))
     }
 

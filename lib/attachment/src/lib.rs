@@ -6,6 +6,7 @@
 pub mod record;
 pub mod reservations;
 pub mod rules;
+pub mod section;
 
 use std::io::{self, ErrorKind};
 

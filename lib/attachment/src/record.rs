@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use links::{HostLink, MADE, PodLink, SharedLink, VlanRecord};
 
+use crate::section::Kept;
 use crate::{Key, is_absent};
 
 /// The folder of all records. Like the kernel's objects, `/run` is empty after a boot.
@@ -36,7 +37,8 @@ pub struct Record {
     pub schema: u32,
     /// The boot that the objects belong to (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
-    /// Whether ADD succeeded. Otherwise ADD or DEL is running, or was killed.
+    /// Whether ADD succeeded. Otherwise ADD or DEL is running, or was killed. Chained plugins have their own in
+    /// [`Record::sections`].
     pub committed: bool,
     /// The host's link that leads to the pod, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,6 +61,9 @@ pub struct Record {
     /// The rules in chains that others also use.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<RuleRecord>,
+    /// What chained plugins made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sections: Vec<Kept>,
 }
 
 /// A rule of nf_tables.

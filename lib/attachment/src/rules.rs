@@ -1,48 +1,93 @@
-//! Packet rules of attachments, with the tables and names of the reference plugins, so that either suite can delete the
-//! other's rules.
+//! Packet rules of attachments.
 //!
-//! ADD checks whether its chain exists. If so it appends its rules; otherwise it creates the tables and chains too. It
-//! checks first because a transaction that the kernel refuses costs 10 ms and more. It reads no rule. DEL fetches the
-//! rules by the handles that ADD recorded. Without a valid handle it reads the chain.
+//! Where the reference plugins have such rules in nf_tables, the tables and names are theirs, so that either suite can
+//! delete the other's. Tables of our own have one element per attachment in sets and maps, so that two ADDs never
+//! change the same object.
+//!
+//! ADD checks whether its chains exist. If so it appends its rules and elements; otherwise it creates the tables, chains
+//! and sets too. It checks first because a transaction that the kernel refuses costs 10 ms and more. It reads no rule
+//! and no element. DEL fetches rules by the handles that ADD recorded, and elements by their keys. Without these it
+//! reads the chains and sets.
 
 pub mod iptables;
 pub mod macspoof;
 pub mod masquerade;
+pub mod owner;
+pub mod portmap;
 
 use std::collections::BTreeMap;
 
 use kernel::converge::Failure;
-use kernel::nft::{NftError, RuleHandle, TableKey};
-use kernel::state::{NftChainScope, NftScope, NftTable, Scope, State};
+use kernel::diff::{NftStep, Step};
+use kernel::nft::{Chain, Element, ElementHandle, NftError, RuleHandle, Set, TableKey};
+use kernel::state::{NftChain, NftChainScope, NftParts, NftScope, NftSet, NftTable, Scope, State};
 use kernel::{Errno, Kernel, KernelError, Outcome};
 use sha2::{Digest, Sha512};
+
+use crate::Key;
 
 /// How often ADD checks and tries again, because others may create or delete the chains in between.
 const TURNS: usize = 3;
 
-/// The rules of one attachment in one table that others also use.
+/// The rules and elements of one attachment in one table that others also use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// The table.
     pub table: TableKey,
-    /// The rules of this attachment and what all attachments share: the base chains, and the rules in them that jump to
-    /// our chains.
+    /// The rules and elements of this attachment, and what all attachments share: the base chains, the rules in them
+    /// that jump to our chains, and the sets.
     pub wanted: NftTable,
     /// Only what all attachments share.
     shared: NftTable,
-    /// The attachment's part of each chain, the shared part included.
-    chains: BTreeMap<String, NftChainScope>,
+    /// The attachment's part of each chain and set, the shared part included.
+    parts: NftParts,
+}
+
+/// Why an attachment's rules cannot be added.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddError {
+    /// Other owners have elements with the desired keys.
+    #[error("{}", .0.iter().map(|taken| format!("an element of {} belongs to another owner", taken.set.name)).collect::<Vec<_>>().join("; "))]
+    Taken(Vec<ElementHandle>),
+    /// The kernel refused the transaction, or a chain or set of this name is of another type.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+impl From<KernelError> for AddError {
+    fn from(error: KernelError) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 impl Rules {
-    /// What the attachment wants of its table, and which part of the table that is.
-    pub fn desired(&self) -> (State, Scope) {
-        (self.state(self.wanted.clone()), self.scope(self.chains.clone()))
+    /// An attachment's elements in a table of our own: `frame` is the table without elements; `elements` are by the
+    /// name of their set. Their comments are those of `key`.
+    pub fn of_elements(
+        table: TableKey,
+        frame: NftTable,
+        key: Key<'_>,
+        elements: impl IntoIterator<Item = (String, Element)>,
+    ) -> Self {
+        let chains = frame.chains.keys().map(|name| (name.clone(), NftChainScope::Frame)).collect();
+        let sets = frame.sets.keys().map(|name| (name.clone(), owner::mark(key))).collect();
+        let (mut wanted, comment) = (frame.clone(), owner::comment(key));
+        for (set, element) in elements {
+            if let Some(set) = wanted.sets.get_mut(&set) {
+                set.insert(element.comment(comment.clone()));
+            }
+        }
+        Self { table, wanted, shared: frame, parts: NftParts { chains, sets } }
     }
 
-    /// The chains that the attachment's rules are in.
-    pub fn chains(&self) -> &BTreeMap<String, NftChainScope> {
-        &self.chains
+    /// What the attachment wants of its table, and which part of the table that is.
+    pub fn desired(&self) -> (State, Scope) {
+        (self.state(self.wanted.clone()), self.scope(self.parts.clone()))
+    }
+
+    /// The chains and sets that the attachment's rules and elements are in.
+    pub fn parts(&self) -> &NftParts {
+        &self.parts
     }
 
     /// How many rules the attachment has in chains that others use too.
@@ -50,11 +95,24 @@ impl Rules {
         self.among_others().map(|(name, _)| self.wanted.chains.get(name).map_or(0, |chain| chain.rules.len())).sum()
     }
 
-    /// Makes the rules as they are desired. The handles of those that were added to chains that others use too: all, where
-    /// there was none.
+    /// The attachment's elements.
+    fn handles(&self) -> Vec<ElementHandle> {
+        let of_set = |set: &NftSet| {
+            let handle = |element: &Element| ElementHandle { set: set.set.clone(), element: element.clone() };
+            set.elements.values().map(handle).collect::<Vec<_>>()
+        };
+        self.wanted.sets.values().flat_map(of_set).collect()
+    }
+
+    fn owns(&self, set: &Set, element: &Element) -> bool {
+        self.parts.owns(&set.name, element)
+    }
+
+    /// Makes the rules and elements as they are desired, and returns the handles of the rules that were added to chains
+    /// that others use too.
     ///
     /// # Errors
-    /// What the kernel refuses, and chains of these names that are something else.
+    /// What the kernel refuses, chains and sets of these names that are of another type, and elements of others.
     pub fn repair(&self, kernel: &mut Kernel) -> Result<Repaired, Failure> {
         let (state, scope) = self.desired();
         let outcome = kernel.converge(&state, &scope, None)?.ok()?;
@@ -66,68 +124,92 @@ impl Rules {
         State { nft: [(self.table.clone(), table)].into(), ..State::default() }
     }
 
-    fn scope(&self, chains: BTreeMap<String, NftChainScope>) -> Scope {
-        Scope { nft: [(self.table.clone(), NftScope::Shared(chains))].into(), ..Scope::default() }
+    fn scope(&self, parts: NftParts) -> Scope {
+        Scope { nft: [(self.table.clone(), NftScope::Shared(parts))].into(), ..Scope::default() }
     }
 
-    /// The parts of chains that belong to this attachment alone.
-    fn own_chains(&self) -> BTreeMap<String, NftChainScope> {
-        let own = |(_, scope): &(&String, &NftChainScope)| **scope != NftChainScope::Frame;
-        self.chains.iter().filter(own).map(|(name, scope)| (name.clone(), scope.clone())).collect()
+    /// The parts of chains and sets that belong to this attachment alone.
+    fn own_parts(&self) -> NftParts {
+        let mut parts = self.parts.clone();
+        parts.chains.retain(|_, scope| *scope != NftChainScope::Frame);
+        parts
     }
 
-    /// The chain that others also use, and the scope of the attachment's rules in it.
+    /// The chains that others also use, and the scope of the attachment's rules in each.
     fn among_others(&self) -> impl Iterator<Item = (&String, &NftChainScope)> {
-        self.chains.iter().filter(|(_, scope)| !scope.owns_all())
+        self.parts.chains.iter().filter(|(_, scope)| !scope.owns_all())
     }
 
-    /// Adds the rules of an attachment that has none. Returns the handles of the rules in chains that others also use.
-    ///
-    /// # Errors
-    /// The kernel refused the transaction, or a chain of this name has another type.
-    pub fn add(&self, kernel: &mut Kernel) -> Result<Vec<RuleHandle>, Failure> {
-        let (state, scope) = (self.state(self.wanted.clone()), self.scope(self.chains.clone()));
+    /// Adds the rules and elements of an attachment that has none. Returns the handles of the rules in chains that
+    /// others also use.
+    pub fn add(&self, kernel: &mut Kernel) -> Result<Vec<RuleHandle>, AddError> {
+        let (state, scope) = self.desired();
         for _ in 0..TURNS {
-            let there = match self.look(kernel) {
-                Shared::Absent => false,
-                Shared::Stands => true,
-                Shared::Differs => break,
-            };
-            let assumed = if there { self.state(self.shared.clone()) } else { State::default() };
-            let outcome = kernel.converge(&state, &scope, Some(assumed.into()))?;
+            let Some(there) = self.look(kernel) else { break };
+            let is_new = there.nft.is_empty();
+            let outcome = kernel.converge(&state, &scope, Some(there.into()))?;
             match obstacle(outcome) {
                 Ok(handles) => return Ok(self.shared_handles(handles)),
+                Err(Obstacle { is_element: true, .. }) => {
+                    self.find_taken(kernel)?;
+                    // the elements are the attachment's own, from before
+                    break;
+                }
                 // the chain has another type: reading it finds out which
-                Err(error) if there && (error.is_already() || error.errno == Errno::OPNOTSUPP) => break,
+                Err(Obstacle { error, .. }) if !is_new && (error.is_already() || error.errno == Errno::OPNOTSUPP) => {
+                    break;
+                }
                 // meanwhile somebody has deleted the chains, or another ADD has created them
-                Err(error) if error.is_absent() || error.is_already() => {}
-                Err(error) => return Err(error.into()),
+                Err(Obstacle { error, .. }) if error.is_absent() || error.is_already() => {}
+                Err(Obstacle { error, .. }) => return Err(error.into()),
             }
         }
-        // a part of the shared chains is missing or different
+        // a part of what is shared is missing or different
         let outcome = kernel.converge(&state, &scope, None)?.ok()?;
         Ok(self.shared_handles(outcome.handles))
     }
 
-    /// Checks what all attachments share. A base chain of this name with another hook or type, or with none, would have
-    /// no effect. Setting its policy would prove that it is right, but would make the kernel wait for all readers of
-    /// the rules.
-    fn look(&self, kernel: &mut Kernel) -> Shared {
+    /// The shared chains that exist, in one message, with everything that belongs to them. `None` if one is of another
+    /// type. A base chain of this name with another hook or type, or with none, would have no effect. Setting its policy
+    /// would prove that it is right, but would make the kernel wait for all readers of the rules.
+    fn look(&self, kernel: &mut Kernel) -> Option<State> {
+        let names: Vec<&str> = self.shared.chains.keys().map(String::as_str).collect();
         // if this fails, the transaction fails too and says why
-        let Ok(nft) = kernel.nft() else { return Shared::Stands };
-        let mut missing = 0;
-        for (name, wanted) in &self.shared.chains {
-            match nft.chain(&self.table, name) {
-                Ok(Some(found)) if found.base != wanted.base => return Shared::Differs,
-                Ok(None) => missing += 1,
-                Ok(Some(_)) | Err(_) => {}
-            }
+        let looked = kernel.nft().and_then(|nft| nft.chains_of(&self.table, &names));
+        let Ok(found) = looked else { return Some(self.state(self.shared.clone())) };
+        let is_right = |chain: &Chain| self.shared.chains.get(&chain.name).is_some_and(|want| want.base == chain.base);
+        if !found.iter().all(is_right) {
+            return None;
         }
-        match missing {
-            0 => Shared::Stands,
-            all if all == self.shared.chains.len() => Shared::Absent,
-            _ => Shared::Differs,
-        }
+        let mut there = self.shared.clone();
+        there.chains.retain(|name, _: &mut NftChain| found.iter().any(|chain| chain.name == *name));
+        let is_absent = there.chains.is_empty();
+        Some(if is_absent { State::default() } else { self.state(there) })
+    }
+
+    /// Fails if elements of other owners have the desired keys.
+    fn find_taken(&self, kernel: &mut Kernel) -> Result<(), AddError> {
+        let what = || format!("read elements of table {}", self.table);
+        let nft = kernel.nft().map_err(|error| error.about(&what()))?;
+        let handles = self.handles();
+        let found = nft.elements_at(&self.table, &handles).map_err(|error| error.about(&what()))?;
+        let found = handles.into_iter().zip(found).filter_map(|(handle, found)| Some((handle.set, found?)));
+        let taken = found.filter(|(set, element)| !self.owns(set, element));
+        let taken: Vec<_> = taken.map(|(set, element)| ElementHandle { set, element }).collect();
+        if taken.is_empty() { Ok(()) } else { Err(AddError::Taken(taken)) }
+    }
+
+    /// Deletes elements of an owner that is gone, if they are still as they were found.
+    ///
+    /// # Errors
+    /// The kernel refused to read or delete an element.
+    pub fn take_over(&self, kernel: &mut Kernel, taken: &[ElementHandle]) -> Result<(), KernelError> {
+        let what = || format!("delete elements of table {}", self.table);
+        let is_found = |set: &Set, element: &Element| {
+            taken.iter().any(|found| found.set.name == set.name && found.element == *element)
+        };
+        let nft = kernel.nft().map_err(|error| error.about(&what()))?;
+        nft.delete_elements_of(&self.table, taken, is_found).map(drop).map_err(|error| error.about(&what()))
     }
 
     fn shared_handles(&self, handles: Vec<RuleHandle>) -> Vec<RuleHandle> {
@@ -135,7 +217,8 @@ impl Rules {
         handles.into_iter().filter(|handle| among.contains(&&handle.chain)).collect()
     }
 
-    /// Deletes the attachment's rules, whichever suite wrote them. `recorded` are the handles in the record.
+    /// Deletes the attachment's rules and elements, whichever suite wrote them. `recorded` are the handles in the
+    /// record.
     ///
     /// # Errors
     /// The kernel refused to delete a rule. A kernel without nf_tables has no rules to delete.
@@ -150,30 +233,70 @@ impl Rules {
         }
     }
 
-    /// Deletes the rules by their recorded handles. Returns false, and deletes nothing, if the record is incomplete or
-    /// a handle names another rule.
+    /// Deletes the rules by their recorded handles and the elements by their keys. Returns false, and deletes nothing,
+    /// if these are not known, or if a handle names another rule.
     fn remove_recorded(&self, kernel: &mut Kernel, recorded: &[RuleHandle]) -> Result<bool, KernelError> {
-        if recorded.is_empty() || recorded.len() < self.own() {
+        let what = || format!("delete the rules of an attachment in table {}", self.table);
+        let elements = self.handles();
+        let has_rules = self.parts.chains.values().any(|scope| *scope != NftChainScope::Frame);
+        let rules_known = !recorded.is_empty() && recorded.len() >= self.own();
+        if (has_rules && !rules_known) || (!self.parts.sets.is_empty() && elements.is_empty()) {
             return Ok(false);
         }
-        let what = || format!("delete the rules of an attachment in table {}", self.table);
         let nft = kernel.nft().map_err(|error| error.about(&what()))?;
-        let ours = |chain: &str, rule: &kernel::nft::Rule| self.chains.get(chain).is_some_and(|scope| scope.owns(rule));
-        let whole = self.chains.iter().filter(|(_, scope)| scope.is_whole()).map(|(name, _)| name.as_str());
-        nft.delete_rules(recorded, &whole.collect::<Vec<_>>(), ours).map_err(|error| error.about(&what()))
+        let ours =
+            |chain: &str, rule: &kernel::nft::Rule| self.parts.chains.get(chain).is_some_and(|scope| scope.owns(rule));
+        let whole = self.parts.chains.iter().filter(|(_, scope)| scope.is_whole()).map(|(name, _)| name.as_str());
+        let whole: Vec<&str> = whole.collect();
+        if has_rules && !nft.delete_rules(recorded, &whole, ours).map_err(|error| error.about(&what()))? {
+            return Ok(false);
+        }
+        let ours = |set: &Set, element: &Element| self.owns(set, element);
+        nft.delete_elements_of(&self.table, &elements, ours).map_err(|error| error.about(&what()))?;
+        Ok(true)
     }
 
     fn remove_read(&self, kernel: &mut Kernel) -> Result<(), KernelError> {
-        let outcome = kernel.converge(&State::default(), &self.scope(self.own_chains()), None)?;
+        let outcome = kernel.converge(&State::default(), &self.scope(self.own_parts()), None)?;
         outcome.failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// The steps that would converge the rules, as text. Empty if nothing differs.
     pub fn differences(&self, kernel: &mut Kernel) -> Result<Vec<String>, KernelError> {
-        let plan = kernel.plan(&self.state(self.wanted.clone()), &self.scope(self.chains.clone()), None)?;
+        let (state, scope) = self.desired();
+        let plan = kernel.plan(&state, &scope, None)?;
         let conflicts = plan.conflicts.iter().map(ToString::to_string);
         Ok(conflicts.chain(plan.steps.iter().map(ToString::to_string)).collect())
     }
+}
+
+/// Deletes the elements of a network in the named sets of `table` that belong to none of the `valid` attachments.
+///
+/// # Errors
+/// The kernel refused to list or delete elements.
+pub fn collect_elements(
+    kernel: &mut Kernel,
+    table: &TableKey,
+    sets: &[&str],
+    network: &str,
+    valid: &[Key<'_>],
+) -> Result<(), KernelError> {
+    let marks = sets.iter().map(|set| ((*set).to_owned(), owner::network_mark(network))).collect();
+    let parts = NftParts { sets: marks, ..NftParts::default() };
+    let scopes = BTreeMap::from([(table.clone(), NftScope::Shared(parts))]);
+    let found = kernel.tables(&scopes)?.remove(table).unwrap_or_default();
+    let is_stale = |element: &Element| owner::is_stale(element.comment.as_deref(), network, valid);
+    let stale = found.sets.values().flat_map(|set| {
+        let all = set.elements.values().filter(|element| is_stale(element));
+        all.map(|element| ElementHandle { set: set.set.clone(), element: element.clone() })
+    });
+    let stale: Vec<_> = stale.collect();
+    if stale.is_empty() {
+        return Ok(());
+    }
+    let what = "collect elements that belong to no attachment";
+    let nft = kernel.nft().map_err(|error| error.about(what))?;
+    nft.delete_elements_of(table, &stale, |_, element| is_stale(element)).map(drop).map_err(|error| error.about(what))
 }
 
 /// The outcome of [`Rules::repair`].
@@ -187,22 +310,22 @@ pub struct Repaired {
     pub all: bool,
 }
 
-/// The state of the chains that all attachments share.
-enum Shared {
-    Absent,
-    Stands,
-    /// A part is missing, or something else has the name.
-    Differs,
+/// Why a transaction was refused.
+struct Obstacle {
+    /// Whether an element exists.
+    is_element: bool,
+    error: KernelError,
 }
 
-/// The handles, or the reason why the transaction was refused.
-fn obstacle(outcome: Outcome) -> Result<Vec<RuleHandle>, KernelError> {
+/// The handles, or why the transaction was refused.
+fn obstacle(outcome: Outcome) -> Result<Vec<RuleHandle>, Obstacle> {
     // a step that was itself refused has its own reason
     let own = outcome.failed.iter().find(|(_, error)| error.errno != Errno::CANCELED).or(outcome.failed.first());
-    match own {
-        Some((_, error)) => Err(error.clone()),
-        None => Ok(outcome.handles),
-    }
+    let Some((step, error)) = own else { return Ok(outcome.handles) };
+    // other data under the same key is EBUSY (nft_add_set_elem, net/netfilter/nf_tables_api.c)
+    let exists = error.is_already() || error.errno == Errno::BUSY;
+    let is_element = exists && matches!(step, Step::Nft(_, NftStep::CreateElements(..)));
+    Err(Obstacle { is_element, error: error.clone() })
 }
 
 /// Checks that the kernel has nf_tables.

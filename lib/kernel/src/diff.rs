@@ -77,6 +77,16 @@ pub enum Conflict {
         /// The chain or set.
         object: String,
     },
+    /// Another owner has an element with the desired key.
+    #[error("{element} of set {set} in table {table} belongs to another owner")]
+    Element {
+        /// The table.
+        table: TableKey,
+        /// The set or map.
+        set: String,
+        /// The existing element, as `nft` prints it.
+        element: String,
+    },
 }
 
 /// The steps to take, in order, and the conflicts.

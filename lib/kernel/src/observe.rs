@@ -13,7 +13,7 @@ use crate::message::link::{self, SeenLink};
 use crate::message::neighbour::{self, SeenNeighbour};
 use crate::message::{address, route, vlan};
 use crate::netlink::KernelError;
-use crate::nft::TableKey;
+use crate::nft::{Selection, TableKey};
 use crate::state::{
     LinkKind, NftScope, NftTable, Route, RouteKey, RouteKind, RouteScope, Scope, State, WireguardDevice,
 };
@@ -155,7 +155,11 @@ impl Kernel {
             let nft = self.nft().map_err(|error| error.about(&what()))?;
             let view = match scope {
                 NftScope::Whole => nft.view(key),
-                NftScope::Shared(chains) => nft.view_of(key, chains.keys().map(String::as_str)),
+                NftScope::Shared(parts) => {
+                    let mut names = Selection::default();
+                    names.extend(parts);
+                    nft.view_of(key, &names)
+                }
             };
             let view = view.map_err(|error| error.about(&what()))?;
             if view.table.is_some() {

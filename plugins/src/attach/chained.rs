@@ -1,39 +1,102 @@
-//! ADD, DEL and CHECK of chained plugins, which change an attachment that another plugin made.
+//! ADD, DEL, CHECK, GC and STATUS of chained plugins, which change an attachment that another plugin made.
 
+use attachment::record::Record;
+use attachment::section::{Kept, PodNetns, Section};
 use cni::error::Error;
 use cni::plugin::{Plugin, Request};
 use cni::result::AddResult;
+use cni::version::Version;
+use kernel::nft::ElementHandle;
 use kernel::state::{Scope, State};
 use kernel::{Kernel, KernelError};
 
+use super::sections::{Book, collect, leave};
 use super::{differences, join, settled};
-use crate::netns;
+use crate::{netns, traces};
 
 /// The part of a chained plugin that is particular to it. ADD makes the desired objects, and removes them when it
-/// fails; CHECK compares them; DEL makes the released state, whatever is missing.
+/// fails; CHECK compares them; DEL and GC remove them, whatever is missing.
 pub trait Chained: Sync {
     /// The checked configuration.
     type Conf;
 
+    /// What the plugin must know before it decides.
+    type Facts: Default;
+
     /// The plugin's `type` in a configuration.
     fn name(&self) -> &'static str;
 
-    /// Checks the configuration of a request, and reports all mistakes in one error. DEL needs no configuration.
+    /// The versions that the plugin supports, oldest first. Default: all.
+    fn versions(&self) -> &'static [Version] {
+        Version::ALL
+    }
+
+    /// Checks the configuration of a request, and reports all mistakes in one error. DEL and GC need no configuration.
     fn load(&self, request: &Request<'_>) -> Result<Self::Conf, Error>;
 
-    /// The desired changes to the attachment in [`Conf::prev_result`](cni::conf::Conf::prev_result). Pure.
-    fn desired(&self, conf: &Self::Conf, request: &Request<'_>) -> Result<Sides, Error>;
+    /// Reads everything that ADD and CHECK must know before anything is made. Default: nothing.
+    fn observe(
+        &self,
+        _conf: &Self::Conf,
+        _request: &Request<'_>,
+        _host: &mut Host,
+        _pod: &mut Kernel,
+    ) -> Result<Self::Facts, Error> {
+        Ok(Self::Facts::default())
+    }
 
-    /// The desired state after the attachment is gone, from the attachment's names alone. Pure.
-    fn released(&self, request: &Request<'_>) -> Sides;
+    /// The desired changes to the attachment in [`Conf::prev_result`](cni::conf::Conf::prev_result). Pure.
+    fn desired(&self, conf: &Self::Conf, facts: &Self::Facts, request: &Request<'_>) -> Result<Sides, Error>;
+
+    /// What does not remain after the attachment is gone, beside the objects in the plugin's section of the record,
+    /// from the attachment's names and the record as DEL found it. Pure.
+    fn released(&self, request: &Request<'_>, record: Option<&Record>) -> Sides;
+
+    /// Removes what [`Chained::released`] cannot express: what other versions of the plugin left. Default: nothing.
+    fn remove_left(&self, _request: &Request<'_>, _record: Option<&Record>, _host: &mut Host) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// The result of an ADD that succeeded.
-    fn answer(&self, conf: &Self::Conf, request: &Request<'_>, pod: &mut Kernel) -> Result<AddResult, Error>;
+    fn answer(
+        &self,
+        conf: &Self::Conf,
+        facts: &Self::Facts,
+        request: &Request<'_>,
+        pod: &mut Kernel,
+    ) -> Result<AddResult, Error>;
+
+    /// The error of an ADD that needs an element of a living attachment.
+    fn taken(&self, taken: &ElementHandle, owner: &str) -> Error {
+        Error::internal(format!("{}: an element of {} is in use by {owner}", self.name(), taken.set.name))
+    }
 
     /// The error of CHECK; `found` are the commands that would repair the attachment.
     fn differs(&self, request: &Request<'_>, found: &[String]) -> Error {
         Error::internal(format!("{}: {} is not as ADD left it", self.name(), request.env.ifname))
             .with_details(format!("to repair it: {}", found.join("; ")))
+    }
+
+    /// Differences from what ADD made that no state can express, for CHECK. Default: none.
+    fn differences(
+        &self,
+        _conf: &Self::Conf,
+        _facts: &Self::Facts,
+        _host: &mut Host,
+        _pod: &mut Kernel,
+    ) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Removes the network's objects without a record that belong to none of
+    /// [`Conf::valid_attachments`](cni::conf::Conf::valid_attachments). Default: there are none.
+    fn collect(&self, _request: &Request<'_>, _host: &mut Host) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Fails with code 50 if no ADD could be served. Default: succeeds.
+    fn status(&self, _conf: &Self::Conf, _host: &mut Host) -> Result<(), Error> {
+        Ok(())
     }
 }
 
@@ -53,6 +116,28 @@ pub struct Sides {
     pub host: Side,
     /// The pod.
     pub pod: Side,
+    /// What the record must say about the host's objects. ADD also adds its packet rules.
+    pub section: Option<Section>,
+}
+
+/// The host's network namespace, which is opened at its first use.
+#[derive(Default)]
+pub struct Host(Option<Kernel>);
+
+impl Host {
+    /// The open namespace.
+    pub fn kernel(&mut self) -> Result<&mut Kernel, Error> {
+        let kernel = match self.0.take() {
+            Some(kernel) => kernel,
+            None => Kernel::open().map_err(Error::internal)?,
+        };
+        Ok(self.0.insert(kernel))
+    }
+
+    /// Ends the use after a removal.
+    fn leave(&mut self) {
+        self.0.iter_mut().for_each(leave);
+    }
 }
 
 /// A [`Chained`] as a plugin.
@@ -63,37 +148,81 @@ impl<C: Chained> Plugin for Chain<C> {
         self.0.name()
     }
 
+    fn versions(&self) -> &'static [Version] {
+        self.0.versions()
+    }
+
     fn admit(&self, request: &Request<'_>) -> Result<(), Error> {
         netns::admit(request)
     }
 
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {
         let conf = self.0.load(request)?;
-        let sides = self.0.desired(&conf, request)?;
-        let mut pod = self.pod(request)?;
-        let made = join([self.make(&mut pod, &sides.pod), self.make_on_host(&sides.host)]);
-        let answer = made.and_then(|()| self.0.answer(&conf, request, &mut pod));
-        answer.map_err(|cause| match self.release(request, Some(&mut pod)) {
+        let (mut host, mut pod) = (Host::default(), self.pod(request)?);
+        let facts = self.0.observe(&conf, request, &mut host, &mut pod)?;
+        let sides = self.0.desired(&conf, &facts, request)?;
+        let mut book = self.begin(request, &sides, &mut host, &pod)?;
+        let made = self.make(&sides, book.as_ref(), &mut host, &mut pod);
+        let answer = made.and_then(|()| self.0.answer(&conf, &facts, request, &mut pod));
+        let kept = answer.and_then(|answer| book.as_mut().map_or(Ok(()), |book| book.commit(true)).map(|()| answer));
+        kept.map_err(|cause| match self.release(request, book, &mut host, Some(&mut pod)) {
             Ok(()) => cause,
-            Err(left) => cause.with_details(format!("not undone: {left}")),
+            Err(left) => {
+                let gap = if cause.details.is_empty() { "" } else { "; " };
+                let details = format!("{}{gap}not undone: {left}", cause.details);
+                cause.with_details(details)
+            }
         })
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), Error> {
-        match netns::remaining(request) {
-            Ok(mut pod) => self.release(request, pod.as_mut()),
-            Err(unreachable) => join([Err(unreachable), self.release(request, None)]),
+        let mut host = Host::default();
+        let (mut pod, unreachable) = apart(netns::remaining(request));
+        let (mut book, refused) = apart(Book::existing(self.name(), traces::key(request)));
+        if let Some(book) = &mut book {
+            // A record that cannot be written can still be deleted.
+            let _ = book.commit(false);
         }
+        let released = self.release(request, book, &mut host, pod.as_mut());
+        host.leave();
+        join([unreachable, refused, released])
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), Error> {
         let conf = self.0.load(request)?;
-        let Sides { host, pod } = self.0.desired(&conf, request)?;
-        let mut found = self.compare("in the pod: ", &mut self.pod(request)?, &pod)?;
-        if !host.is_empty() {
-            found.extend(self.compare("", &mut self.host()?, &host)?);
+        let (mut host, mut pod) = (Host::default(), self.pod(request)?);
+        let facts = self.0.observe(&conf, request, &mut host, &mut pod)?;
+        let sides = self.0.desired(&conf, &facts, request)?;
+        let mut found = self.compare("in the pod: ", &mut pod, &sides.pod)?;
+        if !sides.host.is_empty() {
+            found.extend(self.compare("", host.kernel()?, &sides.host)?);
         }
+        let rules = sides.section.iter().flat_map(|section| section.rules(traces::key(request)));
+        for rules in rules {
+            found.extend(rules.differences(host.kernel()?).map_err(|error| self.failed(error))?);
+        }
+        found.extend(self.0.differences(&conf, &facts, &mut host, &mut pod)?);
         if found.is_empty() { Ok(()) } else { Err(self.0.differs(request, &found)) }
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<(), Error> {
+        let mut host = Host::default();
+        let recorded = host.kernel().and_then(|host| collect(self.name(), request, host));
+        let others = self.0.collect(request, &mut host);
+        host.leave();
+        join([recorded, others])
+    }
+
+    fn status(&self, request: &Request<'_>) -> Result<(), Error> {
+        self.0.status(&self.0.load(request)?, &mut Host::default())
+    }
+}
+
+/// The value, or nothing and the error.
+fn apart<T>(outcome: Result<Option<T>, Error>) -> (Option<T>, Result<(), Error>) {
+    match outcome {
+        Ok(value) => (value, Ok(())),
+        Err(error) => (None, Err(error)),
     }
 }
 
@@ -112,21 +241,56 @@ impl<C: Chained> Chain<C> {
         netns::kernel(request, netns::open(request).map_err(|error| netns::refused(&error))?)
     }
 
-    fn host(&self) -> Result<Kernel, Error> {
-        Kernel::open().map_err(|error| self.failed(error))
+    /// Writes what ADD is about to make. What an ADD that was killed, or an earlier ADD of this attachment, has in its
+    /// section is removed first.
+    fn begin<'r>(
+        &self,
+        request: &'r Request<'_>,
+        sides: &Sides,
+        host: &mut Host,
+        pod: &Kernel,
+    ) -> Result<Option<Book<'r>>, Error> {
+        let Some(section) = sides.section.clone() else { return Ok(None) };
+        let mut book = Book::make(self.name(), traces::key(request))?;
+        if let Some(before) = book.section().map(|kept| kept.section.clone()) {
+            super::sections::remove(host.kernel()?, traces::key(request), &before)?;
+        }
+        let netns = pod.netns().map(|netns| PodNetns::of(&request.env.netns, netns)).unwrap_or_default();
+        book.write(Kept { committed: false, netns, section })?;
+        Ok(Some(book))
     }
 
-    fn release(&self, request: &Request<'_>, pod: Option<&mut Kernel>) -> Result<(), Error> {
-        let Sides { host, pod: wanted } = self.0.released(request);
-        let of_pod = pod.map_or(Ok(()), |pod| self.make(pod, &wanted));
-        join([of_pod, self.make_on_host(&host)])
+    fn make(&self, sides: &Sides, book: Option<&Book<'_>>, host: &mut Host, pod: &mut Kernel) -> Result<(), Error> {
+        self.converge(pod, &sides.pod)?;
+        if !sides.host.is_empty() {
+            self.converge(host.kernel()?, &sides.host)?;
+        }
+        let Some((book, section)) = book.zip(sides.section.as_ref()) else { return Ok(()) };
+        let rules = section.rules(book.key());
+        join(rules.iter().map(|rules| book.add(host.kernel()?, rules, &|taken, owner| self.0.taken(taken, owner))))
     }
 
-    fn make_on_host(&self, side: &Side) -> Result<(), Error> {
-        if side.is_empty() { Ok(()) } else { self.make(&mut self.host()?, side) }
+    fn release(
+        &self,
+        request: &Request<'_>,
+        book: Option<Book<'_>>,
+        host: &mut Host,
+        pod: Option<&mut Kernel>,
+    ) -> Result<(), Error> {
+        let record = book.as_ref().map(|book| &book.record);
+        let sides = self.0.released(request, record);
+        let of_pod = pod.map_or(Ok(()), |pod| self.converge(pod, &sides.pod));
+        let of_host = if sides.host.is_empty() {
+            Ok(())
+        } else {
+            host.kernel().and_then(|host| self.converge(host, &sides.host))
+        };
+        let left = self.0.remove_left(request, record, host);
+        let closed = book.map_or(Ok(()), |book| host.kernel().and_then(|host| book.close(host)));
+        join([of_pod, of_host, left, closed])
     }
 
-    fn make(&self, kernel: &mut Kernel, Side { wanted, scope }: &Side) -> Result<(), Error> {
+    fn converge(&self, kernel: &mut Kernel, Side { wanted, scope }: &Side) -> Result<(), Error> {
         let refused = |error: KernelError| self.failed(error);
         let outcome = kernel.converge(wanted, scope, None).map_err(refused)?;
         let outcome = settled(kernel, outcome).map_err(refused)?;

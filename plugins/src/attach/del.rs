@@ -15,7 +15,7 @@ use kernel::removal::{delete_and_wait, delete_link, delete_seen};
 use kernel::state::LinkKind;
 use kernel::types::{IfName, Mac};
 
-use super::{join, rules};
+use super::{join, rules, sections};
 use crate::{netns, traces};
 
 /// How complete a record is.
@@ -48,7 +48,8 @@ pub(super) fn del(request: &Request<'_>) -> Result<(), Error> {
     let kind = record.map_or_else(|| ipam_kind(request), |record| record.ipam.as_deref());
     let ipam = links.as_ref().map_or(Ok(()), |()| release(request, kind));
     let rules = rules::remove(traces::key(request), None, record, record.map_or(Extent::Possible, Extent::of));
-    join([refused, links, ipam, rules])?;
+    let sections = sections::remove_from_host(traces::key(request), record);
+    join([refused, links, ipam, rules, sections])?;
     locked.map_or(Ok(()), Locked::delete).map_err(Error::internal)
 }
 
@@ -144,11 +145,12 @@ pub(super) fn remove_made(
     (host, pod): (&mut Kernel, &mut Kernel),
     record: &Record,
     extent: Extent,
-) -> [Result<(), Error>; 3] {
+) -> [Result<(), Error>; 4] {
     let links = remove_both_ends(host, pod, record);
     let ipam = links.as_ref().map_or(Ok(()), |()| release(request, record.ipam.as_deref()));
-    let rules = rules::remove(traces::key(request), Some(host), Some(record), extent);
-    [links, ipam, rules]
+    let key = traces::key(request);
+    let rules = rules::remove(key, Some(host), Some(record), extent);
+    [links, ipam, rules, sections::remove_all(host, key, record)]
 }
 
 /// Removes what a killed ADD, or an attachment whose pod went without DEL, left behind.
@@ -157,7 +159,7 @@ pub(super) fn remove_recorded(
     host: &mut Kernel,
     pod: &mut Kernel,
     record: &Record,
-) -> [Result<(), Error>; 3] {
+) -> [Result<(), Error>; 4] {
     remove_made(request, (host, pod), record, Extent::of(record))
 }
 
@@ -178,6 +180,6 @@ pub(super) fn collect(key: Key<'_>, locked: Locked) -> Result<(), Error> {
     let record = locked.record.as_ref();
     let link = record.map_or(Ok(()), remove_by_record);
     let rules = rules::remove(key, None, record, record.map_or(Extent::Possible, Extent::of));
-    join([link, rules])?;
+    join([link, rules, sections::remove_from_host(key, record)])?;
     locked.delete().map_err(Error::internal)
 }

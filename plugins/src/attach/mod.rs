@@ -15,6 +15,7 @@ pub mod fields;
 mod gc;
 mod ipam;
 mod rules;
+mod sections;
 
 use std::os::fd::RawFd;
 
@@ -27,7 +28,7 @@ use kernel::state::{Scope, State};
 use kernel::types::{IfName, Mac};
 use kernel::{Kernel, KernelError, Outcome};
 
-pub use chained::{Chain, Chained, Side, Sides};
+pub use chained::{Chain, Chained, Host, Side, Sides};
 pub use delegating::{Delegate, Delegating, Delegation, HostFacts, HostPart, Planned};
 pub use ends::{Ends, interface, pod_interface};
 pub use fields::{Masquerade, MasqueradeBackend};

@@ -53,8 +53,8 @@ pub fn rules(key: Key<'_>, ends: Option<(&IfName, Mac)>) -> Rules {
     // a comment does not identify the rule: once cut, it may equal another's
     let enters = NftChainScope::JumpsTo(first.clone());
     let whole = NftChainScope::Whole;
-    let chains = [(PREROUTING.to_owned(), enters), (first, whole.clone()), (second, whole)].into();
-    Rules { table: table(), wanted, shared, chains }
+    let chains = [(PREROUTING.to_owned(), enters), (first, whole.clone()), (second, whole)];
+    Rules { table: table(), wanted, shared, parts: chains.into() }
 }
 
 fn all(key: Key<'_>, host_link: &IfName, mac: Mac) -> [Rule; 4] {

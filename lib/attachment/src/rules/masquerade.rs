@@ -22,14 +22,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use kernel::nft::{
-    Base, ChainKind, Hook, Is, ListedRule, NftFamily, Rule, RuleBuilder, RuleHandle, Side, TableKey, clip,
-};
+use kernel::nft::{Base, ChainKind, Hook, Is, ListedRule, NftFamily, Rule, RuleBuilder, RuleHandle, Side, TableKey};
 use kernel::state::{NftChain, NftChainScope, NftTable};
 use kernel::types::{host_net, masked};
 use kernel::{Kernel, KernelError};
 
-use super::{Rules, hash};
+use super::Rules;
+use super::owner::{comment, is_stale, mark};
 use crate::Key;
 
 const CHECKS: &str = "masq_checks";
@@ -38,23 +37,6 @@ const POSTROUTING: &str = "postrouting";
 /// The table `inet cni_plugins_masquerade`.
 pub fn table() -> TableKey {
     TableKey::new(NftFamily::Inet, "cni_plugins_masquerade")
-}
-
-/// The start of the comments of an attachment's rules, by which they are recognized.
-pub fn mark(key: Key<'_>) -> String {
-    format!("{}{}", network_mark(key.network), hash(&format!("{}:{}", key.ifname, key.container)))
-}
-
-/// The start of the comments of all rules of a network.
-pub fn network_mark(network: &str) -> String {
-    format!("{}-", hash(network))
-}
-
-/// The comment of an attachment's rules.
-fn comment(key: Key<'_>) -> String {
-    let Key { network, container, ifname } = key;
-    let description = format!("net: {network}, if: {ifname}, id: {container}").replace('"', "");
-    clip(&format!("{}, {description}", mark(key))).to_owned()
 }
 
 /// The rules that masquerade traffic from the attachment's addresses to destinations outside their networks, and outside
@@ -68,8 +50,8 @@ pub fn rules(key: Key<'_>, nets: &[IpNetwork], exclude: &[IpNetwork]) -> Rules {
         checks.rules = own.into_iter().map(Into::into).collect();
     }
     let commented = NftChainScope::Commented(mark(key));
-    let chains = [(CHECKS.to_owned(), commented), (POSTROUTING.to_owned(), NftChainScope::Frame)].into();
-    Rules { table: table(), wanted, shared, chains }
+    let chains = [(CHECKS.to_owned(), commented), (POSTROUTING.to_owned(), NftChainScope::Frame)];
+    Rules { table: table(), wanted, shared, parts: chains.into() }
 }
 
 fn rule(net: IpNetwork, exclude: &[IpNetwork], comment: &str) -> Rule {
@@ -85,11 +67,7 @@ fn rule(net: IpNetwork, exclude: &[IpNetwork], comment: &str) -> Rule {
 /// The kernel refused to list or delete rules.
 pub fn collect(kernel: &mut Kernel, network: &str, valid: &[Key<'_>]) -> Result<(), KernelError> {
     let what = "collect masquerade rules that belong to no attachment";
-    let (of_network, valid): (_, Vec<String>) = (network_mark(network), valid.iter().map(|key| mark(*key)).collect());
-    let stale = |_: &str, rule: &Rule| {
-        let begins = |mark: &String| rule.comment.as_deref().is_some_and(|comment| comment.starts_with(mark.as_str()));
-        begins(&of_network) && !valid.iter().any(begins)
-    };
+    let stale = |_: &str, rule: &Rule| is_stale(rule.comment.as_deref(), network, valid);
     let nft = kernel.nft().map_err(|error| error.about(what))?;
     loop {
         let listed = nft.rules(&table(), Some(CHECKS)).map_err(|error| error.about(what))?;
@@ -154,13 +132,5 @@ mod tests {
             "{texts:?}"
         );
         assert!(texts[1].contains("ip6 daddr != fd00::/64 ip6 daddr != fd00::/48 masquerade"), "{texts:?}");
-    }
-
-    #[test]
-    fn comments_are_upstreams() {
-        assert_eq!(comment(KEY), "8e48f37d5de60467-0b65a318f52e521b, net: net1, if: eth0, id: cid1");
-        let long = "c".repeat(200);
-        let odd = comment(Key { network: "n\"1\"", container: &long, ..KEY });
-        assert!(odd.contains(", net: n1, if: eth0, id: ccc") && odd.len() == 128, "{odd}");
     }
 }

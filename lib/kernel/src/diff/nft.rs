@@ -9,7 +9,7 @@ mod tests;
 use std::fmt;
 
 use super::{Conflict, Plan, Step};
-use crate::nft::{Chain, Element, TableKey, text};
+use crate::nft::{Chain, Element, TableKey, clip, text};
 use crate::state::{NftChain, NftChainScope, NftRule, NftScope, NftSet, NftTable, Scope, State};
 
 /// A change to one table.
@@ -35,8 +35,10 @@ pub enum NftStep {
     AddSet(crate::nft::Set),
     /// Delete a set or map with its elements.
     DeleteSet(String),
-    /// Add elements to a set.
+    /// Add elements to a set. Existing ones are unchanged.
     AddElements(crate::nft::Set, Vec<Element>),
+    /// Add elements to a set, none of which may exist.
+    CreateElements(crate::nft::Set, Vec<Element>),
     /// Delete elements of a set.
     DeleteElements(crate::nft::Set, Vec<Element>),
 }
@@ -79,6 +81,9 @@ impl NftStep {
             Self::AddElements(set, elements) => {
                 write!(f, "nft add element {key} {} {}", set.name, text::elements(elements))
             }
+            Self::CreateElements(set, elements) => {
+                write!(f, "nft create element {key} {} {}", set.name, text::elements(elements))
+            }
             Self::DeleteElements(set, elements) => {
                 write!(f, "nft delete element {key} {} {}", set.name, text::elements(elements))
             }
@@ -101,17 +106,34 @@ impl Steps<'_> {
 /// Adds and replaces. A table of ours that contains something unchangeable is recreated; a shared one is a conflict.
 pub(super) fn put(desired: &State, observed: &State, scope: &Scope, plan: &mut Plan) {
     for (key, want) in &desired.nft {
-        let have = observed.nft.get(key);
+        let (have, of_table) = (observed.nft.get(key), scope.nft.get(key));
         let steps = &mut Steps { key, steps: &mut plan.steps };
         match have.and_then(|have| unchangeable(want, have)) {
-            None => put_table(want, have, scope.nft.get(key), scope.keep, steps),
-            Some(_) if scope.nft.get(key) == Some(&NftScope::Whole) => {
+            None => {
+                put_table(want, have, of_table, scope.keep, steps);
+                plan.conflicts.extend(have.into_iter().flat_map(|have| taken(key, want, have, of_table)));
+            }
+            Some(_) if of_table == Some(&NftScope::Whole) => {
                 steps.push(NftStep::DeleteTable);
                 put_table(want, None, None, scope.keep, steps);
             }
             Some(object) => plan.conflicts.push(Conflict::Nft { table: key.clone(), object }),
         }
     }
+}
+
+/// The elements of other owners with a desired key, in a shared table.
+fn taken(key: &TableKey, want: &NftTable, have: &NftTable, scope: Option<&NftScope>) -> Vec<Conflict> {
+    let Some(NftScope::Shared(parts)) = scope else { return Vec::new() };
+    let mut conflicts = Vec::new();
+    for (name, set) in &want.sets {
+        let there = |of| have.sets.get(name).and_then(|set| set.elements.get(of));
+        for element in set.elements.keys().filter_map(there).filter(|element| !parts.owns(name, element)) {
+            let element = text::elements(std::slice::from_ref(element));
+            conflicts.push(Conflict::Element { table: key.clone(), set: name.clone(), element });
+        }
+    }
+    conflicts
 }
 
 /// The object of `have` that cannot become the one of `want`.
@@ -147,7 +169,7 @@ fn put_table(want: &NftTable, have: Option<&NftTable>, scope: Option<&NftScope>,
     }
     // An element's verdict may refer to a chain, and a rule to all of them.
     for (name, set) in &want.sets {
-        put_elements(set, have.sets.get(name), steps);
+        put_elements(set, have.sets.get(name), scope, steps);
     }
     for (name, chain) in &want.chains {
         let there = have.chains.get(name).map_or(&[][..], |chain| &chain.rules);
@@ -155,23 +177,35 @@ fn put_table(want: &NftTable, have: Option<&NftTable>, scope: Option<&NftScope>,
     }
 }
 
-fn put_elements(want: &NftSet, have: Option<&NftSet>, steps: &mut Steps<'_>) {
-    let there = |key| have.and_then(|have| have.elements.get(key));
-    let changed: Vec<Element> =
-        want.elements.iter().filter_map(|(key, want)| there(key).filter(|have| differs(want, have))).cloned().collect();
-    let added = want.elements.iter().filter(|(key, want)| there(key).is_none_or(|have| differs(want, have)));
-    let added: Vec<Element> = added.map(|(_, element)| element.clone()).collect();
+fn put_elements(want: &NftSet, have: Option<&NftSet>, scope: Option<&NftScope>, steps: &mut Steps<'_>) {
+    let parts = scope.and_then(NftScope::parts);
+    let (mut changed, mut added) = (Vec::new(), Vec::new());
+    for (key, element) in &want.elements {
+        match have.and_then(|have| have.elements.get(key)) {
+            None => added.push(element.clone()),
+            Some(there) if !differs(element, there) => {}
+            // another owner's element stays
+            Some(there) if parts.is_some_and(|parts| !parts.owns(&want.set.name, there)) => {}
+            Some(there) => {
+                changed.push(there.clone());
+                added.push(element.clone());
+            }
+        }
+    }
     if !changed.is_empty() {
         steps.push(NftStep::DeleteElements(want.set.clone(), changed));
     }
-    if !added.is_empty() {
-        steps.push(NftStep::AddElements(want.set.clone(), added));
+    match added.is_empty() {
+        true => {}
+        // in a shared table, another owner may have added one since it was read
+        false if parts.is_some() => steps.push(NftStep::CreateElements(want.set.clone(), added)),
+        false => steps.push(NftStep::AddElements(want.set.clone(), added)),
     }
 }
 
 /// An element's own timeout decreases with time, and is not a difference.
 fn differs(want: &Element, have: &Element) -> bool {
-    want.data != have.data || want.comment.as_deref().map(crate::nft::clip) != have.comment.as_deref()
+    want.data != have.data || want.comment.as_deref().map(clip) != have.comment.as_deref()
 }
 
 fn put_chain(name: &str, want: &NftChain, have: Option<&NftChain>, steps: &mut Steps<'_>) {
@@ -233,7 +267,7 @@ fn compare<'a>(
 fn chain_scope(scope: Option<&NftScope>, chain: &str) -> Option<NftChainScope> {
     match scope? {
         NftScope::Whole => Some(NftChainScope::Whole),
-        NftScope::Shared(chains) => chains.get(chain).cloned(),
+        NftScope::Shared(parts) => parts.chains.get(chain).cloned(),
     }
 }
 
@@ -252,9 +286,7 @@ pub(super) fn delete(desired: &State, observed: &State, scope: &Scope, plan: &mu
 }
 
 fn delete_within(want: &NftTable, have: &NftTable, scope: &NftScope, steps: &mut Steps<'_>) {
-    if *scope == NftScope::Whole {
-        delete_elements(want, have, steps);
-    }
+    delete_elements(want, have, scope, steps);
     let mut chains = Vec::new();
     for (name, chain) in &have.chains {
         let Some(of_chain) = chain_scope(Some(scope), name) else { continue };
@@ -283,11 +315,12 @@ fn delete_rules(name: &str, want: &[NftRule], have: &NftChain, scope: &NftChainS
     }
 }
 
-fn delete_elements(want: &NftTable, have: &NftTable, steps: &mut Steps<'_>) {
+fn delete_elements(want: &NftTable, have: &NftTable, scope: &NftScope, steps: &mut Steps<'_>) {
     for (name, set) in &have.sets {
         let wanted = want.sets.get(name);
+        let ours = |element: &Element| scope.parts().is_none_or(|parts| parts.owns(name, element));
         let surplus = set.elements.iter().filter(|(key, _)| wanted.is_none_or(|set| !set.elements.contains_key(*key)));
-        let surplus: Vec<Element> = surplus.map(|(_, element)| element.clone()).collect();
+        let surplus: Vec<Element> = surplus.map(|(_, element)| element).filter(|one| ours(one)).cloned().collect();
         if !surplus.is_empty() {
             steps.push(NftStep::DeleteElements(set.set.clone(), surplus));
         }

@@ -9,6 +9,8 @@ use super::errnos::{LINES, NUMBERS};
 pub struct Errno(pub i32);
 
 impl Errno {
+    /// Another object stands in the way, or uses this one.
+    pub const BUSY: Self = Self(libc::EBUSY);
     /// The operation was not tried because another one was refused.
     pub const CANCELED: Self = Self(libc::ECANCELED);
     /// The request is invalid.

@@ -84,6 +84,7 @@ fn stage(batch: &mut Batch, key: &TableKey, change: &NftStep) -> usize {
         NftStep::AddSet(set) => batch.add_set(key, set),
         NftStep::DeleteSet(name) => batch.delete_set(key, name),
         NftStep::AddElements(set, elements) => batch.add_elements(key, set, elements),
+        NftStep::CreateElements(set, elements) => batch.create_elements(key, set, elements),
         NftStep::DeleteElements(set, elements) => batch.delete_elements(key, set, elements),
     }
     batch.len()

@@ -298,6 +298,14 @@ impl Batch {
         }
     }
 
+    /// `nft create element`: fails with EEXIST if one of them exists, and with EBUSY if it has other data.
+    pub fn create_elements(&mut self, table: &TableKey, set: &Set, elements: &[Element]) {
+        let what = format!("create elements {table} {}", set.name);
+        for list in element::chunks(set, elements, false) {
+            self.push_elements(&what, msg::NEWSETELEM, CREATE | EXCL, (table, set), list);
+        }
+    }
+
     /// `nft delete element`. Only the keys of `elements` matter.
     pub fn delete_elements(&mut self, table: &TableKey, set: &Set, elements: &[Element]) {
         let what = format!("delete elements {table} {}", set.name);

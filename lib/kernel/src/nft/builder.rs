@@ -39,6 +39,11 @@ pub mod ct {
     pub const NEW: u32 = 1 << 3;
     /// `untracked`
     pub const UNTRACKED: u32 = 1 << 6;
+
+    /// The key of `ct status` (NFT_CT_STATUS)
+    pub const STATUS: u32 = 2;
+    /// `ct status dnat`: the connection's destination is translated (IPS_DST_NAT, nf_conntrack_common.h)
+    pub const DNAT: u32 = 1 << 5;
 }
 
 /// Source or destination.
@@ -73,6 +78,8 @@ pub enum Field {
     Port(Side),
     /// `ct state`
     CtState,
+    /// `ct status`
+    CtStatus,
     /// `fib daddr type`
     FibDaddrType,
 }
@@ -82,7 +89,7 @@ impl Field {
     pub(super) fn len(self) -> u32 {
         match self {
             Self::IifName | Self::OifName => 16,
-            Self::Mark | Self::CtState | Self::FibDaddrType => 4,
+            Self::Mark | Self::CtState | Self::CtStatus | Self::FibDaddrType => 4,
             Self::NfProto | Self::L4Proto => 1,
             Self::Protocol | Self::Port(_) => 2,
             Self::Addr(family, _) => u32::from(family.bits()) / 8,
@@ -111,6 +118,7 @@ impl Field {
             Self::Port(Side::Source) => payload(PayloadBase::TRANSPORT, 0),
             Self::Port(Side::Destination) => payload(PayloadBase::TRANSPORT, 2),
             Self::CtState => Expr::Ct { key: ct::STATE, dreg },
+            Self::CtStatus => Expr::Ct { key: ct::STATUS, dreg },
             Self::FibDaddrType => Expr::Fib { dreg, result: FIB_ADDRESS_TYPE, flags: FIB_DADDR },
         }
     }
@@ -221,8 +229,17 @@ impl RuleBuilder {
 
     /// `ct state established,related`: any (`Is::Eq`) or none (`Is::Not`) of the states in [`ct`].
     pub fn ct_state(self, is: Is, states: u32) -> Self {
+        self.any_bit(Field::CtState, is, states)
+    }
+
+    /// `ct status dnat`: any (`Is::Eq`) or none (`Is::Not`) of the bits, such as [`ct::DNAT`].
+    pub fn ct_status(self, is: Is, bits: u32) -> Self {
+        self.any_bit(Field::CtStatus, is, bits)
+    }
+
+    fn any_bit(self, field: Field, is: Is, bits: u32) -> Self {
         let any = if is == Is::Eq { Is::Not } else { Is::Eq };
-        self.masked(Field::CtState, any, states.to_ne_bytes().into(), vec![0; 4])
+        self.masked(field, any, bits.to_ne_bytes().into(), vec![0; 4])
     }
 
     /// `fib daddr type local`: the destination is an address of this host.

@@ -24,6 +24,7 @@ mod element;
 mod error;
 mod expr;
 mod read;
+mod single;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -38,7 +39,8 @@ pub use batch::Batch;
 pub use builder::{Field, MapData, RuleBuilder, Side, ct};
 pub use error::{NftError, Refusal};
 pub use expr::{Expr, Is, MetaKey, NatKind, PayloadBase, Reg, Verdict};
-pub use read::{TableView, read_datagram};
+pub use read::{Selection, TableView, read_datagram};
+pub use single::ElementHandle;
 pub use socket::Nft;
 pub use types::{
     Base, Chain, ChainKind, Data, DataType, Element, Hook, ListedRule, NftFamily, Policy, Rule, Set, Table, TableKey,

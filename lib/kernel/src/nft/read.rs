@@ -1,5 +1,6 @@
 //! Reads objects from the kernel, as the types that also describe them when they are written.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::apply::RuleHandle;
@@ -14,6 +15,7 @@ use super::types::{
 use super::userdata;
 use super::value::Type;
 use crate::netlink::wire::{Attributes, Incoming};
+use crate::state::NftParts;
 use crate::types::IfName;
 
 /// How often a read or an update is tried while others change the rule set. One of several competitors wins each round,
@@ -21,7 +23,7 @@ use crate::types::IfName;
 const TRIES: u32 = 200;
 /// As [`TRIES`], for deleting rules by handle, where a short-lived caller would have to try again itself. Beside a
 /// program that commits without a pause, it takes hundreds of rounds. A round takes about 0.05 ms.
-const DELETE_TRIES: u32 = 20_000;
+pub(super) const DELETE_TRIES: u32 = 20_000;
 
 /// A consistent snapshot of one table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,6 +38,23 @@ pub struct TableView {
     pub rules: Vec<ListedRule>,
     /// The sets and maps with their elements, except anonymous ones.
     pub sets: Vec<(Set, Vec<Element>)>,
+}
+
+/// Which objects of a table to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection<'a> {
+    /// Chains.
+    pub chains: BTreeSet<&'a str>,
+    /// Sets and maps.
+    pub sets: BTreeSet<&'a str>,
+}
+
+impl<'a> Selection<'a> {
+    /// Adds the chains and sets of `parts`.
+    pub fn extend(&mut self, parts: &'a NftParts) {
+        self.chains.extend(parts.chains.keys().map(String::as_str));
+        self.sets.extend(parts.sets.keys().map(String::as_str));
+    }
 }
 
 impl TableView {
@@ -206,23 +225,23 @@ impl Nft {
         self.at_one_moment(table, Self::view_once)
     }
 
-    /// A snapshot of those chains in `names` that exist, with their rules.
-    pub fn view_of<'a>(
-        &mut self,
-        table: &TableKey,
-        names: impl Iterator<Item = &'a str> + Clone,
-    ) -> Result<TableView, NftError> {
+    /// A snapshot of those of the named chains and sets that exist, with their rules and elements.
+    pub fn view_of(&mut self, table: &TableKey, names: &Selection<'_>) -> Result<TableView, NftError> {
         self.at_one_moment(table, |nft, key, generation| {
             let Some(table) = nft.table(key)? else {
                 return Ok(TableView { generation, ..TableView::default() });
             };
             let mut chains = nft.chains(key)?;
-            chains.retain(|chain| names.clone().any(|name| name == chain.name));
+            chains.retain(|chain| names.chains.contains(chain.name.as_str()));
             let mut rules = Vec::new();
             for chain in &chains {
                 rules.append(&mut nft.rules(key, Some(&chain.name))?);
             }
-            Ok(TableView { generation, table: Some(table), chains, rules, sets: Vec::new() })
+            let mut sets = if names.sets.is_empty() { Vec::new() } else { nft.sets(key)? };
+            sets.retain(|set| names.sets.contains(set.name.as_str()));
+            let read = |set: Set| nft.elements(key, &set).map(|elements| (set, elements));
+            let sets = sets.into_iter().map(read).collect::<Result<_, _>>()?;
+            Ok(TableView { generation, table: Some(table), chains, rules, sets })
         })
     }
 
@@ -325,7 +344,7 @@ fn read_table(answer: &Answer) -> Option<Table> {
     Some(Table { key, comment: comment(&a, attr::TABLE_USERDATA) })
 }
 
-fn read_chain(table: &TableKey, answer: &Answer) -> Option<Chain> {
+pub(super) fn read_chain(table: &TableKey, answer: &Answer) -> Option<Chain> {
     let a = answer.message().attributes();
     let base = match a.nested(attr::CHAIN_HOOK) {
         Some(hook) => Some(read_base(table.family, &a, &hook)?),

@@ -149,6 +149,47 @@ impl Nft {
         }
     }
 
+    /// Sends `count` requests in one message, each with one reply; `body` fills in each. `None` for an object that does
+    /// not exist.
+    pub(super) fn ask_all(
+        &mut self,
+        what: &str,
+        kind: u16,
+        family: u8,
+        count: usize,
+        body: impl Fn(usize, &mut Writer),
+    ) -> Result<Vec<Option<Answer>>, NftError> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        self.client.expect_refusals(count);
+        let first = self.client.begin();
+        for n in 0..count {
+            let request = message(SUBSYSTEM << 8 | kind, 0, family, 0, |w| body(n, w));
+            self.client.put_message(&request.ok_or_else(|| unencodable(what))?, 0);
+        }
+        let (mut found, mut open) = (vec![None; count], count);
+        let done = self.client.exchange(|answer| {
+            let place = found.get_mut(answer.sequence.wrapping_sub(first) as usize);
+            if let Some(place @ None) = place {
+                open -= 1;
+                *place = Some(match i32::from(answer.kind) {
+                    libc::NLMSG_ERROR | libc::NLMSG_DONE => Err(answer.verdict()),
+                    _ => Ok(Answer::copy(answer)),
+                });
+            }
+            open == 0
+        });
+        done.map_err(|errno| NftError::Failed(KernelError::new(what, errno)))?;
+        let read = |answer| match answer {
+            Some(Ok(answer)) => Ok(Some(answer)),
+            Some(Err((libc::ENOENT, _))) => Ok(None),
+            Some(Err((errno, text))) if errno != 0 => Err(failed(what, (Errno(errno), text))),
+            Some(Err(_)) | None => Err(malformed(what)),
+        };
+        found.into_iter().map(read).collect()
+    }
+
     /// Reads all objects of a kind; `body` selects them. Tries again if others change something meanwhile.
     pub(super) fn dump(
         &mut self,
@@ -187,7 +228,7 @@ fn failed(what: &str, (errno, text): (Errno, Option<String>)) -> NftError {
     NftError::Failed(KernelError { what: what.into(), errno, text })
 }
 
-fn malformed(what: &str) -> NftError {
+pub(super) fn malformed(what: &str) -> NftError {
     NftError::Malformed { what: what.into() }
 }
 

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 pub use link::{Birth, Link, Port};
-pub use nft::{ElementKey, NftChain, NftChainScope, NftRule, NftScope, NftSet, NftTable};
+pub use nft::{ElementKey, NftChain, NftChainScope, NftParts, NftRule, NftScope, NftSet, NftTable};
 pub use scope::{Adopt, RouteScope, Scope};
 pub use wireguard::{NotAKey, PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
 

@@ -76,8 +76,15 @@ pub struct ElementKey {
 impl NftSet {
     /// `set` with these elements.
     pub fn new(set: Set, elements: impl IntoIterator<Item = Element>) -> Self {
-        let key = |element: &Element| ElementKey { first: element.key.clone(), last: element.last.clone() };
-        Self { set, elements: elements.into_iter().map(|element| (key(&element), element)).collect() }
+        let mut new = Self { set, elements: BTreeMap::new() };
+        elements.into_iter().for_each(|element| new.insert(element));
+        new
+    }
+
+    /// Adds an element, or replaces the one with its key.
+    pub fn insert(&mut self, element: Element) {
+        let key = ElementKey { first: element.key.clone(), last: element.last.clone() };
+        self.elements.insert(key, element);
     }
 
     /// The data of a map for `key`.
@@ -120,8 +127,48 @@ impl From<TableView> for NftTable {
 pub enum NftScope {
     /// The table with its contents. It is deleted when it is not desired.
     Whole,
-    /// Parts of the named chains, in a table that others use, too. Everything else, and the table itself, stays.
-    Shared(BTreeMap<String, NftChainScope>),
+    /// Parts of a table that others use, too. Everything else, and the table itself, stays.
+    Shared(NftParts),
+}
+
+/// Parts of a table that others use, too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NftParts {
+    /// Chains by name.
+    pub chains: BTreeMap<String, NftChainScope>,
+    /// Sets and maps by name, each with the text that the comments of our elements start with. The sets stay.
+    pub sets: BTreeMap<String, String>,
+}
+
+impl NftScope {
+    /// The parts of a shared table that are ours; `None` for a table of our own.
+    pub fn parts(&self) -> Option<&NftParts> {
+        match self {
+            Self::Whole => None,
+            Self::Shared(parts) => Some(parts),
+        }
+    }
+}
+
+impl NftParts {
+    /// Whether an element of the set is ours.
+    pub fn owns(&self, set: &str, element: &Element) -> bool {
+        let ours = |mark: &String| element.comment.as_deref().is_some_and(|comment| comment.starts_with(mark));
+        self.sets.get(set).is_some_and(ours)
+    }
+}
+
+impl<const N: usize> From<[(String, NftChainScope); N]> for NftParts {
+    fn from(chains: [(String, NftChainScope); N]) -> Self {
+        BTreeMap::from(chains).into()
+    }
+}
+
+impl From<BTreeMap<String, NftChainScope>> for NftParts {
+    /// Chains only.
+    fn from(chains: BTreeMap<String, NftChainScope>) -> Self {
+        Self { chains, sets: BTreeMap::new() }
+    }
 }
 
 /// Which parts of a chain in a shared table are ours.

@@ -74,7 +74,7 @@ pub(super) fn plan_filter(facts: &Facts<'_>, family: Family, rules: &mut Rules) 
             None => return,
         },
     }
-    rules.scope.nft.insert(filter(family), NftScope::Shared(scope));
+    rules.scope.nft.insert(filter(family), NftScope::Shared(scope.into()));
 }
 
 /// Removes what upstream's iptables mode left, when our masquerade takes its place.
@@ -84,8 +84,8 @@ pub(super) fn plan_nat(facts: &Facts<'_>, family: Family, rules: &mut Rules) {
     let replaced = facts.options.masquerade.is_some() && facts.networks.get(family).is_some();
     if replaced && about.into_iter().all(|net| facts.is_ours(net)) {
         let jumps = (POSTROUTING.to_owned(), NftChainScope::JumpsTo(MASQUERADE.to_owned()));
-        let chains = [jumps, (MASQUERADE.to_owned(), NftChainScope::Whole)].into();
-        rules.scope.nft.insert(nat(family), NftScope::Shared(chains));
+        let chains = [jumps, (MASQUERADE.to_owned(), NftChainScope::Whole)];
+        rules.scope.nft.insert(nat(family), NftScope::Shared(chains.into()));
     }
 }
 

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnetwork::IpNetwork;
 use kernel::state::nft::{Chain, NftFamily, TableKey};
-use kernel::state::{NftChainScope, NftScope, Scope, State};
+use kernel::state::{NftChainScope, NftParts, NftScope, Scope, State};
 use kernel::types::Family;
 
 use crate::lease::Subnets;
@@ -100,10 +100,10 @@ fn nft_family(family: Family) -> NftFamily {
 pub fn reads<'a>(networks: impl Iterator<Item = &'a IpNetwork>, forward: &[(TableKey, Chain)]) -> Scope {
     let mut nft = BTreeMap::new();
     let mut chains = |table: TableKey, names: &[&str]| {
-        let NftScope::Shared(all) = nft.entry(table).or_insert_with(|| NftScope::Shared(BTreeMap::new())) else {
+        let NftScope::Shared(parts) = nft.entry(table).or_insert_with(|| NftScope::Shared(NftParts::default())) else {
             return;
         };
-        all.extend(names.iter().map(|name| ((*name).to_owned(), NftChainScope::Frame)));
+        parts.chains.extend(names.iter().map(|name| ((*name).to_owned(), NftChainScope::Frame)));
     };
     for family in Family::ALL {
         chains(iptables::filter(family), &iptables::FILTER_CHAINS);

@@ -65,7 +65,7 @@ fn remove_nft(kernel: &mut Kernel, family: Family, removal: &Removal) -> Result<
     for own in &removal.own {
         let parents = removal.parents.iter().map(|parent| ((*parent).to_owned(), NftChainScope::JumpsTo(own.clone())));
         let chains: BTreeMap<_, _> = parents.chain([(own.clone(), NftChainScope::Whole)]).collect();
-        let scope = Scope { nft: [(table.clone(), NftScope::Shared(chains))].into(), ..Scope::default() };
+        let scope = Scope { nft: [(table.clone(), NftScope::Shared(chains.into()))].into(), ..Scope::default() };
         let outcome = kernel.converge(&State::default(), &scope, None)?;
         outcome.failed.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
     }

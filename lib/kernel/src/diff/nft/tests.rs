@@ -3,12 +3,12 @@
 use proptest::prelude::*;
 
 use super::NftStep;
-use crate::diff::{Step, diff};
+use crate::diff::{Conflict, Step, diff};
 use crate::nft::{
     Base, ChainKind, Data, DataType, Element, Hook, Is, NftFamily, Policy, RuleBuilder, Set, TableKey, Type, Value,
     Verdict,
 };
-use crate::state::{NftChain, NftChainScope, NftRule, NftScope, NftSet, NftTable, Scope, State};
+use crate::state::{NftChain, NftChainScope, NftParts, NftRule, NftScope, NftSet, NftTable, Scope, State};
 
 fn key() -> TableKey {
     TableKey::new(NftFamily::Inet, "t")
@@ -33,7 +33,8 @@ fn shared() -> Scope {
         ("frame".to_owned(), NftChainScope::Frame),
         ("mine".to_owned(), NftChainScope::Whole),
     ];
-    Scope { nft: [(key(), NftScope::Shared(chains.into()))].into(), ..Scope::default() }
+    let parts = NftParts { sets: [("s".to_owned(), "me".to_owned())].into(), ..chains.into() };
+    Scope { nft: [(key(), NftScope::Shared(parts))].into(), ..Scope::default() }
 }
 
 /// The effect of a step on the kernel.
@@ -69,7 +70,7 @@ fn within(table: &mut NftTable, change: &NftStep, next: &mut u64) {
             assert!(table.sets.insert(set.name.clone(), NftSet::new(set.clone(), [])).is_none());
         }
         NftStep::DeleteSet(name) => drop(table.sets.remove(name).unwrap()),
-        NftStep::AddElements(set, elements) => {
+        NftStep::AddElements(set, elements) | NftStep::CreateElements(set, elements) => {
             let added = NftSet::new(set.clone(), elements.clone()).elements;
             let there = &mut table.sets.get_mut(&set.name).unwrap().elements;
             added.into_iter().for_each(|(key, element)| assert!(there.insert(key, element).is_none()));
@@ -90,7 +91,7 @@ fn base(priority: i32, policy: Policy) -> Base {
 prop_compose! {
     fn chain()(
         base in prop::option::of((0..2i32, any::<bool>())),
-        rules in prop::collection::vec((0..3u32, prop::sample::select(vec!["me 1", "me 2", "you"])), 0..5),
+        rules in prop::collection::vec((0..3u32, prop::sample::select(COMMENTS.to_vec())), 0..5),
     ) -> NftChain {
         let policy = |drop| if drop { Policy::Drop } else { Policy::Accept };
         NftChain {
@@ -101,18 +102,27 @@ prop_compose! {
     }
 }
 
-fn set(interval: bool, elements: &std::collections::BTreeMap<u16, bool>) -> NftSet {
+/// By port: whether the packet is dropped, and the element's comment.
+type Elements = std::collections::BTreeMap<u16, (bool, &'static str)>;
+
+fn set(interval: bool, elements: &Elements) -> NftSet {
     let set = Set::map("s", [Type::InetService], DataType::Verdict);
     let verdict = |drop: bool| Data::Verdict(if drop { Verdict::Drop } else { Verdict::Accept });
-    let element = |(port, drop): (&u16, &bool)| Element::new([Value::Port(*port)]).data(verdict(*drop));
+    let element = |(port, (drop, comment)): (&u16, &(bool, &str))| {
+        Element::new([Value::Port(*port)]).data(verdict(*drop)).comment(*comment)
+    };
     NftSet::new(if interval { set.interval() } else { set }, elements.iter().map(element))
 }
+
+/// Comments of ours and of another owner.
+const COMMENTS: [&str; 3] = ["me 1", "me 2", "you"];
 
 prop_compose! {
     fn table()(
         chains in prop::collection::btree_map(
             prop::sample::select(vec!["checks".to_owned(), "frame".into(), "mine".into(), "other".into()]), chain(), 0..4),
-        set in prop::option::of((any::<bool>(), prop::collection::btree_map(0..6u16, any::<bool>(), 0..6))),
+        set in prop::option::of((any::<bool>(),
+            prop::collection::btree_map(0..6u16, (any::<bool>(), prop::sample::select(COMMENTS.to_vec())), 0..6))),
     ) -> NftTable {
         let sets = set.into_iter().map(|(interval, elements)| ("s".to_owned(), self::set(interval, &elements))).collect();
         NftTable { chains, sets, comment: None }
@@ -158,32 +168,45 @@ proptest! {
     #[test]
     fn in_a_shared_table_others_rules_stay(want in table(), have in table()) {
         let mut want = want;
-        want.sets.clear();
+        let ours = |comment: Option<&str>| comment.is_some_and(|comment| comment.starts_with("me"));
+        for set in want.sets.values_mut() {
+            set.elements.retain(|_, element| ours(element.comment.as_deref()));
+        }
         want.chains.remove("other");
         if let Some(checks) = want.chains.get_mut("checks") {
-            checks.rules.retain(|rule| rule.rule.comment.as_deref().is_some_and(|comment| comment.starts_with("me")));
+            checks.rules.retain(|rule| ours(rule.rule.comment.as_deref()));
         }
         let desired = with(want.clone());
         let observed = with(observed(&have));
-        if !diff(&desired, &observed, &shared()).conflicts.is_empty() {
+        let conflicts = diff(&desired, &observed, &shared()).conflicts;
+        if conflicts.iter().any(|conflict| !matches!(conflict, Conflict::Element { .. })) {
             return Ok(());
         }
         let model = &run(&desired, &observed, &shared()).nft[&key()];
         prop_assert_eq!(model.chains.get("other"), have.chains.get("other"));
-        prop_assert_eq!(&model.sets, &have.sets);
+        let elements = |table: &NftTable| table.sets.get("s").map(|set| set.elements.clone()).unwrap_or_default();
+        let (wanted, before, after) = (elements(&want), elements(&have), elements(model));
+        let taken = before.iter().filter(|(key, one)| !ours(one.comment.as_deref()) && wanted.contains_key(*key));
+        prop_assert_eq!(conflicts.len(), taken.count());
+        for (key, element) in &after {
+            let stays = before.get(key).filter(|one| !ours(one.comment.as_deref()));
+            prop_assert_eq!(Some(element), stays.or(wanted.get(key)));
+        }
+        prop_assert!(before.iter().all(|(key, one)| ours(one.comment.as_deref()) || after.contains_key(key)));
+        prop_assert!(wanted.keys().all(|key| after.contains_key(key)));
         let foreign = |table: &NftTable| {
             let rules = table.chains.get("checks").map(|chain| chain.rules.clone()).unwrap_or_default();
             rules.into_iter().filter(|rule| rule.rule.comment.as_deref() == Some("you")).collect::<Vec<_>>()
         };
         prop_assert_eq!(foreign(model), foreign(&have));
-        prop_assert!(diff(&desired, &with(model.clone()), &shared()).is_empty());
+        prop_assert!(diff(&desired, &with(model.clone()), &shared()).steps.is_empty());
         prop_assert_eq!(model.chains.contains_key("mine"), want.chains.contains_key("mine"));
     }
 }
 
 #[test]
 fn of_ten_thousand_elements_the_one_that_differs_is_sent() {
-    let all = |changed: u16| (0..10_000).map(|port| (port, port == changed)).collect();
+    let all = |changed: u16| (0..10_000).map(|port| (port, (port == changed, "me"))).collect();
     let desired = with(NftTable { sets: [("s".into(), set(false, &all(7)))].into(), ..NftTable::default() });
     let observed = with(NftTable { sets: [("s".into(), set(false, &all(20_000)))].into(), ..NftTable::default() });
     let steps = diff(&desired, &observed, &ours()).steps;
@@ -207,6 +230,20 @@ fn a_shared_chain_of_another_kind_is_a_conflict() {
     assert!(plan.steps.is_empty());
     let text = plan.conflicts[0].to_string();
     assert!(text.starts_with("chain frame of table inet t is not of the desired kind"), "{text}");
+}
+
+#[test]
+fn an_element_of_another_owner_is_a_conflict() {
+    let table = |comment| {
+        let set = set(false, &[(80, (true, comment))].into());
+        with(NftTable { sets: [("s".into(), set)].into(), ..NftTable::default() })
+    };
+    let plan = diff(&table("me"), &table("you"), &shared());
+    assert!(plan.steps.is_empty());
+    let text = plan.conflicts[0].to_string();
+    assert_eq!(text, "{ 80 comment \"you\" : drop } of set s in table inet t belongs to another owner");
+    let added = diff(&table("me"), &with(NftTable::default()), &shared()).steps;
+    assert!(added[1].to_string().starts_with("nft create element inet t s"), "{}", added[1]);
 }
 
 #[test]

@@ -13,7 +13,9 @@ const CT_STATES: [(u32, &str); 5] = [
     (ct::NEW, "new"),
     (ct::UNTRACKED, "untracked"),
 ];
-const FIELDS: [Field; 16] = [
+/// IPS_* (linux/netfilter/nf_conntrack_common.h) by nft's names.
+const CT_STATUS: [(u32, &str); 1] = [(ct::DNAT, "dnat")];
+const FIELDS: [Field; 17] = [
     Field::IifName,
     Field::OifName,
     Field::Mark,
@@ -29,6 +31,7 @@ const FIELDS: [Field; 16] = [
     Field::Port(Side::Source),
     Field::Port(Side::Destination),
     Field::CtState,
+    Field::CtStatus,
     Field::FibDaddrType,
 ];
 
@@ -64,6 +67,7 @@ pub(super) fn name(field: Field) -> &'static str {
         Field::Port(Side::Source) => "th sport",
         Field::Port(Side::Destination) => "th dport",
         Field::CtState => "ct state",
+        Field::CtStatus => "ct status",
         Field::FibDaddrType => "fib daddr type",
     }
 }
@@ -84,14 +88,20 @@ pub(super) fn value(field: Field, data: &[u8]) -> String {
         (Field::L4Proto, [number], _) => protocol(*number),
         (Field::Mark, _, Ok(word)) => format!("{word:#x}"),
         (Field::FibDaddrType, _, Ok(word)) => address_type(word),
-        (Field::CtState, _, Ok(word)) => {
-            CT_STATES.iter().filter(|(bit, _)| word & bit != 0).map(|(_, name)| *name).collect::<Vec<_>>().join(",")
-        }
+        (Field::CtState, _, Ok(word)) => bits(&CT_STATES, word),
+        (Field::CtStatus, _, Ok(word)) => bits(&CT_STATUS, word),
         (Field::Addr(family, _), ..) => address(family, data),
         (Field::Ether(_), ..) => typed(Type::EtherAddr, data),
         (Field::Port(_), ..) => typed(Type::InetService, data),
         _ => hex(data),
     }
+}
+
+fn bits(names: &[(u32, &str)], word: u32) -> String {
+    let known = names.iter().filter(|(bit, _)| word & bit != 0);
+    let other = names.iter().fold(word, |rest, (bit, _)| rest & !bit);
+    let other = (other != 0).then(|| format!("{other:#x}"));
+    known.map(|(_, name)| (*name).to_owned()).chain(other).collect::<Vec<_>>().join(",")
 }
 
 fn typed(kind: Type, data: &[u8]) -> String {

@@ -137,8 +137,8 @@ fn compare(left: &Loaded<'_>, is: Is, data: &[u8]) -> String {
     match left {
         Loaded::Field(field) => format!("{} {not}{}", name(*field), value(*field, data)),
         // any of the states (`Is::Not`), or none
-        Loaded::Masked(Field::CtState, mask, xor) if is_zero(xor) && is_zero(data) => {
-            format!("ct state {}{}", if is == Is::Eq { "! " } else { "" }, value(Field::CtState, mask))
+        Loaded::Masked(field @ (Field::CtState | Field::CtStatus), mask, xor) if is_zero(xor) && is_zero(data) => {
+            format!("{} {}{}", name(*field), if is == Is::Eq { "! " } else { "" }, value(*field, mask))
         }
         Loaded::Masked(field @ Field::Addr(..), mask, xor) if is_zero(xor) && prefix(mask).is_some() => {
             let length = prefix(mask).unwrap_or_default();

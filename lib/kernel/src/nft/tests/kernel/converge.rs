@@ -6,7 +6,7 @@ use super::{key, namespace, ruleset as lines};
 use crate::Kernel;
 use crate::converge::Assumed;
 use crate::nft::*;
-use crate::state::{NftChain, NftChainScope, NftScope, NftSet, NftTable, Scope, State};
+use crate::state::{NftChain, NftChainScope, NftParts, NftScope, NftSet, NftTable, Scope, State};
 
 /// Runs `nft -f` with this text.
 fn run_nft(text: &str) {
@@ -203,4 +203,64 @@ fn rules_that_equal_ours_are_ours_among_others() {
     becomes(&mut kernel, &of(Some(table), NftScope::Shared([("c".to_owned(), scope)].into())));
     let rules: Vec<Rule> = Nft::open().unwrap().rules(&key(), Some("c")).unwrap().into_iter().map(|r| r.rule).collect();
     assert_eq!(rules, [1, 3, 4].map(rule));
+}
+
+fn ports(elements: &[(u16, &str)]) -> NftTable {
+    let element = |(port, comment): &(u16, &str)| Element::new([Value::Port(*port)]).comment(*comment);
+    let set = NftSet::new(Set::new("s", [Type::InetService]), elements.iter().map(element));
+    NftTable { sets: [("s".to_owned(), set)].into(), ..NftTable::default() }
+}
+
+#[test]
+fn in_a_shared_set_only_our_elements_change() {
+    namespace();
+    run_nft("table inet t { set s { type inet_service; elements = { 1 comment \"theirs\" }; }; }");
+    let before = ruleset();
+    let mut kernel = Kernel::open().unwrap();
+    let scope =
+        || NftScope::Shared(NftParts { sets: [("s".to_owned(), "ours".to_owned())].into(), ..NftParts::default() });
+    becomes(&mut kernel, &of(Some(ports(&[(2, "ours, 1"), (3, "ours, 1")])), scope()));
+    becomes(&mut kernel, &of(Some(ports(&[(3, "ours, 2")])), scope()));
+    assert!(ruleset().contains("elements = { 1 comment \"theirs\", 3 comment \"ours, 2\" }"), "{}", ruleset());
+    let (state, with_conflict) = of(Some(ports(&[(1, "ours, 2"), (3, "ours, 2")])), scope());
+    let outcome = kernel.converge(&state, &with_conflict, None).unwrap();
+    assert_eq!((outcome.done.len(), outcome.conflicts.len()), (0, 1));
+    // without reading, the kernel refuses what another owner has
+    let assumed = State { nft: [(key(), ports(&[]))].into(), ..State::default() };
+    let outcome = kernel.converge(&state, &with_conflict, Some(assumed.into())).unwrap();
+    assert!(outcome.failed.iter().all(|(_, error)| error.is_already()), "{outcome:?}");
+    becomes(&mut kernel, &of(None, scope()));
+    assert_eq!(ruleset(), before);
+}
+
+#[test]
+fn single_elements_and_chains_are_read_and_deleted() {
+    namespace();
+    run_nft(
+        "table inet t { chain a { type filter hook input priority 5; }; chain b { }; \
+         map m { type inet_proto . inet_service : ipv4_addr . inet_service; \
+         elements = { 6 . 80 comment \"ours\" : 10.0.0.1 . 8080, 17 . 53 comment \"theirs\" : 10.0.0.2 . 53 }; }; }",
+    );
+    let mut kernel = Kernel::open().unwrap();
+    let nft = kernel.nft().unwrap();
+    let names: Vec<String> = nft.chains_of(&key(), &["b", "none", "a"]).unwrap().into_iter().map(|c| c.name).collect();
+    assert_eq!(names, ["b", "a"]);
+    assert_eq!(nft.chains_of(&TableKey::new(NftFamily::Ip, "none"), &["a"]).unwrap(), []);
+    assert_eq!(nft.chains_of(&key(), &[]).unwrap(), []);
+    let types = DataType::Values(vec![Type::Ipv4Addr, Type::InetService]);
+    let set = Set::map("m", [Type::InetProto, Type::InetService], types);
+    let at = |proto, port| ElementHandle {
+        set: set.clone(),
+        element: Element::new([Value::Proto(proto), Value::Port(port)]),
+    };
+    let handles = [at(6, 80), at(6, 81), at(17, 53)];
+    let found = nft.elements_at(&key(), &handles).unwrap();
+    let comments: Vec<_> = found.iter().map(|one| one.as_ref().and_then(|one| one.comment.as_deref())).collect();
+    assert_eq!(comments, [Some("ours"), None, Some("theirs")]);
+    let Some(Data::Values(data)) = &found[0].as_ref().unwrap().data else { panic!("{found:?}") };
+    assert_eq!(data[1], Value::Port(8080));
+    let ours = |_: &Set, element: &Element| element.comment.as_deref() == Some("ours");
+    assert_eq!(nft.delete_elements_of(&key(), &handles, ours).unwrap(), 1);
+    assert_eq!(nft.delete_elements_of(&key(), &handles, ours).unwrap(), 0);
+    assert!(!ruleset().contains("8080") && ruleset().contains("theirs"), "{}", ruleset());
 }

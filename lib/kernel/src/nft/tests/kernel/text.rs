@@ -17,6 +17,8 @@ fn more() -> Vec<(NftFamily, Rule)> {
     vec![
         (Inet, rule(Inet).ct_state(Is::Not, ct::NEW | ct::INVALID).drop().done()),
         (Inet, rule(Inet).ct_state(Is::Eq, ct::UNTRACKED).back().done()),
+        (Inet, rule(Inet).mark_masked(Is::Eq, 0x2000, 0x2000).ct_status(Is::Eq, ct::DNAT).masquerade(false).done()),
+        (Inet, rule(Inet).ct_status(Is::Not, ct::DNAT).back().done()),
         (Inet, rule(Inet).mark_masked(Is::Not, 0xf000, 0x2000).accept().done()),
         (Inet, rule(Inet).set_mark(0xf000, 0x2000).done()),
         (Inet, rule(Inet).set_mark(0xf000, 0).done()),

@@ -1,0 +1,238 @@
+//! The portmap plugin's host ports, in a table of our own. An attachment has one element per host port that says where
+//! its packets go, and one that says whose packets are masqueraded.
+//!
+//! ```text
+//! table inet cni_portmap {
+//!     map ports4 {
+//!         type inet_proto . inet_service : ipv4_addr . inet_service
+//!         elements = { tcp . 8080 comment "<hash>-<hash>, net: n, if: eth0, id: c" : 10.1.2.3 . 80 }
+//!     }
+//!     map masq_ports4 {
+//!         type inet_proto . inet_service : verdict
+//!         elements = { tcp . 8080 comment "…" : jump masq_10.1.2.0-24_13 }
+//!     }
+//!     # … the same for ports of one address (addr_ports4, masq_addr_ports4) and for IPv6
+//!     chain masq_10.1.2.0-24_13 {
+//!         ip saddr 10.1.2.0/24 meta mark set mark or 0x2000
+//!         ip saddr 127.0.0.0/8 meta mark set mark or 0x2000
+//!     }
+//!     chain hostports {
+//!         ip daddr . meta l4proto . th dport vmap @masq_addr_ports4
+//!         dnat ip to ip daddr . meta l4proto . th dport map @addr_ports4
+//!         meta nfproto ipv4 meta l4proto . th dport vmap @masq_ports4
+//!         meta nfproto ipv4 dnat ip to meta l4proto . th dport map @ports4
+//!         # … the same for IPv6
+//!     }
+//!     chain prerouting {
+//!         type nat hook prerouting priority dstnat + 1; policy accept;
+//!         fib daddr type local jump hostports
+//!     }
+//!     chain output {
+//!         type nat hook output priority dstnat + 1; policy accept;
+//!         fib daddr type local jump hostports
+//!     }
+//!     chain postrouting_13 {
+//!         type nat hook postrouting priority srcnat + 1; policy accept;
+//!         meta mark & 0x2000 == 0x2000 ct status dnat masquerade
+//!     }
+//! }
+//! ```
+//!
+//! The chains come one priority after those of the reference plugins and of kube-proxy. The first translation of a
+//! connection counts, so services win, and a rule of the reference plugins wins over an element that is out of date.
+//! Only packets to an address of this host are translated (CVE-2025-67499).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnetwork::IpNetwork;
+use kernel::nft::{
+    Base, ChainKind, Data, DataType, Element, Field, Hook, Is, MapData, NatKind, NftFamily, RuleBuilder, Set, Side,
+    TableKey, Type, Value, Verdict, ct,
+};
+use kernel::state::{NftChain, NftSet, NftTable};
+use kernel::types::{Family, masked};
+use serde::{Deserialize, Serialize};
+
+use super::Rules;
+use crate::Key;
+
+/// The priority of translation of destinations after upstream's chains (`dstnat + 1`).
+const AFTER_DSTNAT: i32 = Base::DSTNAT + 1;
+/// The priority of masquerading after upstream's chains (`srcnat + 1`).
+const AFTER_SRCNAT: i32 = Base::SRCNAT + 1;
+const HOSTPORTS: &str = "hostports";
+
+/// The host ports of an attachment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Portmap {
+    /// The ports.
+    pub ports: Vec<HostPort>,
+    /// Which connections to these ports are masqueraded; `None`: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<Masquerade>,
+}
+
+/// A port of the host that leads to a port of the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPort {
+    /// The IP protocol: 6 is TCP, 17 UDP, 132 SCTP.
+    pub protocol: u8,
+    /// The host's address; `None`: any of the pod address's family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// The host's port.
+    pub port: u16,
+    /// The pod's address, with the prefix length of its network.
+    pub pod: IpNetwork,
+    /// The pod's port.
+    pub pod_port: u16,
+}
+
+/// Which connections are masqueraded, so that the pod's replies return through the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Masquerade {
+    /// The bit of the packet mark that carries the decision from one hook to the other: 0 to 31.
+    pub mark_bit: u8,
+    /// Whether all connections are, and not only those from the pod's network and from the host's loopback addresses.
+    pub all: bool,
+}
+
+impl Masquerade {
+    fn mark(self) -> u32 {
+        1 << (self.mark_bit & 31)
+    }
+}
+
+/// The table `inet cni_portmap`.
+pub fn table() -> TableKey {
+    TableKey::new(NftFamily::Inet, "cni_portmap")
+}
+
+/// The elements of an attachment. Without ports: its part of the table, whatever it may have there.
+pub fn rules(key: Key<'_>, portmap: &Portmap) -> Rules {
+    let elements = portmap.ports.iter().flat_map(|port| {
+        let marks = portmap.masquerade.map(|how| (marks_name(port), port.element(Data::Verdict(jump(port.pod, how)))));
+        [Some((ports_name(port), port.element(port.target()))), marks]
+    });
+    Rules::of_elements(table(), frame(portmap), key, elements.flatten())
+}
+
+impl HostPort {
+    fn family(&self) -> Family {
+        self.pod.into()
+    }
+
+    fn element(&self, data: Data) -> Element {
+        let address = self.address.map(Value::Addr);
+        let key: Vec<Value> =
+            address.into_iter().chain([Value::Proto(self.protocol), Value::Port(self.port)]).collect();
+        Element::new(key).data(data)
+    }
+
+    fn target(&self) -> Data {
+        Data::Values(vec![Value::Addr(self.pod.ip()), Value::Port(self.pod_port)])
+    }
+}
+
+/// The digit of a family in the names of maps.
+fn digit(family: Family) -> char {
+    if family == Family::V4 { '4' } else { '6' }
+}
+
+fn map_name(of_address: bool, family: Family) -> String {
+    format!("{}ports{}", if of_address { "addr_" } else { "" }, digit(family))
+}
+
+fn ports_name(port: &HostPort) -> String {
+    map_name(port.address.is_some(), port.family())
+}
+
+fn marks_name(port: &HostPort) -> String {
+    format!("masq_{}", ports_name(port))
+}
+
+/// The chain that marks packets to be masqueraded. Colons are not allowed in names.
+fn mark_chain(pod: IpNetwork, how: Masquerade) -> String {
+    match how.all {
+        true => format!("masq_all_{}", how.mark_bit),
+        false => {
+            let net = masked(pod);
+            let network = net.network().to_string().replace(':', "_");
+            format!("masq_{network}-{}_{}", net.prefix(), how.mark_bit)
+        }
+    }
+}
+
+fn jump(pod: IpNetwork, how: Masquerade) -> Verdict {
+    Verdict::Jump(mark_chain(pod, how))
+}
+
+/// The table without elements. Chains that only some attachments need are left out unless `portmap` needs them.
+fn frame(portmap: &Portmap) -> NftTable {
+    let mut frame = NftTable { comment: Some("Host ports of containers".into()), ..NftTable::default() };
+    for family in Family::ALL {
+        for (of_address, data) in
+            [(true, targets(family)), (true, DataType::Verdict), (false, targets(family)), (false, DataType::Verdict)]
+        {
+            let marks = if data == DataType::Verdict { "masq_" } else { "" };
+            let name = format!("{marks}{}", map_name(of_address, family));
+            frame.sets.insert(name.clone(), NftSet::new(Set::map(name, key_types(of_address, family), data), []));
+        }
+    }
+    let hostports =
+        Family::ALL.into_iter().flat_map(|family| [true, false].map(|of_address| look_up(of_address, family)));
+    frame.chains.insert(HOSTPORTS.into(), NftChain::regular(hostports.flatten()));
+    for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
+        let enter = RuleBuilder::new(NftFamily::Inet).daddr_is_local(Is::Eq).jump(HOSTPORTS).done();
+        frame.chains.insert(name.into(), NftChain::at(Base::new(ChainKind::Nat, hook, AFTER_DSTNAT), [enter]));
+    }
+    for (pod, how) in portmap.masquerade.iter().flat_map(|how| portmap.ports.iter().map(move |port| (port.pod, *how))) {
+        let (name, chain) = postrouting(how);
+        frame.chains.insert(name, chain);
+        frame.chains.insert(mark_chain(pod, how), NftChain::regular(mark_rules(pod, how)));
+    }
+    frame
+}
+
+fn key_types(of_address: bool, family: Family) -> Vec<Type> {
+    let address = of_address.then(|| Type::addr(family));
+    address.into_iter().chain([Type::InetProto, Type::InetService]).collect()
+}
+
+fn targets(family: Family) -> DataType {
+    DataType::Values(vec![Type::addr(family), Type::InetService])
+}
+
+/// The rules that look up a packet's port: first whether to mark it, then where it goes.
+fn look_up(of_address: bool, family: Family) -> [kernel::nft::Rule; 2] {
+    let address = of_address.then_some(Field::Addr(family, Side::Destination));
+    let fields: Vec<Field> = address.into_iter().chain([Field::L4Proto, Field::Port(Side::Destination)]).collect();
+    let name = map_name(of_address, family);
+    let rule = || RuleBuilder::new(NftFamily::Inet).nfproto(family);
+    [
+        rule().vmap(&fields, &format!("masq_{name}")).done(),
+        rule().nat_map(NatKind::Destination, family, &fields, (&name, MapData::AddrPort)).done(),
+    ]
+}
+
+fn postrouting(how: Masquerade) -> (String, NftChain) {
+    let rule = RuleBuilder::new(NftFamily::Inet).mark_masked(Is::Eq, how.mark(), how.mark());
+    let rule = rule.ct_status(Is::Eq, ct::DNAT).masquerade(false).done();
+    let base = Base::new(ChainKind::Nat, Hook::Postrouting, AFTER_SRCNAT);
+    (format!("postrouting_{}", how.mark_bit), NftChain::at(base, [rule]))
+}
+
+fn mark_rules(pod: IpNetwork, how: Masquerade) -> Vec<kernel::nft::Rule> {
+    let rule = || RuleBuilder::new(NftFamily::Inet);
+    let marked = |rule: RuleBuilder| rule.set_mark(how.mark(), how.mark()).done();
+    if how.all {
+        return vec![marked(rule())];
+    }
+    let from = |net| marked(rule().addr(Side::Source, Is::Eq, net));
+    // the kernel routes no packet from ::1 to another host
+    let loopback = IpNetwork::new(Ipv4Addr::new(127, 0, 0, 0).into(), 8).ok().filter(|_| pod.is_ipv4());
+    std::iter::once(masked(pod)).chain(loopback).map(from).collect()
+}

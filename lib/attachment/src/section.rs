@@ -1,0 +1,138 @@
+//! What chained plugins made for an attachment, as its record has it.
+//!
+//! Each chained plugin that leaves objects on the host has one section. It is written before the plugin's first step,
+//! and removed after its last object. Whoever removes the attachment removes what the sections name, too.
+
+use std::path::Path;
+
+use kernel::netns::Netns;
+use kernel::state::{Scope, State};
+use serde::{Deserialize, Serialize};
+
+use crate::Key;
+use crate::record::Record;
+use crate::rules::Rules;
+use crate::rules::portmap::{self, Portmap};
+
+/// The section of one plugin, and the pod that it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kept {
+    /// Whether the plugin's ADD succeeded. Otherwise its ADD or DEL is running, or was killed.
+    pub committed: bool,
+    /// The pod's network namespace.
+    pub netns: PodNetns,
+    /// What the plugin made.
+    pub section: Section,
+}
+
+/// A pod's network namespace, by path and inode. Another namespace may have the path by now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodNetns {
+    /// CNI_NETNS
+    pub path: String,
+    /// The inode of the namespace.
+    pub inode: u64,
+}
+
+impl PodNetns {
+    /// The open namespace `netns` of the path.
+    pub fn of(path: &str, netns: &Netns) -> Self {
+        // an inode that cannot be read is that of no namespace: the pod counts as gone
+        Self { path: path.to_owned(), inode: netns.id().map(|(_, inode)| inode).unwrap_or_default() }
+    }
+
+    /// Whether the path still leads to this namespace.
+    pub fn is_there(&self) -> bool {
+        let found = Path::new(&self.path).is_absolute().then(|| Netns::open(&self.path).ok()).flatten();
+        found.is_some_and(|netns| netns.id().is_ok_and(|(_, inode)| inode == self.inode))
+    }
+}
+
+/// What one chained plugin made on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Section {
+    /// Host ports.
+    Portmap(Portmap),
+}
+
+impl Section {
+    /// The `type` of the plugin.
+    pub fn plugin(&self) -> &'static str {
+        match self {
+            Self::Portmap(_) => "portmap",
+        }
+    }
+
+    /// The packet rules.
+    pub fn rules(&self, key: Key<'_>) -> Vec<Rules> {
+        match self {
+            Self::Portmap(portmap) => vec![portmap::rules(key, portmap)],
+        }
+    }
+
+    /// The other objects on the host: their state, and the scope in which nothing else exists.
+    pub fn host(&self) -> (State, Scope) {
+        match self {
+            Self::Portmap(_) => (State::default(), Scope::default()),
+        }
+    }
+}
+
+impl Record {
+    /// What the plugin of this `type` made.
+    pub fn section(&self, plugin: &str) -> Option<&Kept> {
+        self.sections.iter().find(|kept| kept.section.plugin() == plugin)
+    }
+
+    /// Adds a plugin's section, or replaces it.
+    pub fn put_section(&mut self, kept: Kept) {
+        self.drop_section(kept.section.plugin());
+        self.sections.push(kept);
+    }
+
+    /// Removes a plugin's section.
+    pub fn drop_section(&mut self, plugin: &str) {
+        self.sections.retain(|kept| kept.section.plugin() != plugin);
+    }
+
+    /// Whether the record names nothing that a plugin with an interface made.
+    pub fn has_no_links(&self) -> bool {
+        let Self { host, pod, ipam, rules, iptables, .. } = self;
+        host.is_none() && pod.is_none() && ipam.is_none() && rules.is_empty() && !iptables
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept() -> Kept {
+        let netns = PodNetns { path: "/run/netns/p".into(), inode: 1 };
+        Kept { committed: false, netns, section: Section::Portmap(Portmap::default()) }
+    }
+
+    #[test]
+    fn a_record_has_one_section_of_each_plugin() {
+        let mut record = Record::default();
+        record.put_section(kept());
+        record.put_section(Kept { committed: true, ..kept() });
+        assert!(record.sections.len() == 1 && record.section("portmap").unwrap().committed);
+        let text = serde_json::to_string(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+        assert!(record.has_no_links());
+        record.drop_section("portmap");
+        assert_eq!(record, Record::default());
+    }
+
+    #[test]
+    fn a_namespace_is_recognized_by_its_inode() {
+        let own = Netns::current().unwrap();
+        let path = "/proc/self/ns/net";
+        let there = PodNetns::of(path, &own);
+        assert!(there.is_there());
+        assert!(!PodNetns { inode: there.inode + 1, ..there.clone() }.is_there());
+        assert!(!PodNetns { path: "/nowhere".into(), ..there }.is_there());
+    }
+}

@@ -1,0 +1,199 @@
+//! The sections of chained plugins in attachments' records: written before the first step, removed after the last
+//! object.
+
+use std::path::Path;
+
+use attachment::Key;
+use attachment::record::{DIRECTORY, Locked, Record, list, networks};
+use attachment::rules::{AddError, Rules, owner};
+use attachment::section::{Kept, Section};
+use cni::error::{Error, code};
+use cni::plugin::Request;
+use kernel::nft::ElementHandle;
+use kernel::removal::leave_to_child;
+use kernel::state::{Scope, State};
+use kernel::{Kernel, KernelError};
+
+use super::join;
+
+/// How often elements of owners that are gone are taken over, because others may add the same ones meanwhile.
+const TURNS: usize = 3;
+
+/// The locked record of an attachment, on behalf of one chained plugin.
+pub(super) struct Book<'a> {
+    plugin: &'static str,
+    key: Key<'a>,
+    locked: Locked,
+    /// The content; a new record if there is none.
+    pub(super) record: Record,
+}
+
+impl<'a> Book<'a> {
+    /// Opens and locks the record, which is made if there is none.
+    pub(super) fn make(plugin: &'static str, key: Key<'a>) -> Result<Self, Error> {
+        let mut locked = Locked::make(Path::new(DIRECTORY), key).map_err(Error::internal)?;
+        let begun = || Record::begun().map_err(Error::internal);
+        let record = locked.record.take().map_or_else(begun, Ok)?;
+        Ok(Self { plugin, key, locked, record })
+    }
+
+    /// As [`Book::make`], but `None` if there is no record.
+    pub(super) fn existing(plugin: &'static str, key: Key<'a>) -> Result<Option<Self>, Error> {
+        let locked = Locked::existing(Path::new(DIRECTORY), key).map_err(Error::internal)?;
+        Ok(locked.and_then(|locked| Self::of(plugin, key, locked)))
+    }
+
+    fn of(plugin: &'static str, key: Key<'a>, mut locked: Locked) -> Option<Self> {
+        let record = locked.record.take()?;
+        Some(Self { plugin, key, locked, record })
+    }
+
+    /// The attachment.
+    pub(super) fn key(&self) -> Key<'a> {
+        self.key
+    }
+
+    /// The plugin's section.
+    pub(super) fn section(&self) -> Option<&Kept> {
+        self.record.section(self.plugin)
+    }
+
+    /// Writes the plugin's section.
+    pub(super) fn write(&mut self, kept: Kept) -> Result<(), Error> {
+        self.record.put_section(kept);
+        self.locked.write(&self.record).map_err(Error::internal)
+    }
+
+    /// Notes that the plugin's ADD has succeeded, or that its DEL begins. Without a section nothing is written.
+    pub(super) fn commit(&mut self, committed: bool) -> Result<(), Error> {
+        let own = self.record.sections.iter_mut().find(|kept| kept.section.plugin() == self.plugin);
+        match own {
+            Some(kept) if kept.committed != committed => {
+                kept.committed = committed;
+                self.locked.write(&self.record).map_err(Error::internal)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what the section names, and then the section, and the record if nothing else is in it.
+    pub(super) fn close(mut self, host: &mut Kernel) -> Result<(), Error> {
+        let Some(kept) = self.section() else { return self.drop_empty() };
+        remove(host, self.key, &kept.section)?;
+        self.record.drop_section(self.plugin);
+        if self.is_empty() { self.drop_empty() } else { self.locked.write(&self.record).map_err(Error::internal) }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.record.sections.is_empty() && self.record.has_no_links()
+    }
+
+    fn drop_empty(self) -> Result<(), Error> {
+        if self.is_empty() { self.locked.delete().map_err(Error::internal) } else { Ok(()) }
+    }
+
+    /// Adds rules. Elements of attachments whose pods are gone are taken over; `refuse` is the error for an element of
+    /// a living one, from the element and the owner's name.
+    pub(super) fn add(
+        &self,
+        host: &mut Kernel,
+        rules: &Rules,
+        refuse: &dyn Fn(&ElementHandle, &str) -> Error,
+    ) -> Result<(), Error> {
+        let failed =
+            |cause: &dyn std::fmt::Display| Error::internal(format!("{}: table {}: {cause}", self.plugin, rules.table));
+        for _ in 0..TURNS {
+            let taken = match rules.add(host) {
+                Ok(_) => return Ok(()),
+                Err(AddError::Taken(taken)) => taken,
+                Err(AddError::Failed(cause)) => return Err(failed(&cause)),
+            };
+            let judge = |handle| match self.living_owner(handle)? {
+                Some(owner) => Err(refuse(handle, &owner)),
+                None => Ok(()),
+            };
+            join(taken.iter().map(judge))?;
+            rules.take_over(host, &taken).map_err(|cause| failed(&cause))?;
+        }
+        Err(Error { code: code::TRY_AGAIN, ..failed(&"others keep adding the same elements") })
+    }
+
+    /// The name of the attachment that an element belongs to, unless its pod is gone.
+    fn living_owner(&self, taken: &ElementHandle) -> Result<Option<String>, Error> {
+        let comment = taken.element.comment.as_deref().unwrap_or_default();
+        let Some((network, container, ifname)) = find_owner(comment)? else { return Ok(None) };
+        let key = Key { network: &network, container: &container, ifname: &ifname };
+        let record = Locked::glance(Path::new(DIRECTORY), key).map_err(Error::internal)?;
+        let lives = record.is_some_and(|record| record.section(self.plugin).is_some_and(|kept| kept.netns.is_there()));
+        Ok(lives.then(|| format!("{network}/{container}@{ifname}")))
+    }
+}
+
+/// The attachment that a comment belongs to. A comment that was cut does not name it, so the records are searched.
+fn find_owner(comment: &str) -> Result<Option<(String, String, String)>, Error> {
+    if let Some(Key { network, container, ifname }) = owner::named(comment) {
+        return Ok(Some((network.to_owned(), container.to_owned(), ifname.to_owned())));
+    }
+    let directory = Path::new(DIRECTORY);
+    for network in networks(directory).map_err(Error::internal)? {
+        for (container, ifname) in list(directory, &network).map_err(Error::internal)? {
+            let key = Key { network: &network, container: &container, ifname: &ifname };
+            if comment.starts_with(&owner::mark(key)) {
+                return Ok(Some((network, container, ifname)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Removes what a section names.
+pub(super) fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<(), Error> {
+    let failed = |cause: KernelError| Error::internal(format!("{}: {cause}", section.plugin()));
+    let mut outcomes: Vec<Result<(), Error>> = Vec::new();
+    for rules in section.rules(key) {
+        outcomes.push(rules.remove(host, &[]).map_err(failed));
+    }
+    let (_, scope) = section.host();
+    if scope != Scope::default() {
+        let outcome = host.converge(&State::default(), &scope, None).map_err(failed);
+        let first = outcome.map(|outcome| outcome.failed.into_iter().next());
+        outcomes.push(first.and_then(|refused| refused.map_or(Ok(()), |(_, cause)| Err(failed(cause)))));
+    }
+    join(outcomes)
+}
+
+/// Removes what all sections of a record name.
+pub(super) fn remove_all(host: &mut Kernel, key: Key<'_>, record: &Record) -> Result<(), Error> {
+    join(record.sections.iter().map(|kept| remove(host, key, &kept.section)))
+}
+
+/// As [`remove_all`], with a connection of its own, which is opened only if there are sections.
+pub(super) fn remove_from_host(key: Key<'_>, record: Option<&Record>) -> Result<(), Error> {
+    let Some(record) = record.filter(|record| !record.sections.is_empty()) else { return Ok(()) };
+    let mut host = Kernel::open().map_err(Error::internal)?;
+    let removed = remove_all(&mut host, key, record);
+    leave(&mut host);
+    removed
+}
+
+/// Leaves the closing of a socket that deleted something to a child: the kernel waits for an RCU grace period.
+pub(super) fn leave(host: &mut Kernel) {
+    host.take_nft().into_iter().for_each(leave_to_child);
+}
+
+/// Removes the plugin's sections of the network's attachments that are no longer valid, with what they name.
+pub(super) fn collect(plugin: &'static str, request: &Request<'_>, host: &mut Kernel) -> Result<(), Error> {
+    let (directory, network) = (Path::new(DIRECTORY), request.conf.name.as_str());
+    let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
+    let recorded = list(directory, network).map_err(Error::internal)?;
+    let stale = recorded
+        .iter()
+        .filter(|(container, ifname)| !valid.iter().any(|a| a.container_id == *container && a.ifname == *ifname));
+    join(stale.map(|(container, ifname)| {
+        let key = Key { network, container, ifname };
+        // without the lock, an ADD or a DEL works on the attachment
+        let locked = Locked::at_once(directory, key).map_err(Error::internal)?;
+        let book = locked.and_then(|locked| Book::of(plugin, key, locked));
+        book.filter(|book| book.section().is_some()).map_or(Ok(()), |book| book.close(host))
+    }))
+}
