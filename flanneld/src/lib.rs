@@ -19,6 +19,7 @@ pub mod rules_watch;
 pub mod supervise;
 pub mod systemd;
 pub mod udp;
+mod unannounced;
 
 use std::collections::BTreeMap;
 use std::io::Write;

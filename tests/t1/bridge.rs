@@ -370,7 +370,7 @@ pub fn the_bridges_mac_stays() -> Outcome {
     let room = Room::create("pod")?;
     let pod = Pod::of(&room, "cid");
     let mut host = Kernel::open()?;
-    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })))]).ok()?;
+    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Bridge(Bridge::default())))]).ok()?;
     let conf = conf(&caller);
     caller.call("ADD", &pod, &conf).ok();
     let mac = link(&mut host, "cni0").link.mac;
@@ -445,11 +445,7 @@ pub fn a_full_bridge_says_so() -> Outcome {
     let (last, room) = (Room::create("last")?, Room::create("pod")?);
     let conf = v4_only(&conf(&caller), "10.9.1.0/24");
     let mut host = Kernel::open()?;
-    host.apply(&[Step::CreateLink(
-        name("cni0"),
-        Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })),
-    )])
-    .ok()?;
+    host.apply(&[Step::CreateLink(name("cni0"), Link::up(LinkKind::Bridge(kernel::state::Bridge::default())))]).ok()?;
     for n in 1..PORTS {
         let port =
             Link { master: Some(Some(name("cni0"))), ..Link::up(LinkKind::Veth(kernel::state::Veth { peer: None })) };
@@ -523,7 +519,7 @@ pub fn vlans_work_or_are_refused_cleanly() -> Outcome {
         &v4_only(&conf(&caller), "10.9.1.0/24"),
         json!({ "cniVersion": "1.0.0", "vlan": 100, "vlanTrunk": [{ "minID": 200, "maxID": 202 }] }),
     );
-    let filtering = Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true }));
+    let filtering = Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true, ..Bridge::default() }));
     let filters = host.apply(&[Step::CreateLink(name("probe"), filtering)]).ok();
     if let Err(refused) = filters {
         assert_eq!(refused.errno.0, 95, "EOPNOTSUPP: {refused}");

@@ -53,7 +53,7 @@ pub fn the_answer_has_the_bridges_own_mac() -> Outcome {
         let caller = Caller::new(Whose::Ours);
         let rooms = [Room::create("one")?, Room::create("two")?, Room::create("three")?];
         let mut host = Kernel::open()?;
-        let bridge = Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false }));
+        let bridge = Link::up(LinkKind::Bridge(Bridge::default()));
         host.apply(&[Step::CreateLink(name("cni0"), bridge)]).ok()?;
         let conf = with(&v4_only(&conf(&caller), "10.9.1.0/24"), gateway);
         let mut results = Vec::new();

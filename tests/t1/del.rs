@@ -61,17 +61,13 @@ pub fn a_name_in_prev_result_deletes_nothing_of_others() -> Outcome {
     let result = caller.call("ADD", &Pod::of(&mine, "mine"), &conf).ok();
     let theirs = caller.call("ADD", &Pod::of(&other, "other"), &conf).ok();
     let mut host = Kernel::open()?;
-    host.apply(&[Step::CreateLink(
-        name("br9"),
-        Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })),
-    )])
-    .ok()?;
+    host.apply(&[Step::CreateLink(name("br9"), Link::up(LinkKind::Bridge(kernel::state::Bridge::default())))]).ok()?;
     pair(&mut host, "uplink9", None);
     pair(&mut host, "eth0", Some("br9"));
     pair(&mut host, "veth9", Some("cni0"));
     host.apply(&[Step::CreateLink(
         name("br8"),
-        Link { master: None, ..Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })) },
+        Link { master: None, ..Link::up(LinkKind::Bridge(kernel::state::Bridge::default())) },
     )])
     .ok()?;
     let before = links(&mut host);

@@ -57,7 +57,7 @@ fn vxlan(learning: bool, port: Option<u16>, local: &str) -> LinkKind {
 }
 
 fn bridge() -> Link {
-    Link { mac: Some(Mac([2, 0, 0, 0, 0, 1])), ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })) }
+    Link { mac: Some(Mac([2, 0, 0, 0, 0, 1])), ..Link::up(LinkKind::Bridge(Bridge::default())) }
 }
 
 /// A host with a bridge as its underlay, a VXLAN device and `peers` behind it.
@@ -144,7 +144,7 @@ pub fn a_pair_is_born_in_two_namespaces() -> Outcome {
         ..Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) }))
     };
     wanted.links.insert(name("vethpod"), veth);
-    wanted.ports.insert(name("vethpod"), Port { hairpin: true, isolated: true });
+    wanted.ports.insert(name("vethpod"), Port { hairpin: true, isolated: true, passing: None });
     make(&mut kernel, &wanted, &Scope { links: vec![name("br0"), name("vethpod")], ..Scope::default() });
 
     let mut pod = room.kernel()?;

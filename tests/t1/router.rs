@@ -42,7 +42,7 @@ fn set_accept_ra(dev: &str, value: &str) {
 
 fn make_bridge(up: bool) {
     let mut host = Kernel::open().unwrap();
-    let bridge = Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false }));
+    let bridge = Link::up(LinkKind::Bridge(kernel::state::Bridge::default()));
     host.apply(&[Step::CreateLink(name("cni0"), bridge)]).ok().unwrap();
     if up {
         host.apply(&[Step::ChangeLink(name("cni0"), LinkChange::up())]).ok().unwrap();

@@ -82,7 +82,7 @@ pub fn a_failed_add_harms_no_other_pod_of_a_new_bridge() -> Outcome {
 
 /// On one that was there, without an address.
 pub fn a_failed_add_harms_no_other_pod_of_a_bridge_without_addresses() -> Outcome {
-    let bridge = Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false }));
+    let bridge = Link::up(LinkKind::Bridge(kernel::state::Bridge::default()));
     interrupted_everywhere(|host| host.apply(&[Step::CreateLink(name("cni0"), bridge.clone())]).ok().unwrap())
 }
 
@@ -142,7 +142,7 @@ pub fn a_failed_add_leaves_an_idle_bridge_its_addresses() -> Outcome {
 /// A bridge with an address and without a port.
 fn administrators_bridge(host: &mut Kernel, bridge: &str, address: &str) {
     let mut state = State::default();
-    state.links.insert(name(bridge), Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })));
+    state.links.insert(name(bridge), Link::up(LinkKind::Bridge(kernel::state::Bridge::default())));
     state.address(&name(bridge), address.parse().unwrap(), true);
     host.apply(&diff(&state, &State::default(), &Scope::default()).steps).ok().unwrap();
 }

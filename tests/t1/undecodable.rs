@@ -27,12 +27,9 @@ fn ip(words: &[&[u8]]) {
 
 fn make(bridge: &str) -> Kernel {
     let mut host = Kernel::open().unwrap();
-    host.apply(&[Step::CreateLink(
-        name(bridge),
-        Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })),
-    )])
-    .ok()
-    .unwrap();
+    host.apply(&[Step::CreateLink(name(bridge), Link::up(LinkKind::Bridge(kernel::state::Bridge::default())))])
+        .ok()
+        .unwrap();
     host
 }
 

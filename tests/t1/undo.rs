@@ -53,8 +53,7 @@ pub fn a_failed_add_leaves_the_bridge_that_was_there() -> Outcome {
     let room = Room::create("pod")?;
     let mut host = Kernel::open()?;
     let bridge = IfName::new("cni0")?;
-    let made =
-        Step::CreateLink(bridge.clone(), Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false })));
+    let made = Step::CreateLink(bridge.clone(), Link::up(LinkKind::Bridge(kernel::state::Bridge::default())));
     host.apply(&[made]).ok()?;
     let conf = fails_late(&v4_only(&conf(&caller), "10.9.1.0/24"));
     let error = caller.call("ADD", &Pod::of(&room, "cid"), &conf).error();

@@ -46,6 +46,7 @@ mod udp_roll;
 mod underlay;
 mod underlay_changes;
 mod underlay_lost;
+mod vandal;
 mod workers;
 
 /// A test function under its own name.
@@ -62,6 +63,7 @@ const ETCDCTL: Need = Need::Program("etcdctl");
 const IP: Need = Need::Program("ip");
 const BRIDGE: Need = Need::Program("bridge");
 const NFT: Need = Need::Program("nft");
+const TC: Need = Need::Program("tc");
 const IPTABLES: Need = Need::Program("iptables");
 const SYSTEMD: Need = Need::Program("systemd-analyze");
 const SETPRIV: Need = Need::Program("setpriv");
@@ -268,6 +270,12 @@ static TESTS: &[Test] = &[
     test!(underlay_lost::a_link_without_addresses, IP),
     test!(underlay_lost::a_link_that_is_deleted, IP),
     test!(underlay_lost::a_link_of_host_gw_that_is_down, IP),
+    test!(vandal::vxlan, IP, BRIDGE, NFT, TC),
+    test!(vandal::a_host, IP, BRIDGE, NFT, TC),
+    test!(vandal::pods, IP, BRIDGE, NFT, TC),
+    test!(vandal::ipv6, IP, BRIDGE, NFT, TC),
+    test!(vandal::host_gw, IP, BRIDGE, NFT, TC),
+    test!(vandal::udp, IP, BRIDGE, NFT, TC, Need::Tun),
     test!(workers::a_udp_receiver_without_memory, STRACE, Need::Tun),
     test!(workers::a_udp_sender_whose_device_fails, STRACE, Need::Tun),
     test!(workers::a_store_follower_that_panics, STRACE),

@@ -26,7 +26,7 @@ fn establish(kernel: &mut Kernel, desired: &State, scope: &Scope) -> Result<usiz
 /// t1's test, where it cannot end with a refusal.
 pub fn vlans_of_a_bridge_work() -> Outcome {
     let probe = IfName::new("probe")?;
-    let filtering = Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true }));
+    let filtering = Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true, ..Bridge::default() }));
     Kernel::open()?.apply(&[Step::CreateLink(probe.clone(), filtering), Step::DeleteLink(probe)]).ok()?;
     crate::bridge::vlans_work_or_are_refused_cleanly()
 }
@@ -39,7 +39,13 @@ pub fn vlans_of_a_port_are_announced() -> Outcome {
     let mut kernel = Kernel::open()?;
     let id = |id| VlanKey { dev: port.clone(), id };
     let mut steps = vec![
-        Step::CreateLink(bridge.clone(), Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: true }))),
+        Step::CreateLink(
+            bridge.clone(),
+            Link::up(LinkKind::Bridge(kernel::state::Bridge {
+                vlan_filtering: true,
+                ..kernel::state::Bridge::default()
+            })),
+        ),
         Step::CreateLink(port.clone(), Link::up(LinkKind::Veth(kernel::state::Veth { peer: Some(Box::new(peer)) }))),
         Step::ChangeLink(port.clone(), LinkChange { master: Some(Some(bridge.clone())), ..LinkChange::default() }),
     ];

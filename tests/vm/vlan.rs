@@ -47,7 +47,10 @@ pub fn a_half_made_gateway_is_finished() -> Outcome {
             let caller = Caller::new(Whose::Ours);
             let room = Room::create("pod")?;
             let mut host = Kernel::open()?;
-            let filtering = Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: true }));
+            let filtering = Link::up(LinkKind::Bridge(kernel::state::Bridge {
+                vlan_filtering: true,
+                ..kernel::state::Bridge::default()
+            }));
             host.apply(&[Step::CreateLink(name("cni0"), filtering)]).ok()?;
             let peer = VethPeer { name: name("vethgate"), mac: None, mtu: None, netns: None };
             let pair = Link::up(LinkKind::Veth(kernel::state::Veth { peer: Some(Box::new(peer)) }));

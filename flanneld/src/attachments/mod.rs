@@ -1,9 +1,9 @@
 //! The attachments controller repairs what plugins made on this host for pods when another program has changed it.
 //!
-//! The records of attachments describe the objects ([`mod@plan`]). The controller checks them for five reasons: the
-//! kernel announced a change to one of these links, another program changed an nf_tables table with such rules, a
-//! record changed, this host got other subnets, or ten minutes passed. It has its own sockets and its own kernel
-//! thread, and shares no object with another controller.
+//! The records of attachments describe the objects ([`mod@plan`]). The controller checks them for six reasons: the
+//! kernel announced a change to one of these links, a setting that it does not announce has changed, another program
+//! changed an nf_tables table with such rules, a record changed, this host got other subnets, or ten minutes passed. It
+//! has its own sockets and its own kernel thread, and shares no object with another controller.
 
 mod folders;
 pub mod plan;
@@ -19,11 +19,11 @@ use std::time::Duration;
 
 use attachment::record::DIRECTORY;
 use attachment::rules::{macspoof, masquerade};
-use kernel::Kernel;
 use kernel::message::link::SeenLink;
 use kernel::nft::NftWatch;
 use kernel::state::State;
 use kernel::types::IfName;
+use kernel::{Kernel, sysctl};
 use overlay::lease::Subnets;
 use overlay::status::Attachments;
 use store::backoff::Backoff;
@@ -41,6 +41,7 @@ use crate::metrics::Metrics;
 use crate::report::Report;
 use crate::rules_watch::RulesWatch;
 use crate::supervise::{Ended, Task};
+use crate::unannounced::Unannounced;
 
 /// Every change should be announced. If one is not, it is found after this time.
 const AUDIT: Duration = Duration::from_secs(600);
@@ -110,6 +111,8 @@ impl Controller {
             links: BTreeMap::new(),
             next: Look::all(),
             desired: Arc::default(),
+            arp: BTreeMap::new(),
+            settings: Unannounced::default(),
             history: History::default(),
             due: Instant::now(),
             retry: Backoff::default(),
@@ -138,6 +141,9 @@ struct Loop {
     next: Look,
     /// The desired state of the links.
     desired: Arc<State>,
+    /// What the kernel says of how it answers ARP.
+    arp: BTreeMap<String, String>,
+    settings: Unannounced,
     history: History,
     /// When everything is looked at again at the latest.
     due: Instant,
@@ -195,6 +201,15 @@ impl Loop {
                     self.next = Look::all();
                     break QUIET;
                 }
+                () = tokio::time::sleep_until(self.settings.due()) => {
+                    // those of ports are announced with them, and they may be many
+                    let facts = self.records.silent_settings();
+                    let changed = self.settings.changed(&self.kernel, &State::default(), facts).await;
+                    if changed.map_err(|error| error.to_string())? {
+                        self.next.links = true;
+                        break QUIET;
+                    }
+                }
                 () = tokio::time::sleep_until(due) => {
                     self.next = Look::all();
                     break QUIET;
@@ -212,7 +227,7 @@ impl Loop {
         look.links |= !self.stale.is_empty();
         let troubles = self.read(look).await?;
         let subnets = *self.parts.subnets.borrow_and_update();
-        let facts = Facts { records: &self.records, links: &self.links, subnets, now: Instant::now() };
+        let facts = Facts { records: &self.records, links: &self.links, arp: &self.arp, subnets, now: Instant::now() };
         let plan = Arc::new(plan(&facts, &mut self.history));
         let links = plan.links();
         self.desired = Arc::new(links.state);
@@ -238,12 +253,16 @@ impl Loop {
         }
         let read = move |kernel: &mut Kernel| {
             let troubles = records.read(&stale);
-            (records, troubles, look.links.then(|| kernel.links()))
+            let arp = records.silent_settings().into_iter();
+            // what cannot be read is not there
+            let arp = arp.filter_map(|path| Some((path.clone(), sysctl::read(&path).ok()??))).collect();
+            (records, troubles, look.links.then(|| kernel.links().map(|links| (links, arp))))
         };
         let (records, troubles, links) = self.kernel.call(read).await?;
         self.records = records;
         if let Some(links) = links {
-            let links = links.map_err(|error| Trouble::Refused(error.to_string()))?;
+            let (links, arp) = links.map_err(|error| Trouble::Refused(error.to_string()))?;
+            self.arp = arp;
             self.events.survey_ends(&links);
             self.links = links.into_iter().map(|link| (link.name.clone(), link)).collect();
         }

@@ -6,17 +6,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use attachment::record::{HostLink, MADE, Record, SharedLink};
 use attachment::rules::{Rules, macspoof, masquerade};
 use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
-use kernel::state::{Birth, Bridge, Link, LinkKind, Port, Scope, State, Vlan, VlanKey};
-use kernel::types::{IfName, Mac, Mtu, VlanId};
+use kernel::message::route::IPV6_PREFIX_METRIC;
+use kernel::state::{
+    Birth, Bridge, Link, LinkKind, Passing, Port, Route, RouteKey, RouteScope, Scope, State, Vlan, VlanKey,
+};
+use kernel::types::{IfName, Mac, Mtu, RouteProtocol, VlanId, host_net, masked};
 use overlay::lease::Subnets;
+use overlay::ways;
 use tokio::time::Instant;
 
-use super::records::{Name, Records};
+use super::records::{Name, Records, arp_ignore};
 use crate::repairs::Repairs;
 
 /// The desired state of one link, and of the objects on it.
@@ -46,6 +51,10 @@ pub enum Finding {
     Gone(Name, String),
     /// A bridge that no plugin made is missing.
     NoBridge(String),
+    /// A bridge may drop what it sends.
+    Queue(String),
+    /// The host does not answer pods that ask for their gateway.
+    Deaf(String),
     /// Another program keeps changing the object, so repairs of it pause.
     Rests(String),
 }
@@ -57,6 +66,12 @@ impl fmt::Display for Finding {
                 write!(f, "{link}, which leads to the pod of {name}, is gone: recreate the pod")
             }
             Self::NoBridge(link) => write!(f, "{link}, which pods are attached to, is gone, and no plugin made it"),
+            Self::Queue(text) => f.write_str(text),
+            Self::Deaf(value) => write!(
+                f,
+                "net.ipv4.conf.all.arp_ignore is {value}: the host does not answer pods that ask for their gateway; \
+                 `sysctl -w net.ipv4.conf.all.arp_ignore=0` (or 1, or 2)"
+            ),
             Self::Rests(object) => {
                 write!(f, "{object} was repaired five times within a minute: another program keeps changing it")
             }
@@ -90,10 +105,21 @@ pub struct Facts<'a> {
     pub records: &'a Records,
     /// The host's links, by name.
     pub links: &'a BTreeMap<IfName, SeenLink>,
+    /// The settings of [`Records::silent_settings`].
+    pub arp: &'a BTreeMap<String, String>,
     /// This host's subnets. Attachments with addresses elsewhere do not belong to this daemon.
     pub subnets: Subnets,
     /// The current time.
     pub now: Instant,
+}
+
+impl Facts<'_> {
+    /// The link's `arp_ignore` when a pod gets no answer about its gateway's address, which is one of the link's own and of the
+    /// pod's subnet: 1 and 2 answer for such (arp_ignore, net/ipv4/arp.c).
+    fn refuses_arp(&self, link: &str) -> Option<String> {
+        let value = self.arp.get(&arp_ignore(link))?;
+        value.parse::<u8>().is_ok_and(|value| value > 2).then(|| value.clone())
+    }
 }
 
 /// Recent repairs by object: a link's name, or `rules of NETWORK/ID@IF`.
@@ -117,17 +143,37 @@ impl Plan {
 }
 
 impl Object {
+    /// The route to the prefix of an address, as the kernel adds it with the address, and only then: without it nothing comes
+    /// to the pods.
+    fn add_route(&mut self, dev: &IfName, net: IpNetwork) {
+        let dst = masked(net);
+        if dst == host_net(net.ip()) {
+            return;
+        }
+        let (src, metric) = match net.ip() {
+            IpAddr::V4(_) => (Some(net.ip()), None),
+            IpAddr::V6(_) => (None, Some(IPV6_PREFIX_METRIC)),
+        };
+        let route = Route { src, protocol: RouteProtocol::KERNEL, ..Route::by(dev) };
+        self.state.routes.insert(RouteKey { metric, ..RouteKey::main(dst) }, route);
+        // no more of the table is read than that: there may be thousands of routes to peers
+        let kernels = RouteScope { protocol: Some(RouteProtocol::KERNEL), ..RouteScope::default() };
+        self.scope.routes = Some(kernels);
+    }
+
     /// Merges several objects into one.
     pub fn merge<'a>(objects: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut all = Self::default();
         for object in objects {
             all.state.extend(object.state.clone());
-            let Scope { read_links, addresses, vlans, sysctls, keep, .. } = &object.scope;
+            let Scope { links, read_links, addresses, vlans, sysctls, routes, keep, .. } = &object.scope;
+            all.scope.links.extend(links.iter().cloned());
             all.scope.read_links.extend(read_links.iter().cloned());
             all.scope.addresses.extend(addresses.iter().cloned());
             all.scope.vlans.extend(vlans.iter().cloned());
             all.scope.sysctls.extend(sysctls.iter().cloned());
             all.scope.keep |= keep;
+            all.scope.routes = all.scope.routes.take().or_else(|| routes.clone());
         }
         all
     }
@@ -155,7 +201,7 @@ pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
     }
     for (name, record) in facts.records.committed().filter(|(_, record)| is_here(record, facts.subnets)) {
         if let (Some(end), false) = (&record.host, facts.records.is_exempted(name)) {
-            plan.add_port(facts, name, end);
+            plan.add_port(facts, name, (end, &record.shared));
         }
     }
     plan.leave_resting(facts.now, history);
@@ -229,7 +275,7 @@ impl<'a> Shared<'a> {
             mtu: mtu.map(Mtu),
             alias: Some(MADE.to_owned()),
             promisc: self.promisc(),
-            ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering }))
+            ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering, ..Bridge::default() }))
         }
     }
 
@@ -237,8 +283,25 @@ impl<'a> Shared<'a> {
     fn changed_bridge(&self, seen: &SeenLink) -> Link {
         let is_set = matches!(&seen.link.kind, LinkKind::Bridge(bridge) if bridge.vlan_filtering);
         let wanted = self.links.iter().any(|link| link.vlan_filtering);
-        let kind = LinkKind::Bridge(Bridge { vlan_filtering: is_set || wanted });
-        Link { mac: self.mac(), promisc: self.promisc(), ..Link::up(kind) }
+        let kind = LinkKind::Bridge(Bridge { vlan_filtering: is_set || wanted, stp: Some(false) });
+        Link {
+            mac: self.mac(),
+            promisc: self.promisc(),
+            alias: Some(MADE.to_owned()),
+            arp: Some(true),
+            multicast: Some(true),
+            protodown: Some(false),
+            ..Link::up(kind)
+        }
+    }
+
+    /// The bridge that a plugin made, when somebody has renamed it: it has the plugin's mark and the MAC of the records.
+    fn under_another_name<'l>(&self, links: &'l BTreeMap<IfName, SeenLink>) -> Option<&'l SeenLink> {
+        let mac = self.mac().filter(|_| self.is_bridge() && self.is_made())?;
+        links.values().find(|seen| {
+            let link = &seen.link;
+            matches!(link.kind, LinkKind::Bridge(_)) && link.alias.as_deref() == Some(MADE) && link.mac == Some(mac)
+        })
     }
 
     fn promisc(&self) -> Option<bool> {
@@ -248,16 +311,24 @@ impl<'a> Shared<'a> {
 
 impl Plan {
     fn add_shared(&mut self, facts: &Facts<'_>, dev: IfName, shared: &Shared<'_>) {
-        let seen = facts.links.get(&dev);
         let (bridge, made) = (shared.is_bridge(), shared.is_made());
+        let there = facts.links.get(&dev);
+        let renamed = there.is_none().then(|| shared.under_another_name(facts.links)).flatten();
+        let seen = there.or(renamed);
         if seen.is_none() && !(bridge && made) {
             self.findings.insert(Finding::NoBridge(dev.to_string()));
             return;
         }
+        self.findings.extend(seen.and_then(ways::queue).map(Finding::Queue));
         let mut object = Object { owners: shared.owners.clone(), ..Object::default() };
         if bridge && made {
             let link = seen.map_or_else(|| shared.new_bridge(), |seen| shared.changed_bridge(seen));
-            object.state.links.insert(dev.clone(), link);
+            let was = renamed.map(|seen| seen.name.clone());
+            if let Some(was) = &was {
+                // nothing is deleted: the scope is kept
+                object.scope.links.extend([was.clone(), dev.clone()]);
+            }
+            object.state.links.insert(dev.clone(), Link { was, ..link });
             object.scope.read_links.push(dev.clone());
             // A link without IPv6 does not have this setting.
             if seen.is_none_or(|seen| seen.ipv6.is_some()) {
@@ -266,9 +337,17 @@ impl Plan {
         }
         for net in shared.addresses() {
             object.state.address(&dev, net, true);
+            object.add_route(&dev, net);
+            if net.is_ipv6() {
+                object.state.conf("ipv6", &dev, "disable_ipv6", "0");
+            }
             // The host must forward what pods send to their gateway.
             if net.is_ipv4() {
                 object.state.conf("ipv4", &dev, "forwarding", "1");
+                if facts.refuses_arp(dev.as_str()).is_some() {
+                    object.state.conf("ipv4", &dev, "arp_ignore", "0");
+                }
+                self.findings.extend(facts.refuses_arp("all").map(Finding::Deaf));
             }
         }
         object.scope.sysctls.extend(object.state.sysctls.keys().cloned());
@@ -277,7 +356,7 @@ impl Plan {
         self.shared.insert(dev, object);
     }
 
-    fn add_port(&mut self, facts: &Facts<'_>, owner: &Name, end: &HostLink) {
+    fn add_port(&mut self, facts: &Facts<'_>, owner: &Name, (end, shared): (&HostLink, &[SharedLink])) {
         let (Ok(dev), Ok(mac)) = (IfName::new(&end.name), end.mac.parse::<Mac>()) else { return };
         let Some(bridge) = end.master.as_ref().and_then(|master| IfName::new(master).ok()) else { return };
         let is_same = |seen: &&SeenLink| {
@@ -294,15 +373,37 @@ impl Plan {
         let mut object = Object { owners: vec![owner.clone()], ..Object::default() };
         // Only ADD creates it, with the other end in the pod.
         let birth = Birth::Moved(dev.clone());
-        let link = Link { birth, mac: Some(mac), master: Some(Some(bridge)), ..Link::up(seen.link.kind.clone()) };
+        let link = Link {
+            birth,
+            mac: Some(mac),
+            master: Some(Some(bridge.clone())),
+            protodown: Some(false),
+            // the pod's end was made with the same, and sends as much
+            mtu: shared
+                .iter()
+                .find(|link| link.name == bridge.as_str())
+                .map(|link| Mtu(link.mtu))
+                .filter(|mtu| mtu.0 > 0),
+            ..Link::up(seen.link.kind.clone())
+        };
         object.state.links.insert(dev.clone(), link);
-        object.state.ports.insert(dev.clone(), Port { hairpin: end.hairpin, isolated: end.isolated });
+        // spanning tree keeps a port from forwarding for a while, and is another's where no plugin made the bridge
+        let spans = |seen: &SeenLink| matches!(&seen.link.kind, LinkKind::Bridge(Bridge { stp: Some(true), .. }));
+        let made = self.shared.get(&bridge).is_some_and(|object| object.state.links.contains_key(&bridge));
+        let waits = facts.links.get(&bridge).is_some_and(spans) && !made;
+        let passing = (!waits).then(Passing::default);
+        object.state.ports.insert(dev.clone(), Port { hairpin: end.hairpin, isolated: end.isolated, passing });
         for vlan in &end.vlans {
             if let Ok(id) = VlanId::new(vlan.id) {
                 let carried = Vlan { pvid: vlan.pvid, untagged: vlan.untagged };
                 object.state.vlans.insert(VlanKey { dev: dev.clone(), id }, carried);
             }
         }
+        // as at ADD: the kernel forgets it while the MTU is too small for IPv6
+        if seen.ipv6.is_some() {
+            object.state.conf("ipv6", &dev, "accept_ra", "0");
+        }
+        object.scope.sysctls.extend(object.state.sysctls.keys().cloned());
         object.scope.read_links.push(dev.clone());
         if end.only_vlans {
             object.scope.vlans.push(dev.clone());

@@ -71,7 +71,20 @@ pub struct Records {
     exempted: BTreeSet<Name>,
 }
 
+/// The path of a link's `arp_ignore`, or of that of all links: the larger counts.
+pub(super) fn arp_ignore(link: &str) -> String {
+    format!("net/ipv4/conf/{link}/arp_ignore")
+}
+
 impl Records {
+    /// Settings of bridges that the kernel does not announce: whether the host answers ARP requests of pods for their gateways,
+    /// and whether it takes routes from routers.
+    pub fn silent_settings(&self) -> BTreeSet<String> {
+        let links = || self.committed().flat_map(|(_, record)| &record.shared).map(|link| link.name.as_str());
+        let routers = links().map(|link| format!("net/ipv6/conf/{link}/accept_ra"));
+        links().chain(["all"]).map(arp_ignore).chain(routers).collect()
+    }
+
     /// Starts without any record.
     pub fn new(directory: &Path) -> Self {
         Self { directory: directory.to_owned(), known: BTreeMap::new(), exempted: BTreeSet::new() }

@@ -135,15 +135,22 @@ fn of_attachments() -> BTreeSet<String> {
         port: None,
         running: true,
         operstate: String::new(),
+        queue: String::new(),
         ipv6: Some(Default::default()),
     };
     let links = [
-        link("cni0", LinkKind::Bridge(Bridge { vlan_filtering: true })),
+        link("cni0", LinkKind::Bridge(Bridge { vlan_filtering: true, ..Bridge::default() })),
         link("veth1", LinkKind::Veth(kernel::state::Veth { peer: None })),
     ];
     let links = links.into_iter().map(|link| (link.name.clone(), link)).collect();
     let subnets = "10.5.1.0-24&fd05:0:0:1::-64".parse().unwrap();
-    let facts = Facts { records: &records, links: &links, subnets, now: Instant::now() };
+    let facts = Facts {
+        records: &records,
+        links: &links,
+        arp: &std::collections::BTreeMap::new(),
+        subnets,
+        now: Instant::now(),
+    };
     let plan = plan(&facts, &mut History::default());
     assert_eq!((plan.shared.len(), plan.ports.len(), plan.rules.len()), (1, 1, 2));
     let objects = plan.shared.values().chain(plan.ports.values());

@@ -87,17 +87,17 @@ impl Work<'_> {
         Some((locked, record))
     }
 
-    /// The record of an attachment, if it still names this port: a runtime may attach the same container again.
-    fn lock_port(&self, owner: &Name, dev: &str) -> Option<Locked> {
-        let (locked, record) = self.lock(owner)?;
-        record.host.is_some_and(|end| end.name == dev).then_some(locked)
+    /// The attachment is finished, nobody is at work on it, and it has this link: the pod may have been attached anew since its
+    /// record was read.
+    fn still_has(&self, name: &Name, link: &str) -> bool {
+        self.lock(name).and_then(|(_, record)| record.host).is_some_and(|host| host.name == link)
     }
 
-    /// Confirms the problems: a missing link is in order while its attachment is being deleted, and after that.
+    /// Confirms the problems: a missing link is in order while its attachment is being deleted.
     fn confirm(&mut self, findings: &BTreeSet<Finding>) {
         for finding in findings {
             match finding {
-                Finding::Gone(name, dev) if self.lock_port(name, dev).is_none() => self.done.busy = true,
+                Finding::Gone(name, link) if !self.still_has(name, link) => self.done.busy = true,
                 finding => drop(self.done.findings.insert(finding.clone())),
             }
         }
@@ -115,15 +115,17 @@ impl Work<'_> {
     }
 
     fn repair(&mut self, kind: &'static str, dev: &IfName, object: &Object) -> Result<(), KernelError> {
-        let lock = |owner| match kind {
-            "port" => self.lock_port(owner, dev.as_str()),
-            _ => self.lock(owner).map(|(locked, _)| locked),
-        };
         // As long as this lock is held, neither ADD nor DEL changes this attachment.
-        let Some(_lock) = object.owners.iter().find_map(lock) else {
+        let Some((_lock, record)) = object.owners.iter().find_map(|owner| self.lock(owner)) else {
             self.done.busy = true;
             return Ok(());
         };
+        let has = record.host.is_some_and(|host| host.name == dev.as_str());
+        if kind == "port" && !has {
+            // The pod was attached anew since the record was read.
+            self.done.busy = true;
+            return Ok(());
+        }
         let outcome = self.kernel.converge(&object.state, &object.scope, None)?;
         let is_gone = outcome.failed.iter().any(|(step, _)| matches!(step, Step::CreateLink(..)));
         if let (true, "port", Some(owner)) = (is_gone, kind, object.owners.first()) {
@@ -210,6 +212,8 @@ fn subject(step: &Step) -> Option<IfName> {
         Step::CreateLink(name, _) | Step::ChangeLink(name, _) | Step::SetPort(name, _) => Some(name.clone()),
         Step::AddVlan(key, _) | Step::DeleteVlan(key) => Some(key.dev.clone()),
         Step::AddAddress(key, _) => Some(key.dev.clone()),
+        Step::CreateRoute(_, route) => route.dev.clone(),
+        Step::RenameLink(_, to) => Some(to.clone()),
         Step::WriteSysctl(path, _) => IfName::new(path.split('/').nth(3)?).ok(),
         _ => None,
     }

@@ -12,6 +12,7 @@ use kernel::survey::{is_link_local, is_on_link};
 use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, TableId};
 use overlay::lease::Subnets;
 use overlay::net::within;
+use overlay::ownership::may_mislead;
 use overlay::peers::{gateway, gateways};
 
 use overlay::underlay::Survey;
@@ -37,7 +38,7 @@ pub struct Facts {
 pub struct Named {
     /// A route's destination is inside one of these networks.
     pub within: Vec<IpNetwork>,
-    /// It is not inside one of this host's own subnets.
+    /// This host's own subnets, where routes to pods are as they should be.
     pub own: Subnets,
 }
 
@@ -46,10 +47,12 @@ impl Named {
     /// pass; the next one names them.
     fn has(&self, key: &RouteKey, route: Option<&Route>) -> bool {
         let by_hand = [RouteProtocol::BOOT, RouteProtocol::STATIC];
-        key.table == TableId::MAIN
-            && route.is_some_and(|route| by_hand.contains(&route.protocol))
-            && self.within.iter().any(|net| within(key.dst, *net))
-            && !self.own.iter().any(|own| within(key.dst, own))
+        let asked = [TableId::MAIN, TableId::LOCAL].contains(&key.table);
+        route.is_some_and(|route| {
+            asked
+                && by_hand.contains(&route.protocol)
+                && may_mislead(&self.within, self.own, &(key.clone(), route.clone()))
+        })
     }
 }
 
@@ -101,7 +104,7 @@ impl Facts {
         let counts = |(key, route): &&(RouteKey, Route)| {
             facts.chosen.depends_on(key, Some(route)) || facts.named.has(key, Some(route))
         };
-        for (key, route) in survey.routes.iter().filter(counts) {
+        for (key, route) in survey.routes.iter().chain(&survey.odd).filter(counts) {
             routes.entry(first(key)).or_default().push(route.clone());
         }
         let gateways = facts.chosen.dev.iter().flat_map(|dev| gateways(&survey.routes, dev));
@@ -121,6 +124,7 @@ impl Facts {
                     || self.named.has(key, route.as_ref())
                     || self.has_new_gateway(key, route.as_ref())
             }
+            News::Policy => true,
             _ => false,
         }
     }
@@ -159,6 +163,8 @@ impl Facts {
                 self.routes.get(&first(key)).is_some_and(|known| *known == [route.clone()])
             }
             News::Route(key, None) => key.table == TableId::MAIN && !self.routes.contains_key(&first(key)),
+            // which rules there are is not compared: they rarely change
+            News::Policy => false,
             _ => true,
         }
     }

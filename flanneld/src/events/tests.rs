@@ -50,7 +50,7 @@ fn ours() -> Link {
     Link {
         mtu: Some(Mtu(1450)),
         alias: Some("flannel".into()),
-        ..Link::up(LinkKind::Bridge(kernel::state::Bridge { vlan_filtering: false }))
+        ..Link::up(LinkKind::Bridge(kernel::state::Bridge::default()))
     }
 }
 
@@ -255,7 +255,8 @@ fn other_peoples_objects_are_no_news() {
         (via("203.0.113.0/24", "192.0.2.9", BGP), false, "a BGP daemon's route over another gateway"),
         (gone(via("203.0.113.0/24", "192.0.2.9", BGP)), false, "a route over a gateway that is not known goes"),
         (via("10.5.200.0/24", "192.0.2.9", RouteProtocol::BOOT), true, "an administrator's is named"),
-        (via("10.5.1.9/32", "192.0.2.254", RouteProtocol::BOOT), false, "a pod's"),
+        (via("10.5.1.9/32", "192.0.2.9", RouteProtocol::BOOT), true, "one that leads a pod's packets elsewhere"),
+        (route_to("10.5.1.9/32", "veth0", RouteProtocol::BOOT), false, "a pod's"),
         (route_to("10.5.1.0/24", "veth0", kernel), false, "the bridge's own route"),
         (neighbour::put_neighbour(ETH0, [192, 0, 2, 9].into(), mac()), false, "ARP on the underlay"),
         (neighbour::put_fdb(POD, mac(), Fdb::from(IpAddr::from([192, 0, 2, 1]))), false, "another device's entry"),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kernel::Kernel;
 use kernel::diff::RouteText;
 use kernel::state::{Route, RouteKey, Scope, State};
 use kernel::types::{Family, IfName};
@@ -11,6 +12,7 @@ use overlay::lease::Subnets;
 use overlay::ownership;
 use overlay::plan::{Endpoints, Leased, Plan};
 use overlay::underlay::Survey;
+use overlay::ways::{self, Question};
 use store::Published;
 use tokio::time::Instant;
 
@@ -23,6 +25,7 @@ use crate::events::facts::{Chosen, Named};
 use overlay::status::Rejected;
 
 /// The interval for asking which host uses a shared key, because the kernel does not announce it.
+/// It is also the interval for asking again while rules lead packets elsewhere.
 const LISTEN: Duration = Duration::from_secs(5);
 
 impl Controller {
@@ -81,8 +84,14 @@ impl Controller {
         let failed = self.extension.follow(&gathered.conf, self.memory.book().peers(), complete, &mut pass.due);
         pass.note(failed);
         applied.trouble().into_iter().for_each(|trouble| pass.retry(trouble));
-        pass.note(self.preferred.iter().cloned());
-        self.outlet.applied(&applied, &self.preferred, complete || self.started);
+        let misled = self.misled(&leased, gathered).await?;
+        if misled.is_some() {
+            // Nothing is announced when what a rule leads to has changed.
+            pass.due.by(Instant::now() + LISTEN);
+        }
+        let elsewhere: Vec<String> = misled.into_iter().chain(self.preferred.iter().cloned()).collect();
+        pass.note(elsewhere.iter().cloned());
+        self.outlet.applied(&applied, &elsewhere, complete || self.started);
         if leased.data_path.is_none() && applied.ready() {
             self.udp.end();
         }
@@ -105,6 +114,30 @@ impl Controller {
             self.started = true;
         }
         Ok(())
+    }
+
+    /// Which packets the kernel sends elsewhere than it is planned, because of rules that others have made.
+    async fn misled(&self, leased: &Leased, gathered: &Gathered) -> Result<Option<String>, Failure> {
+        let rules = ways::strange(&gathered.survey.rules);
+        let Some(desired) = self.memory.desired().filter(|_| !rules.is_empty()) else { return Ok(None) };
+        let questions = ways::questions(desired, &gathered.survey, leased.subnet_env.subnets);
+        let ask = move |kernel: &mut Kernel| {
+            let mut ask = |question: &Question| {
+                let answer = kernel.forwarding_of(question.src, question.dst, &question.iif);
+                question.judge(answer.map_err(|error| error.to_string()))
+            };
+            questions.iter().filter_map(&mut ask).collect::<Vec<_>>()
+        };
+        let mut wrong = self.kernel.call(ask).await.map_err(|error| Failure::Stop(error.into()))?;
+        // Without one of the kernel's own rules nothing comes in, or nothing goes out.
+        wrong.extend(rules.iter().filter(|rule| rule.starts_with(ways::MISSING)).cloned());
+        let more = if wrong.len() > 1 { format!(" (and {} more)", wrong.len() - 1) } else { String::new() };
+        Ok(wrong.first().map(|first| {
+            format!(
+                "the routing policy leads pods' packets elsewhere: {first}{more}; see `ip rule`: {}",
+                rules.join("; ")
+            )
+        }))
     }
 
     /// Makes the packet rules. True if those that pods need are there.
@@ -176,7 +209,7 @@ impl Controller {
 /// Other programs' routes inside the network.
 fn foreign<'a>(scope: &Scope, own: Subnets, survey: &'a Survey) -> Vec<&'a (RouteKey, Route)> {
     let Some(routes) = &scope.routes else { return Vec::new() };
-    ownership::foreign(routes, (&scope.links, own), &survey.routes)
+    ownership::foreign(routes, (&scope.links, own), survey.routes.iter().chain(&survey.odd))
 }
 
 /// Those that take the traffic for peers, and what helps.

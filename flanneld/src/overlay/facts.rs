@@ -279,12 +279,15 @@ fn survey(kernel: &mut Kernel, can_reach: Option<IpAddr>) -> Result<Survey, Kern
     let links = kernel.links()?;
     let addresses = kernel.addresses()?;
     // There may be thousands of our own routes, and none of them leads to the underlay.
-    let routes = kernel.routes_but(TableId::MAIN, RouteProtocol::FLANNEL)?;
+    let (routes, mut odd) = kernel.routes_but(TableId::MAIN, RouteProtocol::FLANNEL)?;
+    let (local, more) = kernel.routes_but(TableId::LOCAL, RouteProtocol::KERNEL)?;
+    odd.extend(local.into_iter().chain(more));
+    let rules = kernel.rules()?;
     // No route is a valid answer.
     let reach = can_reach.and_then(|addr| kernel.route_to(addr).ok().flatten());
     let read = |path: &str| files::read_configured(Path::new(path), LARGEST_RESOLV_CONF).ok();
     let dns_servers = peers::dns_servers(read);
-    Ok(Survey { links, addresses, routes, reach, limits: neighbour_limits(), dns_servers })
+    Ok(Survey { links, addresses, routes, odd, rules, reach, limits: neighbour_limits(), dns_servers })
 }
 
 /// The limits of the neighbour tables. One that cannot be read cannot be raised.

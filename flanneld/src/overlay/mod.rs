@@ -1,9 +1,9 @@
 //! The overlay controller: whenever something may have changed, it makes a plan and carries it out.
 //!
-//! It makes a pass for six reasons: the store has changes, the kernel announced a change to an object of ours, packet
-//! rules have changed, a part of the daemon has ended or finished its work, a retry or a deadline is due, or ten minutes
-//! have passed. Every pass is the same: facts, plan, execution in order. [`overlay::plan`] makes all decisions, and is
-//! pure.
+//! It makes a pass for seven reasons: the store has changes, the kernel announced a change to an object of ours, a setting
+//! that it does not announce has changed, packet rules have changed, a part of the daemon has ended or finished its work,
+//! a retry or a deadline is due, or ten minutes have passed. Every pass is the same: facts, plan, execution in order.
+//! [`overlay::plan`] makes all decisions, and is pure.
 
 mod execute;
 mod extension;
@@ -30,6 +30,7 @@ use crate::events::Events;
 use crate::flags::Options;
 use crate::health::Readiness;
 use crate::kernel_thread::KernelThread;
+use crate::unannounced::Unannounced;
 
 pub use outlet::Outlet;
 pub use wireguard_key::DEFAULT as KEY_FILE;
@@ -64,6 +65,7 @@ pub struct Controller {
     /// The packet rules.
     rules: rules::Rules,
     outlet: Outlet,
+    settings: Unannounced,
     /// Other programs' routes that take the traffic for peers, as errors.
     preferred: Vec<String>,
     /// True after the first complete pass: from then on a failure is retried.
@@ -110,6 +112,7 @@ impl Controller {
             rules: rules::Rules::new(options.rules.clone()),
             known: Known::new(options, &store),
             memory: Memory::default(),
+            settings: Unannounced::default(),
             preferred: Vec::new(),
             started: false,
             retry: Backoff::default(),
@@ -158,29 +161,37 @@ impl Controller {
     async fn wait(&mut self, due: Due) -> Result<&'static str, DaemonError> {
         let ended = Instant::now();
         let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
-        let why = tokio::select! {
-            changes = self.store.changes() => {
-                self.take(changes?);
-                return Ok("the store has changed");
-            }
-            () = self.udp.ended() => return Ok("a udp worker has ended"),
-            news = self.extension.news() => {
-                news?;
-                return Ok("a command has ended");
-            }
-            news = self.events.news() => {
-                news?;
-                tokio::time::sleep_until(ended + QUIET).await;
-                "the kernel has changed"
-            }
-            changed = self.rules.changed() => {
-                changed?;
-                tokio::time::sleep_until(ended + rules::QUIET).await;
-                return Ok("packet rules have changed");
-            }
-            () = tokio::time::sleep_until(due) => {
-                self.rules.look_again();
-                "due"
+        let why = loop {
+            tokio::select! {
+                changes = self.store.changes() => {
+                    self.take(changes?);
+                    return Ok("the store has changed");
+                }
+                () = self.udp.ended() => return Ok("a udp worker has ended"),
+                news = self.extension.news() => {
+                    news?;
+                    return Ok("a command has ended");
+                }
+                news = self.events.news() => {
+                    news?;
+                    tokio::time::sleep_until(ended + QUIET).await;
+                    break "the kernel has changed";
+                }
+                () = tokio::time::sleep_until(self.settings.due()) => {
+                    let desired = self.memory.desired().cloned().unwrap_or_default();
+                    if self.settings.changed(&self.kernel, &desired, []).await? {
+                        break "a setting has changed";
+                    }
+                }
+                changed = self.rules.changed() => {
+                    changed?;
+                    tokio::time::sleep_until(ended + rules::QUIET).await;
+                    return Ok("packet rules have changed");
+                }
+                () = tokio::time::sleep_until(due) => {
+                    self.rules.look_again();
+                    break "due";
+                }
             }
         };
         self.known.survey = None;

@@ -115,7 +115,8 @@ impl Outlet {
     }
 
     /// Reports the result of applying a plan. The host is ready when its own data path is up, made from the complete
-    /// contents of the store (`read`), and no other program's route is `preferred` to it. A store that fails later is no
+    /// contents of the store (`read`), and nothing of other programs
+    /// is `preferred` to it: a route, or a rule of the routing policy. A store that fails later is no
     /// reason to take the host out of service.
     pub(super) fn applied(&mut self, applied: &Applied, preferred: &[String], read: bool) {
         self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, applied.drift);

@@ -10,7 +10,7 @@ use crate::netlink::wire::Writer;
 use crate::netlink::{Errno, KernelError};
 use crate::nft::RuleHandle;
 use crate::state::{Birth, Link, LinkKind};
-use crate::types::IfName;
+use crate::types::{IfName, RouteProtocol};
 use crate::wireguard::{WireguardRequest, remove_peer, set_device, set_peer};
 use crate::{sysctl, tuntap};
 
@@ -280,7 +280,8 @@ impl Page<'_> {
 fn is_there(step: &Step) -> bool {
     match step {
         Step::AddRoute(..) => true,
-        Step::CreateRoute(key, _) => key.dst.is_ipv4(),
+        // the kernel adds its own with an address
+        Step::CreateRoute(key, route) => key.dst.is_ipv4() || route.protocol == RouteProtocol::KERNEL,
         _ => false,
     }
 }

@@ -11,14 +11,18 @@ use crate::message::Request;
 use crate::message::address::SeenAddress;
 use crate::message::link::{self, SeenLink};
 use crate::message::neighbour::{self, SeenNeighbour};
-use crate::message::{address, route, vlan};
-use crate::netlink::KernelError;
+use crate::message::rule::SeenRule;
+use crate::message::{address, route, rule, vlan};
+use crate::netlink::{Errno, KernelError};
 use crate::nft::{Selection, TableKey};
 use crate::state::{
     LinkKind, NftScope, NftTable, Route, RouteKey, RouteKind, RouteScope, Scope, State, WireguardDevice,
 };
 use crate::sysctl;
 use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
+
+/// Routes in the kernel's order.
+pub type Routes = Vec<(RouteKey, Route)>;
 
 impl Kernel {
     /// The existing objects of `scope`. Other objects are not read.
@@ -218,13 +222,11 @@ impl Kernel {
         Ok(usual(self.read_tables(table, None, None, &|_| true)?))
     }
 
-    /// Like [`Self::routes`], without routes of `protocol`, which are not even decoded.
-    pub fn routes_but(
-        &mut self,
-        table: TableId,
-        protocol: RouteProtocol,
-    ) -> Result<Vec<(RouteKey, Route)>, KernelError> {
-        Ok(usual(self.read_tables(table, None, None, &|message| route::protocol(message) != Some(protocol))?))
+    /// The routes of one table but those of `protocol`, which are not even decoded: unicast and blackhole ones, and beside
+    /// them those of other types, such as unreachable and local ones.
+    pub fn routes_but(&mut self, table: TableId, protocol: RouteProtocol) -> Result<(Routes, Routes), KernelError> {
+        let all = self.read_tables(table, None, None, &|message| route::protocol(message) != Some(protocol))?;
+        Ok(all.into_iter().partition(|(_, route)| !matches!(route.kind, RouteKind::Other(_))))
     }
 
     fn read_tables(
@@ -292,6 +294,33 @@ impl Kernel {
             self.name(index)?;
         }
         Ok(route::decode_lookup(&message, &self.seen))
+    }
+
+    /// How the kernel would forward a packet from `src` to `dst` that comes by `iif`; `None`: it would keep it. An error, too,
+    /// when it would drop it.
+    pub fn forwarding_of(&mut self, src: IpAddr, dst: IpAddr, iif: &IfName) -> Result<Option<Route>, KernelError> {
+        let what = format!("ip route get {dst} from {src} iif {iif}");
+        let Some(index) = self.known(iif)? else { return Err(KernelError::new(what, Errno(libc::ENODEV))) };
+        let message = self.socket.ask(Request::new(route::lookup_forwarded(src, dst, index), 0, what))?;
+        let Some(message) = message else { return Ok(None) };
+        if let Some(index) = route::link(&message) {
+            self.name(index)?;
+        }
+        Ok(route::decode_lookup(&message, &self.seen))
+    }
+
+    /// The routing policy of both families (`ip rule show`). Empty without policy routing.
+    pub fn rules(&mut self) -> Result<Vec<SeenRule>, KernelError> {
+        let mut rules = Vec::new();
+        for family in Family::ALL {
+            let request = Request::new(rule::get(family), 0, "ip rule show");
+            match self.socket.dump(&request, rule::decode) {
+                Ok(read) => rules.extend(read.into_iter().filter(|rule| rule.family == family)),
+                Err(e) if e.is_absent() || [libc::EOPNOTSUPP, libc::EAFNOSUPPORT].contains(&e.errno.0) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(rules)
     }
 
     fn observe_sysctls(&mut self, scope: &Scope, mut state: State) -> Result<State, KernelError> {

@@ -11,6 +11,7 @@ use crate::types::{Family, IfName, TableId};
 
 pub use crate::message::address::SeenAddress;
 pub use crate::message::link::SeenLink;
+pub use crate::message::rule::SeenRule;
 
 /// A namespace's links, addresses and main table, each in the kernel's order.
 #[derive(Debug, Clone, Default)]

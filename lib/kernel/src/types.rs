@@ -196,6 +196,8 @@ pub struct TableId(pub u32);
 impl TableId {
     /// The table that `ip route` shows (RT_TABLE_MAIN, linux/rtnetlink.h).
     pub const MAIN: Self = Self(254);
+    /// The one that is asked first, with this host's own addresses (RT_TABLE_LOCAL).
+    pub const LOCAL: Self = Self(255);
 }
 
 /// Who installed a route (`proto` of `ip route`; RTPROT_* in linux/rtnetlink.h).

@@ -19,6 +19,7 @@ pub struct Pinger {
     /// The ICMP identifier, which distinguishes this socket's echoes from others'.
     pub id: u16,
     seq: u16,
+    payload: Vec<u8>,
 }
 
 impl Pinger {
@@ -31,7 +32,13 @@ impl Pinger {
         };
         let socket = Socket::new(domain, Type::RAW.cloexec(), Some(protocol))?;
         socket.connect(&SocketAddr::new(to, 0).into())?;
-        Ok(Self { socket, family, id, seq: 0 })
+        Ok(Self { socket, family, id, seq: 0, payload: PAYLOAD.to_vec() })
+    }
+
+    /// The same with a payload of `length` bytes instead of 56.
+    pub fn with_payload(mut self, length: usize) -> Self {
+        self.payload = PAYLOAD.iter().copied().cycle().take(length).collect();
+        self
     }
 
     /// The sequence number of the last request.
@@ -44,7 +51,7 @@ impl Pinger {
         self.seq = self.seq.wrapping_add(1);
         let header = IcmpEchoHeader { id: self.id, seq: self.seq };
         let sent = Instant::now();
-        self.socket.send(&request(self.family, header))?;
+        self.socket.send(&request(self.family, header, &self.payload))?;
         let mut buffer = [0; 2048];
         loop {
             let left =
@@ -74,13 +81,13 @@ pub fn best_of(pinger: &mut Pinger, count: usize, limit: Duration) -> io::Result
     Ok(best)
 }
 
-fn request(family: Family, echo: IcmpEchoHeader) -> Vec<u8> {
+fn request(family: Family, echo: IcmpEchoHeader, payload: &[u8]) -> Vec<u8> {
     let mut bytes = match family {
-        Family::V4 => Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), &PAYLOAD).to_bytes().to_vec(),
+        Family::V4 => Icmpv4Header::with_checksum(Icmpv4Type::EchoRequest(echo), payload).to_bytes().to_vec(),
         // RFC 3542 §3.1: the kernel fills in the checksum of raw ICMPv6
         Family::V6 => Icmpv6Header::new(Icmpv6Type::EchoRequest(echo)).to_bytes().to_vec(),
     };
-    bytes.extend_from_slice(&PAYLOAD);
+    bytes.extend_from_slice(payload);
     bytes
 }
 
@@ -114,10 +121,10 @@ mod tests {
         let ip = Ipv4Header::new(8 + 56, 64, IpNumber::ICMP, [10, 0, 0, 1], [10, 0, 0, 2]).unwrap().to_bytes();
         let packet = |icmp: &[u8]| [ip.as_slice(), icmp, &PAYLOAD].concat();
         assert_eq!(reply(Family::V4, &packet(&answer)), Some(ECHO));
-        assert_eq!(reply(Family::V4, &packet(&request(Family::V4, ECHO)[..8])), None);
+        assert_eq!(reply(Family::V4, &packet(&request(Family::V4, ECHO, &PAYLOAD)[..8])), None);
         let answer = Icmpv6Header::new(Icmpv6Type::EchoReply(ECHO)).to_bytes();
         assert_eq!(reply(Family::V6, &answer), Some(ECHO));
-        assert_eq!(reply(Family::V6, &request(Family::V6, ECHO)), None);
+        assert_eq!(reply(Family::V6, &request(Family::V6, ECHO, &PAYLOAD)), None);
         for bad in [&[][..], &[0x45], &[0x45; 20]] {
             assert_eq!(reply(Family::V4, bad), None);
             assert_eq!(reply(Family::V6, &bad[..bad.len().min(7)]), None);

@@ -99,7 +99,7 @@ impl Topology {
         // a switch has no address, and must not take part in the segment's neighbour discovery
         state.sysctls.insert("net/ipv6/conf/all/disable_ipv6".into(), "1".into());
         state.sysctls.insert("net/ipv6/conf/default/disable_ipv6".into(), "1".into());
-        state.links.insert(bridge.clone(), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
+        state.links.insert(bridge.clone(), Link::up(LinkKind::Bridge(Bridge::default())));
         for (port, node, end) in self.cables(segment)? {
             let peer = VethPeer { name: end, mac: None, mtu: None, netns: Some(netns(node)) };
             let kind = LinkKind::Veth(Veth { peer: Some(Box::new(peer)) });

@@ -114,7 +114,7 @@ fn probes() -> Result<[Probe; 3], InvalidValue> {
     let vxlan = Vxlan { port: Some(8472), ..Vxlan::new(Vni::new(1)?) };
     let down = |kind| Link { up: false, ..Link::up(kind) };
     Ok([
-        ("bridge", "CONFIG_BRIDGE", down(LinkKind::Bridge(Bridge { vlan_filtering: false }))),
+        ("bridge", "CONFIG_BRIDGE", down(LinkKind::Bridge(Bridge::default()))),
         ("vxlan", "CONFIG_VXLAN", down(LinkKind::Vxlan(vxlan))),
         ("veth", "CONFIG_VETH", down(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) }))),
     ])

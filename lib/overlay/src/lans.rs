@@ -77,6 +77,7 @@ mod tests {
             port: None,
             running: true,
             operstate: "Up".into(),
+            queue: String::new(),
             ipv6: None,
         }
     }

@@ -27,4 +27,5 @@ pub mod settings;
 pub mod status;
 pub mod subnet_env;
 pub mod underlay;
+pub mod ways;
 pub mod words;

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use kernel::state::{Adopt, Link, Route, RouteKey, RouteScope, State};
-use kernel::types::{Family, IfName, RouteProtocol};
+use kernel::state::{Adopt, Link, Route, RouteKey, RouteKind, RouteScope, State};
+use kernel::types::{Family, IfName, RouteProtocol, TableId};
 
 use crate::lease::Subnets;
 use crate::net::{overlap, parse_cidr, within};
@@ -200,17 +200,14 @@ fn list(nets: &[IpNetwork]) -> String {
     nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The routes inside our networks, and outside this host's own subnets, that are neither ours nor taken over. They
-/// stay, and may lead our traffic elsewhere. The kernel's own routes for addresses do not count, and neither does any
-/// route when another program does the routing.
+/// The routes inside our networks that are neither ours nor taken over. They stay, and may lead our traffic elsewhere.
+/// Those inside this host's own subnets count if they drop packets or have a gateway: others are pods'. The kernel's own
+/// routes for addresses do not count, and neither does any route when another program does the routing.
 pub fn foreign<'a>(
     scope: &RouteScope,
     (devices, own): (&[IfName], Subnets),
     routes: impl IntoIterator<Item = &'a (RouteKey, Route)>,
 ) -> Vec<&'a (RouteKey, Route)> {
-    let inside = |key: &RouteKey| {
-        scope.within.iter().any(|net| within(key.dst, *net)) && !own.iter().any(|own| within(key.dst, own))
-    };
     let by_ours = |route: &Route| route.dev.as_ref().is_some_and(|dev| devices.contains(dev));
     let leased = |(key, route): &(RouteKey, Route)| {
         route.via.is_some() && scope.adopt.gateways.get(&key.dst).copied() == route.via
@@ -218,9 +215,17 @@ pub fn foreign<'a>(
     let foreign = |entry: &&(RouteKey, Route)| {
         let (key, route) = *entry;
         let usual = [RouteProtocol::KERNEL, RouteProtocol::FLANNEL].contains(&route.protocol);
-        key.table == scope.table && !usual && inside(key) && !by_ours(route) && !leased(entry)
+        let asked = key.table == scope.table || key.table == TableId::LOCAL;
+        asked && !usual && may_mislead(&scope.within, own, entry) && !by_ours(route) && !leased(entry)
     };
     routes.into_iter().filter(|_| !scope.adopt.within.is_empty()).filter(foreign).collect()
+}
+
+/// A route inside one of `networks` that may lead pods' packets elsewhere: not one to pods of `own` subnets.
+pub fn may_mislead(networks: &[IpNetwork], own: Subnets, (key, route): &(RouteKey, Route)) -> bool {
+    let ours = own.iter().any(|own| within(key.dst, own));
+    let to_pods = route.kind == RouteKind::Unicast && route.via.is_none() && key.table != TableId::LOCAL;
+    networks.iter().any(|net| within(key.dst, *net)) && !(ours && to_pods)
 }
 
 /// Those of `foreign` that the kernel prefers to a route of `desired`, each with that route's key: destination and table are the

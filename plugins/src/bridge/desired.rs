@@ -105,7 +105,7 @@ pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State
         mac: new.then_some(ends.shared_mac),
         mtu: conf.mtu.filter(|_| new),
         alias: new.then(|| MADE.to_owned()),
-        ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering: conf.vlans.is_some() }))
+        ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering: conf.vlans.is_some(), ..Bridge::default() }))
     };
     state.links.insert(conf.bridge.clone(), bridge);
     refuse_routers(&mut state, &conf.bridge);
@@ -118,7 +118,7 @@ pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State
         ..Link::up(LinkKind::Veth(Veth { peer: Some(Box::new(peer)) }))
     };
     state.links.insert(ends.host.clone(), veth);
-    state.ports.insert(ends.host.clone(), Port { hairpin: conf.hairpin, isolated: conf.isolated });
+    state.ports.insert(ends.host.clone(), Port { hairpin: conf.hairpin, isolated: conf.isolated, passing: None });
     refuse_routers(&mut state, &ends.host);
     state
 }

@@ -124,7 +124,7 @@ fn the_pair_is_born_whole_and_down() {
     let LinkKind::Veth(kernel::state::Veth { peer: Some(peer) }) = &veth.kind else { panic!("{:?}", veth.kind) };
     assert_eq!((peer.name.as_str(), peer.mac, peer.mtu), ("eth0", Some(ends().pod_mac), Some(Mtu(1400))));
     assert_eq!(peer.netns, Some(9), "in the pod's namespace");
-    assert_eq!(state.ports[&name("veth1")], Port { hairpin: true, isolated: true });
+    assert_eq!(state.ports[&name("veth1")], Port { hairpin: true, isolated: true, passing: None });
 }
 
 fn addresses(state: &State) -> Vec<String> {

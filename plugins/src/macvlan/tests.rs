@@ -43,6 +43,7 @@ fn master(mtu: u32) -> SeenLink {
         port: None,
         running: true,
         operstate,
+        queue: String::new(),
         ipv6: None,
     }
 }

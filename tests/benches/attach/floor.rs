@@ -33,7 +33,7 @@ impl Floor {
         // as long as the name of the plugins' bridge
         let floor = Self { program: program.to_owned(), bridge: name("base")? };
         let mut state = State::default();
-        state.links.insert(floor.bridge.clone(), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
+        state.links.insert(floor.bridge.clone(), Link::up(LinkKind::Bridge(Bridge::default())));
         state.address(&floor.bridge, "10.84.0.1/16".parse().doing("read an address")?, false);
         host.apply(&diff(&state, &State::default(), &Scope::default()).steps).ok().doing("make a bridge")?;
         Ok(floor)

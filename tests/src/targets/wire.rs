@@ -101,7 +101,12 @@ pub fn rtnetlink_seeds() -> Vec<Vec<u8>> {
         let route = Route { via, onlink: true, protocol: RouteProtocol::FLANNEL, ..Route::by(&dev) };
         route::put(&RouteKey::main(dst.parse().unwrap()), &route, &Numbered).unwrap()
     };
-    let bridge = link::create(&dev, &Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true })), &Numbered).unwrap();
+    let bridge = link::create(
+        &dev,
+        &Link::up(LinkKind::Bridge(Bridge { vlan_filtering: true, ..Bridge::default() })),
+        &Numbered,
+    )
+    .unwrap();
     let mut refused = 36_u32.to_ne_bytes().to_vec();
     refused.extend([2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     refused.extend((-17_i32).to_ne_bytes());

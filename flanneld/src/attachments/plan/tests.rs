@@ -67,12 +67,13 @@ fn seen(dev: &str, index: u32, link: Link) -> SeenLink {
         port: None,
         running: true,
         operstate: String::new(),
+        queue: String::new(),
         ipv6: Some(kernel::message::link::Ipv6Conf::default()),
     }
 }
 
 fn cni0() -> SeenLink {
-    let link = Link { mac: BRIDGE_MAC.parse().ok(), ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })) };
+    let link = Link { mac: BRIDGE_MAC.parse().ok(), ..Link::up(LinkKind::Bridge(Bridge::default())) };
     seen("cni0", 3, link)
 }
 
@@ -103,7 +104,16 @@ fn planned_after(
     }
     let records = read(dir.path());
     let links = links.iter().map(|link| (link.name.clone(), link.clone())).collect();
-    plan(&Facts { records: &records, links: &links, subnets: "10.5.1.0-24".parse().unwrap(), now }, history)
+    plan(
+        &Facts {
+            records: &records,
+            links: &links,
+            arp: &std::collections::BTreeMap::new(),
+            subnets: "10.5.1.0-24".parse().unwrap(),
+            now,
+        },
+        history,
+    )
 }
 
 fn read(dir: &Path) -> Records {
@@ -122,9 +132,13 @@ fn lines(object: &Object) -> Vec<String> {
         )
     };
     let mut lines: Vec<String> = state.links.iter().map(link).collect();
-    lines.extend(state.ports.iter().map(|(name, port)| format!("{name} {port:?}")));
+    let passes = |port: &Port| port.passing == Some(Passing::default());
+    lines.extend(state.ports.iter().map(|(name, port)| {
+        format!("{name} hairpin {} isolated {} passes {}", port.hairpin, port.isolated, passes(port))
+    }));
     lines.extend(state.vlans.keys().map(|key| format!("{} vlan {}", key.dev, key.id)));
     lines.extend(state.addresses.keys().map(|key| format!("{} on {}", key.net, key.dev)));
+    lines.extend(state.routes.iter().map(|(key, route)| format!("{} proto {}", key.dst, route.protocol.0)));
     lines.extend(state.sysctls.iter().map(|(path, value)| format!("{path}={value}")));
     lines.push(format!("keep {} vlans {:?} owners {}", scope.keep, scope.vlans, owners.len()));
     lines
@@ -136,8 +150,9 @@ fn a_record_says_what_bridge_port_and_rules_must_be() {
     assert_eq!(
         lines(&plan.shared[&name("cni0")]),
         [
-            "cni0 up true mac Some(02:00:00:00:00:11) mtu None master None alias None",
+            "cni0 up true mac Some(02:00:00:00:00:11) mtu None master None alias Some(\"made by the CNI bridge plugin\")",
             "10.5.1.1/24 on cni0",
+            "10.5.1.0/24 proto 2",
             "net/ipv4/conf/cni0/forwarding=1",
             "net/ipv6/conf/cni0/accept_ra=0",
             "keep true vlans [] owners 1",
@@ -146,8 +161,9 @@ fn a_record_says_what_bridge_port_and_rules_must_be() {
     assert_eq!(
         lines(&plan.ports[&name("veth1")]),
         [
-            "veth1 up true mac Some(02:00:00:00:00:01) mtu None master Some(Some(cni0)) alias None",
-            "veth1 Port { hairpin: true, isolated: false }",
+            "veth1 up true mac Some(02:00:00:00:00:01) mtu Some(Mtu(1450)) master Some(Some(cni0)) alias None",
+            "veth1 hairpin true isolated false passes true",
+            "net/ipv6/conf/veth1/accept_ra=0",
             "keep false vlans [] owners 1",
         ]
     );
@@ -171,8 +187,48 @@ fn a_bridge_that_a_plugin_made_is_made_again_as_it_was() {
     let plan = planned(&[(who("a"), theirs)], &[cni0(), veth(7, MAC)], &[]);
     assert_eq!(
         lines(&plan.shared[&name("cni0")]),
-        ["10.5.1.1/24 on cni0", "net/ipv4/conf/cni0/forwarding=1", "keep true vlans [] owners 1"]
+        [
+            "10.5.1.1/24 on cni0",
+            "10.5.1.0/24 proto 2",
+            "net/ipv4/conf/cni0/forwarding=1",
+            "keep true vlans [] owners 1"
+        ]
     );
+}
+
+#[test]
+fn a_bridge_that_a_plugin_made_gets_its_name_back() {
+    let marked = |mac: &str| {
+        let link = Link {
+            mac: mac.parse().ok(),
+            alias: Some(MADE.to_owned()),
+            ..Link::up(LinkKind::Bridge(Bridge::default()))
+        };
+        seen("br0", 3, link)
+    };
+    let was = |link: SeenLink| {
+        let plan = planned(&[(who("a"), record("10.5.1.2/24"))], &[link, veth(7, MAC)], &[]);
+        plan.shared[&name("cni0")].state.links[&name("cni0")].was.clone()
+    };
+    assert_eq!(was(marked(BRIDGE_MAC)), Some(name("br0")));
+    assert_eq!(was(marked(MAC)), None, "another plugin's bridge");
+}
+
+/// On a bridge that nobody here made it keeps a new port from forwarding for a while.
+#[test]
+fn the_spanning_tree_of_others_is_left_alone() {
+    let tree = Bridge { stp: Some(true), ..Bridge::default() };
+    let bridge_with_tree = seen("cni0", 3, Link { mac: BRIDGE_MAC.parse().ok(), ..Link::up(LinkKind::Bridge(tree)) });
+    let of = |made: bool| {
+        let shared = vec![SharedLink { made, addresses: vec![], ..bridge() }];
+        let record = Record { shared, ..record("10.5.1.2/24") };
+        let plan = planned(&[(who("a"), record)], &[bridge_with_tree.clone(), veth(7, MAC)], &[]);
+        let stp = plan.shared.get(&name("cni0")).and_then(|object| object.state.links.get(&name("cni0")).cloned());
+        (stp.map(|link| link.kind), plan.ports[&name("veth1")].state.ports[&name("veth1")].passing)
+    };
+    let without = Bridge { stp: Some(false), ..Bridge::default() };
+    assert_eq!(of(true), (Some(LinkKind::Bridge(without)), Some(Passing::default())));
+    assert_eq!(of(false), (None, None));
 }
 
 #[test]
@@ -188,7 +244,10 @@ fn attachments_share_a_bridge() {
         planned(&[with("a", "veth1", bridge()), with("b", "veth2", other.clone())], &[cni0(), veth(7, MAC)], &[]);
     let shared = &plan.shared[&name("cni0")];
     assert_eq!((shared.owners.len(), shared.state.addresses.len(), plan.count), (2, 2, 2));
-    assert_eq!(shared.state.links[&name("cni0")].kind, LinkKind::Bridge(Bridge { vlan_filtering: true }));
+    assert_eq!(
+        shared.state.links[&name("cni0")].kind,
+        LinkKind::Bridge(Bridge { vlan_filtering: true, stp: Some(false) })
+    );
     // Records that disagree about the MAC address: another program changed it while nobody repaired it.
     let changed = SharedLink { mac: "02:00:00:00:00:99".into(), ..other };
     let plan = planned(&[with("a", "veth1", bridge()), with("b", "veth2", changed)], &[cni0()], &[]);
@@ -203,9 +262,9 @@ fn vlans_are_the_records_alone_where_it_says_so() {
     let port = |record: &Record| {
         lines(&planned(&[(who("a"), record.clone())], &[cni0(), veth(7, MAC)], &[]).ports[&name("veth1")])[2..].to_vec()
     };
-    assert_eq!(port(&record), ["veth1 vlan 5", "keep false vlans [] owners 1"]);
+    assert_eq!(port(&record), ["veth1 vlan 5", "net/ipv6/conf/veth1/accept_ra=0", "keep false vlans [] owners 1"]);
     record.host.as_mut().unwrap().only_vlans = true;
-    assert_eq!(port(&record), ["veth1 vlan 5", "keep false vlans [veth1] owners 1"]);
+    assert_eq!(port(&record), ["veth1 vlan 5", "net/ipv6/conf/veth1/accept_ra=0", "keep false vlans [veth1] owners 1"]);
 }
 
 /// By now another link may have the name.
@@ -217,7 +276,7 @@ fn a_link_that_leads_to_a_pod_is_known_by_more_than_its_name() {
     assert!(of(veth(8, "02:00:00:00:00:77")).ports.is_empty());
     assert_eq!(of(veth(8, MAC)).ports.len(), 1, "by its MAC");
     assert_eq!(of(veth(7, "02:00:00:00:00:77")).ports.len(), 1, "by its number");
-    let bridge = Link { mac: MAC.parse().ok(), ..Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })) };
+    let bridge = Link { mac: MAC.parse().ok(), ..Link::up(LinkKind::Bridge(Bridge::default())) };
     assert_eq!(of(seen("veth1", 7, bridge)).findings, gone, "another kind");
     let text = Finding::Gone(who("a"), "veth1".into()).to_string();
     assert_eq!(text, "veth1, which leads to the pod of net/a@eth0, is gone: recreate the pod");

@@ -198,7 +198,7 @@ pub(super) fn settings(desired: &State, observed: &State, steps: &mut Vec<Step>)
         }
     }
     for (name, want) in &desired.ports {
-        if observed.ports.get(name).copied().unwrap_or_default() != *want {
+        if !want.is_met_by(&observed.ports.get(name).copied().unwrap_or_default()) {
             steps.push(Step::SetPort(name.clone(), *want));
         }
     }

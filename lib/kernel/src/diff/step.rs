@@ -140,7 +140,13 @@ impl fmt::Display for Step {
             Self::ChangeLink(name, change) => write!(f, "ip link set {name}{change}"),
             Self::SetPort(name, port) => {
                 let on = |on| if on { "on" } else { "off" };
-                write!(f, "bridge link set dev {name} hairpin {} isolated {}", on(port.hairpin), on(port.isolated))
+                write!(f, "bridge link set dev {name} hairpin {} isolated {}", on(port.hairpin), on(port.isolated))?;
+                port.passing.map_or(Ok(()), |passing| {
+                    write!(f, " learning {} flood {}", on(passing.learning), on(passing.unicast))?;
+                    write!(f, " mcast_flood {} bcast_flood {}", on(passing.multicast), on(passing.broadcast))?;
+                    write!(f, " neigh_suppress {} locked {}", on(passing.suppressed), on(passing.locked))?;
+                    write!(f, " state {}", if passing.blocked { 4 } else { 3 })
+                })
             }
             Self::AddVlan(key, vlan) => {
                 let (pvid, untagged) =

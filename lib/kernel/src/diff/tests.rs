@@ -270,7 +270,7 @@ fn a_link_of_another_kind_is_left_alone_with_all_that_was_to_hang_on_it() {
     desired.address(&dev, "10.5.1.0/32".parse().unwrap(), false);
     desired.ports.insert(dev.clone(), Port::default());
     let mut observed = State::default();
-    observed.links.insert(dev.clone(), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
+    observed.links.insert(dev.clone(), Link::up(LinkKind::Bridge(Bridge::default())));
     let plan = diff(&desired, &observed, &scope());
     assert!(plan.steps.is_empty(), "{:?}", plan.steps);
     let message = plan.conflicts[0].to_string();

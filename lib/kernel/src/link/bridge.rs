@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use netlink_packet_route::link::{InfoBridge, InfoData};
+use netlink_packet_route::link::{BridgeStpState, InfoBridge, InfoData};
 
 use super::{Kind, LinkKind, Phase};
 
@@ -12,15 +12,32 @@ pub struct Bridge {
     /// Filter by VLAN (`bridge vlan`); needs CONFIG_BRIDGE_VLAN_FILTERING. It is enabled when desired, and never
     /// disabled, because others may need it.
     pub vlan_filtering: bool,
+    /// The spanning tree protocol (`stp_state`), which keeps a new port from forwarding for half a minute. `None` on the
+    /// desired side: whatever the bridge has.
+    pub stp: Option<bool>,
 }
 
 impl Bridge {
-    /// The attributes of IFLA_INFO_DATA that [`Bridge::decode`] needs: IFLA_BR_VLAN_FILTERING.
-    pub(crate) const READ: [u16; 1] = [7];
+    /// The attributes of IFLA_INFO_DATA that [`Bridge::decode`] needs: IFLA_BR_STP_STATE and IFLA_BR_VLAN_FILTERING.
+    pub(crate) const READ: [u16; 2] = [5, 7];
 
     pub(super) fn decode(data: Option<&InfoData>) -> Self {
-        let on = InfoBridge::VlanFiltering(true);
-        Self { vlan_filtering: matches!(data, Some(InfoData::Bridge(data)) if data.contains(&on)) }
+        let Some(InfoData::Bridge(data)) = data else { return Self::default() };
+        let mut bridge = Self::default();
+        for attribute in data {
+            match attribute {
+                InfoBridge::VlanFiltering(on) => bridge.vlan_filtering = *on,
+                InfoBridge::StpState(state) => bridge.stp = Some(*state != BridgeStpState::Disabled),
+                _ => {}
+            }
+        }
+        bridge
+    }
+
+    fn attributes(&self) -> Vec<InfoBridge> {
+        let stp = |on| InfoBridge::StpState(if on { BridgeStpState::KernelStp } else { BridgeStpState::Disabled });
+        let filtering = self.vlan_filtering.then_some(InfoBridge::VlanFiltering(true));
+        filtering.into_iter().chain(self.stp.map(stp)).collect()
     }
 }
 
@@ -30,15 +47,20 @@ impl Kind for Bridge {
     }
 
     fn change(&self, have: &LinkKind) -> Option<LinkKind> {
-        let off = matches!(have, LinkKind::Bridge(have) if !have.vlan_filtering);
-        (self.vlan_filtering && off).then_some(LinkKind::Bridge(*self))
+        let LinkKind::Bridge(have) = have else { return None };
+        let filters = self.vlan_filtering && !have.vlan_filtering;
+        let spans = self.stp.is_some_and(|on| on != have.stp.unwrap_or_default());
+        (filters || spans).then_some(LinkKind::Bridge(*self))
     }
 
     fn data(&self, _lower: Option<u32>, _phase: Phase) -> Option<InfoData> {
-        self.vlan_filtering.then(|| InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]))
+        Some(self.attributes()).filter(|attributes| !attributes.is_empty()).map(InfoData::Bridge)
     }
 
     fn parameters(&self, f: &mut fmt::Formatter<'_>, _phase: Phase) -> fmt::Result {
-        if self.vlan_filtering { write!(f, " vlan_filtering 1") } else { Ok(()) }
+        if self.vlan_filtering {
+            write!(f, " vlan_filtering 1")?;
+        }
+        self.stp.map_or(Ok(()), |on| write!(f, " stp_state {}", u8::from(on)))
     }
 }

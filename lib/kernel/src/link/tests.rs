@@ -45,7 +45,7 @@ fn kinds() -> Vec<LinkKind> {
     let ipip = Ipip { local: "192.0.2.1".parse().ok(), remote: "192.0.2.2".parse().ok(), ttl: 3, pmtudisc: true };
     let mut kinds = vec![
         LinkKind::Bridge(Bridge::default()),
-        LinkKind::Bridge(Bridge { vlan_filtering: true }),
+        LinkKind::Bridge(Bridge { vlan_filtering: true, ..Bridge::default() }),
         LinkKind::Veth(Veth::default()),
         LinkKind::Vxlan(Vxlan::new(vni(1))),
         LinkKind::Vxlan(rich.clone()),

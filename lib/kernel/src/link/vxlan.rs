@@ -30,6 +30,9 @@ pub struct Vxlan {
     pub ttl: VxlanTtl,
     /// Whether outer IPv4 packets may be fragmented.
     pub df: VxlanDf,
+    /// It has more that changes what becomes of packets and cannot be changed: a proxy or short circuit, misses that are
+    /// announced, a destination by packet or by VNI, a limit of entries. Observed only.
+    pub further: bool,
 }
 
 /// The TTL of outer packets (`ip link … type vxlan ttl`).
@@ -68,6 +71,7 @@ impl Vxlan {
             gbp: false,
             ttl: VxlanTtl::Auto,
             df: VxlanDf::Unset,
+            further: false,
         }
     }
 
@@ -85,6 +89,13 @@ impl Vxlan {
                 InfoVxlan::TtlInherit(1..) | InfoVxlan::TtlInheritFlag => vxlan.ttl = VxlanTtl::Inherit,
                 InfoVxlan::Df(link::VxlanDf::Set) => vxlan.df = VxlanDf::Set,
                 InfoVxlan::Df(link::VxlanDf::Inherit) => vxlan.df = VxlanDf::Inherit,
+                InfoVxlan::Proxy(true)
+                | InfoVxlan::Rsc(true)
+                | InfoVxlan::L2Miss(true)
+                | InfoVxlan::L3Miss(true)
+                | InfoVxlan::CollectMetadata(true)
+                | InfoVxlan::Vnifilter(true)
+                | InfoVxlan::Limit(1..) => vxlan.further = true,
                 _ => {}
             }
         }
@@ -140,7 +151,8 @@ impl Kind for Vxlan {
         let LinkKind::Vxlan(want) = want else { return false };
         let family = |vxlan: &Self| vxlan.local.map(|ip| ip.is_ipv4());
         let inherits = |vxlan: &Self| vxlan.ttl == VxlanTtl::Inherit;
-        want.vni == self.vni
+        !self.further
+            && want.vni == self.vni
             && want.port == self.port
             && want.gbp == self.gbp
             && inherits(want) == inherits(self)

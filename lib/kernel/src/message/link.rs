@@ -4,8 +4,8 @@
 use std::os::fd::RawFd;
 
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, LinkMessage, State as OperState,
+    AfSpecInet6, AfSpecUnspec, BridgePortState, InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, State as OperState,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage, RouteNetlinkMessage as Message};
 
@@ -13,7 +13,7 @@ use super::Names;
 use crate::diff::LinkChange;
 pub use crate::link::KERNEL_VXLAN_PORT;
 use crate::link::{self, LinkKind, Made, Phase};
-use crate::state::{Birth, Link, Port, Vxlan};
+use crate::state::{Birth, Link, Passing, Port, Vxlan};
 use crate::types::{IfIndex, IfName, Mac, Mtu};
 
 /// An observed link. It refers to other links by index.
@@ -37,6 +37,8 @@ pub struct SeenLink {
     pub running: bool,
     /// The operational state (IF_OPER_*) as text, such as `lowerlayerdown`.
     pub operstate: String,
+    /// The queueing discipline that what it sends goes through (`tc qdisc`), such as `noqueue`.
+    pub queue: String,
     /// Settings of `net/ipv6/conf/NAME`; `None` if the link has no IPv6.
     pub ipv6: Option<Ipv6Conf>,
 }
@@ -205,12 +207,28 @@ pub fn rename(index: IfIndex, name: &IfName) -> Message {
 /// `bridge link set dev NAME hairpin … isolated …`
 pub fn set_port(name: &IfName, port: Port, names: &dyn Names) -> Message {
     let (index, mut attributes) = existing(name, names);
-    let data = vec![InfoBridgePort::HairpinMode(port.hairpin), InfoBridgePort::Isolated(port.isolated)];
+    let mut data = vec![InfoBridgePort::HairpinMode(port.hairpin), InfoBridgePort::Isolated(port.isolated)];
+    data.extend(port.passing.into_iter().flat_map(passing));
     attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::PortKind(InfoPortKind::Bridge),
         LinkInfo::PortData(InfoPortData::BridgePort(data)),
     ]));
     Message::NewLink(message(index, attributes))
+}
+
+/// The state comes last: the kernel refuses it, and that alone, for a port whose link is down, and gives that one its state
+/// when the link comes up (br_setport and br_set_port_state, net/bridge/br_netlink.c).
+fn passing(wanted: Passing) -> [InfoBridgePort; 7] {
+    let state = if wanted.blocked { BridgePortState::Blocking } else { BridgePortState::Forwarding };
+    [
+        InfoBridgePort::Learning(wanted.learning),
+        InfoBridgePort::UnicastFlood(wanted.unicast),
+        InfoBridgePort::MulticastFlood(wanted.multicast),
+        InfoBridgePort::BroadcastFlood(wanted.broadcast),
+        InfoBridgePort::NeighSupress(wanted.suppressed),
+        InfoBridgePort::Locked(wanted.locked),
+        InfoBridgePort::State(state),
+    ]
 }
 
 /// `ip link set dev INDEX netns FD name NAME alias ALIAS`: the link `index` moves, is down afterwards, and has a new
@@ -259,6 +277,7 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
         port: None,
         running: false,
         operstate: String::new(),
+        queue: String::new(),
         ipv6: None,
     };
     let mut elsewhere = false;
@@ -269,6 +288,7 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
             LinkAttribute::Controller(index) => seen.master = Some(*index).filter(|i| *i != 0),
             // a tunnel without a lower link reports 0
             LinkAttribute::Link(index) => seen.lower = Some(*index).filter(|i| *i != 0),
+            LinkAttribute::Qdisc(queue) => seen.queue.clone_from(queue),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::IfAlias(alias) => seen.link.alias = Some(alias.clone()),
             LinkAttribute::ProtoDown(down) => seen.link.protodown = Some(*down != 0),
@@ -276,7 +296,7 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
                 seen.running = matches!(state, OperState::Up | OperState::Unknown);
                 seen.operstate = state.to_string();
             }
-            LinkAttribute::LinkInfo(info) => decode_info(info, &mut seen),
+            LinkAttribute::LinkInfo(info) => decode_info(info, carries(flags), &mut seen),
             LinkAttribute::AfSpecUnspec(families) => seen.ipv6 = families.iter().find_map(decode_ipv6),
             _ => {}
         }
@@ -303,11 +323,36 @@ fn decode_ipv6(family: &AfSpecUnspec) -> Option<Ipv6Conf> {
     })
 }
 
-/// What [`decode_info`] gets to see of a bridge port's IFLA_INFO_SLAVE_DATA: IFLA_BRPORT_MODE (hairpin) and
-/// IFLA_BRPORT_ISOLATED.
-pub(super) const PORT_READ: [u16; 2] = [4, 33];
+/// What [`decode_info`] gets to see of a bridge port's IFLA_INFO_SLAVE_DATA: IFLA_BRPORT_STATE, MODE (hairpin), LEARNING,
+/// UNICAST_FLOOD, MCAST_FLOOD, BCAST_FLOOD, NEIGH_SUPPRESS, ISOLATED and LOCKED.
+pub(crate) const PORT_READ: [u16; 9] = [1, 4, 8, 9, 27, 30, 32, 33, 39];
 
-fn decode_info(info: &[LinkInfo], seen: &mut SeenLink) {
+/// A port by its attributes. `carries`: its link is up and has a carrier.
+pub(crate) fn decode_port<'a>(data: impl IntoIterator<Item = &'a InfoBridgePort>, carries: bool) -> Port {
+    let (mut port, mut passing) = (Port::default(), Passing::default());
+    for attribute in data {
+        match attribute {
+            InfoBridgePort::HairpinMode(on) => port.hairpin = *on,
+            InfoBridgePort::Isolated(on) => port.isolated = *on,
+            InfoBridgePort::State(state) => passing.blocked = carries && *state != BridgePortState::Forwarding,
+            InfoBridgePort::Learning(on) => passing.learning = *on,
+            InfoBridgePort::UnicastFlood(on) => passing.unicast = *on,
+            InfoBridgePort::MulticastFlood(on) => passing.multicast = *on,
+            InfoBridgePort::BroadcastFlood(on) => passing.broadcast = *on,
+            InfoBridgePort::NeighSupress(on) => passing.suppressed = *on,
+            InfoBridgePort::Locked(on) => passing.locked = *on,
+            _ => {}
+        }
+    }
+    Port { passing: Some(passing), ..port }
+}
+
+/// The link is up and has a carrier.
+pub(crate) fn carries(flags: LinkFlags) -> bool {
+    flags.contains(LinkFlags::Up | LinkFlags::LowerUp)
+}
+
+fn decode_info(info: &[LinkInfo], carries: bool, seen: &mut SeenLink) {
     let word = info.iter().find_map(|part| if let LinkInfo::Kind(kind) = part { Some(kind) } else { None });
     let data = info.iter().find_map(|part| if let LinkInfo::Data(data) = part { Some(data) } else { None });
     if let Some(word) = word {
@@ -316,10 +361,7 @@ fn decode_info(info: &[LinkInfo], seen: &mut SeenLink) {
     seen.lower = data.and_then(Vxlan::decode_lower).or(seen.lower);
     for part in info {
         if let LinkInfo::PortData(InfoPortData::BridgePort(data)) = part {
-            seen.port = Some(Port {
-                hairpin: data.contains(&InfoBridgePort::HairpinMode(true)),
-                isolated: data.contains(&InfoBridgePort::Isolated(true)),
-            });
+            seen.port = Some(decode_port(data, carries));
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod link;
 pub mod neighbour;
 mod read;
 pub mod route;
+pub mod rule;
 mod socket;
 pub mod vlan;
 

@@ -12,6 +12,7 @@ use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::rule::RuleMessage;
 
 use super::link::PORT_READ;
 use crate::link::Bridge;
@@ -37,14 +38,14 @@ const INFO_DATA: u16 = 2;
 const INFO_SLAVE_KIND: u16 = 4;
 const INFO_SLAVE_DATA: u16 = 5;
 
-const KINDS: [Kind; 4] = [
+const KINDS: [Kind; 5] = [
     // struct ifinfomsg; IFLA_ADDRESS, IFNAME, MTU, LINK, MASTER, OPERSTATE, LINKINFO, IFALIAS
-    // and WIRELESS, PROTINFO, AF_SPEC, LINK_NETNSID, PROTO_DOWN
+    // and QDISC, WIRELESS, PROTINFO, AF_SPEC, LINK_NETNSID, PROTO_DOWN
     Kind {
         types: 16..=18,
         fixed: 16,
         needed: &[1, 3, 4, 5, 10, 16, LINK_INFO, 20],
-        read: &[1, 3, 4, 5, 10, 11, 12, 16, LINK_INFO, 20, 26, 37, 39],
+        read: &[1, 3, 4, 5, 6, 10, 11, 12, 16, LINK_INFO, 20, 26, 37, 39],
     },
     // struct ifaddrmsg; IFA_ADDRESS, LOCAL, FLAGS
     Kind { types: 20..=22, fixed: 8, needed: &[1, 2, 8], read: &[] },
@@ -52,6 +53,8 @@ const KINDS: [Kind; 4] = [
     Kind { types: 24..=26, fixed: 12, needed: &[1, 4, 5, 6, 7, 8, 9, 15, 18, 21, 30], read: &[] },
     // struct ndmsg; NDA_DST, LLADDR, VLAN, PORT, VNI, IFINDEX, MASTER, NH_ID
     Kind { types: 28..=30, fixed: 12, needed: &[1, 2, 5, 6, 7, 8, 9, 13], read: &[] },
+    // struct fib_rule_hdr; FRA_DST, SRC, IIFNAME, PRIORITY, FWMARK, SUPPRESS_PREFIXLEN, TABLE
+    Kind { types: 32..=34, fixed: 12, needed: &[1, 2, 3, 6, 10, 14, 15], read: &[] },
 ];
 
 /// The link kinds whose data is read. Data of another kind is left out if it cannot be decoded.
@@ -111,6 +114,7 @@ fn decode(kind: u16, body: &[u8]) -> Option<RouteNetlinkMessage> {
     let address = |of: fn(AddressMessage) -> RouteNetlinkMessage| AddressMessage::parse(body).ok().map(of);
     let route = |of: fn(RouteMessage) -> RouteNetlinkMessage| RouteMessage::parse(body).ok().map(of);
     let neighbour = |of: fn(NeighbourMessage) -> RouteNetlinkMessage| NeighbourMessage::parse(body).ok().map(of);
+    let rule = |of: fn(RuleMessage) -> RouteNetlinkMessage| RuleMessage::parse(body).ok().map(of);
     match kind {
         16 => link(RouteNetlinkMessage::NewLink),
         17 => link(RouteNetlinkMessage::DelLink),
@@ -124,6 +128,9 @@ fn decode(kind: u16, body: &[u8]) -> Option<RouteNetlinkMessage> {
         28 => neighbour(RouteNetlinkMessage::NewNeighbour),
         29 => neighbour(RouteNetlinkMessage::DelNeighbour),
         30 => neighbour(RouteNetlinkMessage::GetNeighbour),
+        32 => rule(RouteNetlinkMessage::NewRule),
+        33 => rule(RouteNetlinkMessage::DelRule),
+        34 => rule(RouteNetlinkMessage::GetRule),
         _ => None,
     }
 }

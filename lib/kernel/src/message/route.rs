@@ -10,10 +10,13 @@ use netlink_packet_route::route::{
 
 use super::{Names, address_family};
 use crate::state::{Route, RouteKey, RouteKind};
-use crate::types::{Family, Mtu, RouteProtocol, TableId};
+use crate::types::{Family, IfIndex, Mtu, RouteProtocol, TableId};
 
 /// The metric that the kernel gives IPv6 routes without one (IP6_RT_PRIO_USER, include/net/ip6_route.h).
 const IPV6_METRIC: u32 = 1024;
+
+/// The metric of IPv6 routes that the kernel adds with an address (IP6_RT_PRIO_ADDRCONF, include/net/ip6_route.h).
+pub const IPV6_PREFIX_METRIC: u32 = 256;
 
 /// RT_SCOPE_UNIVERSE and RT_SCOPE_LINK, linux/rtnetlink.h
 const UNIVERSE: u8 = 0;
@@ -94,11 +97,24 @@ pub fn get(family: Family, table: TableId, protocol: Option<RouteProtocol>, dev:
 
 /// `ip route get ADDR`: asks the kernel how it reaches `addr`.
 pub fn lookup(addr: IpAddr) -> Message {
+    Message::GetRoute(question(addr))
+}
+
+fn question(addr: IpAddr) -> RouteMessage {
     let mut message = RouteMessage::default();
     let family = Family::from(addr);
     message.header.address_family = address_family(family);
     message.header.destination_prefix_length = family.bits();
     message.attributes.push(RouteAttribute::Destination(addr.into()));
+    message
+}
+
+/// `ip route get DST from SRC iif INDEX`: as the kernel forwards a packet.
+pub fn lookup_forwarded(src: IpAddr, dst: IpAddr, iif: IfIndex) -> Message {
+    let mut message = question(dst);
+    message.header.source_prefix_length = Family::from(src).bits();
+    message.attributes.push(RouteAttribute::Source(src.into()));
+    message.attributes.push(RouteAttribute::Iif(iif.0));
     Message::GetRoute(message)
 }
 

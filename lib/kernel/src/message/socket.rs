@@ -205,6 +205,7 @@ fn body(message: &RouteNetlinkMessage) -> &dyn Emitable {
     match message {
         Message::NewLink(link) | Message::SetLink(link) | Message::GetLink(link) | Message::DelLink(link) => link,
         Message::NewAddress(address) | Message::GetAddress(address) | Message::DelAddress(address) => address,
+        Message::GetRule(rule) => rule,
         Message::NewRoute(route) | Message::GetRoute(route) | Message::DelRoute(route) => route,
         Message::NewNeighbour(entry) | Message::GetNeighbour(entry) | Message::DelNeighbour(entry) => entry,
         // nothing here creates another kind of message; the kernel refuses one without a body

@@ -17,16 +17,20 @@ use crate::netlink::KernelError;
 use crate::netlink::client::{Client, Protocol};
 use crate::netlink::wire::Incoming;
 
-/// RTNLGRP_* (linux/rtnetlink.h): LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_NETCONF and
-/// IPV6_NETCONF. Bridge ports and their VLANs are announced to LINK, forwarding entries to NEIGH.
-const GROUPS: [u32; 8] = [1, 3, 5, 7, 9, 11, 24, 25];
+/// RTNLGRP_* (linux/rtnetlink.h): LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE,
+/// IPV4_NETCONF and IPV6_NETCONF. Bridge ports and their VLANs are announced to LINK, forwarding entries to NEIGH.
+const GROUPS: [u32; 11] = [1, 3, 4, 5, 7, 8, 9, 11, 19, 24, 25];
 
 /// Room for about ten thousand announcements, in bytes. When it is full, announcements are lost, and everything must
 /// be read again. The kernel's default of 208 KiB holds about 250 of another program's routes.
 const ROOM: usize = 16 << 20;
 
-/// RTM_* (linux/rtnetlink.h), a NEW and a DEL each: links, addresses, routes and neighbours.
-const OBJECTS: [u16; 8] = [16, 17, 20, 21, 24, 25, 28, 29];
+/// RTM_* (linux/rtnetlink.h), a NEW and a DEL each: links, addresses, routes, neighbours and rules.
+const OBJECTS: [u16; 10] = [16, 17, 20, 21, 24, 25, 28, 29, 32, 33];
+/// RTM_NEWQDISC and RTM_DELQDISC.
+const QUEUES: [u16; 2] = [36, 37];
+/// Classes, filters, actions and chains of filters, which are announced to the same group.
+const TRAFFIC: [std::ops::RangeInclusive<u16>; 2] = [38..=50, 100..=102];
 /// The kernel asks a program to resolve an address (`neigh_app_ns`, net/core/neighbour.c); nothing has changed.
 const RTM_GETNEIGH: u16 = 30;
 
@@ -54,6 +58,8 @@ pub struct Announcement {
 pub(super) enum Body {
     Object(Message),
     Netconf(Netconf),
+    /// The queueing discipline of the link of this index.
+    Queue(u32),
     /// Nothing has changed.
     Nothing,
     Unreadable(String),
@@ -79,12 +85,20 @@ impl NetlinkDeserializable for Announcement {
             }
             netconf::RTM_NEWNETCONF => netconf::parse(payload)
                 .map_or_else(|| Body::Unreadable("a RTM_NEWNETCONF that is cut short".to_owned()), Body::Netconf),
+            kind if QUEUES.contains(&kind) => queue(payload)
+                .map_or_else(|| Body::Unreadable("a queueing discipline that is cut short".to_owned()), Body::Queue),
+            kind if TRAFFIC.iter().any(|kinds| kinds.contains(&kind)) => Body::Nothing,
             // The link is gone, too.
             netconf::RTM_DELNETCONF | RTM_GETNEIGH => Body::Nothing,
             kind => Body::Unreadable(format!("a message of type {kind}")),
         };
         Ok(Self { body, appended: header.flags & NLM_F_APPEND != 0 })
     }
+}
+
+/// The index in a struct tcmsg (linux/rtnetlink.h).
+fn queue(payload: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(*payload.get(4..)?.first_chunk()?))
 }
 
 /// An announcement is never sent, but a connection requires this of its message type.

@@ -13,6 +13,8 @@ use crate::types::IfName;
 pub fn contradicts(news: &News, desired: &State, scope: &Scope) -> bool {
     match news {
         News::Unreadable(_) => true,
+        News::Policy => false,
+        News::Queue(name) => concerns(name, desired, scope),
         News::Link(name, seen) => concerns(name, desired, scope) && link(name, seen.as_deref(), desired, scope),
         News::Route(key, Some(seen)) if twins(key, desired).any(|(_, want)| satisfies(want, seen)) => false,
         _ => {
@@ -110,7 +112,7 @@ fn pair(news: &News, desired: &State) -> (State, State) {
             there.sysctls.insert(path.clone(), value.clone());
             None
         }
-        News::Link(..) | News::Unreadable(_) => None,
+        News::Link(..) | News::Queue(_) | News::Policy | News::Unreadable(_) => None,
     };
     if let Some((name, link)) = dev.and_then(|dev| desired.links.get_key_value(dev)) {
         for side in [&mut wanted, &mut there] {

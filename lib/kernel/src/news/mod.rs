@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 pub use announcement::{Announcement, Listener, announcements, listen};
 pub use compare::contradicts;
 pub use echo::pass_over;
+pub use netconf::is_announced;
 pub use read::Reader;
 
 use crate::message::address::SeenAddress;
@@ -49,6 +50,10 @@ pub enum News {
     Route(RouteKey, Option<Route>),
     /// A sysctl that the kernel announces (RTM_NEWNETCONF): its path below `/proc/sys`, and its value.
     Sysctl(String, String),
+    /// The queueing discipline of a link is another.
+    Queue(IfName),
+    /// The routing policy (`ip rule`): some rule has come or gone.
+    Policy,
     /// An unreadable announcement, with the reason: any object may have changed.
     Unreadable(String),
 }

@@ -22,6 +22,22 @@ const FILES: [(u16, [&str; 2]); 5] = [
     (8, ["bc_forwarding", ""]),
 ];
 const FORWARDING: u16 = 2;
+/// Another name of all links' IPv4 forwarding (ctl_forward_entry, net/ipv4/devinet.c).
+const IP_FORWARD: &str = "net/ipv4/ip_forward";
+
+/// Whether the kernel announces a change of the sysctl at `path`, which is below `/proc/sys`. It announces these few of
+/// IP's settings of a link, and no other sysctl.
+pub fn is_announced(path: &str) -> bool {
+    let known = |(_, [v4, v6]): &(u16, [&str; 2])| {
+        let is = |family: &str, file: &str| {
+            let rest = path.strip_prefix("net/").and_then(|rest| rest.strip_prefix(family));
+            let link = rest.and_then(|rest| rest.strip_prefix("/conf/")).and_then(|rest| rest.strip_suffix(file));
+            !file.is_empty() && link.is_some_and(|link| link.ends_with('/'))
+        };
+        is("ipv4", v4) || is("ipv6", v6)
+    };
+    path == IP_FORWARD || FILES.iter().any(known)
+}
 
 /// A message: the link, and its values by NETCONFA_*.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,9 +86,36 @@ pub(super) fn news(netconf: &Netconf, names: &dyn Names) -> Vec<News> {
             news.push(News::Sysctl(format!("net/{family_dir}/conf/{link}/{file}"), value.to_string()));
         }
         if (family, *kind, netconf.ifindex) == (Family::V4, FORWARDING, ALL) {
-            // Another name of the same variable (net/ipv4/devinet.c, ctl_forward_entry).
-            news.push(News::Sysctl("net/ipv4/ip_forward".to_owned(), value.to_string()));
+            news.push(News::Sysctl(IP_FORWARD.to_owned(), value.to_string()));
         }
     }
     news
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_announced;
+
+    #[test]
+    fn few_sysctls_are_announced() {
+        for path in [
+            "net/ipv4/ip_forward",
+            "net/ipv4/conf/eth0/rp_filter",
+            "net/ipv4/conf/eth0.5/forwarding",
+            "net/ipv6/conf/all/forwarding",
+            "net/ipv6/conf/cni0/proxy_ndp",
+        ] {
+            assert!(is_announced(path), "{path}");
+        }
+        for path in [
+            "net/ipv6/conf/cni0/accept_ra",
+            "net/ipv6/conf/cni0/rp_filter",
+            "net/ipv4/conf/cni0/mc_forwarding",
+            "net/ipv4/conf/cni0/arp_ignore",
+            "net/ipv4/neigh/default/gc_thresh3",
+            "net/ipv4/conf/forwarding",
+        ] {
+            assert!(!is_announced(path), "{path}");
+        }
+    }
 }

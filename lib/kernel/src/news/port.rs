@@ -2,18 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use netlink_packet_core::Nla;
+use netlink_packet_core::{Emitable, Nla, NlaBuffer, Parseable};
 use netlink_packet_route::link::{
-    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute, LinkMessage, LinkProtoInfoBridge,
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridgePort, LinkAttribute, LinkMessage, LinkProtoInfoBridge,
 };
 
 use super::News;
-use crate::state::{Port, Vlan};
+use crate::message::link::{PORT_READ, carries, decode_port};
+use crate::state::Vlan;
 use crate::types::{IfName, VlanId};
-
-/// IFLA_BRPORT_MODE and IFLA_BRPORT_ISOLATED (linux/if_link.h).
-const HAIRPIN: u16 = 4;
-const ISOLATED: u16 = 33;
 
 /// The flags and all VLANs of the port `name`. RTM_DELLINK means that the port leaves its bridge; the link stays.
 pub(super) fn news(name: &IfName, message: &LinkMessage, gone: bool) -> Vec<News> {
@@ -22,7 +19,8 @@ pub(super) fn news(name: &IfName, message: &LinkMessage, gone: bool) -> Vec<News
     for attribute in message.attributes.iter().filter(|_| !gone) {
         match attribute {
             LinkAttribute::ProtoInfoBridge(flags) => {
-                port = Some(Port { hairpin: is_set(flags, HAIRPIN), isolated: is_set(flags, ISOLATED) });
+                let flags: Vec<_> = flags.iter().filter_map(attribute_of).collect();
+                port = Some(decode_port(&flags, carries(message.header.flags)));
             }
             LinkAttribute::AfSpecBridge(specs) => vlans = all(specs),
             _ => {}
@@ -36,12 +34,12 @@ pub(super) fn news(name: &IfName, message: &LinkMessage, gone: bool) -> Vec<News
     news
 }
 
-fn is_set(flags: &[LinkProtoInfoBridge], kind: u16) -> bool {
-    flags.iter().filter(|flag| flag.kind() == kind && flag.value_len() == 1).any(|flag| {
-        let mut value = [0];
-        flag.emit_value(&mut value);
-        value != [0]
-    })
+/// The same attributes are nested in IFLA_PROTINFO as in IFLA_INFO_SLAVE_DATA (br_port_fill_attrs).
+fn attribute_of(flag: &LinkProtoInfoBridge) -> Option<InfoBridgePort> {
+    let mut bytes = vec![0; flag.buffer_len()];
+    flag.emit(&mut bytes);
+    let buffer = NlaBuffer::new_checked(&bytes).ok()?;
+    PORT_READ.contains(&flag.kind()).then(|| InfoBridgePort::parse(&buffer).ok()).flatten()
 }
 
 /// Consecutive numbers with equal flags are sent as a first and a last one (RTEXT_FILTER_BRVLAN_COMPRESSED).

@@ -10,8 +10,8 @@ use crate::diff::tests::{name, scope, state, take};
 use crate::message::address::SeenAddress;
 use crate::message::link::SeenLink;
 use crate::state::{
-    Address, AddressKey, Fdb, FdbKey, Link, LinkKind, NeighbourKey, Port, Route, RouteKey, RouteKind, Scope, State,
-    Vlan, VlanKey,
+    Address, AddressKey, Fdb, FdbKey, Link, LinkKind, NeighbourKey, Passing, Port, Route, RouteKey, RouteKind, Scope,
+    State, Vlan, VlanKey,
 };
 use crate::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
@@ -25,7 +25,8 @@ fn port() -> IfName {
 /// Adds what the generators of the diff do not have: a bridge port, sysctls, and routes by a link that is not ours.
 fn with_more(mut state: State) -> State {
     let eth0 = name("eth0");
-    state.ports.insert(port(), Port { hairpin: true, isolated: false });
+    let passing = Some(Passing::default());
+    state.ports.insert(port(), Port { hairpin: true, isolated: false, passing });
     state.vlans.insert(VlanKey { dev: port(), id: VlanId::new(10).unwrap() }, Vlan { pvid: true, untagged: true });
     state.sysctls.insert("net/ipv4/ip_forward".into(), "1".into());
     if state.links.contains_key(&name("flannel.1")) {
@@ -52,6 +53,7 @@ fn seen_link(name: &IfName, link: Link) -> Box<SeenLink> {
         port: None,
         running: true,
         operstate: String::new(),
+        queue: String::new(),
         ipv6: None,
     })
 }
@@ -96,7 +98,7 @@ fn other_links(link: &Link) -> Vec<Link> {
     let mut other_kind = link.clone();
     other_kind.kind = match &link.kind {
         LinkKind::Vxlan(vxlan) => LinkKind::Vxlan(crate::state::Vxlan { learning: !vxlan.learning, ..vxlan.clone() }),
-        _ => LinkKind::Bridge(crate::state::Bridge { vlan_filtering: false }),
+        _ => LinkKind::Bridge(crate::state::Bridge::default()),
     };
     vec![
         link.clone(),
@@ -249,7 +251,9 @@ fn ports(there: &State) -> Vec<Change> {
     let mut changes = Vec::new();
     let id = |id| VlanId::new(id).unwrap();
     for dev in [port(), name("veth2")] {
-        for flags in [None, Some(Port::default()), Some(Port { hairpin: true, isolated: false })] {
+        let locked = Some(Passing { locked: true, ..Passing::default() });
+        let hairpin = Port { hairpin: true, ..Port::default() };
+        for flags in [None, Some(Port::default()), Some(hairpin), Some(Port { passing: locked, ..hairpin })] {
             changes.push(changed(there, News::Port(dev.clone(), flags), |state| {
                 state.ports.remove(&dev);
                 state.ports.extend(flags.map(|port| (dev.clone(), port)));

@@ -69,6 +69,7 @@ impl Reader {
         let message = match body {
             Body::Object(message) => message,
             Body::Netconf(settings) => return netconf::news(&settings, self),
+            Body::Queue(index) => return self.names.get(&index).cloned().map(News::Queue).into_iter().collect(),
             Body::Nothing => return Vec::new(),
             Body::Unreadable(why) => return vec![News::Unreadable(why)],
         };
@@ -81,6 +82,7 @@ impl Reader {
             Message::DelRoute(message) => self.route(message, true, false),
             Message::NewNeighbour(message) => self.neighbour(message, false),
             Message::DelNeighbour(message) => self.neighbour(message, true),
+            Message::NewRule(_) | Message::DelRule(_) => vec![News::Policy],
             _ => Vec::new(),
         }
     }

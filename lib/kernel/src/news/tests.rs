@@ -25,7 +25,7 @@ fn flannel() -> IfName {
 
 /// The kernel's message about a link.
 fn link_message(index: u32, called: &str) -> LinkMessage {
-    let up = Link::up(LinkKind::Bridge(crate::state::Bridge { vlan_filtering: false }));
+    let up = Link::up(LinkKind::Bridge(crate::state::Bridge::default()));
     let Some(Message::NewLink(mut message)) = link::create(&name(called), &up, &Reader::default()) else { panic!() };
     message.header.index = index;
     message
@@ -60,7 +60,7 @@ fn a_renamed_link_is_gone_under_its_old_name() {
     assert_eq!(names, [true, false], "{news:?}");
     assert_eq!(reader.name(FLANNEL.0), Some(name("mine")));
     let mut wanted = State::default();
-    wanted.links.insert(flannel(), Link::up(LinkKind::Bridge(crate::state::Bridge { vlan_filtering: false })));
+    wanted.links.insert(flannel(), Link::up(LinkKind::Bridge(crate::state::Bridge::default())));
     assert!(contradicts(&news[0], &wanted, &Scope::default()));
 }
 

@@ -87,4 +87,47 @@ pub struct Port {
     pub hairpin: bool,
     /// Whether the port is isolated: isolated ports cannot reach each other.
     pub isolated: bool,
+    /// Whether frames pass. `None` on the desired side: whatever the port has.
+    pub passing: Option<Passing>,
+}
+
+/// What decides whether frames pass a bridge port. The default is that of a new port, where all do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passing {
+    /// Addresses are learned from what comes in (`learning`).
+    pub learning: bool,
+    /// Frames to unknown addresses leave by it (`flood`).
+    pub unicast: bool,
+    /// Frames to groups leave by it (`mcast_flood`).
+    pub multicast: bool,
+    /// Frames to all leave by it (`bcast_flood`).
+    pub broadcast: bool,
+    /// ARP and NDP requests do not leave by it (`neigh_suppress`).
+    pub suppressed: bool,
+    /// Nothing from unknown addresses comes in (`locked`).
+    pub locked: bool,
+    /// Its link is up and it does not forward (`state`).
+    pub blocked: bool,
+}
+
+impl Default for Passing {
+    fn default() -> Self {
+        Self {
+            learning: true,
+            unicast: true,
+            multicast: true,
+            broadcast: true,
+            suppressed: false,
+            locked: false,
+            blocked: false,
+        }
+    }
+}
+
+impl Port {
+    /// A port that is `have` does what this says; what this leaves open is not looked at.
+    pub fn is_met_by(&self, have: &Self) -> bool {
+        let passes = |passing: &Passing| *passing == have.passing.unwrap_or_default();
+        (self.hairpin, self.isolated) == (have.hairpin, have.isolated) && self.passing.as_ref().is_none_or(passes)
+    }
 }

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-pub use link::{Birth, Link, Port};
+pub use link::{Birth, Link, Passing, Port};
 pub use nft::{ElementKey, NftChain, NftChainScope, NftParts, NftRule, NftScope, NftSet, NftTable};
 pub use scope::{Adopt, RouteScope, Scope};
 pub use wireguard::{NotAKey, PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
@@ -169,6 +169,7 @@ impl fmt::Display for RouteKind {
         match self {
             Self::Unicast => f.write_str("unicast"),
             Self::Blackhole => f.write_str("blackhole"),
+            Self::Other(2) => f.write_str("local"),
             Self::Other(7) => f.write_str("unreachable"),
             Self::Other(8) => f.write_str("prohibit"),
             Self::Other(9) => f.write_str("throw"),

@@ -326,6 +326,9 @@ impl Vtep {
         state.address(&self.dev, host_net(self.base), true);
         // Otherwise a peer's router advertisement would become this host's default route.
         state.conf("ipv6", &self.dev, "accept_ra", "0");
+        if self.base.is_ipv6() {
+            state.conf("ipv6", &self.dev, "disable_ipv6", "0");
+        }
     }
 
     fn write_peer(&self, half: &Half, mac: Mac, state: &mut State) {

@@ -35,6 +35,7 @@ use crate::peers::Rejected;
 use crate::reach::{Reach, Why};
 use crate::subnet_env::SubnetEnv;
 use crate::underlay::{Found, UnderlayError};
+use crate::ways;
 
 /// What to do. Without an underlay or a lease it is incomplete.
 #[derive(Debug)]
@@ -196,6 +197,12 @@ pub fn plan(facts: &Facts<'_>, memory: &mut Memory) -> Plan {
             None
         }
     };
+    let devices = leased.iter().flat_map(|leased| &leased.scope.links);
+    notes.extend(
+        devices
+            .flat_map(|device| facts.survey.links.iter().filter(move |link| link.name == *device))
+            .filter_map(ways::queue),
+    );
     notes.extend(leased.as_ref().and_then(|_| notes::same_address(facts, &underlay, memory.book())));
     let pods: Vec<Subnets> = facts.own.subnets.into_iter().chain([facts.own.previous]).collect();
     Plan {

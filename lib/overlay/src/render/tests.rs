@@ -125,12 +125,13 @@ fn paths(desired: &Desired) -> Vec<String> {
     desired.paths.iter().map(|p| format!("{} {:?} {}: {}", p.peer, p.family, p.reach, p.reason)).collect()
 }
 
-const DEVICES: [&str; 6] = [
+const DEVICES: [&str; 7] = [
     "flannel-v6.1 mtu 1430 02:00:00:00:00:02 vxlan id 1 local fd99::2 dev eth0 nolearning alias flannel 10.5.0.0/16 fd05::/56",
     "flannel.1 mtu 1450 02:00:00:00:00:01 vxlan id 1 local 10.99.0.2 dev eth0 nolearning alias flannel 10.5.0.0/16 fd05::/56",
     "fd05:0:0:4d::/128 dev flannel-v6.1",
     "10.5.97.0/32 dev flannel.1",
     "net/ipv6/conf/flannel-v6.1/accept_ra=0",
+    "net/ipv6/conf/flannel-v6.1/disable_ipv6=0",
     "net/ipv6/conf/flannel.1/accept_ra=0",
 ];
 
@@ -170,7 +171,8 @@ fn vxlan_is_upstreams_objects() {
     assert_eq!(scope.read_links, [underlay().dev]);
     let routes = scope.routes.unwrap();
     assert_eq!((routes.protocol, routes.dev), (Some(RouteProtocol::FLANNEL), None));
-    assert_eq!(scope.sysctls, ["net/ipv6/conf/flannel-v6.1/accept_ra", "net/ipv6/conf/flannel.1/accept_ra"]);
+    let settings = ["flannel-v6.1/accept_ra", "flannel-v6.1/disable_ipv6", "flannel.1/accept_ra"];
+    assert_eq!(scope.sysctls, settings.map(|name| format!("net/ipv6/conf/{name}")));
     assert!(!scope.keep);
 }
 
@@ -182,7 +184,7 @@ fn direct_routing_changes_routes_and_never_the_device() {
     assert_eq!((&before.state.links, &before.state.addresses), (&after.state.links, &after.state.addresses));
     assert_eq!((&before.state.sysctls, &before.scope, before.mtu), (&after.state.sysctls, &after.scope, after.mtu));
     assert_eq!(
-        lines(&after.state)[6..],
+        lines(&after.state)[7..],
         [
             "10.5.54.0 dev flannel.1 lladdr 4a:ed:0f:9b:24:91 PERMANENT",
             "4a:ed:0f:9b:24:91 dev flannel.1 dst 10.98.0.4 self permanent",
@@ -203,9 +205,9 @@ fn host_gw_is_routes_and_keeps_the_vtep_while_it_may_be_sent_to() {
     let mixed = peers(&conf, &[NEAR, FAR, PLAIN]);
     let left = [IfName::new("flannel.1").unwrap(), IfName::new("flannel-v6.1").unwrap()];
     let during = desired_with(&conf, &mixed, &kept_vxlan(), Ours { devices: &left, owner: &NOBODY, complete: true });
-    assert_eq!(lines(&during.state)[..6], DEVICES);
+    assert_eq!(lines(&during.state)[..7], DEVICES);
     assert_eq!(
-        lines(&during.state)[8..],
+        lines(&during.state)[9..],
         [
             "10.5.53.0/24 via 10.99.0.3 dev eth0",
             "10.5.54.0/24 via 10.5.54.0 dev flannel.1 onlink",
@@ -237,7 +239,7 @@ fn host_gw_is_routes_and_keeps_the_vtep_while_it_may_be_sent_to() {
 fn a_vxlan_host_reaches_peers_that_have_changed_already() {
     let conf = conf(r#"{"Type":"vxlan"}"#);
     let desired = desired(&conf, &peers(&conf, &[PLAIN]));
-    assert_eq!(lines(&desired.state)[6..], ["10.5.55.0/24 via 10.99.0.5 dev eth0"]);
+    assert_eq!(lines(&desired.state)[7..], ["10.5.55.0/24 via 10.99.0.5 dev eth0"]);
     assert_eq!(paths(&desired), ["10.5.55.0-24 V4 direct: the peer has no VTEP"]);
 }
 

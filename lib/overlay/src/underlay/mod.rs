@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use kernel::state::{LinkKind, Route, RouteKey};
-use kernel::survey::{self, DefaultRoute, SeenAddress, SeenLink};
+use kernel::survey::{self, DefaultRoute, SeenAddress, SeenLink, SeenRule};
 use kernel::types::{Family, IfIndex, IfName, Mtu};
 
 use crate::limits::Limits;
@@ -37,6 +37,10 @@ pub struct Survey {
     pub addresses: Vec<SeenAddress>,
     /// The main table without flannel's own routes, in the kernel's order.
     pub routes: Vec<(RouteKey, Route)>,
+    /// Routes of other types than unicast and blackhole, and those of the local table that are not the kernel's own.
+    pub odd: Vec<(RouteKey, Route)>,
+    /// The routing policy.
+    pub rules: Vec<SeenRule>,
     /// The route to `--iface-can-reach`.
     pub reach: Option<Route>,
     /// The limits of the neighbour tables.

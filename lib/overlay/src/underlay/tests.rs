@@ -16,6 +16,7 @@ fn link(index: u32, name: &str) -> SeenLink {
         port: None,
         running: true,
         operstate: "Up".into(),
+        queue: String::new(),
         ipv6: None,
     }
 }
@@ -50,6 +51,8 @@ fn survey() -> Survey {
     let mut tentative = address("eth1", "2001:db8::1/64");
     tentative.tentative = true;
     Survey {
+        odd: Vec::new(),
+        rules: Vec::new(),
         links: vec![
             SeenLink { link: Link::up(LinkKind::Loopback), ..link(1, "lo") },
             link(2, "eth0"),

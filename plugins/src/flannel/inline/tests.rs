@@ -43,6 +43,7 @@ fn link(index: u32, dev: &str) -> SeenLink {
         port,
         running: true,
         operstate: "Up".into(),
+        queue: String::new(),
         ipv6: None,
     }
 }

@@ -91,7 +91,7 @@ fn a_tun_device_keeps_its_flags_for_life() {
 
 #[test]
 fn a_bridge_learns_to_filter_vlans_and_keeps_it() {
-    let bridge = |vlan_filtering| LinkKind::Bridge(Bridge { vlan_filtering });
+    let bridge = |vlan_filtering| LinkKind::Bridge(Bridge { vlan_filtering, ..Bridge::default() });
     assert_eq!(steps(bridge(true), bridge(false)), in_place("bridge"));
     assert_eq!(steps(bridge(false), bridge(true)), Vec::<String>::new());
 }
@@ -104,7 +104,7 @@ fn links_come_after_those_that_they_are_made_on() {
     let veth = LinkKind::Veth(Veth { peer: None });
     desired.links.insert(name("port"), Link { master: Some(Some(name("switch"))), ..Link::up(veth) });
     for bridge in ["switch", "zero"] {
-        desired.links.insert(name(bridge), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
+        desired.links.insert(name(bridge), Link::up(LinkKind::Bridge(Bridge::default())));
     }
     let steps = diff(&desired, &State::default(), &Scope::default()).steps;
     let made =
@@ -195,7 +195,7 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
         (Step::ChangeLink(dev(), LinkChange::up()), "link", false, "ip link set dev up"),
         (Step::DeleteLink(dev()), "link", true, "ip link del dev"),
         (
-            Step::SetPort(dev(), Port { hairpin: true, isolated: false }),
+            Step::SetPort(dev(), Port { hairpin: true, ..Port::default() }),
             "port",
             false,
             "bridge link set dev dev hairpin on isolated off",

@@ -224,6 +224,7 @@ fn link(words: &[&str], mark: String) -> SeenLink {
         port: None,
         running: !words.contains(&"down"),
         operstate: "Up".into(),
+        queue: String::new(),
         ipv6: None,
     }
 }

@@ -24,7 +24,9 @@ pub const ETH: &str = "eth0";
 
 fn kind(device: &'static str) -> BoxedStrategy<LinkKind> {
     match device {
-        "br0" => any::<bool>().prop_map(|vlan_filtering| LinkKind::Bridge(Bridge { vlan_filtering })).boxed(),
+        "br0" => any::<bool>()
+            .prop_map(|vlan_filtering| LinkKind::Bridge(Bridge { vlan_filtering, ..Bridge::default() }))
+            .boxed(),
         "ip0" => (option::of(1..3_u8), option::weighted(0.2, 1..3_u8))
             .prop_map(|(local, remote)| {
                 let at = |n: u8| [192, 0, 2, n].into();
@@ -201,7 +203,7 @@ pub fn host(seen: bool) -> impl Strategy<Value = State> {
             }
             state.sysctls.insert("net/ipv4/ip_forward".into(), u8::from(forward).to_string());
             if state.links.get(&name("veth0")).is_some_and(|veth| veth.master.is_some()) {
-                state.ports.insert(name("veth0"), Port { hairpin, isolated });
+                state.ports.insert(name("veth0"), Port { hairpin, isolated, passing: None });
             }
             if state.links.get(&name("wg0")).is_some_and(|link| link.kind == LinkKind::Wireguard) {
                 state.wireguard.insert(name("wg0"), tunnel);

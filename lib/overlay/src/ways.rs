@@ -1,0 +1,166 @@
+//! Whether the kernel sends pods' packets the way that is planned, when another program has its say in that. Pure.
+//!
+//! Rules of the routing policy can lead packets past every route of ours. What they select by is many things, so the kernel
+//! itself is asked, for some peers: one question for what pods send there, and one for what comes from there.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use kernel::state::{Route, RouteKind, State};
+use kernel::survey::{SeenLink, SeenRule};
+use kernel::types::{Family, IfName, TableId};
+
+use crate::lease::Subnets;
+use crate::underlay::Survey;
+
+/// How the words begin for a rule of the kernel's own that is missing.
+pub const MISSING: &str = "no rule asks";
+
+/// How many peers of a family are asked for: rules are for networks, and rarely for a host.
+const PEERS: usize = 16;
+
+/// A packet that the kernel is asked for, and where it must leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Where it is from.
+    pub src: IpAddr,
+    /// Where it is to.
+    pub dst: IpAddr,
+    /// The link that it comes by.
+    pub iif: IfName,
+    /// The link that it must leave by.
+    pub dev: IfName,
+    /// The gateway that it must be sent to; `None`: whichever.
+    pub via: Option<IpAddr>,
+}
+
+impl Question {
+    /// What is wrong with the kernel's answer; `None`: nothing.
+    pub fn judge(&self, answer: Result<Option<Route>, String>) -> Option<String> {
+        let Self { src, dst, iif, dev, via } = self;
+        let how = match answer {
+            Ok(Some(route)) if route.dev.as_ref() == Some(dev) && (via.is_none() || route.via == *via) => return None,
+            Ok(Some(Route { dev: Some(dev), via: Some(via), .. })) => format!("leaves by {dev} to {via}"),
+            Ok(Some(Route { dev: Some(dev), .. })) => format!("leaves by {dev}"),
+            Ok(_) => "stays on this host".to_owned(),
+            Err(error) => format!("does not leave ({error})"),
+        };
+        Some(format!("what comes by {iif} from {src} to {dst} {how}, not by {dev}"))
+    }
+}
+
+/// The rules that are not the usual ones, and the usual ones that are missing, in words. Empty: the main table decides.
+pub fn strange(rules: &[SeenRule]) -> Vec<String> {
+    let mut words: Vec<String> = rules.iter().filter(|rule| !rule.is_usual()).map(ToString::to_string).collect();
+    for family in Family::ALL {
+        let of_family = || rules.iter().filter(|rule| rule.family == family);
+        for table in [TableId::LOCAL, TableId::MAIN] {
+            let asked = of_family().any(|rule| rule.is_usual() && rule.table == Some(table));
+            if of_family().next().is_some() && !asked {
+                let name = if table == TableId::MAIN { "main" } else { "local" };
+                words.push(format!("{MISSING} table {name}"));
+            }
+        }
+    }
+    words
+}
+
+/// Queueing disciplines that a link may have of itself, or by the host's choice (`net.core.default_qdisc`), and that drop only
+/// what is too much.
+const QUEUES: [&str; 15] = [
+    "",
+    "noop",
+    "noqueue",
+    "pfifo_fast",
+    "pfifo",
+    "bfifo",
+    "mq",
+    "multiq",
+    "fq",
+    "fq_codel",
+    "fq_pie",
+    "codel",
+    "sfq",
+    "cake",
+    "clsact",
+];
+
+/// What a person should know of the queueing discipline of a link that pods' packets leave by.
+pub fn queue(link: &SeenLink) -> Option<String> {
+    let SeenLink { name, queue, .. } = link;
+    (!QUEUES.contains(&queue.as_str())).then(|| {
+        format!(
+            "{name} has the queueing discipline {queue}, which may drop what pods send: `tc -s qdisc show dev {name}`; if it \
+             is not yours: `tc qdisc del dev {name} root`"
+        )
+    })
+}
+
+/// What to ask: for peers of `desired`, while a link has an address of this host's `own` subnets.
+pub fn questions(desired: &State, survey: &Survey, own: Subnets) -> Vec<Question> {
+    let mut questions = Vec::new();
+    for subnet in own.iter() {
+        let ours = |dev: &IfName| desired.links.contains_key(dev);
+        let place = survey.addresses.iter().find(|seen| subnet.contains(seen.key.net.ip()) && !ours(&seen.key.dev));
+        let Some((bridge, pod)) = place.map(|seen| &seen.key.dev).zip(second(subnet)) else { continue };
+        let family = Family::from(subnet);
+        let peers = desired.routes.iter().filter(|(key, route)| {
+            let through = route.kind == RouteKind::Unicast && route.dev.is_some();
+            through && Family::from(key.dst) == family && !key.dst.contains(pod)
+        });
+        for (dst, (dev, via)) in
+            peers.filter_map(|(key, route)| Some((second(key.dst)?, (route.dev.clone()?, route.via)))).take(PEERS)
+        {
+            let (src, iif) = (pod, bridge.clone());
+            questions.push(Question { src, dst, iif, dev: dev.clone(), via });
+            questions.push(Question { src: dst, dst: pod, iif: dev, dev: bridge.clone(), via: None });
+        }
+    }
+    questions
+}
+
+/// The address of a subnet that its first pod has, behind the gateway's.
+fn second(net: IpNetwork) -> Option<IpAddr> {
+    net.iter().nth(2).filter(|addr| net.contains(*addr))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernel::state::RouteKey;
+
+    fn rule(family: Family, priority: u32, table: u32) -> SeenRule {
+        let table = Some(TableId(table));
+        SeenRule { family, priority, from: None, to: None, iif: None, table, further: false }
+    }
+
+    #[test]
+    fn what_is_not_usual_is_strange() {
+        let usual = [(0, 255), (32766, 254), (32767, 253)].map(|(priority, table)| rule(Family::V4, priority, table));
+        assert_eq!(strange(&usual), Vec::<String>::new());
+        assert_eq!(strange(&usual[..1]), ["no rule asks table main"]);
+        assert_eq!(strange(&[&usual[..], &[rule(Family::V4, 100, 99)]].concat()), ["100: from all lookup 99"]);
+    }
+
+    #[test]
+    fn answers_are_judged_by_link_and_gateway() {
+        let name = |text: &str| IfName::new(text).unwrap();
+        let via = Some([10, 5, 2, 0].into());
+        let (src, dst) = ([10, 5, 1, 2].into(), [10, 5, 2, 2].into());
+        let question = Question { src, dst, iif: name("cni0"), dev: name("flannel.1"), via };
+        let by = |dev: &str, via| Ok(Some(Route { via, ..Route::by(&name(dev)) }));
+        assert_eq!(question.judge(by("flannel.1", via)), None);
+        let wrong = question.judge(by("eth0", None)).unwrap();
+        assert_eq!(wrong, "what comes by cni0 from 10.5.1.2 to 10.5.2.2 leaves by eth0, not by flannel.1");
+        assert!(question.judge(by("flannel.1", None)).is_some() && question.judge(Ok(None)).is_some());
+        assert!(question.judge(Err("EINVAL".into())).unwrap().contains("does not leave (EINVAL)"));
+    }
+
+    #[test]
+    fn without_a_bridge_nothing_is_asked() {
+        let mut desired = State::default();
+        let flannel = IfName::new("flannel.1").unwrap();
+        desired.routes.insert(RouteKey::main("10.5.2.0/24".parse().unwrap()), Route::by(&flannel));
+        assert_eq!(questions(&desired, &Survey::default(), "10.5.1.0-24".parse().unwrap()), []);
+    }
+}
