@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod bridge;
+pub mod firewall;
 pub mod flannel;
 pub mod host_local;
 pub mod loopback;
@@ -16,6 +17,7 @@ use cni::plugin::Plugin;
 /// Every plugin of this executable.
 pub static SUITE: &[&dyn Plugin] = &[
     &attach::Attach(bridge::Bridge),
+    &attach::Chain(firewall::FirewallPlugin),
     &attach::Addresses(host_local::HostLocal),
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::Key;
 use crate::record::Record;
 use crate::rules::Rules;
+use crate::rules::firewall::{self, Firewall};
+use crate::rules::iptables::{Part, Removal};
 use crate::rules::portmap::{self, Portmap};
 
 /// The section of one plugin, and the pod that it is for.
@@ -53,6 +55,8 @@ impl PodNetns {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Section {
+    /// Accepts for the pod's packets.
+    Firewall(Firewall),
     /// Host ports.
     Portmap(Portmap),
 }
@@ -61,21 +65,39 @@ impl Section {
     /// The `type` of the plugin.
     pub fn plugin(&self) -> &'static str {
         match self {
+            Self::Firewall(_) => "firewall",
             Self::Portmap(_) => "portmap",
         }
     }
 
-    /// The packet rules.
+    /// The packet rules in nf_tables.
     pub fn rules(&self, key: Key<'_>) -> Vec<Rules> {
         match self {
+            Self::Firewall(firewall) => firewall::rules(key, firewall),
             Self::Portmap(portmap) => vec![portmap::rules(key, portmap)],
+        }
+    }
+
+    /// The packet rules in the tables of iptables, and their removal; `None` if the plugin uses another backend.
+    pub fn iptables(&self, _key: Key<'_>) -> Option<(Vec<Part>, Removal)> {
+        match self {
+            Self::Firewall(firewall) => firewall.iptables(),
+            Self::Portmap(_) => None,
+        }
+    }
+
+    /// The zone of firewalld and its sources, if there are any.
+    pub fn sources(&self) -> Option<(&str, Vec<String>)> {
+        match self {
+            Self::Firewall(firewall) => firewall.sources(),
+            Self::Portmap(_) => None,
         }
     }
 
     /// The other objects on the host: their state, and the scope in which nothing else exists.
     pub fn host(&self) -> (State, Scope) {
         match self {
-            Self::Portmap(_) => (State::default(), Scope::default()),
+            Self::Firewall(_) | Self::Portmap(_) => (State::default(), Scope::default()),
         }
     }
 }

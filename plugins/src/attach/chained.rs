@@ -10,7 +10,7 @@ use kernel::nft::ElementHandle;
 use kernel::state::{Scope, State};
 use kernel::{Kernel, KernelError};
 
-use super::sections::{Book, collect, leave};
+use super::sections::{Book, collect, leave, make_by_programs};
 use super::{differences, join, settled};
 use crate::{netns, traces};
 
@@ -75,6 +75,12 @@ pub trait Chained: Sync {
     fn differs(&self, request: &Request<'_>, found: &[String]) -> Error {
         Error::internal(format!("{}: {} is not as ADD left it", self.name(), request.env.ifname))
             .with_details(format!("to repair it: {}", found.join("; ")))
+    }
+
+    /// Whether the attachment is served by other packet rules than those of `section`: the reference plugins', or those of
+    /// another backend. CHECK asks if rules are missing. Default: it is not.
+    fn is_served_otherwise(&self, _request: &Request<'_>, _section: &Section, _host: &mut Host) -> Result<bool, Error> {
+        Ok(false)
     }
 
     /// Differences from what ADD made that no state can express, for CHECK. Default: none.
@@ -197,9 +203,8 @@ impl<C: Chained> Plugin for Chain<C> {
         if !sides.host.is_empty() {
             found.extend(self.compare("", host.kernel()?, &sides.host)?);
         }
-        let rules = sides.section.iter().flat_map(|section| section.rules(traces::key(request)));
-        for rules in rules {
-            found.extend(rules.differences(host.kernel()?).map_err(|error| self.failed(error))?);
+        if let Some(section) = &sides.section {
+            found.extend(self.missing_rules(request, section, &mut host)?);
         }
         found.extend(self.0.differences(&conf, &facts, &mut host, &mut pod)?);
         if found.is_empty() { Ok(()) } else { Err(self.0.differs(request, &found)) }
@@ -267,7 +272,14 @@ impl<C: Chained> Chain<C> {
         }
         let Some((book, section)) = book.zip(sides.section.as_ref()) else { return Ok(()) };
         let rules = section.rules(book.key());
-        join(rules.iter().map(|rules| book.add(host.kernel()?, rules, &|taken, owner| self.0.taken(taken, owner))))
+        join(rules.iter().map(|rules| book.add(host.kernel()?, rules, &|taken, owner| self.0.taken(taken, owner))))?;
+        make_by_programs(book.key(), section)
+    }
+
+    /// The rules that ADD would still have to write, unless other rules serve the attachment.
+    fn missing_rules(&self, request: &Request<'_>, section: &Section, host: &mut Host) -> Result<Vec<String>, Error> {
+        let found = super::sections::missing(host.kernel()?, traces::key(request), section)?;
+        if found.is_empty() || self.0.is_served_otherwise(request, section, host)? { Ok(Vec::new()) } else { Ok(found) }
     }
 
     fn release(

@@ -56,16 +56,18 @@ pub(super) fn uses_iptables(common: &Common<'_>) -> bool {
     requested(common).is_some_and(|masquerade| masquerade.backend == MasqueradeBackend::Iptables)
 }
 
-/// Makes the rules in the tables of iptables.
+/// Makes the masquerade rules in the tables of iptables.
 pub(super) fn put(parts: &[Part]) -> Result<(), Error> {
     iptables::put(parts).map_err(|error| refused(&error).context("failed to set up masquerade (iptables)"))
 }
 
-fn refused(error: &IptablesError) -> Error {
+/// The error of a program of iptables: code 11 if another try may succeed.
+pub fn refused(error: &IptablesError) -> Error {
     Error::new(if error.is_temporary() { code::TRY_AGAIN } else { code::INTERNAL }, error.to_string())
 }
 
-fn not_removed(error: RemovalError) -> Error {
+/// The error of a change in the tables of iptables: code 11 if another try may succeed.
+pub fn not_removed(error: RemovalError) -> Error {
     match error {
         RemovalError::Kernel(error) => Error::internal(error),
         RemovalError::Program(error) => refused(&error),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use ipnetwork::IpNetwork;
 use kernel::state::nft::{Chain, Expr, Hook, NftFamily, Policy, Rule, TableKey, Verdict, ct};
-use kernel::state::{NftChain, NftTable, State};
+use kernel::state::{NftChain, NftRule, NftTable, State};
 use kernel::types::Family;
 
 use super::Facts;
@@ -42,12 +42,13 @@ pub(super) fn may_drop(table: &TableKey, chain: &Chain) -> bool {
     ip && chain.base.as_ref().is_some_and(|base| base.hook == Hook::Forward && base.policy == Policy::Drop)
 }
 
-/// What happens to a packet of a pod in a chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Passes,
-    MayDrop,
-    Drops,
+/// Why a chain drops the first packet of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// No rule of the chain can accept the packet. If false, a rule may do so.
+    pub certain: bool,
+    /// The rule that drops it; `None`: the chain's policy.
+    pub by: Option<NftRule>,
 }
 
 /// The chains that drop, once `planned` is in place.
@@ -59,9 +60,8 @@ pub(super) fn find(facts: &Facts<'_>, planned: &State) -> Vec<Drops> {
                 continue;
             }
             for (name, chain) in found.chains.iter().filter(|(_, chain)| at_forward(chain)) {
-                let fate = fate(chain, added(planned.nft.get(table), name));
-                if fate != Fate::Passes {
-                    let certain = fate == Fate::Drops;
+                let added = added(planned.nft.get(table), name);
+                if let Some(Dropped { certain, .. }) = dropped(chain, added, leads_to_accepts) {
                     all.push(Drops { table: table.clone(), chain: name.clone(), network, certain });
                 }
             }
@@ -70,7 +70,8 @@ pub(super) fn find(facts: &Facts<'_>, planned: &State) -> Vec<Drops> {
     all
 }
 
-fn sees(table: NftFamily, family: Family) -> bool {
+/// Whether a table sees packets of a family.
+pub fn sees(table: NftFamily, family: Family) -> bool {
     table == NftFamily::Inet || table == super::nft_family(family)
 }
 
@@ -79,26 +80,37 @@ fn at_forward(chain: &NftChain) -> bool {
 }
 
 /// The rules that are added behind a chain's own.
-fn added<'a>(planned: Option<&'a NftTable>, chain: &str) -> impl Iterator<Item = &'a Rule> {
-    planned.and_then(|table| table.chains.get(chain)).into_iter().flat_map(|chain| &chain.rules).map(|rule| &rule.rule)
+fn added<'a>(planned: Option<&'a NftTable>, chain: &str) -> impl Iterator<Item = &'a NftRule> {
+    planned.and_then(|table| table.chains.get(chain)).into_iter().flat_map(|chain| &chain.rules)
 }
 
-fn fate<'a>(chain: &'a NftChain, added: impl Iterator<Item = &'a Rule>) -> Fate {
-    let mut dropped = Fate::Drops;
-    for rule in chain.rules.iter().map(|rule| &rule.rule).chain(added) {
-        match statements(rule)[..] {
-            _ if leads_to_accepts(rule) => return Fate::Passes,
-            [Expr::Verdict(Verdict::Accept)] => return Fate::Passes,
-            [Expr::Verdict(Verdict::Drop)] => return dropped,
-            [Expr::Other { name, .. }] if name == "reject" => return dropped,
-            _ if may_accept(rule) => dropped = Fate::MayDrop,
+/// What a base chain does with the first packet of a connection that its own rules say nothing about; `None`: it passes.
+/// `added` are rules behind the chain's own, and `is_ours` is true for a rule that leads to an accept of ours.
+pub fn dropped<'a>(
+    chain: &'a NftChain,
+    added: impl Iterator<Item = &'a NftRule>,
+    is_ours: impl Fn(&Rule) -> bool,
+) -> Option<Dropped> {
+    let mut certain = true;
+    for rule in chain.rules.iter().chain(added) {
+        match statements(&rule.rule)[..] {
+            _ if is_ours(&rule.rule) => return None,
+            [Expr::Verdict(Verdict::Accept)] => return None,
+            [Expr::Verdict(Verdict::Drop)] => return Some(Dropped { certain, by: Some(rule.clone()) }),
+            [Expr::Other { name, .. }] if is_reject(name, &rule.rule) => {
+                return Some(Dropped { certain, by: Some(rule.clone()) });
+            }
+            _ if may_accept(&rule.rule) => certain = false,
             _ => {}
         }
     }
-    match &chain.base {
-        Some(base) if base.policy == Policy::Drop => dropped,
-        _ => Fate::Passes,
-    }
+    let drops = chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop);
+    drops.then_some(Dropped { certain, by: None })
+}
+
+/// `reject`, or `-j REJECT` of iptables.
+fn is_reject(name: &str, rule: &Rule) -> bool {
+    name == "reject" || name == "target" && rule.is_target("REJECT")
 }
 
 /// The rule without what changes nothing.

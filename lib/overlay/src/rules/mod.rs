@@ -25,7 +25,7 @@ use kernel::types::Family;
 use crate::lease::Subnets;
 use crate::net::ByFamily;
 
-pub use drops::Drops;
+pub use drops::{Dropped, Drops, dropped, sees};
 
 /// What the operator asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
