@@ -71,7 +71,12 @@ impl Bus {
             }
             lines.extend(byte);
             if lines.ends_with(b"\r\n") && !lines.ends_with(b"BEGIN\r\n") {
-                stream.write_all(b"OK 0123456789abcdef0123456789abcdef\r\n").unwrap();
+                let agrees = lines.starts_with(b"\0AUTH EXTERNAL") || lines.starts_with(b"AUTH EXTERNAL");
+                let answer = if agrees { "OK 0123456789abcdef0123456789abcdef" } else { "REJECTED EXTERNAL" };
+                // no descriptors are passed
+                let answer = if lines.starts_with(b"NEGOTIATE_UNIX_FD") { "ERROR" } else { answer };
+                stream.write_all(format!("{answer}\r\n").as_bytes()).unwrap();
+                lines.clear();
             }
         }
         while let Some(call) = read(&mut stream) {
@@ -96,6 +101,10 @@ impl Bus {
         if call.destination == "org.freedesktop.DBus" {
             return Some(match &*call.member {
                 "Hello" => reply(vec![Value::Text(":1.7".into())]),
+                "GetNameOwner" if manner == Manner::Absent => {
+                    error("org.freedesktop.DBus.Error.NameHasNoOwner", "no such name")
+                }
+                "GetNameOwner" => reply(vec![Value::Text(":1.3".into())]),
                 "NameHasOwner" => reply(vec![Value::Flag(manner != Manner::Absent)]),
                 other => panic!("the bus has no {other}"),
             });

@@ -303,19 +303,22 @@ pub fn firewalld_is_asked_for_a_limited_time() -> Outcome {
     pod.leave(&caller)
 }
 
-/// The reference plugin uses firewalld by itself where it runs: its sources go with our DEL.
-pub fn our_del_removes_what_the_reference_gave_firewalld() -> Outcome {
+/// The reference plugin uses firewalld by itself where it runs: either suite removes the other's sources.
+pub fn either_suite_removes_the_others_sources() -> Outcome {
     let (ours, go) = (Caller::new(Whose::Ours), Caller::new(Whose::Reference));
     let bus = Bus::start(Manner::Answers);
     let pod = Attached::new(&ours, "cid");
-    let zone = json!({ "backend": "firewalld", "firewalldZone": "pods" });
-    pod.call(&ours, "ADD", zone.clone()).ok();
-    // as if the reference had made it
-    std::fs::remove_file(Path::new(DIRECTORY).join("net/cid@eth0"))?;
-    pod.call(&ours, "CHECK", json!({ "firewalldZone": "pods", "backend": "firewalld" })).ok();
-    pod.call(&ours, "DEL", json!({ "firewalldZone": "pods" })).ok();
+    let zone = json!({ "firewalldZone": "pods" });
+    pod.call(&go, "ADD", zone.clone()).ok();
+    assert_eq!(bus.sources(), ["pods 10.9.1.2/32", "pods fd09:1::2/128"]);
+    pod.call(&ours, "CHECK", with(&zone, json!({ "backend": "firewalld" }))).ok();
+    pod.call(&ours, "DEL", zone.clone()).ok();
     assert_eq!(bus.sources(), Vec::<String>::new());
-    drop(go);
+    pod.call(&ours, "ADD", with(&zone, json!({ "backend": "firewalld" }))).ok();
+    pod.call(&go, "CHECK", zone.clone()).ok();
+    pod.call(&go, "DEL", zone).ok();
+    assert_eq!(bus.sources(), Vec::<String>::new());
+    pod.call(&ours, "DEL", json!({})).ok();
     pod.leave(&ours)
 }
 
