@@ -107,8 +107,11 @@ fn networks_of_flannel_follow_the_host() {
 
 #[test]
 fn networks_of_one_host_are_read_by_bridge_and_host_local() {
-    let files =
-        [("cni/20-bridge.conflist", 1), ("cni/20-bridge-dual-stack.conflist", 2), ("cni/20-bridge-firewall.conflist", 2)];
+    let files = [
+        ("cni/20-bridge.conflist", 1),
+        ("cni/20-bridge-dual-stack.conflist", 2),
+        ("cni/20-bridge-firewall.conflist", 2),
+    ];
     for (file, families) in files {
         let host = Host::new("", false);
         let list = host.status(file).unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -116,6 +119,16 @@ fn networks_of_one_host_are_read_by_bridge_and_host_local() {
         let ranges = ipam.get("ranges").and_then(Json::as_array).map_or(1, <[Json]>::len);
         assert_eq!(ranges, families, "{file}");
     }
+}
+
+#[test]
+fn a_network_with_host_ports_is_read_by_its_plugins() {
+    let host = Host::new("", false);
+    let list = host.status("cni/20-bridge-portmap.conflist").unwrap();
+    let kinds: Vec<&str> = list.plugins.iter().map(|plugin| plugin.kind.as_str()).collect();
+    assert_eq!(kinds, ["bridge", "portmap"]);
+    let capabilities = list.plugins[1].conf.get("capabilities").and_then(|all| all.get("portMappings"));
+    assert_eq!(capabilities, Some(&Json::Bool(true)));
 }
 
 /// STATUS would inspect the machine's own links, so only the mistakes that do not depend on them are checked.

@@ -9,6 +9,7 @@ pub mod loopback;
 pub mod macvlan;
 pub mod netns;
 pub mod pod;
+pub mod portmap;
 pub mod read_only;
 pub mod traces;
 
@@ -21,6 +22,7 @@ pub static SUITE: &[&dyn Plugin] = &[
     &attach::Addresses(host_local::HostLocal),
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),
+    &attach::Chain(portmap::Portmap),
     &attach::Delegation(flannel::FLANNEL),
     &attach::Delegation(flannel::VXLAN),
     &attach::Delegation(flannel::DIRECT_ROUTING),

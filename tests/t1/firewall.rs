@@ -118,9 +118,9 @@ pub fn either_suite_removes_the_others_rules() -> Outcome {
 fn elements() -> Vec<String> {
     let mut nft = Nft::open().unwrap();
     let mut all = Vec::new();
-    for (table, names) in firewall::sets() {
+    for table in [firewall::table(), firewall::bridge_table()] {
         let Some(_) = nft.table(&table).unwrap() else { continue };
-        for set in nft.sets(&table).unwrap().into_iter().filter(|set| names.contains(&set.name)) {
+        for set in nft.sets(&table).unwrap() {
             let count = nft.elements(&table, &set).unwrap().len();
             all.extend((count > 0).then(|| format!("{table} {} {count}", set.name)));
         }

@@ -3,6 +3,7 @@
 //! Plugins write them; flanneld and flannelctl read records and reservations. This crate does not know the CNI
 //! protocol.
 
+pub mod connections;
 pub mod record;
 pub mod reservations;
 pub mod rules;

@@ -5,16 +5,19 @@
 
 use std::path::Path;
 
+use ipnetwork::IpNetwork;
 use kernel::netns::Netns;
 use kernel::state::{Scope, State};
+use kernel::types::host_net;
+use kernel::{Kernel, KernelError};
 use serde::{Deserialize, Serialize};
 
-use crate::Key;
 use crate::record::Record;
 use crate::rules::Rules;
 use crate::rules::firewall::{self, Firewall};
-use crate::rules::iptables::{Part, Removal};
+use crate::rules::iptables::{self, Part, Removal};
 use crate::rules::portmap::{self, Portmap};
+use crate::{Key, connections};
 
 /// The section of one plugin, and the pod that it is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,19 +73,29 @@ impl Section {
         }
     }
 
+    /// The pod's addresses, as far as the section has them.
+    pub fn addresses(&self) -> Vec<IpNetwork> {
+        match self {
+            Self::Firewall(firewall) => firewall.addresses.iter().map(|address| host_net(*address)).collect(),
+            Self::Portmap(portmap) => portmap.ports.iter().map(|port| port.pod).collect(),
+        }
+    }
+
     /// The packet rules in nf_tables.
     pub fn rules(&self, key: Key<'_>) -> Vec<Rules> {
         match self {
             Self::Firewall(firewall) => firewall::rules(key, firewall),
-            Self::Portmap(portmap) => vec![portmap::rules(key, portmap)],
+            Self::Portmap(portmap) if portmap.backend.is_nftables() => vec![portmap::rules(key, portmap)],
+            Self::Portmap(_) => Vec::new(),
         }
     }
 
-    /// The packet rules in the tables of iptables, and their removal; `None` if the plugin uses another backend.
-    pub fn iptables(&self, _key: Key<'_>) -> Option<(Vec<Part>, Removal)> {
+    /// The packet rules in the tables of iptables, and their removal; `None` if the plugin uses nf_tables.
+    pub fn iptables(&self, key: Key<'_>) -> Option<(Vec<Part>, Removal)> {
         match self {
             Self::Firewall(firewall) => firewall.iptables(),
-            Self::Portmap(_) => None,
+            Self::Portmap(portmap) if portmap.backend.is_nftables() => None,
+            Self::Portmap(portmap) => Some((iptables::portmap::parts(key, portmap), iptables::portmap::removal(key))),
         }
     }
 
@@ -98,6 +111,30 @@ impl Section {
     pub fn host(&self) -> (State, Scope) {
         match self {
             Self::Firewall(_) | Self::Portmap(_) => (State::default(), Scope::default()),
+        }
+    }
+}
+
+impl Section {
+    /// Deletes tracked connections that the section's objects, just added, make out of date.
+    ///
+    /// # Errors
+    /// The kernel refused it. New connections are right all the same.
+    pub fn forget_before(&self, host: &mut Kernel) -> Result<(), KernelError> {
+        match self {
+            Self::Firewall(_) => Ok(()),
+            Self::Portmap(portmap) => connections::forget_before(host, &portmap.ports).map(drop),
+        }
+    }
+
+    /// Deletes tracked connections that lead to the pod through the section's objects, which were just removed.
+    ///
+    /// # Errors
+    /// As [`Section::forget_before`].
+    pub fn forget_after(&self) -> Result<(), KernelError> {
+        match self {
+            Self::Firewall(_) => Ok(()),
+            Self::Portmap(portmap) => connections::forget_after(&portmap.ports).map(drop),
         }
     }
 }

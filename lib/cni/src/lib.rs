@@ -18,5 +18,15 @@ pub mod version;
 pub use quote::quote;
 
 /// The names under which this project's plugin executable is installed and called, in alphabetical order.
-pub const SUITE: [&str; 9] =
-    ["bridge", "direct-routing", "firewall", "flannel", "host-gw", "host-local", "loopback", "macvlan", "vxlan"];
+pub const SUITE: [&str; 10] = [
+    "bridge",
+    "direct-routing",
+    "firewall",
+    "flannel",
+    "host-gw",
+    "host-local",
+    "loopback",
+    "macvlan",
+    "portmap",
+    "vxlan",
+];

@@ -323,6 +323,15 @@ impl Kernel {
         Ok(rules)
     }
 
+    /// Whether `addr` is an address of this host (`ip route get` prints `local`).
+    ///
+    /// # Errors
+    /// The kernel refused the lookup, for instance because there is no route.
+    pub fn is_local(&mut self, addr: IpAddr) -> Result<bool, KernelError> {
+        let message = self.socket.ask(Request::new(route::lookup(addr), 0, format!("ip route get {addr}")))?;
+        Ok(message.is_some_and(|message| route::is_local(&message)))
+    }
+
     fn observe_sysctls(&mut self, scope: &Scope, mut state: State) -> Result<State, KernelError> {
         if scope.sysctls.is_empty() {
             return Ok(state);

@@ -10,7 +10,7 @@ use kernel::nft::ElementHandle;
 use kernel::state::{Scope, State};
 use kernel::{Kernel, KernelError};
 
-use super::sections::{Book, collect, leave, make_by_programs};
+use super::sections::{Book, collect, leave, make_by_programs, missing};
 use super::{differences, join, settled};
 use crate::{netns, traces};
 
@@ -169,6 +169,11 @@ impl<C: Chained> Plugin for Chain<C> {
         let sides = self.0.desired(&conf, &facts, request)?;
         let mut book = self.begin(request, &sides, &mut host, &pod)?;
         let made = self.make(&sides, book.as_ref(), &mut host, &mut pod);
+        if let (Ok(()), Some(section)) = (&made, &sides.section)
+            && let Err(kept) = host.kernel().and_then(|host| section.forget_before(host).map_err(Error::internal))
+        {
+            request.warn(self.name(), format_args!("old connections may go elsewhere: {kept}"));
+        }
         let answer = made.and_then(|()| self.0.answer(&conf, &facts, request, &mut pod));
         let kept = answer.and_then(|answer| book.as_mut().map_or(Ok(()), |book| book.commit(true)).map(|()| answer));
         kept.map_err(|cause| match self.release(request, book, &mut host, Some(&mut pod)) {
@@ -271,14 +276,15 @@ impl<C: Chained> Chain<C> {
             self.converge(host.kernel()?, &sides.host)?;
         }
         let Some((book, section)) = book.zip(sides.section.as_ref()) else { return Ok(()) };
-        let rules = section.rules(book.key());
-        join(rules.iter().map(|rules| book.add(host.kernel()?, rules, &|taken, owner| self.0.taken(taken, owner))))?;
+        for rules in section.rules(book.key()) {
+            book.add(host.kernel()?, &rules, &|taken, owner| self.0.taken(taken, owner))?;
+        }
         make_by_programs(book.key(), section)
     }
 
     /// The rules that ADD would still have to write, unless other rules serve the attachment.
     fn missing_rules(&self, request: &Request<'_>, section: &Section, host: &mut Host) -> Result<Vec<String>, Error> {
-        let found = super::sections::missing(host.kernel()?, traces::key(request), section)?;
+        let found = missing(host.kernel()?, traces::key(request), section)?;
         if found.is_empty() || self.0.is_served_otherwise(request, section, host)? { Ok(Vec::new()) } else { Ok(found) }
     }
 

@@ -190,6 +190,7 @@ pub(super) fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Resu
         let first = outcome.map(|outcome| outcome.failed.into_iter().next());
         outcomes.push(first.and_then(|refused| refused.map_or(Ok(()), |(_, cause)| Err(failed(cause)))));
     }
+    outcomes.push(section.forget_after().map_err(failed));
     join(outcomes)
 }
 

@@ -11,8 +11,8 @@ use std::net::IpAddr;
 
 use attachment::Key;
 use attachment::record::Record;
-use attachment::rules::firewall::{Backend, Firewall, IngressPolicy, sets};
-use attachment::rules::{collect_elements, iptables, support};
+use attachment::rules::firewall::{Backend, Firewall, IngressPolicy, bridge_table, table};
+use attachment::rules::{delete_elements, iptables, owner};
 use attachment::section::Section;
 use cni::error::{Error, code};
 use cni::plugin::Request;
@@ -142,14 +142,10 @@ impl Chained for FirewallPlugin {
         let valid: Vec<Key<'_>> =
             valid.iter().map(|a| Key { network, container: &a.container_id, ifname: &a.ifname }).collect();
         let host = host.kernel()?;
-        let collected = sets().into_iter().map(|(table, names)| {
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            collect_elements(host, &table, &names, network, &valid).map_err(Error::internal)
-        });
-        match join(collected.collect::<Vec<_>>()) {
-            Err(_) if support(host).is_err_and(|error| error.is_unsupported()) => Ok(()),
-            outcome => outcome,
-        }
+        join([table(), bridge_table()].map(|table| {
+            let stale = |comment: Option<&str>| owner::is_stale(comment, network, &valid);
+            delete_elements(host, &table, stale).map_err(Error::internal)
+        }))
     }
 
     fn status(&self, conf: &Conf, host: &mut Host) -> Result<(), Error> {

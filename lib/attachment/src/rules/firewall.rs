@@ -131,13 +131,6 @@ pub fn bridge_table() -> TableKey {
     TableKey::new(NftFamily::Bridge, "cni_firewall")
 }
 
-/// The sets of [`table`] and of [`bridge_table`], for GC.
-pub fn sets() -> [(TableKey, Vec<String>); 2] {
-    let named =
-        |kinds: &[&str]| kinds.iter().flat_map(|kind| Family::ALL.map(|family| set_name(kind, family))).collect();
-    [(table(), named(&[PODS, POLICY, ISOLATED])), (bridge_table(), named(&[ISOLATED]))]
-}
-
 /// The attachment's rules and elements in nf_tables: none for the backend iptables.
 pub fn rules(key: Key<'_>, firewall: &Firewall) -> Vec<Rules> {
     let Firewall { addresses, policy, backend, .. } = firewall;

@@ -200,6 +200,11 @@ pub fn decode_gone(message: &Message, names: &dyn Names) -> Option<(RouteKey, Ro
     decode(&Message::NewRoute(gone.clone()), names)
 }
 
+/// Whether the looked-up destination is an address of this host.
+pub fn is_local(message: &Message) -> bool {
+    matches!(message, Message::NewRoute(message) if message.header.kind == RouteType::Local)
+}
+
 /// Decodes the reply to [`lookup`], which the kernel marks as a clone.
 pub fn decode_lookup(message: &Message, names: &dyn Names) -> Option<Route> {
     let Message::NewRoute(message) = message else { return None };
