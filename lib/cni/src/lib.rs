@@ -18,5 +18,16 @@ pub mod version;
 pub use quote::quote;
 
 /// The names under which this project's plugin executable is installed and called, in alphabetical order.
-pub const SUITE: [&str; 9] =
-    ["bridge", "direct-routing", "flannel", "host-gw", "host-local", "loopback", "macvlan", "portmap", "vxlan"];
+pub const SUITE: [&str; 11] = [
+    "bridge",
+    "direct-routing",
+    "flannel",
+    "host-gw",
+    "host-local",
+    "loopback",
+    "macvlan",
+    "portmap",
+    "ptp",
+    "static",
+    "vxlan",
+];
