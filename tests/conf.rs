@@ -106,11 +106,12 @@ fn networks_of_flannel_follow_the_host() {
 }
 
 #[test]
-fn networks_of_one_host_are_read_by_bridge_and_host_local() {
+fn networks_of_one_host_are_read_by_their_plugin_and_host_local() {
     let files = [
         ("cni/20-bridge.conflist", 1),
         ("cni/20-bridge-dual-stack.conflist", 2),
         ("cni/20-bridge-firewall.conflist", 2),
+        ("cni/20-ptp.conflist", 2),
     ];
     for (file, families) in files {
         let host = Host::new("", false);
@@ -129,6 +130,13 @@ fn a_network_with_host_ports_is_read_by_its_plugins() {
     assert_eq!(kinds, ["bridge", "portmap"]);
     let capabilities = list.plugins[1].conf.get("capabilities").and_then(|all| all.get("portMappings"));
     assert_eq!(capabilities, Some(&Json::Bool(true)));
+}
+
+#[test]
+fn a_network_with_fixed_addresses_is_read_by_static() {
+    let list = Host::new("", false).status("cni/20-ptp-static.conflist").unwrap();
+    let addresses = list.plugins[0].conf.get("ipam").and_then(|ipam| ipam.get("addresses"));
+    assert_eq!(addresses.and_then(Json::as_array).map_or(0, <[Json]>::len), 2);
 }
 
 /// STATUS would inspect the machine's own links, so only the mistakes that do not depend on them are checked.
@@ -261,4 +269,59 @@ fn the_units_start_the_daemon_and_stop_nothing() {
     assert_eq!(etcd.endpoints.len(), 2);
     assert_eq!(options.health, "127.0.0.1:8471".parse().ok());
     assert!(text.lines().any(|line| line.starts_with("After=") && line.ends_with(" etcd.service")), "{text}");
+}
+
+/// Links of flanneld's backends, of the bridge and of pods' ports, and some of a host's own.
+const OURS: [&str; 10] = [
+    "flannel.1",
+    "flannel-v6.1",
+    "fl8472.1",
+    "fl6-8472.1",
+    "flannel0",
+    "flannel.ipip",
+    "flannel-wg",
+    "flannel-wg-v6",
+    "cni0",
+    "veth1a2b3c4d",
+];
+const THEIRS: [&str; 6] = ["eth0", "enp1s0", "wlan0", "bond0", "docker0", "flash0"];
+
+/// fnmatch(3), as far as these files use it.
+fn fits(pattern: &str, name: &str) -> bool {
+    match (pattern.strip_prefix("[0-9]"), pattern.chars().next(), name.chars().next()) {
+        (Some(rest), _, Some(digit)) => digit.is_ascii_digit() && fits(rest, &name[1..]),
+        (None, Some('*'), _) => true,
+        (None, Some(one), Some(other)) if one == other => fits(&pattern[1..], &name[1..]),
+        (_, pattern, name) => pattern.is_none() && name.is_none(),
+    }
+}
+
+fn ini(file: &str) -> BTreeMap<String, String> {
+    let (mut section, mut all) = (String::new(), BTreeMap::new());
+    for line in String::from_utf8(read(file)).unwrap().lines().filter(|line| !line.starts_with('#') && !line.is_empty())
+    {
+        match line.split_once('=') {
+            Some((key, value)) => drop(all.insert(format!("{section}{key}"), value.to_owned())),
+            None => line.clone_into(&mut section),
+        }
+    }
+    all
+}
+
+#[test]
+fn link_managers_leave_our_links_alone_and_no_others() {
+    let network = ini("systemd/network/10-flannel.network");
+    let link = ini("systemd/network/10-flannel.link");
+    let manager = ini("networkmanager/90-flannel.conf");
+    assert_eq!(network["[Link]Unmanaged"], "yes");
+    assert_eq!(link["[Link]MACAddressPolicy"], "none");
+    let unmanaged = manager["[keyfile]unmanaged-devices"].replace("interface-name:", "").replace(';', " ");
+    for patterns in [&network["[Match]Name"], &link["[Match]OriginalName"], &unmanaged] {
+        let is_matched = |name: &&str| patterns.split(' ').any(|pattern| fits(pattern, name));
+        assert!(OURS.iter().all(is_matched), "{patterns}");
+        assert!(!THEIRS.iter().any(is_matched), "{patterns}");
+    }
+    let networkd = ini("systemd/networkd.conf.d/10-flannel.conf");
+    assert_eq!(networkd["[Network]ManageForeignRoutes"], "no");
+    assert_eq!(networkd["[Network]ManageForeignRoutingPolicyRules"], "no");
 }

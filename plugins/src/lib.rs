@@ -4,13 +4,16 @@ pub mod attach;
 pub mod bridge;
 pub mod firewall;
 pub mod flannel;
+pub mod host;
 pub mod host_local;
 pub mod loopback;
 pub mod macvlan;
 pub mod netns;
 pub mod pod;
 pub mod portmap;
+pub mod ptp;
 pub mod read_only;
+pub mod static_ipam;
 pub mod traces;
 
 use cni::plugin::Plugin;
@@ -23,6 +26,8 @@ pub static SUITE: &[&dyn Plugin] = &[
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),
     &attach::Chain(portmap::Portmap),
+    &attach::Attach(ptp::Ptp),
+    &attach::Addresses(static_ipam::Static),
     &attach::Delegation(flannel::FLANNEL),
     &attach::Delegation(flannel::VXLAN),
     &attach::Delegation(flannel::DIRECT_ROUTING),

@@ -83,7 +83,7 @@ fn table() -> TableKey {
 /// that it is not translated.
 fn track() -> Result<(), NftError> {
     let mut batch = Batch::new();
-    batch.add_table(&Table { key: table(), comment: None });
+    batch.add_table(&Table { key: table(), comment: None, dormant: false });
     batch.add_chain(&table(), &Chain::base("c", Base::new(ChainKind::Nat, Hook::Prerouting, Base::DSTNAT)));
     batch.add_chain(&table(), &Chain::base("in", Base::new(ChainKind::Filter, Hook::Input, Base::FILTER)));
     batch.add_rule(&table(), "in", &RuleBuilder::new(NftFamily::Inet).ct_state(Is::Eq, ct::INVALID).drop().done());

@@ -21,6 +21,7 @@ mod del;
 mod drills;
 mod firewall;
 mod flannel;
+mod foreign;
 mod from_go;
 mod host_local;
 mod input;
@@ -36,11 +37,13 @@ mod netns;
 mod news;
 mod portmap;
 mod portmap_more;
+mod ptp;
 mod record;
 mod router;
 mod rules;
 mod shared;
 mod start;
+mod static_ipam;
 mod undecodable;
 mod undo;
 mod watch;
@@ -334,6 +337,28 @@ static TESTS: &[Test] = &[
     test!(portmap_more::a_flushed_rule_set_is_no_obstacle, IP, NFT),
     test!(portmap_more::sixteen_at_once_are_served, IP, NFT),
     test!(portmap_more::a_sender_follows_the_port_to_another_pod, IP, NFT),
+    alike!(ptp::a_pod_lives_and_goes, ours),
+    alike!(ptp::a_pod_lives_and_goes, reference),
+    alike!(ptp::every_version_is_spoken, ours),
+    alike!(ptp::every_version_is_spoken, reference),
+    alike!(ptp::del_needs_nothing, ours),
+    alike!(ptp::del_needs_nothing, reference),
+    alike!(ptp::pods_and_host_reach_each_other, ours),
+    alike!(ptp::pods_and_host_reach_each_other, reference),
+    test!(ptp::either_suite_takes_over_the_others_pod, Need::File(call::REFERENCE), IPTABLES),
+    test!(ptp::rules_come_and_go_with_the_pod),
+    test!(ptp::a_failed_add_leaves_nothing),
+    test!(ptp::a_taken_name_harms_nothing),
+    test!(ptp::another_programs_route_to_the_pods_address, IP),
+    test!(ptp::gc_takes_dead_pods),
+    test!(ptp::check_lists_every_difference, IP),
+    test!(ptp::status_needs_what_add_needs),
+    alike!(static_ipam::every_plugin_gives_its_addresses, ours),
+    alike!(static_ipam::every_plugin_gives_its_addresses, reference),
+    alike!(static_ipam::the_runtime_names_addresses, ours),
+    alike!(static_ipam::the_runtime_names_addresses, reference),
+    test!(static_ipam::every_key_of_a_route_is_applied),
+    test!(static_ipam::check_misses_an_address),
     test!(drills::flannel, STRACE, IP, NFT),
     test!(drills::host_local, STRACE, IP, NFT),
     test!(drills::bridge, STRACE, IP, NFT),
@@ -341,10 +366,20 @@ static TESTS: &[Test] = &[
     test!(drills::bridge_with_vlan, STRACE, IP, NFT),
     test!(drills::macvlan, STRACE, IP, NFT),
     test!(drills::portmap, STRACE, IP, NFT),
+    test!(drills::ptp, STRACE, IP, NFT),
+    test!(drills::static_ipam, STRACE, IP, NFT),
     test!(drills::vxlan, STRACE, IP, NFT),
     test!(drills::host_gw, STRACE, IP, NFT),
     test!(drills::direct_routing, STRACE, IP, NFT),
     test!(drills::loopback, STRACE, IP, NFT),
+    test!(foreign::flannel, IP, NFT),
+    test!(foreign::bridge, IP, NFT),
+    test!(foreign::bridge_with_rules, IP, NFT),
+    test!(foreign::macvlan, IP, NFT),
+    test!(foreign::vxlan, IP, NFT),
+    test!(foreign::host_gw, IP, NFT),
+    test!(foreign::direct_routing, IP, NFT),
+    test!(foreign::loopback, IP, NFT),
     test!(rules::masquerade_is_what_the_reference_plugins_write, Need::Program("nft")),
     test!(rules::masquerade_is_added_in_one_transaction_and_deleted_by_handle, Need::Program("nft")),
     test!(rules::a_handle_of_another_rule_deletes_nothing_of_others, Need::Program("nft")),

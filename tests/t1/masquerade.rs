@@ -32,7 +32,7 @@ fn other_program(stopped: &Receiver<()>, pause: Duration) -> usize {
     let mut nft = Nft::open().unwrap();
     for n in 0.. {
         let mut batch = Batch::new();
-        batch.add_table(&Table { key: key.clone(), comment: None });
+        batch.add_table(&Table { key: key.clone(), comment: None, dormant: false });
         batch.add_set(&key, &set);
         batch.flush_set(&key, "ports");
         batch.add_elements(&key, &set, &[Element::new([Value::Port(n as u16)])]);

@@ -52,6 +52,7 @@ fn desired() -> (State, Scope) {
     let set = NftSet::new(Set::new("ports", [Type::InetService]), (0..100).map(port));
     let table = NftTable {
         comment: None,
+        dormant: false,
         chains: [("forward".to_owned(), NftChain::at(base, [enter])), ("pods".to_owned(), NftChain::regular(pods))]
             .into(),
         sets: [("ports".to_owned(), set)].into(),
@@ -145,7 +146,7 @@ impl Other {
             set: Set::new("many", [Type::InetService]),
         };
         let mut batch = Batch::new();
-        batch.add_table(&Table { key: other.key.clone(), comment: None });
+        batch.add_table(&Table { key: other.key.clone(), comment: None, dormant: false });
         batch.add_set(&other.key, &other.set);
         other.nft.commit(&batch).unwrap();
         other

@@ -9,7 +9,7 @@ use crate::disturb::{cluster, repaired_or_said, rests, run, start_first, stays};
 use crate::{Failure, Outcome};
 
 /// A subnet that no host has leased, and something behind it.
-fn free() -> String {
+pub fn free() -> String {
     let leased: Vec<_> = [1, 2].into_iter().filter_map(Cluster::status).flat_map(|status| status.subnets).collect();
     let is_free = |net: &String| leased.iter().all(|subnet| subnet.to_string() != *net);
     (200..).map(|n| format!("10.244.{n}.0/24")).find(is_free).unwrap_or_default()

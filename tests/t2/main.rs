@@ -11,6 +11,7 @@ use tests::need::Need;
 
 mod attachments;
 mod attachments_left;
+mod beside;
 mod claims;
 mod daemonless;
 mod disturb;
@@ -30,6 +31,7 @@ mod instances;
 mod live;
 mod live_changes;
 mod lost_files;
+mod managers;
 mod paths;
 mod rights;
 mod rules;
@@ -46,6 +48,7 @@ mod udp_roll;
 mod underlay;
 mod underlay_changes;
 mod underlay_lost;
+#[expect(dead_code, reason = "vm runs the other tables")]
 mod vandal;
 mod workers;
 
@@ -189,6 +192,9 @@ static TESTS: &[Test] = &[
     test!(attachments::a_port_that_is_down, IP),
     test!(attachments::a_port_without_hairpin, IP, BRIDGE),
     test!(attachments::a_port_that_is_isolated, IP, BRIDGE),
+    test!(attachments::a_pair_without_its_address, IP),
+    test!(attachments::a_pair_that_is_down, IP),
+    test!(attachments::a_pair_without_its_route, IP),
     test!(attachments::a_flushed_ruleset, IP, NFT),
     test!(attachments::a_deleted_masquerade_table, IP, NFT),
     test!(attachments_left::a_link_to_a_pod_that_is_gone_is_reported, IP),
@@ -270,9 +276,18 @@ static TESTS: &[Test] = &[
     test!(underlay_lost::a_link_without_addresses, IP),
     test!(underlay_lost::a_link_that_is_deleted, IP),
     test!(underlay_lost::a_link_of_host_gw_that_is_down, IP),
+    test!(beside::what_others_made_stays, IP, NFT),
+    test!(managers::networkd_deletes_the_routes_of_host_gw, IP),
+    test!(managers::networkd_deletes_the_routes_of_vxlan, IP),
+    test!(managers::networkd_takes_every_link, IP),
+    test!(managers::udev_gives_links_other_macs, IP),
+    test!(managers::udev_gives_a_new_device_another_mac, IP),
+    test!(managers::networkmanager_activates_the_uplink, IP),
+    test!(managers::networkmanager_takes_the_devices, IP),
     test!(vandal::vxlan, IP, BRIDGE, NFT, TC),
     test!(vandal::a_host, IP, BRIDGE, NFT, TC),
     test!(vandal::pods, IP, BRIDGE, NFT, TC),
+    test!(vandal::rules, IP, BRIDGE, NFT, TC, IPTABLES),
     test!(vandal::ipv6, IP, BRIDGE, NFT, TC),
     test!(vandal::host_gw, IP, BRIDGE, NFT, TC),
     test!(vandal::udp, IP, BRIDGE, NFT, TC, Need::Tun),

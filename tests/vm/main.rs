@@ -2,13 +2,20 @@
 
 use std::process::ExitCode;
 
-use tests::harness::{self, Environment, Test};
+use tests::harness::{self, Environment, Outcome, Test};
 
 mod clock;
 mod cluster;
 mod links;
 mod vlan;
 mod vlans;
+
+#[path = "../t2/disturb.rs"]
+#[expect(dead_code, reason = "t2 disturbs in more ways")]
+mod disturb;
+#[path = "../t2/vandal/mod.rs"]
+#[expect(dead_code, reason = "t2 runs the other tables")]
+mod vandal;
 
 #[path = "../t1/births.rs"]
 #[expect(dead_code, reason = "t1 runs the other tests")]
@@ -22,6 +29,9 @@ mod call;
 #[path = "../t1/commands.rs"]
 #[expect(dead_code, reason = "t1 runs the other tests")]
 mod commands;
+
+/// What a helper of a test fails with.
+type Failure = Box<dyn std::error::Error>;
 
 /// A test function under its own name.
 macro_rules! test {
@@ -60,6 +70,8 @@ static TESTS: &[Test] = &[
     test!(cluster::hostile_wireguard_leases_disturb_nobody),
     test!(cluster::a_device_made_at_the_start_reaches_its_peers),
     test!(cluster::a_device_that_was_deleted_reaches_its_peers),
+    test!(vandal::ipip),
+    test!(vandal::wireguard),
     test!(clock::a_lease_is_renewed_when_the_clock_is_set_back_an_hour),
     test!(clock::a_lease_is_renewed_when_the_clock_is_set_back_eight_hours),
     test!(clock::no_lease_ends_when_the_clock_is_set_a_year_ahead),

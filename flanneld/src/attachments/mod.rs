@@ -23,7 +23,7 @@ use kernel::message::link::SeenLink;
 use kernel::nft::NftWatch;
 use kernel::state::State;
 use kernel::types::IfName;
-use kernel::{Kernel, sysctl};
+use kernel::{Kernel, KernelError, sysctl};
 use overlay::lease::Subnets;
 use overlay::status::Attachments;
 use store::backoff::Backoff;
@@ -34,7 +34,7 @@ use self::folders::Folders;
 use self::plan::{Facts, History, Plan, plan};
 use self::records::{Records, Stale};
 use self::work::{Done, Look, execute};
-use crate::events::facts::Facts as Underlay;
+use crate::events::facts::{Facts as Watched, Fixed};
 use crate::events::{Events, Interest};
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
@@ -112,6 +112,7 @@ impl Controller {
             next: Look::all(),
             desired: Arc::default(),
             arp: BTreeMap::new(),
+            fixed: Fixed::default(),
             settings: Unannounced::default(),
             history: History::default(),
             due: Instant::now(),
@@ -143,6 +144,8 @@ struct Loop {
     desired: Arc<State>,
     /// What the kernel says of how it answers ARP.
     arp: BTreeMap<String, String>,
+    /// What may send the packets for pods elsewhere.
+    fixed: Fixed,
     settings: Unannounced,
     history: History,
     /// When everything is looked at again at the latest.
@@ -227,14 +230,15 @@ impl Loop {
         look.links |= !self.stale.is_empty();
         let troubles = self.read(look).await?;
         let subnets = *self.parts.subnets.borrow_and_update();
-        let facts = Facts { records: &self.records, links: &self.links, arp: &self.arp, subnets, now: Instant::now() };
+        let (records, links, arp, fixed) = (&self.records, &self.links, &self.arp, &self.fixed);
+        let facts = Facts { records, links, arp, fixed, subnets, now: Instant::now() };
         let plan = Arc::new(plan(&facts, &mut self.history));
         let links = plan.links();
         self.desired = Arc::new(links.state);
         self.events.set_interest(Interest {
             desired: Some(Arc::downgrade(&self.desired)),
             scope: Arc::new(links.scope),
-            facts: Arc::new(Underlay::none()),
+            facts: Arc::new(Watched::of(self.fixed.clone())),
         });
         let done = self.execute(plan.clone(), look).await?;
         self.learn(&plan, &done, &troubles);
@@ -256,13 +260,14 @@ impl Loop {
             let arp = records.silent_settings().into_iter();
             // what cannot be read is not there
             let arp = arp.filter_map(|path| Some((path.clone(), sysctl::read(&path).ok()??))).collect();
-            (records, troubles, look.links.then(|| kernel.links().map(|links| (links, arp))))
+            let links = look.links.then(|| Ok((kernel.links()?, arp, fixed(kernel, &records)?)));
+            (records, troubles, links)
         };
         let (records, troubles, links) = self.kernel.call(read).await?;
         self.records = records;
         if let Some(links) = links {
-            let (links, arp) = links.map_err(|error| Trouble::Refused(error.to_string()))?;
-            self.arp = arp;
+            let (links, arp, fixed) = links.map_err(|error: KernelError| Trouble::Refused(error.to_string()))?;
+            (self.arp, self.fixed) = (arp, fixed);
             self.events.survey_ends(&links);
             self.links = links.into_iter().map(|link| (link.name.clone(), link)).collect();
         }
@@ -312,6 +317,17 @@ impl Loop {
         let failed = (!done.failed.is_empty()).then_some(now + LEISURE);
         [busy, failed, plan.look_again].into_iter().flatten().fold(audit, Instant::min)
     }
+}
+
+/// Reads the permanent neighbours of pods' bridges, and where these send the frames for pods whatever they learn.
+fn fixed(kernel: &mut Kernel, records: &Records) -> Result<Fixed, KernelError> {
+    let mut fixed = Fixed { devs: records.bridges(), macs: records.macs(), ..Fixed::default() };
+    for bridge in &fixed.devs {
+        fixed.neighbours.extend(kernel.neighbours(bridge)?);
+        let entries = kernel.forwarding(bridge)?;
+        fixed.forwarding.extend(entries.into_iter().filter(|entry| fixed.macs.contains(&entry.mac)));
+    }
+    Ok(fixed)
 }
 
 /// Why a check failed.

@@ -13,9 +13,11 @@ use attachment::rules::{Rules, macspoof, masquerade};
 use attachment::section::Section;
 use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
+use kernel::message::neighbour::Forwarding;
 use kernel::message::route::IPV6_PREFIX_METRIC;
 use kernel::state::{
-    Birth, Bridge, Link, LinkKind, Passing, Port, Route, RouteKey, RouteScope, Scope, State, Vlan, VlanKey,
+    Birth, Bridge, Link, LinkKind, NeighbourKey, Passing, Port, Route, RouteKey, RouteScope, Scope, State, Vlan,
+    VlanKey,
 };
 use kernel::types::{IfName, Mac, Mtu, RouteProtocol, VlanId, host_net, masked};
 use overlay::lease::Subnets;
@@ -23,6 +25,7 @@ use overlay::ways;
 use tokio::time::Instant;
 
 use super::records::{Name, Records, arp_ignore};
+use crate::events::facts::Fixed;
 use crate::repairs::Repairs;
 
 /// The desired state of one link, and of the objects on it.
@@ -58,6 +61,24 @@ pub enum Finding {
     Queue(String),
     /// The host does not answer pods that ask for their gateway.
     Deaf(String),
+    /// A permanent neighbour of a pod's address has another MAC than the pod.
+    Neighbour {
+        /// The attachment.
+        owner: Name,
+        /// The neighbour.
+        key: NeighbourKey,
+        /// Its MAC.
+        mac: Mac,
+    },
+    /// A bridge sends the frames for a pod elsewhere, whatever it learns.
+    Forwarding {
+        /// The attachment.
+        owner: Name,
+        /// The bridge.
+        bridge: IfName,
+        /// Its entry.
+        entry: Forwarding,
+    },
     /// Another program keeps changing the object, so repairs of it pause.
     Rests(String),
 }
@@ -75,6 +96,18 @@ impl fmt::Display for Finding {
                 "net.ipv4.conf.all.arp_ignore is {value}: the host does not answer pods that ask for their gateway; \
                  `sysctl -w net.ipv4.conf.all.arp_ignore=0` (or 1, or 2)"
             ),
+            Self::Neighbour { owner, key: NeighbourKey { dev, addr }, mac } => write!(
+                f,
+                "{dev} has the permanent neighbour {addr} with {mac}, which is not the MAC of the pod of {owner}: \
+                 ip neigh del {addr} dev {dev}"
+            ),
+            Self::Forwarding { owner, bridge, entry: Forwarding { port, mac } } => {
+                let table = if port == bridge { "self local" } else { "master" };
+                write!(
+                    f,
+                    "{bridge} sends the frames for the pod of {owner} to {port}: bridge fdb del {mac} dev {port} {table}"
+                )
+            }
             Self::Rests(object) => {
                 write!(f, "{object} was repaired five times within a minute: another program keeps changing it")
             }
@@ -89,6 +122,8 @@ pub struct Plan {
     pub shared: BTreeMap<IfName, Object>,
     /// The ports of pods.
     pub ports: BTreeMap<IfName, Object>,
+    /// The host's ends of pods without a bridge, each with its addresses and the routes by it.
+    pub ends: BTreeMap<IfName, Object>,
     /// Packet rules.
     pub rules: Vec<Ruled>,
     /// The problems.
@@ -110,6 +145,8 @@ pub struct Facts<'a> {
     pub links: &'a BTreeMap<IfName, SeenLink>,
     /// The settings of [`Records::silent_settings`].
     pub arp: &'a BTreeMap<String, String>,
+    /// Permanent neighbours and static forwarding entries on the way to pods.
+    pub fixed: &'a Fixed,
     /// This host's subnets. Attachments with addresses elsewhere do not belong to this daemon.
     pub subnets: Subnets,
     /// The current time.
@@ -117,6 +154,24 @@ pub struct Facts<'a> {
 }
 
 impl Facts<'_> {
+    /// What sends the packets for a pod elsewhere, and is not ours to change.
+    fn misled(&self, owner: &Name, end: &HostLink, record: &Record) -> Vec<Finding> {
+        let pod = || record.pod.as_ref();
+        let Some(own) = pod().and_then(|pod| pod.mac.parse::<Mac>().ok()) else { return Vec::new() };
+        let Some(bridge) = end.master.as_ref().and_then(|master| IfName::new(master).ok()) else { return Vec::new() };
+        let nets = pod().into_iter().flat_map(|pod| &pod.addresses).filter_map(|text| text.parse().ok());
+        let neighbours = nets.filter_map(|net: IpNetwork| {
+            let key = NeighbourKey { dev: bridge.clone(), addr: net.ip() };
+            let mac = *self.fixed.neighbours.get(&key).filter(|mac| **mac != own)?;
+            Some(Finding::Neighbour { owner: owner.clone(), key, mac })
+        });
+        let elsewhere = |entry: &&Forwarding| entry.mac == own && entry.port.as_str() != end.name;
+        let forwarding = self.fixed.forwarding.iter().filter(elsewhere).cloned();
+        let forwarding =
+            forwarding.map(|entry| Finding::Forwarding { owner: owner.clone(), bridge: bridge.clone(), entry });
+        neighbours.chain(forwarding).collect()
+    }
+
     /// The link's `arp_ignore` when a pod gets no answer about its gateway's address, which is one of the link's own and of the
     /// pod's subnet: 1 and 2 answer for such (arp_ignore, net/ipv4/arp.c).
     fn refuses_arp(&self, link: &str) -> Option<String> {
@@ -138,7 +193,7 @@ impl Ruled {
 impl Plan {
     /// The desired state of all links, to compare announcements with.
     pub fn links(&self) -> Object {
-        let mut all = Object::merge(self.shared.values().chain(self.ports.values()));
+        let mut all = Object::merge(self.shared.values().chain(self.ports.values()).chain(self.ends.values()));
         // an address that another program added to a bridge is no reason for a check
         all.scope.addresses.clear();
         all
@@ -169,14 +224,20 @@ impl Object {
         let mut all = Self::default();
         for object in objects {
             all.state.extend(object.state.clone());
-            let Scope { links, read_links, addresses, vlans, sysctls, routes, keep, .. } = &object.scope;
+            let Scope { links, read_links, addresses, local, vlans, sysctls, routes, keep, .. } = &object.scope;
             all.scope.links.extend(links.iter().cloned());
             all.scope.read_links.extend(read_links.iter().cloned());
             all.scope.addresses.extend(addresses.iter().cloned());
+            all.scope.local.extend(local.iter().cloned());
             all.scope.vlans.extend(vlans.iter().cloned());
             all.scope.sysctls.extend(sysctls.iter().cloned());
             all.scope.keep |= keep;
-            all.scope.routes = all.scope.routes.take().or_else(|| routes.clone());
+            match (&mut all.scope.routes, routes) {
+                (Some(all), Some(more)) if all.protocol == more.protocol => all.within.extend(&more.within),
+                (none @ None, Some(first)) => *none = Some(first.clone()),
+                // Only announcements are compared with both, and for them desired routes suffice.
+                _ => {}
+            }
         }
         all
     }
@@ -205,7 +266,8 @@ pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
     }
     for (name, record) in facts.records.committed().filter(|(_, record)| is_here(record, facts.subnets)) {
         if let (Some(end), true, false) = (&record.host, record.committed, facts.records.is_exempted(name)) {
-            plan.add_port(facts, name, (end, &record.shared));
+            plan.add_host_link(facts, name, (end, &record.shared));
+            plan.findings.extend(facts.misled(name, end, record));
         }
     }
     plan.leave_resting(facts.now, history);
@@ -374,12 +436,17 @@ impl Plan {
         object.scope.sysctls.extend(object.state.sysctls.keys().cloned());
         // Other addresses on the bridge stay.
         (object.scope.addresses, object.scope.keep) = (vec![dev.clone()], true);
+        object.scope.local.push(dev.clone());
         self.shared.insert(dev, object);
     }
 
-    fn add_port(&mut self, facts: &Facts<'_>, owner: &Name, (end, shared): (&HostLink, &[SharedLink])) {
+    /// Adds the host's link of an attachment, if it still exists.
+    fn add_host_link(&mut self, facts: &Facts<'_>, owner: &Name, (end, shared): (&HostLink, &[SharedLink])) {
         let (Ok(dev), Ok(mac)) = (IfName::new(&end.name), end.mac.parse::<Mac>()) else { return };
-        let Some(bridge) = end.master.as_ref().and_then(|master| IfName::new(master).ok()) else { return };
+        let master = end.master.as_ref().and_then(|master| IfName::new(master).ok());
+        if master.is_none() && end.routes.is_empty() {
+            return;
+        }
         let is_same = |seen: &&SeenLink| {
             matches!(seen.link.kind, LinkKind::Veth(_)) && (seen.index.0 == end.index || seen.link.mac == Some(mac))
         };
@@ -387,27 +454,39 @@ impl Plan {
             self.findings.insert(Finding::Gone(owner.clone(), end.name.clone()));
             return;
         };
-        if !facts.links.contains_key(&bridge) && !self.shared.contains_key(&bridge) {
-            self.findings.insert(Finding::NoBridge(bridge.to_string()));
-            return;
-        }
         let mut object = Object { owners: vec![owner.clone()], ..Object::default() };
         // Only ADD creates it, with the other end in the pod.
         let birth = Birth::Moved(dev.clone());
         let link = Link {
             birth,
             mac: Some(mac),
-            master: Some(Some(bridge.clone())),
+            master: Some(master.clone()),
             protodown: Some(false),
             // the pod's end was made with the same, and sends as much
             mtu: shared
                 .iter()
-                .find(|link| link.name == bridge.as_str())
+                .find(|link| end.master.as_deref() == Some(&link.name))
                 .map(|link| Mtu(link.mtu))
                 .filter(|mtu| mtu.0 > 0),
             ..Link::up(seen.link.kind.clone())
         };
         object.state.links.insert(dev.clone(), link);
+        object.scope.read_links.push(dev.clone());
+        // as at ADD: the kernel forgets it while the MTU is too small for IPv6
+        if seen.ipv6.is_some() {
+            object.state.conf("ipv6", &dev, "accept_ra", "0");
+        }
+        match master {
+            Some(bridge) => self.add_port(facts, (dev, bridge), end, object),
+            None => drop(self.ends.insert(dev.clone(), pair(dev, end, object))),
+        }
+    }
+
+    fn add_port(&mut self, facts: &Facts<'_>, (dev, bridge): (IfName, IfName), end: &HostLink, mut object: Object) {
+        if !facts.links.contains_key(&bridge) && !self.shared.contains_key(&bridge) {
+            self.findings.insert(Finding::NoBridge(bridge.to_string()));
+            return;
+        }
         // spanning tree keeps a port from forwarding for a while, and is another's where no plugin made the bridge
         let spans = |seen: &SeenLink| matches!(&seen.link.kind, LinkKind::Bridge(Bridge { stp: Some(true), .. }));
         let made = self.shared.get(&bridge).is_some_and(|object| object.state.links.contains_key(&bridge));
@@ -420,12 +499,7 @@ impl Plan {
                 object.state.vlans.insert(VlanKey { dev: dev.clone(), id }, carried);
             }
         }
-        // as at ADD: the kernel forgets it while the MTU is too small for IPv6
-        if seen.ipv6.is_some() {
-            object.state.conf("ipv6", &dev, "accept_ra", "0");
-        }
         object.scope.sysctls.extend(object.state.sysctls.keys().cloned());
-        object.scope.read_links.push(dev.clone());
         if end.only_vlans {
             object.scope.vlans.push(dev.clone());
         }
@@ -445,10 +519,33 @@ impl Plan {
         let awake = |label: &str| !rests.contains_key(label);
         self.shared.retain(|dev, _| awake(dev.as_str()));
         self.ports.retain(|dev, _| awake(dev.as_str()));
+        self.ends.retain(|dev, _| awake(dev.as_str()));
         self.rules.retain(|ruled| awake(&ruled.label()));
         self.look_again = rests.values().min().copied();
         self.findings.extend(rests.into_keys().map(Finding::Rests));
     }
+}
+
+/// RT_SCOPE_HOST, linux/rtnetlink.h
+const HOST: u8 = 254;
+
+/// The host's end of a pair without a bridge: the gateways' addresses, and a route to each of the pod's addresses.
+fn pair(dev: IfName, end: &HostLink, mut object: Object) -> Object {
+    let Object { state, scope, .. } = &mut object;
+    end.addresses.iter().for_each(|net| state.address(&dev, *net, true));
+    for dst in &end.routes {
+        let route = Route { scope: dst.is_ipv4().then_some(HOST), ..Route::by(&dev) };
+        state.routes.insert(RouteKey::main(*dst), route);
+    }
+    if end.routes.iter().any(|net| net.is_ipv4()) {
+        state.conf("ipv4", &dev, "forwarding", "1");
+    }
+    scope.sysctls.extend(state.sysctls.keys().cloned());
+    scope.routes =
+        Some(RouteScope { protocol: Some(RouteProtocol::BOOT), within: end.routes.clone(), ..RouteScope::default() });
+    // Other addresses and routes stay.
+    (scope.addresses, scope.keep) = (vec![dev], true);
+    object
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use attachment::Key;
 use attachment::record::{Locked, Record, RecordError, list, networks, quarantined};
+use kernel::types::{IfName, Mac};
 
 /// Identifies an attachment: one interface of one container in one network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +84,17 @@ impl Records {
         let links = || self.committed().flat_map(|(_, record)| &record.shared).map(|link| link.name.as_str());
         let routers = links().map(|link| format!("net/ipv6/conf/{link}/accept_ra"));
         links().chain(["all"]).map(arp_ignore).chain(routers).collect()
+    }
+
+    /// The links that pods' ports are attached to.
+    pub fn bridges(&self) -> BTreeSet<IfName> {
+        let masters = self.committed().filter_map(|(_, record)| record.host.as_ref()?.master.as_ref());
+        masters.filter_map(|name| IfName::new(name).ok()).collect()
+    }
+
+    /// The MAC addresses of pods.
+    pub fn macs(&self) -> BTreeSet<Mac> {
+        self.committed().filter_map(|(_, record)| record.pod.as_ref()?.mac.parse().ok()).collect()
     }
 
     /// Starts without any record.

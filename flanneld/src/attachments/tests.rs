@@ -82,6 +82,7 @@ fn of_rules(host: &Host) -> BTreeSet<String> {
         networks: host.networks,
         own: host.own,
         former: &former,
+        flows: &[],
         found: &found,
     });
     let reads = rules::reads(networks.iter(), &[]);
@@ -148,6 +149,7 @@ fn of_attachments() -> BTreeSet<String> {
         records: &records,
         links: &links,
         arp: &std::collections::BTreeMap::new(),
+        fixed: &crate::events::facts::Fixed::default(),
         subnets,
         now: Instant::now(),
     };

@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use kernel::message::address::SeenAddress;
 use kernel::message::link::SeenLink;
+use kernel::message::neighbour::Forwarding;
 use kernel::news::News;
-use kernel::state::{AddressKey, Route, RouteKey, State};
+use kernel::state::{AddressKey, Link, NeighbourKey, Route, RouteKey, State};
 use kernel::survey::{is_link_local, is_on_link};
-use kernel::types::{IfIndex, IfName, Mtu, RouteProtocol, TableId};
+use kernel::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, host_net};
 use overlay::lease::Subnets;
 use overlay::net::within;
 use overlay::ownership::may_mislead;
@@ -31,6 +32,44 @@ pub struct Facts {
     gateways: BTreeSet<IpAddr>,
     /// Routes by their key with ordinal 0: the kernel keeps several routes under one key.
     routes: BTreeMap<RouteKey, Vec<Route>>,
+    /// The underlay's addresses that no route in the local table leads to.
+    unheard: BTreeSet<IpAddr>,
+    fixed: Fixed,
+}
+
+/// Entries that no resolution and no learning replaces. Another program's may send packets elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fixed {
+    /// The links whose permanent neighbours matter.
+    pub devs: BTreeSet<IfName>,
+    /// Their permanent neighbours.
+    pub neighbours: BTreeMap<NeighbourKey, Mac>,
+    /// The MAC addresses whose place in the bridges' tables matters.
+    pub macs: BTreeSet<Mac>,
+    /// Their entries that stay where they are.
+    pub forwarding: BTreeSet<Forwarding>,
+}
+
+impl Fixed {
+    fn touched_by(&self, news: &News) -> bool {
+        match news {
+            News::Neighbour(key, mac) => {
+                self.devs.contains(&key.dev) && (mac.is_some() || self.neighbours.contains_key(key))
+            }
+            News::Forwarding(entry, stays) => {
+                self.macs.contains(&entry.mac) && (*stays || self.forwarding.contains(entry))
+            }
+            _ => false,
+        }
+    }
+
+    fn agrees_with(&self, news: &News) -> bool {
+        match news {
+            News::Neighbour(key, mac) => self.neighbours.get(key) == mac.as_ref(),
+            News::Forwarding(entry, stays) => self.forwarding.contains(entry) == *stays,
+            _ => true,
+        }
+    }
 }
 
 /// Where an administrator's routes are named in the status: they may lead elsewhere what is ours to carry.
@@ -76,20 +115,23 @@ struct Carrier {
     up: bool,
     running: bool,
     mtu: Option<Mtu>,
+    arp: Option<bool>,
+    master: Option<u32>,
 }
 
 impl Carrier {
     fn of(seen: &SeenLink) -> Self {
-        Self { index: seen.index, up: seen.link.up, running: seen.running, mtu: seen.link.mtu }
+        let Link { up, mtu, arp, .. } = seen.link;
+        Self { index: seen.index, up, running: seen.running, mtu, arp, master: seen.master }
     }
 }
 
 impl Facts {
-    /// No fact: nothing depends on the underlay.
-    pub fn none() -> Self {
+    /// Only these entries: nothing depends on the underlay.
+    pub fn of(fixed: Fixed) -> Self {
         // no underlay is this link
         let chosen = Chosen { dev: IfName::new("lo").ok(), ..Chosen::default() };
-        Self { chosen, ..Self::default() }
+        Self { chosen, fixed, ..Self::default() }
     }
 
     /// The facts in `survey`, from which the underlay was `chosen`. `ours` are our devices. `named` selects the foreign
@@ -110,6 +152,9 @@ impl Facts {
         let gateways = facts.chosen.dev.iter().flat_map(|dev| gateways(&survey.routes, dev));
         facts.gateways = gateways.map(|(gateway, _)| gateway).collect();
         (facts.links, facts.addresses, facts.routes) = (links, addresses, routes);
+        let devs = facts.chosen.dev.iter().cloned().collect();
+        facts.fixed = Fixed { devs, neighbours: survey.neighbours.clone(), ..Fixed::default() };
+        facts.unheard = survey.unheard.clone();
         facts
     }
 
@@ -123,10 +168,19 @@ impl Facts {
                     || self.chosen.depends_on(key, route.as_ref())
                     || self.named.has(key, route.as_ref())
                     || self.has_new_gateway(key, route.as_ref())
+                    || self.is_of_an_address(key)
             }
             News::Policy => true,
-            _ => false,
+            news => self.fixed.touched_by(news),
         }
+    }
+
+    /// Whether the route makes the host take packets to an address of the underlay.
+    fn is_of_an_address(&self, key: &RouteKey) -> bool {
+        let is_its = |address: &AddressKey| {
+            self.chosen.dev.as_ref() == Some(&address.dev) && host_net(address.net.ip()) == key.dst
+        };
+        key.table == TableId::LOCAL && self.addresses.keys().any(is_its)
     }
 
     /// Whether a route leads over a gateway that no route led over before. Those of routing daemons come and go by the
@@ -159,13 +213,16 @@ impl Facts {
         match news {
             News::Link(name, seen) => self.links.get(name) == seen.as_deref().map(Carrier::of).as_ref(),
             News::Address(key, seen) => self.addresses.get(key) == seen.as_ref(),
+            News::Route(key, route) if self.is_of_an_address(key) => {
+                self.unheard.contains(&key.dst.ip()) == route.is_none()
+            }
             News::Route(key, Some(route)) => {
                 self.routes.get(&first(key)).is_some_and(|known| *known == [route.clone()])
             }
             News::Route(key, None) => key.table == TableId::MAIN && !self.routes.contains_key(&first(key)),
             // which rules there are is not compared: they rarely change
             News::Policy => false,
-            _ => true,
+            news => self.fixed.agrees_with(news),
         }
     }
 }

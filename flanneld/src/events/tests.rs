@@ -235,6 +235,12 @@ fn what_contradicts_the_desired_state_is_news() {
     ]);
 }
 
+fn resolved(index: IfIndex, addr: [u8; 4]) -> Message {
+    let Message::NewNeighbour(mut message) = neighbour::put_neighbour(index, addr.into(), mac()) else { panic!() };
+    message.header.state = NeighbourState::Reachable;
+    Message::NewNeighbour(message)
+}
+
 #[test]
 fn other_peoples_objects_are_no_news() {
     let kernel = RouteProtocol::KERNEL;
@@ -258,7 +264,10 @@ fn other_peoples_objects_are_no_news() {
         (via("10.5.1.9/32", "192.0.2.9", RouteProtocol::BOOT), true, "one that leads a pod's packets elsewhere"),
         (route_to("10.5.1.9/32", "veth0", RouteProtocol::BOOT), false, "a pod's"),
         (route_to("10.5.1.0/24", "veth0", kernel), false, "the bridge's own route"),
-        (neighbour::put_neighbour(ETH0, [192, 0, 2, 9].into(), mac()), false, "ARP on the underlay"),
+        (resolved(ETH0, [192, 0, 2, 9]), false, "ARP on the underlay"),
+        (gone(resolved(ETH0, [192, 0, 2, 9])), false, "it is forgotten"),
+        (neighbour::put_neighbour(ETH0, [192, 0, 2, 9].into(), mac()), true, "one that is never asked for again"),
+        (neighbour::put_neighbour(POD, [192, 0, 2, 9].into(), mac()), false, "the same on another link"),
         (neighbour::put_fdb(POD, mac(), Fdb::from(IpAddr::from([192, 0, 2, 1]))), false, "another device's entry"),
         (neighbour::delete_neighbour(FLANNEL, [10, 5, 9, 0].into()), false, "an entry goes that nobody wants"),
     ]);
@@ -364,4 +373,34 @@ fn what_is_desired_may_be_nothing_or_gone() {
     assert!(!filter.matches(other().into()));
     drop(_desired);
     assert!(filter.matches(other().into()));
+}
+
+#[test]
+fn entries_that_stay_are_news_where_they_matter() {
+    let (key, other) = (NeighbourKey { dev: name("cni0"), addr: [10, 5, 1, 2].into() }, Mac([2; 6]));
+    let entry = |port: &str, mac| kernel::message::neighbour::Forwarding { port: name(port), mac };
+    let of = |forwarding: &[_]| {
+        facts::Facts::of(facts::Fixed {
+            devs: [name("cni0")].into(),
+            neighbours: [(key.clone(), mac())].into(),
+            macs: [mac()].into(),
+            forwarding: forwarding.iter().cloned().collect(),
+        })
+    };
+    let is_news = |facts: &facts::Facts, news: News| facts.touched_by(&news) && !facts.agree_with(&news);
+    let known = of(&[entry("veth1", mac())]);
+    for (news, expected, what) in [
+        (News::Neighbour(key.clone(), Some(mac())), false, "as it is known"),
+        (News::Neighbour(key.clone(), Some(other)), true, "another MAC"),
+        (News::Neighbour(key.clone(), None), true, "it is gone"),
+        (News::Neighbour(NeighbourKey { dev: name("eth0"), ..key.clone() }, Some(other)), false, "on another link"),
+        (News::Neighbour(NeighbourKey { addr: [10, 5, 1, 9].into(), ..key.clone() }, None), false, "never permanent"),
+        (News::Forwarding(entry("veth1", mac()), true), false, "as it is known"),
+        (News::Forwarding(entry("veth1", mac()), false), true, "it moves again"),
+        (News::Forwarding(entry("veth2", mac()), true), true, "at another port"),
+        (News::Forwarding(entry("veth2", mac()), false), false, "learned"),
+        (News::Forwarding(entry("veth2", other), true), false, "another's"),
+    ] {
+        assert_eq!(is_news(&known, news.clone()), expected, "{what}: {news:?}");
+    }
 }

@@ -11,6 +11,7 @@ use overlay::backend::wireguard::DEVICES;
 use overlay::lease::Subnets;
 use overlay::ownership;
 use overlay::plan::{Endpoints, Leased, Plan};
+use overlay::rules::Flow;
 use overlay::underlay::Survey;
 use overlay::ways::{self, Question};
 use store::Published;
@@ -140,10 +141,19 @@ impl Controller {
         }))
     }
 
+    /// The packets that no program's rules may drop.
+    fn flows(&self, leased: &Leased, gathered: &Gathered, own: Subnets) -> Vec<Flow> {
+        let Some(desired) = self.memory.desired() else { return Vec::new() };
+        let underlay = self.memory.underlay();
+        let port = leased.data_path.map(|path| path.conf.port);
+        ways::flows(desired, &gathered.survey, own, underlay, port)
+    }
+
     /// Makes the packet rules. True if those that pods need are there.
     async fn make_rules(&mut self, leased: &Leased, gathered: &Gathered, pass: &mut Pass) -> Result<bool, Failure> {
         let (own, former) = (leased.subnet_env.subnets, &gathered.previous.networks);
-        let made = match self.rules.make(&self.kernel, &gathered.conf, own, former).await {
+        let flows = self.flows(leased, gathered, own);
+        let made = match self.rules.make(&self.kernel, &gathered.conf, (own, flows), former).await {
             Ok(Some(ruled)) => {
                 pass.outcome.fresh |= !ruled.applied.outcome.done.is_empty();
                 self.outlet.ruled(&ruled);

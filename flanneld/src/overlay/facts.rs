@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use kernel::types::{IfName, RouteProtocol, TableId};
+use kernel::types::{Family, IfName, RouteProtocol, TableId};
 use kernel::{Kernel, KernelError, sysctl};
 use overlay::backend::WireguardKeys;
 use overlay::lease::{LeaseAttrs, Subnets};
@@ -15,7 +15,7 @@ use overlay::netconf::NetConf;
 use overlay::peers::{self, Service};
 use overlay::plan::{self, Endpoints, Facts, Own};
 use overlay::subnet_env::{Previous, SubnetEnv};
-use overlay::underlay::Survey;
+use overlay::underlay::{self, Select, Survey, Underlay};
 use store::{Store, StoreHealth, files};
 
 use super::pass::Failure;
@@ -123,7 +123,7 @@ impl Known {
         let unchanged = self.survey.is_some();
         let survey = match &self.survey {
             Some(survey) => survey.clone(),
-            None => self.read(kernel, events).await?,
+            None => self.read(kernel, events, conf.families().map(|(family, _)| family).collect()).await?,
         };
         self.services = store.addresses().into_iter().map(|addr| (addr, Service::Store)).collect();
         self.learn_keys(&conf).await?;
@@ -132,10 +132,16 @@ impl Known {
     }
 
     /// Reads what the choice of the underlay depends on.
-    async fn read(&mut self, kernel: &KernelThread, events: &Events) -> Result<Arc<Survey>, Failure> {
+    async fn read(
+        &mut self,
+        kernel: &KernelThread,
+        events: &Events,
+        families: Vec<Family>,
+    ) -> Result<Arc<Survey>, Failure> {
         let can_reach = self.options.select.can_reach;
         events.survey_begins();
-        let survey = kernel.call(move |kernel| survey(kernel, can_reach)).await;
+        let select = self.options.select.clone();
+        let survey = kernel.call(move |kernel| survey(kernel, can_reach, &select, &families)).await;
         let survey =
             survey.map_err(|error| Failure::Stop(error.into()))?.map_err(|error| Failure::Retry(error.to_string()))?;
         events.survey_ends(&survey.links);
@@ -274,7 +280,12 @@ pub(super) fn random() -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
-fn survey(kernel: &mut Kernel, can_reach: Option<IpAddr>) -> Result<Survey, KernelError> {
+fn survey(
+    kernel: &mut Kernel,
+    can_reach: Option<IpAddr>,
+    select: &Select,
+    families: &[Family],
+) -> Result<Survey, KernelError> {
     // Links come first: an address is skipped if the name of its link is unknown.
     let links = kernel.links()?;
     let addresses = kernel.addresses()?;
@@ -287,7 +298,23 @@ fn survey(kernel: &mut Kernel, can_reach: Option<IpAddr>) -> Result<Survey, Kern
     let reach = can_reach.and_then(|addr| kernel.route_to(addr).ok().flatten());
     let read = |path: &str| files::read_configured(Path::new(path), LARGEST_RESOLV_CONF).ok();
     let dns_servers = peers::dns_servers(read);
-    Ok(Survey { links, addresses, routes, odd, rules, reach, limits: neighbour_limits(), dns_servers })
+    let limits = neighbour_limits();
+    let survey = Survey { links, addresses, routes, odd, rules, reach, limits, dns_servers, ..Survey::default() };
+    match underlay::choose(select, families, &survey, None) {
+        Ok((found, _)) => with_condition(kernel, survey, &found.underlay),
+        Err(_) => Ok(survey),
+    }
+}
+
+/// Adds what may keep the underlay from carrying packets.
+fn with_condition(kernel: &mut Kernel, mut survey: Survey, underlay: &Underlay) -> Result<Survey, KernelError> {
+    survey.neighbours = kernel.neighbours(&underlay.dev)?;
+    for addr in [underlay.addresses.v4, underlay.addresses.v6].into_iter().flatten() {
+        if !kernel.is_local(addr)? {
+            survey.unheard.insert(addr);
+        }
+    }
+    Ok(survey)
 }
 
 /// The limits of the neighbour tables. One that cannot be read cannot be raised.

@@ -90,9 +90,10 @@ impl Outlet {
         self.readiness.set(OVERLAY, Err(why));
     }
 
-    /// Reports this host's links whose prefixes overlap the network: each once in the log, for as long as it is so.
-    pub(super) fn lans(&mut self, lans: &[Lan]) {
-        let warnings: Vec<String> = lans.iter().map(ToString::to_string).collect();
+    /// Reports this host's links whose prefixes overlap the network, and what else an operator should look at: each once in
+    /// the log, for as long as it is so.
+    pub(super) fn warnings(&mut self, lans: &[Lan], more: &[String]) {
+        let warnings: Vec<String> = lans.iter().map(ToString::to_string).chain(more.iter().cloned()).collect();
         let before = std::mem::replace(&mut self.status.warnings, warnings);
         self.status.warnings.iter().filter(|text| !before.contains(text)).for_each(|text| tracing::warn!("{text}"));
     }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use kernel::nft::{Hook, NftWatch};
+use kernel::nft::{ChainKind, NftWatch};
 use kernel::state::State;
 use kernel::{Kernel, KernelError};
 use overlay::lease::Subnets;
 use overlay::net::ByFamily;
 use overlay::netconf::NetConf;
 use overlay::plan::Delta;
-use overlay::rules::{self, Drops, Facts, Options};
+use overlay::rules::{self, Drops, Facts, Flow, Options};
 
 use super::kernel::{Applied, Target, converge};
 use super::pass::Failure;
@@ -28,6 +28,7 @@ struct Wanted {
     nftables: bool,
     networks: ByFamily<Option<IpNetwork>>,
     own: Subnets,
+    flows: Vec<Flow>,
 }
 
 /// What outlives a pass. All of it can be lost.
@@ -46,7 +47,7 @@ pub(super) struct Rules {
 #[derive(Debug, Default)]
 pub(super) struct Ruled {
     pub(super) applied: Applied,
-    /// Chains of others that drop what the rules accept.
+    /// Chains of others that drop what must pass.
     pub(super) drops: Vec<Drops>,
 }
 
@@ -60,7 +61,7 @@ enum Found {
 impl Rules {
     /// Watches in the network namespace of this thread. Needs a tokio runtime.
     pub(super) fn new(options: Options) -> Self {
-        let watch = NftWatch::open([]).map(|watch| watch.with_chains_at(Hook::Forward));
+        let watch = NftWatch::open([]).map(|watch| watch.with_base_chains(ChainKind::Filter));
         Self { options, watch: RulesWatch::new(watch), networks: BTreeSet::new(), made: None, planned: None }
     }
 
@@ -87,10 +88,10 @@ impl Rules {
         &mut self,
         kernel: &KernelThread,
         conf: &NetConf,
-        own: Subnets,
+        (own, flows): (Subnets, Vec<Flow>),
         former: &[IpNetwork],
     ) -> Result<Option<Ruled>, Failure> {
-        let wanted = Wanted { nftables: conf.enable_nftables, networks: conf.network_by_family(), own };
+        let wanted = Wanted { nftables: conf.enable_nftables, networks: conf.network_by_family(), own, flows };
         if self.made.as_ref() == Some(&wanted) {
             return Ok(None);
         }
@@ -116,9 +117,9 @@ impl Rules {
     }
 
     fn plan(&mut self, wanted: &Wanted, found: &State) -> rules::Rules {
-        let Wanted { nftables, networks, own } = *wanted;
+        let Wanted { nftables, networks, own, ref flows } = *wanted;
         let (options, former) = (&self.options, &self.networks);
-        let planned = rules::plan(&Facts { options, nftables, networks, own, former, found });
+        let planned = rules::plan(&Facts { options, nftables, networks, own, former, flows, found });
         self.watch.set_tables(rules::watched(found, &planned));
         planned
     }
@@ -133,7 +134,7 @@ impl Rules {
 /// Reads what the rules are planned from.
 fn find(kernel: &mut Kernel, networks: &BTreeSet<IpNetwork>) -> Result<Found, KernelError> {
     let what = "nft list chains";
-    let chains = match kernel.nft().and_then(|nft| nft.chains_at(Hook::Forward)) {
+    let chains = match kernel.nft().and_then(|nft| nft.base_chains(ChainKind::Filter)) {
         Ok(chains) => chains,
         Err(error) if error.is_unsupported() => return Ok(Found::Unsupported(error.to_string())),
         Err(error) => return Err(error.about(what)),

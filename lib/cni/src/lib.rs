@@ -18,7 +18,7 @@ pub mod version;
 pub use quote::quote;
 
 /// The names under which this project's plugin executable is installed and called, in alphabetical order.
-pub const SUITE: [&str; 10] = [
+pub const SUITE: [&str; 12] = [
     "bridge",
     "direct-routing",
     "firewall",
@@ -28,5 +28,7 @@ pub const SUITE: [&str; 10] = [
     "loopback",
     "macvlan",
     "portmap",
+    "ptp",
+    "static",
     "vxlan",
 ];

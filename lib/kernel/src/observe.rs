@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
 use netlink_packet_route::RouteNetlinkMessage as Message;
 
 use crate::kernel::Kernel;
@@ -10,16 +11,16 @@ use crate::message::Names;
 use crate::message::Request;
 use crate::message::address::SeenAddress;
 use crate::message::link::{self, SeenLink};
-use crate::message::neighbour::{self, SeenNeighbour};
+use crate::message::neighbour::{self, Forwarding, SeenNeighbour};
 use crate::message::rule::SeenRule;
 use crate::message::{address, route, rule, vlan};
 use crate::netlink::{Errno, KernelError};
 use crate::nft::{Selection, TableKey};
 use crate::state::{
-    LinkKind, NftScope, NftTable, Route, RouteKey, RouteKind, RouteScope, Scope, State, WireguardDevice,
+    LinkKind, NeighbourKey, NftScope, NftTable, Route, RouteKey, RouteKind, RouteScope, Scope, State, WireguardDevice,
 };
 use crate::sysctl;
-use crate::types::{Family, IfIndex, IfName, RouteProtocol, TableId};
+use crate::types::{Family, IfIndex, IfName, Mac, RouteProtocol, TableId, host_net};
 
 /// Routes in the kernel's order.
 pub type Routes = Vec<(RouteKey, Route)>;
@@ -50,6 +51,15 @@ impl Kernel {
         if let Some(routes) = &scope.routes {
             for (key, route) in self.observe_routes(routes)? {
                 insert_route(&mut state, key, route);
+            }
+        }
+        for name in &scope.local {
+            if let Some(index) = self.known(name)? {
+                let routes = self.read_tables(TableId::LOCAL, Some(RouteProtocol::KERNEL), Some(index.0), &|_| true)?;
+                let local = routes.into_iter().filter(|(_, route)| route.kind == RouteKind::LOCAL);
+                let local: BTreeSet<IpNetwork> = local.map(|(key, _)| key.dst).collect();
+                let of_link = state.addresses.keys().filter(|key| key.dev == *name);
+                state.unheard.extend(of_link.filter(|key| !local.contains(&host_net(key.net.ip()))).cloned());
             }
         }
         self.observe_sysctls(scope, state)
@@ -190,6 +200,43 @@ impl Kernel {
         socket.dump(&Request::new(address::get(0), 0, "ip addr show"), |message| address::decode(message, seen))
     }
 
+    /// The permanent neighbours of a link, both families (`ip neigh show dev NAME nud permanent`). Empty without the link.
+    pub fn neighbours(&mut self, dev: &IfName) -> Result<BTreeMap<NeighbourKey, Mac>, KernelError> {
+        let mut state = State::default();
+        if let Some(index) = self.known(dev)? {
+            self.observe_neighbours(index, &mut state)?;
+        }
+        Ok(state.neighbours)
+    }
+
+    /// The entries of a bridge's own table that stay where they are, whatever it learns (`bridge fdb show br NAME`): local
+    /// and sticky ones. Empty without the bridge.
+    pub fn forwarding(&mut self, bridge: &IfName) -> Result<BTreeSet<Forwarding>, KernelError> {
+        let Some(index) = self.known(bridge)? else { return Ok(BTreeSet::new()) };
+        let Self { socket, seen, .. } = self;
+        let request = Request::new(neighbour::get_of_bridge(index), 0, format!("bridge fdb show br {bridge}"));
+        let entries = socket.dump(&request, |message| match message {
+            Message::NewNeighbour(message) => neighbour::decode_forwarding(message, seen),
+            _ => None,
+        });
+        match entries {
+            Ok(entries) => Ok(entries.into_iter().filter(|(_, stays)| *stays).map(|(entry, _)| entry).collect()),
+            // the bridge has disappeared, or is another kind of link
+            Err(e) if e.is_absent() || e.is_invalid() || e.errno.0 == libc::EOPNOTSUPP => Ok(BTreeSet::new()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Whether the host takes packets to `addr` for its own (`ip route get ADDR` says `local`).
+    pub fn is_local(&mut self, addr: IpAddr) -> Result<bool, KernelError> {
+        match self.socket.ask(Request::new(route::lookup(addr), 0, format!("ip route get {addr}"))) {
+            Ok(message) => Ok(message.as_ref().is_some_and(route::is_local)),
+            // no route leads there
+            Err(e) if e.is_absent() || [libc::ENETUNREACH, libc::EHOSTUNREACH].contains(&e.errno.0) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
     fn observe_neighbours(&mut self, index: IfIndex, state: &mut State) -> Result<(), KernelError> {
         for family in [Some(Family::V4), Some(Family::V6), None] {
             let what = match family {
@@ -321,15 +368,6 @@ impl Kernel {
             }
         }
         Ok(rules)
-    }
-
-    /// Whether `addr` is an address of this host (`ip route get` prints `local`).
-    ///
-    /// # Errors
-    /// The kernel refused the lookup, for instance because there is no route.
-    pub fn is_local(&mut self, addr: IpAddr) -> Result<bool, KernelError> {
-        let message = self.socket.ask(Request::new(route::lookup(addr), 0, format!("ip route get {addr}")))?;
-        Ok(message.is_some_and(|message| route::is_local(&message)))
     }
 
     fn observe_sysctls(&mut self, scope: &Scope, mut state: State) -> Result<State, KernelError> {

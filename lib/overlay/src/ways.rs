@@ -6,12 +6,13 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use kernel::state::{Route, RouteKind, State};
+use kernel::state::{KERNEL_VXLAN_PORT, LinkKind, Route, RouteKey, RouteKind, State};
 use kernel::survey::{SeenLink, SeenRule};
-use kernel::types::{Family, IfName, TableId};
+use kernel::types::{Family, IfName, TableId, host_net};
 
 use crate::lease::Subnets;
-use crate::underlay::Survey;
+use crate::rules::{Flow, Packet, What};
+use crate::underlay::{Found, Survey};
 
 /// How the words begin for a rule of the kernel's own that is missing.
 pub const MISSING: &str = "no rule asks";
@@ -119,6 +120,96 @@ pub fn questions(desired: &State, survey: &Survey, own: Subnets) -> Vec<Question
     questions
 }
 
+/// How many peers of a family stand for all: rules are for networks.
+const SAMPLES: usize = 4;
+
+/// UDP and IPv4 in IPv4 (IANA's protocol numbers).
+const UDP: u8 = 17;
+const IPIP: u8 = 4;
+
+/// The packets that must pass this host's packet rules: those of pods, and those between hosts that carry them. `udp_port` is
+/// that of the udp backend.
+pub fn flows(
+    desired: &State,
+    survey: &Survey,
+    own: Subnets,
+    underlay: Option<&Found>,
+    udp_port: Option<u16>,
+) -> Vec<Flow> {
+    let mut flows = Vec::new();
+    for subnet in own.iter() {
+        pods(desired, survey, subnet, &mut flows);
+    }
+    if let Some(found) = underlay {
+        tunnels(desired, found, udp_port, &mut flows);
+    }
+    flows
+}
+
+/// Those between pods of this host's `subnet` and pods of peers.
+fn pods(desired: &State, survey: &Survey, subnet: IpNetwork, flows: &mut Vec<Flow>) {
+    let ours = |dev: &IfName| desired.links.contains_key(dev);
+    let bridge = survey.addresses.iter().find(|seen| subnet.contains(seen.key.net.ip()) && !ours(&seen.key.dev));
+    let bridge = bridge.map(|seen| &seen.key.dev);
+    let to_peer = |(key, route): &(&RouteKey, &Route)| {
+        let there = route.kind == RouteKind::Unicast && route.dev.is_some();
+        there && Family::from(key.dst) == Family::from(subnet) && !key.dst.contains(subnet.network())
+    };
+    for (key, route) in desired.routes.iter().filter(to_peer).take(SAMPLES) {
+        let mut add = |(src, dst), (iif, oif): (Option<&IfName>, Option<&IfName>)| {
+            let packet = Packet { src, dst, iif: iif.cloned(), oif: oif.cloned(), protocol: None, port: None };
+            flows.push(Flow { what: What::Pods(subnet), packet });
+        };
+        add((subnet, key.dst), (bridge, route.dev.as_ref()));
+        add((key.dst, subnet), (route.dev.as_ref(), bridge));
+    }
+}
+
+/// Those between this host and others, by the devices that it has.
+fn tunnels(desired: &State, found: &Found, udp_port: Option<u16>, flows: &mut Vec<Flow>) {
+    let any = |family: Family| (family, family.default_net());
+    for (name, link) in &desired.links {
+        let listens = || desired.wireguard.get(name).and_then(|device| device.listen_port);
+        let hosts: Vec<(Family, IpNetwork)> = match &link.kind {
+            LinkKind::Vxlan(_) => {
+                let entries = desired.fdb.iter().filter(|(key, _)| key.dev == *name);
+                entries.map(|(_, entry)| (entry.dst.into(), host_net(entry.dst))).take(SAMPLES).collect()
+            }
+            _ => Vec::new(),
+        };
+        let (protocol, port) = match &link.kind {
+            LinkKind::Vxlan(vxlan) => (UDP, Some(vxlan.port.unwrap_or(KERNEL_VXLAN_PORT))),
+            LinkKind::Wireguard => (UDP, listens()),
+            LinkKind::Ipip(_) => (IPIP, None),
+            LinkKind::TunTap(_) => (UDP, udp_port),
+            _ => continue,
+        };
+        let hosts = if hosts.is_empty() { Family::ALL.map(any).to_vec() } else { hosts };
+        for (family, theirs) in hosts {
+            let Some(own) = *found.underlay.addresses.get(family) else { continue };
+            between(host_net(own), theirs, (protocol, port), &found.underlay.dev, flows);
+        }
+    }
+}
+
+fn between(
+    own: IpNetwork,
+    theirs: IpNetwork,
+    (protocol, port): (u8, Option<u16>),
+    dev: &IfName,
+    flows: &mut Vec<Flow>,
+) {
+    let words = match port {
+        Some(port) => format!("udp dport {port}"),
+        None => format!("meta l4proto {protocol}"),
+    };
+    let packet = |src, dst| Packet { src, dst, iif: None, oif: None, protocol: Some(protocol), port };
+    let here = Packet { iif: Some(dev.clone()), ..packet(theirs, own) };
+    let there = Packet { oif: Some(dev.clone()), ..packet(own, theirs) };
+    flows.push(Flow { what: What::FromHosts(words.clone()), packet: here });
+    flows.push(Flow { what: What::ToHosts(words), packet: there });
+}
+
 /// The address of a subnet that its first pod has, behind the gateway's.
 fn second(net: IpNetwork) -> Option<IpAddr> {
     net.iter().nth(2).filter(|addr| net.contains(*addr))
@@ -127,7 +218,6 @@ fn second(net: IpNetwork) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kernel::state::RouteKey;
 
     fn rule(family: Family, priority: u32, table: u32) -> SeenRule {
         let table = Some(TableId(table));

@@ -3,12 +3,13 @@
 use std::fmt;
 
 use attachment::rules::firewall::leads_to_accepts;
+use ipnetwork::IpNetwork;
 use kernel::diff::{NftStep, Step};
-use kernel::nft::{Chain, Expr, Hook, NftFamily, TableKey, Verdict};
+use kernel::nft::{Chain, ChainKind, Expr, Hook, NftFamily, TableKey, Verdict};
 use kernel::state::{NftChain, NftRule};
 use kernel::types::Family;
 use kernel::{Kernel, KernelError};
-use overlay::rules::{Dropped, dropped, sees};
+use overlay::rules::{Dropped, Packet, dropped};
 
 /// The table and the chain of `iptables-nft`, where an accept of ours counts.
 const FILTER: &str = "filter";
@@ -63,29 +64,42 @@ fn text(table: &TableKey, chain: &str, rule: &NftRule) -> String {
     command.strip_prefix(&format!("nft add rule {table} {chain} ")).unwrap_or(&command).to_owned()
 }
 
-/// Reads the chains that forwarded packets of these families pass.
+/// A packet that opens a connection from a pod's address or network to anywhere.
+fn from(source: IpNetwork) -> Packet {
+    let dst = Family::from(source).default_net();
+    Packet { src: source, dst, iif: None, oif: None, protocol: None, port: None }
+}
+
+/// Reads the chains that forwarded packets from these sources pass.
 ///
 /// # Errors
 /// The kernel has no nf_tables, or cannot list them.
-pub fn look(host: &mut Kernel, families: &[Family]) -> Result<Found, KernelError> {
+pub fn look(host: &mut Kernel, sources: &[IpNetwork]) -> Result<Found, KernelError> {
     let what = "list the chains that forwarded packets pass";
     let nft = host.nft().map_err(|error| error.about(what))?;
     let mut found = Found::default();
-    for (table, chain) in nft.chains_at(Hook::Forward).map_err(|error| error.about(what))? {
-        if !is_of_others(&table) || !families.iter().any(|family| sees(table.family, *family)) {
+    let chains = nft.base_chains(ChainKind::Filter).map_err(|error| error.about(what))?;
+    let at_forward = |chain: &Chain| chain.base.as_ref().is_some_and(|base| base.hook == Hook::Forward);
+    for (table, chain) in chains.into_iter().filter(|(_, chain)| at_forward(chain)) {
+        let seen: Vec<Packet> = sources.iter().filter(|net| sees(table.family, **net)).map(|net| from(*net)).collect();
+        if seen.is_empty() || table == attachment::rules::firewall::table() {
             continue;
         }
         let rules = nft.rules(&table, Some(&chain.name)).map_err(|error| error.about(what))?;
         let rules = rules.into_iter().map(|listed| NftRule { handle: Some(listed.handle), ..listed.rule.into() });
-        found.judge(table, chain.name.clone(), &with_rules(chain, rules.collect()));
+        found.judge(table, chain.name.clone(), &with_rules(chain, rules.collect()), &seen);
     }
     Ok(found)
 }
 
-/// Whether a table that sees IP packets belongs to another program.
-fn is_of_others(table: &TableKey) -> bool {
-    let sees_ip = matches!(table.family, NftFamily::Inet | NftFamily::Ip | NftFamily::Ip6);
-    sees_ip && *table != attachment::rules::firewall::table()
+/// Whether a table of this family sees packets from `source`.
+fn sees(family: NftFamily, source: IpNetwork) -> bool {
+    match family {
+        NftFamily::Inet => true,
+        NftFamily::Ip => source.is_ipv4(),
+        NftFamily::Ip6 => source.is_ipv6(),
+        NftFamily::Arp | NftFamily::Bridge | NftFamily::Netdev => false,
+    }
 }
 
 fn with_rules(Chain { base, comment, .. }: Chain, rules: Vec<NftRule>) -> NftChain {
@@ -93,10 +107,10 @@ fn with_rules(Chain { base, comment, .. }: Chain, rules: Vec<NftRule>) -> NftCha
 }
 
 impl Found {
-    fn judge(&mut self, table: TableKey, name: String, chain: &NftChain) {
+    fn judge(&mut self, table: TableKey, name: String, chain: &NftChain, seen: &[Packet]) {
         // ours comes first in the chain, and must not hide what is behind it
         let others = NftChain { rules: without_ours(chain), ..chain.clone() };
-        let dropped = dropped(&others, std::iter::empty(), |_| false);
+        let dropped = seen.iter().find_map(|packet| dropped(&others, packet));
         match (table.family, &*table.name, &*name) {
             (NftFamily::Ip, FILTER, FORWARD) => self.in_forward[0] = dropped.is_some() || leads_to_docker(chain),
             (NftFamily::Ip6, FILTER, FORWARD) => self.in_forward[1] = dropped.is_some() || leads_to_docker(chain),
@@ -117,7 +131,7 @@ fn leads_to_docker(chain: &NftChain) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kernel::nft::{Base, ChainKind, Policy, Rule, RuleBuilder, ct};
+    use kernel::nft::{Base, Policy, Rule, RuleBuilder, ct};
 
     fn at_forward(policy: Policy, rules: impl IntoIterator<Item = Rule>) -> NftChain {
         NftChain::at(Base { policy, ..Base::new(ChainKind::Filter, Hook::Forward, 0) }, rules)
@@ -125,7 +139,7 @@ mod tests {
 
     fn judged(table: TableKey, name: &str, chain: &NftChain) -> Found {
         let mut found = Found::default();
-        found.judge(table, name.to_owned(), chain);
+        found.judge(table, name.to_owned(), chain, &[from("10.1.2.3/32".parse().unwrap())]);
         found
     }
 

@@ -20,7 +20,7 @@ use cni::result::AddResult;
 use cni::version::Version;
 use kernel::Kernel;
 use kernel::state::LinkKind;
-use kernel::types::{Family, IfName};
+use kernel::types::{Family, IfName, host_net};
 
 use crate::attach::{Chained, Host, Side, Sides, join, not_removed, refused};
 use crate::traces;
@@ -61,10 +61,9 @@ impl Chained for FirewallPlugin {
             IngressPolicy::Open => None,
             _ => Some(bridge(previous, host.kernel()?)?),
         };
-        let mut families: Vec<Family> = addresses(previous).into_iter().map(Family::from).collect();
-        families.dedup();
+        let sources: Vec<_> = addresses(previous).into_iter().map(host_net).collect();
         let found = match conf.backend {
-            Backend::Nftables => look(host.kernel()?, &families).map_err(Error::internal)?,
+            Backend::Nftables => look(host.kernel()?, &sources).map_err(Error::internal)?,
             Backend::Iptables | Backend::Firewalld => Found::default(),
         };
         Ok(Facts { bridge, found })
@@ -153,7 +152,8 @@ impl Chained for FirewallPlugin {
         match conf.backend {
             Backend::Nftables => {
                 let host = host.kernel()?;
-                let found = look(host, &Family::ALL).map_err(|cause| missing(cause.to_string()))?;
+                let found =
+                    look(host, &Family::ALL.map(Family::default_net)).map_err(|cause| missing(cause.to_string()))?;
                 let certain = found.drops.iter().find(|drop| drop.is_certain());
                 let limited =
                     |drop: &forward::Drop| Error::new(code::LIMITED_CONNECTIVITY, format!("firewall: {drop}"));

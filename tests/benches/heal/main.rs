@@ -20,14 +20,14 @@ use lab::sandbox;
 use tests::harness::Outcome;
 
 use vandal::judge::{self, Found};
-use vandal::tables::{HOST, HOST_GW, PODS, UDP, V6, VXLAN};
+use vandal::tables::{HOST, HOST_GW, PODS, RULES, UDP, V6, VXLAN};
 use vandal::{Object, Table};
 
 /// What a helper fails with.
 type Failure = Box<dyn std::error::Error>;
 
 /// All of them.
-const TABLES: [Table; 6] = [VXLAN, HOST, PODS, V6, HOST_GW, UDP];
+const TABLES: [Table; 7] = [VXLAN, HOST, PODS, RULES, V6, HOST_GW, UDP];
 
 /// The first argument of a table's own process: each has a sandbox of its own.
 const TABLE: &str = "--table";

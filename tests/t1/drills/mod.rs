@@ -3,8 +3,8 @@
 //!
 //! What may be left of an attachment is what a whole ADD and DEL leave: the objects that attachments share.
 
-mod rows;
-mod stage;
+pub mod rows;
+pub mod stage;
 
 use serde_json::Value;
 use tests::drill::snapshot::Lines;
@@ -70,7 +70,7 @@ macro_rules! rows {
 
 rows!(
     flannel FLANNEL, host_local HOST_LOCAL, bridge BRIDGE, bridge_with_rules BRIDGE_RULES, bridge_with_vlan BRIDGE_VLAN,
-    macvlan MACVLAN, portmap PORTMAP, vxlan VXLAN, host_gw HOST_GW, direct_routing DIRECT_ROUTING, loopback LOOPBACK
+    macvlan MACVLAN, portmap PORTMAP, ptp PTP, static_ipam STATIC, vxlan VXLAN, host_gw HOST_GW, direct_routing DIRECT_ROUTING, loopback LOOPBACK
 );
 
 fn drill(row: &Row) -> Outcome {

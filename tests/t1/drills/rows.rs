@@ -48,6 +48,21 @@ pub const MACVLAN: Row = Row {
 };
 /// portmap behind a plugin of another suite. The other pod has the next host port.
 pub const PORTMAP: Row = Row { name: "portmap", conf: portmap, reach: Reach::Every };
+/// ptp and host-local, with masquerade.
+pub const PTP: Row = Row {
+    name: "ptp",
+    conf: |stage| merged(bridge(stage), json!({ "type": "ptp", "ipMasq": true, "ipMasqBackend": "nftables" })),
+    reach: Reach::Every,
+};
+/// bridge and static.
+pub const STATIC: Row = Row {
+    name: "bridge with static",
+    conf: |stage| {
+        let ipam = json!({ "type": "static", "addresses": [{ "address": "10.9.1.2/24" }] });
+        merged(bridge(stage), json!({ "ipam": ipam }))
+    },
+    reach: Reach::Every,
+};
 /// flannel, bridge and host-local.
 pub const FLANNEL: Row = Row { name: "flannel", conf: flannel, reach: Reach::Every };
 /// VXLAN without a flanneld.

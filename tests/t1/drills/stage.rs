@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 
 use attachment::record::DIRECTORY;
 use kernel::diff::diff;
@@ -117,6 +117,16 @@ impl<'a> Stage<'a> {
         Ok(self.host.enter(disturb)??.map(Answer::from))
     }
 
+    /// Runs a script on the host.
+    pub fn on_host(&self, script: &str) -> Result<(), Failure> {
+        sh(&self.host, script)
+    }
+
+    /// Runs a script in the pod.
+    pub fn in_pod(&self, script: &str) -> Result<(), Failure> {
+        sh(&self.rooms[0], script)
+    }
+
     /// Whether the pod's attachment is complete, by its record.
     pub fn has_committed(&self) -> bool {
         let record = fs::read_to_string(Path::new(DIRECTORY).join("net").join("cid@eth0"));
@@ -143,6 +153,14 @@ pub fn succeeded(answer: &Answer) -> Result<Value, Failure> {
         0 => Ok(serde_json::from_str(&answer.stdout)?),
         _ => Err(format!("{answer:?}").into()),
     }
+}
+
+fn sh(room: &Room, script: &str) -> Result<(), Failure> {
+    let output = room.enter(|| Command::new("sh").args(["-ec", script]).output())??;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("`{script}`: {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
 fn prefixed(prefix: &str, lines: Lines) -> Lines {

@@ -1,6 +1,6 @@
 //! cni0 and the pods' ports.
 
-use super::Object::{Bridge, Port, Rules};
+use super::Object::{Bridge, Fdb, Neighbour, Port, Rules};
 use super::{Row, healed};
 
 /// What can be done to cni0.
@@ -69,6 +69,34 @@ pub const BRIDGE: &[Row] = &[
         "kill -STOP $PID; ip link del cni0; ip link add cni0 up type vxlan id 99 dstport 9; kill -CONT $PID",
     )
     .said("cni0", "ip link del cni0"),
+    healed(
+        Neighbour,
+        "a pod's neighbour has another MAC",
+        "ip neigh replace $POD lladdr 02:00:00:00:00:99 dev cni0 nud permanent",
+    )
+    .said("02:00:00:00:00:99", "ip neigh del $POD dev cni0"),
+    healed(
+        Neighbour,
+        "a pod's neighbour is reachable with another MAC",
+        "ip neigh replace $POD lladdr 02:00:00:00:00:99 dev cni0 nud reachable",
+    )
+    .harmless("the kernel asks again", "ip neigh del $POD dev cni0"),
+    healed(
+        Neighbour,
+        "a pod's neighbour is permanent",
+        "ip neigh replace $POD lladdr $POD_MAC dev cni0 nud permanent",
+    )
+    .harmless("it is the pod's MAC", "ip neigh del $POD dev cni0"),
+    healed(Fdb, "a pod's MAC is at another port", "bridge fdb replace $POD_MAC dev $MATE master static").harmless(
+        "the bridge learns where it is",
+        "bridge fdb del $POD_MAC dev $VETH master || bridge fdb del $POD_MAC dev $MATE master",
+    ),
+    healed(Fdb, "a pod's MAC stays at another port", "bridge fdb replace $POD_MAC dev $MATE master static sticky")
+        .said("bridge fdb del", "bridge fdb del $POD_MAC dev $MATE master"),
+    healed(Fdb, "a pod's MAC is the bridge's own", "bridge fdb replace $POD_MAC dev cni0 self local")
+        .said("bridge fdb del", "bridge fdb del $POD_MAC dev cni0 self local"),
+    healed(Fdb, "a pod's MAC is at its own port", "bridge fdb replace $POD_MAC dev $VETH master static")
+        .harmless("it is there", "bridge fdb del $POD_MAC dev $VETH master"),
     healed(Bridge, "promiscuous", "ip link set cni0 promisc on").harmless("", "ip link set cni0 promisc off"),
 ];
 
@@ -123,4 +151,5 @@ pub const RULES: &[Row] = &[
     healed(Rules, "the masquerade chain is flushed", "nft flush chain inet cni_plugins_masquerade masq_checks"),
     healed(Rules, "the MAC check's table is deleted", "nft delete table bridge nat"),
     healed(Rules, "the MAC check's table is flushed", "nft flush table bridge nat"),
+    healed(Rules, "the masquerade table is dormant", "nft add table inet cni_plugins_masquerade '{ flags dormant; }'"),
 ];

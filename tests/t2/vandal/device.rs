@@ -1,6 +1,6 @@
 //! Devices of the overlay.
 
-use super::Object::Device;
+use super::Object::{Device, Neighbour, Route, Rules};
 use super::{Row, healed};
 
 /// What can be done to any tunnel device of ours. DEV is its name.
@@ -135,10 +135,86 @@ pub const TUN: &[Row] = &[
         .unready("", "ip netns exec pod2 ip link del $DEV"),
 ];
 
+/// What can be done to an IPIP device.
+pub const IPIP: &[Row] = &[
+    healed(Device, "renamed", "ip link set $DEV down; ip link set $DEV name gone0; ip link set gone0 up"),
+    healed(Device, "moved to another namespace", "ip link set $DEV netns pod2")
+        .unready("", "ip netns exec pod2 ip link del $DEV"),
+    healed(Device, "TTL 1", "ip link set $DEV type ipip ttl 1"),
+    healed(Device, "another source address", "ip link set $DEV type ipip local 192.0.2.7"),
+    healed(Device, "one destination for all", "ip link set $DEV type ipip remote 192.0.2.77"),
+    healed(
+        Device,
+        "another kind of link has its name",
+        "kill -STOP $PID; ip link del $DEV; ip link add $DEV up type bridge; kill -CONT $PID",
+    )
+    .unready("kind", "ip link del $DEV"),
+    healed(
+        Rules,
+        "a chain at input drops the tunnel's packets",
+        "nft add table inet other '{ chain c { type filter hook input priority 0; meta l4proto 4 drop; }; }'",
+    )
+    .unready("chain c", "nft delete table inet other"),
+];
+
+/// What can be done to a WireGuard device.
+pub const WIREGUARD: &[Row] = &[
+    healed(Device, "renamed", "ip link set $DEV down; ip link set $DEV name gone0; ip link set gone0 up"),
+    healed(
+        Device,
+        "another kind of link has its name",
+        "kill -STOP $PID; ip link del $DEV; ip link add $DEV up type bridge; kill -CONT $PID",
+    )
+    .unready("kind", "ip link del $DEV"),
+    healed(
+        Device,
+        "without a key",
+        "kill -STOP $PID; ip link del $DEV; ip link add $DEV up type wireguard; kill -CONT $PID",
+    ),
+    healed(
+        Rules,
+        "a chain at input drops the tunnel's packets",
+        "nft add table inet other '{ chain c { type filter hook input priority 0; udp dport 51820 drop; }; }'",
+    )
+    .unready("chain c", "nft delete table inet other"),
+];
+
 /// What can be done to the underlay's link. It is not ours.
 pub const UNDERLAY: &[Row] = &[
     healed(Device, "the underlay is down", "ip link set eth0 down")
         .unready("eth0", "ip link set eth0 up; ip addr add fd00:1::b/64 dev eth0 nodad"),
     healed(Device, "the underlay has no address", "ip addr del $PUBLIC/24 dev eth0")
         .unready("eth0", "ip addr add $PUBLIC/24 brd + dev eth0"),
+    healed(Device, "the underlay resolves no neighbours", "ip link set eth0 arp off")
+        .unready("eth0", "ip link set eth0 arp on"),
+    healed(
+        Device,
+        "the underlay is a port of a bridge that is down",
+        "ip link add br9 type bridge; ip link set eth0 master br9",
+    )
+    .unready("br9", "ip link set eth0 nomaster; ip link del br9"),
+    healed(
+        Device,
+        "the underlay is a port of a bridge that is up",
+        "ip link add br9 up type bridge; ip link set eth0 master br9",
+    )
+    .unready("br9", "ip link set eth0 nomaster; ip link del br9"),
+    healed(Device, "the underlay has a smaller MTU", "ip link set eth0 mtu 1400")
+        .harmless("the overlay's follows, and senders are told", "ip link set eth0 mtu 1500"),
+    healed(Device, "the underlay has a larger MTU", "ip link set eth0 mtu 9000")
+        .harmless("the overlay's follows", "ip link set eth0 mtu 1500"),
+    healed(
+        Device,
+        "the underlay's queue drops everything",
+        "tc qdisc replace dev eth0 root tbf rate 8bit burst 10b latency 1us",
+    )
+    .said("tbf", "tc qdisc del dev eth0 root"),
+    healed(
+        Neighbour,
+        "the peer has another MAC on the underlay",
+        "ip neigh replace $PEER_IP lladdr 02:00:00:00:00:99 dev eth0 nud permanent",
+    )
+    .said("02:00:00:00:00:99", "ip neigh del $PEER_IP dev eth0"),
+    healed(Route, "the underlay's address is not local", "ip route del local $PUBLIC dev eth0 table local")
+        .unready("local", "ip addr del $PUBLIC/24 dev eth0; ip addr add $PUBLIC/24 brd + dev eth0"),
 ];

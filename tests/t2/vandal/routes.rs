@@ -1,6 +1,6 @@
 //! Routes, and the policy by which tables are asked.
 
-use super::Object::{Policy, Route};
+use super::Object::{Bridge, Policy, Route};
 use super::{Row, healed};
 
 /// What can be done to the route to a peer, of any backend with one per peer. BY is how it leads there.
@@ -70,6 +70,8 @@ pub const OWN: &[Row] = &[
         .said("blackhole", "ip route del blackhole $POD"),
     healed(Route, "to one own pod, by the underlay", "ip route add $POD via 192.168.1.77")
         .said("192.168.1.77", "ip route del $POD"),
+    healed(Bridge, "the gateway's address is not local", "ip route del local $GATEWAY dev cni0 table local"),
+    healed(Route, "the device's address is not local", "ip route del local ${ADDR%/*} dev $DEV table local"),
 ];
 
 /// Rules that ask other tables before the main one.

@@ -13,15 +13,17 @@ use lab::ping::Pinger;
 use lab::pods;
 use lab::topology::Topology;
 use lab::wait::eventually;
-use overlay::status::path_beside;
+use overlay::status::{Status, path_beside};
 use serde_json::json;
 
-use super::{Object, Table};
+use super::{Object, Row, Table};
 use crate::disturb::{cluster_with, get, start_first};
 use crate::{Failure, Outcome};
 
 /// How long an echo may take. One that is late is sent again.
-const ECHO: Duration = Duration::from_millis(100);
+fn patience() -> Duration {
+    Duration::from_millis(if tests::vm::is_inside() { 1000 } else { 100 })
+}
 /// Bytes; with the headers of ICMP and IP more than a device with the minimum MTU of IPv6 carries.
 const LARGE: usize = 1300;
 /// Words that are only in lines of the vandal's own things.
@@ -80,6 +82,7 @@ pub struct Scene {
     /// It.
     pub cluster: Cluster,
     dual_stack: bool,
+    flags: &'static [&'static str],
     vars: Vec<(&'static str, String)>,
     _mate: Mate,
     pingers: Vec<(&'static str, Pinger)>,
@@ -98,14 +101,15 @@ struct Mate {
 impl Scene {
     /// A cluster of two hosts that works, and how its host 1 looks.
     pub fn build(table: &Table) -> Result<Self, Failure> {
-        let Table { mode, dual_stack, .. } = *table;
-        let cluster = cluster_with(Spec { topology: Topology::flat(2), mode, dual_stack, outlive: false }, &[])?;
+        let Table { mode, dual_stack, flags, .. } = *table;
+        let cluster = cluster_with(Spec { topology: Topology::flat(2), mode, dual_stack, outlive: false }, flags)?;
         let mate = attach_mate(&cluster)?;
         let mut scene = Self {
             pingers: pingers(&cluster, &mate)?,
             vars: variables(&cluster, &mate)?,
             cluster,
             dual_stack,
+            flags,
             _mate: mate,
             before: Vec::new(),
             limited: 0,
@@ -172,7 +176,7 @@ impl Scene {
         let forget = "for pod in pod1 pod2 mate; do ip -n $pod neigh flush all; done; ip neigh flush dev cni0; :";
         self.sh(forget).map_err(|error| error.to_string())?;
         for (what, pinger) in &mut self.pingers {
-            let sent = pinger.echo(ECHO).or_else(|_| pinger.echo(ECHO));
+            let sent = pinger.echo(patience()).or_else(|_| pinger.echo(patience()));
             sent.map_err(|error| format!("{what}: {error}"))?;
         }
         Ok(())
@@ -206,9 +210,10 @@ impl Scene {
 
     /// The status as text; empty without one.
     pub fn status(&self) -> String {
-        let Some(status) = Cluster::status(1) else { return String::new() };
-        let attachments = status.attachments.unwrap_or_default().reported;
-        format!("{:?} {:?} {:?} {:?}", status.last_error, status.foreign_routes, attachments, status.rejected)
+        let Some(mut status) = Cluster::status(1) else { return String::new() };
+        let attachments = status.attachments.take().unwrap_or_default().reported;
+        let Status { last_error, foreign_routes, rejected, warnings, dropping, .. } = status;
+        format!("{last_error:?} {foreign_routes:?} {attachments:?} {rejected:?} {warnings:?} {dropping:?}")
     }
 
     /// The answer of `/readyz`; 0 for none.
@@ -249,9 +254,10 @@ impl Scene {
         if self.dual_stack { 2 } else { 1 }
     }
 
-    /// A row about such an object comes: a daemon that may still repair it.
-    pub fn prepare(&mut self, object: Object) -> Outcome {
-        if !matches!(object, Object::Bridge | Object::Port | Object::Rules | Object::File) {
+    /// A row comes: a daemon that may still repair what it damages.
+    pub fn prepare(&mut self, row: &Row) -> Outcome {
+        let limited = matches!(row.object, Object::Bridge | Object::Port | Object::Rules | Object::File);
+        if !limited && !row.damage.contains("cni0") {
             return Ok(());
         }
         self.limited += 1;
@@ -265,7 +271,7 @@ impl Scene {
     pub fn renew(&mut self) -> Outcome {
         self.limited = 1;
         assert!(self.cluster.take_daemon(1)?.stop(PATIENCE)?.success(), "host1's daemon ends");
-        start_first(&mut self.cluster, &[])?;
+        start_first(&mut self.cluster, self.flags)?;
         self.wait_quiet()?;
         let file = path_beside(&subnet_file(1));
         let text = std::fs::read_to_string(&file)?;
@@ -280,7 +286,8 @@ impl Scene {
 /// A line without what comes and goes: numbers of links, and what counts.
 fn normal(line: &str) -> Option<String> {
     // the kernel's own: link-local addresses, and what it has for a device without addresses of links
-    if line.contains("fe80:") || line.contains("stable_secret") || line.contains("dev flannel0 lladdr") {
+    let bare = ["flannel0", "flannel.ipip", "flannel-wg"].iter().any(|dev| line.contains(&format!("dev {dev} lladdr")));
+    if line.contains("fe80:") || line.contains("stable_secret") || bare {
         return None;
     }
     let mut words: Vec<String> = Vec::new();
@@ -381,6 +388,9 @@ fn variables(cluster: &Cluster, mate: &Mate) -> Result<Vec<(&'static str, String
         let (net, theirs) = (of(&own.subnets).ok_or("no subnet")?, of(&peer.subnets).ok_or("no subnet")?);
         let dev = match (cluster.spec.mode, family) {
             (lab::mode::Mode::Udp, _) => "flannel0",
+            (lab::mode::Mode::Ipip, _) => "flannel.ipip",
+            (lab::mode::Mode::Wireguard, Family::V4) => "flannel-wg",
+            (lab::mode::Mode::Wireguard, Family::V6) => "flannel-wg-v6",
             (_, Family::V4) => "flannel.1",
             (_, Family::V6) => "flannel-v6.1",
         };
@@ -405,6 +415,8 @@ fn variables(cluster: &Cluster, mate: &Mate) -> Result<Vec<(&'static str, String
         ]);
         let by = match cluster.spec.mode {
             lab::mode::Mode::HostGw => format!("via {} dev eth0", seen.public_ip),
+            lab::mode::Mode::Ipip => format!("via {} dev {dev} onlink", seen.public_ip),
+            lab::mode::Mode::Wireguard => format!("dev {dev}"),
             _ => format!("via {} dev {dev} onlink", theirs.network()),
         };
         vars.push((name("BY", "BY6"), by));

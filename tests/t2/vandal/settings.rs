@@ -125,6 +125,22 @@ pub const MORE_V6: &[Row] = &[
         "ip -6 addr change $GATEWAY6/64 dev cni0 preferred_lft 0",
     )
     .harmless("pods reach it", "ip addr del $GATEWAY6/64 dev cni0; ip addr add $GATEWAY6/64 dev cni0 nodad || :"),
+    healed(
+        super::Object::Neighbour,
+        "IPv6: a pod's neighbour has another MAC",
+        "ip -6 neigh replace $POD6 lladdr 02:00:00:00:00:99 dev cni0 nud permanent",
+    )
+    .said("02:00:00:00:00:99", "ip -6 neigh del $POD6 dev cni0"),
+    healed(
+        super::Object::Bridge,
+        "IPv6: the gateway's address is not local",
+        "ip -6 route del local $GATEWAY6 dev cni0 table local",
+    ),
+    healed(
+        super::Object::Route,
+        "IPv6: the device's address is not local",
+        "ip -6 route del local ${ADDR6%/*} dev $DEV6 table local",
+    ),
     healed(super::Object::Policy, "IPv6: a rule that drops", "ip -6 rule add priority 100 to $PEER_NET6 blackhole")
         .unready("ip rule", "ip -6 rule del priority 100"),
 ];

@@ -93,6 +93,16 @@ fn planned_after(
     history: &mut History,
     now: Instant,
 ) -> Plan {
+    planned_beside(records, links, &Fixed::default(), exempted, (history, now))
+}
+
+fn planned_beside(
+    records: &[(Name, Record)],
+    links: &[SeenLink],
+    fixed: &Fixed,
+    exempted: &[&Name],
+    (history, now): (&mut History, Instant),
+) -> Plan {
     let dir = tempfile::tempdir().unwrap();
     for (name, record) in records {
         Locked::make(dir.path(), name.key()).unwrap().write(record).unwrap();
@@ -109,6 +119,7 @@ fn planned_after(
             records: &records,
             links: &links,
             arp: &std::collections::BTreeMap::new(),
+            fixed,
             subnets: "10.5.1.0-24".parse().unwrap(),
             now,
         },
@@ -267,6 +278,35 @@ fn vlans_are_the_records_alone_where_it_says_so() {
     assert_eq!(port(&record), ["veth1 vlan 5", "net/ipv6/conf/veth1/accept_ra=0", "keep false vlans [veth1] owners 1"]);
 }
 
+#[test]
+fn a_pair_without_a_bridge_has_its_addresses_and_routes() {
+    let mut record = record("10.5.1.2/24");
+    let host = record.host.as_mut().unwrap();
+    host.master = None;
+    host.addresses = ["10.5.1.1/32", "fd05:0:0:1::1/128"].map(|net| net.parse().unwrap()).into();
+    host.routes = vec!["10.5.1.2/32".parse().unwrap()];
+    record.shared.clear();
+    let of = |record: &Record| planned(&[(who("a"), record.clone())], &[veth(7, MAC)], &[]);
+    let plan = of(&record);
+    let object = &plan.ends[&name("veth1")];
+    assert_eq!(
+        lines(object),
+        [
+            "veth1 up true mac Some(02:00:00:00:00:01) mtu None master Some(None) alias None",
+            "10.5.1.1/32 on veth1",
+            "fd05:0:0:1::1/128 on veth1",
+            "10.5.1.2/32 proto 3",
+            "net/ipv4/conf/veth1/forwarding=1",
+            "net/ipv6/conf/veth1/accept_ra=0",
+            "keep true vlans [] owners 1",
+        ]
+    );
+    assert_eq!(plan.links().scope.routes.unwrap().within, record.host.as_ref().unwrap().routes);
+    assert!(plan.ports.is_empty() && plan.findings.is_empty(), "{:?}", plan.findings);
+    record.host.as_mut().unwrap().routes.clear();
+    assert!(of(&record).ends.is_empty(), "a link of which nothing is recorded");
+}
+
 /// By now another link may have the name.
 #[test]
 fn a_link_that_leads_to_a_pod_is_known_by_more_than_its_name() {
@@ -320,4 +360,32 @@ fn what_is_repaired_again_and_again_rests() {
     assert_eq!(history.keys().collect::<Vec<_>>(), ["veth1"], "what rests no more is forgotten");
     assert_eq!(after(60, &mut history).ports.len(), 1);
     assert!(history.is_empty());
+}
+
+#[test]
+fn what_sends_a_pods_packets_elsewhere_is_named() {
+    let records = [(who("a"), record("10.5.1.2/24"))];
+    let found = |neighbour: (&str, &str), entry: (&str, &str)| {
+        let key = NeighbourKey { dev: name("cni0"), addr: neighbour.0.parse().unwrap() };
+        let fixed = Fixed {
+            neighbours: [(key, neighbour.1.parse().unwrap())].into(),
+            forwarding: [Forwarding { port: name(entry.0), mac: entry.1.parse().unwrap() }].into(),
+            ..Fixed::default()
+        };
+        let mut history = History::default();
+        let links = [cni0(), veth(7, MAC)];
+        let plan = planned_beside(&records, &links, &fixed, &[], (&mut history, Instant::now()));
+        plan.findings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let (pod, other) = ("02:00:00:00:00:02", "02:00:00:00:00:99");
+    assert!(found(("10.5.1.2", pod), ("veth1", pod)).is_empty(), "as they are");
+    assert!(found(("10.5.1.9", other), ("veth9", other)).is_empty(), "about others");
+    assert_eq!(
+        found(("10.5.1.2", other), ("veth9", pod)),
+        [
+            "cni0 has the permanent neighbour 10.5.1.2 with 02:00:00:00:00:99, which is not the MAC of the pod of net/a@eth0: \
+             ip neigh del 10.5.1.2 dev cni0",
+            "cni0 sends the frames for the pod of net/a@eth0 to veth9: bridge fdb del 02:00:00:00:00:02 dev veth9 master",
+        ]
+    );
 }

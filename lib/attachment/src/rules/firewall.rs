@@ -211,6 +211,7 @@ fn bridge_frame() -> NftTable {
         comment: Some("Firewall of containers".into()),
         chains: [("forward".to_owned(), NftChain::at(base, drops))].into(),
         sets: Family::ALL.map(|family| empty_set(ISOLATED, family)).into(),
+        ..NftTable::default()
     }
 }
 

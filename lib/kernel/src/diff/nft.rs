@@ -17,6 +17,8 @@ use crate::state::{NftChain, NftChainScope, NftRule, NftScope, NftSet, NftTable,
 pub enum NftStep {
     /// Add the table, with its comment. An existing table is unchanged.
     AddTable(Option<String>),
+    /// Let packets meet the table's chains again.
+    WakeTable,
     /// Delete the table with its contents.
     DeleteTable,
     /// Add a chain, which must not exist.
@@ -67,6 +69,7 @@ impl NftStep {
         match self {
             Self::AddTable(None) => write!(f, "nft add table {key}"),
             Self::AddTable(Some(comment)) => write!(f, "nft add table {key} {{ comment \"{comment}\"; }}"),
+            Self::WakeTable => write!(f, "nft add table {key}"),
             Self::DeleteTable => write!(f, "nft delete table {key}"),
             Self::AddChain(chain) => write!(f, "nft create chain {key} {}", text::chain(chain)),
             Self::SetPolicy(chain) => write!(f, "nft add chain {key} {}", text::chain(chain)),
@@ -165,6 +168,9 @@ fn put_table(want: &NftTable, have: Option<&NftTable>, scope: Option<&NftScope>,
     let nothing = NftTable::default();
     if have.is_none() {
         steps.push(NftStep::AddTable(want.comment.clone()));
+    }
+    if have.is_some_and(|have| have.dormant) {
+        steps.push(NftStep::WakeTable);
     }
     let have = have.unwrap_or(&nothing);
     for (_, set) in want.sets.iter().filter(|(name, _)| !have.sets.contains_key(*name)) {

@@ -1,10 +1,15 @@
 //! Objects that belong to links.
 
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 
 use super::Step;
-use crate::state::{Scope, State};
-use crate::types::IfName;
+use crate::state::{Address, AddressKey, Route, RouteKey, RouteKind, Scope, State};
+use crate::types::{IfName, RouteProtocol, TableId, host_net};
+
+/// RT_SCOPE_HOST (linux/rtnetlink.h).
+const HOST: u8 = 254;
 
 /// Forwarding comes last: when a host starts to forward, it drops default routes from routers on links whose
 /// `accept_ra` is not 2 yet (`rt6_purge_dflt_routers`, net/ipv6/route.c).
@@ -19,6 +24,8 @@ pub(super) fn add_addresses(desired: &State, observed: &State, steps: &mut Vec<S
     for (key, address) in &desired.addresses {
         if !observed.addresses.contains_key(key) {
             steps.push(Step::AddAddress(key.clone(), address.clone()));
+        } else if observed.unheard.contains(key) {
+            steps.extend(hear(key, address));
         }
     }
 }
@@ -65,6 +72,24 @@ pub(super) fn dies(desired: &State, scope: &Scope, dev: &IfName) -> bool {
 /// Whether the link's entries are ours, and the link itself stays.
 fn stays<'a>(desired: &'a State, scope: &'a Scope) -> impl Fn(&IfName) -> bool + 'a {
     move |dev| scope.neighbours.contains(dev) && !dies(desired, scope, dev)
+}
+
+/// Brings back the route in the local table of an address that is there. IPv4: as the kernel's own (fib_add_ifaddr,
+/// net/ipv4/fib_frontend.c); a device that loses its last address loses all its routes. IPv6: with the address, because the
+/// kernel's own has metric 0, which cannot be asked for (ip6_route_info_create, net/ipv6/route.c).
+fn hear(key: &AddressKey, address: &Address) -> Vec<Step> {
+    let IpAddr::V4(_) = key.net.ip() else {
+        return vec![Step::DeleteAddress(key.clone()), Step::AddAddress(key.clone(), address.clone())];
+    };
+    let route = Route {
+        kind: RouteKind::LOCAL,
+        scope: Some(HOST),
+        src: Some(key.net.ip()),
+        protocol: RouteProtocol::KERNEL,
+        ..Route::by(&key.dev)
+    };
+    let local = RouteKey { table: TableId::LOCAL, ..RouteKey::main(host_net(key.net.ip())) };
+    vec![Step::PutRoute(local, route)]
 }
 
 pub(super) fn delete_addresses(desired: &State, observed: &State, scope: &Scope, steps: &mut Vec<Step>) {

@@ -11,7 +11,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::{Names, address_family};
 use crate::state::{Fdb, FdbKey, NeighbourKey};
-use crate::types::{Family, IfIndex, Mac, Vni};
+use crate::types::{Family, IfIndex, IfName, Mac, Vni};
 
 fn entry(family: AddressFamily, index: IfIndex, addr: Option<IpAddr>, mac: Option<Mac>) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
@@ -77,6 +77,36 @@ pub fn get(index: IfIndex, family: Option<Family>) -> Message {
         None => message.header.ifindex = index.0,
     }
     Message::GetNeighbour(message)
+}
+
+/// `bridge fdb show br INDEX`
+pub fn get_of_bridge(index: IfIndex) -> Message {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.attributes.push(NeighbourAttribute::Controller(index.0));
+    Message::GetNeighbour(message)
+}
+
+/// Where a bridge sends the frames for a MAC address.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Forwarding {
+    /// The port; the bridge itself for an address of its own.
+    pub port: IfName,
+    /// The address.
+    pub mac: Mac,
+}
+
+/// Decodes an entry in a bridge's own table, and whether it stays where it is, whatever the bridge learns. `None` for other
+/// messages and for a link without a known name.
+pub fn decode_forwarding(message: &NeighbourMessage, names: &dyn Names) -> Option<(Forwarding, bool)> {
+    let header = &message.header;
+    if header.family != AddressFamily::Bridge || header.flags.contains(NeighbourFlags::Own) {
+        return None;
+    }
+    let entry = Forwarding { port: names.name(header.ifindex)?, mac: subject(message).1? };
+    // a static entry does not age, but moves to the port that a frame comes by (br_fdb_update, net/bridge/br_fdb.c)
+    let local = u16::from(header.state) & u16::from(NeighbourState::Permanent) != 0;
+    Some((entry, local || header.flags.contains(NeighbourFlags::Sticky)))
 }
 
 /// A decoded RTM_NEWNEIGH.
@@ -191,7 +221,6 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::IfName;
 
     struct One;
 

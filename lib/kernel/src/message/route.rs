@@ -135,6 +135,11 @@ pub fn link(message: &Message) -> Option<u32> {
     })
 }
 
+/// Whether a RTM_NEWROUTE leads to the host itself.
+pub fn is_local(message: &Message) -> bool {
+    matches!(message, Message::NewRoute(message) if message.header.kind == RouteType::Local)
+}
+
 /// The protocol in a RTM_NEWROUTE: who installed the route.
 pub fn protocol(message: &Message) -> Option<RouteProtocol> {
     let Message::NewRoute(message) = message else { return None };
@@ -198,11 +203,6 @@ fn by_hop(dev: u32, route: &RouteMessage) -> Option<Vec<RouteMessage>> {
 pub fn decode_gone(message: &Message, names: &dyn Names) -> Option<(RouteKey, Route)> {
     let Message::DelRoute(gone) = message else { return None };
     decode(&Message::NewRoute(gone.clone()), names)
-}
-
-/// Whether the looked-up destination is an address of this host.
-pub fn is_local(message: &Message) -> bool {
-    matches!(message, Message::NewRoute(message) if message.header.kind == RouteType::Local)
 }
 
 /// Decodes the reply to [`lookup`], which the kernel marks as a clone.

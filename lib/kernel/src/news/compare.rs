@@ -3,8 +3,8 @@
 use super::News;
 use crate::diff::{diff, satisfies, twins};
 use crate::message::link::SeenLink;
-use crate::state::{Scope, State};
-use crate::types::IfName;
+use crate::state::{AddressKey, Scope, State};
+use crate::types::{IfName, TableId, host_net};
 
 /// Whether the kernel no longer matches `desired`, if it did before: a field of an object is wrong, a desired object
 /// is gone, or another one has appeared inside `scope`. False for all other changes.
@@ -13,9 +13,14 @@ use crate::types::IfName;
 pub fn contradicts(news: &News, desired: &State, scope: &Scope) -> bool {
     match news {
         News::Unreadable(_) => true,
-        News::Policy => false,
+        News::Policy | News::Forwarding(..) => false,
         News::Queue(name) => concerns(name, desired, scope),
         News::Link(name, seen) => concerns(name, desired, scope) && link(name, seen.as_deref(), desired, scope),
+        News::Route(key, None) if key.table == TableId::LOCAL => {
+            let is_theirs =
+                |address: &AddressKey| host_net(address.net.ip()) == key.dst && scope.local.contains(&address.dev);
+            desired.addresses.keys().any(is_theirs)
+        }
         News::Route(key, Some(seen)) if twins(key, desired).any(|(_, want)| satisfies(want, seen)) => false,
         _ => {
             let (wanted, seen) = pair(news, desired);
@@ -112,7 +117,7 @@ fn pair(news: &News, desired: &State) -> (State, State) {
             there.sysctls.insert(path.clone(), value.clone());
             None
         }
-        News::Link(..) | News::Queue(_) | News::Policy | News::Unreadable(_) => None,
+        News::Link(..) | News::Queue(_) | News::Policy | News::Forwarding(..) | News::Unreadable(_) => None,
     };
     if let Some((name, link)) = dev.and_then(|dev| desired.links.get_key_value(dev)) {
         for side in [&mut wanted, &mut there] {

@@ -26,6 +26,7 @@ pub use read::Reader;
 
 use crate::message::address::SeenAddress;
 use crate::message::link::SeenLink;
+use crate::message::neighbour::Forwarding;
 use crate::state::{AddressKey, Fdb, FdbKey, NeighbourKey, Port, Route, RouteKey, Vlan};
 use crate::types::{IfName, Mac, VlanId};
 
@@ -46,6 +47,8 @@ pub enum News {
     Neighbour(NeighbourKey, Option<Mac>),
     /// A permanent forwarding entry of a VXLAN device.
     Fdb(FdbKey, Option<Fdb>),
+    /// An entry in the table of a bridge, and whether it stays where it is, whatever the bridge learns.
+    Forwarding(Forwarding, bool),
     /// A route. Ordinal 1 stands for any route but the first of its destination, table and metric.
     Route(RouteKey, Option<Route>),
     /// A sysctl that the kernel announces (RTM_NEWNETCONF): its path below `/proc/sys`, and its value.

@@ -141,9 +141,12 @@ impl Reader {
 
     fn neighbour(&self, message: NeighbourMessage, gone: bool) -> Vec<News> {
         let header = &message.header;
-        // A bridge's own entries, and proxy entries, are in other tables.
-        let others = header.family == AddressFamily::Bridge && !header.flags.contains(NeighbourFlags::Own);
-        if others || header.flags.contains(NeighbourFlags::Proxy) {
+        if header.family == AddressFamily::Bridge && !header.flags.contains(NeighbourFlags::Own) {
+            let entry = neighbour::decode_forwarding(&message, self);
+            return entry.into_iter().map(|(entry, stays)| News::Forwarding(entry, stays && !gone)).collect();
+        }
+        // Proxy entries are in another table.
+        if header.flags.contains(NeighbourFlags::Proxy) {
             return Vec::new();
         }
         self.on_link(header.ifindex, || {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_APPEND, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
+use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{RouteAttribute, RouteNextHop, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
@@ -107,18 +107,36 @@ fn an_entry_that_is_not_permanent_is_no_entry() {
 
 /// A proxy entry of our neighbour's address, and a bridge's own entry of our peer's MAC address.
 #[test]
-fn other_tables_are_no_news() {
+fn entries_of_other_tables_are_not_ours() {
     let (mac, addr) = (Mac([2, 0, 0, 0, 0, 1]), IpAddr::from([10, 5, 2, 0]));
-    for (message, flags) in [
-        (neighbour::put_neighbour(FLANNEL, addr, mac), NeighbourFlags::Proxy),
-        (neighbour::put_fdb(FLANNEL, mac, addr.into()), NeighbourFlags::Controller),
-        (neighbour::put_fdb(FLANNEL, mac, addr.into()), NeighbourFlags::empty()),
-    ] {
+    let both = |message: Message, flags: NeighbourFlags| {
         let Message::NewNeighbour(mut inner) = message else { panic!() };
         inner.header.flags = flags;
-        assert_eq!(read(Message::NewNeighbour(inner.clone())), [], "{flags:?}");
-        assert_eq!(read(Message::DelNeighbour(inner)), [], "{flags:?}");
+        [read(Message::NewNeighbour(inner.clone())), read(Message::DelNeighbour(inner))]
+    };
+    assert_eq!(both(neighbour::put_neighbour(FLANNEL, addr, mac), NeighbourFlags::Proxy), [[], []]);
+    let of_bridge = |stays| [News::Forwarding(Forwarding { port: name("flannel.1"), mac }, stays)];
+    for flags in [NeighbourFlags::Controller, NeighbourFlags::empty()] {
+        let entry = neighbour::put_fdb(FLANNEL, mac, addr.into());
+        assert_eq!(both(entry, flags), [of_bridge(true), of_bridge(false)], "{flags:?}");
     }
+}
+
+#[test]
+fn a_bridge_moves_what_it_has_learned() {
+    let Message::NewNeighbour(mut learned) =
+        neighbour::put_fdb(FLANNEL, Mac([2; 6]), IpAddr::from([10, 5, 2, 0]).into())
+    else {
+        panic!()
+    };
+    (learned.header.flags, learned.header.state) = (NeighbourFlags::empty(), NeighbourState::Reachable);
+    let stays = |message: &NeighbourMessage| match &read(Message::NewNeighbour(message.clone()))[..] {
+        [News::Forwarding(_, stays)] => *stays,
+        other => panic!("{other:?}"),
+    };
+    assert!(!stays(&learned));
+    learned.header.flags = NeighbourFlags::Sticky;
+    assert!(stays(&learned));
 }
 
 /// The kernel announces a new link's addresses, neighbours and settings before the link.

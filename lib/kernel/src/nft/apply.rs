@@ -73,7 +73,10 @@ fn refuse(run: &[(&Step, &TableKey, &NftStep, usize)], error: &NftError, report:
 /// Adds the operations of one step. Returns the number of operations in the batch.
 fn stage(batch: &mut Batch, key: &TableKey, change: &NftStep) -> usize {
     match change {
-        NftStep::AddTable(comment) => batch.add_table(&Table { key: key.clone(), comment: comment.clone() }),
+        NftStep::AddTable(comment) => {
+            batch.add_table(&Table { key: key.clone(), comment: comment.clone(), dormant: false })
+        }
+        NftStep::WakeTable => batch.wake_table(key),
         NftStep::DeleteTable => batch.delete_table(key),
         NftStep::AddChain(chain) => batch.create_chain(key, chain),
         NftStep::SetPolicy(chain) => batch.add_chain(key, chain),

@@ -33,6 +33,7 @@ pub(super) mod msg {
 /// Attribute numbers (same file).
 pub(super) mod attr {
     pub(crate) const TABLE_NAME: u16 = 1;
+    pub(crate) const TABLE_FLAGS: u16 = 2;
     pub(crate) const TABLE_USERDATA: u16 = 6;
     pub(crate) const CHAIN_TABLE: u16 = 1;
     pub(crate) const CHAIN_NAME: u16 = 3;
@@ -152,6 +153,14 @@ impl Batch {
         self.push(what, msg::NEWTABLE, CREATE, &table.key, |w| {
             w.text(attr::TABLE_NAME, &table.key.name);
             userdata_attr(w, attr::TABLE_USERDATA, &userdata::comment(table.comment.as_deref()));
+        });
+    }
+
+    /// `nft add table` of a table that exists, so that it is no longer dormant.
+    pub fn wake_table(&mut self, table: &TableKey) {
+        self.push(format!("add table {table}"), msg::NEWTABLE, CREATE, table, |w| {
+            w.text(attr::TABLE_NAME, &table.name);
+            w.be32(attr::TABLE_FLAGS, 0);
         });
     }
 

@@ -7,7 +7,7 @@
 //! use kernel::nft::*;
 //! let key = TableKey::new(NftFamily::Inet, "example");
 //! let mut batch = Batch::new();
-//! batch.add_table(&Table { key: key.clone(), comment: Some("an example".into()) });
+//! batch.add_table(&Table { key: key.clone(), comment: Some("an example".into()), dormant: false });
 //! batch.add_chain(&key, &Chain::base("out", Base::new(ChainKind::Nat, Hook::Postrouting, Base::SRCNAT)));
 //! batch.add_rule(&key, "out", &RuleBuilder::new(key.family).mark(Is::Eq, 0x4000).masquerade(true).done());
 //! Nft::open()?.commit(&batch)?;

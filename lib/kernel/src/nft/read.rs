@@ -104,17 +104,17 @@ impl Nft {
         answers.iter().filter(|a| belongs(a, table)).map(read).collect()
     }
 
-    /// The base chains at `hook` in all tables of the namespace, without their rules.
+    /// The base chains of a type in all tables of the namespace, without their rules.
     ///
     /// # Errors
     /// The kernel refused to list the chains. Chains of a kind that this module does not know are left out.
-    pub fn chains_at(&mut self, hook: Hook) -> Result<Vec<(TableKey, Chain)>, NftError> {
+    pub fn base_chains(&mut self, kind: ChainKind) -> Result<Vec<(TableKey, Chain)>, NftError> {
         let read = |answer: &Answer| {
             let message = answer.message();
             let family = NftFamily::from_number(message.family())?;
             let table = TableKey { family, name: message.attributes().text(attr::CHAIN_TABLE)? };
             let chain = read_chain(&table, answer)?;
-            let there = chain.base.as_ref().is_some_and(|base| base.hook == hook);
+            let there = chain.base.as_ref().is_some_and(|base| base.kind == kind);
             there.then_some((table, chain))
         };
         let answers = self.dump("list chains", msg::GETCHAIN, 0, |_| {})?;
@@ -337,11 +337,15 @@ fn belongs(answer: &Answer, table: &TableKey) -> bool {
     message.family() == table.family.number() && message.attributes().is_text(1, &table.name)
 }
 
+/// NFT_TABLE_F_DORMANT (linux/netfilter/nf_tables.h).
+const DORMANT: u32 = 1;
+
 fn read_table(answer: &Answer) -> Option<Table> {
     let message = answer.message();
     let a = message.attributes();
     let key = TableKey { family: NftFamily::from_number(message.family())?, name: a.text(attr::TABLE_NAME)? };
-    Some(Table { key, comment: comment(&a, attr::TABLE_USERDATA) })
+    let dormant = a.be32(attr::TABLE_FLAGS).is_some_and(|flags| flags & DORMANT != 0);
+    Some(Table { key, comment: comment(&a, attr::TABLE_USERDATA), dormant })
 }
 
 pub(super) fn read_chain(table: &TableKey, answer: &Answer) -> Option<Chain> {

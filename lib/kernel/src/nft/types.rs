@@ -88,6 +88,8 @@ pub struct Table {
     pub key: TableKey,
     /// `comment "…"`, cut to [`COMMENT_MAX`](super::COMMENT_MAX) bytes. Not changed on an existing table.
     pub comment: Option<String>,
+    /// `flags dormant`: no packet meets its chains. Only read.
+    pub dormant: bool,
 }
 
 /// A chain (`nft add chain`).

@@ -9,7 +9,7 @@ use rustix::net::RecvFlags;
 
 use super::batch::{SUBSYSTEM, attr, msg};
 use super::error::NftError;
-use super::types::{Hook, NftFamily, TableKey};
+use super::types::{ChainKind, NftFamily, TableKey};
 use crate::netlink::client::{Client, Protocol};
 use crate::netlink::wire::Incoming;
 use crate::netlink::{Errno, KernelError};
@@ -27,8 +27,8 @@ const REST: Duration = Duration::from_millis(50);
 pub struct NftWatch {
     client: Client,
     tables: BTreeSet<TableKey>,
-    /// Base chains at this hook are watched in all tables.
-    hook: Option<Hook>,
+    /// Base chains of this type are watched in all tables.
+    kind: Option<ChainKind>,
     /// Whether announcements were lost and that is not yet reported.
     lost: bool,
     /// When all tables were last reported as changed because of a loss.
@@ -40,12 +40,12 @@ impl NftWatch {
     pub fn open(tables: impl IntoIterator<Item = TableKey>) -> Result<Self, NftError> {
         let mut client = Client::open(Protocol::Netfilter)?;
         client.join(GROUP)?;
-        Ok(Self { client, tables: tables.into_iter().collect(), hook: None, lost: false, reported: None })
+        Ok(Self { client, tables: tables.into_iter().collect(), kind: None, lost: false, reported: None })
     }
 
-    /// Also watches all tables for new base chains at `hook`, and for new policies of such chains.
-    pub fn with_chains_at(self, hook: Hook) -> Self {
-        Self { hook: Some(hook), ..self }
+    /// Also watches all tables for new base chains of a type, and for new policies of such chains.
+    pub fn with_base_chains(self, kind: ChainKind) -> Self {
+        Self { kind: Some(kind), ..self }
     }
 
     /// Watches `tables` from now on, in place of those before.
@@ -98,10 +98,10 @@ impl NftWatch {
     fn take(&mut self, now: Instant) -> Result<BTreeSet<TableKey>, NftError> {
         let mut changed = BTreeSet::new();
         loop {
-            let Self { client, tables, hook, .. } = self;
+            let Self { client, tables, kind, .. } = self;
             let mut note = |message: &Incoming<'_>| {
                 changed.extend(watched(tables, message));
-                changed.extend(hook.and_then(|hook| chain_at(hook, message)));
+                changed.extend(kind.and_then(|kind| chain_of(kind, message)));
             };
             let read = client.announcements(RecvFlags::DONTWAIT, &mut note);
             match read {
@@ -147,13 +147,13 @@ fn watched(tables: &BTreeSet<TableKey>, message: &Incoming<'_>) -> Option<TableK
     tables.iter().find(|key| key.family == family && attributes.is_text(TABLE_NAME, &key.name)).cloned()
 }
 
-/// The table of a base chain at `hook` that a message announces.
-fn chain_at(hook: Hook, message: &Incoming<'_>) -> Option<TableKey> {
+/// The table of a base chain of this type that a message announces.
+fn chain_of(kind: ChainKind, message: &Incoming<'_>) -> Option<TableKey> {
     if message.kind != SUBSYSTEM << 8 | msg::NEWCHAIN {
         return None;
     }
     let (family, attributes) = (NftFamily::from_number(message.family())?, message.attributes());
-    let number = attributes.nested(attr::CHAIN_HOOK)?.be32(attr::HOOK_NUMBER)?;
+    attributes.nested(attr::CHAIN_HOOK)?;
     let name = attributes.text(attr::CHAIN_TABLE)?;
-    (Hook::from_number(number, family) == Some(hook)).then_some(TableKey { family, name })
+    attributes.is_text(attr::CHAIN_TYPE, kind.name()).then_some(TableKey { family, name })
 }

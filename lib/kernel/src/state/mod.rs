@@ -10,7 +10,7 @@ mod scope;
 mod tests;
 mod wireguard;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -22,8 +22,8 @@ pub use scope::{Adopt, RouteScope, Scope};
 pub use wireguard::{NotAKey, PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
 
 pub use crate::link::{
-    Bridge, Ipip, Ipvlan, IpvlanIsolation, IpvlanMode, LinkKind, Macvlan, MacvlanMode, TunTap, Veth, VethPeer,
-    VlanDevice, VlanProtocol, Vxlan, VxlanDf, VxlanTtl,
+    Bridge, Ipip, Ipvlan, IpvlanIsolation, IpvlanMode, KERNEL_VXLAN_PORT, LinkKind, Macvlan, MacvlanMode, TunTap, Veth,
+    VethPeer, VlanDevice, VlanProtocol, Vxlan, VxlanDf, VxlanTtl,
 };
 use crate::nft::TableKey;
 use crate::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
@@ -39,6 +39,9 @@ pub struct State {
     pub vlans: BTreeMap<VlanKey, Vlan>,
     /// `/proc/sys` values by path below it, such as `net/ipv4/ip_forward`.
     pub sysctls: BTreeMap<String, String>,
+    /// Observed addresses that have lost their route in the local table, which the kernel adds with an address and only
+    /// then: the host does not take packets to them.
+    pub unheard: BTreeSet<AddressKey>,
     /// Addresses of links (`ip addr`).
     pub addresses: BTreeMap<AddressKey, Address>,
     /// The neighbour table: ARP and NDP (`ip neigh`).
@@ -86,6 +89,9 @@ pub struct Address {
     /// IPv6: whether the address is usable at once, without duplicate address detection (IFA_F_NODAD). Used at
     /// creation only; it is ignored in comparisons.
     pub nodad: bool,
+    /// Whether the kernel adds no route to the address's network (IFA_F_NOPREFIXROUTE). Used at creation only; it is
+    /// ignored in comparisons.
+    pub noprefixroute: bool,
     /// IPv4: the broadcast address, for prefixes shorter than /31.
     pub broadcast: Option<std::net::Ipv4Addr>,
 }
@@ -164,6 +170,11 @@ pub enum RouteKind {
     Other(u8),
 }
 
+impl RouteKind {
+    /// Leads to the host itself (RTN_LOCAL).
+    pub const LOCAL: Self = Self::Other(2);
+}
+
 impl fmt::Display for RouteKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -230,16 +241,17 @@ impl State {
             IpNetwork::V4(v4) if v4.prefix() < 31 => Some(v4.broadcast()),
             _ => None,
         };
-        self.addresses.insert(AddressKey { dev: dev.clone(), net }, Address { nodad, broadcast });
+        self.addresses.insert(AddressKey { dev: dev.clone(), net }, Address { nodad, noprefixroute: false, broadcast });
     }
 
     /// Adds all objects of `other`, which replace those with the same keys.
     pub fn extend(&mut self, other: Self) {
-        let Self { links, ports, vlans, sysctls, addresses, neighbours, fdb, wireguard, routes, nft } = other;
+        let Self { links, ports, vlans, sysctls, unheard, addresses, neighbours, fdb, wireguard, routes, nft } = other;
         self.links.extend(links);
         self.ports.extend(ports);
         self.vlans.extend(vlans);
         self.sysctls.extend(sysctls);
+        self.unheard.extend(unheard);
         self.addresses.extend(addresses);
         self.neighbours.extend(neighbours);
         self.fdb.extend(fdb);

@@ -14,6 +14,8 @@ use crate::nft::TableView;
 pub struct NftTable {
     /// `comment "…"`. Written when the table is created; ignored in comparisons.
     pub comment: Option<String>,
+    /// No packet meets its chains (`flags dormant`). Observed only.
+    pub dormant: bool,
     /// Chains by name.
     pub chains: BTreeMap<String, NftChain>,
     /// Sets and maps by name; no anonymous ones.
@@ -119,7 +121,8 @@ impl NftChain {
 
 impl From<TableView> for NftTable {
     fn from(view: TableView) -> Self {
-        let mut table = Self { comment: view.table.and_then(|table| table.comment), ..Self::default() };
+        let dormant = view.table.as_ref().is_some_and(|table| table.dormant);
+        let mut table = Self { comment: view.table.and_then(|table| table.comment), dormant, ..Self::default() };
         for chain in view.chains {
             let state = NftChain { base: chain.base, comment: chain.comment, ..NftChain::default() };
             table.chains.insert(chain.name, state);

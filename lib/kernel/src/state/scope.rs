@@ -31,6 +31,8 @@ pub struct Scope {
     pub vlans: Vec<IfName>,
     /// Routes.
     pub routes: Option<RouteScope>,
+    /// Links whose addresses must have their routes in the local table.
+    pub local: Vec<IfName>,
     /// Sysctls to read, as paths below `/proc/sys`. Never deleted.
     pub sysctls: Vec<String>,
     /// Tables of nf_tables that are ours, or that we share with others.

@@ -99,6 +99,11 @@ impl Memory {
         self.cache.built.as_ref().map(Built::state)
     }
 
+    /// The link to the other hosts that was last chosen.
+    pub fn underlay(&self) -> Option<&Found> {
+        self.remembered.underlay.as_deref()
+    }
+
     /// Which of the kernel's objects were ours in the last plan, including a Go flanneld's direct routes, which the
     /// leases distinguish from others.
     pub fn scope(&self) -> Option<Arc<Scope>> {

@@ -51,6 +51,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// This host's links whose prefixes overlap the network.
     pub lans: Vec<Lan>,
+    /// What else an operator should look at, although packets may flow.
+    pub warnings: Vec<String>,
     /// When the plan changes without new facts.
     pub look_again: Option<Instant>,
 }
@@ -148,7 +150,15 @@ pub struct PeerChanges {
 
 impl Plan {
     fn blocked(underlay: Option<Arc<Found>>, why: impl Into<Blocked>) -> Self {
-        Self { underlay, attrs: Err(why.into()), leased: None, notes: Vec::new(), lans: Vec::new(), look_again: None }
+        Self {
+            underlay,
+            attrs: Err(why.into()),
+            leased: None,
+            notes: Vec::new(),
+            lans: Vec::new(),
+            warnings: Vec::new(),
+            look_again: None,
+        }
     }
 }
 
@@ -207,6 +217,7 @@ pub fn plan(facts: &Facts<'_>, memory: &mut Memory) -> Plan {
     let pods: Vec<Subnets> = facts.own.subnets.into_iter().chain([facts.own.previous]).collect();
     Plan {
         attrs: Ok(memory.publish(facts, &underlay)),
+        warnings: notes::of_underlay(facts, &underlay, memory.book()),
         lans: lans(facts.conf, facts.survey, &underlay.underlay.dev, &pods),
         underlay: Some(underlay),
         leased,

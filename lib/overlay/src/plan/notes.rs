@@ -1,13 +1,15 @@
 //! Messages for the operator.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use kernel::types::Family;
 
 use super::{Facts, PeerView};
-use crate::peers::{Book, Rejected};
+use crate::peers::{Book, Rejected, gateways};
 use crate::reach::Reach;
 use crate::underlay::{Found, UnderlayError};
+use crate::ways;
 
 /// If there are more lines than this at once, one line gives their number.
 const LINES: usize = 10;
@@ -18,6 +20,24 @@ pub(super) fn of_host(facts: &Facts<'_>, underlay: &Found, missing: &[UnderlayEr
     let down = underlay.carries.as_ref().err();
     let missing = missing.iter().map(ToString::to_string);
     missing.chain(down.map(ToString::to_string)).chain(nat.map(str::to_owned)).collect()
+}
+
+/// What other programs have made of the link to the other hosts, that may be meant so.
+pub(super) fn of_underlay(facts: &Facts<'_>, underlay: &Found, book: &Book) -> Vec<String> {
+    let dev = &underlay.underlay.dev;
+    let queues = facts.survey.links.iter().filter(|link| link.name == *dev).filter_map(ways::queue);
+    let gateways: BTreeSet<IpAddr> =
+        gateways(&facts.survey.routes, dev).into_iter().map(|(gateway, _)| gateway).collect();
+    let is_used = |addr: IpAddr| gateways.contains(&addr) || book.publishing(addr).next().is_some();
+    let fixed = facts.survey.neighbours.iter().filter(|(key, _)| key.dev == *dev && is_used(key.addr));
+    let fixed = fixed.map(|(key, mac)| {
+        let addr = key.addr;
+        format!(
+            "{dev} has the permanent neighbour {addr} with {mac}: if {addr} is not there, nothing reaches it: \
+             ip neigh del {addr} dev {dev}"
+        )
+    });
+    queues.chain(few(fixed.collect(), "permanent neighbours are on the way to peers")).collect()
 }
 
 /// A peer that publishes this host's address. If the host itself has the address, the lease is rejected. If a router

@@ -231,7 +231,8 @@ impl Renderer {
             links: devices.clone(),
             read_links: vec![self.underlay.clone()],
             addresses: devices.clone(),
-            neighbours: devices,
+            neighbours: devices.clone(),
+            local: devices,
             // A program that does the routing for us may use protocol boot.
             routes: Some(ours.owner.routes(self.mode.is_some().then_some(gateways))),
             others,

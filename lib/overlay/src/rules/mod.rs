@@ -10,6 +10,7 @@
 
 mod drops;
 mod iptables;
+mod packet;
 mod source;
 mod tables;
 #[cfg(test)]
@@ -25,7 +26,8 @@ use kernel::types::Family;
 use crate::lease::Subnets;
 use crate::net::ByFamily;
 
-pub use drops::{Dropped, Drops, dropped, sees};
+pub use drops::{Dropped, Drops, Flow, What, dropped};
+pub use packet::Packet;
 
 /// What the operator asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub struct Facts<'a> {
     pub own: Subnets,
     /// Networks of this host before: rules about them are ours to remove.
     pub former: &'a BTreeSet<IpNetwork>,
+    /// Packets that must pass.
+    pub flows: &'a [Flow],
     /// What is in the kernel, as far as [`reads`] names it.
     pub found: &'a State,
 }
@@ -69,7 +73,7 @@ pub struct Rules {
     pub state: State,
     /// Which parts of the kernel's tables are ours.
     pub scope: Scope,
-    /// Chains of other programs that drop forwarded packets of pods.
+    /// Chains of other programs that drop what must pass.
     pub drops: Vec<Drops>,
 }
 
@@ -95,9 +99,9 @@ fn nft_family(family: Family) -> NftFamily {
     }
 }
 
-/// What has to be read before the rules are planned. `networks` are those of now and before; `forward` are the base
-/// chains at the hook `forward`, of which those that drop are read.
-pub fn reads<'a>(networks: impl Iterator<Item = &'a IpNetwork>, forward: &[(TableKey, Chain)]) -> Scope {
+/// What has to be read before the rules are planned. `networks` are those of now and before; `filters` are all base chains
+/// of the type `filter`, of which those that may drop are read.
+pub fn reads<'a>(networks: impl Iterator<Item = &'a IpNetwork>, filters: &[(TableKey, Chain)]) -> Scope {
     let mut nft = BTreeMap::new();
     let mut chains = |table: TableKey, names: &[&str]| {
         let NftScope::Shared(parts) = nft.entry(table).or_insert_with(|| NftScope::Shared(NftParts::default())) else {
@@ -109,7 +113,7 @@ pub fn reads<'a>(networks: impl Iterator<Item = &'a IpNetwork>, forward: &[(Tabl
         chains(iptables::filter(family), &iptables::FILTER_CHAINS);
         chains(iptables::nat(family), &iptables::NAT_CHAINS);
     }
-    for (table, chain) in forward.iter().filter(|(table, chain)| drops::may_drop(table, chain)) {
+    for (table, chain) in filters.iter().filter(|(table, chain)| drops::may_drop(table, chain)) {
         chains(table.clone(), &[&chain.name]);
     }
     let of_network = networks.map(|net| tables::of_network(*net));

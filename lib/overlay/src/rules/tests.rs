@@ -17,6 +17,7 @@ struct Host {
     networks: ByFamily<Option<IpNetwork>>,
     own: Subnets,
     former: BTreeSet<IpNetwork>,
+    flows: Vec<Flow>,
     found: State,
 }
 
@@ -29,6 +30,7 @@ impl Host {
             networks: ByFamily { v4: Some(net(NETWORK)), v6: None },
             own: "10.244.1.0-24".parse().unwrap(),
             former: BTreeSet::new(),
+            flows: Vec::new(),
             found: State::default(),
         }
     }
@@ -45,6 +47,7 @@ impl Host {
             networks: self.networks,
             own: self.own,
             former: &self.former,
+            flows: &self.flows,
             found: &self.found,
         })
     }
@@ -289,11 +292,11 @@ fn chains_that_drop_are_named() {
 fn chains_that_may_drop_are_read() {
     let forward = |table: TableKey, policy| (table, Chain::base("f", at_forward(policy, []).base.unwrap()));
     let inet = TableKey::new(NftFamily::Inet, "filter");
-    let bridge = TableKey::new(NftFamily::Bridge, "filter");
+    let arp = TableKey::new(NftFamily::Arp, "filter");
     let chains = [
         forward(inet.clone(), Policy::Drop),
         forward(TableKey::new(NftFamily::Inet, "open"), Policy::Accept),
-        forward(bridge, Policy::Drop),
+        forward(arp, Policy::Drop),
         forward(filter(), Policy::Drop),
     ];
     let scope = reads([net(NETWORK)].iter(), &chains);
@@ -302,6 +305,7 @@ fn chains_that_may_drop_are_read() {
         names,
         [
             "inet filter",
+            "inet open",
             "ip filter",
             "ip flannel-ipv4",
             "ip flannel-ipv4-10.244.0.0/16",
@@ -314,4 +318,62 @@ fn chains_that_may_drop_are_read() {
     let host = Host::new().with(&inet, []).with(&iptables::nat(Family::V4), []);
     let watched: Vec<String> = watched(&host.found, &host.plan()).iter().map(ToString::to_string).collect();
     assert_eq!(watched, ["inet filter", "ip filter", "ip flannel-ipv4", "ip6 filter", "ip6 flannel-ipv6"]);
+}
+
+/// A host with a peer, whose packets go by VXLAN.
+fn with_peer() -> Host {
+    let dev = |text: &str| kernel::types::IfName::new(text).ok();
+    let pods = |src: &str, dst: &str, iif: &str, oif: &str| {
+        let packet = Packet { src: net(src), dst: net(dst), iif: dev(iif), oif: dev(oif), protocol: None, port: None };
+        Flow { what: What::Pods(net("10.244.1.0/24")), packet }
+    };
+    let tunnel = Packet {
+        src: net("192.0.2.2/32"),
+        dst: net("192.0.2.1/32"),
+        iif: dev("eth0"),
+        oif: None,
+        protocol: Some(17),
+        port: Some(8472),
+    };
+    let (own, theirs) = ("10.244.1.0/24", "10.244.2.0/24");
+    let flows = vec![
+        pods(own, theirs, "cni0", "flannel.1"),
+        pods(theirs, own, "flannel.1", "cni0"),
+        Flow { what: What::FromHosts("udp dport 8472".into()), packet: tunnel },
+    ];
+    Host { flows, ..Host::new() }
+}
+
+#[test]
+fn what_drops_at_any_hook_is_named() {
+    let chain = |hook, policy, rules: Vec<Rule>| {
+        NftChain::at(Base { policy, ..Base::new(ChainKind::Filter, hook, Base::FILTER) }, rules)
+    };
+    let dev = |text: &str| kernel::types::IfName::new(text).unwrap();
+    let drops = |family, hook, policy, rules| {
+        with_peer().with(&TableKey::new(family, "t"), [("c", chain(hook, policy, rules))]).drops()
+    };
+    let accept = Policy::Accept;
+    let from_cni0 = || vec![RuleBuilder::new(NftFamily::Inet).iifname(Is::Eq, &dev("cni0")).drop().done()];
+    for (family, hook, policy, rules, expected) in [
+        (NftFamily::Ip, Hook::Prerouting, accept, from_cni0(), "drops packets of pods (10.244.1.0/24)"),
+        (NftFamily::Inet, Hook::Postrouting, accept, from_cni0(), "drops packets of pods (10.244.1.0/24)"),
+        (NftFamily::Bridge, Hook::Prerouting, Policy::Drop, vec![], "drops packets of pods"),
+        (
+            NftFamily::Ip,
+            Hook::Input,
+            Policy::Drop,
+            vec![],
+            "drops what other hosts send for pods here (udp dport 8472)",
+        ),
+        (NftFamily::Ip, Hook::Input, accept, from_cni0(), ""),
+        (NftFamily::Ip, Hook::Output, Policy::Drop, vec![], ""),
+        (NftFamily::Ip6, Hook::Input, Policy::Drop, vec![], ""),
+        (NftFamily::Ip, Hook::Input, Policy::Drop, vec![rule().jump("allowed").done()], ""),
+    ] {
+        let found = drops(family, hook, policy, rules);
+        let right =
+            if expected.is_empty() { found.is_empty() } else { found.iter().any(|text| text.contains(expected)) };
+        assert!(right, "{family} {hook:?}: {found:?}, not {expected:?}");
+    }
 }

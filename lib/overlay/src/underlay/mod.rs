@@ -2,12 +2,13 @@
 //! `--iface-regex`, `--iface-can-reach`, else the default route), except that the default route is the one that the
 //! kernel prefers by metric, not the first in the list.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use kernel::state::{LinkKind, Route, RouteKey};
+use kernel::state::{LinkKind, NeighbourKey, Route, RouteKey};
 use kernel::survey::{self, DefaultRoute, SeenAddress, SeenLink, SeenRule};
-use kernel::types::{Family, IfIndex, IfName, Mtu};
+use kernel::types::{Family, IfIndex, IfName, Mac, Mtu};
 
 use crate::limits::Limits;
 use crate::net::ByFamily;
@@ -41,6 +42,10 @@ pub struct Survey {
     pub odd: Vec<(RouteKey, Route)>,
     /// The routing policy.
     pub rules: Vec<SeenRule>,
+    /// The permanent neighbours of the link that is the underlay.
+    pub neighbours: BTreeMap<NeighbourKey, Mac>,
+    /// The underlay's addresses that the host does not take packets to, because no route in the local table leads there.
+    pub unheard: BTreeSet<IpAddr>,
     /// The route to `--iface-can-reach`.
     pub reach: Option<Route>,
     /// The limits of the neighbour tables.
@@ -86,6 +91,29 @@ pub enum Down {
     /// It has no carrier.
     #[error("{0} has no carrier: ip link show {0}")]
     NoCarrier(IfName),
+    /// It resolves no neighbours, although its frames need their addresses.
+    #[error("{0} resolves no neighbours: ip link set {0} arp on")]
+    NoArp(IfName),
+    /// It is a port of another link, which takes all that it receives.
+    #[error(
+        "{dev} is a port of {master}, which takes what {dev} receives: ip link set {dev} nomaster, or --iface {master}"
+    )]
+    Port {
+        /// The underlay.
+        dev: IfName,
+        /// The link that it is a port of.
+        master: IfName,
+    },
+    /// The host does not take packets to its address.
+    #[error(
+        "no route in the local table leads to {addr}, so that this host takes no packets to it: ip route add local {addr} dev {dev} table local"
+    )]
+    Unheard {
+        /// The underlay.
+        dev: IfName,
+        /// Its address.
+        addr: IpAddr,
+    },
 }
 
 /// No link can carry the overlay.
@@ -162,11 +190,7 @@ pub fn choose(
         return Err(none);
     }
     let connected = survey::connected(&survey.routes, &dev);
-    let carries = match pick.link {
-        SeenLink { link, .. } if !link.up => Err(Down::Down(dev.clone())),
-        SeenLink { running: false, .. } => Err(Down::NoCarrier(dev.clone())),
-        _ => Ok(()),
-    };
+    let carries = carries(pick.link, &addresses, survey);
     let underlay = Underlay { dev, mtu, addresses, connected };
     Ok((Found { underlay, index: pick.link.index, public, why: pick.why, carries }, missing))
 }
@@ -175,6 +199,40 @@ impl Found {
     /// The link's address of the family, unless it is link-local.
     fn routable(&self, family: Family) -> Option<IpAddr> {
         self.underlay.addresses.get(family).filter(|addr| !survey::is_link_local(*addr))
+    }
+}
+
+fn carries(seen: &SeenLink, addresses: &ByFamily<Option<IpAddr>>, survey: &Survey) -> Result<(), Down> {
+    let (dev, link) = (seen.name.clone(), &seen.link);
+    let master = survey.links.iter().find(|link| Some(link.index.0) == seen.master);
+    let addr = [addresses.v4, addresses.v6].into_iter().flatten().find(|addr| survey.unheard.contains(addr));
+    match (master, addr) {
+        _ if !link.up => Err(Down::Down(dev)),
+        _ if !seen.running => Err(Down::NoCarrier(dev)),
+        _ if link.arp == Some(false) && needs_arp(seen) => Err(Down::NoArp(dev)),
+        (Some(master), _) if takes_frames(&master.link.kind) => Err(Down::Port { dev, master: master.name.clone() }),
+        (_, Some(addr)) => Err(Down::Unheard { dev, addr }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether frames of the link need the address of a neighbour. ipvlan in mode l3 needs none, nor do tunnels, which are of
+/// other kinds or have no MAC address.
+fn needs_arp(seen: &SeenLink) -> bool {
+    let kind = match &seen.link.kind {
+        LinkKind::Veth(_) | LinkKind::Bridge(_) | LinkKind::Vlan(_) | LinkKind::Macvlan(_) => true,
+        LinkKind::Other(kind) => ["", "bond", "team"].contains(&kind.as_str()),
+        _ => false,
+    };
+    kind && seen.link.mac.is_some()
+}
+
+/// Whether a link of this kind takes all frames of its ports. A VRF does not.
+fn takes_frames(kind: &LinkKind) -> bool {
+    match kind {
+        LinkKind::Bridge(_) => true,
+        LinkKind::Other(kind) => ["bond", "team", "openvswitch"].contains(&kind.as_str()),
+        _ => false,
     }
 }
 

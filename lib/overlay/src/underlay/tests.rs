@@ -51,8 +51,6 @@ fn survey() -> Survey {
     let mut tentative = address("eth1", "2001:db8::1/64");
     tentative.tentative = true;
     Survey {
-        odd: Vec::new(),
-        rules: Vec::new(),
         links: vec![
             SeenLink { link: Link::up(LinkKind::Loopback), ..link(1, "lo") },
             link(2, "eth0"),
@@ -81,9 +79,7 @@ fn survey() -> Survey {
             route("2001:db8::/64", "eth1", None, Some(256)),
             route("::/0", "eth1", Some("fe80::99"), None),
         ],
-        reach: None,
-        limits: Limits::default(),
-        dns_servers: vec![],
+        ..<Survey as Default>::default()
     }
 }
 
@@ -214,6 +210,23 @@ fn a_link_that_carries_nothing_says_why() {
     assert_eq!(carries(&seen), Err("eth0 has no carrier: ip link show eth0".into()));
     seen.links[1].link.up = false;
     assert_eq!(carries(&seen), Err("eth0 is down: ip link set eth0 up".into()));
+    let mut seen = survey();
+    seen.links[1].link.arp = Some(false);
+    assert_eq!(carries(&seen), Ok(()), "a kind whose frames need no neighbour");
+    seen.links[1].link = Link { mac: Some(Mac([2; 6])), ..seen.links[1].link.clone() };
+    seen.links[1].link.kind = LinkKind::Other(String::new());
+    assert_eq!(carries(&seen), Err("eth0 resolves no neighbours: ip link set eth0 arp on".into()));
+    let mut seen = survey();
+    seen.links[1].master = Some(4);
+    assert_eq!(carries(&seen), Ok(()), "a port of a link that takes nothing");
+    seen.links[3].link.kind = LinkKind::Bridge(kernel::state::Bridge::default());
+    let port = "eth0 is a port of dark0, which takes what eth0 receives: ip link set eth0 nomaster, or --iface dark0";
+    assert_eq!(carries(&seen), Err(port.into()));
+    let mut seen = survey();
+    seen.unheard.insert("198.51.100.20".parse().unwrap());
+    assert_eq!(carries(&seen), Ok(()), "another link's address");
+    seen.unheard.insert("192.0.2.10".parse().unwrap());
+    assert!(carries(&seen).unwrap_err().ends_with("ip route add local 192.0.2.10 dev eth0 table local"));
 }
 
 #[test]

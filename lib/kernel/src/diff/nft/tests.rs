@@ -42,6 +42,7 @@ fn take(state: &mut State, step: &Step, next: &mut u64) {
     let Step::Nft(key, change) = step else { panic!("{step}") };
     match change {
         NftStep::AddTable(_) => drop(state.nft.entry(key.clone()).or_default()),
+        NftStep::WakeTable => state.nft.get_mut(key).unwrap().dormant = false,
         NftStep::DeleteTable => drop(state.nft.remove(key).unwrap()),
         change => within(state.nft.get_mut(key).unwrap(), change, next),
     }
@@ -84,7 +85,7 @@ fn within(table: &mut NftTable, change: &NftStep, next: &mut u64) {
             let there = &mut table.sets.get_mut(&set.name).unwrap().elements;
             gone.keys().for_each(|key| drop(there.remove(key).unwrap()));
         }
-        NftStep::AddTable(_) | NftStep::DeleteTable => unreachable!(),
+        NftStep::AddTable(_) | NftStep::WakeTable | NftStep::DeleteTable => unreachable!(),
     }
 }
 
@@ -129,7 +130,7 @@ prop_compose! {
             prop::collection::btree_map(0..6u16, (any::<bool>(), prop::sample::select(COMMENTS.to_vec())), 0..6))),
     ) -> NftTable {
         let sets = set.into_iter().map(|(interval, elements)| ("s".to_owned(), self::set(interval, &elements))).collect();
-        NftTable { chains, sets, comment: None }
+        NftTable { chains, sets, ..NftTable::default() }
     }
 }
 
@@ -280,4 +281,14 @@ fn rules_come_first_in_a_chain_of_others() {
     assert_eq!(diff(&desired, &state, &shared()).steps, []);
     // without the chain there is nothing to add a rule to
     assert_eq!(diff(&desired, &with(NftTable::default()), &shared()).steps, []);
+}
+
+#[test]
+fn a_table_that_sleeps_is_woken() {
+    let asleep = NftTable { dormant: true, ..NftTable::default() };
+    let of = |table: NftTable| State { nft: [(key(), table)].into(), ..State::default() };
+    for scope in [shared(), Scope { nft: [(key(), NftScope::Whole)].into(), ..Scope::default() }] {
+        let steps = super::super::diff(&of(NftTable::default()), &of(asleep.clone()), &scope).steps;
+        assert_eq!(steps, [Step::Nft(key(), NftStep::WakeTable)]);
+    }
 }

@@ -35,6 +35,7 @@ fn table(priority: i32, ports: &[u16]) -> NftTable {
         chains: [("in".to_owned(), NftChain::at(base, [look_up])), ("open".to_owned(), NftChain::regular([accept]))]
             .into(),
         sets: [("ports".to_owned(), NftSet::new(map, ports.iter().map(element)))].into(),
+        dormant: false,
     }
 }
 
@@ -176,10 +177,10 @@ fn a_change_among_many_others_is_reported() {
 fn new_base_chains_of_any_table_are_announced_where_asked_for() {
     namespace();
     let wait = Duration::from_millis(300);
-    let mut watch = NftWatch::open([key()]).unwrap().with_chains_at(Hook::Forward);
+    let mut watch = NftWatch::open([key()]).unwrap().with_base_chains(ChainKind::Filter);
     let other = TableKey::new(NftFamily::Ip, "other");
-    run_nft("table ip other {\nchain in { type filter hook input priority 0; }\nchain plain { }\n}");
-    assert_eq!(watch.wait(wait).unwrap(), [].into(), "no chain at this hook");
+    run_nft("table ip other {\nchain in { type nat hook input priority 0; }\nchain plain { }\n}");
+    assert_eq!(watch.wait(wait).unwrap(), [].into(), "no chain of this type");
     run_nft("table ip other {\nchain f { type filter hook forward priority 0; policy drop; }\n}");
     assert_eq!(watch.wait(wait).unwrap(), [other.clone()].into());
     run_nft("add rule ip other plain accept");
@@ -187,7 +188,7 @@ fn new_base_chains_of_any_table_are_announced_where_asked_for() {
     watch.set_tables([other.clone()]);
     run_nft("add rule ip other plain drop");
     assert_eq!(watch.wait(wait).unwrap(), [other.clone()].into());
-    let chains = Nft::open().unwrap().chains_at(Hook::Forward).unwrap();
+    let chains = Nft::open().unwrap().base_chains(ChainKind::Filter).unwrap();
     let base = Base { policy: Policy::Drop, ..Base::new(ChainKind::Filter, Hook::Forward, 0) };
     assert_eq!(chains, [(other, Chain::base("f", base))]);
 }

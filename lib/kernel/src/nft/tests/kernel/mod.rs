@@ -50,7 +50,7 @@ fn key() -> TableKey {
 /// A batch that creates the table `inet t` with what `fill` adds.
 fn batch(fill: impl FnOnce(&mut Batch)) -> Batch {
     let mut batch = Batch::new();
-    batch.add_table(&Table { key: key(), comment: None });
+    batch.add_table(&Table { key: key(), comment: None, dormant: false });
     fill(&mut batch);
     batch
 }

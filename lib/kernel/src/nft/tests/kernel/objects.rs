@@ -51,7 +51,7 @@ pub fn sets() -> Vec<(Set, Vec<Element>)> {
 /// `inet t` with an object of every kind.
 pub fn full() -> Batch {
     let mut batch = Batch::new();
-    batch.add_table(&Table { key: key(), comment: Some("a \u{fc} table".into()) });
+    batch.add_table(&Table { key: key(), comment: Some("a \u{fc} table".into()), dormant: false });
     batch.add_chain(&key(), &Chain::regular("sub").comment("jumped to"));
     let input = Base { policy: Policy::Drop, ..Base::new(ChainKind::Filter, Hook::Input, -5) };
     batch.add_chain(&key(), &Chain::base("in", input).comment("from outside"));
@@ -120,7 +120,7 @@ fn what_is_read_is_what_was_written() {
     let mut nft = Nft::open().unwrap();
     nft.commit(&full()).unwrap();
     let view = nft.view(&key()).unwrap();
-    assert_eq!(view.table, Some(Table { key: key(), comment: Some("a \u{fc} table".into()) }));
+    assert_eq!(view.table, Some(Table { key: key(), comment: Some("a \u{fc} table".into()), dormant: false }));
     assert_eq!(nft.tables().unwrap(), [view.table.clone().unwrap()]);
     let chain = |name: &str| view.chains.iter().find(|c| c.name == name).unwrap();
     assert_eq!(*chain("sub"), Chain::regular("sub").comment("jumped to"));
@@ -172,7 +172,7 @@ fn a_chain_of_a_device_is_read_back() {
     let device = Some(IfName::new("lo").unwrap());
     let chain = Chain::base("c", Base { device, ..Base::new(ChainKind::Filter, Hook::Ingress, -500) });
     let mut batch = Batch::new();
-    batch.add_table(&Table { key: table.clone(), comment: None });
+    batch.add_table(&Table { key: table.clone(), comment: None, dormant: false });
     batch.add_chain(&table, &chain);
     let mut ours = Nft::open().unwrap();
     ours.commit(&batch).unwrap();
