@@ -1,6 +1,7 @@
 //! The CNI plugins: one executable under many names.
 
 pub mod attach;
+pub mod bandwidth;
 pub mod bridge;
 pub mod firewall;
 pub mod flannel;
@@ -20,6 +21,7 @@ use cni::plugin::Plugin;
 
 /// Every plugin of this executable.
 pub static SUITE: &[&dyn Plugin] = &[
+    &attach::Chain(bandwidth::Bandwidth),
     &attach::Attach(bridge::Bridge),
     &attach::Chain(firewall::FirewallPlugin),
     &attach::Addresses(host_local::HostLocal),

@@ -6,7 +6,7 @@ use crate::sources::File;
 
 /// Items that may have no caller, each group with the reason.
 pub const EXCEPTIONS: &[(&str, &str)] = &[
-    ("delete_where is_answered", "what a list of connections is judged by"),
+    ("delete_where is_answered", "portmap's stale connections"),
     (
         "add_rule destroy_rule destroy_table destroy_set destroy_elements flush_table flush_set",
         "all of nft's operations",

@@ -174,8 +174,8 @@ impl Rules {
         Ok(self.shared_handles(outcome.handles))
     }
 
-    /// The shared chains that exist, in one message, with everything that belongs to them. `None` if one is of another
-    /// type. A base chain of this name with another hook or type, or with none, would have no effect. Setting its policy
+    /// The shared chains, in one message, with everything that belongs to them: all or none. `None` if some are missing, or
+    /// one is of another type. A base chain of this name with another hook or type, or with none, would have no effect. Setting its policy
     /// would prove that it is right, but would make the kernel wait for all readers of the rules.
     fn look(&self, kernel: &mut Kernel) -> Option<State> {
         let names: Vec<&str> = self.shared.chains.keys().map(String::as_str).collect();
@@ -193,8 +193,12 @@ impl Rules {
             let listed = kernel.nft().and_then(|nft| nft.rules(&self.table, Some(name))).unwrap_or_default();
             chain.rules = listed.into_iter().map(|listed| listed.rule.into()).collect();
         }
-        let is_absent = there.chains.is_empty();
-        Some(if is_absent { State::default() } else { self.state(there) })
+        match there.chains.len() {
+            0 => Some(State::default()),
+            all if all == self.shared.chains.len() => Some(self.state(there)),
+            // whoever deleted one may have emptied the others
+            _ => None,
+        }
     }
 
     /// Fails if elements of other owners have the desired keys.
@@ -381,6 +385,6 @@ fn hash(text: &str) -> String {
 }
 
 /// The SHA-512 in hexadecimal digits.
-fn digest(text: &str) -> String {
+pub(crate) fn digest(text: &str) -> String {
     Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

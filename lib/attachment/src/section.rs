@@ -12,6 +12,7 @@ use kernel::types::host_net;
 use kernel::{Kernel, KernelError};
 use serde::{Deserialize, Serialize};
 
+use crate::bandwidth::Bandwidth;
 use crate::record::Record;
 use crate::rules::Rules;
 use crate::rules::firewall::{self, Firewall};
@@ -62,6 +63,8 @@ pub enum Section {
     Firewall(Firewall),
     /// Host ports.
     Portmap(Portmap),
+    /// Limits of the rate.
+    Bandwidth(Bandwidth),
 }
 
 impl Section {
@@ -70,6 +73,7 @@ impl Section {
         match self {
             Self::Firewall(_) => "firewall",
             Self::Portmap(_) => "portmap",
+            Self::Bandwidth(_) => "bandwidth",
         }
     }
 
@@ -78,6 +82,7 @@ impl Section {
         match self {
             Self::Firewall(firewall) => firewall.addresses.iter().map(|address| host_net(*address)).collect(),
             Self::Portmap(portmap) => portmap.ports.iter().map(|port| port.pod).collect(),
+            Self::Bandwidth(_) => Vec::new(),
         }
     }
 
@@ -86,7 +91,7 @@ impl Section {
         match self {
             Self::Firewall(firewall) => firewall::rules(key, firewall),
             Self::Portmap(portmap) if portmap.backend.is_nftables() => vec![portmap::rules(key, portmap)],
-            Self::Portmap(_) => Vec::new(),
+            Self::Portmap(_) | Self::Bandwidth(_) => Vec::new(),
         }
     }
 
@@ -96,6 +101,7 @@ impl Section {
             Self::Firewall(firewall) => firewall.iptables(),
             Self::Portmap(portmap) if portmap.backend.is_nftables() => None,
             Self::Portmap(portmap) => Some((iptables::portmap::parts(key, portmap), iptables::portmap::removal(key))),
+            Self::Bandwidth(_) => None,
         }
     }
 
@@ -103,7 +109,7 @@ impl Section {
     pub fn sources(&self) -> Option<(&str, Vec<String>)> {
         match self {
             Self::Firewall(firewall) => firewall.sources(),
-            Self::Portmap(_) => None,
+            Self::Portmap(_) | Self::Bandwidth(_) => None,
         }
     }
 
@@ -111,6 +117,7 @@ impl Section {
     pub fn host(&self) -> (State, Scope) {
         match self {
             Self::Firewall(_) | Self::Portmap(_) => (State::default(), Scope::default()),
+            Self::Bandwidth(bandwidth) => bandwidth.host(),
         }
     }
 }
@@ -122,8 +129,8 @@ impl Section {
     /// The kernel refused it. New connections are right all the same.
     pub fn forget_before(&self, host: &mut Kernel) -> Result<(), KernelError> {
         match self {
-            Self::Firewall(_) => Ok(()),
             Self::Portmap(portmap) => connections::forget_before(host, &portmap.ports).map(drop),
+            Self::Bandwidth(_) | Self::Firewall(_) => Ok(()),
         }
     }
 
@@ -133,8 +140,8 @@ impl Section {
     /// As [`Section::forget_before`].
     pub fn forget_after(&self) -> Result<(), KernelError> {
         match self {
-            Self::Firewall(_) => Ok(()),
             Self::Portmap(portmap) => connections::forget_after(&portmap.ports).map(drop),
+            Self::Bandwidth(_) | Self::Firewall(_) => Ok(()),
         }
     }
 }

@@ -55,7 +55,7 @@ impl Chained for FirewallPlugin {
         request.conf.decode::<Document>()?.check()
     }
 
-    fn observe(&self, conf: &Conf, request: &Request<'_>, host: &mut Host, _pod: &mut Kernel) -> Result<Facts, Error> {
+    fn facts(&self, conf: &Conf, request: &Request<'_>, host: &mut Host, _pod: &mut Kernel) -> Result<Facts, Error> {
         let previous = previous(request)?;
         let bridge = match conf.policy {
             IngressPolicy::Open => None,

@@ -39,7 +39,7 @@ impl Chained for Portmap {
         request.conf.decode::<Document>()?.check()
     }
 
-    fn observe(&self, conf: &Conf, request: &Request<'_>, host: &mut Host, _pod: &mut Kernel) -> Result<Facts, Error> {
+    fn facts(&self, conf: &Conf, request: &Request<'_>, host: &mut Host, _pod: &mut Kernel) -> Result<Facts, Error> {
         if conf.mappings.is_empty() {
             return Ok(Facts::default());
         }
