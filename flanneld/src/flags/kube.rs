@@ -21,7 +21,7 @@ pub(super) struct KubeFlags {
     kube_api_url: Option<String>,
     /// The kubeconfig file; default: the pod's service account
     #[arg(long, value_name = "FILE")]
-    kubeconfig_file: Option<PathBuf>,
+    kubeconfig_file: Option<String>,
     /// The prefix of the annotations on Nodes
     #[arg(long, value_name = "PREFIX", default_value = "flannel.alpha.coreos.com")]
     kube_annotation_prefix: String,
@@ -52,7 +52,7 @@ impl KubeFlags {
         match (keys, node) {
             (Ok(keys), Ok(node)) => Ok(StoreOptions::Kubernetes(Box::new(Options {
                 api_url: self.kube_api_url.filter(|url| !url.is_empty()),
-                kubeconfig: self.kubeconfig_file.filter(|path| !path.as_os_str().is_empty()),
+                kubeconfig: self.kubeconfig_file.filter(|path| !path.is_empty()).map(PathBuf::from),
                 keys,
                 net_config: self.net_config_path,
                 node,
