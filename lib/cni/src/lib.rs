@@ -18,7 +18,7 @@ pub mod version;
 pub use quote::quote;
 
 /// The names under which this project's plugin executable is installed and called, in alphabetical order.
-pub const SUITE: [&str; 11] = [
+pub const SUITE: [&str; 12] = [
     "bandwidth",
     "bridge",
     "direct-routing",
@@ -29,5 +29,6 @@ pub const SUITE: [&str; 11] = [
     "macvlan",
     "ptp",
     "static",
+    "tuning",
     "vxlan",
 ];

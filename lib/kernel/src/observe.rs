@@ -374,6 +374,14 @@ impl Kernel {
         Ok(rules)
     }
 
+    /// The values of parameters, which are paths below `/proc/sys`, each apart; `None`: the kernel does not have it.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub fn parameters(&self, keys: &[&str]) -> Result<Vec<Result<Option<String>, KernelError>>, KernelError> {
+        self.inside(|| keys.iter().map(|key| sysctl::read(key)).collect())
+    }
+
     fn observe_sysctls(&mut self, scope: &Scope, mut state: State) -> Result<State, KernelError> {
         if scope.sysctls.is_empty() {
             return Ok(state);

@@ -45,6 +45,17 @@ pub trait Chained: Sync {
         Ok(Self::Facts::default())
     }
 
+    /// Does what ADD needs before anything is made: stores what DEL restores. Default: nothing.
+    fn prepare(
+        &self,
+        _conf: &Self::Conf,
+        _facts: &Self::Facts,
+        _request: &Request<'_>,
+        _pod: &mut Kernel,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The desired changes to the attachment in [`Conf::prev_result`](cni::conf::Conf::prev_result). Pure.
     fn desired(&self, conf: &Self::Conf, facts: &Self::Facts, request: &Request<'_>) -> Result<Sides, Error>;
 
@@ -54,6 +65,11 @@ pub trait Chained: Sync {
 
     /// Removes what [`Chained::released`] cannot express: what other versions of the plugin left. Default: nothing.
     fn remove_left(&self, _request: &Request<'_>, _record: Option<&Record>, _host: &mut Host) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Restores what ADD changed in the pod, which may be gone, from what [`Chained::prepare`] stored. Default: nothing.
+    fn restore(&self, _request: &Request<'_>, _pod: Option<&mut Kernel>) -> Result<(), Error> {
         Ok(())
     }
 
@@ -165,7 +181,8 @@ impl<C: Chained> Plugin for Chain<C> {
         let facts = self.0.observe(&conf, request, &mut host, &mut pod)?;
         let sides = self.0.desired(&conf, &facts, request)?;
         let mut book = self.begin(request, &sides, &mut host, &pod)?;
-        let made = self.make(&sides, book.as_ref(), &mut host, &mut pod);
+        let prepared = self.0.prepare(&conf, &facts, request, &mut pod);
+        let made = prepared.and_then(|()| self.make(&sides, book.as_ref(), &mut host, &mut pod));
         let answer = made.and_then(|()| self.0.answer(&conf, &facts, request, &mut pod));
         let kept = answer.and_then(|answer| book.as_mut().map_or(Ok(()), |book| book.commit(true)).map(|()| answer));
         kept.map_err(|cause| match self.release(request, book, &mut host, Some(&mut pod)) {
@@ -278,8 +295,9 @@ impl<C: Chained> Chain<C> {
         request: &Request<'_>,
         book: Option<Book<'_>>,
         host: &mut Host,
-        pod: Option<&mut Kernel>,
+        mut pod: Option<&mut Kernel>,
     ) -> Result<(), Error> {
+        let restored = self.0.restore(request, pod.as_deref_mut());
         let record = book.as_ref().map(|book| &book.record);
         let sides = self.0.released(request, record);
         let of_pod = pod.map_or(Ok(()), |pod| self.converge(pod, &sides.pod));
@@ -290,7 +308,7 @@ impl<C: Chained> Chain<C> {
         };
         let left = self.0.remove_left(request, record, host);
         let closed = book.map_or(Ok(()), |book| host.kernel().and_then(|host| book.close(host)));
-        join([of_pod, of_host, left, closed])
+        join([restored, of_pod, of_host, left, closed])
     }
 
     fn converge(&self, kernel: &mut Kernel, Side { wanted, scope, known }: &Side) -> Result<(), Error> {
