@@ -83,7 +83,17 @@ pub const RULES: &[Rule] = &[
         reason: "a thread that stays in the wrong namespace does its work there: use kernel::netns",
     },
     Rule {
-        words: &["diff::diff", "diff(&", "observe(&", "kernel.apply(", "host.apply(", "pod.apply(", "apply_from("],
+        words: &[
+            "diff::diff",
+            "diff(&",
+            "kernel.observe(",
+            "host.observe(",
+            "pod.observe(",
+            "kernel.apply(",
+            "host.apply(",
+            "pod.apply(",
+            "apply_from(",
+        ],
         only_in: &[("lib/kernel/src/", "where they are")],
         in_tests: false,
         reason: "the kernel is made as it is wanted by Kernel::converge: it observes, compares and applies",

@@ -185,12 +185,15 @@ impl<C: Chained> Plugin for Chain<C> {
         let made = prepared.and_then(|()| self.make(&sides, book.as_ref(), &mut host, &mut pod));
         let answer = made.and_then(|()| self.0.answer(&conf, &facts, request, &mut pod));
         let kept = answer.and_then(|answer| book.as_mut().map_or(Ok(()), |book| book.commit(true)).map(|()| answer));
-        kept.map_err(|cause| match self.release(request, book, &mut host, Some(&mut pod)) {
-            Ok(()) => cause,
-            Err(left) => {
-                let gap = if cause.details.is_empty() { "" } else { "; " };
-                let details = format!("{}{gap}not undone: {left}", cause.details);
-                cause.with_details(details)
+        kept.map_err(|cause| {
+            let restored = self.0.restore(request, Some(&mut pod));
+            match join([restored, self.release(request, book, &mut host, Some(&mut pod))]) {
+                Ok(()) => cause,
+                Err(left) => {
+                    let gap = if cause.details.is_empty() { "" } else { "; " };
+                    let details = format!("{}{gap}not undone: {left}", cause.details);
+                    cause.with_details(details)
+                }
             }
         })
     }
@@ -203,9 +206,10 @@ impl<C: Chained> Plugin for Chain<C> {
             // A record that cannot be written can still be deleted.
             let _ = book.commit(false);
         }
+        let restored = unreachable.and_then(|()| self.0.restore(request, pod.as_mut()));
         let released = self.release(request, book, &mut host, pod.as_mut());
         host.leave();
-        join([unreachable, refused, released])
+        join([restored, refused, released])
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), Error> {
@@ -295,9 +299,8 @@ impl<C: Chained> Chain<C> {
         request: &Request<'_>,
         book: Option<Book<'_>>,
         host: &mut Host,
-        mut pod: Option<&mut Kernel>,
+        pod: Option<&mut Kernel>,
     ) -> Result<(), Error> {
-        let restored = self.0.restore(request, pod.as_deref_mut());
         let record = book.as_ref().map(|book| &book.record);
         let sides = self.0.released(request, record);
         let of_pod = pod.map_or(Ok(()), |pod| self.converge(pod, &sides.pod));
@@ -308,7 +311,7 @@ impl<C: Chained> Chain<C> {
         };
         let left = self.0.remove_left(request, record, host);
         let closed = book.map_or(Ok(()), |book| host.kernel().and_then(|host| book.close(host)));
-        join([restored, of_pod, of_host, left, closed])
+        join([of_pod, of_host, left, closed])
     }
 
     fn converge(&self, kernel: &mut Kernel, Side { wanted, scope, known }: &Side) -> Result<(), Error> {

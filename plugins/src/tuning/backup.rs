@@ -1,5 +1,5 @@
 //! What an interface had before ADD, in upstream's file `<dataDir>/<container>_<interface>.json`, which either suite
-//! restores. It also names the network, for GC.
+//! restores. It also names the network, for GC, and the namespace, for an ADD that is repeated.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use attachment::Key;
 use gojson::Json;
-use kernel::diff::LinkChange;
 use kernel::state::Link;
 use kernel::types::Mtu;
 use rustix::fs::OFlags;
@@ -30,9 +29,31 @@ pub struct Backup {
     #[serde(rename = "txQLen")]
     queue_len: Option<u32>,
     network: String,
+    /// The inode of the pod's network namespace; 0 if it is not known.
+    netns: u64,
 }
 
 impl Backup {
+    /// The settings of an interface in this namespace.
+    pub fn of_netns(self, netns: u64) -> Self {
+        Self { netns, ..self }
+    }
+
+    /// What an earlier ADD in the same namespace stored comes first: by now the interface has what that one set.
+    pub fn after(self, earlier: Self) -> Self {
+        if earlier.netns == 0 || earlier.netns != self.netns {
+            return self;
+        }
+        Self {
+            mac: if earlier.mac.is_empty() { self.mac } else { earlier.mac },
+            promisc: earlier.promisc.or(self.promisc),
+            mtu: if earlier.mtu == 0 { self.mtu } else { earlier.mtu },
+            allmulti: earlier.allmulti.or(self.allmulti),
+            queue_len: earlier.queue_len.or(self.queue_len),
+            ..self
+        }
+    }
+
     /// The settings of `link` that `wanted` changes; `None` if it changes none.
     pub fn of(link: &Link, wanted: &Tuned, network: &str) -> Option<Self> {
         let of_link = Self {
@@ -41,25 +62,32 @@ impl Backup {
             mtu: link.mtu.filter(|_| wanted.mtu.is_some()).map_or(0, |mtu| mtu.0),
             allmulti: link.allmulti.filter(|_| wanted.allmulti.is_some()),
             queue_len: link.queue_len.filter(|_| wanted.queue_len.is_some()),
-            network: String::new(),
+            ..Self::default()
         };
         (of_link != Self::default()).then(|| Self { network: network.to_owned(), ..of_link })
     }
 
-    /// The changes that restore the settings, each apart: one that the kernel refuses does not prevent the others.
-    pub fn changes(&self) -> Vec<LinkChange> {
-        let none = LinkChange::default;
+    /// The link with each of the settings, apart from the others.
+    pub fn links(&self, link: &Link) -> Vec<Link> {
+        let mtu = Some(Mtu(self.mtu)).filter(|mtu| mtu.0 != 0);
+        let Self { promisc, allmulti, queue_len, .. } = *self;
+        let as_it_is = || unchanged(link);
         [
-            LinkChange { mtu: Some(Mtu(self.mtu)).filter(|mtu| mtu.0 != 0), ..none() },
-            LinkChange { mac: self.mac.parse().ok(), ..none() },
-            LinkChange { promisc: self.promisc, ..none() },
-            LinkChange { allmulti: self.allmulti, ..none() },
-            LinkChange { queue_len: self.queue_len, ..none() },
+            mtu.map(|mtu| Link { mtu: Some(mtu), ..as_it_is() }),
+            self.mac.parse().ok().map(|mac| Link { mac: Some(mac), ..as_it_is() }),
+            promisc.map(|promisc| Link { promisc: Some(promisc), ..as_it_is() }),
+            allmulti.map(|allmulti| Link { allmulti: Some(allmulti), ..as_it_is() }),
+            queue_len.map(|queue_len| Link { queue_len: Some(queue_len), ..as_it_is() }),
         ]
         .into_iter()
-        .filter(|change| *change != none())
+        .flatten()
         .collect()
     }
+}
+
+/// A link of which nothing is changed.
+pub fn unchanged(link: &Link) -> Link {
+    Link { birth: link.birth.clone(), up: link.up, ..Link::up(link.kind.clone()) }
 }
 
 /// The file of an attachment.
@@ -85,7 +113,7 @@ fn draft(file: &Path) -> PathBuf {
 
 /// As Go's encoder indents by one space.
 fn text(backup: &Backup) -> String {
-    let Backup { mac, promisc, mtu, allmulti, queue_len, network } = backup;
+    let Backup { mac, promisc, mtu, allmulti, queue_len, network, netns } = backup;
     let text = |text: &String| Some(Json::from(text.as_str())).filter(|_| !text.is_empty());
     let members = [
         ("mac", text(mac)),
@@ -94,6 +122,7 @@ fn text(backup: &Backup) -> String {
         ("allmulti", allmulti.map(Json::from)),
         ("txQLen", queue_len.map(Json::from)),
         ("network", text(network)),
+        ("netns", Some(*netns).filter(|netns| *netns != 0).and_then(|netns| i64::try_from(netns).ok()).map(Json::from)),
     ];
     let known = members.into_iter().filter_map(|(name, value)| Some((name, value?)));
     Json::from_iter(known).pretty4().replace("\n    ", "\n ")
@@ -104,7 +133,7 @@ pub fn read(file: &Path) -> io::Result<Option<Backup>> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(file);
     match opened {
-        Err(cause) if is_gone(&cause) => Ok(None),
+        Err(cause) if is_gone(&cause) || is_link(&cause) => Ok(None),
         opened => content(&opened?),
     }
 }
@@ -126,6 +155,10 @@ pub fn remove(file: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_link(cause: &io::Error) -> bool {
+    cause.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 fn is_gone(cause: &io::Error) -> bool {
@@ -190,11 +223,11 @@ mod tests {
             "{\n \"mac\": \"02:00:00:00:00:01\",\n \"promisc\": false,\n \"mtu\": 1500,\n \"allmulti\": false,\n \
              \"txQLen\": 1000,\n \"network\": \"net\"\n}"
         );
-        assert_eq!(read(&file).unwrap().unwrap().changes().len(), 5);
+        assert_eq!(read(&file).unwrap().unwrap().links(&link()).len(), 5);
         // upstream's has no network
         fs::write(&file, "{\n \"MTU\": 1500\n}").unwrap();
-        let changes = read(&file).unwrap().unwrap().changes();
-        assert_eq!(changes, [LinkChange { mtu: Some(Mtu(1500)), ..LinkChange::default() }]);
+        let links = read(&file).unwrap().unwrap().links(&link());
+        assert_eq!(links, [Link { mtu: Some(Mtu(1500)), ..unchanged(&link()) }]);
         for damaged in ["", "{", "[]", r#"{"mtu": "x"}"#] {
             fs::write(&file, damaged).unwrap();
             assert_eq!(read(&file).unwrap(), None, "{damaged}");
@@ -203,6 +236,20 @@ mod tests {
         remove(&file).unwrap();
         assert_eq!(read(&file).unwrap(), None);
         assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_was_there_first_is_kept() {
+        let first = Backup { mtu: 1500, mac: "02:00:00:00:00:01".into(), netns: 7, ..Backup::default() };
+        let second = Backup { mtu: 1400, queue_len: Some(5), netns: 7, ..Backup::default() };
+        let both = second.clone().after(first.clone());
+        assert_eq!((both.mtu, both.mac, both.queue_len), (1500, first.mac.clone(), Some(5)));
+        // another pod, and the reference plugin's file
+        for netns in [8, 0] {
+            assert_eq!(second.clone().after(first.clone().of_netns(netns)), second);
+        }
+        let unknown = second.clone().of_netns(0);
+        assert_eq!(unknown.clone().after(first.of_netns(0)), unknown);
     }
 
     #[test]

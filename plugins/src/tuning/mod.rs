@@ -15,10 +15,9 @@ use attachment::record::Record;
 use cni::error::Error;
 use cni::plugin::Request;
 use cni::result::AddResult;
-use kernel::Kernel;
-use kernel::diff::Step;
 use kernel::state::{Link, Scope, State};
 use kernel::types::IfName;
+use kernel::{Failure, Kernel};
 
 use crate::attach::{Chained, Host, Side, Sides, join};
 use crate::traces;
@@ -71,14 +70,12 @@ impl Chained for Tuning {
         let Some((name, link)) = &facts.link else { return Ok(Sides::default()) };
         let tuned = &conf.link;
         let wanted = Link {
-            kind: link.kind.clone(),
-            birth: link.birth.clone(),
             mac: tuned.mac,
             mtu: tuned.mtu,
             promisc: tuned.promisc,
             allmulti: tuned.allmulti,
             queue_len: tuned.queue_len,
-            ..Link { up: link.up, ..Link::up(link.kind.clone()) }
+            ..backup::unchanged(link)
         };
         let state = |link: Link, sysctls| State { links: [(name.clone(), link)].into(), sysctls, ..State::default() };
         let readable = conf.sysctls.iter().filter(|(key, _)| facts.sysctls.contains_key(*key));
@@ -93,13 +90,17 @@ impl Chained for Tuning {
     /// Stores what DEL restores, and writes parameters that cannot be read, such as `net.ipv4.route.flush`.
     fn prepare(&self, conf: &Conf, facts: &Facts, request: &Request<'_>, pod: &mut Kernel) -> Result<(), Error> {
         sysctl::check_allowed(Path::new(sysctl::ALLOWED), &conf.names)?;
-        let write = |key: &String| Some(Step::WriteSysctl(key.clone(), conf.sysctls.get(key)?.clone()));
-        let steps: Vec<Step> = facts.secret.iter().filter_map(write).collect();
-        pod.apply(&steps).ok().map_err(failed)?;
+        let of_key = |key: &String| Some((key.clone(), conf.sysctls.get(key)?.clone()));
+        let secret = State { sysctls: facts.secret.iter().filter_map(of_key).collect(), ..State::default() };
+        converge(pod, &secret, State::default()).map_err(failed)?;
         let before = facts.link.as_ref().and_then(|(_, link)| Backup::of(link, &conf.link, &request.conf.name));
         let Some(before) = before else { return Ok(()) };
+        let netns = pod.netns().and_then(|netns| netns.id().ok()).map_or(0, |(_, inode)| inode);
         let file = backup::file(&conf.data_dir, traces::key(request));
-        backup::write(&file, &before).map_err(|cause| failed(format_args!("write {}: {cause}", file.display())))
+        let of_file = |cause| failed(format_args!("read {}: {cause}", file.display()));
+        let earlier = backup::read(&file).map_err(of_file)?.unwrap_or_default();
+        backup::write(&file, &before.of_netns(netns).after(earlier))
+            .map_err(|cause| failed(format_args!("write {}: {cause}", file.display())))
     }
 
     fn released(&self, _request: &Request<'_>, _record: Option<&Record>) -> Sides {
@@ -108,13 +109,11 @@ impl Chained for Tuning {
 
     fn restore(&self, request: &Request<'_>, pod: Option<&mut Kernel>) -> Result<(), Error> {
         let file = backup::file(&data_dir(request.conf.tree()), traces::key(request));
-        let read = backup::read(&file).map_err(|cause| failed(format_args!("read {}: {cause}", file.display())));
-        let restored = read.and_then(|before| match (before, pod) {
-            (Some(before), Some(pod)) => restore_link(request, pod, &before),
-            _ => Ok(()),
-        });
-        let removed = backup::remove(&file);
-        join([restored, removed.map_err(|cause| failed(format_args!("remove {}: {cause}", file.display())))])
+        let of_file = |doing: &str, cause| failed(format_args!("{doing} {}: {cause}", file.display()));
+        if let (Some(before), Some(pod)) = (backup::read(&file).map_err(|cause| of_file("read", cause))?, pod) {
+            restore_link(request, pod, &before)?;
+        }
+        backup::remove(&file).map_err(|cause| of_file("remove", cause))
     }
 
     fn answer(
@@ -158,12 +157,26 @@ fn previous<'a>(request: &'a Request<'_>) -> Result<&'a AddResult, Error> {
     request.conf.prev_result.as_ref().ok_or_else(|| Error::config("Required prevResult missing"))
 }
 
-/// Restores the interface's settings, if it still exists.
+/// Restores the interface's settings, if it still exists. One that the kernel does not accept any more stays as it is.
+///
+/// # Errors
+/// Those that may be gone when DEL is called again.
 fn restore_link(request: &Request<'_>, pod: &mut Kernel, before: &Backup) -> Result<(), Error> {
     let name = IfName::new(&request.env.ifname).map_err(failed)?;
-    if pod.link(&name).map_err(failed)?.is_none() {
-        return Ok(());
-    }
-    let steps: Vec<Step> = before.changes().into_iter().map(|change| Step::ChangeLink(name.clone(), change)).collect();
-    join(pod.apply(&steps).failed.into_iter().map(|(_, cause)| Err(failed(cause))))
+    let Some(seen) = pod.link(&name).map_err(failed)? else { return Ok(()) };
+    let with = |link: Link| State { links: [(name.clone(), link)].into(), ..State::default() };
+    // one that the kernel refuses does not prevent the others
+    join(before.links(&seen.link).into_iter().map(|link| match converge(pod, &with(link), with(seen.link.clone())) {
+        Err(Failure::Kernel(error)) if error.is_retryable() => Err(failed(error)),
+        Err(error) => {
+            request.warn("tuning", format_args!("not restored: {error}"));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }))
+}
+
+/// Makes the pod's objects as wanted, where `known` is all there is of them.
+fn converge(pod: &mut Kernel, wanted: &State, known: State) -> Result<(), Failure> {
+    pod.converge(wanted, &Scope::default(), Some(known.into()))?.ok().map(drop)
 }
