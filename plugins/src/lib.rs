@@ -10,6 +10,7 @@ pub mod loopback;
 pub mod macvlan;
 pub mod netns;
 pub mod pod;
+pub mod portmap;
 pub mod ptp;
 pub mod read_only;
 pub mod static_ipam;
@@ -25,6 +26,7 @@ pub static SUITE: &[&dyn Plugin] = &[
     &attach::Addresses(host_local::HostLocal),
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),
+    &attach::Chain(portmap::Portmap),
     &attach::Attach(ptp::Ptp),
     &attach::Addresses(static_ipam::Static),
     &attach::Chain(tuning::Tuning),

@@ -34,6 +34,8 @@ mod macvlan_left;
 mod masquerade;
 mod netns;
 mod news;
+mod portmap;
+mod portmap_more;
 mod ptp;
 mod queues;
 mod record;
@@ -322,6 +324,37 @@ static TESTS: &[Test] = &[
     alike!(static_ipam::the_runtime_names_addresses, reference),
     test!(static_ipam::every_key_of_a_route_is_applied),
     test!(static_ipam::check_misses_an_address),
+    alike!(portmap::a_port_leads_to_the_pod, ours, IP, NFT),
+    alike!(portmap::a_port_leads_to_the_pod, reference, IP, NFT, IPTABLES),
+    alike!(portmap::a_port_of_one_address, ours, IP, NFT),
+    alike!(portmap::a_port_of_one_address, reference, IP, NFT, IPTABLES),
+    alike!(portmap::other_hosts_ports_are_not_taken, ours, IP, NFT),
+    alike!(portmap::other_hosts_ports_are_not_taken, reference, IP, NFT, IPTABLES),
+    alike!(portmap::nothing_is_masqueraded_without_snat, ours, IP, NFT),
+    alike!(portmap::nothing_is_masqueraded_without_snat, reference, IP, NFT, IPTABLES),
+    alike!(portmap::a_sender_from_before_is_served, ours, IP, NFT),
+    alike!(portmap::a_sender_from_before_is_served, reference, IP, NFT, IPTABLES),
+    alike!(portmap::del_needs_nothing, ours, IP, NFT),
+    alike!(portmap::del_needs_nothing, reference, IP, NFT, IPTABLES),
+    alike!(portmap::every_version_is_spoken, ours, IP, NFT),
+    alike!(portmap::every_version_is_spoken, reference, IP, NFT, IPTABLES),
+    alike!(portmap::a_pod_with_one_family, ours, IP, NFT),
+    alike!(portmap::a_pod_with_one_family, reference, IP, NFT, IPTABLES),
+    alike!(portmap::without_mappings_nothing_is_made, ours, IP, NFT),
+    alike!(portmap::without_mappings_nothing_is_made, reference, IP, NFT, IPTABLES),
+    test!(portmap_more::a_port_in_use_is_refused_by_name, IP, NFT),
+    test!(portmap_more::a_repeated_add_replaces, IP, NFT),
+    test!(portmap_more::nothing_is_left_without_the_record_or_without_del, IP, NFT),
+    test!(portmap_more::gc_removes_what_nobody_owns, IP, NFT),
+    test!(portmap_more::what_go_made_is_checked_and_removed, IP, NFT, IPTABLES, Need::File(call::REFERENCE)),
+    test!(portmap_more::upstreams_nftables_rules_are_checked_and_removed, IP, NFT),
+    test!(portmap_more::everything_is_masqueraded_when_asked, IP, NFT),
+    test!(portmap_more::conditions_divide_a_port, IP, NFT),
+    test!(portmap_more::addresses_of_services_are_left_alone, IP, NFT),
+    test!(portmap_more::every_mistake_is_said_at_once, IP, NFT),
+    test!(portmap_more::a_flushed_rule_set_is_no_obstacle, IP, NFT),
+    test!(portmap_more::sixteen_at_once_are_served, IP, NFT),
+    test!(portmap_more::a_sender_follows_the_port_to_another_pod, IP, NFT),
     alike!(bandwidth::a_limited_pod_lives_and_goes, ours),
     alike!(bandwidth::a_limited_pod_lives_and_goes, reference),
     alike!(bandwidth::each_direction_is_limited_alone, ours),
@@ -373,6 +406,7 @@ static TESTS: &[Test] = &[
     test!(drills::macvlan, STRACE, IP, NFT),
     test!(drills::ptp, STRACE, IP, NFT),
     test!(drills::static_ipam, STRACE, IP, NFT),
+    test!(drills::portmap, STRACE, IP, NFT),
     test!(drills::vxlan, STRACE, IP, NFT),
     test!(drills::host_gw, STRACE, IP, NFT),
     test!(drills::direct_routing, STRACE, IP, NFT),
@@ -405,6 +439,7 @@ static TESTS: &[Test] = &[
     test!(watch::damage_amid_a_hundred_transactions_is_mended),
     test!(watch::damage_amid_a_thousand_transactions_is_mended),
     test!(counts::bridge_and_host_local_are_few_calls_of_one_program, Need::Program("strace")),
+    test!(counts::portmap_is_three_messages_to_the_kernel, Need::Program("strace")),
     test!(counts::flannel_and_its_delegates_are_one_program, Need::Program("strace")),
     test!(counts::a_network_without_flanneld_is_a_few_dumps_more, Need::Program("strace")),
     test!(counts::a_nearly_full_range_costs_what_an_empty_one_does, Need::Program("strace")),

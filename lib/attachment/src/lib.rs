@@ -4,6 +4,7 @@
 //! protocol.
 
 pub mod bandwidth;
+pub mod connections;
 pub mod record;
 pub mod reservations;
 pub mod rules;

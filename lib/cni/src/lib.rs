@@ -18,7 +18,7 @@ pub mod version;
 pub use quote::quote;
 
 /// The names under which this project's plugin executable is installed and called, in alphabetical order.
-pub const SUITE: [&str; 12] = [
+pub const SUITE: [&str; 13] = [
     "bandwidth",
     "bridge",
     "direct-routing",
@@ -27,6 +27,7 @@ pub const SUITE: [&str; 12] = [
     "host-local",
     "loopback",
     "macvlan",
+    "portmap",
     "ptp",
     "static",
     "tuning",

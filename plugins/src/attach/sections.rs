@@ -5,7 +5,7 @@ use std::path::Path;
 
 use attachment::Key;
 use attachment::record::{DIRECTORY, Locked, Record, list, networks};
-use attachment::rules::{AddError, Rules, owner};
+use attachment::rules::{AddError, Rules, iptables, owner};
 use attachment::section::{Kept, Section};
 use cni::error::{Error, code};
 use cni::plugin::Request;
@@ -15,6 +15,7 @@ use kernel::state::Scope;
 use kernel::{Kernel, KernelError};
 
 use super::join;
+use super::rules::not_removed;
 
 /// How often elements of owners that are gone are taken over, because others may add the same ones meanwhile.
 const TURNS: usize = 3;
@@ -157,10 +158,14 @@ pub(super) fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Resu
     for rules in section.rules(key) {
         outcomes.push(rules.remove(host, &[]).map_err(failed));
     }
+    if let Some((_, removal)) = section.iptables(key) {
+        outcomes.push(iptables::remove(host, &removal).map_err(not_removed));
+    }
     let (_, scope) = section.host();
     if scope != Scope::default() {
         outcomes.extend(clear(host, &scope).into_iter().map(|cause| Err(failed(cause))));
     }
+    outcomes.push(section.forget_after().map_err(failed));
     join(outcomes)
 }
 

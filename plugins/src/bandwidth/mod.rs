@@ -61,7 +61,7 @@ impl Chained for Bandwidth {
         Conf::read(request.conf.tree())
     }
 
-    fn observe(&self, conf: &Conf, request: &Request<'_>, host: &mut Host, pod: &mut Kernel) -> Result<Facts, Error> {
+    fn facts(&self, conf: &Conf, request: &Request<'_>, host: &mut Host, pod: &mut Kernel) -> Result<Facts, Error> {
         if conf.is_empty() {
             return Ok(Facts::default());
         }

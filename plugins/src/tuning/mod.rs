@@ -48,7 +48,7 @@ impl Chained for Tuning {
         Conf::read(request.conf.tree(), &request.env.args, &request.env.ifname)
     }
 
-    fn observe(&self, conf: &Conf, request: &Request<'_>, _host: &mut Host, pod: &mut Kernel) -> Result<Facts, Error> {
+    fn facts(&self, conf: &Conf, request: &Request<'_>, _host: &mut Host, pod: &mut Kernel) -> Result<Facts, Error> {
         previous(request)?;
         let name = IfName::new(&request.env.ifname).map_err(failed)?;
         let seen = pod.link(&name).map_err(failed)?;

@@ -16,7 +16,7 @@ use tests::drill::snapshot::{self, Lines};
 use tests::drill::{Calls, Point};
 
 use super::Failure;
-use super::rows::{Row, SUBNET_ENV};
+use super::rows::{Row, SUBNET_ENV, of_other};
 use crate::call::{Answer, Caller, Pod};
 
 /// The other pod's container.
@@ -58,7 +58,7 @@ impl<'a> Stage<'a> {
             stage.pair()?;
         }
         if let Some(other) = &stage.other {
-            succeeded(&stage.call_for("ADD", other, &stage.conf)?)?;
+            succeeded(&stage.call_for("ADD", other, &of_other(&stage.conf))?)?;
         }
         Ok(stage)
     }
