@@ -16,6 +16,7 @@ pub mod ptp;
 pub mod read_only;
 pub mod static_ipam;
 pub mod traces;
+pub mod tuning;
 
 use cni::plugin::Plugin;
 
@@ -30,6 +31,7 @@ pub static SUITE: &[&dyn Plugin] = &[
     &attach::Chain(portmap::Portmap),
     &attach::Attach(ptp::Ptp),
     &attach::Addresses(static_ipam::Static),
+    &attach::Chain(tuning::Tuning),
     &attach::Delegation(flannel::FLANNEL),
     &attach::Delegation(flannel::VXLAN),
     &attach::Delegation(flannel::DIRECT_ROUTING),

@@ -46,6 +46,7 @@ mod rules;
 mod shared;
 mod start;
 mod static_ipam;
+mod tuning;
 mod undecodable;
 mod undo;
 mod watch;
@@ -388,6 +389,27 @@ static TESTS: &[Test] = &[
     test!(bandwidth::two_interfaces_of_a_container_have_a_device_each),
     test!(bandwidth::gc_takes_dead_pods_limits_only),
     test!(bandwidth::every_mistake_is_said_at_once),
+    alike!(tuning::a_tuned_pod_lives_and_goes, ours),
+    alike!(tuning::a_tuned_pod_lives_and_goes, reference),
+    alike!(tuning::the_runtime_overrides_fields, ours),
+    alike!(tuning::the_runtime_overrides_fields, reference),
+    alike!(tuning::other_parameters_are_refused, ours),
+    alike!(tuning::other_parameters_are_refused, reference),
+    test!(tuning::the_list_limits_what_may_be_set),
+    test!(tuning::a_parameter_that_is_named_twice_is_refused),
+    test!(tuning::the_queue_length_is_set_and_restored),
+    alike!(tuning::del_needs_nothing, ours),
+    alike!(tuning::del_needs_nothing, reference),
+    alike!(tuning::every_version_is_spoken, ours),
+    alike!(tuning::every_version_is_spoken, reference),
+    test!(tuning::either_suite_takes_over_the_others, Need::File(call::REFERENCE)),
+    test!(tuning::the_result_has_the_new_mtu),
+    test!(tuning::check_lists_every_difference),
+    test!(tuning::a_failed_add_leaves_nothing),
+    test!(tuning::a_damaged_file_harms_nothing),
+    test!(tuning::gc_takes_dead_pods_files_only),
+    test!(tuning::odd_names_and_parameters_work),
+    test!(tuning::the_hosts_parameters_stay),
     test!(drills::flannel, STRACE, IP, NFT),
     test!(drills::host_local, STRACE, IP, NFT),
     test!(drills::bridge, STRACE, IP, NFT),
@@ -402,6 +424,7 @@ static TESTS: &[Test] = &[
     test!(drills::direct_routing, STRACE, IP, NFT),
     test!(drills::loopback, STRACE, IP, NFT),
     test!(drills::bandwidth, STRACE, IP, NFT, TC),
+    test!(drills::tuning, STRACE, IP, NFT),
     test!(foreign::flannel, IP, NFT),
     test!(foreign::bridge, IP, NFT),
     test!(foreign::bridge_with_rules, IP, NFT),

@@ -87,11 +87,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         words: &["diff::diff", "diff(&", "observe(&", "kernel.apply(", "host.apply(", "pod.apply(", "apply_from("],
-        only_in: &[
-            ("lib/kernel/src/", "where they are"),
-            ("plugins/src/attach/sections.rs", "links go last, and DEL does not wait for their end"),
-            ("plugins/src/bandwidth/mod.rs", "what it limits depends on what the links have"),
-        ],
+        only_in: &[("lib/kernel/src/", "where they are")],
         in_tests: false,
         reason: "the kernel is made as it is wanted by Kernel::converge: it observes, compares and applies",
     },

@@ -18,7 +18,7 @@ pub mod version;
 pub use quote::quote;
 
 /// The names under which this project's plugin executable is installed and called, in alphabetical order.
-pub const SUITE: [&str; 13] = [
+pub const SUITE: [&str; 14] = [
     "bandwidth",
     "bridge",
     "direct-routing",
@@ -31,5 +31,6 @@ pub const SUITE: [&str; 13] = [
     "portmap",
     "ptp",
     "static",
+    "tuning",
     "vxlan",
 ];

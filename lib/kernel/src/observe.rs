@@ -17,7 +17,8 @@ use crate::message::{address, route, rule, vlan};
 use crate::netlink::{Errno, KernelError};
 use crate::nft::{Selection, TableKey};
 use crate::state::{
-    LinkKind, NeighbourKey, NftScope, NftTable, Route, RouteKey, RouteKind, RouteScope, Scope, State, WireguardDevice,
+    Link, LinkKind, NeighbourKey, NftScope, NftTable, Route, RouteKey, RouteKind, RouteScope, Scope, State,
+    WireguardDevice,
 };
 use crate::sysctl;
 use crate::types::{Family, IfIndex, IfName, Mac, RouteProtocol, TableId, host_net};
@@ -372,6 +373,21 @@ impl Kernel {
             }
         }
         Ok(rules)
+    }
+
+    /// Those of the links `names` that exist.
+    pub fn links_named(&mut self, names: &[IfName]) -> Result<BTreeMap<IfName, Link>, KernelError> {
+        let mut state = State::default();
+        self.observe_links(&names.iter().collect::<Vec<_>>(), &[], &mut state)?;
+        Ok(state.links)
+    }
+
+    /// The values of parameters, which are paths below `/proc/sys`, each apart; `None`: the kernel does not have it.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub fn parameters(&self, keys: &[&str]) -> Result<Vec<Result<Option<String>, KernelError>>, KernelError> {
+        self.inside(|| keys.iter().map(|key| sysctl::read(key)).collect())
     }
 
     fn observe_sysctls(&mut self, scope: &Scope, mut state: State) -> Result<State, KernelError> {

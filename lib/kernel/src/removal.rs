@@ -20,10 +20,12 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::diff::Step;
 use crate::kernel::Kernel;
 use crate::message::link::{self, SeenLink};
 use crate::message::{Request, Socket};
 use crate::netlink::{Errno, KernelError};
+use crate::state::{Scope, State};
 use crate::types::{IfIndex, IfName};
 
 /// RTNLGRP_LINK, linux/rtnetlink.h
@@ -59,6 +61,24 @@ pub fn delete_seen(kernel: &mut Kernel, seen: &SeenLink) -> Result<bool, KernelE
         }
         None => delete_and_wait(kernel, seen),
     }
+}
+
+/// Removes all objects in the scope: links last, and without waiting until the kernel has released them. Continues after
+/// a failure, and returns all errors.
+pub fn clear(kernel: &mut Kernel, scope: &Scope) -> Vec<KernelError> {
+    let plan = match kernel.plan(&State::default(), scope, None) {
+        Ok(plan) => plan,
+        Err(error) => return vec![error],
+    };
+    let (links, others): (Vec<Step>, Vec<Step>) =
+        plan.steps.into_iter().partition(|step| matches!(step, Step::DeleteLink(_)));
+    let mut errors: Vec<KernelError> = kernel.apply(&others).failed.into_iter().map(|(_, error)| error).collect();
+    for step in links {
+        if let Step::DeleteLink(name) = step {
+            errors.extend(delete_link(kernel, &name).err());
+        }
+    }
+    errors
 }
 
 fn what(seen: &SeenLink) -> String {

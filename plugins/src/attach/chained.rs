@@ -45,6 +45,17 @@ pub trait Chained: Sync {
         Ok(Self::Facts::default())
     }
 
+    /// Does what ADD needs before anything is made: stores what DEL restores. Default: nothing.
+    fn prepare(
+        &self,
+        _conf: &Self::Conf,
+        _facts: &Self::Facts,
+        _request: &Request<'_>,
+        _pod: &mut Kernel,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// The desired changes to the attachment in [`Conf::prev_result`](cni::conf::Conf::prev_result). Pure.
     fn desired(&self, conf: &Self::Conf, facts: &Self::Facts, request: &Request<'_>) -> Result<Sides, Error>;
 
@@ -54,6 +65,11 @@ pub trait Chained: Sync {
 
     /// Removes what [`Chained::released`] cannot express: what other versions of the plugin left. Default: nothing.
     fn remove_left(&self, _request: &Request<'_>, _record: Option<&Record>, _host: &mut Host) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Restores what ADD changed in the pod, which may be gone, from what [`Chained::prepare`] stored. Default: nothing.
+    fn restore(&self, _request: &Request<'_>, _pod: Option<&mut Kernel>) -> Result<(), Error> {
         Ok(())
     }
 
@@ -171,7 +187,8 @@ impl<C: Chained> Plugin for Chain<C> {
         let facts = self.0.facts(&conf, request, &mut host, &mut pod)?;
         let sides = self.0.desired(&conf, &facts, request)?;
         let mut book = self.begin(request, &sides, &mut host, &pod)?;
-        let made = self.make(&sides, book.as_ref(), &mut host, &mut pod);
+        let prepared = self.0.prepare(&conf, &facts, request, &mut pod);
+        let made = prepared.and_then(|()| self.make(&sides, book.as_ref(), &mut host, &mut pod));
         if let (Ok(()), Some(section)) = (&made, &sides.section)
             && let Err(kept) = host.kernel().and_then(|host| section.forget_before(host).map_err(Error::internal))
         {
@@ -179,12 +196,15 @@ impl<C: Chained> Plugin for Chain<C> {
         }
         let answer = made.and_then(|()| self.0.answer(&conf, &facts, request, &mut pod));
         let kept = answer.and_then(|answer| book.as_mut().map_or(Ok(()), |book| book.commit(true)).map(|()| answer));
-        kept.map_err(|cause| match self.release(request, book, &mut host, Some(&mut pod)) {
-            Ok(()) => cause,
-            Err(left) => {
-                let gap = if cause.details.is_empty() { "" } else { "; " };
-                let details = format!("{}{gap}not undone: {left}", cause.details);
-                cause.with_details(details)
+        kept.map_err(|cause| {
+            let restored = self.0.restore(request, Some(&mut pod));
+            match join([restored, self.release(request, book, &mut host, Some(&mut pod))]) {
+                Ok(()) => cause,
+                Err(left) => {
+                    let gap = if cause.details.is_empty() { "" } else { "; " };
+                    let details = format!("{}{gap}not undone: {left}", cause.details);
+                    cause.with_details(details)
+                }
             }
         })
     }
@@ -197,9 +217,10 @@ impl<C: Chained> Plugin for Chain<C> {
             // A record that cannot be written can still be deleted.
             let _ = book.commit(false);
         }
+        let restored = unreachable.and_then(|()| self.0.restore(request, pod.as_mut()));
         let released = self.release(request, book, &mut host, pod.as_mut());
         host.leave();
-        join([unreachable, refused, released])
+        join([restored, refused, released])
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), Error> {

@@ -9,10 +9,9 @@ use attachment::rules::{AddError, Rules, iptables, owner};
 use attachment::section::{Kept, Section};
 use cni::error::{Error, code};
 use cni::plugin::Request;
-use kernel::diff::Step;
 use kernel::nft::ElementHandle;
-use kernel::removal::{delete_link, leave_to_child};
-use kernel::state::{Scope, State};
+use kernel::removal::{clear, leave_to_child};
+use kernel::state::Scope;
 use kernel::{Kernel, KernelError};
 
 use super::join;
@@ -191,28 +190,10 @@ pub(super) fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Resu
     }
     let (_, scope) = section.host();
     if scope != Scope::default() {
-        outcomes.extend(remove_objects(host, &scope).into_iter().map(|outcome| outcome.map_err(failed)));
+        outcomes.extend(clear(host, &scope).into_iter().map(|cause| Err(failed(cause))));
     }
     outcomes.push(section.forget_after().map_err(failed));
     join(outcomes)
-}
-
-/// Removes everything in the scope, links last, and without waiting until the kernel has released them.
-fn remove_objects(host: &mut Kernel, scope: &Scope) -> Vec<Result<(), KernelError>> {
-    let plan = match host.plan(&State::default(), scope, None) {
-        Ok(plan) => plan,
-        Err(cause) => return vec![Err(cause)],
-    };
-    let (links, others): (Vec<Step>, Vec<Step>) =
-        plan.steps.into_iter().partition(|step| matches!(step, Step::DeleteLink(_)));
-    let refused = host.apply(&others).failed.into_iter().map(|(_, cause)| Err(cause));
-    let mut outcomes: Vec<_> = refused.collect();
-    for step in links {
-        if let Step::DeleteLink(name) = step {
-            outcomes.push(delete_link(host, &name).map(drop));
-        }
-    }
-    outcomes
 }
 
 /// Removes what all sections of a record name.

@@ -5,6 +5,7 @@
 
 mod conf;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use attachment::Key;
@@ -17,7 +18,7 @@ use cni::result::{AddResult, Interface};
 use cni::version::Version;
 use kernel::Kernel;
 use kernel::removal::delete_link;
-use kernel::state::{Birth, LinkKind, Scope, State};
+use kernel::state::{Birth, Link, LinkKind, State};
 use kernel::types::{IfName, Mac};
 
 use crate::attach::{Chained, Host, Side, Sides, interface, join};
@@ -71,18 +72,19 @@ impl Chained for Bandwidth {
         let device = recorded.clone().unwrap_or_else(|| shared.clone());
         let host = host.kernel()?;
         let hosts: Vec<IfName> = of_host(previous).filter_map(|i| IfName::new(&i.name).ok()).collect();
-        let scope = Scope { read_links: hosts.into_iter().chain([device.clone()]).collect(), ..Scope::default() };
-        let seen = host.observe(&scope).map_err(failed)?;
+        let names: Vec<IfName> = hosts.into_iter().chain([device.clone()]).collect();
+        let seen = host.links_named(&names).map_err(failed)?;
         let link = match named_end(previous, &seen) {
             Some(link) => link,
             None => peer(request, previous, host, pod)?,
         };
-        let taken = recorded.is_none() && seen.links.contains_key(&device) && is_claimed(key, &device)?;
+        let taken = recorded.is_none() && seen.contains_key(&device) && is_claimed(key, &device)?;
         let device = if taken { own } else { device };
-        let found = if taken { host.observe(&only(&device)).map_err(failed)? } else { seen.clone() };
-        let before = found.links.get(&device).and_then(|ifb| ifb.mac);
+        let found =
+            if taken { host.link(&device).map_err(failed)?.map(|seen| seen.link) } else { seen.get(&device).cloned() };
+        let before = found.and_then(|ifb| ifb.mac);
         let mac = before.map_or_else(random_mac, Ok)?;
-        let mtu = match seen.links.get(&link).and_then(|veth| veth.mtu) {
+        let mtu = match seen.get(&link).and_then(|veth| veth.mtu) {
             Some(mtu) => mtu.0,
             None => host.link(&link).map_err(failed)?.and_then(|veth| veth.link.mtu).map_or(0, |mtu| mtu.0),
         };
@@ -143,10 +145,6 @@ fn names(key: Key<'_>) -> Result<[IfName; 2], Error> {
     Ok([shared?, own?])
 }
 
-fn only(device: &IfName) -> Scope {
-    Scope { read_links: vec![device.clone()], ..Scope::default() }
-}
-
 fn random_mac() -> Result<Mac, Error> {
     let mut bytes = [0; 6];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(failed)?;
@@ -154,10 +152,10 @@ fn random_mac() -> Result<Mac, Error> {
 }
 
 /// The host's end of the pair, if the previous result names one link of the host that can be it, with its MAC address.
-fn named_end(previous: &AddResult, seen: &State) -> Option<IfName> {
+fn named_end(previous: &AddResult, seen: &BTreeMap<IfName, Link>) -> Option<IfName> {
     let mut ends = of_host(previous).filter_map(|interface| {
         let (name, mac) = (IfName::new(&interface.name).ok()?, interface.mac.parse::<Mac>().ok()?);
-        let link = seen.links.get(&name)?;
+        let link = seen.get(&name)?;
         let is_end = matches!(link.kind, LinkKind::Veth(_)) && link.birth == Birth::Parent && link.mac == Some(mac);
         is_end.then_some(name)
     });

@@ -87,6 +87,16 @@ pub const BANDWIDTH: Row = Row {
     },
     reach: Reach::Every,
 };
+/// tuning, for a pod that another suite has attached. Its files are in the pod's container's name.
+pub const TUNING: Row = Row {
+    name: "tuning",
+    conf: |stage| {
+        let data = stage.folder().join("tuning");
+        let settings = json!({ "dataDir": data, "mtu": 1400, "allmulti": true, "mac": "02:00:00:00:09:07" });
+        merged(chained(stage, "tuning"), settings)
+    },
+    reach: Reach::Path,
+};
 /// loopback.
 pub const LOOPBACK: Row = Row {
     name: "loopback",

@@ -40,7 +40,9 @@ pub struct Stage<'a> {
 impl<'a> Stage<'a> {
     /// A new host with an uplink `eth0`, and on it the other pod if it lives.
     pub fn new(caller: &'a Caller, row: &Row, other_lives: bool) -> Result<Self, Failure> {
-        for dir in [caller.data(), caller.files.path().join("flannel"), DIRECTORY.into()] {
+        for dir in
+            [caller.data(), caller.files.path().join("flannel"), caller.files.path().join("tuning"), DIRECTORY.into()]
+        {
             match fs::remove_dir_all(&dir) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
                 _ => {}

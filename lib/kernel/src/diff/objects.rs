@@ -15,9 +15,14 @@ const HOST: u8 = 254;
 /// `accept_ra` is not 2 yet (`rt6_purge_dflt_routers`, net/ipv6/route.c).
 pub(super) fn sysctls(desired: &State, observed: &State, steps: &mut Vec<Step>) {
     let mut differ: Vec<_> =
-        desired.sysctls.iter().filter(|(path, value)| observed.sysctls.get(*path) != Some(value)).collect();
+        desired.sysctls.iter().filter(|(path, value)| !is_value(observed.sysctls.get(*path), value)).collect();
     differ.sort_by_key(|(path, _)| path.ends_with("/forwarding"));
     steps.extend(differ.into_iter().map(|(path, value)| Step::WriteSysctl(path.clone(), value.clone())));
+}
+
+/// The kernel separates the numbers of a parameter by tabs, however they were written.
+fn is_value(have: Option<&String>, want: &str) -> bool {
+    have.is_some_and(|have| have.split_whitespace().eq(want.split_whitespace()))
 }
 
 pub(super) fn add_addresses(desired: &State, observed: &State, steps: &mut Vec<Step>) {

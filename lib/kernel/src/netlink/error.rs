@@ -84,6 +84,11 @@ impl KernelError {
         self.errno.0 == libc::EPERM
     }
 
+    /// Whether a file cannot be read, such as a parameter that only takes values.
+    pub fn is_unreadable(&self) -> bool {
+        self.errno.0 == libc::EACCES
+    }
+
     /// Whether the object, or the link that it belongs to, does not exist.
     pub fn is_absent(&self) -> bool {
         matches!(self.errno.0, libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::ENXIO | libc::EADDRNOTAVAIL)
