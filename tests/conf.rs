@@ -118,6 +118,13 @@ fn networks_of_one_host_are_read_by_their_plugin_and_host_local() {
 }
 
 #[test]
+fn a_network_with_fixed_addresses_is_read_by_static() {
+    let list = Host::new("", false).status("cni/20-ptp-static.conflist").unwrap();
+    let addresses = list.plugins[0].conf.get("ipam").and_then(|ipam| ipam.get("addresses"));
+    assert_eq!(addresses.and_then(Json::as_array).map_or(0, <[Json]>::len), 2);
+}
+
+#[test]
 fn a_network_with_host_ports_is_read_by_its_plugins() {
     let host = Host::new("", false);
     let list = host.status("cni/20-bridge-portmap.conflist").unwrap();
@@ -125,13 +132,6 @@ fn a_network_with_host_ports_is_read_by_its_plugins() {
     assert_eq!(kinds, ["bridge", "portmap"]);
     let capabilities = list.plugins[1].conf.get("capabilities").and_then(|all| all.get("portMappings"));
     assert_eq!(capabilities, Some(&Json::Bool(true)));
-}
-
-#[test]
-fn a_network_with_fixed_addresses_is_read_by_static() {
-    let list = Host::new("", false).status("cni/20-ptp-static.conflist").unwrap();
-    let addresses = list.plugins[0].conf.get("ipam").and_then(|ipam| ipam.get("addresses"));
-    assert_eq!(addresses.and_then(Json::as_array).map_or(0, <[Json]>::len), 2);
 }
 
 /// STATUS would inspect the machine's own links, so only the mistakes that do not depend on them are checked.

@@ -1,6 +1,7 @@
 //! The CNI plugins: one executable under many names.
 
 pub mod attach;
+pub mod bandwidth;
 pub mod bridge;
 pub mod flannel;
 pub mod host;
@@ -19,6 +20,7 @@ use cni::plugin::Plugin;
 
 /// Every plugin of this executable.
 pub static SUITE: &[&dyn Plugin] = &[
+    &attach::Chain(bandwidth::Bandwidth),
     &attach::Attach(bridge::Bridge),
     &attach::Addresses(host_local::HostLocal),
     &attach::Chain(loopback::Loopback),

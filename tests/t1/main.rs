@@ -7,6 +7,7 @@ use tests::need::Need;
 
 use call::Whose;
 
+mod bandwidth;
 mod beside;
 mod births;
 mod bridge;
@@ -37,6 +38,7 @@ mod portmap;
 mod portmap_beside;
 mod portmap_more;
 mod ptp;
+mod queues;
 mod record;
 mod router;
 mod rules;
@@ -75,6 +77,7 @@ macro_rules! alike {
 /// iproute2's, for what the kernel library cannot make or leaves out.
 const IP: Need = Need::Program("ip");
 const NFT: Need = Need::Program("nft");
+const TC: Need = Need::Program("tc");
 const STRACE: Need = Need::Program("strace");
 /// The Go plugins masquerade by it.
 const IPTABLES: Need = Need::Program("iptables");
@@ -103,6 +106,10 @@ static TESTS: &[Test] = &[
     test!(kernel::a_refused_dump_is_not_an_empty_one),
     test!(kernel::a_deleted_link_is_gone_when_the_call_returns),
     test!(kernel::a_link_made_again_is_found_under_its_new_index),
+    test!(queues::limits_are_made_changed_and_removed, TC, IP),
+    test!(queues::deleting_what_is_gone_is_a_success),
+    test!(queues::a_filter_to_a_link_that_is_gone_is_made_again, IP),
+    test!(queues::what_others_have_set_stays, TC),
     test!(beside::another_programs_route_stays_behind_ours, IP),
     test!(beside::a_route_of_ours_with_more_to_it_is_replaced, IP),
     test!(beside::another_programs_route_of_ipv6_is_named, IP),
@@ -295,6 +302,28 @@ static TESTS: &[Test] = &[
     test!(macvlan::check_lists_every_difference, IP),
     test!(macvlan_left::del_by_another_pods_path_deletes_nothing_of_that_pod),
     test!(macvlan_left::gc_takes_dead_pods_interfaces_only),
+    alike!(ptp::a_pod_lives_and_goes, ours),
+    alike!(ptp::a_pod_lives_and_goes, reference),
+    alike!(ptp::every_version_is_spoken, ours),
+    alike!(ptp::every_version_is_spoken, reference),
+    alike!(ptp::del_needs_nothing, ours),
+    alike!(ptp::del_needs_nothing, reference),
+    alike!(ptp::pods_and_host_reach_each_other, ours),
+    alike!(ptp::pods_and_host_reach_each_other, reference),
+    test!(ptp::either_suite_takes_over_the_others_pod, Need::File(call::REFERENCE), IPTABLES),
+    test!(ptp::rules_come_and_go_with_the_pod),
+    test!(ptp::a_failed_add_leaves_nothing),
+    test!(ptp::a_taken_name_harms_nothing),
+    test!(ptp::another_programs_route_to_the_pods_address, IP),
+    test!(ptp::gc_takes_dead_pods),
+    test!(ptp::check_lists_every_difference, IP),
+    test!(ptp::status_needs_what_add_needs),
+    alike!(static_ipam::every_plugin_gives_its_addresses, ours),
+    alike!(static_ipam::every_plugin_gives_its_addresses, reference),
+    alike!(static_ipam::the_runtime_names_addresses, ours),
+    alike!(static_ipam::the_runtime_names_addresses, reference),
+    test!(static_ipam::every_key_of_a_route_is_applied),
+    test!(static_ipam::check_misses_an_address),
     alike!(portmap::a_port_leads_to_the_pod, ours, IP, NFT),
     alike!(portmap::a_port_leads_to_the_pod, reference, IP, NFT, IPTABLES),
     alike!(portmap::a_port_of_one_address, ours, IP, NFT),
@@ -328,41 +357,42 @@ static TESTS: &[Test] = &[
     test!(portmap_more::a_flushed_rule_set_is_no_obstacle, IP, NFT),
     test!(portmap_more::sixteen_at_once_are_served, IP, NFT),
     test!(portmap_more::a_sender_follows_the_port_to_another_pod, IP, NFT),
-    alike!(ptp::a_pod_lives_and_goes, ours),
-    alike!(ptp::a_pod_lives_and_goes, reference),
-    alike!(ptp::every_version_is_spoken, ours),
-    alike!(ptp::every_version_is_spoken, reference),
-    alike!(ptp::del_needs_nothing, ours),
-    alike!(ptp::del_needs_nothing, reference),
-    alike!(ptp::pods_and_host_reach_each_other, ours),
-    alike!(ptp::pods_and_host_reach_each_other, reference),
-    test!(ptp::either_suite_takes_over_the_others_pod, Need::File(call::REFERENCE), IPTABLES),
-    test!(ptp::rules_come_and_go_with_the_pod),
-    test!(ptp::a_failed_add_leaves_nothing),
-    test!(ptp::a_taken_name_harms_nothing),
-    test!(ptp::another_programs_route_to_the_pods_address, IP),
-    test!(ptp::gc_takes_dead_pods),
-    test!(ptp::check_lists_every_difference, IP),
-    test!(ptp::status_needs_what_add_needs),
-    alike!(static_ipam::every_plugin_gives_its_addresses, ours),
-    alike!(static_ipam::every_plugin_gives_its_addresses, reference),
-    alike!(static_ipam::the_runtime_names_addresses, ours),
-    alike!(static_ipam::the_runtime_names_addresses, reference),
-    test!(static_ipam::every_key_of_a_route_is_applied),
-    test!(static_ipam::check_misses_an_address),
+    alike!(bandwidth::a_limited_pod_lives_and_goes, ours),
+    alike!(bandwidth::a_limited_pod_lives_and_goes, reference),
+    alike!(bandwidth::each_direction_is_limited_alone, ours),
+    alike!(bandwidth::each_direction_is_limited_alone, reference),
+    alike!(bandwidth::the_runtimes_limits_are_taken, ours),
+    alike!(bandwidth::the_runtimes_limits_are_taken, reference),
+    alike!(bandwidth::without_limits_nothing_is_made, ours),
+    alike!(bandwidth::without_limits_nothing_is_made, reference),
+    alike!(bandwidth::del_needs_nothing, ours),
+    alike!(bandwidth::del_needs_nothing, reference),
+    alike!(bandwidth::a_pod_without_a_veth_is_refused, ours),
+    alike!(bandwidth::a_pod_without_a_veth_is_refused, reference),
+    alike!(bandwidth::no_more_passes_than_the_rate_and_the_burst, ours),
+    alike!(bandwidth::no_more_passes_than_the_rate_and_the_burst, reference),
+    test!(bandwidth::either_suite_takes_over_the_others, Need::File(call::REFERENCE)),
+    test!(bandwidth::del_restores_the_links),
+    test!(bandwidth::check_lists_every_difference, TC, IP),
+    test!(bandwidth::anothers_clsact_is_shared, TC),
+    test!(bandwidth::anothers_discipline_stays_and_is_named, TC),
+    test!(bandwidth::two_interfaces_of_a_container_have_a_device_each),
+    test!(bandwidth::gc_takes_dead_pods_limits_only),
+    test!(bandwidth::every_mistake_is_said_at_once),
     test!(drills::flannel, STRACE, IP, NFT),
     test!(drills::host_local, STRACE, IP, NFT),
     test!(drills::bridge, STRACE, IP, NFT),
     test!(drills::bridge_with_rules, STRACE, IP, NFT),
     test!(drills::bridge_with_vlan, STRACE, IP, NFT),
     test!(drills::macvlan, STRACE, IP, NFT),
-    test!(drills::portmap, STRACE, IP, NFT),
     test!(drills::ptp, STRACE, IP, NFT),
     test!(drills::static_ipam, STRACE, IP, NFT),
+    test!(drills::portmap, STRACE, IP, NFT),
     test!(drills::vxlan, STRACE, IP, NFT),
     test!(drills::host_gw, STRACE, IP, NFT),
     test!(drills::direct_routing, STRACE, IP, NFT),
     test!(drills::loopback, STRACE, IP, NFT),
+    test!(drills::bandwidth, STRACE, IP, NFT, TC),
     test!(foreign::flannel, IP, NFT),
     test!(foreign::bridge, IP, NFT),
     test!(foreign::bridge_with_rules, IP, NFT),

@@ -167,8 +167,8 @@ impl Rules {
         Ok(self.shared_handles(outcome.handles))
     }
 
-    /// The shared chains that exist, in one message, with everything that belongs to them. `None` if one is of another
-    /// type. A base chain of this name with another hook or type, or with none, would have no effect. Setting its policy
+    /// The shared chains, in one message, with everything that belongs to them: all or none. `None` if some are missing, or
+    /// one is of another type. A base chain of this name with another hook or type, or with none, would have no effect. Setting its policy
     /// would prove that it is right, but would make the kernel wait for all readers of the rules.
     fn look(&self, kernel: &mut Kernel) -> Option<State> {
         let names: Vec<&str> = self.shared.chains.keys().map(String::as_str).collect();
@@ -181,8 +181,12 @@ impl Rules {
         }
         let mut there = self.shared.clone();
         there.chains.retain(|name, _: &mut NftChain| found.iter().any(|chain| chain.name == *name));
-        let is_absent = there.chains.is_empty();
-        Some(if is_absent { State::default() } else { self.state(there) })
+        match there.chains.len() {
+            0 => Some(State::default()),
+            all if all == self.shared.chains.len() => Some(self.state(there)),
+            // whoever deleted one may have emptied the others
+            _ => None,
+        }
     }
 
     /// Fails if elements of other owners have the desired keys.
@@ -369,6 +373,6 @@ fn hash(text: &str) -> String {
 }
 
 /// The SHA-512 in hexadecimal digits.
-fn digest(text: &str) -> String {
+pub(crate) fn digest(text: &str) -> String {
     Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,6 +11,7 @@ use kernel::state::{Scope, State};
 use kernel::{Kernel, KernelError};
 use serde::{Deserialize, Serialize};
 
+use crate::bandwidth::Bandwidth;
 use crate::record::Record;
 use crate::rules::Rules;
 use crate::rules::iptables::{self, Part, Removal};
@@ -58,6 +59,8 @@ impl PodNetns {
 pub enum Section {
     /// Host ports.
     Portmap(Portmap),
+    /// Limits of the rate.
+    Bandwidth(Bandwidth),
 }
 
 impl Section {
@@ -65,6 +68,7 @@ impl Section {
     pub fn plugin(&self) -> &'static str {
         match self {
             Self::Portmap(_) => "portmap",
+            Self::Bandwidth(_) => "bandwidth",
         }
     }
 
@@ -72,6 +76,7 @@ impl Section {
     pub fn addresses(&self) -> Vec<IpNetwork> {
         match self {
             Self::Portmap(portmap) => portmap.ports.iter().map(|port| port.pod).collect(),
+            Self::Bandwidth(_) => Vec::new(),
         }
     }
 
@@ -79,7 +84,7 @@ impl Section {
     pub fn rules(&self, key: Key<'_>) -> Vec<Rules> {
         match self {
             Self::Portmap(portmap) if portmap.backend.is_nftables() => vec![portmap::rules(key, portmap)],
-            Self::Portmap(_) => Vec::new(),
+            Self::Portmap(_) | Self::Bandwidth(_) => Vec::new(),
         }
     }
 
@@ -88,6 +93,7 @@ impl Section {
         match self {
             Self::Portmap(portmap) if portmap.backend.is_nftables() => None,
             Self::Portmap(portmap) => Some((iptables::portmap::parts(key, portmap), iptables::portmap::removal(key))),
+            Self::Bandwidth(_) => None,
         }
     }
 
@@ -95,6 +101,7 @@ impl Section {
     pub fn host(&self) -> (State, Scope) {
         match self {
             Self::Portmap(_) => (State::default(), Scope::default()),
+            Self::Bandwidth(bandwidth) => bandwidth.host(),
         }
     }
 }
@@ -107,6 +114,7 @@ impl Section {
     pub fn forget_before(&self, host: &mut Kernel) -> Result<(), KernelError> {
         match self {
             Self::Portmap(portmap) => connections::forget_before(host, &portmap.ports).map(drop),
+            Self::Bandwidth(_) => Ok(()),
         }
     }
 
@@ -117,6 +125,7 @@ impl Section {
     pub fn forget_after(&self) -> Result<(), KernelError> {
         match self {
             Self::Portmap(portmap) => connections::forget_after(&portmap.ports).map(drop),
+            Self::Bandwidth(_) => Ok(()),
         }
     }
 }

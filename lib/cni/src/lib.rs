@@ -18,7 +18,8 @@ pub mod version;
 pub use quote::quote;
 
 /// The names under which this project's plugin executable is installed and called, in alphabetical order.
-pub const SUITE: [&str; 11] = [
+pub const SUITE: [&str; 12] = [
+    "bandwidth",
     "bridge",
     "direct-routing",
     "flannel",

@@ -37,7 +37,7 @@ pub trait Chained: Sync {
     fn load(&self, request: &Request<'_>) -> Result<Self::Conf, Error>;
 
     /// Reads everything that ADD and CHECK must know before anything is made. Default: nothing.
-    fn observe(
+    fn facts(
         &self,
         _conf: &Self::Conf,
         _request: &Request<'_>,
@@ -115,6 +115,9 @@ pub struct Side {
     pub wanted: State,
     /// Which of the existing objects may be changed or deleted.
     pub scope: Scope,
+    /// What exists of it, for ADD. `None`: it is read first. If it turns out that something else exists, it is read,
+    /// too.
+    pub known: Option<State>,
 }
 
 /// The desired state of host and pod.
@@ -167,7 +170,7 @@ impl<C: Chained> Plugin for Chain<C> {
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {
         let conf = self.0.load(request)?;
         let (mut host, mut pod) = (Host::default(), self.pod(request)?);
-        let facts = self.0.observe(&conf, request, &mut host, &mut pod)?;
+        let facts = self.0.facts(&conf, request, &mut host, &mut pod)?;
         let sides = self.0.desired(&conf, &facts, request)?;
         let mut book = self.begin(request, &sides, &mut host, &pod)?;
         let made = self.make(&sides, book.as_ref(), &mut host, &mut pod);
@@ -204,7 +207,7 @@ impl<C: Chained> Plugin for Chain<C> {
     fn check(&self, request: &Request<'_>) -> Result<(), Error> {
         let conf = self.0.load(request)?;
         let (mut host, mut pod) = (Host::default(), self.pod(request)?);
-        let facts = self.0.observe(&conf, request, &mut host, &mut pod)?;
+        let facts = self.0.facts(&conf, request, &mut host, &mut pod)?;
         let sides = self.0.desired(&conf, &facts, request)?;
         let mut found = self.compare("in the pod: ", &mut pod, &sides.pod)?;
         if !sides.host.is_empty() {
@@ -320,9 +323,13 @@ impl<C: Chained> Chain<C> {
         join([of_pod, of_host, left, closed])
     }
 
-    fn converge(&self, kernel: &mut Kernel, Side { wanted, scope }: &Side) -> Result<(), Error> {
+    fn converge(&self, kernel: &mut Kernel, Side { wanted, scope, known }: &Side) -> Result<(), Error> {
         let refused = |error: KernelError| self.failed(error);
-        let outcome = kernel.converge(wanted, scope, None).map_err(refused)?;
+        let assumed = known.as_ref().map(Into::into);
+        let mut outcome = kernel.converge(wanted, scope, assumed).map_err(refused)?;
+        if known.is_some() && outcome.failed.iter().any(|(_, error)| error.is_already()) {
+            outcome = kernel.converge(wanted, scope, None).map_err(refused)?;
+        }
         let outcome = settled(kernel, outcome).map_err(refused)?;
         outcome.conflicts.first().map_or(Ok(()), |conflict| Err(self.failed(conflict)))
     }

@@ -87,5 +87,5 @@ fn localhost(conf: &Conf, facts: &Facts, portmap: &Portmap) -> Side {
     let mut wanted = State::default();
     wanted.conf("ipv4", device, "route_localnet", "1");
     let scope = Scope { sysctls: wanted.sysctls.keys().cloned().collect(), ..Scope::default() };
-    Side { wanted, scope }
+    Side { wanted, scope, known: None }
 }

@@ -39,7 +39,7 @@ impl Chained for Portmap {
         request.conf.decode::<Document>()?.check()
     }
 
-    fn observe(&self, conf: &Conf, request: &Request<'_>, host: &mut Host, _pod: &mut Kernel) -> Result<Facts, Error> {
+    fn facts(&self, conf: &Conf, request: &Request<'_>, host: &mut Host, _pod: &mut Kernel) -> Result<Facts, Error> {
         if conf.mappings.is_empty() {
             return Ok(Facts::default());
         }
@@ -79,7 +79,7 @@ impl Chained for Portmap {
     }
 
     fn is_served_otherwise(&self, request: &Request<'_>, section: &Section, host: &mut Host) -> Result<bool, Error> {
-        let Section::Portmap(portmap) = section;
+        let Section::Portmap(portmap) = section else { return Ok(false) };
         left::serves(request, portmap, host.kernel()?)
     }
 

@@ -46,8 +46,6 @@ pub const MACVLAN: Row = Row {
     conf: |stage| merged(bridge(stage), json!({ "type": "macvlan", "master": "eth0" })),
     reach: Reach::Every,
 };
-/// portmap behind a plugin of another suite. The other pod has the next host port.
-pub const PORTMAP: Row = Row { name: "portmap", conf: portmap, reach: Reach::Every };
 /// ptp and host-local, with masquerade.
 pub const PTP: Row = Row {
     name: "ptp",
@@ -63,6 +61,8 @@ pub const STATIC: Row = Row {
     },
     reach: Reach::Every,
 };
+/// portmap behind a plugin of another suite. The other pod has the next host port.
+pub const PORTMAP: Row = Row { name: "portmap", conf: portmap, reach: Reach::Every };
 /// flannel, bridge and host-local.
 pub const FLANNEL: Row = Row { name: "flannel", conf: flannel, reach: Reach::Every };
 /// VXLAN without a flanneld.
@@ -77,6 +77,15 @@ pub const HOST_LOCAL: Row = Row {
     name: "host-local",
     conf: |stage| merged(bridge(stage), json!({ "type": "host-local" })),
     reach: Reach::DelAndGc,
+};
+/// bandwidth, for a pod that another suite has attached.
+pub const BANDWIDTH: Row = Row {
+    name: "bandwidth",
+    conf: |stage| {
+        let limits = json!({ "ingressRate": 8000, "ingressBurst": 80_000, "egressRate": 8000, "egressBurst": 80_000 });
+        merged(chained(stage, "bandwidth"), limits)
+    },
+    reach: Reach::Every,
 };
 /// loopback.
 pub const LOOPBACK: Row = Row {
@@ -118,6 +127,11 @@ pub fn of_other(conf: &Value) -> Value {
         mapping["hostPort"] = 8081.into();
     }
     conf
+}
+
+/// A plugin behind one that makes veth pairs.
+fn chained(stage: &Stage<'_>, kind: &str) -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "net", "type": kind, "prevResult": stage.paired() })
 }
 
 /// What flanneld leased, for the chain of flannel.
