@@ -33,9 +33,11 @@ mod macvlan_left;
 mod masquerade;
 mod netns;
 mod news;
+mod pairs;
 mod record;
 mod router;
 mod rules;
+mod runtimes;
 mod shared;
 mod start;
 mod undecodable;
@@ -300,6 +302,24 @@ static TESTS: &[Test] = &[
     test!(drills::host_gw, STRACE, IP, NFT),
     test!(drills::direct_routing, STRACE, IP, NFT),
     test!(drills::loopback, STRACE, IP, NFT),
+    test!(runtimes::gc_leaves_the_pods_of_another_runtime, NFT),
+    test!(runtimes::gc_collects_the_dead_pods_of_another_runtime),
+    test!(pairs::bridge_of_go_by_ours, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::bridge_of_go_by_our_gc, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::bridge_of_ours_by_go, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::iptables_of_go_by_ours, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::iptables_of_go_by_our_gc, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::iptables_of_ours_by_go, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::masquerade_of_go_by_ours, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::masquerade_of_go_by_our_gc, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::nftables_of_ours_by_go, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::macvlan_of_go_by_ours, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::macvlan_of_go_by_our_gc, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::macvlan_of_ours_by_go, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::loopback_of_go_by_ours, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::loopback_of_go_by_our_gc, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::loopback_of_ours_by_go, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::what_lives_is_not_cleaned_up, Need::File(call::REFERENCE), IP, NFT),
     test!(foreign::flannel, IP, NFT),
     test!(foreign::bridge, IP, NFT),
     test!(foreign::bridge_with_rules, IP, NFT),

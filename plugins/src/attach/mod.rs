@@ -15,6 +15,7 @@ pub mod fields;
 mod gc;
 mod ipam;
 mod rules;
+mod runtimes;
 mod sections;
 
 use std::os::fd::RawFd;
