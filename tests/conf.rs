@@ -106,14 +106,22 @@ fn networks_of_flannel_follow_the_host() {
 }
 
 #[test]
-fn networks_of_one_host_are_read_by_bridge_and_host_local() {
-    for (file, families) in [("cni/20-bridge.conflist", 1), ("cni/20-bridge-dual-stack.conflist", 2)] {
+fn networks_of_one_host_are_read_by_their_plugin_and_host_local() {
+    let files = [("cni/20-bridge.conflist", 1), ("cni/20-bridge-dual-stack.conflist", 2), ("cni/20-ptp.conflist", 2)];
+    for (file, families) in files {
         let host = Host::new("", false);
         let list = host.status(file).unwrap_or_else(|error| panic!("{file}: {error}"));
         let ipam = list.plugins[0].conf.get("ipam").unwrap();
         let ranges = ipam.get("ranges").and_then(Json::as_array).map_or(1, <[Json]>::len);
         assert_eq!(ranges, families, "{file}");
     }
+}
+
+#[test]
+fn a_network_with_fixed_addresses_is_read_by_static() {
+    let list = Host::new("", false).status("cni/20-ptp-static.conflist").unwrap();
+    let addresses = list.plugins[0].conf.get("ipam").and_then(|ipam| ipam.get("addresses"));
+    assert_eq!(addresses.and_then(Json::as_array).map_or(0, <[Json]>::len), 2);
 }
 
 /// STATUS would inspect the machine's own links, so only the mistakes that do not depend on them are checked.

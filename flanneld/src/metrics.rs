@@ -223,7 +223,7 @@ impl Metrics {
         self.drift.get_or_create(&KindLabel { kind: FILE }).inc();
     }
 
-    /// Counts a repair of an attachment's object: `bridge`, `port` or `rules`.
+    /// Counts a repair of an attachment's object: `bridge`, `port`, `pair` or `rules`.
     pub fn repaired_attachment(&self, kind: &'static str) {
         self.attachment_repairs.get_or_create(&KindLabel { kind }).inc();
     }

@@ -3,12 +3,15 @@
 pub mod attach;
 pub mod bridge;
 pub mod flannel;
+pub mod host;
 pub mod host_local;
 pub mod loopback;
 pub mod macvlan;
 pub mod netns;
 pub mod pod;
+pub mod ptp;
 pub mod read_only;
+pub mod static_ipam;
 pub mod traces;
 
 use cni::plugin::Plugin;
@@ -19,6 +22,8 @@ pub static SUITE: &[&dyn Plugin] = &[
     &attach::Addresses(host_local::HostLocal),
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),
+    &attach::Attach(ptp::Ptp),
+    &attach::Addresses(static_ipam::Static),
     &attach::Delegation(flannel::FLANNEL),
     &attach::Delegation(flannel::VXLAN),
     &attach::Delegation(flannel::DIRECT_ROUTING),

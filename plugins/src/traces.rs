@@ -4,7 +4,7 @@ use attachment::Key;
 use attachment::record::{HostLink, MADE, PodLink, SharedLink, VlanRecord};
 use cni::plugin::Request;
 use cni::result::Interface;
-use kernel::state::{Link, LinkKind, State};
+use kernel::state::{Link, LinkKind, Route, State};
 
 use crate::attach::Ends;
 
@@ -25,6 +25,7 @@ pub fn links(request: &Request<'_>, ends: &Ends, host: &State) -> (Option<HostLi
 fn host_link(ends: &Ends, host: &State) -> Option<HostLink> {
     let link = host.links.get(&ends.host)?;
     let port = host.ports.get(&ends.host).copied().unwrap_or_default();
+    let by_host = |route: &Route| route.dev.as_ref() == Some(&ends.host);
     let of_port = host.vlans.iter().filter(|(key, _)| key.dev == ends.host);
     let vlan = |id: u16, vlan: kernel::state::Vlan| VlanRecord { id, pvid: vlan.pvid, untagged: vlan.untagged };
     Some(HostLink {
@@ -37,6 +38,8 @@ fn host_link(ends: &Ends, host: &State) -> Option<HostLink> {
         isolated: port.isolated,
         vlans: of_port.map(|(key, how)| vlan(key.id.get(), *how)).collect(),
         only_vlans: false,
+        addresses: host.addresses.keys().filter(|key| key.dev == ends.host).map(|key| key.net).collect(),
+        routes: host.routes.iter().filter(|(_, route)| by_host(route)).map(|(key, _)| key.dst).collect(),
     })
 }
 
@@ -56,9 +59,10 @@ pub fn shared(ends: &Ends, host: &State) -> Vec<SharedLink> {
     host.links.iter().filter(|(name, _)| **name != ends.host).filter_map(bridge).collect()
 }
 
-/// Adds the addresses of the host's links, which are the pods' gateways, to the record of their links.
-pub fn add_gateways(shared: &mut Vec<SharedLink>, host: &State) {
-    for key in host.addresses.keys() {
+/// Adds the addresses of the host's links that attachments share, which are the pods' gateways, to the record of their
+/// links.
+pub fn add_gateways(shared: &mut Vec<SharedLink>, ends: &Ends, host: &State) {
+    for key in host.addresses.keys().filter(|key| key.dev != ends.host) {
         let dev = key.dev.as_str();
         if !shared.iter().any(|link| link.name == dev) {
             shared.push(SharedLink { name: dev.to_owned(), ..SharedLink::default() });

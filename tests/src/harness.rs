@@ -51,7 +51,7 @@ pub struct Test {
 /// The settings from the environment, which `main` reads.
 #[derive(Debug, Default)]
 pub struct Environment {
-    /// The test binary: `t1`, `t2`, `vm`.
+    /// The test binary: `t1`, `t2`, `t3`, `vm`.
     pub tier: &'static str,
     /// REQUIRE_ALL=1: a missing need is a failure.
     pub require_all: bool,

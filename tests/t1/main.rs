@@ -34,12 +34,14 @@ mod masquerade;
 mod netns;
 mod news;
 mod pairs;
+mod ptp;
 mod record;
 mod router;
 mod rules;
 mod runtimes;
 mod shared;
 mod start;
+mod static_ipam;
 mod undecodable;
 mod undo;
 mod watch;
@@ -292,12 +294,36 @@ static TESTS: &[Test] = &[
     test!(macvlan::check_lists_every_difference, IP),
     test!(macvlan_left::del_by_another_pods_path_deletes_nothing_of_that_pod),
     test!(macvlan_left::gc_takes_dead_pods_interfaces_only),
+    alike!(ptp::a_pod_lives_and_goes, ours),
+    alike!(ptp::a_pod_lives_and_goes, reference),
+    alike!(ptp::every_version_is_spoken, ours),
+    alike!(ptp::every_version_is_spoken, reference),
+    alike!(ptp::del_needs_nothing, ours),
+    alike!(ptp::del_needs_nothing, reference),
+    alike!(ptp::pods_and_host_reach_each_other, ours),
+    alike!(ptp::pods_and_host_reach_each_other, reference),
+    test!(ptp::either_suite_takes_over_the_others_pod, Need::File(call::REFERENCE), IPTABLES),
+    test!(ptp::rules_come_and_go_with_the_pod),
+    test!(ptp::a_failed_add_leaves_nothing),
+    test!(ptp::a_taken_name_harms_nothing),
+    test!(ptp::another_programs_route_to_the_pods_address, IP),
+    test!(ptp::gc_takes_dead_pods),
+    test!(ptp::check_lists_every_difference, IP),
+    test!(ptp::status_needs_what_add_needs),
+    alike!(static_ipam::every_plugin_gives_its_addresses, ours),
+    alike!(static_ipam::every_plugin_gives_its_addresses, reference),
+    alike!(static_ipam::the_runtime_names_addresses, ours),
+    alike!(static_ipam::the_runtime_names_addresses, reference),
+    test!(static_ipam::every_key_of_a_route_is_applied),
+    test!(static_ipam::check_misses_an_address),
     test!(drills::flannel, STRACE, IP, NFT),
     test!(drills::host_local, STRACE, IP, NFT),
     test!(drills::bridge, STRACE, IP, NFT),
     test!(drills::bridge_with_rules, STRACE, IP, NFT),
     test!(drills::bridge_with_vlan, STRACE, IP, NFT),
     test!(drills::macvlan, STRACE, IP, NFT),
+    test!(drills::ptp, STRACE, IP, NFT),
+    test!(drills::static_ipam, STRACE, IP, NFT),
     test!(drills::vxlan, STRACE, IP, NFT),
     test!(drills::host_gw, STRACE, IP, NFT),
     test!(drills::direct_routing, STRACE, IP, NFT),

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use cni::result::AddResult;
 use cni::runtime::{Attachment, NetworkList, Runtime};
 use kernel::Kernel;
-use kernel::state::{Port, Scope, State};
+use kernel::state::{Port, RouteScope, Scope, State};
 use kernel::types::IfName;
 use lab::cluster::{Cluster, host_dir, subnet_file};
 use lab::mode::Mode;
@@ -87,7 +88,17 @@ pub fn a_port_that_is_isolated() -> Outcome {
 }
 
 /// Attaches one more pod to host 1, with packet rules: masquerade, and the check of its MAC. What detaches it.
-fn attach_with_rules(cluster: &Cluster) -> Result<impl FnOnce() -> Outcome, Failure> {
+fn attach_with_rules(cluster: &Cluster) -> Result<impl FnOnce() -> Outcome + '_, Failure> {
+    let delegate = json!({ "hairpinMode": true, "isDefaultGateway": true, "ipMasq": true, "macspoofchk": true });
+    let (_, detach) = attach(cluster, &delegate)?;
+    Ok(detach)
+}
+
+/// Attaches one more pod to host 1. The result, and what detaches the pod.
+fn attach<'a>(
+    cluster: &'a Cluster,
+    delegate: &serde_json::Value,
+) -> Result<(AddResult, impl FnOnce() -> Outcome + use<'a>), Failure> {
     let (room, files) = (Room::create("ruled")?, host_dir(1).join("cni"));
     let list = json!({
         "cniVersion": "1.0.0",
@@ -97,7 +108,7 @@ fn attach_with_rules(cluster: &Cluster) -> Result<impl FnOnce() -> Outcome, Fail
             "subnetFile": subnet_file(1),
             "dataDir": files.join("flannel"),
             "ipam": { "type": "host-local", "dataDir": files.join("networks") },
-            "delegate": { "hairpinMode": true, "isDefaultGateway": true, "ipMasq": true, "macspoofchk": true },
+            "delegate": delegate,
         }],
     });
     let list = NetworkList::parse(list.to_string().as_bytes())?;
@@ -109,12 +120,54 @@ fn attach_with_rules(cluster: &Cluster) -> Result<impl FnOnce() -> Outcome, Fail
     };
     let runtime = Runtime::new(Path::new("/run/lab/bin").to_string_lossy(), files);
     let host = cluster.world.host(1)?;
-    host.enter(|| runtime.add(&list, &attachment))??;
-    Ok(move || {
+    let result = host.enter(|| runtime.add(&list, &attachment))??;
+    let detach = move || {
         host.enter(|| runtime.del(&list, &attachment))??;
         drop(room);
         Ok(())
-    })
+    };
+    Ok((result, detach))
+}
+
+/// After `line`, in which VETH is the host's end of a ptp pod, its addresses and the route to the pod are as before.
+fn pair_is_repaired(what: &str, line: &str) -> Outcome {
+    let cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
+    let room = cluster.world.host(1)?;
+    let (result, detach) = attach(&cluster, &json!({ "type": "ptp" }))?;
+    let veth = IfName::new(&result.interfaces[0].name)?;
+    let mut kernel = room.kernel()?;
+    let scope = Scope {
+        links: vec![veth.clone()],
+        addresses: vec![veth.clone()],
+        routes: Some(RouteScope { dev: Some(veth.clone()), ..RouteScope::default() }),
+        ..Scope::default()
+    };
+    let mut look = || -> Result<State, Failure> {
+        let mut state = kernel.observe(&scope)?;
+        state.addresses.retain(|key, _| key.net.is_ipv4());
+        state.routes.retain(|key, _| key.dst.is_ipv4());
+        Ok(state)
+    };
+    let before = look()?;
+    assert_eq!((before.addresses.len(), before.routes.len()), (1, 1), "{before:?}");
+    run(room, &line.replace("VETH", veth.as_str()))?;
+    repaired(what, || {
+        let now = look()?;
+        Ok((now != before).then(|| format!("{now:?}, and before {before:?}")))
+    })?;
+    detach()
+}
+
+pub fn a_pair_without_its_address() -> Outcome {
+    pair_is_repaired("a pod's pair after its address was removed", "ip addr flush dev VETH")
+}
+
+pub fn a_pair_that_is_down() -> Outcome {
+    pair_is_repaired("a pod's pair after it was set down", "ip link set VETH down")
+}
+
+pub fn a_pair_without_its_route() -> Outcome {
+    pair_is_repaired("a pod's pair after its route was removed", "ip route flush dev VETH scope host")
 }
 
 /// All tables, in no order: nft shows the newest last.

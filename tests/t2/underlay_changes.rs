@@ -46,7 +46,7 @@ fn add(link: &str, net: &str) -> Result<Step, Failure> {
         IpNetwork::V4(v4) if v4.prefix() < 31 => Some(v4.broadcast()),
         _ => None,
     };
-    Ok(Step::AddAddress(key, Address { nodad: true, broadcast }))
+    Ok(Step::AddAddress(key, Address { nodad: true, noprefixroute: false, broadcast }))
 }
 
 fn delete(link: &str, net: &str) -> Result<Step, Failure> {

@@ -119,6 +119,8 @@ pub struct Plan {
     pub shared: BTreeMap<IfName, Object>,
     /// The ports of pods.
     pub ports: BTreeMap<IfName, Object>,
+    /// The host's ends of pods without a bridge, each with its addresses and the routes by it.
+    pub ends: BTreeMap<IfName, Object>,
     /// Packet rules.
     pub rules: Vec<Ruled>,
     /// The problems.
@@ -188,7 +190,7 @@ impl Ruled {
 impl Plan {
     /// The desired state of all links, to compare announcements with.
     pub fn links(&self) -> Object {
-        let mut all = Object::merge(self.shared.values().chain(self.ports.values()));
+        let mut all = Object::merge(self.shared.values().chain(self.ports.values()).chain(self.ends.values()));
         // an address that another program added to a bridge is no reason for a check
         all.scope.addresses.clear();
         all
@@ -227,7 +229,12 @@ impl Object {
             all.scope.vlans.extend(vlans.iter().cloned());
             all.scope.sysctls.extend(sysctls.iter().cloned());
             all.scope.keep |= keep;
-            all.scope.routes = all.scope.routes.take().or_else(|| routes.clone());
+            match (&mut all.scope.routes, routes) {
+                (Some(all), Some(more)) if all.protocol == more.protocol => all.within.extend(&more.within),
+                (none @ None, Some(first)) => *none = Some(first.clone()),
+                // Only announcements are compared with both, and for them desired routes suffice.
+                _ => {}
+            }
         }
         all
     }
@@ -255,7 +262,7 @@ pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
     }
     for (name, record) in facts.records.committed().filter(|(_, record)| is_here(record, facts.subnets)) {
         if let (Some(end), false) = (&record.host, facts.records.is_exempted(name)) {
-            plan.add_port(facts, name, (end, &record.shared));
+            plan.add_host_link(facts, name, (end, &record.shared));
             plan.findings.extend(facts.misled(name, end, record));
         }
     }
@@ -412,9 +419,13 @@ impl Plan {
         self.shared.insert(dev, object);
     }
 
-    fn add_port(&mut self, facts: &Facts<'_>, owner: &Name, (end, shared): (&HostLink, &[SharedLink])) {
+    /// Adds the host's link of an attachment, if it still exists.
+    fn add_host_link(&mut self, facts: &Facts<'_>, owner: &Name, (end, shared): (&HostLink, &[SharedLink])) {
         let (Ok(dev), Ok(mac)) = (IfName::new(&end.name), end.mac.parse::<Mac>()) else { return };
-        let Some(bridge) = end.master.as_ref().and_then(|master| IfName::new(master).ok()) else { return };
+        let master = end.master.as_ref().and_then(|master| IfName::new(master).ok());
+        if master.is_none() && end.routes.is_empty() {
+            return;
+        }
         let is_same = |seen: &&SeenLink| {
             matches!(seen.link.kind, LinkKind::Veth(_)) && (seen.index.0 == end.index || seen.link.mac == Some(mac))
         };
@@ -422,27 +433,39 @@ impl Plan {
             self.findings.insert(Finding::Gone(owner.clone(), end.name.clone()));
             return;
         };
-        if !facts.links.contains_key(&bridge) && !self.shared.contains_key(&bridge) {
-            self.findings.insert(Finding::NoBridge(bridge.to_string()));
-            return;
-        }
         let mut object = Object { owners: vec![owner.clone()], ..Object::default() };
         // Only ADD creates it, with the other end in the pod.
         let birth = Birth::Moved(dev.clone());
         let link = Link {
             birth,
             mac: Some(mac),
-            master: Some(Some(bridge.clone())),
+            master: Some(master.clone()),
             protodown: Some(false),
             // the pod's end was made with the same, and sends as much
             mtu: shared
                 .iter()
-                .find(|link| link.name == bridge.as_str())
+                .find(|link| end.master.as_deref() == Some(&link.name))
                 .map(|link| Mtu(link.mtu))
                 .filter(|mtu| mtu.0 > 0),
             ..Link::up(seen.link.kind.clone())
         };
         object.state.links.insert(dev.clone(), link);
+        object.scope.read_links.push(dev.clone());
+        // as at ADD: the kernel forgets it while the MTU is too small for IPv6
+        if seen.ipv6.is_some() {
+            object.state.conf("ipv6", &dev, "accept_ra", "0");
+        }
+        match master {
+            Some(bridge) => self.add_port(facts, (dev, bridge), end, object),
+            None => drop(self.ends.insert(dev.clone(), pair(dev, end, object))),
+        }
+    }
+
+    fn add_port(&mut self, facts: &Facts<'_>, (dev, bridge): (IfName, IfName), end: &HostLink, mut object: Object) {
+        if !facts.links.contains_key(&bridge) && !self.shared.contains_key(&bridge) {
+            self.findings.insert(Finding::NoBridge(bridge.to_string()));
+            return;
+        }
         // spanning tree keeps a port from forwarding for a while, and is another's where no plugin made the bridge
         let spans = |seen: &SeenLink| matches!(&seen.link.kind, LinkKind::Bridge(Bridge { stp: Some(true), .. }));
         let made = self.shared.get(&bridge).is_some_and(|object| object.state.links.contains_key(&bridge));
@@ -455,12 +478,7 @@ impl Plan {
                 object.state.vlans.insert(VlanKey { dev: dev.clone(), id }, carried);
             }
         }
-        // as at ADD: the kernel forgets it while the MTU is too small for IPv6
-        if seen.ipv6.is_some() {
-            object.state.conf("ipv6", &dev, "accept_ra", "0");
-        }
         object.scope.sysctls.extend(object.state.sysctls.keys().cloned());
-        object.scope.read_links.push(dev.clone());
         if end.only_vlans {
             object.scope.vlans.push(dev.clone());
         }
@@ -480,10 +498,33 @@ impl Plan {
         let awake = |label: &str| !rests.contains_key(label);
         self.shared.retain(|dev, _| awake(dev.as_str()));
         self.ports.retain(|dev, _| awake(dev.as_str()));
+        self.ends.retain(|dev, _| awake(dev.as_str()));
         self.rules.retain(|ruled| awake(&ruled.label()));
         self.look_again = rests.values().min().copied();
         self.findings.extend(rests.into_keys().map(Finding::Rests));
     }
+}
+
+/// RT_SCOPE_HOST, linux/rtnetlink.h
+const HOST: u8 = 254;
+
+/// The host's end of a pair without a bridge: the gateways' addresses, and a route to each of the pod's addresses.
+fn pair(dev: IfName, end: &HostLink, mut object: Object) -> Object {
+    let Object { state, scope, .. } = &mut object;
+    end.addresses.iter().for_each(|net| state.address(&dev, *net, true));
+    for dst in &end.routes {
+        let route = Route { scope: dst.is_ipv4().then_some(HOST), ..Route::by(&dev) };
+        state.routes.insert(RouteKey::main(*dst), route);
+    }
+    if end.routes.iter().any(|net| net.is_ipv4()) {
+        state.conf("ipv4", &dev, "forwarding", "1");
+    }
+    scope.sysctls.extend(state.sysctls.keys().cloned());
+    scope.routes =
+        Some(RouteScope { protocol: Some(RouteProtocol::BOOT), within: end.routes.clone(), ..RouteScope::default() });
+    // Other addresses and routes stay.
+    (scope.addresses, scope.keep) = (vec![dev], true);
+    object
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl Look {
 /// A repaired object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Healed {
-    /// `bridge`, `port` or `rules`.
+    /// `bridge`, `port`, `pair` or `rules`.
     pub kind: &'static str,
     /// The object's name.
     pub object: String,
@@ -60,7 +60,8 @@ pub struct Done {
 pub fn execute(kernel: &mut Kernel, plan: &Plan, directory: &Path, look: Look) -> Result<Done, KernelError> {
     let mut work = Work { kernel, directory, done: Done::default() };
     work.confirm(&plan.findings);
-    for (kind, objects) in [("bridge", &plan.shared), ("port", &plan.ports)].into_iter().filter(|_| look.links) {
+    let kinds = [("bridge", &plan.shared), ("port", &plan.ports), ("pair", &plan.ends)];
+    for (kind, objects) in kinds.into_iter().filter(|_| look.links) {
         for dev in work.differing(objects)? {
             if let Some(object) = objects.get(&dev) {
                 work.repair(kind, &dev, object)?;
@@ -109,6 +110,7 @@ impl Work<'_> {
         let plan = self.kernel.plan(&all.state, &all.scope, None)?;
         let conflicts = plan.conflicts.iter().filter_map(|conflict| match conflict {
             Conflict::Link { name, .. } => Some(name.clone()),
+            Conflict::Route { wanted, .. } => wanted.dev.clone(),
             _ => None,
         });
         Ok(plan.steps.iter().filter_map(subject).chain(conflicts).collect())
@@ -121,14 +123,14 @@ impl Work<'_> {
             return Ok(());
         };
         let has = record.host.is_some_and(|host| host.name == dev.as_str());
-        if kind == "port" && !has {
+        if kind != "bridge" && !has {
             // The pod was attached anew since the record was read.
             self.done.busy = true;
             return Ok(());
         }
         let outcome = self.kernel.converge(&object.state, &object.scope, None)?;
         let is_gone = outcome.failed.iter().any(|(step, _)| matches!(step, Step::CreateLink(..)));
-        if let (true, "port", Some(owner)) = (is_gone, kind, object.owners.first()) {
+        if let (true, "port" | "pair", Some(owner)) = (is_gone, kind, object.owners.first()) {
             self.done.findings.insert(Finding::Gone(owner.clone(), dev.to_string()));
             return Ok(());
         }

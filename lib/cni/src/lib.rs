@@ -18,5 +18,5 @@ pub mod version;
 pub use quote::quote;
 
 /// The names under which this project's plugin executable is installed and called, in alphabetical order.
-pub const SUITE: [&str; 8] =
-    ["bridge", "direct-routing", "flannel", "host-gw", "host-local", "loopback", "macvlan", "vxlan"];
+pub const SUITE: [&str; 10] =
+    ["bridge", "direct-routing", "flannel", "host-gw", "host-local", "loopback", "macvlan", "ptp", "static", "vxlan"];

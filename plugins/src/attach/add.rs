@@ -99,7 +99,7 @@ impl<I: Interface> Adding<'_, I> {
         };
         let result = self.plugin.complete(self.conf, ipam)?;
         let Settled { mut host, pod } = self.plugin.settle(self.conf, &ends, &result)?;
-        traces::add_gateways(&mut self.record.shared, &host);
+        traces::add_gateways(&mut self.record.shared, &ends, &host);
         let last = self.configure_host(&ends, &mut host)?;
         self.configure_pod(&ends, &pod)?;
         self.add_rules(&ends, &result)?;
@@ -234,9 +234,10 @@ impl<I: Interface> Adding<'_, I> {
     }
 
     fn wait_for_port(&mut self, name: &IfName) -> Result<(), Error> {
+        let what = if self.common.stands_on.is_some() { "bridge port" } else { "host interface" };
         match self.host.wait_running(name, PORT_PATIENCE).map_err(Error::internal)? {
             Some(link) if link.running => Ok(()),
-            Some(link) => Err(Error::internal(format!("bridge port in error state: {}", link.operstate))
+            Some(link) => Err(Error::internal(format!("{what} in error state: {}", link.operstate))
                 .with_details(format!("{name} did not come up within {PORT_PATIENCE:?}; see: ip -d link show {name}"))),
             None => Err(Error::internal(format!("{name} was deleted while it was being attached"))),
         }

@@ -66,3 +66,8 @@ pub fn pod_interface<'a>(request: &Request<'_>, previous: &'a AddResult) -> Resu
     let found = &pod.sandbox;
     Err(Error::config(format!("Sandbox in prevResult {found} doesn't match configured netns: {netns}")))
 }
+
+/// The MAC address of an interface in a previous result.
+pub fn prev_mac(interface: &Interface) -> Result<Mac, Error> {
+    interface.mac.parse().map_err(|e| Error::config(format!("prevResult: {e}")))
+}

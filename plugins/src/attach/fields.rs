@@ -1,7 +1,10 @@
 //! Configuration fields that all plugins with an interface share.
 
+use cni::result::{AddResult, Route};
+use cni::version::Version;
+use gojson::Json;
 use ipnetwork::IpNetwork;
-use kernel::types::{Mac, masked};
+use kernel::types::{Mac, Mtu, masked};
 use overlay::net::parse_cidr;
 use serde::Deserialize;
 
@@ -92,6 +95,22 @@ fn networks(texts: &[String]) -> Result<Vec<IpNetwork>, String> {
         network.ok_or_else(|| format!("ipMasqExclude: {text:?} is not a network (CIDR)"))
     };
     texts.iter().map(parse).collect()
+}
+
+/// Checks the MTU of a veth pair in bytes; 0 is the kernel's own.
+pub fn veth_mtu(mtu: i64) -> Result<Option<Mtu>, String> {
+    match mtu {
+        0 => Ok(None),
+        // The range that veth accepts: ETH_MIN_MTU and ETH_MAX_MTU, linux/if_ether.h.
+        68..=65535 => Ok(u32::try_from(mtu).ok().map(Mtu)),
+        _ => Err(format!("invalid mtu {mtu} (must be 0 for the kernel's own, or between 68 and 65535)")),
+    }
+}
+
+/// Parses `ipam.routes` with the reader for results, which knows all their keys.
+pub fn ipam_routes(tree: Json) -> Result<Vec<Route>, String> {
+    let result = AddResult::parse_prev(&Json::from_iter([("routes", tree)]), Version::NEWEST);
+    result.map(|result| result.routes).map_err(|cause| format!("ipam.{cause}"))
 }
 
 /// Stores the mistake, so that all mistakes are reported at once.

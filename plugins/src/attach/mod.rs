@@ -31,7 +31,7 @@ use kernel::{Kernel, KernelError, Outcome};
 
 pub use chained::{Chain, Chained, Host, Side, Sides};
 pub use delegating::{Delegate, Delegating, Delegation, HostFacts, HostPart, Planned};
-pub use ends::{Ends, interface, pod_interface};
+pub use ends::{Ends, interface, pod_interface, prev_mac};
 pub use fields::{Masquerade, MasqueradeBackend};
 pub use ipam::{Addresses, Ipam};
 

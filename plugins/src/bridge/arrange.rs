@@ -7,6 +7,7 @@ use kernel::types::Mac;
 use super::conf::Conf;
 use super::desired;
 use crate::attach::{Arranged, Ground, Replacement};
+use crate::host::forwarding;
 
 /// The part of `wanted` that is known to exist. Removes addresses that replace others from `wanted`: they come last.
 pub fn arrange(conf: &Conf, ground: &mut Ground<'_>, wanted: &mut State) -> Result<Arranged, Error> {
@@ -54,9 +55,8 @@ fn known(conf: &Conf, ground: &Ground<'_>) -> State {
 
 /// Forwarding, and the VLANs of the new port, must be read.
 fn unknown(conf: &Conf, ground: &Ground<'_>, wanted: &State) -> Scope {
-    let forwarding = wanted.sysctls.keys().filter(|key| desired::FORWARDING.contains(&key.as_str())).cloned();
     Scope {
-        sysctls: forwarding.collect(),
+        sysctls: forwarding(wanted),
         vlans: conf.vlans.iter().map(|_| ground.ends.host.clone()).collect(),
         ..Scope::default()
     }

@@ -5,7 +5,7 @@ use kernel::types::{IfName, Mac, Mtu, VlanId};
 use serde::Deserialize;
 
 use crate::attach::Masquerade;
-use crate::attach::fields::{Args, Ipam, WithMac, masquerade, note, parse_mac};
+use crate::attach::fields::{Args, Ipam, WithMac, masquerade, note, parse_mac, veth_mtu};
 
 /// The plugin's own fields of the document, in upstream's spelling.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -108,7 +108,7 @@ impl Document {
         let mut mistakes = Vec::new();
         let bridge = if self.bridge.is_empty() { "cni0" } else { &self.bridge };
         let bridge = note(&mut mistakes, IfName::new(bridge).map_err(|e| format!("bridge: {e}")));
-        let mtu = note(&mut mistakes, mtu(self.mtu));
+        let mtu = note(&mut mistakes, veth_mtu(self.mtu));
         let vlans = note(&mut mistakes, vlans(self.vlan, &self.vlan_trunk, self.preserve_default_vlan));
         let mac = note(&mut mistakes, parse_mac([&self.runtime_config.mac[..], &self.args.cni.mac, args_mac]));
         if let (Some(bridge), Some(Some(Vlans { pvid: Some(id), .. }))) = (&bridge, &vlans)
@@ -161,15 +161,6 @@ impl Conf {
     pub fn gateway_link(&self) -> IfName {
         let vlan = self.vlans.as_ref().and_then(|vlans| vlans.pvid);
         vlan.and_then(|id| vlan_gateway(&self.bridge, id).ok()).unwrap_or_else(|| self.bridge.clone())
-    }
-}
-
-fn mtu(mtu: i64) -> Result<Option<Mtu>, String> {
-    match mtu {
-        0 => Ok(None),
-        // The range that veth accepts: ETH_MIN_MTU and ETH_MAX_MTU, linux/if_ether.h.
-        68..=65535 => Ok(u32::try_from(mtu).ok().map(Mtu)),
-        _ => Err(format!("invalid mtu {mtu} (must be 0 for the kernel's own, or between 68 and 65535)")),
     }
 }
 

@@ -14,6 +14,7 @@ use kernel::types::{Family, IfName, Mac, VlanId, masked};
 
 use super::conf::{Conf, Gateway, Vlans};
 use crate::attach::{Ends, interface};
+use crate::host::{forward, refuse_routers, seen_accept_ra};
 use crate::pod;
 
 /// Whether this plugin made the bridge.
@@ -77,25 +78,6 @@ fn add_default_routes(result: &mut AddResult) {
     }
 }
 
-/// The settings that make a host forward between pods and other networks.
-pub const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
-
-/// The path of a link's `accept_ra` below /proc/sys.
-pub fn accept_ra(dev: &IfName) -> String {
-    format!("net/ipv6/conf/{dev}/accept_ra")
-}
-
-/// The host must ignore router advertisements from pods (CVE-2020-10749).
-fn refuse_routers(state: &mut State, dev: &IfName) {
-    state.sysctls.insert(accept_ra(dev), "0".to_owned());
-}
-
-/// The known value of a link's `accept_ra`, which was read with the link. A link without IPv6 has no such setting.
-pub fn seen_accept_ra(seen: &SeenLink) -> (String, String) {
-    let value = seen.ipv6.map_or(0, |ipv6| ipv6.accept_ra);
-    (accept_ra(&seen.name), value.to_string())
-}
-
 /// The bridge and the pair, which is still down. `netns` is the pod's open namespace; `new`: the bridge is created
 /// now.
 pub fn links(conf: &Conf, ends: &Ends, netns: Option<RawFd>, new: bool) -> State {
@@ -138,8 +120,7 @@ pub fn host(conf: &Conf, ends: &Ends, result: &AddResult) -> State {
     for ip in &result.ips {
         let Some(net) = gateway_net(ip) else { continue };
         state.address(&conf.gateway_link(), net, true);
-        let [v4, v6] = FORWARDING;
-        state.sysctls.insert(if net.is_ipv4() { v4 } else { v6 }.to_owned(), "1".to_owned());
+        forward(&mut state, Family::from(net));
     }
     state
 }

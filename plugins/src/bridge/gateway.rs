@@ -9,6 +9,7 @@ use kernel::{Kernel, KernelError};
 use super::conf::{Conf, Gateway};
 use super::{desired, refused};
 use crate::attach::{Ends, settled};
+use crate::host::seen_accept_ra;
 
 /// Makes the pair if it is missing, and finishes one that another ADD is making or has left incomplete. Does nothing
 /// when pods have no VLAN or no gateway.
@@ -47,7 +48,7 @@ fn finish(host: &mut Kernel, conf: &Conf, ends: &Ends, seen: SeenLink) -> Result
     let mut known = State::default();
     for link in [&seen, &port] {
         known.links.insert(link.name.clone(), link.named(host.names()));
-        known.sysctls.extend([desired::seen_accept_ra(link)]);
+        known.sysctls.extend([seen_accept_ra(link)]);
     }
     let ends = Ends { spare: port.name.clone(), ..ends.clone() };
     let mut wanted = desired::vlan_port(conf, &ends);
@@ -74,7 +75,7 @@ fn far_end(host: &mut Kernel, seen: &SeenLink) -> Result<Option<SeenLink>, Kerne
 
 /// Makes a gateway link that another program created ignore router advertisements from pods.
 fn guard(host: &mut Kernel, conf: &Conf, seen: &SeenLink) -> Result<(), Error> {
-    let (key, value) = desired::seen_accept_ra(seen);
+    let (key, value) = seen_accept_ra(seen);
     let (mut wanted, mut known) = (State::default(), State::default());
     wanted.sysctls.insert(key.clone(), "0".to_owned());
     known.sysctls.insert(key, value);

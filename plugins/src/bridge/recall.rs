@@ -7,8 +7,8 @@ use kernel::state::{Scope, State};
 use kernel::types::{IfName, Mac};
 
 use super::conf::Conf;
-use super::desired;
 use crate::attach::{Ends, pod_interface};
+use crate::host::accept_ra;
 
 /// The links in prevResult.
 pub fn ends(conf: &Conf, request: &Request<'_>, previous: &AddResult) -> Result<Ends, Error> {
@@ -46,7 +46,7 @@ pub fn judged(conf: &Conf, ends: &Ends, wanted: &mut State) -> Scope {
         end.mtu = None;
     }
     // The bridge handles a port's frames, so the port's own setting has no effect.
-    wanted.sysctls.remove(&desired::accept_ra(&ends.host));
+    wanted.sysctls.remove(&accept_ra(&ends.host));
     Scope {
         read_links: vec![conf.bridge.clone(), ends.host.clone()],
         addresses: vec![conf.gateway_link()],

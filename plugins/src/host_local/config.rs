@@ -7,11 +7,13 @@ use attachment::reservations::{DEFAULT_DATA_DIR, RangeError, RangeSet, RangeSpec
 use cni::args::Args;
 use cni::conf;
 use cni::error::Error;
-use cni::result::{AddResult, Route};
+use cni::result::Route;
 use cni::version::Version;
 use gojson::{Cidr, Ip, Json, parse_cidr, parse_ip};
 use kernel::types::Family;
 use serde::Deserialize;
+
+use crate::attach::fields::ipam_routes;
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -169,11 +171,9 @@ fn sets(raw: &[Vec<RangeDoc>], version: Version, mistakes: &mut Vec<Mistake>) ->
     sets.into_iter().map(|(_, set)| set).collect()
 }
 
-/// Parses the routes with the reader for results, which knows all their keys.
 fn routes(tree: Json, mistakes: &mut Vec<Mistake>) -> Vec<Route> {
-    let result = AddResult::parse_prev(&Json::from_iter([("routes", tree)]), Version::NEWEST);
-    result.map(|result| result.routes).unwrap_or_else(|cause| {
-        mistakes.push(Mistake::Routes(format!("ipam.{cause}")));
+    ipam_routes(tree).unwrap_or_else(|cause| {
+        mistakes.push(Mistake::Routes(cause));
         Vec::new()
     })
 }

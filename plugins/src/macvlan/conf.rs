@@ -79,7 +79,9 @@ fn mode(text: &str) -> Result<MacvlanMode, String> {
         "private" => Ok(MacvlanMode::Private),
         "vepa" => Ok(MacvlanMode::Vepa),
         "passthru" => Ok(MacvlanMode::Passthru),
-        _ => Err(format!("unknown macvlan mode: {text:?} (must be bridge, private, vepa or passthru)")),
+        // Not upstream's.
+        "source" => Ok(MacvlanMode::Source),
+        _ => Err(format!("unknown macvlan mode: {text:?} (must be bridge, private, vepa, passthru or source)")),
     }
 }
 

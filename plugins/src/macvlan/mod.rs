@@ -19,7 +19,9 @@ use kernel::{Kernel, KernelError};
 
 use conf::{Conf, Document};
 
-use crate::attach::{Arranged, Birth, Common, Ends, Facts, Ground, Interface, Settled, interface, pod_interface};
+use crate::attach::{
+    Arranged, Birth, Common, Ends, Facts, Ground, Interface, Settled, interface, pod_interface, prev_mac,
+};
 
 /// The plugin.
 pub struct Macvlan;
@@ -88,8 +90,7 @@ impl Interface for Macvlan {
     }
 
     fn recall(&self, _conf: &Conf, request: &Request<'_>, previous: &AddResult) -> Result<Ends, Error> {
-        let mac = pod_interface(request, previous)?.mac.parse();
-        let mac = mac.map_err(|e| Error::config(format!("prevResult: {e}")))?;
+        let mac = prev_mac(pod_interface(request, previous)?)?;
         Ends::random(&IfName::new(&request.env.ifname).map_err(Error::internal)?, Some(mac))
     }
 

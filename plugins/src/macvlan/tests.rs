@@ -62,6 +62,7 @@ fn every_mode_is_known_and_bridge_is_the_default() {
         (r#","mode":"private""#, MacvlanMode::Private),
         (r#","mode":"vepa""#, MacvlanMode::Vepa),
         (r#","mode":"passthru""#, MacvlanMode::Passthru),
+        (r#","mode":"source""#, MacvlanMode::Source),
     ] {
         assert_eq!(conf(fields).mode, mode, "{fields}");
     }
@@ -82,10 +83,10 @@ fn the_mac_is_asked_for_in_four_places() {
 
 #[test]
 fn every_mistake_is_said() {
-    let wrong = r#","master":"a/b","mode":"source","mtu":67,"mac":"01:00:00:00:00:01""#;
+    let wrong = r#","master":"a/b","mode":"sources","mtu":67,"mac":"01:00:00:00:00:01""#;
     let said = checked(wrong, "").unwrap_err().to_string();
     for part in
-        ["\"a/b\" is not an interface name", "unknown macvlan mode: \"source\"", "invalid MTU 67", "01:00:00:00:00:01"]
+        ["\"a/b\" is not an interface name", "unknown macvlan mode: \"sources\"", "invalid MTU 67", "01:00:00:00:00:01"]
     {
         assert!(said.contains(part), "{part:?} is not in: {said}");
     }

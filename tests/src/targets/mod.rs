@@ -6,6 +6,7 @@
 
 mod domain;
 mod host;
+mod plugins;
 mod protocol;
 mod wire;
 
@@ -35,6 +36,7 @@ pub static TARGETS: &[Target] = &[
     Target { name: "cni_conf", run: protocol::conf, seeds: protocol::conf_seeds },
     Target { name: "cni_list", run: protocol::list, seeds: protocol::list_seeds },
     Target { name: "cni_network", run: protocol::network, seeds: protocol::network_seeds },
+    Target { name: "cni_plugin", run: plugins::plugin, seeds: plugins::plugin_seeds },
     Target { name: "cni_args", run: protocol::args, seeds: protocol::args_seeds },
     Target { name: "cni_result", run: protocol::result, seeds: protocol::result_seeds },
     Target { name: "rtnetlink", run: wire::rtnetlink, seeds: wire::rtnetlink_seeds },

@@ -92,7 +92,7 @@ pub fn result(bytes: &[u8]) {
     }
 }
 
-fn encoded(result: &AddResult) {
+pub(super) fn encoded(result: &AddResult) {
     for version in Version::ALL {
         let Ok(text) = result.encode(*version) else { continue };
         let again = AddResult::parse(text.as_bytes(), *version);

@@ -46,6 +46,21 @@ pub const MACVLAN: Row = Row {
     conf: |stage| merged(bridge(stage), json!({ "type": "macvlan", "master": "eth0" })),
     reach: Reach::Every,
 };
+/// ptp and host-local, with masquerade.
+pub const PTP: Row = Row {
+    name: "ptp",
+    conf: |stage| merged(bridge(stage), json!({ "type": "ptp", "ipMasq": true, "ipMasqBackend": "nftables" })),
+    reach: Reach::Every,
+};
+/// bridge and static.
+pub const STATIC: Row = Row {
+    name: "bridge with static",
+    conf: |stage| {
+        let ipam = json!({ "type": "static", "addresses": [{ "address": "10.9.1.2/24" }] });
+        merged(bridge(stage), json!({ "ipam": ipam }))
+    },
+    reach: Reach::Every,
+};
 /// flannel, bridge and host-local.
 pub const FLANNEL: Row = Row { name: "flannel", conf: flannel, reach: Reach::Every };
 /// VXLAN without a flanneld.

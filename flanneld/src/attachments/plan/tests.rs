@@ -278,6 +278,35 @@ fn vlans_are_the_records_alone_where_it_says_so() {
     assert_eq!(port(&record), ["veth1 vlan 5", "net/ipv6/conf/veth1/accept_ra=0", "keep false vlans [veth1] owners 1"]);
 }
 
+#[test]
+fn a_pair_without_a_bridge_has_its_addresses_and_routes() {
+    let mut record = record("10.5.1.2/24");
+    let host = record.host.as_mut().unwrap();
+    host.master = None;
+    host.addresses = ["10.5.1.1/32", "fd05:0:0:1::1/128"].map(|net| net.parse().unwrap()).into();
+    host.routes = vec!["10.5.1.2/32".parse().unwrap()];
+    record.shared.clear();
+    let of = |record: &Record| planned(&[(who("a"), record.clone())], &[veth(7, MAC)], &[]);
+    let plan = of(&record);
+    let object = &plan.ends[&name("veth1")];
+    assert_eq!(
+        lines(object),
+        [
+            "veth1 up true mac Some(02:00:00:00:00:01) mtu None master Some(None) alias None",
+            "10.5.1.1/32 on veth1",
+            "fd05:0:0:1::1/128 on veth1",
+            "10.5.1.2/32 proto 3",
+            "net/ipv4/conf/veth1/forwarding=1",
+            "net/ipv6/conf/veth1/accept_ra=0",
+            "keep true vlans [] owners 1",
+        ]
+    );
+    assert_eq!(plan.links().scope.routes.unwrap().within, record.host.as_ref().unwrap().routes);
+    assert!(plan.ports.is_empty() && plan.findings.is_empty(), "{:?}", plan.findings);
+    record.host.as_mut().unwrap().routes.clear();
+    assert!(of(&record).ends.is_empty(), "a link of which nothing is recorded");
+}
+
 /// By now another link may have the name.
 #[test]
 fn a_link_that_leads_to_a_pod_is_known_by_more_than_its_name() {

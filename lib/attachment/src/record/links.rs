@@ -1,5 +1,6 @@
 //! The links of an attachment, as its record has them.
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
 /// The alias of a bridge that a plugin made (`ip link set … alias`). Such a bridge may take the addresses of another subnet
@@ -20,7 +21,7 @@ pub struct HostLink {
     pub index: u32,
     /// The link's kind as `ip link` prints it, such as `veth`.
     pub kind: String,
-    /// The bridge whose port the link is.
+    /// The bridge whose port the link is, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master: Option<String>,
     /// Whether a frame may leave the bridge through the port by which it arrived.
@@ -35,6 +36,12 @@ pub struct HostLink {
     /// Whether the port carries no other VLANs.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub only_vlans: bool,
+    /// The pod's gateways, if the link itself has their addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpNetwork>,
+    /// The pod's addresses, if the host has a route to each by this link.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<IpNetwork>,
 }
 
 /// A VLAN of a bridge port.

@@ -164,7 +164,8 @@ impl fmt::Display for Step {
             Self::DeleteWireguardPeer(name, key) => write!(f, "wg set {name} peer {key} remove"),
             Self::AddAddress(key, address) => {
                 let nodad = if address.nodad && key.net.is_ipv6() { " nodad" } else { "" };
-                write!(f, "ip addr add {} dev {}{nodad}", key.net, key.dev)
+                let bare = if address.noprefixroute { " noprefixroute" } else { "" };
+                write!(f, "ip addr add {} dev {}{nodad}{bare}", key.net, key.dev)
             }
             Self::PutNeighbour(key, mac) => {
                 write!(f, "ip neigh replace {} lladdr {mac} dev {} nud permanent", key.addr, key.dev)

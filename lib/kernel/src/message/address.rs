@@ -42,15 +42,19 @@ fn message(index: u32, net: IpNetwork) -> AddressMessage {
     message
 }
 
-/// `ip addr add NET dev INDEX [brd B] [nodad]`
+/// `ip addr add NET dev INDEX [brd B] [nodad] [noprefixroute]`
 pub fn add(index: IfIndex, net: IpNetwork, address: &Address) -> Message {
     let mut message = message(index.0, net);
     if let Some(broadcast) = address.broadcast {
         message.attributes.push(AddressAttribute::Broadcast(broadcast));
     }
-    if address.nodad && net.is_ipv6() {
-        message.header.flags = AddressHeaderFlags::Nodad;
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    let mut flags = AddressFlags::empty();
+    flags.set(AddressFlags::Nodad, address.nodad && net.is_ipv6());
+    flags.set(AddressFlags::Noprefixroute, address.noprefixroute);
+    if !flags.is_empty() {
+        // The kernel takes the attribute instead of the header, which has the low eight bits.
+        message.header.flags = AddressHeaderFlags::from_bits_truncate(flags.bits().to_le_bytes()[0]);
+        message.attributes.push(AddressAttribute::Flags(flags));
     }
     Message::NewAddress(message)
 }
@@ -87,7 +91,11 @@ pub fn decode(message: &Message, names: &dyn Names) -> Option<SeenAddress> {
     let net = IpNetwork::new(local.or(address)?, message.header.prefix_len).ok()?;
     Some(SeenAddress {
         key: AddressKey { dev: names.name(message.header.index)?, net },
-        address: Address { nodad: flags.contains(AddressFlags::Nodad), broadcast },
+        address: Address {
+            nodad: flags.contains(AddressFlags::Nodad),
+            noprefixroute: flags.contains(AddressFlags::Noprefixroute),
+            broadcast,
+        },
         tentative: flags.contains(AddressFlags::Tentative),
         dad_failed: flags.contains(AddressFlags::Dadfailed),
         permanent: flags.contains(AddressFlags::Permanent),

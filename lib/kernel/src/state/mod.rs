@@ -89,6 +89,9 @@ pub struct Address {
     /// IPv6: whether the address is usable at once, without duplicate address detection (IFA_F_NODAD). Used at
     /// creation only; it is ignored in comparisons.
     pub nodad: bool,
+    /// Whether the kernel adds no route to the address's network (IFA_F_NOPREFIXROUTE). Used at creation only; it is
+    /// ignored in comparisons.
+    pub noprefixroute: bool,
     /// IPv4: the broadcast address, for prefixes shorter than /31.
     pub broadcast: Option<std::net::Ipv4Addr>,
 }
@@ -238,7 +241,7 @@ impl State {
             IpNetwork::V4(v4) if v4.prefix() < 31 => Some(v4.broadcast()),
             _ => None,
         };
-        self.addresses.insert(AddressKey { dev: dev.clone(), net }, Address { nodad, broadcast });
+        self.addresses.insert(AddressKey { dev: dev.clone(), net }, Address { nodad, noprefixroute: false, broadcast });
     }
 
     /// Adds all objects of `other`, which replace those with the same keys.

@@ -13,7 +13,7 @@ fn only_a_prefix_with_room_for_it_has_a_broadcast_address() {
         let mut state = State::default();
         state.address(&dev, net.parse().unwrap(), true);
         let key = AddressKey { dev: dev.clone(), net: net.parse().unwrap() };
-        let how = Address { nodad: true, broadcast: broadcast.map(|addr| addr.parse().unwrap()) };
+        let how = Address { nodad: true, noprefixroute: false, broadcast: broadcast.map(|addr| addr.parse().unwrap()) };
         assert_eq!(state.addresses, [(key, how)].into(), "{net}");
     }
 }

@@ -170,7 +170,7 @@ fn a_plan_is_empty_when_nothing_is_to_do_and_nothing_in_the_way() {
 fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
     let dev = || name("dev");
     let address = |net: &str| AddressKey { dev: dev(), net: net.parse().unwrap() };
-    let nodad = Address { nodad: true, broadcast: None };
+    let nodad = Address { nodad: true, ..Address::default() };
     let mac = Mac([2, 0, 0, 0, 0, 1]);
     let vlan = VlanKey { dev: dev(), id: VlanId::new(5).unwrap() };
     let near = NeighbourKey { dev: dev(), addr: [10, 5, 1, 0].into() };
@@ -233,6 +233,12 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
         // Duplicate address detection exists only for IPv6.
         (Step::AddAddress(address("10.5.1.1/24"), nodad.clone()), "address", false, "ip addr add 10.5.1.1/24 dev dev"),
         (Step::AddAddress(address("fd05::1/64"), nodad), "address", false, "ip addr add fd05::1/64 dev dev nodad"),
+        (
+            Step::AddAddress(address("10.5.1.1/24"), Address { noprefixroute: true, ..Address::default() }),
+            "address",
+            false,
+            "ip addr add 10.5.1.1/24 dev dev noprefixroute",
+        ),
         (
             Step::AddAddress(address("fd05::1/64"), Address::default()),
             "address",
