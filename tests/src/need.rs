@@ -13,6 +13,8 @@ pub enum Need {
     Program(&'static str),
     /// /dev/net/tun, and permission to open it.
     Tun,
+    /// Control groups that can be made: for container runtimes.
+    ControlGroups,
     /// A file or directory, such as the reference plugins in `/usr/lib/cni`.
     File(&'static str),
 }
@@ -28,15 +30,35 @@ impl Need {
             Self::Program(name) if PATHS.iter().any(|dir| Path::new(dir).join(name).exists()) => None,
             Self::Program(name) => Some(format!("needs the program {name}")),
             Self::Tun => kernel::tuntap::unavailable().map(|why| format!("needs TUN devices: {why}")),
+            Self::ControlGroups => groups(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
             Self::File(path) if Path::new(path).exists() => None,
             Self::File(path) => Some(format!("needs {path}")),
         }
     }
 }
 
+/// Why no control group can be made with these mounts (proc_pid_mountinfo(5)).
+fn groups(mounts: &str) -> Option<String> {
+    let of_groups = |line: &&str| line.contains(" - cgroup ") || line.contains(" - cgroup2 ");
+    let is_read_only = |line: &str| line.split(' ').nth(5).is_some_and(|options| options.split(',').any(|o| o == "ro"));
+    let found: Vec<&str> = mounts.lines().filter(of_groups).collect();
+    if found.is_empty() {
+        return Some("needs control groups".into());
+    }
+    found.into_iter().any(is_read_only).then(|| "needs control groups that are not read-only".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_groups_must_be_writable() {
+        let line = |options: &str| format!("36 25 0:31 / /sys/fs/cgroup/pids {options} - cgroup cgroup rw,pids\n");
+        assert_eq!(groups(&line("rw,relatime")), None);
+        assert!(groups(&line("ro,nosuid")).unwrap().contains("read-only"));
+        assert_eq!(groups("25 1 0:1 / / rw - overlay overlay rw\n").unwrap(), "needs control groups");
+    }
 
     #[test]
     fn absent_things_are_named() {

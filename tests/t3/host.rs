@@ -64,9 +64,14 @@ impl Host {
             run("ip", &["address", "add", "192.0.2.2/24", "dev", "out0"])?;
             run("ip", &["link", "set", "out0", "up"])
         })??;
-        let bin = PathBuf::from("/opt/cni/bin");
-        plugins(&bin, whose)?;
-        Ok(Self { outside, bin })
+        let host = Self { outside, bin: PathBuf::from("/opt/cni/bin") };
+        host.install(whose)?;
+        Ok(host)
+    }
+
+    /// Fills the directory with this project's plugins, and replaces or completes them by Debian's.
+    pub fn install(&self, whose: Whose) -> Outcome {
+        plugins(&self.bin, whose)
     }
 
     /// What the outside receives from a port of this machine.
@@ -76,7 +81,6 @@ impl Host {
     }
 }
 
-/// Fills the directory with this project's plugins, and replaces or completes them by Debian's.
 fn plugins(bin: &Path, whose: Whose) -> Outcome {
     match fs::remove_dir_all(bin) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
@@ -177,7 +181,8 @@ pub fn left(words: &[&str]) -> Result<Vec<String>, Failure> {
             list(Path::new(DIRECTORY), &network)?.into_iter().map(|(id, ifname)| format!("record {id}@{ifname}")),
         );
     }
-    for folder in folders(Path::new("/var/lib/cni/networks")) {
+    // host-local's own folder, and kindnet's
+    for folder in ["/var/lib/cni/networks", "/run/cni-ipam-state"].iter().flat_map(|dir| folders(Path::new(dir))) {
         let files = fs::read_dir(folder)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         left.extend(files.filter(|name| name.parse::<std::net::IpAddr>().is_ok()));
     }

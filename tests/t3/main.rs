@@ -9,6 +9,7 @@ mod containerd;
 mod cri;
 mod host;
 mod image;
+mod lists;
 mod machine;
 mod podman;
 mod pods;
@@ -33,42 +34,48 @@ macro_rules! tests {
     };
 }
 
-const HOST: &[Need] = &[
-    Need::Root,
-    Need::Program("unshare"),
-    Need::Program("ip"),
-    Need::Program("nft"),
-    Need::Program("iptables"),
-    Need::File(host::REFERENCE),
-    Need::File(image::BUSYBOX),
-];
-const PODMAN: &[Need] = &[
-    HOST[0],
-    HOST[1],
-    HOST[2],
-    HOST[3],
-    HOST[4],
-    HOST[5],
-    HOST[6],
+/// What every machine needs, and these.
+macro_rules! needs {
+    ($($more:expr),*) => {
+        &[
+            Need::Root,
+            Need::ControlGroups,
+            Need::Program("unshare"),
+            Need::Program("ip"),
+            Need::Program("nft"),
+            Need::Program("iptables"),
+            Need::File(host::REFERENCE),
+            $($more),*
+        ]
+    };
+}
+
+const HOST: &[Need] = needs!();
+const PODMAN: &[Need] = needs!(
     Need::Program("podman"),
     Need::Program("conmon"),
     Need::Program("runc"),
     Need::File("/etc/containers/policy.json"),
-];
-const CONTAINERD: &[Need] = &[
-    HOST[0],
-    HOST[1],
-    HOST[2],
-    HOST[3],
-    HOST[4],
-    HOST[5],
-    HOST[6],
+    Need::File(image::BUSYBOX)
+);
+const CONTAINERD: &[Need] = needs!(
     Need::Program("containerd"),
     Need::Program("ctr"),
     Need::Program("runc"),
-];
+    Need::Program("tc"),
+    Need::File(image::BUSYBOX)
+);
 
 tests! {
+    lists::kube_flannel, HOST;
+    lists::k3s, HOST;
+    lists::podman, HOST;
+    lists::nerdctl, HOST;
+    lists::containerd, HOST;
+    lists::crio, HOST;
+    lists::nomad, HOST;
+    lists::buildkit, HOST;
+    lists::kindnet, HOST;
     containerd::a_container_lives_and_goes_on_ours, CONTAINERD;
     containerd::a_container_lives_and_goes_with_their_chained_plugins, CONTAINERD;
     containerd::a_container_lives_and_goes_behind_their_plugins, CONTAINERD;
