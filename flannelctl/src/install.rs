@@ -146,11 +146,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
-        fs::write(bin.join("portmap"), "theirs").unwrap();
+        fs::write(bin.join("dhcp"), "theirs").unwrap();
         fs::write(bin.join("bridge"), "theirs").unwrap();
-        std::os::unix::fs::symlink("portmap", bin.join("flannel")).unwrap();
+        std::os::unix::fs::symlink("dhcp", bin.join("flannel")).unwrap();
         install(&source(dir.path(), "ours"), &bin).unwrap();
-        assert_eq!(fs::read_to_string(bin.join("portmap")).unwrap(), "theirs");
+        assert_eq!(fs::read_to_string(bin.join("dhcp")).unwrap(), "theirs");
         assert_eq!(fs::read_to_string(bin.join("bridge")).unwrap(), "ours");
         assert!(bin.join("flannel").symlink_metadata().unwrap().is_file());
     }
