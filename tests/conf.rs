@@ -107,7 +107,12 @@ fn networks_of_flannel_follow_the_host() {
 
 #[test]
 fn networks_of_one_host_are_read_by_their_plugin_and_host_local() {
-    let files = [("cni/20-bridge.conflist", 1), ("cni/20-bridge-dual-stack.conflist", 2), ("cni/20-ptp.conflist", 2)];
+    let files = [
+        ("cni/20-bridge.conflist", 1),
+        ("cni/20-bridge-dual-stack.conflist", 2),
+        ("cni/20-bridge-firewall.conflist", 2),
+        ("cni/20-ptp.conflist", 2),
+    ];
     for (file, families) in files {
         let host = Host::new("", false);
         let list = host.status(file).unwrap_or_else(|error| panic!("{file}: {error}"));
