@@ -34,7 +34,7 @@ fn caller() -> Option<String> {
 
 /// The attachments of the network that GC keeps: those of the caller's list, and those of living pods that another program
 /// attached. A record that cannot be read is no reason to keep its attachment.
-pub(super) fn kept(request: &Request<'_>) -> Vec<Attachment> {
+pub(crate) fn kept(request: &Request<'_>) -> Vec<Attachment> {
     let mut kept = request.conf.valid_attachments.clone().unwrap_or_default();
     let (directory, network) = (Path::new(DIRECTORY), request.conf.name.as_str());
     let recorded = list(directory, network).unwrap_or_default();
