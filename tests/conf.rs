@@ -311,8 +311,8 @@ fn ini(file: &str) -> BTreeMap<String, String> {
 
 #[test]
 fn link_managers_leave_our_links_alone_and_no_others() {
-    let network = ini("systemd/network/10-flannel.network");
-    let link = ini("systemd/network/10-flannel.link");
+    let network = ini("networkd/10-flannel.network");
+    let link = ini("networkd/10-flannel.link");
     let manager = ini("networkmanager/90-flannel.conf");
     assert_eq!(network["[Link]Unmanaged"], "yes");
     assert_eq!(link["[Link]MACAddressPolicy"], "none");
@@ -322,7 +322,7 @@ fn link_managers_leave_our_links_alone_and_no_others() {
         assert!(OURS.iter().all(is_matched), "{patterns}");
         assert!(!THEIRS.iter().any(is_matched), "{patterns}");
     }
-    let networkd = ini("systemd/networkd.conf.d/10-flannel.conf");
+    let networkd = ini("networkd/10-flannel.conf");
     assert_eq!(networkd["[Network]ManageForeignRoutes"], "no");
     assert_eq!(networkd["[Network]ManageForeignRoutingPolicyRules"], "no");
 }

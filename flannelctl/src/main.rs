@@ -5,9 +5,12 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use attachment::record::DIRECTORY;
 use clap::{Parser, Subcommand, ValueEnum};
+use flannelctl::clean::{self, Places};
 use flannelctl::screen::Screen;
 use flannelctl::{demo, install, status};
+use kernel::Kernel;
 use lab::executables::Executables;
 use lab::mode::Mode;
 use lab::process::become_child;
@@ -36,6 +39,18 @@ enum Command {
         /// Leave the network up and print how to enter it
         #[arg(long)]
         keep: bool,
+    },
+    /// Show what is left of attachments and routes on a host that has gone back to Go's programs; with --remove, remove it
+    Clean {
+        /// Remove what is shown
+        #[arg(long)]
+        remove: bool,
+        /// flannel's dataDir
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/flannel")]
+        data_dir: PathBuf,
+        /// The daemon's --subnet-file
+        #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
+        subnet_file: PathBuf,
     },
     /// Install the plugins: one executable under every plugin's name
     Install {
@@ -95,6 +110,29 @@ fn main() -> ExitCode {
     }
 }
 
+/// Continues after a failure, and reports the last one.
+fn clean_up(screen: &mut Screen, places: &Places, running: bool, remove: bool) -> Result<(), Box<dyn Error>> {
+    let mut kernel = Kernel::open()?;
+    let left = clean::find(&mut kernel, places, running)?;
+    if running {
+        screen.line("flanneld runs, and needs its routes: none is looked at")?;
+    }
+    let mut outcome = Ok(());
+    for left in &left {
+        screen.line(left)?;
+        if let (true, Err(error)) = (remove, clean::remove(&mut kernel, places, left)) {
+            screen.line(format_args!("  not removed: {error}"))?;
+            outcome = Err(error.into());
+        }
+    }
+    match (left.is_empty(), remove) {
+        (true, _) => screen.line("nothing is left")?,
+        (false, false) => screen.line("nothing is removed: use --remove")?,
+        (false, true) => {}
+    }
+    outcome
+}
+
 fn run(command: Command) -> Result<(), Box<dyn Error>> {
     let mut screen = Screen::new(Box::new(io::stdout()), io::stdout().is_terminal());
     match command {
@@ -105,6 +143,11 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             let executables = Executables::beside(&std::env::current_exe()?, cargo.as_deref())?;
             let options = demo::Options { hosts: hosts.into(), backend: backend.into(), dual_stack, keep };
             Ok(demo::run(&options, &executables, &mut screen)?)
+        }
+        Command::Clean { remove, data_dir, subnet_file } => {
+            let places = Places { records: DIRECTORY.into(), states: data_dir };
+            let running = status::read(&subnet_file).is_ok_and(|(_, status)| status::is_running(&status));
+            clean_up(&mut screen, &places, running, remove)
         }
         Command::Install { bin_dir, from } => {
             let beside = || std::env::current_exe().map(|me| me.with_file_name("cni-plugins"));

@@ -62,7 +62,8 @@ pub fn health(status: &Status) -> Result<(), String> {
     }
 }
 
-fn is_running(status: &Status) -> bool {
+/// Whether the daemon that wrote the status runs.
+pub fn is_running(status: &Status) -> bool {
     Path::new("/proc").join(status.pid.to_string()).exists()
 }
 

@@ -36,6 +36,7 @@ mod macvlan_left;
 mod masquerade;
 mod netns;
 mod news;
+mod pairs;
 mod portmap;
 mod portmap_beside;
 mod portmap_more;
@@ -44,6 +45,7 @@ mod queues;
 mod record;
 mod router;
 mod rules;
+mod runtimes;
 mod shared;
 mod start;
 mod static_ipam;
@@ -426,6 +428,24 @@ static TESTS: &[Test] = &[
     test!(drills::host_gw, STRACE, IP, NFT),
     test!(drills::direct_routing, STRACE, IP, NFT),
     test!(drills::loopback, STRACE, IP, NFT),
+    test!(runtimes::gc_leaves_the_pods_of_another_runtime, NFT),
+    test!(runtimes::gc_collects_the_dead_pods_of_another_runtime),
+    test!(pairs::bridge_of_go_by_ours, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::bridge_of_go_by_our_gc, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::bridge_of_ours_by_go, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::iptables_of_go_by_ours, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::iptables_of_go_by_our_gc, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::iptables_of_ours_by_go, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::masquerade_of_go_by_ours, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::masquerade_of_go_by_our_gc, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::nftables_of_ours_by_go, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::macvlan_of_go_by_ours, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::macvlan_of_go_by_our_gc, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::macvlan_of_ours_by_go, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::loopback_of_go_by_ours, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::loopback_of_go_by_our_gc, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::loopback_of_ours_by_go, Need::File(call::REFERENCE), IP, NFT),
+    test!(pairs::what_lives_is_not_cleaned_up, Need::File(call::REFERENCE), IP, NFT),
     test!(drills::bandwidth, STRACE, IP, NFT, TC),
     test!(drills::tuning, STRACE, IP, NFT),
     test!(foreign::flannel, IP, NFT),

@@ -66,7 +66,9 @@ fn changed_under(kind: &str, call: &str, change: &str) -> Outcome {
         let [one, two] = pods;
         let (one, two) = (one?, two?);
         let (before, after) = (host.conf(kind, 44), host.conf(kind, 45));
-        host.room.enter(|| host.caller.call("ADD", &Pod::of(&one, "one"), &before).ok())?;
+        host.room.enter(|| {
+            host.caller.traced("ADD", &Pod::of(&one, "one"), &before, |traced| traced.calls(host.caller.files.path()))
+        })??;
         assert_eq!(host.routes().len(), 2, "a route per family: {:?}", host.routes());
         let disturbed = host.room.enter(|| {
             host.caller.traced("ADD", &Pod::of(&two, "two"), &after, |traced| {
@@ -78,7 +80,11 @@ fn changed_under(kind: &str, call: &str, change: &str) -> Outcome {
             break;
         }
         let gc = with(&after, json!({ "cni.dev/valid-attachments": [] }));
-        host.room.enter(|| host.caller.call("GC", &Pod::of(&one, ""), &gc).ok())?;
+        // by the program that disturbed the ADD: GC leaves what others attached
+        let collected = host.room.enter(|| {
+            host.caller.traced("GC", &Pod::of(&one, "one"), &gc, |traced| traced.calls(host.caller.files.path()))
+        })??;
+        assert!(collected.0.status.success(), "{:?}", collected.0);
         let left = host.routes();
         if !left.is_empty() {
             orphans.push(format!("{change} at call {nth} of {call}: {left:?}"));

@@ -46,7 +46,7 @@ impl Host {
             "for dev in $(ls /sys/class/net | grep '^flannel\\|^cni\\|^veth'); do
                ip -o link show $dev | sed 's/.*mtu/mtu/; s/state [A-Z]* //; s/link-netns.*//'; ip -o addr show $dev scope global
              done | sed 's/^[0-9]*://'
-             (ip route show; ip -6 route show) | grep 'proto 70\\|cni0' | sort",
+             (ip route show; ip -6 route show) | grep 'proto 70\\|cni0' | grep -v ^fe80 | sort",
         )
     }
 

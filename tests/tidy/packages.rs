@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plugins", &["attachment", "cni", "gojson", "kernel", "overlay"]),
     ("lab", &["cni", "kernel", "overlay"]),
     ("flanneld", &["attachment", "gojson", "kernel", "overlay", "store", LAB_OF_TESTS]),
-    ("flannelctl", &["cni", "kernel", "lab", "overlay", "store"]),
+    ("flannelctl", &["attachment", "cni", "kernel", "lab", "overlay", "store"]),
     ("floor", &[]),
     (
         "tests",

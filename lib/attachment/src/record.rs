@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use links::{HostLink, MADE, PodLink, SharedLink, VlanRecord};
 
-use crate::section::Kept;
+use crate::section::{Kept, PodNetns};
 use crate::{Key, is_absent};
 
 /// The folder of all records. Like the kernel's objects, `/run` is empty after a boot.
@@ -40,6 +40,9 @@ pub struct Record {
     /// Whether ADD succeeded. Otherwise ADD or DEL is running, or was killed. Chained plugins have their own in
     /// [`Record::sections`].
     pub committed: bool,
+    /// Who attached the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Attacher>,
     /// The host's link that leads to the pod, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostLink>,
@@ -64,6 +67,15 @@ pub struct Record {
     /// What chained plugins made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sections: Vec<Kept>,
+}
+
+/// The program that called ADD, and the pod that it was for: another runtime's GC leaves that pod alone while it lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attacher {
+    /// The path of the program.
+    pub program: String,
+    /// The pod's network namespace.
+    pub netns: PodNetns,
 }
 
 /// A rule of nf_tables.

@@ -17,7 +17,9 @@ use kernel::types::IfName;
 use kernel::{Assumed, Kernel, Outcome};
 
 use super::del::{self, Extent};
-use super::{Arranged, Birth, Common, Ends, Facts, Ground, Interface, Replacement, Settled, join, rules, settled};
+use super::{
+    Arranged, Birth, Common, Ends, Facts, Ground, Interface, Replacement, Settled, join, rules, runtimes, settled,
+};
 use crate::pod::Dad;
 use crate::{netns, read_only, traces};
 
@@ -59,7 +61,8 @@ pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, mut conf: I::
     let below = if common.stands_in_pod { &mut pod } else { &mut host };
     let found = common.stands_on.map_or(Ok(None), |name| below.link(name)).map_err(Error::internal)?;
     let facts = Facts { found, netns: pod.netns().map(AsRawFd::as_raw_fd) };
-    let (record, extent) = (Record::begun().map_err(Error::internal)?, Extent::Recorded);
+    let (mut record, extent) = (Record::begun().map_err(Error::internal)?, Extent::Recorded);
+    record.by = runtimes::attacher(request, pod.netns());
     let locked = Locked::make(Path::new(DIRECTORY), traces::key(request)).map_err(Error::internal)?;
     let mut adding =
         Adding { plugin, request, conf, common, host, pod, facts, locked, record, extent, only_vlans: false };

@@ -11,7 +11,7 @@ use kernel::state::{Scope, State};
 use kernel::{Kernel, KernelError};
 
 use super::sections::{Book, collect, leave, make_by_programs, missing};
-use super::{differences, join, settled};
+use super::{differences, join, runtimes, settled};
 use crate::{netns, traces};
 
 /// The part of a chained plugin that is particular to it. ADD makes the desired objects, and removes them when it
@@ -290,6 +290,9 @@ impl<C: Chained> Chain<C> {
             super::sections::remove(host.kernel()?, traces::key(request), &before)?;
         }
         let netns = pod.netns().map(|netns| PodNetns::of(&request.env.netns, netns)).unwrap_or_default();
+        if book.record.by.is_none() {
+            book.record.by = runtimes::attacher(request, pod.netns());
+        }
         book.write(Kept { committed: false, netns, section })?;
         Ok(Some(book))
     }

@@ -7,7 +7,7 @@ use attachment::record::{DIRECTORY, Locked, list};
 use cni::error::Error;
 use cni::plugin::Request;
 
-use super::{del, join, rules};
+use super::{del, join, rules, runtimes};
 
 /// Needs no valid configuration, continues after a failure, and reports all failures.
 pub(super) fn gc(request: &Request<'_>) -> Result<(), Error> {
@@ -21,7 +21,7 @@ pub(super) fn gc(request: &Request<'_>) -> Result<(), Error> {
 
 fn remove_stale(request: &Request<'_>) -> Result<(), Error> {
     let (directory, network) = (Path::new(DIRECTORY), request.conf.name.as_str());
-    let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
+    let valid = runtimes::kept(request);
     let recorded = list(directory, network).map_err(Error::internal)?;
     let stale = recorded
         .iter()

@@ -5,6 +5,7 @@ use cni::error::{Error, code};
 use cni::plugin::{Plugin, Request};
 use cni::result::AddResult;
 
+use super::runtimes;
 use crate::netns;
 
 /// The part of an IPAM plugin that is particular to it. It does not decide when addresses are reserved or released.
@@ -65,7 +66,7 @@ impl<I: Ipam> Plugin for Addresses<I> {
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), Error> {
-        self.0.retain(request, request.conf.valid_attachments.as_deref().unwrap_or_default())
+        self.0.retain(request, &runtimes::kept(request))
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), Error> {

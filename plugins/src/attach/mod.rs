@@ -15,6 +15,7 @@ pub mod fields;
 mod gc;
 mod ipam;
 mod rules;
+mod runtimes;
 mod sections;
 
 use std::os::fd::RawFd;
@@ -34,6 +35,7 @@ pub use ends::{Ends, interface, pod_interface, prev_mac};
 pub use fields::{Masquerade, MasqueradeBackend};
 pub use ipam::{Addresses, Ipam};
 pub use rules::{not_removed, refused};
+pub(crate) use runtimes::kept;
 
 use crate::netns;
 use crate::pod::Dad;

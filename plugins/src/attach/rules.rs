@@ -13,7 +13,7 @@ use kernel::Kernel;
 use kernel::removal::leave_to_child;
 
 use super::del::Extent;
-use super::{Common, Ends, Masquerade, MasqueradeBackend};
+use super::{Common, Ends, Masquerade, MasqueradeBackend, runtimes};
 use crate::traces;
 
 /// Rules of an attachment.
@@ -172,7 +172,7 @@ fn is_in_nftables(
 /// nf_tables has none there.
 pub(super) fn collect(request: &Request<'_>) -> Result<(), Error> {
     let network = request.conf.name.as_str();
-    let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
+    let valid = runtimes::kept(request);
     let valid: Vec<Key<'_>> =
         valid.iter().map(|a| Key { network, container: &a.container_id, ifname: &a.ifname }).collect();
     let mut host = Kernel::open().map_err(Error::internal)?;

@@ -14,8 +14,8 @@ use kernel::removal::{clear, leave_to_child};
 use kernel::state::Scope;
 use kernel::{Kernel, KernelError};
 
-use super::join;
 use super::rules::{not_removed, refused};
+use super::{join, runtimes};
 use crate::firewall::firewalld;
 
 /// How often elements of owners that are gone are taken over, because others may add the same ones meanwhile.
@@ -218,7 +218,7 @@ pub(super) fn leave(host: &mut Kernel) {
 /// Removes the plugin's sections of the network's attachments that are no longer valid, with what they name.
 pub(super) fn collect(plugin: &'static str, request: &Request<'_>, host: &mut Kernel) -> Result<(), Error> {
     let (directory, network) = (Path::new(DIRECTORY), request.conf.name.as_str());
-    let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
+    let valid = runtimes::kept(request);
     let recorded = list(directory, network).map_err(Error::internal)?;
     let stale = recorded
         .iter()

@@ -137,7 +137,7 @@ impl Chained for FirewallPlugin {
 
     fn collect(&self, request: &Request<'_>, host: &mut Host) -> Result<(), Error> {
         let network = request.conf.name.as_str();
-        let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
+        let valid = crate::attach::kept(request);
         let valid: Vec<Key<'_>> =
             valid.iter().map(|a| Key { network, container: &a.container_id, ifname: &a.ifname }).collect();
         let host = host.kernel()?;

@@ -37,7 +37,7 @@ pub fn remove(request: &Request<'_>, host: &mut Kernel) -> Result<(), Error> {
 /// container but no network, so they stay.
 pub fn collect(request: &Request<'_>, host: &mut Kernel) -> Result<(), Error> {
     let network = request.conf.name.as_str();
-    let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
+    let valid = crate::attach::kept(request);
     let valid: Vec<Key<'_>> =
         valid.iter().map(|a| Key { network, container: &a.container_id, ifname: &a.ifname }).collect();
     join([

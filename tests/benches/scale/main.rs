@@ -1,7 +1,7 @@
 //! What many peers cost the daemon: the time from its start until the kernel has all of them, one lease's way from the
 //! store to the kernel and its cost, a burst of them, and what it takes when nothing happens.
 //!
-//! `cargo bench -p tests --bench scale [-- --flanneld FILE]`; needs no root. No time makes it fail; a missing entry
+//! `cargo bench -p tests --bench scale [-- --embedded] [--flanneld FILE]`; `--embedded`: only that store; needs no root. No time makes it fail; a missing entry
 //! does.
 
 mod daemon;
@@ -35,7 +35,7 @@ const EVENTS: usize = 300;
 /// Between two events, longer than the daemon gathers: each is one by itself.
 const PAUSE: Duration = Duration::from_millis(60);
 /// Peers in the embedded store.
-const FILES: usize = 10_000;
+const FILES: [usize; 2] = [10_000, 100_000];
 /// A burst.
 const BURST: usize = 10_000;
 
@@ -57,40 +57,55 @@ fn main() -> ExitCode {
     }
 }
 
-fn program(mut args: impl Iterator<Item = OsString>) -> Result<PathBuf, Error> {
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Only {
+    All,
+    Embedded,
+}
+
+fn program(mut args: impl Iterator<Item = OsString>) -> Result<(PathBuf, Only), Error> {
     let me = std::env::current_exe().doing("find this executable")?;
     // target/PROFILE/deps/scale-…
     let target = me.ancestors().nth(3).unwrap_or(Path::new("target"));
     let mut path = target.join("x86_64-unknown-linux-musl/release/flanneld");
+    let mut only = Only::All;
     while let Some(arg) = args.next() {
         match (arg.to_str(), arg == "--flanneld") {
             (Some("--bench"), _) => {}
+            (Some("--embedded"), _) => only = Only::Embedded,
             (_, true) => path = args.next().map(PathBuf::from).unwrap_or_default(),
-            _ => return Err(Error::Wrong("scale [--flanneld FILE]".into())),
+            _ => return Err(Error::Wrong("scale [--embedded] [--flanneld FILE]".into())),
         }
     }
     if path.is_file() {
-        std::fs::canonicalize(&path).doing(format_args!("find {}", path.display()))
+        let path = std::fs::canonicalize(&path).doing(format_args!("find {}", path.display()))?;
+        Ok((path, only))
     } else {
         Err(Error::Wrong(format!("{} is not there: scripts/release makes it", path.display())))
     }
 }
 
 fn run() -> Result<String, Error> {
-    let program = program(std::env::args_os().skip(1))?;
+    let (program, only) = program(std::env::args_os().skip(1))?;
     if let Some(absent) = Need::Program("etcd").absent() {
         return Err(Error::Wrong(format!("{absent} (apt-get install etcd-server)")));
     }
     let right = sandbox::enter()?;
     let world = World::build(Topology::flat(2))?;
     let mut rows = Vec::new();
+    for peers in FILES {
+        rows.extend(shown(embedded(&world, &program, peers)?));
+    }
+    if only == Only::Embedded {
+        return Ok(report::table(&rows));
+    }
     for peers in WATCHED {
         rows.extend(shown(events(&world, &program, peers)?));
     }
     for peers in STARTS {
         rows.extend(shown(start(&world, &program, peers)?));
     }
-    rows.extend(shown(embedded(&world, &program)?));
     let right = if right == Right::Root { "root" } else { "a user namespace" };
     Ok(format!("{}\netcd on a tmpfs, one member; as {right}.", report::table(&rows)))
 }
@@ -163,14 +178,14 @@ fn events(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Error
 }
 
 /// The same with files.
-fn embedded(world: &World, program: &Path) -> Result<Vec<Row>, Error> {
+fn embedded(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Error> {
     let mut host = Host::new(world, program)?;
     let files = Files::make()?;
-    files.put(0..FILES)?;
+    files.put(0..peers)?;
     let took = host.start_over(files.flag())?;
-    let ([times, _], cpu) = one_by_one(&host, FILES, || files.put(FILES..FILES + 1), || files.delete(FILES))?;
+    let ([times, _], cpu) = one_by_one(&host, peers, || files.put(peers..peers + 1), || files.delete(peers))?;
     let rows = vec![
-        Row::time(&format!("embedded store, {FILES} leases: start until all is in the kernel"), &[took]),
+        Row::time(&format!("embedded store, {peers} leases: start until all is in the kernel"), &[took]),
         Row::time("one more, from before it is written until its route is announced", &times),
         Row::time("processor time of one event, the status included", &[cpu]),
         Row::bytes("memory peak", host.memory()?.peak),

@@ -136,7 +136,7 @@ impl Whole {
         succeeded(&answer)?;
         if *command == "GC" && *end != End::Gc {
             // of what the GC removed, a killed one leaves any part
-            succeeded(&stage.call("ADD", &stage.conf)?)?;
+            succeeded(&stage.call_traced("ADD", &stage.conf)?)?;
         }
         clean(&stage, if *end == End::Gc { End::Gc } else { End::Del })?;
         let after = stage.state()?;
@@ -172,7 +172,7 @@ fn known<'a>(lines: impl Iterator<Item = &'a String>) -> Lines {
 
 /// A line without how a link is: a new one's MAC is chosen at random, and what attachments share is completed by the next
 /// ADD.
-fn bare(line: &str) -> &str {
+pub fn bare(line: &str) -> &str {
     line.split(" up ").next().unwrap_or(line)
 }
 
@@ -181,7 +181,7 @@ fn prepare(stage: &Stage<'_>, command: &str) -> Result<Value, Failure> {
     if command == "ADD" {
         return Ok(stage.conf.clone());
     }
-    let result = succeeded(&stage.call("ADD", &stage.conf)?)?;
+    let result = succeeded(&stage.call_traced("ADD", &stage.conf)?)?;
     Ok(if command == "GC" { stage.collected() } else { with_result(stage, result) })
 }
 
@@ -247,7 +247,7 @@ fn clean(stage: &Stage<'_>, end: End) -> Result<(), Failure> {
     let ended = match end {
         End::Del => stage.call("DEL", &stage.conf)?,
         End::DelWithoutPath => stage.call_without_path("DEL", &stage.conf)?,
-        End::Gc => stage.call("GC", &stage.collected())?,
+        End::Gc => stage.call_traced("GC", &stage.collected())?,
         End::Nothing => return Ok(()),
         // the killed ADD had done all, so that the runtime has to call DEL first
         End::Again if stage.has_committed() => stage.call("DEL", &stage.conf)?,

@@ -133,6 +133,11 @@ impl<'a> Stage<'a> {
         Ok((output.into(), calls))
     }
 
+    /// An undisturbed call that comes from the program that disturbs others: GC collects what its own caller attached.
+    pub fn call_traced(&self, command: &str, conf: &Value) -> Result<Answer, Failure> {
+        Ok(self.calls(command, conf)?.0)
+    }
+
     /// Calls the plugin, disturbed at `point`; `None` if it did not come there.
     pub fn disturbed(&self, command: &str, conf: &Value, point: &Point) -> Result<Option<Answer>, Failure> {
         let (dir, change) = (self.folder(), point.change.injected());
@@ -141,6 +146,16 @@ impl<'a> Stage<'a> {
                 .traced(command, &self.pod, conf, |traced| traced.disturbed(dir, &point.call, &change, point.nth))
         };
         Ok(self.host.enter(disturb)??.map(Answer::from))
+    }
+
+    /// Calls a plugin of `caller` for the pod.
+    pub fn call_by(&self, caller: &Caller, command: &str, conf: &Value) -> Result<Answer, Failure> {
+        Ok(self.host.enter(|| caller.call(command, &self.pod, conf))?)
+    }
+
+    /// Runs `work` on the host.
+    pub fn in_host<T>(&self, work: impl FnOnce() -> T) -> Result<T, Failure> {
+        Ok(self.host.enter(work)?)
     }
 
     /// Runs a script on the host.

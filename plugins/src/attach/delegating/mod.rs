@@ -20,7 +20,7 @@ use kernel::survey::Survey;
 pub use delegate::Delegate;
 pub use host::joined;
 
-use super::join;
+use super::{join, runtimes};
 use crate::netns;
 use states::{Content, Found, Left, StateError, States};
 
@@ -160,7 +160,7 @@ impl<D: Delegating> Plugin for Delegation<D> {
         let collected = request.delegates.gc(&delegate.kind, &delegate.bytes(), request.env);
         // A state is kept until the delegate has removed its attachment.
         let states = if collected.is_ok() { self.remove_stale(request) } else { Ok(()) };
-        let unused = request.conf.valid_attachments.as_ref().is_some_and(Vec::is_empty);
+        let unused = request.conf.valid_attachments.is_some() && runtimes::kept(request).is_empty();
         let host = if unused && self.0.has_host_part(&request.conf) { host::remove(&self.0, request) } else { Ok(()) };
         join([collected, states, host])
     }
@@ -194,7 +194,7 @@ impl<D: Delegating> Delegation<D> {
 
     /// Removes the states of this network's attachments that are no longer valid. Continues after a failure.
     fn remove_stale(&self, request: &Request<'_>) -> Result<(), Error> {
-        let valid = request.conf.valid_attachments.as_deref().unwrap_or_default();
+        let valid = runtimes::kept(request);
         let is_valid = |found: &Found| {
             let is = |name: &Option<String>, ifname: &str| name.as_ref().is_none_or(|name| name == ifname);
             valid.iter().any(|a| a.container_id == found.id && is(&found.ifname, &a.ifname))
