@@ -301,6 +301,7 @@ static TESTS: &[Test] = &[
     alike!(ptp::pods_and_host_reach_each_other, ours),
     alike!(ptp::pods_and_host_reach_each_other, reference),
     test!(ptp::either_suite_takes_over_the_others_pod, Need::File(call::REFERENCE), IPTABLES),
+    test!(ptp::masquerade_by_iptables_is_shared_with_the_other_suite, Need::File(call::REFERENCE), IPTABLES),
     test!(ptp::rules_come_and_go_with_the_pod),
     test!(ptp::a_failed_add_leaves_nothing),
     test!(ptp::a_taken_name_harms_nothing),
