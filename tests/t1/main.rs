@@ -353,6 +353,7 @@ static TESTS: &[Test] = &[
     test!(watch::damage_amid_a_hundred_transactions_is_mended),
     test!(watch::damage_amid_a_thousand_transactions_is_mended),
     test!(counts::bridge_and_host_local_are_few_calls_of_one_program, Need::Program("strace")),
+    test!(counts::ptp_and_static_are_few_calls_of_one_program, Need::Program("strace")),
     test!(counts::flannel_and_its_delegates_are_one_program, Need::Program("strace")),
     test!(counts::a_network_without_flanneld_is_a_few_dumps_more, Need::Program("strace")),
     test!(counts::a_nearly_full_range_costs_what_an_empty_one_does, Need::Program("strace")),
