@@ -124,6 +124,16 @@ fn a_network_with_fixed_addresses_is_read_by_static() {
     assert_eq!(addresses.and_then(Json::as_array).map_or(0, <[Json]>::len), 2);
 }
 
+#[test]
+fn a_network_with_host_ports_is_read_by_its_plugins() {
+    let host = Host::new("", false);
+    let list = host.status("cni/20-bridge-portmap.conflist").unwrap();
+    let kinds: Vec<&str> = list.plugins.iter().map(|plugin| plugin.kind.as_str()).collect();
+    assert_eq!(kinds, ["bridge", "portmap"]);
+    let capabilities = list.plugins[1].conf.get("capabilities").and_then(|all| all.get("portMappings"));
+    assert_eq!(capabilities, Some(&Json::Bool(true)));
+}
+
 /// STATUS would inspect the machine's own links, so only the mistakes that do not depend on them are checked.
 #[test]
 fn networks_without_flanneld_carry_their_hosts() {

@@ -94,6 +94,9 @@ fn store(options: &StoreOptions) -> String {
         StoreOptions::Etcd(options) => {
             format!("etcd {}", options.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
         }
+        StoreOptions::Kubernetes(options) => {
+            format!("kubernetes {}", options.api_url.as_deref().unwrap_or("by its credentials"))
+        }
     }
 }
 

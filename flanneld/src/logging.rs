@@ -37,6 +37,8 @@ pub fn start(verbosity: i32, format: LogFormat, journal: Option<&str>) {
     };
     let mut ours = Targets::new().with_default(LevelFilter::WARN);
     ours.extend(["flanneld", "store", "overlay", "kernel"].map(|name| (name.to_owned(), level)));
+    // it logs each failure, and so does the store, with the time of the next attempt
+    ours.extend([("kube_client".to_owned(), LevelFilter::OFF)]);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(ansi);
     let layer = match format {

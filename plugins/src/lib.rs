@@ -1,6 +1,7 @@
 //! The CNI plugins: one executable under many names.
 
 pub mod attach;
+pub mod bandwidth;
 pub mod bridge;
 pub mod flannel;
 pub mod host;
@@ -9,6 +10,7 @@ pub mod loopback;
 pub mod macvlan;
 pub mod netns;
 pub mod pod;
+pub mod portmap;
 pub mod ptp;
 pub mod read_only;
 pub mod static_ipam;
@@ -18,10 +20,12 @@ use cni::plugin::Plugin;
 
 /// Every plugin of this executable.
 pub static SUITE: &[&dyn Plugin] = &[
+    &attach::Chain(bandwidth::Bandwidth),
     &attach::Attach(bridge::Bridge),
     &attach::Addresses(host_local::HostLocal),
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),
+    &attach::Chain(portmap::Portmap),
     &attach::Attach(ptp::Ptp),
     &attach::Addresses(static_ipam::Static),
     &attach::Delegation(flannel::FLANNEL),

@@ -61,7 +61,7 @@ fn lo(up: bool) -> Sides {
     let scope = Scope { links: vec![name()], ..Scope::default() };
     let mut wanted = State::default();
     wanted.links.insert(name(), Link { up, ..Link::up(LinkKind::Loopback) });
-    Sides { pod: Side { wanted, scope }, ..Sides::default() }
+    Sides { pod: Side { wanted, scope, ..Side::default() }, ..Sides::default() }
 }
 
 fn addresses(pod: &mut Kernel) -> Result<Vec<IpNetwork>, KernelError> {

@@ -1,5 +1,6 @@
 //! Test support: a runner that gives each test a process and a sandbox of its own.
 
+pub mod apiserver;
 mod cpio;
 pub mod drill;
 pub mod harness;

@@ -79,7 +79,8 @@ pub fn do_the_same(series: &[Vec<LinkKind>]) -> Outcome {
             let mac = base.mac.filter(|_| !["ipip", "wireguard", "ipvlan"].contains(&kind.word()));
             let link = Link { mac, alias: Some("two words".into()), ..base };
             twins.become_alike(&link)?;
-            twins.become_alike(&Link { multicast: Some(false), promisc: Some(true), ..link })?;
+            let loud = Link { promisc: Some(true), allmulti: Some(true), queue_len: Some(77), ..link };
+            twins.become_alike(&Link { multicast: Some(false), ..loud })?;
         }
     }
     Ok(())

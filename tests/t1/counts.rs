@@ -122,6 +122,34 @@ pub fn ptp_and_static_are_few_calls_of_one_program() -> Outcome {
     Ok(())
 }
 
+/// portmap asks for the route to the pod, looks at the chains, and adds two elements per port and family.
+pub fn portmap_is_three_messages_to_the_kernel() -> Outcome {
+    let counter = Counter::new();
+    let bridge = counter.bridge();
+    let mut calls = Vec::new();
+    for (name, port) in [("first", 8080), ("second", 8081)] {
+        let room = Room::create(name)?;
+        let container =
+            std::collections::BTreeMap::from([("name", "eth0"), ("sandbox", room.path().to_str().unwrap())]);
+        counter.call("ADD", &room, &bridge);
+        let address = if port == 8080 { "10.9.1.2/24" } else { "10.9.1.3/24" };
+        let conf = json!({
+            "cniVersion": "1.0.0", "name": "net", "type": "portmap",
+            "runtimeConfig": { "portMappings": [{ "hostPort": port, "containerPort": 80, "protocol": "tcp" }] },
+            "prevResult": {
+                "cniVersion": "1.0.0", "interfaces": [container], "ips": [{ "address": address, "interface": 0 }],
+            },
+        });
+        calls.push((counter.count("ADD", &room, &conf), counter.count("DEL", &room, &conf)));
+    }
+    for (add, del) in calls {
+        assert!(add.execs == 1 && add.sends <= 3, "{add:?}");
+        // generation, elements, transaction, and the tracked connections of the port
+        assert!(del.execs == 1 && del.sends <= 4, "{del:?}");
+    }
+    Ok(())
+}
+
 /// flannel → bridge → host-local is one program, too.
 pub fn flannel_and_its_delegates_are_one_program() -> Outcome {
     let counter = Counter::new();

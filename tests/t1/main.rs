@@ -7,6 +7,7 @@ use tests::need::Need;
 
 use call::Whose;
 
+mod bandwidth;
 mod beside;
 mod births;
 mod bridge;
@@ -33,7 +34,10 @@ mod macvlan_left;
 mod masquerade;
 mod netns;
 mod news;
+mod portmap;
+mod portmap_more;
 mod ptp;
+mod queues;
 mod record;
 mod router;
 mod rules;
@@ -72,6 +76,7 @@ macro_rules! alike {
 /// iproute2's, for what the kernel library cannot make or leaves out.
 const IP: Need = Need::Program("ip");
 const NFT: Need = Need::Program("nft");
+const TC: Need = Need::Program("tc");
 const STRACE: Need = Need::Program("strace");
 /// The Go plugins masquerade by it.
 const IPTABLES: Need = Need::Program("iptables");
@@ -100,6 +105,10 @@ static TESTS: &[Test] = &[
     test!(kernel::a_refused_dump_is_not_an_empty_one),
     test!(kernel::a_deleted_link_is_gone_when_the_call_returns),
     test!(kernel::a_link_made_again_is_found_under_its_new_index),
+    test!(queues::limits_are_made_changed_and_removed, TC, IP),
+    test!(queues::deleting_what_is_gone_is_a_success),
+    test!(queues::a_filter_to_a_link_that_is_gone_is_made_again, IP),
+    test!(queues::what_others_have_set_stays, TC),
     test!(beside::another_programs_route_stays_behind_ours, IP),
     test!(beside::a_route_of_ours_with_more_to_it_is_replaced, IP),
     test!(beside::another_programs_route_of_ipv6_is_named, IP),
@@ -315,6 +324,59 @@ static TESTS: &[Test] = &[
     alike!(static_ipam::the_runtime_names_addresses, reference),
     test!(static_ipam::every_key_of_a_route_is_applied),
     test!(static_ipam::check_misses_an_address),
+    alike!(portmap::a_port_leads_to_the_pod, ours, IP, NFT),
+    alike!(portmap::a_port_leads_to_the_pod, reference, IP, NFT, IPTABLES),
+    alike!(portmap::a_port_of_one_address, ours, IP, NFT),
+    alike!(portmap::a_port_of_one_address, reference, IP, NFT, IPTABLES),
+    alike!(portmap::other_hosts_ports_are_not_taken, ours, IP, NFT),
+    alike!(portmap::other_hosts_ports_are_not_taken, reference, IP, NFT, IPTABLES),
+    alike!(portmap::nothing_is_masqueraded_without_snat, ours, IP, NFT),
+    alike!(portmap::nothing_is_masqueraded_without_snat, reference, IP, NFT, IPTABLES),
+    alike!(portmap::a_sender_from_before_is_served, ours, IP, NFT),
+    alike!(portmap::a_sender_from_before_is_served, reference, IP, NFT, IPTABLES),
+    alike!(portmap::del_needs_nothing, ours, IP, NFT),
+    alike!(portmap::del_needs_nothing, reference, IP, NFT, IPTABLES),
+    alike!(portmap::every_version_is_spoken, ours, IP, NFT),
+    alike!(portmap::every_version_is_spoken, reference, IP, NFT, IPTABLES),
+    alike!(portmap::a_pod_with_one_family, ours, IP, NFT),
+    alike!(portmap::a_pod_with_one_family, reference, IP, NFT, IPTABLES),
+    alike!(portmap::without_mappings_nothing_is_made, ours, IP, NFT),
+    alike!(portmap::without_mappings_nothing_is_made, reference, IP, NFT, IPTABLES),
+    test!(portmap_more::a_port_in_use_is_refused_by_name, IP, NFT),
+    test!(portmap_more::a_repeated_add_replaces, IP, NFT),
+    test!(portmap_more::nothing_is_left_without_the_record_or_without_del, IP, NFT),
+    test!(portmap_more::gc_removes_what_nobody_owns, IP, NFT),
+    test!(portmap_more::what_go_made_is_checked_and_removed, IP, NFT, IPTABLES, Need::File(call::REFERENCE)),
+    test!(portmap_more::upstreams_nftables_rules_are_checked_and_removed, IP, NFT),
+    test!(portmap_more::everything_is_masqueraded_when_asked, IP, NFT),
+    test!(portmap_more::conditions_divide_a_port, IP, NFT),
+    test!(portmap_more::addresses_of_services_are_left_alone, IP, NFT),
+    test!(portmap_more::every_mistake_is_said_at_once, IP, NFT),
+    test!(portmap_more::a_flushed_rule_set_is_no_obstacle, IP, NFT),
+    test!(portmap_more::sixteen_at_once_are_served, IP, NFT),
+    test!(portmap_more::a_sender_follows_the_port_to_another_pod, IP, NFT),
+    alike!(bandwidth::a_limited_pod_lives_and_goes, ours),
+    alike!(bandwidth::a_limited_pod_lives_and_goes, reference),
+    alike!(bandwidth::each_direction_is_limited_alone, ours),
+    alike!(bandwidth::each_direction_is_limited_alone, reference),
+    alike!(bandwidth::the_runtimes_limits_are_taken, ours),
+    alike!(bandwidth::the_runtimes_limits_are_taken, reference),
+    alike!(bandwidth::without_limits_nothing_is_made, ours),
+    alike!(bandwidth::without_limits_nothing_is_made, reference),
+    alike!(bandwidth::del_needs_nothing, ours),
+    alike!(bandwidth::del_needs_nothing, reference),
+    alike!(bandwidth::a_pod_without_a_veth_is_refused, ours),
+    alike!(bandwidth::a_pod_without_a_veth_is_refused, reference),
+    alike!(bandwidth::no_more_passes_than_the_rate_and_the_burst, ours),
+    alike!(bandwidth::no_more_passes_than_the_rate_and_the_burst, reference),
+    test!(bandwidth::either_suite_takes_over_the_others, Need::File(call::REFERENCE)),
+    test!(bandwidth::del_restores_the_links),
+    test!(bandwidth::check_lists_every_difference, TC, IP),
+    test!(bandwidth::anothers_clsact_is_shared, TC),
+    test!(bandwidth::anothers_discipline_stays_and_is_named, TC),
+    test!(bandwidth::two_interfaces_of_a_container_have_a_device_each),
+    test!(bandwidth::gc_takes_dead_pods_limits_only),
+    test!(bandwidth::every_mistake_is_said_at_once),
     test!(drills::flannel, STRACE, IP, NFT),
     test!(drills::host_local, STRACE, IP, NFT),
     test!(drills::bridge, STRACE, IP, NFT),
@@ -323,10 +385,12 @@ static TESTS: &[Test] = &[
     test!(drills::macvlan, STRACE, IP, NFT),
     test!(drills::ptp, STRACE, IP, NFT),
     test!(drills::static_ipam, STRACE, IP, NFT),
+    test!(drills::portmap, STRACE, IP, NFT),
     test!(drills::vxlan, STRACE, IP, NFT),
     test!(drills::host_gw, STRACE, IP, NFT),
     test!(drills::direct_routing, STRACE, IP, NFT),
     test!(drills::loopback, STRACE, IP, NFT),
+    test!(drills::bandwidth, STRACE, IP, NFT, TC),
     test!(foreign::flannel, IP, NFT),
     test!(foreign::bridge, IP, NFT),
     test!(foreign::bridge_with_rules, IP, NFT),
@@ -354,6 +418,7 @@ static TESTS: &[Test] = &[
     test!(watch::damage_amid_a_thousand_transactions_is_mended),
     test!(counts::bridge_and_host_local_are_few_calls_of_one_program, Need::Program("strace")),
     test!(counts::ptp_and_static_are_few_calls_of_one_program, Need::Program("strace")),
+    test!(counts::portmap_is_three_messages_to_the_kernel, Need::Program("strace")),
     test!(counts::flannel_and_its_delegates_are_one_program, Need::Program("strace")),
     test!(counts::a_network_without_flanneld_is_a_few_dumps_more, Need::Program("strace")),
     test!(counts::a_nearly_full_range_costs_what_an_empty_one_does, Need::Program("strace")),

@@ -280,7 +280,8 @@ pub struct View {
 }
 
 impl View {
-    fn take(&mut self, changes: Changes) {
+    /// Takes a change set.
+    pub fn take(&mut self, changes: Changes) {
         let Changes { leases, health, .. } = changes;
         self.changes += 1;
         self.health = health;

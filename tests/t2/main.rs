@@ -28,6 +28,8 @@ mod foreign_routes;
 mod heal;
 mod health;
 mod instances;
+mod kube;
+mod kube_daemon;
 mod live;
 mod live_changes;
 mod lost_files;
@@ -164,6 +166,21 @@ static TESTS: &[Test] = &[
     test!(etcd_daemon::daemons_that_race_share_no_half, ETCD, ETCDCTL),
     test!(etcd_daemon::a_reservation_stays_one, ETCD, ETCDCTL),
     test!(etcd_daemon::it_waits_for_etcd_and_outlives_it, ETCD, ETCDCTL),
+    test!(kube::nodes_are_leases_as_they_change),
+    test!(kube::heartbeats_wake_nobody),
+    test!(kube::servers_without_streaming_lists_are_read_by_pages),
+    test!(kube::a_watch_goes_on_where_it_ended),
+    test!(kube::refusals_are_said_and_outlived),
+    test!(kube::half_an_answer_is_no_answer),
+    test!(kube::the_lease_is_the_nodes_pod_cidr),
+    test!(kube::another_writer_of_the_annotations_is_not_fought_with),
+    test!(kube::the_last_known_leases_outlive_the_server),
+    test!(kube::the_condition_follows_the_network),
+    test!(kube::a_config_map_that_is_replaced_is_followed),
+    test!(kube_daemon::nodes_are_hosts),
+    test!(kube_daemon::a_missing_pod_cidr_is_waited_for),
+    test!(kube_daemon::a_host_starts_without_the_server),
+    test!(kube_daemon::a_pod_cidr_outside_the_network_is_refused),
     test!(health::ready_is_the_host_whose_data_path_is_up, ETCD, ETCDCTL),
     test!(health::a_busy_port_ends_the_start),
     test!(health::clients_that_stay_do_not_keep_a_probe_out),

@@ -6,8 +6,8 @@ use crate::sources::File;
 
 /// Items that may have no caller, each group with the reason.
 pub const EXCEPTIONS: &[(&str, &str)] = &[
-    ("Conntrack delete_where is_answered DSTNAT nat_map", "portmap's translations and its stale connections"),
-    ("oifname l4proto ct_state daddr_is_local in_set vmap set_mark", "rules of portmap and firewall"),
+    ("delete_where is_answered", "portmap's stale connections"),
+    ("ct_state in_set", "rules of firewall"),
     (
         "add_rule destroy_rule destroy_table destroy_set destroy_elements flush_table flush_set",
         "all of nft's operations",

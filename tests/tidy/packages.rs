@@ -35,6 +35,7 @@ const NOT_IN_PLUGINS: &[&str] = &["tokio", "rtnetlink", "tracing", "clap", "toni
 /// One of these has to be among a package's choices, for each part of its licence. The same list is in deny.toml.
 const LICENCES: &[&str] = &[
     "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
     "MIT",
     "BSD-2-Clause",
     "BSD-3-Clause",

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attachment::record::DIRECTORY;
-use attachment::rules::{macspoof, masquerade};
+use attachment::rules::{macspoof, masquerade, portmap};
 use kernel::message::link::SeenLink;
 use kernel::nft::NftWatch;
 use kernel::state::State;
@@ -105,7 +105,7 @@ impl Controller {
             kernel,
             events,
             folders,
-            rules: RulesWatch::new(NftWatch::open([masquerade::table(), macspoof::table()])),
+            rules: RulesWatch::new(NftWatch::open([masquerade::table(), macspoof::table(), portmap::table()])),
             records: Records::new(directory),
             stale: Stale::All,
             links: BTreeMap::new(),

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use attachment::record::{HostLink, MADE, Record, SharedLink};
 use attachment::rules::{Rules, macspoof, masquerade};
+use attachment::section::Section;
 use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
 use kernel::message::neighbour::Forwarding;
@@ -45,6 +46,8 @@ pub struct Ruled {
     pub owner: Name,
     /// The rules.
     pub rules: Rules,
+    /// The chained plugin that made them; `None`: the plugin with the interface.
+    pub chained: Option<&'static str>,
 }
 
 /// A problem that this controller cannot or must not repair.
@@ -250,18 +253,19 @@ pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
             continue;
         }
         plan.count += 1;
-        for link in &record.shared {
+        for link in record.shared.iter().filter(|_| record.committed) {
             if let Ok(dev) = IfName::new(&link.name) {
                 bridges.entry(dev).or_default().add(name, link);
             }
         }
         plan.rules.extend(rules(name, record));
+        plan.rules.extend(chained(name, record));
     }
     for (dev, shared) in bridges {
         plan.add_shared(facts, dev, &shared);
     }
     for (name, record) in facts.records.committed().filter(|(_, record)| is_here(record, facts.subnets)) {
-        if let (Some(end), false) = (&record.host, facts.records.is_exempted(name)) {
+        if let (Some(end), true, false) = (&record.host, record.committed, facts.records.is_exempted(name)) {
             plan.add_host_link(facts, name, (end, &record.shared));
             plan.findings.extend(facts.misled(name, end, record));
         }
@@ -272,13 +276,30 @@ pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
 
 /// Whether the attachment's addresses are in this host's subnets.
 fn is_here(record: &Record, subnets: Subnets) -> bool {
-    let addresses =
-        || record.pod.iter().flat_map(|pod| &pod.addresses).filter_map(|text| text.parse::<IpNetwork>().ok());
-    let inside = |net: IpNetwork| subnets.iter().any(|subnet| subnet.contains(net.ip()));
-    addresses().next().is_some() && addresses().all(inside)
+    let of_pod = record.pod.iter().flat_map(|pod| &pod.addresses).filter_map(|text| text.parse::<IpNetwork>().ok());
+    let mut all: Vec<IpNetwork> = of_pod.collect();
+    if all.is_empty() {
+        // the plugin with the interface is another suite's
+        all = record.sections.iter().flat_map(|kept| kept.section.addresses()).collect();
+    }
+    let inside = |net: &IpNetwork| subnets.iter().any(|subnet| subnet.contains(net.ip()));
+    !all.is_empty() && all.iter().all(inside)
+}
+
+/// The packet rules of chained plugins.
+fn chained(name: &Name, record: &Record) -> Vec<Ruled> {
+    let finished = record.sections.iter().filter(|kept| kept.committed);
+    let of_section = |section: &Section| {
+        let rules = section.rules(name.key()).into_iter();
+        rules.map(|rules| Ruled { owner: name.clone(), rules, chained: Some(section.plugin()) }).collect::<Vec<_>>()
+    };
+    finished.flat_map(|kept| of_section(&kept.section)).collect()
 }
 
 fn rules(name: &Name, record: &Record) -> Vec<Ruled> {
+    if !record.committed {
+        return Vec::new();
+    }
     let pod = record.pod.as_ref();
     let mut all = Vec::new();
     if !record.rules_of(&masquerade::table()).is_empty() {
@@ -290,7 +311,7 @@ fn rules(name: &Name, record: &Record) -> Vec<Ruled> {
     if let (false, Some((host, mac))) = (record.rules_of(&macspoof::table()).is_empty(), ends) {
         all.push(macspoof::rules(name.key(), Some((&host, mac))));
     }
-    all.into_iter().map(|rules| Ruled { owner: name.clone(), rules }).collect()
+    all.into_iter().map(|rules| Ruled { owner: name.clone(), rules, chained: None }).collect()
 }
 
 /// What the records say about one shared link.

@@ -107,9 +107,10 @@ impl Records {
         &self.directory
     }
 
-    /// The attachments that ADD has finished and no DEL has started to remove.
+    /// The attachments of which some plugin's ADD has finished, and no DEL of it has started.
     pub fn committed(&self) -> impl Iterator<Item = (&Name, &Record)> {
-        self.known.iter().filter(|(_, record)| record.committed)
+        let any = |record: &Record| record.committed || record.sections.iter().any(|kept| kept.committed);
+        self.known.iter().filter(move |(_, record)| any(record))
     }
 
     /// Whether an operator has exempted it from repair.

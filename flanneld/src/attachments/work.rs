@@ -83,8 +83,12 @@ struct Work<'a> {
 impl Work<'_> {
     /// The record of a finished attachment that no other process works on.
     fn lock(&self, name: &Name) -> Option<(Locked, Record)> {
+        self.lock_if(name, |record| record.committed)
+    }
+
+    fn lock_if(&self, name: &Name, is_finished: impl Fn(&Record) -> bool) -> Option<(Locked, Record)> {
         let locked = Locked::at_once(self.directory, name.key()).ok().flatten()?;
-        let record = locked.record.clone().filter(|record| record.committed)?;
+        let record = locked.record.clone().filter(is_finished)?;
         Some((locked, record))
     }
 
@@ -176,7 +180,11 @@ impl Work<'_> {
     }
 
     fn repair_ruled(&mut self, ruled: &Ruled) {
-        let Some((mut locked, record)) = self.lock(&ruled.owner) else {
+        let is_finished = |record: &Record| match ruled.chained {
+            Some(plugin) => record.section(plugin).is_some_and(|kept| kept.committed),
+            None => record.committed,
+        };
+        let Some((mut locked, record)) = self.lock_if(&ruled.owner, is_finished) else {
             self.done.busy = true;
             return;
         };
@@ -190,6 +198,9 @@ impl Work<'_> {
         };
         let steps = vec![format!("{} changes of table {}", repaired.steps, ruled.rules.table)];
         self.done.healed.push(Healed { kind: "rules", object: ruled.label(), steps });
+        if ruled.chained.is_some() {
+            return;
+        }
         let record = with_handles(record, &ruled.rules.table, repaired);
         // Without the handles DEL finds the rules by their comments.
         if let Err(error) = locked.write(&record) {

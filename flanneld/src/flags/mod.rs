@@ -1,8 +1,8 @@
 //! The command line and the `FLANNELD_*` variables, with upstream's names and Go's rules.
 
-mod absent;
 mod etcd;
 mod go;
+mod kube;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -129,6 +129,8 @@ struct Raw {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
     heal_attachments: bool,
     #[command(flatten)]
+    kube: kube::KubeFlags,
+    #[command(flatten)]
     rules: rules::RuleFlags,
     /// Accepted for upstream's unit files; has no effect
     #[arg(long, hide = true)]
@@ -180,17 +182,13 @@ pub fn parse(args: &[String], env: &BTreeMap<String, String>) -> Result<Command,
     // switched off explicitly
     line.flags.retain(|flag| flag.name != "version");
     add_environment(&known, &mut line, env);
-    let (flags, mistakes) = absent::take_out(line.flags);
-    if !mistakes.is_empty() {
-        return Err(FlagError::Mistakes(mistakes));
-    }
-    let raw =
-        match Raw::try_parse_from(std::iter::once("flanneld".to_owned()).chain(flags.iter().map(go::Flag::to_arg))) {
-            Ok(raw) => raw,
-            Err(help) if help.kind() == ErrorKind::DisplayHelp => return Ok(Command::Print(help.to_string())),
-            Err(error) => return Err(FlagError::Usage(error.to_string())),
-        };
-    let mut options = options(raw, line.warnings)?;
+    let args = line.flags.iter().map(go::Flag::to_arg);
+    let raw = match Raw::try_parse_from(std::iter::once("flanneld".to_owned()).chain(args)) {
+        Ok(raw) => raw,
+        Err(help) if help.kind() == ErrorKind::DisplayHelp => return Ok(Command::Print(help.to_string())),
+        Err(error) => return Err(FlagError::Usage(error.to_string())),
+    };
+    let mut options = options(raw, line.warnings, env)?;
     if let Some(path) = env.get("WIREGUARD_KEY_FILE").filter(|path| !path.is_empty()) {
         options.wireguard_key_file = path.into();
     }
@@ -198,10 +196,22 @@ pub fn parse(args: &[String], env: &BTreeMap<String, String>) -> Result<Command,
     Ok(Command::Run(Box::new(options)))
 }
 
-fn options(raw: Raw, mut warnings: Vec<String>) -> Result<Options, FlagError> {
+fn options(raw: Raw, mut warnings: Vec<String>, env: &BTreeMap<String, String>) -> Result<Options, FlagError> {
     let mut mistakes = Vec::new();
     let etcd_prefix = prefix(&raw.etcd_prefix).map_err(|mistake| mistakes.push(mistake));
-    let store = etcd::store(raw.store_dir, raw.etcd).map_err(|more| mistakes.extend(more));
+    let store = match raw.kube.selected() {
+        false => etcd::store(raw.store_dir, raw.etcd),
+        true => {
+            // upstream ignores etcd's flags, too
+            let named = raw.store_dir.filter(|dir| !dir.as_os_str().is_empty());
+            let both = named.map(|_| "--store-dir and --kube-subnet-mgr: use one of the two stores".to_owned());
+            match (both, raw.kube.store(&raw.subnet_file, env)) {
+                (None, store) => store,
+                (Some(both), store) => Err(std::iter::once(both).chain(store.err().into_iter().flatten()).collect()),
+            }
+        }
+    };
+    let store = store.map_err(|more| mistakes.extend(more));
     warnings.extend(raw.rules.warning());
     let (Ok(etcd_prefix), Ok(store)) = (etcd_prefix, store) else { return Err(FlagError::Mistakes(mistakes)) };
     if let StoreOptions::Etcd(etcd) = &store {
@@ -265,14 +275,13 @@ fn boolean(known: &clap::Command, name: &str) -> Option<bool> {
     let switch = |arg: &clap::Arg| {
         !arg.get_action().takes_values() || arg.get_num_args().is_some_and(|number| number.min_values() == 0)
     };
-    ours.map(switch).or_else(|| absent::boolean(name))
+    ours.map(switch)
 }
 
 /// Adds `FLANNELD_<FLAG>` for every flag that the command line does not set. As in upstream, an invalid variable only
 /// causes a warning: a stale variable in a unit file must not keep a host without a network.
 fn add_environment(known: &clap::Command, line: &mut go::Line, env: &BTreeMap<String, String>) {
-    let ours = known.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned);
-    for name in ours.chain(absent::names().map(str::to_owned)) {
+    for name in known.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned) {
         let variable = format!("FLANNELD_{}", name.to_uppercase().replace('-', "_"));
         let Some(value) = env.get(&variable).filter(|v| !v.is_empty()) else { continue };
         if matches!(name.as_str(), "version" | "help") || line.flags.iter().any(|f| f.name == name) {
@@ -292,10 +301,7 @@ fn add_environment(known: &clap::Command, line: &mut go::Line, env: &BTreeMap<St
 }
 
 fn reads(flag: &go::Flag) -> bool {
-    match absent::boolean(&flag.name) {
-        Some(_) => absent::unreadable(&flag.name, &flag.value).is_none(),
-        None => Raw::try_parse_from(["flanneld", &flag.to_arg()]).is_ok(),
-    }
+    Raw::try_parse_from(["flanneld", &flag.to_arg()]).is_ok()
 }
 
 #[cfg(test)]

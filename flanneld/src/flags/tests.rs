@@ -166,17 +166,6 @@ fn a_password_in_the_wrong_place_is_not_repeated() {
 }
 
 #[test]
-fn parts_that_are_absent_are_named() {
-    let missing = "flanneld: --kube-subnet-mgr: the Kubernetes store is not in this version; remove the flag";
-    for args in [&["--kube-subnet-mgr"][..], &["-kube-subnet-mgr=t"]] {
-        let error = parse_with(&[&["-store-dir=/a"], args].concat(), &[]).unwrap_err();
-        assert_eq!(error.to_string(), missing, "{args:?}");
-    }
-    let error = parse_with(&["-store-dir=/a"], &[("FLANNELD_KUBE_SUBNET_MGR", "true")]).unwrap_err();
-    assert_eq!(error.to_string(), missing);
-}
-
-#[test]
 fn packet_rules_are_as_the_flags_say() {
     let rules = |args: &[&str], env: &[(&str, &str)]| run(&[&["-store-dir=/a"], args].concat(), env).rules;
     assert_eq!(rules(&[], &[]), Rules { masquerade: None, forward: true });

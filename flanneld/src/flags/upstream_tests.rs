@@ -96,7 +96,7 @@ fn all_of_upstreams_flags_together_start_it() {
 }
 
 #[test]
-fn what_only_an_absent_part_reads_means_nothing() {
+fn what_only_a_part_that_is_off_reads_means_nothing() {
     for arg in [
         "-ip-masq-fully-random-disable",
         "-iptables-resync=0x1e",
@@ -119,13 +119,13 @@ fn the_last_value_counts_and_each_is_read() {
     };
     for word in YES {
         assert!(bare(&[&format!("-ip-masq={word}")], &[]).rules.masquerade.is_some());
-        refused(&[], &[("FLANNELD_KUBE_SUBNET_MGR", word)], "the Kubernetes store is not in this version");
+        refused(&[], &[("FLANNELD_KUBE_SUBNET_MGR", word)], "env variables POD_NAME and POD_NAMESPACE must be set");
     }
     assert!(bare(&["-ip-masq=false", "-ip-masq"], &[]).rules.masquerade.is_some());
     refused(&["-ip-masq=maybe"], &[], "invalid value 'maybe' for '--ip-masq");
     refused(&["-iptables-resync=often"], &[], "not a number");
-    refused(&["-kube-subnet-mgr=maybe", "-kube-subnet-mgr=f"], &[], "--kube-subnet-mgr=maybe: neither true nor false");
-    refused(&["-kubeconfig-file"], &[], "--kubeconfig-file: needs a value");
+    refused(&["-kube-subnet-mgr=maybe", "-kube-subnet-mgr=f"], &[], "invalid value 'maybe' for '--kube-subnet-mgr");
+    refused(&["-kubeconfig-file"], &[], "a value is required for '--kubeconfig-file");
 }
 
 #[test]

@@ -92,7 +92,8 @@ impl Controller {
         }
         let elsewhere: Vec<String> = misled.into_iter().chain(self.preferred.iter().cloned()).collect();
         pass.note(elsewhere.iter().cloned());
-        self.outlet.applied(&applied, &elsewhere, complete || self.started);
+        let read = complete || self.started || self.known.health.remembered.is_some();
+        self.outlet.applied(&applied, &elsewhere, read);
         if leased.data_path.is_none() && applied.ready() {
             self.udp.end();
         }

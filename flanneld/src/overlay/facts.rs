@@ -112,10 +112,13 @@ impl Known {
         events: &Events,
         store: &Store,
     ) -> Result<Gathered, Failure> {
-        if self.health.complete && self.config.take(self.text.as_ref()) {
+        // a store that was not read yet has no configuration, which is no reason to report that it is missing
+        let read = self.health.complete || self.health.remembered.is_some();
+        if read && self.config.take(self.text.as_ref()) {
             // Another backend has other devices.
             self.survey = None;
         }
+        self.select(store)?;
         let conf = self.config.good().cloned();
         let Some(conf) = conf else {
             return Err(Failure::Wait(self.config.error().unwrap_or("the store has not been read yet").to_owned()));
@@ -129,6 +132,24 @@ impl Known {
         self.learn_keys(&conf).await?;
         let (previous, served) = (self.previous().await, self.claim(&conf).await?);
         Ok(Gathered { conf, survey, previous, served, unchanged })
+    }
+
+    /// Takes the addresses that the store has for this host's underlay, instead of the flags'.
+    fn select(&mut self, store: &Store) -> Result<(), Failure> {
+        let set = store.own_addresses().map_err(|error| Failure::Retry(error.to_string()))?;
+        let mut select = self.options.select.clone();
+        if let Some(IpAddr::V4(addr)) = set.v4 {
+            select.public_ip = Some(addr);
+        }
+        if let Some(IpAddr::V6(addr)) = set.v6 {
+            select.public_ipv6 = Some(addr);
+        }
+        if select != self.plan.select {
+            tracing::info!(public_ip = ?select.public_ip, public_ipv6 = ?select.public_ipv6, "the store sets the published addresses");
+            self.plan.select = select;
+            self.survey = None;
+        }
+        Ok(())
     }
 
     /// Reads what the choice of the underlay depends on.

@@ -171,6 +171,11 @@ impl Outlet {
         self.report.subnet_env(env.format());
     }
 
+    /// Whether pods of this host can reach others.
+    pub(super) fn is_ready(&self) -> bool {
+        self.readiness.is_ready()
+    }
+
     /// Logs warnings for the operator.
     pub(super) fn warn(&self, warnings: &[String]) {
         warnings.iter().for_each(|text| tracing::warn!("{text}"));

@@ -82,6 +82,7 @@ impl Controller {
         }
         let trouble = pass.trouble();
         self.outlet.passed(trouble, pass.outcome);
+        self.store.network_is(self.outlet.is_ready());
         Ok(pass.due)
     }
 

@@ -1,8 +1,10 @@
-//! An attachment's traces on a host: its record, its packet rules, and host-local's reservations.
+//! An attachment's traces on a host: its record, its packet rules and limits, and host-local's reservations.
 //!
 //! Plugins write them; flanneld and flannelctl read records and reservations. This crate does not know the CNI
 //! protocol.
 
+pub mod bandwidth;
+pub mod connections;
 pub mod record;
 pub mod reservations;
 pub mod rules;

@@ -229,6 +229,11 @@ impl Locked {
         Ok(Some(Self { file, path: path.to_owned(), length, record }))
     }
 
+    /// Whether nothing was ever written to the file.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
     /// Replaces the content.
     pub fn write(&mut self, record: &Record) -> Result<(), RecordError> {
         let failed = |path: &Path, cause| RecordError { doing: "write", path: path.to_owned(), cause };

@@ -15,11 +15,9 @@ pub mod masquerade;
 pub mod owner;
 pub mod portmap;
 
-use std::collections::BTreeMap;
-
 use kernel::converge::Failure;
 use kernel::diff::{NftStep, Step};
-use kernel::nft::{Chain, Element, ElementHandle, NftError, RuleHandle, Set, TableKey};
+use kernel::nft::{Chain, Element, ElementHandle, ListedRule, NftError, Rule, RuleHandle, Set, TableKey};
 use kernel::state::{NftChain, NftChainScope, NftParts, NftScope, NftSet, NftTable, Scope, State};
 use kernel::{Errno, Kernel, KernelError, Outcome};
 use sha2::{Digest, Sha512};
@@ -169,8 +167,8 @@ impl Rules {
         Ok(self.shared_handles(outcome.handles))
     }
 
-    /// The shared chains that exist, in one message, with everything that belongs to them. `None` if one is of another
-    /// type. A base chain of this name with another hook or type, or with none, would have no effect. Setting its policy
+    /// The shared chains, in one message, with everything that belongs to them: all or none. `None` if some are missing, or
+    /// one is of another type. A base chain of this name with another hook or type, or with none, would have no effect. Setting its policy
     /// would prove that it is right, but would make the kernel wait for all readers of the rules.
     fn look(&self, kernel: &mut Kernel) -> Option<State> {
         let names: Vec<&str> = self.shared.chains.keys().map(String::as_str).collect();
@@ -183,8 +181,12 @@ impl Rules {
         }
         let mut there = self.shared.clone();
         there.chains.retain(|name, _: &mut NftChain| found.iter().any(|chain| chain.name == *name));
-        let is_absent = there.chains.is_empty();
-        Some(if is_absent { State::default() } else { self.state(there) })
+        match there.chains.len() {
+            0 => Some(State::default()),
+            all if all == self.shared.chains.len() => Some(self.state(there)),
+            // whoever deleted one may have emptied the others
+            _ => None,
+        }
     }
 
     /// Fails if elements of other owners have the desired keys.
@@ -244,8 +246,7 @@ impl Rules {
             return Ok(false);
         }
         let nft = kernel.nft().map_err(|error| error.about(&what()))?;
-        let ours =
-            |chain: &str, rule: &kernel::nft::Rule| self.parts.chains.get(chain).is_some_and(|scope| scope.owns(rule));
+        let ours = |chain: &str, rule: &Rule| self.parts.chains.get(chain).is_some_and(|scope| scope.owns(rule));
         let whole = self.parts.chains.iter().filter(|(_, scope)| scope.is_whole()).map(|(name, _)| name.as_str());
         let whole: Vec<&str> = whole.collect();
         if has_rules && !nft.delete_rules(recorded, &whole, ours).map_err(|error| error.about(&what()))? {
@@ -270,33 +271,61 @@ impl Rules {
     }
 }
 
-/// Deletes the elements of a network in the named sets of `table` that belong to none of the `valid` attachments.
+/// Deletes the elements of all sets and maps of `table` whose comments `which` selects. Without the table, or without
+/// nf_tables, there are none.
 ///
 /// # Errors
 /// The kernel refused to list or delete elements.
-pub fn collect_elements(
+pub fn delete_elements(
     kernel: &mut Kernel,
     table: &TableKey,
-    sets: &[&str],
-    network: &str,
-    valid: &[Key<'_>],
+    which: impl Fn(Option<&str>) -> bool,
 ) -> Result<(), KernelError> {
-    let marks = sets.iter().map(|set| ((*set).to_owned(), owner::network_mark(network))).collect();
-    let parts = NftParts { sets: marks, ..NftParts::default() };
-    let scopes = BTreeMap::from([(table.clone(), NftScope::Shared(parts))]);
-    let found = kernel.tables(&scopes)?.remove(table).unwrap_or_default();
-    let is_stale = |element: &Element| owner::is_stale(element.comment.as_deref(), network, valid);
-    let stale = found.sets.values().flat_map(|set| {
-        let all = set.elements.values().filter(|element| is_stale(element));
-        all.map(|element| ElementHandle { set: set.set.clone(), element: element.clone() })
-    });
-    let stale: Vec<_> = stale.collect();
-    if stale.is_empty() {
+    let what = || format!("delete elements of table {table}");
+    let nft = kernel.nft().map_err(|error| error.about(&what()))?;
+    let sets = match nft.sets(table) {
+        Err(error) if error.is_absent() || error.is_unsupported() => return Ok(()),
+        sets => sets.map_err(|error| error.about(&what()))?,
+    };
+    let mut found = Vec::new();
+    for set in sets {
+        let elements = nft.elements(table, &set).map_err(|error| error.about(&what()))?;
+        let ours = elements.into_iter().filter(|element| which(element.comment.as_deref()));
+        found.extend(ours.map(|element| ElementHandle { set: set.clone(), element }));
+    }
+    if found.is_empty() {
         return Ok(());
     }
-    let what = "collect elements that belong to no attachment";
-    let nft = kernel.nft().map_err(|error| error.about(what))?;
-    nft.delete_elements_of(table, &stale, |_, element| is_stale(element)).map(drop).map_err(|error| error.about(what))
+    let deleted = nft.delete_elements_of(table, &found, |_, element| which(element.comment.as_deref()));
+    deleted.map(drop).map_err(|error| error.about(&what()))
+}
+
+/// Deletes the rules of a chain that `which` selects. Without the chain, or without nf_tables, there are none.
+///
+/// # Errors
+/// The kernel refused to list or delete rules.
+pub fn delete_rules(
+    kernel: &mut Kernel,
+    table: &TableKey,
+    chain: &str,
+    which: impl Fn(&Rule) -> bool,
+) -> Result<(), KernelError> {
+    let what = format!("delete rules of chain {chain} in table {table}");
+    let nft = kernel.nft().map_err(|error| error.about(&what))?;
+    loop {
+        let listed = match nft.rules(table, Some(chain)) {
+            Err(error) if error.is_unsupported() => return Ok(()),
+            listed => listed.map_err(|error| error.about(&what))?,
+        };
+        let handle =
+            |rule: &ListedRule| RuleHandle { table: table.clone(), chain: rule.chain.clone(), handle: rule.handle };
+        let found: Vec<RuleHandle> = listed.iter().filter(|listed| which(&listed.rule)).map(handle).collect();
+        // another caller may have deleted some; then look again
+        let delete = |nft: &mut kernel::nft::Nft| nft.delete_rules(&found, &[], |_, rule| which(rule));
+        if found.is_empty() || delete(nft).map_err(|error| error.about(&what))? {
+            return Ok(());
+        }
+    }
 }
 
 /// The outcome of [`Rules::repair`].
@@ -344,6 +373,6 @@ fn hash(text: &str) -> String {
 }
 
 /// The SHA-512 in hexadecimal digits.
-fn digest(text: &str) -> String {
+pub(crate) fn digest(text: &str) -> String {
     Sha512::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

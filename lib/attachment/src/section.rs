@@ -5,14 +5,18 @@
 
 use std::path::Path;
 
+use ipnetwork::IpNetwork;
 use kernel::netns::Netns;
 use kernel::state::{Scope, State};
+use kernel::{Kernel, KernelError};
 use serde::{Deserialize, Serialize};
 
-use crate::Key;
+use crate::bandwidth::Bandwidth;
 use crate::record::Record;
 use crate::rules::Rules;
+use crate::rules::iptables::{self, Part, Removal};
 use crate::rules::portmap::{self, Portmap};
+use crate::{Key, connections};
 
 /// The section of one plugin, and the pod that it is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +59,8 @@ impl PodNetns {
 pub enum Section {
     /// Host ports.
     Portmap(Portmap),
+    /// Limits of the rate.
+    Bandwidth(Bandwidth),
 }
 
 impl Section {
@@ -62,13 +68,32 @@ impl Section {
     pub fn plugin(&self) -> &'static str {
         match self {
             Self::Portmap(_) => "portmap",
+            Self::Bandwidth(_) => "bandwidth",
         }
     }
 
-    /// The packet rules.
+    /// The pod's addresses, as far as the section has them.
+    pub fn addresses(&self) -> Vec<IpNetwork> {
+        match self {
+            Self::Portmap(portmap) => portmap.ports.iter().map(|port| port.pod).collect(),
+            Self::Bandwidth(_) => Vec::new(),
+        }
+    }
+
+    /// The packet rules in nf_tables.
     pub fn rules(&self, key: Key<'_>) -> Vec<Rules> {
         match self {
-            Self::Portmap(portmap) => vec![portmap::rules(key, portmap)],
+            Self::Portmap(portmap) if portmap.backend.is_nftables() => vec![portmap::rules(key, portmap)],
+            Self::Portmap(_) | Self::Bandwidth(_) => Vec::new(),
+        }
+    }
+
+    /// The packet rules in the tables of iptables, and their removal; `None` if the plugin uses nf_tables.
+    pub fn iptables(&self, key: Key<'_>) -> Option<(Vec<Part>, Removal)> {
+        match self {
+            Self::Portmap(portmap) if portmap.backend.is_nftables() => None,
+            Self::Portmap(portmap) => Some((iptables::portmap::parts(key, portmap), iptables::portmap::removal(key))),
+            Self::Bandwidth(_) => None,
         }
     }
 
@@ -76,6 +101,31 @@ impl Section {
     pub fn host(&self) -> (State, Scope) {
         match self {
             Self::Portmap(_) => (State::default(), Scope::default()),
+            Self::Bandwidth(bandwidth) => bandwidth.host(),
+        }
+    }
+}
+
+impl Section {
+    /// Deletes tracked connections that the section's objects, just added, make out of date.
+    ///
+    /// # Errors
+    /// The kernel refused it. New connections are right all the same.
+    pub fn forget_before(&self, host: &mut Kernel) -> Result<(), KernelError> {
+        match self {
+            Self::Portmap(portmap) => connections::forget_before(host, &portmap.ports).map(drop),
+            Self::Bandwidth(_) => Ok(()),
+        }
+    }
+
+    /// Deletes tracked connections that lead to the pod through the section's objects, which were just removed.
+    ///
+    /// # Errors
+    /// As [`Section::forget_before`].
+    pub fn forget_after(&self) -> Result<(), KernelError> {
+        match self {
+            Self::Portmap(portmap) => connections::forget_after(&portmap.ports).map(drop),
+            Self::Bandwidth(_) => Ok(()),
         }
     }
 }

@@ -18,5 +18,17 @@ pub mod version;
 pub use quote::quote;
 
 /// The names under which this project's plugin executable is installed and called, in alphabetical order.
-pub const SUITE: [&str; 10] =
-    ["bridge", "direct-routing", "flannel", "host-gw", "host-local", "loopback", "macvlan", "ptp", "static", "vxlan"];
+pub const SUITE: [&str; 12] = [
+    "bandwidth",
+    "bridge",
+    "direct-routing",
+    "flannel",
+    "host-gw",
+    "host-local",
+    "loopback",
+    "macvlan",
+    "portmap",
+    "ptp",
+    "static",
+    "vxlan",
+];

@@ -5,11 +5,11 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use crate::diff::{LinkChange, Step};
 use crate::kernel::Kernel;
 use crate::message::Request;
-use crate::message::{ADD, APPEND, PREPEND, PUT, address, link, neighbour, route, vlan};
+use crate::message::{ADD, APPEND, Body, PREPEND, PUT, address, link, neighbour, queue, route, vlan};
 use crate::netlink::wire::Writer;
 use crate::netlink::{Errno, KernelError};
 use crate::nft::RuleHandle;
-use crate::state::{Birth, Link, LinkKind};
+use crate::state::{Birth, Filter, FilterAction, Link, LinkKind};
 use crate::types::{IfName, RouteProtocol};
 use crate::wireguard::{WireguardRequest, remove_peer, set_device, set_peer};
 use crate::{sysctl, tuntap};
@@ -110,6 +110,7 @@ impl Kernel {
     fn stage<'a>(&mut self, step: &'a Step, page: &mut Page<'a>, report: &mut Report) {
         for name in refers_to(step) {
             if page.creates.contains(name) {
+                page.look_up(name);
                 page.flush(self, report);
             }
             if let Err(error) = self.index(name) {
@@ -134,7 +135,7 @@ impl Kernel {
             Step::DeleteLink(name) => self.seen.remove(name),
             _ => {}
         }
-        page.requests.push(Request::new(message, flags, step));
+        page.requests.push(Request::of(message, flags, step));
         page.steps.push(step);
         if page.steps.len() == FULL {
             page.flush(self, report);
@@ -142,7 +143,20 @@ impl Kernel {
     }
 
     /// The message for a step; all links that it names are known by now.
-    fn message(&self, step: &Step) -> Option<(Message, u16)> {
+    fn message(&self, step: &Step) -> Option<(Body, u16)> {
+        let names = self.names();
+        let message = match step {
+            Step::AddQdisc(key, qdisc) => (queue::put(names.index(&key.dev)?, key.place, qdisc), ADD),
+            Step::ChangeQdisc(key, qdisc) => (queue::put(names.index(&key.dev)?, key.place, qdisc), 0),
+            Step::DeleteQdisc(key) => (queue::delete(names.index(&key.dev)?, key.place), 0),
+            Step::AddFilter(key, filter) => (queue::add_filter(names.index(&key.dev)?, key.prio, filter, names)?, ADD),
+            Step::DeleteFilter(key) => (queue::delete_filter(names.index(&key.dev)?, key.prio), 0),
+            _ => return self.object(step).map(|(message, flags)| (message.into(), flags)),
+        };
+        Some((message.0.into(), message.1))
+    }
+
+    fn object(&self, step: &Step) -> Option<(Message, u16)> {
         let names = self.names();
         let message = match step {
             Step::CreateLink(name, created) => (link::create(name, created, names)?, ADD),
@@ -166,7 +180,12 @@ impl Kernel {
             | Step::WriteSysctl(..)
             | Step::SetWireguard(..)
             | Step::PutWireguardPeer(..)
-            | Step::DeleteWireguardPeer(..) => return None,
+            | Step::DeleteWireguardPeer(..)
+            | Step::AddQdisc(..)
+            | Step::ChangeQdisc(..)
+            | Step::DeleteQdisc(_)
+            | Step::AddFilter(..)
+            | Step::DeleteFilter(_) => return None,
         };
         Some(message)
     }
@@ -183,6 +202,9 @@ fn refers_to(step: &Step) -> Vec<&IfName> {
             (change.master.as_ref().and_then(Option::as_ref), lower)
         }
         Step::AddVlan(key, _) | Step::DeleteVlan(key) => (Some(&key.dev), None),
+        Step::AddQdisc(key, _) | Step::ChangeQdisc(key, _) | Step::DeleteQdisc(key) => (Some(&key.dev), None),
+        Step::AddFilter(key, Filter { action: FilterAction::Redirect(to), .. }) => (Some(&key.dev), to.as_ref()),
+        Step::AddFilter(key, _) | Step::DeleteFilter(key) => (Some(&key.dev), None),
         Step::AddAddress(key, _) | Step::DeleteAddress(key) => (Some(&key.dev), None),
         Step::PutNeighbour(key, _) | Step::DeleteNeighbour(key) => (Some(&key.dev), None),
         Step::PutFdb(key, _) | Step::DeleteFdb(key) => (Some(&key.dev), None),
@@ -267,8 +289,17 @@ struct Page<'a> {
 const FULL: usize = 200;
 
 impl Page<'_> {
+    /// Asks for a link that the page creates, with the page.
+    fn look_up(&mut self, name: &IfName) {
+        self.requests.push(Request::new(link::get_by_name(name), 0, format!("ip link show {name}")));
+    }
+
     fn flush(&mut self, kernel: &mut Kernel, report: &mut Report) {
-        let outcomes = kernel.socket.transact(&self.requests);
+        let mut outcomes = kernel.socket.transact(&self.requests);
+        let found = outcomes.split_off(self.steps.len());
+        for object in found.into_iter().flatten().flatten() {
+            kernel.note(&object);
+        }
         for (step, outcome) in self.steps.iter().zip(outcomes) {
             report.count(step, outcome.map(drop).map_err(|error| explain(kernel, step, error)));
         }
@@ -294,6 +325,8 @@ impl Report {
     pub(crate) fn count(&mut self, step: &Step, outcome: Result<(), KernelError>) {
         match outcome {
             Err(error) if step.is_delete() && error.is_absent() => self.done += 1,
+            // the link has no ingress discipline any more (`__tcf_qdisc_find`, net/sched/cls_api.c)
+            Err(error) if matches!(step, Step::DeleteFilter(_)) && error.is_invalid() => self.done += 1,
             // exactly this route exists
             Err(error) if is_there(step) && error.is_already() => self.done += 1,
             Err(error) => self.failed.push((step.clone(), error)),

@@ -7,6 +7,7 @@
 mod links;
 mod nft;
 mod objects;
+mod queues;
 mod rename;
 mod routes;
 mod step;
@@ -21,7 +22,7 @@ pub(crate) use routes::twins;
 pub use step::{LinkChange, RouteText, Step};
 
 use crate::nft::TableKey;
-use crate::state::{LinkKind, Route, RouteKey, Scope, State};
+use crate::state::{FilterKey, LinkKind, QdiscKey, Route, RouteKey, Scope, State};
 use crate::types::IfName;
 
 /// An object under a desired name that is something else. It is left alone, with everything that depends on it.
@@ -68,6 +69,35 @@ pub enum Conflict {
         wanted: Box<Route>,
         /// The existing route.
         found: Box<Route>,
+    },
+    /// A queueing discipline of another kind.
+    #[error(
+        "{} has another queueing discipline, {found}, where {wanted} should be: if it is yours, remove it (tc qdisc del dev {} \
+         {})",
+        key.dev,
+        key.dev,
+        key.place
+    )]
+    Qdisc {
+        /// The link, and the place on it.
+        key: QdiscKey,
+        /// The kind that it should be.
+        wanted: String,
+        /// The kind that it is.
+        found: String,
+    },
+    /// Another program's filter in the place of ours.
+    #[error(
+        "another program's filter stands in place of ours: tc filter show dev {} ingress prio {}; if it is yours, remove it \
+         (tc filter del dev {} ingress prio {})",
+        key.dev,
+        key.prio,
+        key.dev,
+        key.prio
+    )]
+    Filter {
+        /// The link, and the place of the filter.
+        key: FilterKey,
     },
     /// A chain or set of a shared table has another hook, priority or type.
     #[error("{object} of table {table} is not of the desired kind, and others may use it: nft list table {table}")]
@@ -121,6 +151,8 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     wireguard::put(desired, observed, steps);
     objects::add_addresses(desired, observed, steps);
     links::raise(desired, observed, steps);
+    queues::put(desired, observed, scope, &mut plan);
+    let steps = &mut plan.steps;
     wireguard::greet(desired, observed, steps);
     objects::put_neighbours(desired, observed, steps);
     let routes = routes::Routes { desired, observed, scope, links: &links };
@@ -128,6 +160,7 @@ pub fn diff(desired: &State, observed: &State, scope: &Scope) -> Plan {
     if !scope.keep {
         let steps = &mut plan.steps;
         routes.delete(&moved, steps);
+        queues::delete(desired, observed, scope, steps);
         objects::delete_neighbours(desired, observed, scope, steps);
         wireguard::delete(desired, observed, scope, steps);
         objects::delete_addresses(desired, observed, scope, steps);

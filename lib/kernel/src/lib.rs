@@ -21,6 +21,7 @@ pub mod netns;
 pub mod news;
 pub mod nft;
 pub mod observe;
+mod observe_queues;
 pub mod release;
 pub mod removal;
 pub mod start;

@@ -30,7 +30,8 @@ impl Kernel {
     pub fn observe(&mut self, scope: &Scope) -> Result<State, KernelError> {
         let mut state = State::default();
         let links: Vec<&IfName> = scope.links.iter().chain(&scope.read_links).chain(scope.others.keys()).collect();
-        self.observe_links(&links, &mut state)?;
+        let others: Vec<&IfName> = scope.queues.iter().filter(|name| !links.contains(name)).collect();
+        self.observe_links(&links, &others, &mut state)?;
         if !scope.vlans.is_empty() {
             self.observe_vlans(&scope.vlans, &mut state)?;
         }
@@ -47,6 +48,7 @@ impl Kernel {
             }
         }
         self.observe_wireguard(&scope.wireguard, &mut state)?;
+        self.observe_queues(&scope.queues, &mut state)?;
         state.nft = self.tables(&scope.nft)?;
         if let Some(routes) = &scope.routes {
             for (key, route) in self.observe_routes(routes)? {
@@ -92,19 +94,21 @@ impl Kernel {
         Ok(self.link(name)?.map(|seen| seen.index))
     }
 
-    fn observe_links(&mut self, names: &[&IfName], state: &mut State) -> Result<(), KernelError> {
+    /// Adds the links `names`, and looks up the indexes of `others`.
+    fn observe_links(&mut self, names: &[&IfName], others: &[&IfName], state: &mut State) -> Result<(), KernelError> {
+        let all = || names.iter().chain(others);
         let requests: Vec<_> =
-            names.iter().map(|n| Request::new(link::get_by_name(n), 0, format!("ip link show {n}"))).collect();
+            all().map(|n| Request::new(link::get_by_name(n), 0, format!("ip link show {n}"))).collect();
         let mut seen = Vec::new();
-        for (name, outcome) in names.iter().zip(self.socket.transact(&requests)) {
+        for (name, outcome) in all().zip(self.socket.transact(&requests)) {
             match outcome {
                 Ok(message) => seen.extend(message.as_ref().and_then(|m| self.note(m))),
                 Err(e) if e.errno.0 == libc::ENODEV => self.seen.remove(name),
                 Err(e) => return Err(e),
             }
         }
-        for link in seen {
-            self.add_link(&link, state)?;
+        for link in seen.iter().filter(|link| names.contains(&&link.name)) {
+            self.add_link(link, state)?;
         }
         Ok(())
     }

@@ -3,10 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use overlay::lease::Subnets;
+use overlay::lease::{NodeError, Subnets};
 
 use crate::etcd::EtcdError;
 use crate::files::FileError;
+use crate::kubernetes::KubeError;
 use crate::thread::ThreadError;
 
 /// Why a store did not do what it was asked to do.
@@ -18,6 +19,12 @@ pub enum StoreError {
     /// A call to etcd failed.
     #[error("store: {0}")]
     Etcd(#[from] EtcdError),
+    /// A call to the API server of Kubernetes failed.
+    #[error("store: {0}")]
+    Kube(#[from] KubeError),
+    /// An annotation of this host's Node cannot be used.
+    #[error("store: this host's node: {0}")]
+    Node(#[from] NodeError),
     /// A system call on the embedded store's files does not return, for example because a disk or a network file
     /// system hangs.
     #[error("store: {} does not answer: is its disk slow, or its file system gone? (retrying)", .0.display())]

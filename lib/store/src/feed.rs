@@ -43,6 +43,8 @@ pub struct StoreHealth {
     pub error: Option<Arc<str>>,
     /// Since when changes of the store go unseen; `None` while they are seen.
     pub stale_since: Option<SystemTime>,
+    /// The contents are those that were saved at this time, because the store could not be read since the start.
+    pub remembered: Option<SystemTime>,
 }
 
 /// The parts of a store's contents that are kept, and its health.
@@ -123,13 +125,15 @@ impl Publisher {
     pub(crate) fn replace(&self, name: Arc<str>, snapshot: Snapshot) {
         self.change(|state| {
             state.pending.replace(snapshot);
-            state.set_health(StoreHealth { name, complete: true, error: None, stale_since: None });
+            state.set_health(StoreHealth { name, complete: true, error: None, stale_since: None, remembered: None });
         });
     }
 
     /// Publishes that the known contents are current again.
     pub(crate) fn resume(&self, name: Arc<str>) {
-        self.change(|state| state.set_health(StoreHealth { name, complete: true, error: None, stale_since: None }));
+        self.change(|state| {
+            state.set_health(StoreHealth { name, complete: true, error: None, stale_since: None, remembered: None })
+        });
     }
 
     /// Publishes changes.
@@ -147,9 +151,24 @@ impl Publisher {
             let error = Some(error.to_string().into());
             news = before.complete || before.error != error;
             let name = before.name.clone();
-            state.set_health(StoreHealth { name, complete: false, error, stale_since });
+            let remembered = before.remembered;
+            state.set_health(StoreHealth { name, complete: false, error, stale_since, remembered });
         });
         news
+    }
+
+    /// Publishes contents that were saved at `at`, until the store can be read.
+    pub(crate) fn remember(&self, name: Arc<str>, snapshot: Snapshot, at: SystemTime) {
+        self.change(|state| {
+            state.pending.replace(snapshot);
+            let (error, since) = (state.health.error.clone(), Some(at));
+            state.set_health(StoreHealth { name, complete: false, error, stale_since: since, remembered: since });
+        });
+    }
+
+    /// Wakes the consumer, because something that is not a lease has changed.
+    pub(crate) fn nudge(&self) {
+        self.change(|state| state.health_changed = true);
     }
 
     /// The number of known leases.
@@ -188,7 +207,8 @@ impl Feed {
         name: Arc<str>,
         follow: impl FnOnce(Publisher) -> F,
     ) -> Self {
-        let health = StoreHealth { name, complete: false, error: None, stale_since: Some(SystemTime::now()) };
+        let stale_since = Some(SystemTime::now());
+        let health = StoreHealth { name, complete: false, error: None, stale_since, remembered: None };
         let state = State { pending: Pending::default(), health, health_changed: false, ended: false };
         let (state, news, indexed) = (Mutex::new(state), Notify::new(), Notify::new());
         let shared = Arc::new(Shared { state, news, indexed });

@@ -6,7 +6,8 @@
 //!
 //! In two kinds of store the hosts compare and write leases themselves ([`CompareStore`]): files on one machine
 //! ([`Embedded`]) and [`Etcd`]. A store that assigns the subnets, as Kubernetes does with a node's podCIDR, is
-//! another kind of source: its `hold` reads the assigned subnet or waits for it, and its `publish` is a patch.
+//! another kind of source ([`kubernetes`]): its `hold` reads the assigned subnet or waits for it, and its `publish` is a
+//! patch.
 
 pub mod backoff;
 mod claim;
@@ -19,6 +20,7 @@ mod feed;
 pub mod files;
 mod halves;
 mod index;
+pub mod kubernetes;
 mod pending;
 mod snapshot;
 pub mod thread;
@@ -28,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use overlay::lease::LeaseAttrs;
+use overlay::net::ByFamily;
 use tokio::time::Instant;
 
 pub use claim::{Claim, Held, HoldError, Published, Trouble, Waiting};
@@ -36,6 +39,7 @@ pub use embedded::Embedded;
 pub use error::{Ended, StoreError};
 pub use etcd::Etcd;
 pub use feed::{Changes, Feed, StoreHealth};
+pub use kubernetes::Kubernetes;
 
 use claim::Keeper;
 
@@ -46,6 +50,8 @@ pub enum StoreOptions {
     Embedded(PathBuf),
     /// An etcd cluster.
     Etcd(Box<etcd::Options>),
+    /// The Nodes of a Kubernetes cluster.
+    Kubernetes(Box<kubernetes::Options>),
 }
 
 /// An open store: its changes, and this host's lease in it.
@@ -61,16 +67,7 @@ pub struct Store {
 enum Source {
     Embedded(Keeper<Embedded>),
     Etcd(Keeper<Etcd>),
-}
-
-/// Calls the keeper of each kind of source in the same way.
-macro_rules! with_keeper {
-    ($source:expr, $keeper:ident => $work:expr) => {
-        match $source {
-            Source::Embedded($keeper) => $work,
-            Source::Etcd($keeper) => $work,
-        }
-    };
+    Kubernetes(Box<Kubernetes>),
 }
 
 /// The path of the configuration in an embedded store below `dir`.
@@ -122,6 +119,14 @@ impl Store {
                 let source = Source::Etcd(Keeper::new(store, feed.shared(), renew_margin));
                 Self { feed, source, no_config }
             }
+            StoreOptions::Kubernetes(options) => {
+                let no_config = format!(
+                    "failed to read net conf: open {}: no such file or directory (mount the ConfigMap kube-flannel-cfg there)",
+                    options.net_config.display()
+                );
+                let (store, feed) = Kubernetes::open((**options).clone());
+                Self { feed, source: Source::Kubernetes(Box::new(store)), no_config }
+            }
         }
     }
 
@@ -153,17 +158,29 @@ impl Store {
     /// # Errors
     /// No lease exists yet, or it cannot be renewed now; see [`HoldError`].
     pub async fn hold(&mut self, claim: &Claim<'_>) -> Result<Held, HoldError> {
-        with_keeper!(&mut self.source, keeper => keeper.hold(claim).await)
+        match &mut self.source {
+            Source::Embedded(keeper) => keeper.hold(claim).await,
+            Source::Etcd(keeper) => keeper.hold(claim).await,
+            Source::Kubernetes(store) => store.keeper().hold(claim),
+        }
     }
 
     /// This host's lease; `None` before the first one.
     pub fn held(&self) -> Option<Held> {
-        with_keeper!(&self.source, keeper => keeper.held(Instant::now()))
+        match &self.source {
+            Source::Embedded(keeper) => keeper.held(Instant::now()),
+            Source::Etcd(keeper) => keeper.held(Instant::now()),
+            Source::Kubernetes(store) => store.held(),
+        }
     }
 
     /// The attributes in this host's lease, as last written.
     pub fn published(&self) -> Option<LeaseAttrs> {
-        with_keeper!(&self.source, keeper => keeper.published())
+        match &self.source {
+            Source::Embedded(keeper) => keeper.published(),
+            Source::Etcd(keeper) => keeper.published(),
+            Source::Kubernetes(store) => store.published(),
+        }
     }
 
     /// Publishes `attrs` in this host's lease, unless it has them already. The kernel must be ready for what the
@@ -172,7 +189,11 @@ impl Store {
     /// # Errors
     /// The store fails, or another host wrote this host's lease.
     pub async fn publish(&mut self, attrs: &LeaseAttrs) -> Result<Published, StoreError> {
-        with_keeper!(&mut self.source, keeper => keeper.publish(attrs).await)
+        match &mut self.source {
+            Source::Embedded(keeper) => keeper.publish(attrs).await,
+            Source::Etcd(keeper) => keeper.publish(attrs).await,
+            Source::Kubernetes(store) => store.keeper().publish(attrs).await,
+        }
     }
 
     /// The known addresses of the store: a peer's lease that contains one of them would cut this host off. Empty for
@@ -181,6 +202,27 @@ impl Store {
         match &self.source {
             Source::Embedded(_) => Vec::new(),
             Source::Etcd(keeper) => keeper.store().addresses(),
+            Source::Kubernetes(store) => store.addresses(),
+        }
+    }
+
+    /// The addresses that the operator sets in the store for this host's underlay, instead of `--public-ip` and
+    /// `--public-ipv6`: annotations of its Node. No other store has them.
+    ///
+    /// # Errors
+    /// One of them is not an address.
+    pub fn own_addresses(&self) -> Result<ByFamily<Option<IpAddr>>, StoreError> {
+        match &self.source {
+            Source::Embedded(_) | Source::Etcd(_) => Ok(ByFamily::default()),
+            Source::Kubernetes(store) => Ok(store.own_addresses()?),
+        }
+    }
+
+    /// Reports whether pods of this host can reach others: the Node's condition NetworkUnavailable follows it. Other
+    /// stores have nothing of the kind.
+    pub fn network_is(&self, up: bool) {
+        if let Source::Kubernetes(store) = &self.source {
+            store.network_is(up);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! ADD, DEL, CHECK, GC and STATUS of chained plugins, which change an attachment that another plugin made.
 
 use attachment::record::Record;
+use attachment::rules::iptables;
 use attachment::section::{Kept, PodNetns, Section};
 use cni::error::Error;
 use cni::plugin::{Plugin, Request};
@@ -10,6 +11,7 @@ use kernel::nft::ElementHandle;
 use kernel::state::{Scope, State};
 use kernel::{Kernel, KernelError};
 
+use super::rules::refused;
 use super::sections::{Book, collect, leave};
 use super::{differences, join, settled};
 use crate::{netns, traces};
@@ -35,7 +37,7 @@ pub trait Chained: Sync {
     fn load(&self, request: &Request<'_>) -> Result<Self::Conf, Error>;
 
     /// Reads everything that ADD and CHECK must know before anything is made. Default: nothing.
-    fn observe(
+    fn facts(
         &self,
         _conf: &Self::Conf,
         _request: &Request<'_>,
@@ -77,6 +79,12 @@ pub trait Chained: Sync {
             .with_details(format!("to repair it: {}", found.join("; ")))
     }
 
+    /// Whether the attachment is served by other packet rules than those of `section`: the reference plugins', or those of
+    /// another backend. CHECK asks if rules are missing. Default: it is not.
+    fn is_served_otherwise(&self, _request: &Request<'_>, _section: &Section, _host: &mut Host) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Differences from what ADD made that no state can express, for CHECK. Default: none.
     fn differences(
         &self,
@@ -107,6 +115,9 @@ pub struct Side {
     pub wanted: State,
     /// Which of the existing objects may be changed or deleted.
     pub scope: Scope,
+    /// What exists of it, for ADD. `None`: it is read first. If it turns out that something else exists, it is read,
+    /// too.
+    pub known: Option<State>,
 }
 
 /// The desired state of host and pod.
@@ -159,10 +170,15 @@ impl<C: Chained> Plugin for Chain<C> {
     fn add(&self, request: &Request<'_>) -> Result<AddResult, Error> {
         let conf = self.0.load(request)?;
         let (mut host, mut pod) = (Host::default(), self.pod(request)?);
-        let facts = self.0.observe(&conf, request, &mut host, &mut pod)?;
+        let facts = self.0.facts(&conf, request, &mut host, &mut pod)?;
         let sides = self.0.desired(&conf, &facts, request)?;
         let mut book = self.begin(request, &sides, &mut host, &pod)?;
         let made = self.make(&sides, book.as_ref(), &mut host, &mut pod);
+        if let (Ok(()), Some(section)) = (&made, &sides.section)
+            && let Err(kept) = host.kernel().and_then(|host| section.forget_before(host).map_err(Error::internal))
+        {
+            request.warn(self.name(), format_args!("old connections may go elsewhere: {kept}"));
+        }
         let answer = made.and_then(|()| self.0.answer(&conf, &facts, request, &mut pod));
         let kept = answer.and_then(|answer| book.as_mut().map_or(Ok(()), |book| book.commit(true)).map(|()| answer));
         kept.map_err(|cause| match self.release(request, book, &mut host, Some(&mut pod)) {
@@ -191,15 +207,14 @@ impl<C: Chained> Plugin for Chain<C> {
     fn check(&self, request: &Request<'_>) -> Result<(), Error> {
         let conf = self.0.load(request)?;
         let (mut host, mut pod) = (Host::default(), self.pod(request)?);
-        let facts = self.0.observe(&conf, request, &mut host, &mut pod)?;
+        let facts = self.0.facts(&conf, request, &mut host, &mut pod)?;
         let sides = self.0.desired(&conf, &facts, request)?;
         let mut found = self.compare("in the pod: ", &mut pod, &sides.pod)?;
         if !sides.host.is_empty() {
             found.extend(self.compare("", host.kernel()?, &sides.host)?);
         }
-        let rules = sides.section.iter().flat_map(|section| section.rules(traces::key(request)));
-        for rules in rules {
-            found.extend(rules.differences(host.kernel()?).map_err(|error| self.failed(error))?);
+        if let Some(section) = &sides.section {
+            found.extend(self.missing_rules(request, section, &mut host)?);
         }
         found.extend(self.0.differences(&conf, &facts, &mut host, &mut pod)?);
         if found.is_empty() { Ok(()) } else { Err(self.0.differs(request, &found)) }
@@ -266,8 +281,26 @@ impl<C: Chained> Chain<C> {
             self.converge(host.kernel()?, &sides.host)?;
         }
         let Some((book, section)) = book.zip(sides.section.as_ref()) else { return Ok(()) };
-        let rules = section.rules(book.key());
-        join(rules.iter().map(|rules| book.add(host.kernel()?, rules, &|taken, owner| self.0.taken(taken, owner))))
+        for rules in section.rules(book.key()) {
+            book.add(host.kernel()?, &rules, &|taken, owner| self.0.taken(taken, owner))?;
+        }
+        match section.iptables(book.key()) {
+            Some((parts, _)) => iptables::put(&parts).map_err(|error| refused(&error).context(self.name())),
+            None => Ok(()),
+        }
+    }
+
+    /// The rules that ADD would still have to write, unless other rules serve the attachment.
+    fn missing_rules(&self, request: &Request<'_>, section: &Section, host: &mut Host) -> Result<Vec<String>, Error> {
+        let key = traces::key(request);
+        let mut found = Vec::new();
+        for rules in section.rules(key) {
+            found.extend(rules.differences(host.kernel()?).map_err(|error| self.failed(error))?);
+        }
+        if let Some((parts, _)) = section.iptables(key) {
+            found.extend(iptables::differences(&parts).map_err(|error| refused(&error))?);
+        }
+        if found.is_empty() || self.0.is_served_otherwise(request, section, host)? { Ok(Vec::new()) } else { Ok(found) }
     }
 
     fn release(
@@ -290,9 +323,13 @@ impl<C: Chained> Chain<C> {
         join([of_pod, of_host, left, closed])
     }
 
-    fn converge(&self, kernel: &mut Kernel, Side { wanted, scope }: &Side) -> Result<(), Error> {
+    fn converge(&self, kernel: &mut Kernel, Side { wanted, scope, known }: &Side) -> Result<(), Error> {
         let refused = |error: KernelError| self.failed(error);
-        let outcome = kernel.converge(wanted, scope, None).map_err(refused)?;
+        let assumed = known.as_ref().map(Into::into);
+        let mut outcome = kernel.converge(wanted, scope, assumed).map_err(refused)?;
+        if known.is_some() && outcome.failed.iter().any(|(_, error)| error.is_already()) {
+            outcome = kernel.converge(wanted, scope, None).map_err(refused)?;
+        }
         let outcome = settled(kernel, outcome).map_err(refused)?;
         outcome.conflicts.first().map_or(Ok(()), |conflict| Err(self.failed(conflict)))
     }

@@ -33,6 +33,7 @@ pub use delegating::{Delegate, Delegating, Delegation, HostFacts, HostPart, Plan
 pub use ends::{Ends, interface, pod_interface, prev_mac};
 pub use fields::{Masquerade, MasqueradeBackend};
 pub use ipam::{Addresses, Ipam};
+pub use rules::{not_removed, refused};
 
 use crate::netns;
 use crate::pod::Dad;

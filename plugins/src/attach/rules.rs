@@ -61,11 +61,13 @@ pub(super) fn put(parts: &[Part]) -> Result<(), Error> {
     iptables::put(parts).map_err(|error| refused(&error).context("failed to set up masquerade (iptables)"))
 }
 
-fn refused(error: &IptablesError) -> Error {
+/// The error of a program of iptables. A lock that another program holds is temporary.
+pub fn refused(error: &IptablesError) -> Error {
     Error::new(if error.is_temporary() { code::TRY_AGAIN } else { code::INTERNAL }, error.to_string())
 }
 
-fn not_removed(error: RemovalError) -> Error {
+/// The error of a removal that failed.
+pub fn not_removed(error: RemovalError) -> Error {
     match error {
         RemovalError::Kernel(error) => Error::internal(error),
         RemovalError::Program(error) => refused(&error),

@@ -5,16 +5,18 @@ use std::path::Path;
 
 use attachment::Key;
 use attachment::record::{DIRECTORY, Locked, Record, list, networks};
-use attachment::rules::{AddError, Rules, owner};
+use attachment::rules::{AddError, Rules, iptables, owner};
 use attachment::section::{Kept, Section};
 use cni::error::{Error, code};
 use cni::plugin::Request;
+use kernel::diff::Step;
 use kernel::nft::ElementHandle;
-use kernel::removal::leave_to_child;
+use kernel::removal::{delete_link, leave_to_child};
 use kernel::state::{Scope, State};
 use kernel::{Kernel, KernelError};
 
 use super::join;
+use super::rules::not_removed;
 
 /// How often elements of owners that are gone are taken over, because others may add the same ones meanwhile.
 const TURNS: usize = 3;
@@ -40,12 +42,16 @@ impl<'a> Book<'a> {
     /// As [`Book::make`], but `None` if there is no record.
     pub(super) fn existing(plugin: &'static str, key: Key<'a>) -> Result<Option<Self>, Error> {
         let locked = Locked::existing(Path::new(DIRECTORY), key).map_err(Error::internal)?;
-        Ok(locked.and_then(|locked| Self::of(plugin, key, locked)))
+        locked.map_or(Ok(None), |locked| Self::of(plugin, key, locked))
     }
 
-    fn of(plugin: &'static str, key: Key<'a>, mut locked: Locked) -> Option<Self> {
-        let record = locked.record.take()?;
-        Some(Self { plugin, key, locked, record })
+    /// `None` if the file is no record. An empty one is of an ADD that was killed before its first step, and is deleted.
+    fn of(plugin: &'static str, key: Key<'a>, mut locked: Locked) -> Result<Option<Self>, Error> {
+        match locked.record.take() {
+            Some(record) => Ok(Some(Self { plugin, key, locked, record })),
+            None if locked.is_empty() => locked.delete().map(|()| None).map_err(Error::internal),
+            None => Ok(None),
+        }
     }
 
     /// The attachment.
@@ -153,13 +159,33 @@ pub(super) fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Resu
     for rules in section.rules(key) {
         outcomes.push(rules.remove(host, &[]).map_err(failed));
     }
+    if let Some((_, removal)) = section.iptables(key) {
+        outcomes.push(iptables::remove(host, &removal).map_err(not_removed));
+    }
     let (_, scope) = section.host();
     if scope != Scope::default() {
-        let outcome = host.converge(&State::default(), &scope, None).map_err(failed);
-        let first = outcome.map(|outcome| outcome.failed.into_iter().next());
-        outcomes.push(first.and_then(|refused| refused.map_or(Ok(()), |(_, cause)| Err(failed(cause)))));
+        outcomes.extend(remove_objects(host, &scope).into_iter().map(|outcome| outcome.map_err(failed)));
     }
+    outcomes.push(section.forget_after().map_err(failed));
     join(outcomes)
+}
+
+/// Removes everything in the scope, links last, and without waiting until the kernel has released them.
+fn remove_objects(host: &mut Kernel, scope: &Scope) -> Vec<Result<(), KernelError>> {
+    let plan = match host.plan(&State::default(), scope, None) {
+        Ok(plan) => plan,
+        Err(cause) => return vec![Err(cause)],
+    };
+    let (links, others): (Vec<Step>, Vec<Step>) =
+        plan.steps.into_iter().partition(|step| matches!(step, Step::DeleteLink(_)));
+    let refused = host.apply(&others).failed.into_iter().map(|(_, cause)| Err(cause));
+    let mut outcomes: Vec<_> = refused.collect();
+    for step in links {
+        if let Step::DeleteLink(name) = step {
+            outcomes.push(delete_link(host, &name).map(drop));
+        }
+    }
+    outcomes
 }
 
 /// Removes what all sections of a record name.
@@ -193,7 +219,7 @@ pub(super) fn collect(plugin: &'static str, request: &Request<'_>, host: &mut Ke
         let key = Key { network, container, ifname };
         // without the lock, an ADD or a DEL works on the attachment
         let locked = Locked::at_once(directory, key).map_err(Error::internal)?;
-        let book = locked.and_then(|locked| Book::of(plugin, key, locked));
+        let book = locked.map_or(Ok(None), |locked| Book::of(plugin, key, locked))?;
         book.filter(|book| book.section().is_some()).map_or(Ok(()), |book| book.close(host))
     }))
 }

@@ -19,7 +19,7 @@ const LISTS: &str = "link show\naddr show\nroute show table all\nrule show\nneig
 const SETTINGS: [&str; 6] =
     ["ipv4/ip_forward", "ipv4/conf/all", "ipv4/conf/default", "ipv6/conf/all", "ipv6/conf/default", "ipv6/conf/lo"];
 
-/// The links, addresses, routes, rules, permanent neighbours, nf_tables objects and settings of a namespace. What the
+/// The links, addresses, routes, rules, permanent neighbours, queueing disciplines, nf_tables objects and settings of a namespace. What the
 /// kernel derives from them, and changes by itself later, is left out.
 pub fn namespace(room: &Room) -> Result<Lines, Box<dyn std::error::Error>> {
     room.enter(|| {
@@ -27,6 +27,9 @@ pub fn namespace(room: &Room) -> Result<Lines, Box<dyn std::error::Error>> {
         let mut lines: Lines = listed.lines().filter_map(object).collect();
         let rules = run(Command::new("ip").args(["-6", "-o", "rule", "show"]), "")?;
         lines.extend(rules.lines().map(|rule| format!("IPv6 rule {rule}")));
+        let queues = run(Command::new("tc").args(["qdisc", "show"]), "")?;
+        // the kernel's own disciplines have no number
+        lines.extend(queues.lines().filter(|line| !line.contains(" 0: ")).map(|line| line.trim().to_owned()));
         lines.extend(ruleset(&run(Command::new("nft").args(["-a", "list", "ruleset"]), "")?));
         for path in SETTINGS {
             settings(&Path::new("/proc/sys/net").join(path), &mut lines)?;

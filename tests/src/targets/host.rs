@@ -5,10 +5,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use attachment::record::Record;
 use attachment::reservations::recode_index;
+use attachment::rules::owner;
+use attachment::rules::portmap::check_conditions;
 use cni::error::Error;
 use cni::plugin::serve;
 use flanneld::flags;
+use kernel::types::Family;
 use overlay::status::Status;
 use plugins::attach::Addresses;
 use plugins::flannel;
@@ -142,5 +146,32 @@ pub fn flannel_state(bytes: &[u8]) {
 pub fn flannel_state_seeds() -> Vec<Vec<u8>> {
     owned(&[
         r#"{"cniVersion":"1.0.0","ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.5.97.0/24"}]],"routes":[{"dst":"10.5.0.0/16"}],"type":"host-local"},"isGateway":true,"mtu":1450,"name":"cbr0","type":"bridge"}"#,
+    ])
+}
+
+/// Conditions of host ports, the comment of an element, a record. A comment that names an attachment is that
+/// attachment's, and a record that is written is read the same.
+pub fn host_ports(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
+    for family in Family::ALL {
+        let _ = check_conditions(family, &words);
+    }
+    if let Some(key) = owner::named(text) {
+        assert!(text.starts_with(&owner::mark(key)));
+    }
+    if let Ok(record) = serde_json::from_str::<Record>(text) {
+        let again = serde_json::to_string(&record).unwrap_or_default();
+        assert_eq!(serde_json::from_str::<Record>(&again).ok(), Some(record), "{again}");
+    }
+}
+
+pub fn host_ports_seeds() -> Vec<Vec<u8>> {
+    owned(&[
+        "ip saddr != 192.0.2.0/24 iifname eth0 meta mark 0x10 tcp sport 80",
+        "8e48f37d5de60467-0b65a318f52e521b, net: net1, if: eth0, id: cid1",
+        r#"{"schema":1,"boot":"b","committed":false,"sections":[{"committed":true,"netns":{"path":"/p","inode":1},
+            "section":{"portmap":{"ports":[{"protocol":6,"port":80,"pod":"10.1.2.3/24","podPort":80}],
+            "masquerade":{"markBit":13,"all":false}}}}]}"#,
     ])
 }

@@ -33,6 +33,7 @@ pub static TARGETS: &[Target] = &[
     Target { name: "reservations", run: host::reservations, seeds: host::reservations_seeds },
     Target { name: "reservation_index", run: host::reservation_index, seeds: host::reservation_index_seeds },
     Target { name: "flannel_state", run: host::flannel_state, seeds: host::flannel_state_seeds },
+    Target { name: "host_ports", run: host::host_ports, seeds: host::host_ports_seeds },
     Target { name: "cni_conf", run: protocol::conf, seeds: protocol::conf_seeds },
     Target { name: "cni_list", run: protocol::list, seeds: protocol::list_seeds },
     Target { name: "cni_network", run: protocol::network, seeds: protocol::network_seeds },

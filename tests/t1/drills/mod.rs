@@ -70,7 +70,7 @@ macro_rules! rows {
 
 rows!(
     flannel FLANNEL, host_local HOST_LOCAL, bridge BRIDGE, bridge_with_rules BRIDGE_RULES, bridge_with_vlan BRIDGE_VLAN,
-    macvlan MACVLAN, ptp PTP, static_ipam STATIC, vxlan VXLAN, host_gw HOST_GW, direct_routing DIRECT_ROUTING, loopback LOOPBACK
+    macvlan MACVLAN, portmap PORTMAP, ptp PTP, static_ipam STATIC, vxlan VXLAN, host_gw HOST_GW, direct_routing DIRECT_ROUTING, loopback LOOPBACK, bandwidth BANDWIDTH
 );
 
 fn drill(row: &Row) -> Outcome {

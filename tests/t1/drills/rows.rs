@@ -61,6 +61,8 @@ pub const STATIC: Row = Row {
     },
     reach: Reach::Every,
 };
+/// portmap behind a plugin of another suite. The other pod has the next host port.
+pub const PORTMAP: Row = Row { name: "portmap", conf: portmap, reach: Reach::Every };
 /// flannel, bridge and host-local.
 pub const FLANNEL: Row = Row { name: "flannel", conf: flannel, reach: Reach::Every };
 /// VXLAN without a flanneld.
@@ -75,6 +77,15 @@ pub const HOST_LOCAL: Row = Row {
     name: "host-local",
     conf: |stage| merged(bridge(stage), json!({ "type": "host-local" })),
     reach: Reach::DelAndGc,
+};
+/// bandwidth, for a pod that another suite has attached.
+pub const BANDWIDTH: Row = Row {
+    name: "bandwidth",
+    conf: |stage| {
+        let limits = json!({ "ingressRate": 8000, "ingressBurst": 80_000, "egressRate": 8000, "egressBurst": 80_000 });
+        merged(chained(stage, "bandwidth"), limits)
+    },
+    reach: Reach::Every,
 };
 /// loopback.
 pub const LOOPBACK: Row = Row {
@@ -95,6 +106,32 @@ fn bridge(stage: &Stage<'_>) -> Value {
         "cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "cni0", "isGateway": true,
         "ipam": { "type": "host-local", "dataDir": stage.data(), "ranges": [[{ "subnet": "10.9.1.0/24" }]] },
     })
+}
+
+fn portmap(stage: &Stage<'_>) -> Value {
+    let mapping = |protocol: &str| json!({ "hostPort": 8080, "containerPort": 80, "protocol": protocol });
+    json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "portmap",
+        "runtimeConfig": { "portMappings": [mapping("tcp"), mapping("udp")] },
+        "prevResult": {
+            "cniVersion": "1.1.0", "interfaces": [{ "name": "eth0", "sandbox": stage.pod.netns }],
+            "ips": [{ "address": "10.9.1.2/24", "interface": 0 }, { "address": "fd09:1::2/64", "interface": 0 }],
+        },
+    })
+}
+
+/// The configuration for the other pod: a host port has one pod.
+pub fn of_other(conf: &Value) -> Value {
+    let mut conf = conf.clone();
+    for mapping in conf["runtimeConfig"]["portMappings"].as_array_mut().into_iter().flatten() {
+        mapping["hostPort"] = 8081.into();
+    }
+    conf
+}
+
+/// A plugin behind one that makes veth pairs.
+fn chained(stage: &Stage<'_>, kind: &str) -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "net", "type": kind, "prevResult": stage.paired() })
 }
 
 /// What flanneld leased, for the chain of flannel.

@@ -2,20 +2,21 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use attachment::record::DIRECTORY;
-use kernel::diff::diff;
+use kernel::diff::{Step, diff};
 use kernel::state::{Link, LinkKind, Scope, State, Veth, VethPeer};
-use kernel::types::IfName;
+use kernel::types::{IfName, Mac};
 use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::drill::snapshot::{self, Lines};
 use tests::drill::{Calls, Point};
 
 use super::Failure;
-use super::rows::{Row, SUBNET_ENV};
+use super::rows::{Row, SUBNET_ENV, of_other};
 use crate::call::{Answer, Caller, Pod};
 
 /// The other pod's container.
@@ -51,10 +52,26 @@ impl<'a> Stage<'a> {
         let (pod, other) = (Pod::of(&rooms[0], "cid"), other_lives.then(|| Pod::of(&rooms[1], OTHER)));
         let mut stage = Self { caller, host, rooms, pod, other, conf: Value::Null };
         stage.conf = (row.conf)(&stage);
+        if stage.conf.get("prevResult").is_some() {
+            stage.pair()?;
+        }
         if let Some(other) = &stage.other {
-            succeeded(&stage.call_for("ADD", other, &stage.conf)?)?;
+            succeeded(&stage.call_for("ADD", other, &of_other(&stage.conf))?)?;
         }
         Ok(stage)
+    }
+
+    /// Makes a veth pair for each pod.
+    fn pair(&self) -> Result<(), Failure> {
+        let mut host = self.host.kernel()?;
+        for (number, room) in (0..).zip(&self.rooms) {
+            let netns = Some(room.netns().as_raw_fd());
+            let peer = VethPeer { name: IfName::new("eth0")?, mac: None, mtu: None, netns };
+            let kind = LinkKind::Veth(Veth { peer: Some(Box::new(peer)) });
+            let link = Link { mac: Some(end_mac(number)), ..Link::up(kind) };
+            host.apply(&[Step::CreateLink(IfName::new(&end_name(number))?, link)]).ok()?;
+        }
+        Ok(())
     }
 
     /// Removes the host.
@@ -74,6 +91,13 @@ impl<'a> Stage<'a> {
     /// The folder of all files.
     pub fn folder(&self) -> &Path {
         self.caller.files.path()
+    }
+
+    /// The result of a plugin that made a veth pair for each pod, once it has. The stage has them from the start.
+    pub fn paired(&self) -> Value {
+        let end = |number: u8| json!({ "name": end_name(number), "mac": end_mac(number).to_string() });
+        let pod = json!({ "name": "eth0", "sandbox": self.pod.netns });
+        json!({ "cniVersion": "1.1.0", "interfaces": [end(0), end(1), pod], "ips": [] })
     }
 
     /// Calls the plugin for the pod.
@@ -153,6 +177,15 @@ pub fn succeeded(answer: &Answer) -> Result<Value, Failure> {
         0 => Ok(serde_json::from_str(&answer.stdout)?),
         _ => Err(format!("{answer:?}").into()),
     }
+}
+
+/// The host's end of a pod's pair.
+fn end_name(number: u8) -> String {
+    format!("end{number}")
+}
+
+fn end_mac(number: u8) -> Mac {
+    Mac([2, 0, 0, 0, 8, number])
 }
 
 fn sh(room: &Room, script: &str) -> Result<(), Failure> {

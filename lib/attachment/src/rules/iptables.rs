@@ -32,6 +32,7 @@
 
 pub mod masquerade;
 mod plan;
+pub mod portmap;
 mod remove;
 mod rule;
 mod run;

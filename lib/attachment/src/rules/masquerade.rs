@@ -22,13 +22,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use kernel::nft::{Base, ChainKind, Hook, Is, ListedRule, NftFamily, Rule, RuleBuilder, RuleHandle, Side, TableKey};
+use kernel::nft::{Base, ChainKind, Hook, Is, NftFamily, Rule, RuleBuilder, Side, TableKey};
 use kernel::state::{NftChain, NftChainScope, NftTable};
 use kernel::types::{host_net, masked};
 use kernel::{Kernel, KernelError};
 
-use super::Rules;
 use super::owner::{comment, is_stale, mark};
+use super::{Rules, delete_rules};
 use crate::Key;
 
 const CHECKS: &str = "masq_checks";
@@ -66,18 +66,7 @@ fn rule(net: IpNetwork, exclude: &[IpNetwork], comment: &str) -> Rule {
 /// # Errors
 /// The kernel refused to list or delete rules.
 pub fn collect(kernel: &mut Kernel, network: &str, valid: &[Key<'_>]) -> Result<(), KernelError> {
-    let what = "collect masquerade rules that belong to no attachment";
-    let stale = |_: &str, rule: &Rule| is_stale(rule.comment.as_deref(), network, valid);
-    let nft = kernel.nft().map_err(|error| error.about(what))?;
-    loop {
-        let listed = nft.rules(&table(), Some(CHECKS)).map_err(|error| error.about(what))?;
-        let handle = |rule: &ListedRule| RuleHandle { table: table(), chain: rule.chain.clone(), handle: rule.handle };
-        let found: Vec<RuleHandle> = listed.iter().filter(|r| stale(CHECKS, &r.rule)).map(handle).collect();
-        // another caller may have deleted some; then look again
-        if found.is_empty() || nft.delete_rules(&found, &[], stale).map_err(|error| error.about(what))? {
-            return Ok(());
-        }
-    }
+    delete_rules(kernel, &table(), CHECKS, |rule| is_stale(rule.comment.as_deref(), network, valid))
 }
 
 /// The chains that all attachments share, without their rules.

@@ -17,6 +17,7 @@
 //!         ip saddr 127.0.0.0/8 meta mark set mark or 0x2000
 //!     }
 //!     chain hostports {
+//!         ip6 daddr ::1 return
 //!         ip daddr . meta l4proto . th dport vmap @masq_addr_ports4
 //!         dnat ip to ip daddr . meta l4proto . th dport map @addr_ports4
 //!         meta nfproto ipv4 meta l4proto . th dport vmap @masq_ports4
@@ -42,18 +43,24 @@
 //! connection counts, so services win, and a rule of the reference plugins wins over an element that is out of date.
 //! Only packets to an address of this host are translated (CVE-2025-67499).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use kernel::nft::{
-    Base, ChainKind, Data, DataType, Element, Field, Hook, Is, MapData, NatKind, NftFamily, RuleBuilder, Set, Side,
-    TableKey, Type, Value, Verdict, ct,
+    Base, ChainKind, Data, DataType, Element, Field, Hook, Is, MapData, NatKind, NftFamily, Rule, RuleBuilder, Set,
+    Side, TableKey, Type, Value, Verdict, ct,
 };
 use kernel::state::{NftChain, NftSet, NftTable};
-use kernel::types::{Family, masked};
+use kernel::types::{Family, host_net, masked};
+use kernel::{Kernel, KernelError};
 use serde::{Deserialize, Serialize};
 
-use super::Rules;
+mod conditions;
+pub mod upstream;
+
+pub use conditions::{Conditions, are_of_iptables};
+
+use super::{Rules, delete_elements, digest, owner};
 use crate::Key;
 
 /// The priority of translation of destinations after upstream's chains (`dstnat + 1`).
@@ -61,6 +68,15 @@ const AFTER_DSTNAT: i32 = Base::DSTNAT + 1;
 /// The priority of masquerading after upstream's chains (`srcnat + 1`).
 const AFTER_SRCNAT: i32 = Base::SRCNAT + 1;
 const HOSTPORTS: &str = "hostports";
+
+/// The protocols that have ports, with their numbers.
+pub const PROTOCOLS: [(&str, u8); 3] = [("tcp", 6), ("udp", 17), ("sctp", 132)];
+
+/// The name of a protocol, or its number if it is none of [`PROTOCOLS`].
+pub fn protocol_name(number: u8) -> String {
+    let known = PROTOCOLS.into_iter().find(|(_, of)| *of == number);
+    known.map_or_else(|| number.to_string(), |(name, _)| name.to_owned())
+}
 
 /// The host ports of an attachment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +87,35 @@ pub struct Portmap {
     /// Which connections to these ports are masqueraded; `None`: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masquerade: Option<Masquerade>,
+    /// Conditions on the packets, beside the port.
+    #[serde(skip_serializing_if = "Conditions::is_empty")]
+    pub conditions: Conditions,
+    /// Where the rules are.
+    #[serde(skip_serializing_if = "Backend::is_nftables")]
+    pub backend: Backend,
+}
+
+/// Where the rules of host ports are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Backend {
+    /// In our table of nf_tables.
+    #[default]
+    Nftables,
+    /// In upstream's chains of iptables.
+    #[serde(rename_all = "camelCase")]
+    Iptables {
+        /// The chain that marks packets to be masqueraded, if it is another program's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        set_mark_chain: Option<String>,
+    },
+}
+
+impl Backend {
+    /// Whether it is nf_tables.
+    pub fn is_nftables(&self) -> bool {
+        *self == Self::Nftables
+    }
 }
 
 /// A port of the host that leads to a port of the pod.
@@ -101,7 +146,8 @@ pub struct Masquerade {
 }
 
 impl Masquerade {
-    fn mark(self) -> u32 {
+    /// The bit as a mark.
+    pub(crate) fn mark(self) -> u32 {
         1 << (self.mark_bit & 31)
     }
 }
@@ -113,9 +159,11 @@ pub fn table() -> TableKey {
 
 /// The elements of an attachment. Without ports: its part of the table, whatever it may have there.
 pub fn rules(key: Key<'_>, portmap: &Portmap) -> Rules {
+    let suffix = suffix(&portmap.conditions);
     let elements = portmap.ports.iter().flat_map(|port| {
-        let marks = portmap.masquerade.map(|how| (marks_name(port), port.element(Data::Verdict(jump(port.pod, how)))));
-        [Some((ports_name(port), port.element(port.target()))), marks]
+        let name = |kind: &str| format!("{kind}{}{suffix}", map_name(port.address.is_some(), port.family()));
+        let marks = portmap.masquerade.map(|how| (name("masq_"), port.element(Data::Verdict(jump(port.pod, how)))));
+        [Some((name(""), port.element(port.target()))), marks]
     });
     Rules::of_elements(table(), frame(portmap), key, elements.flatten())
 }
@@ -146,12 +194,14 @@ fn map_name(of_address: bool, family: Family) -> String {
     format!("{}ports{}", if of_address { "addr_" } else { "" }, digit(family))
 }
 
-fn ports_name(port: &HostPort) -> String {
-    map_name(port.address.is_some(), port.family())
-}
-
-fn marks_name(port: &HostPort) -> String {
-    format!("masq_{}", ports_name(port))
+/// Ports under conditions have maps and chains of their own, with this at the end of their names.
+fn suffix(conditions: &Conditions) -> String {
+    if conditions.is_empty() {
+        return String::new();
+    }
+    let mut hash = digest(&format!("{}\n{}", conditions.v4.join(" "), conditions.v6.join(" ")));
+    hash.truncate(8);
+    format!("_{hash}")
 }
 
 /// The chain that marks packets to be masqueraded. Colons are not allowed in names.
@@ -172,29 +222,56 @@ fn jump(pod: IpNetwork, how: Masquerade) -> Verdict {
 
 /// The table without elements. Chains that only some attachments need are left out unless `portmap` needs them.
 fn frame(portmap: &Portmap) -> NftTable {
+    let suffix = suffix(&portmap.conditions);
     let mut frame = NftTable { comment: Some("Host ports of containers".into()), ..NftTable::default() };
-    for family in Family::ALL {
-        for (of_address, data) in
-            [(true, targets(family)), (true, DataType::Verdict), (false, targets(family)), (false, DataType::Verdict)]
-        {
-            let marks = if data == DataType::Verdict { "masq_" } else { "" };
-            let name = format!("{marks}{}", map_name(of_address, family));
+    let mut look_ups = Vec::new();
+    for (family, of_address) in Family::ALL.into_iter().flat_map(|family| [(family, true), (family, false)]) {
+        let name = format!("{}{suffix}", map_name(of_address, family));
+        for (name, data) in [(name.clone(), targets(family)), (format!("masq_{name}"), DataType::Verdict)] {
             frame.sets.insert(name.clone(), NftSet::new(Set::map(name, key_types(of_address, family), data), []));
         }
+        look_ups.extend(look_up(&name, of_address, family));
     }
-    let hostports =
-        Family::ALL.into_iter().flat_map(|family| [true, false].map(|of_address| look_up(of_address, family)));
-    frame.chains.insert(HOSTPORTS.into(), NftChain::regular(hostports.flatten()));
+    let hostports = format!("{HOSTPORTS}{suffix}");
     for (name, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
-        let enter = RuleBuilder::new(NftFamily::Inet).daddr_is_local(Is::Eq).jump(HOSTPORTS).done();
-        frame.chains.insert(name.into(), NftChain::at(Base::new(ChainKind::Nat, hook, AFTER_DSTNAT), [enter]));
+        let chain = NftChain::at(Base::new(ChainKind::Nat, hook, AFTER_DSTNAT), enter(&portmap.conditions, &hostports));
+        frame.chains.insert(format!("{name}{suffix}"), chain);
     }
+    frame.chains.insert(hostports, NftChain::regular(std::iter::once(not_loopback()).chain(look_ups)));
     for (pod, how) in portmap.masquerade.iter().flat_map(|how| portmap.ports.iter().map(move |port| (port.pod, *how))) {
         let (name, chain) = postrouting(how);
         frame.chains.insert(name, chain);
         frame.chains.insert(mark_chain(pod, how), NftChain::regular(mark_rules(pod, how)));
     }
     frame
+}
+
+/// The kernel routes no packet from `::1` to another host, so what is sent to it stays on this host.
+fn not_loopback() -> Rule {
+    let loopback = host_net(Ipv6Addr::LOCALHOST.into());
+    RuleBuilder::new(NftFamily::Inet).addr(Side::Destination, Is::Eq, loopback).back().done()
+}
+
+/// The rules that lead packets to an address of this host to the maps.
+fn enter(conditions: &Conditions, hostports: &str) -> Vec<Rule> {
+    let rule = || RuleBuilder::new(NftFamily::Inet);
+    if conditions.is_empty() {
+        return vec![rule().daddr_is_local(Is::Eq).jump(hostports).done()];
+    }
+    let of_family = |family| {
+        // conditions are checked before they are stored; a rule without them would take too much
+        let rule = conditions::add(rule().nfproto(family), family, conditions.of(family)).ok()?;
+        Some(rule.daddr_is_local(Is::Eq).jump(hostports).done())
+    };
+    Family::ALL.into_iter().filter_map(of_family).collect()
+}
+
+/// Checks conditions in the syntax of `nft`.
+///
+/// # Errors
+/// The first condition of the family that cannot be a part of our rules.
+pub fn check_conditions(family: Family, words: &[String]) -> Result<(), String> {
+    conditions::add(RuleBuilder::new(NftFamily::Inet).nfproto(family), family, words).map(drop)
 }
 
 fn key_types(of_address: bool, family: Family) -> Vec<Type> {
@@ -206,15 +283,14 @@ fn targets(family: Family) -> DataType {
     DataType::Values(vec![Type::addr(family), Type::InetService])
 }
 
-/// The rules that look up a packet's port: first whether to mark it, then where it goes.
-fn look_up(of_address: bool, family: Family) -> [kernel::nft::Rule; 2] {
+/// The rules that look up a packet's port in the map `name`: first whether to mark it, then where it goes.
+fn look_up(name: &str, of_address: bool, family: Family) -> [Rule; 2] {
     let address = of_address.then_some(Field::Addr(family, Side::Destination));
     let fields: Vec<Field> = address.into_iter().chain([Field::L4Proto, Field::Port(Side::Destination)]).collect();
-    let name = map_name(of_address, family);
     let rule = || RuleBuilder::new(NftFamily::Inet).nfproto(family);
     [
         rule().vmap(&fields, &format!("masq_{name}")).done(),
-        rule().nat_map(NatKind::Destination, family, &fields, (&name, MapData::AddrPort)).done(),
+        rule().nat_map(NatKind::Destination, family, &fields, (name, MapData::AddrPort)).done(),
     ]
 }
 
@@ -225,14 +301,29 @@ fn postrouting(how: Masquerade) -> (String, NftChain) {
     (format!("postrouting_{}", how.mark_bit), NftChain::at(base, [rule]))
 }
 
-fn mark_rules(pod: IpNetwork, how: Masquerade) -> Vec<kernel::nft::Rule> {
+fn mark_rules(pod: IpNetwork, how: Masquerade) -> Vec<Rule> {
     let rule = || RuleBuilder::new(NftFamily::Inet);
     let marked = |rule: RuleBuilder| rule.set_mark(how.mark(), how.mark()).done();
     if how.all {
         return vec![marked(rule())];
     }
     let from = |net| marked(rule().addr(Side::Source, Is::Eq, net));
-    // the kernel routes no packet from ::1 to another host
     let loopback = IpNetwork::new(Ipv4Addr::new(127, 0, 0, 0).into(), 8).ok().filter(|_| pod.is_ipv4());
     std::iter::once(masked(pod)).chain(loopback).map(from).collect()
+}
+
+/// Removes the elements of an attachment without a record.
+///
+/// # Errors
+/// The kernel refused to read or delete an element.
+pub fn remove_unrecorded(kernel: &mut Kernel, key: Key<'_>) -> Result<(), KernelError> {
+    delete_elements(kernel, &table(), |comment| comment.is_some_and(|comment| comment.starts_with(&owner::mark(key))))
+}
+
+/// Removes the network's elements that belong to none of the `valid` attachments.
+///
+/// # Errors
+/// As [`remove_unrecorded`].
+pub fn collect(kernel: &mut Kernel, network: &str, valid: &[Key<'_>]) -> Result<(), KernelError> {
+    delete_elements(kernel, &table(), |comment| owner::is_stale(comment, network, valid))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::objects::dies;
 use super::{Conflict, LinkChange, Plan, Step};
 use crate::link::Made;
-use crate::state::{Birth, Link, LinkKind, Route, Scope, State};
+use crate::state::{Birth, Filter, FilterAction, Link, LinkKind, Route, Scope, State};
 use crate::types::IfName;
 
 /// The result for the links.
@@ -21,6 +21,9 @@ impl Outcome {
     /// Routes by the latter stay, because other programs may have routes to the same destinations.
     pub(super) fn surviving<'a>(&self, observed: &'a State) -> Cow<'a, State> {
         let mut state = without(observed, &self.remade);
+        if !self.remade.is_empty() {
+            lose_targets(state.to_mut(), &self.remade);
+        }
         if !self.blocked.is_empty() {
             drop_links(state.to_mut(), &self.blocked);
         }
@@ -29,7 +32,11 @@ impl Outcome {
 
     /// `desired` without the objects on links that are something else.
     pub(super) fn possible<'a>(&self, desired: &'a State) -> Cow<'a, State> {
-        without(desired, &self.blocked)
+        let mut state = without(desired, &self.blocked);
+        if !self.blocked.is_empty() {
+            state.to_mut().filters.retain(|_, filter| !leads_to(filter, &self.blocked));
+        }
+        state
     }
 
     /// Whether the route uses a link that must be left alone.
@@ -56,7 +63,20 @@ fn drop_links(state: &mut State, gone: &BTreeSet<IfName>) {
     state.neighbours.retain(|key, _| !gone.contains(&key.dev));
     state.fdb.retain(|key, _| !gone.contains(&key.dev));
     state.wireguard.retain(|name, _| !gone.contains(name));
+    state.qdiscs.retain(|key, _| !gone.contains(&key.dev));
+    state.filters.retain(|key, _| !gone.contains(&key.dev));
     state.sysctls.retain(|path, _| path.split('/').nth(3).is_none_or(|dev| !gone.iter().any(|g| g.as_str() == dev)));
+}
+
+/// A filter stays when the link that it sends packets to is deleted.
+fn lose_targets(state: &mut State, gone: &BTreeSet<IfName>) {
+    for filter in state.filters.values_mut().filter(|filter| leads_to(filter, gone)) {
+        filter.action = FilterAction::Redirect(None);
+    }
+}
+
+fn leads_to(filter: &Filter, links: &BTreeSet<IfName>) -> bool {
+    matches!(&filter.action, FilterAction::Redirect(Some(to)) if links.contains(to))
 }
 
 /// The deepest stack of links: the kernel's own limit (MAX_NEST_DEV, include/linux/netdevice.h).
@@ -135,6 +155,8 @@ pub(super) fn change(want: &Link, have: &Link) -> LinkChange {
         // The kernel does not report an empty alias.
         alias: differs(&want.alias, &Some(have.alias.clone().unwrap_or_default())),
         promisc: want.promisc.filter(|p| *p != have.promisc.unwrap_or_default()),
+        allmulti: want.allmulti.filter(|all| *all != have.allmulti.unwrap_or_default()),
+        queue_len: differs(&want.queue_len, &have.queue_len),
         arp: differs(&want.arp, &have.arp),
         multicast: differs(&want.multicast, &have.multicast),
         protodown: want.protodown.filter(|p| *p != have.protodown.unwrap_or_default()),
@@ -164,6 +186,8 @@ fn finish(want: &Link) -> LinkChange {
         master: want.master.clone().filter(Option::is_some),
         alias: want.alias.clone().filter(|_| !moved),
         promisc: want.promisc.filter(|promisc| *promisc || moved),
+        allmulti: want.allmulti.filter(|all| *all || moved),
+        queue_len: want.queue_len,
         arp: want.arp,
         multicast: want.multicast,
         protodown: want.protodown.filter(|protodown| *protodown),
@@ -175,6 +199,8 @@ fn finish(want: &Link) -> LinkChange {
 fn after_birth(want: &Link) -> LinkChange {
     LinkChange {
         promisc: want.promisc.filter(|p| *p),
+        allmulti: want.allmulti.filter(|all| *all),
+        queue_len: want.queue_len,
         alias: want.alias.clone(),
         protodown: want.protodown.filter(|p| *p),
         ..LinkChange::default()

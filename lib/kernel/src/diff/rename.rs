@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Step;
 use super::links::changeable;
-use crate::state::{RouteKey, Scope, State};
+use crate::state::{FilterAction, RouteKey, Scope, State};
 use crate::types::IfName;
 
 /// Renames links, and returns `observed` after that. A name is free once the link that has it is renamed.
@@ -43,6 +43,13 @@ fn rename(state: &mut State, from: &IfName, to: &IfName) {
     keys(&mut state.addresses, |key| crate::state::AddressKey { dev: name(key.dev), ..key });
     keys(&mut state.neighbours, |key| crate::state::NeighbourKey { dev: name(key.dev), ..key });
     keys(&mut state.fdb, |key| crate::state::FdbKey { dev: name(key.dev), ..key });
+    keys(&mut state.qdiscs, |key| crate::state::QdiscKey { dev: name(key.dev), ..key });
+    keys(&mut state.filters, |key| crate::state::FilterKey { dev: name(key.dev), ..key });
+    for filter in state.filters.values_mut() {
+        if let FilterAction::Redirect(to) = &mut filter.action {
+            *to = to.take().map(name);
+        }
+    }
     keys(&mut state.sysctls, |path| path.replace(&format!("/conf/{from}/"), &format!("/conf/{to}/")));
     let routes: &mut BTreeMap<RouteKey, _> = &mut state.routes;
     routes.values_mut().for_each(|route| route.dev = route.dev.take().map(name));

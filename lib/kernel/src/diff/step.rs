@@ -7,8 +7,8 @@ use crate::link::Phase;
 use crate::link::text::{Creation, flags};
 use crate::nft::TableKey;
 use crate::state::{
-    Address, AddressKey, Fdb, FdbKey, Link, LinkKind, NeighbourKey, Port, PublicKey, Route, RouteKey, RouteKind,
-    Secret, Vlan, VlanKey, WireguardPeerChange,
+    Address, AddressKey, Fdb, FdbKey, Filter, FilterKey, Link, LinkKind, NeighbourKey, Port, PublicKey, Qdisc,
+    QdiscKey, Route, RouteKey, RouteKind, Secret, Vlan, VlanKey, WireguardPeerChange,
 };
 use crate::sysctl;
 use crate::types::{IfName, Mac, Mtu, RouteProtocol, TableId};
@@ -40,6 +40,12 @@ pub enum Step {
     DeleteWireguardPeer(IfName, PublicKey),
     /// Add an address.
     AddAddress(AddressKey, Address),
+    /// Put a queueing discipline in a place that has none but the kernel's own.
+    AddQdisc(QdiscKey, Qdisc),
+    /// Change the parameters of a queueing discipline.
+    ChangeQdisc(QdiscKey, Qdisc),
+    /// Add a filter in a place that has none.
+    AddFilter(FilterKey, Filter),
     /// Add or replace a permanent neighbour.
     PutNeighbour(NeighbourKey, Mac),
     /// Add or replace a VXLAN forwarding entry.
@@ -53,6 +59,10 @@ pub enum Step {
     AddRoute(RouteKey, Route),
     /// Delete a route.
     DeleteRoute(RouteKey, Route),
+    /// Delete a filter.
+    DeleteFilter(FilterKey),
+    /// Delete a queueing discipline with its filters.
+    DeleteQdisc(QdiscKey),
     /// Delete a neighbour.
     DeleteNeighbour(NeighbourKey),
     /// Delete a forwarding entry with all its destinations.
@@ -78,6 +88,10 @@ pub struct LinkChange {
     pub alias: Option<String>,
     /// Promiscuous mode.
     pub promisc: Option<bool>,
+    /// Whether all multicast packets are received.
+    pub allmulti: Option<bool>,
+    /// The largest number of packets that wait to be sent.
+    pub queue_len: Option<u32>,
     /// Whether neighbours are resolved.
     pub arp: Option<bool>,
     /// IFF_MULTICAST
@@ -97,7 +111,7 @@ impl LinkChange {
 
 impl Step {
     /// The kind of object, for metrics: `link`, `port`, `vlan`, `sysctl`, `wireguard`,
-    /// `wireguard-peer`, `address`, `neighbour`, `fdb`, `route` or `nft`.
+    /// `wireguard-peer`, `qdisc`, `filter`, `address`, `neighbour`, `fdb`, `route` or `nft`.
     pub fn object(&self) -> &'static str {
         match self {
             Self::CreateLink(..) | Self::RenameLink(..) | Self::ChangeLink(..) | Self::DeleteLink(_) => "link",
@@ -107,6 +121,8 @@ impl Step {
             Self::WriteSysctl(..) => "sysctl",
             Self::SetWireguard(..) => "wireguard",
             Self::PutWireguardPeer(..) | Self::DeleteWireguardPeer(..) => "wireguard-peer",
+            Self::AddQdisc(..) | Self::ChangeQdisc(..) | Self::DeleteQdisc(_) => "qdisc",
+            Self::AddFilter(..) | Self::DeleteFilter(_) => "filter",
             Self::AddAddress(..) | Self::DeleteAddress(_) => "address",
             Self::PutNeighbour(..) | Self::DeleteNeighbour(_) => "neighbour",
             Self::PutFdb(..) | Self::DeleteFdb(_) => "fdb",
@@ -124,6 +140,8 @@ impl Step {
             Self::DeleteRoute(..)
                 | Self::DeleteVlan(_)
                 | Self::DeleteWireguardPeer(..)
+                | Self::DeleteFilter(_)
+                | Self::DeleteQdisc(_)
                 | Self::DeleteNeighbour(_)
                 | Self::DeleteFdb(_)
                 | Self::DeleteAddress(_)
@@ -187,6 +205,13 @@ impl fmt::Display for Step {
             Self::DeleteFdb(key) => write!(f, "bridge fdb del {} dev {} self", key.mac, key.dev),
             Self::DeleteAddress(key) => write!(f, "ip addr del {} dev {}", key.net, key.dev),
             Self::DeleteLink(name) => write!(f, "ip link del {name}"),
+            Self::AddQdisc(key, qdisc) => write!(f, "tc qdisc add {key}{qdisc}"),
+            Self::ChangeQdisc(key, qdisc) => write!(f, "tc qdisc change {key}{qdisc}"),
+            Self::DeleteQdisc(key) => write!(f, "tc qdisc del dev {} {}", key.dev, key.place),
+            Self::AddFilter(key, filter) => {
+                write!(f, "tc filter add dev {} ingress prio {}{filter}", key.dev, key.prio)
+            }
+            Self::DeleteFilter(key) => write!(f, "tc filter del dev {} ingress prio {}", key.dev, key.prio),
         }
     }
 }
@@ -209,6 +234,12 @@ impl fmt::Display for LinkChange {
         }
         if let Some(promisc) = self.promisc {
             write!(f, " promisc {}", if promisc { "on" } else { "off" })?;
+        }
+        if let Some(allmulti) = self.allmulti {
+            write!(f, " allmulticast {}", if allmulti { "on" } else { "off" })?;
+        }
+        if let Some(packets) = self.queue_len {
+            write!(f, " txqueuelen {packets}")?;
         }
         flags(f, self.arp, self.multicast)?;
         if let Some(protodown) = self.protodown {

@@ -61,6 +61,8 @@ pub(crate) fn take(state: &mut State, step: &Step) {
             link.master = change.master.or(link.master.take());
             link.alias = change.alias.or(link.alias.take());
             link.promisc = change.promisc.or(link.promisc);
+            link.allmulti = change.allmulti.or(link.allmulti);
+            link.queue_len = change.queue_len.or(link.queue_len);
             link.arp = change.arp.or(link.arp);
             link.multicast = change.multicast.or(link.multicast);
             link.protodown = change.protodown.or(link.protodown);
@@ -84,6 +86,10 @@ pub(crate) fn take(state: &mut State, step: &Step) {
             assert!(state.links.contains_key(&key.dev), "an address needs its link");
             state.addresses.insert(key, address);
         }
+        Step::AddQdisc(key, qdisc) | Step::ChangeQdisc(key, qdisc) => drop(state.qdiscs.insert(key, qdisc)),
+        Step::AddFilter(key, filter) => drop(state.filters.insert(key, filter)),
+        Step::DeleteQdisc(key) => drop(state.qdiscs.remove(&key)),
+        Step::DeleteFilter(key) => drop(state.filters.remove(&key)),
         Step::PutNeighbour(key, mac) => drop(state.neighbours.insert(key, mac)),
         Step::PutFdb(key, entry) => drop(state.fdb.insert(key, entry)),
         Step::PutRoute(key, route) | Step::CreateRoute(key, route) | Step::AddRoute(key, route) => {

@@ -6,6 +6,7 @@
 
 mod bridge;
 mod dummy;
+mod ifb;
 mod ipip;
 mod ipvlan;
 mod macvlan;
@@ -53,6 +54,8 @@ pub enum LinkKind {
     Vlan(VlanDevice),
     /// `ip link add type dummy`
     Dummy,
+    /// `ip link add type ifb`
+    Ifb,
     /// `ip tuntap add`
     TunTap(TunTap),
     /// lo
@@ -164,6 +167,7 @@ impl LinkKind {
             Self::Ipvlan(ipvlan) => ipvlan,
             Self::Vlan(vlan) => vlan,
             Self::Dummy => &dummy::Dummy,
+            Self::Ifb => &ifb::Ifb,
             Self::TunTap(tuntap) => tuntap,
             Self::Loopback => &other::Loopback,
             Self::Other(word) => word,
@@ -220,6 +224,7 @@ pub(crate) fn decode(word: &InfoKind, data: Option<&InfoData>) -> LinkKind {
         (InfoKind::IpVlan, Some(InfoData::IpVlan(data))) => LinkKind::Ipvlan(Ipvlan::decode(data)),
         (InfoKind::Vlan, Some(InfoData::Vlan(data))) => LinkKind::Vlan(VlanDevice::decode(data)),
         (InfoKind::Dummy, _) => LinkKind::Dummy,
+        (InfoKind::Ifb, _) => LinkKind::Ifb,
         (InfoKind::Tun, Some(InfoData::Tun(data))) => LinkKind::TunTap(TunTap::decode(data)),
         (other, _) => LinkKind::Other(other.to_string()),
     }

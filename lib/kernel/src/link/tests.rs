@@ -57,7 +57,8 @@ fn kinds() -> Vec<LinkKind> {
         LinkKind::Vlan(VlanDevice::on(name("eth0"), VlanId::new(4094).unwrap())),
         LinkKind::Vlan(VlanDevice { lower: Some(name("eth0")), id: None, protocol: VlanProtocol::Dot1ad }),
         LinkKind::Macvlan(Macvlan { bc_queue_len: Some(7), ..Macvlan::on(name("eth0"), MacvlanMode::Source) }),
-        LinkKind::Other("ifb".to_owned()),
+        LinkKind::Ifb,
+        LinkKind::Other("nlmon".to_owned()),
     ];
     use MacvlanMode::{Bridge as Direct, Passthru, Private, Vepa};
     kinds.extend([Direct, Private, Vepa, Passthru].map(|mode| LinkKind::Macvlan(Macvlan::on(name("eth0"), mode))));

@@ -181,6 +181,7 @@ pub fn change(name: &IfName, change: &LinkChange, names: &dyn Names) -> Option<M
         let master = master.as_ref().map_or(Some(0), |m| names.index(m).map(|i| i.0))?;
         attributes.push(LinkAttribute::Controller(master));
     }
+    attributes.extend(change.queue_len.map(LinkAttribute::TxQueueLen));
     attributes.extend(change.protodown.map(|down| LinkAttribute::ProtoDown(u8::from(down))));
     if let Some(alias) = &change.alias {
         attributes.push(LinkAttribute::IfAlias(alias.clone()));
@@ -193,7 +194,8 @@ pub fn change(name: &IfName, change: &LinkChange, names: &dyn Names) -> Option<M
         attributes.push(info(kind, lower, Phase::Change));
     }
     let mut message = message(index, attributes);
-    let flags = [(LinkFlags::Up, change.up), (LinkFlags::Promisc, change.promisc)];
+    let flags =
+        [(LinkFlags::Up, change.up), (LinkFlags::Promisc, change.promisc), (LinkFlags::Allmulti, change.allmulti)];
     set_flags(&mut message, flags);
     set_flags(&mut message, [(LinkFlags::Noarp, change.arp.map(|arp| !arp)), (LinkFlags::Multicast, change.multicast)]);
     Some(Message::NewLink(message))
@@ -267,6 +269,7 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
         link: Link {
             up: flags.contains(LinkFlags::Up),
             promisc: Some(flags.contains(LinkFlags::Promisc)),
+            allmulti: Some(flags.contains(LinkFlags::Allmulti)),
             arp: Some(!flags.contains(LinkFlags::Noarp)),
             multicast: Some(flags.contains(LinkFlags::Multicast)),
             ..Link::up(LinkKind::Other(String::new()))
@@ -290,6 +293,7 @@ fn decode_link(message: &LinkMessage) -> Option<SeenLink> {
             LinkAttribute::Link(index) => seen.lower = Some(*index).filter(|i| *i != 0),
             LinkAttribute::Qdisc(queue) => seen.queue.clone_from(queue),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::TxQueueLen(packets) => seen.link.queue_len = Some(*packets),
             LinkAttribute::IfAlias(alias) => seen.link.alias = Some(alias.clone()),
             LinkAttribute::ProtoDown(down) => seen.link.protodown = Some(*down != 0),
             LinkAttribute::OperState(state) => {

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod link;
 pub mod neighbour;
+pub(crate) mod queue;
 mod read;
 pub mod route;
 pub mod rule;
@@ -12,6 +13,7 @@ pub mod vlan;
 pub(crate) use read::object;
 pub use read::read_datagram;
 pub use socket::{Answer, Request, Socket, What};
+pub(crate) use socket::{Body, Encoded};
 
 use netlink_packet_route::AddressFamily;
 

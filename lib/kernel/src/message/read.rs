@@ -40,12 +40,12 @@ const INFO_SLAVE_DATA: u16 = 5;
 
 const KINDS: [Kind; 5] = [
     // struct ifinfomsg; IFLA_ADDRESS, IFNAME, MTU, LINK, MASTER, OPERSTATE, LINKINFO, IFALIAS
-    // and QDISC, WIRELESS, PROTINFO, AF_SPEC, LINK_NETNSID, PROTO_DOWN
+    // and QDISC, WIRELESS, PROTINFO, TXQLEN, AF_SPEC, LINK_NETNSID, PROTO_DOWN
     Kind {
         types: 16..=18,
         fixed: 16,
         needed: &[1, 3, 4, 5, 10, 16, LINK_INFO, 20],
-        read: &[1, 3, 4, 5, 6, 10, 11, 12, 16, LINK_INFO, 20, 26, 37, 39],
+        read: &[1, 3, 4, 5, 6, 10, 11, 12, 13, 16, LINK_INFO, 20, 26, 37, 39],
     },
     // struct ifaddrmsg; IFA_ADDRESS, LOCAL, FLAGS
     Kind { types: 20..=22, fixed: 8, needed: &[1, 2, 8], read: &[] },

@@ -9,6 +9,7 @@ use rustix::net::RecvFlags;
 use super::read::object;
 use crate::diff::Step;
 use crate::netlink::client::{Client, DUMP, DUMP_TRIES, Protocol};
+use crate::netlink::wire::Incoming;
 use crate::netlink::{Errno, KernelError};
 
 /// Requests per `sendmsg`. Each refusal takes about 768 bytes of the receive buffer (default: 212,992 bytes), and all
@@ -18,12 +19,44 @@ const PAGE: usize = 200;
 /// A message to the kernel, with the text for its errors.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
-    /// The message.
-    pub message: RouteNetlinkMessage,
+    message: Body,
     /// NLM_F_* flags besides REQUEST and ACK.
     pub flags: u16,
     /// The operation and its object, for errors.
     pub what: What<'a>,
+}
+
+/// A message before it is numbered.
+#[derive(Debug, Clone)]
+pub(crate) enum Body {
+    Object(RouteNetlinkMessage),
+    Encoded(Encoded),
+}
+
+/// A message that is already in the kernel's form: its type, and the bytes after its header.
+#[derive(Debug, Clone)]
+pub(crate) struct Encoded {
+    pub(crate) kind: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+impl<'a> From<&'a Encoded> for Incoming<'a> {
+    /// A message that was received and kept.
+    fn from(message: &'a Encoded) -> Self {
+        Self { kind: message.kind, flags: 0, sequence: 0, body: &message.body }
+    }
+}
+
+impl From<RouteNetlinkMessage> for Body {
+    fn from(message: RouteNetlinkMessage) -> Self {
+        Self::Object(message)
+    }
+}
+
+impl From<Encoded> for Body {
+    fn from(message: Encoded) -> Self {
+        Self::Encoded(message)
+    }
 }
 
 /// The operation and its object in an error. A step becomes text only when there is an error, because there may be
@@ -66,12 +99,22 @@ impl std::fmt::Display for What<'_> {
 impl<'a> Request<'a> {
     /// `message` with `flags`. Errors name it as `what`.
     pub fn new(message: RouteNetlinkMessage, flags: u16, what: impl Into<What<'a>>) -> Self {
+        Self::of(message.into(), flags, what)
+    }
+
+    pub(crate) fn of(message: Body, flags: u16, what: impl Into<What<'a>>) -> Self {
         Self { message, flags, what: what.into() }
     }
 }
 
 /// The object in the reply to a request, if there is one.
 pub type Answer = Result<Option<RouteNetlinkMessage>, KernelError>;
+
+/// The outcomes of requests, in order.
+type Outcomes<T> = Vec<Result<Option<T>, KernelError>>;
+
+/// Decodes an object. `None` for a kind of object that is not read.
+type Decoder<'a, T> = &'a dyn Fn(&Incoming<'_>) -> Result<Option<T>, KernelError>;
 
 /// A NETLINK_ROUTE socket. It always serves the network namespace in which it was opened, even if the thread moves.
 #[derive(Debug)]
@@ -88,7 +131,12 @@ impl Socket {
     /// Sends all `requests`, a page per `sendmsg`, and returns one outcome for each, in order. The outcome of a GET
     /// request contains the object.
     pub fn transact(&mut self, requests: &[Request<'_>]) -> Vec<Answer> {
-        requests.chunks(PAGE).flat_map(|page| self.page(page)).collect()
+        self.transact_and_read(requests, &object)
+    }
+
+    /// As [`Socket::transact`], for objects that `read` decodes.
+    pub(crate) fn transact_and_read<T>(&mut self, requests: &[Request<'_>], read: Decoder<'_, T>) -> Outcomes<T> {
+        requests.chunks(PAGE).flat_map(|page| self.page(page, read)).collect()
     }
 
     /// Sends one request and returns the object in the reply, if there is one.
@@ -96,7 +144,7 @@ impl Socket {
         self.transact(std::slice::from_ref(&request)).pop().unwrap_or(Ok(None))
     }
 
-    fn page(&mut self, page: &[Request<'_>]) -> Vec<Answer> {
+    fn page<T>(&mut self, page: &[Request<'_>], read: Decoder<'_, T>) -> Outcomes<T> {
         let first = self.client.begin();
         for (i, request) in page.iter().enumerate() {
             // one acknowledgement for the last message shows that all succeeded; refusals and objects are sent without
@@ -104,12 +152,12 @@ impl Socket {
             let ack = if i + 1 == page.len() && !brings_an_object(&request.message) { NLM_F_ACK } else { 0 };
             self.put(&request.message, request.flags | NLM_F_REQUEST | ack);
         }
-        let mut outcomes: Vec<Answer> = page.iter().map(|_| Ok(None)).collect();
+        let mut outcomes: Outcomes<T> = page.iter().map(|_| Ok(None)).collect();
         let answered = self.client.exchange(|answer| {
             let index = answer.sequence.wrapping_sub(first) as usize;
             let (Some(request), Some(outcome)) = (page.get(index), outcomes.get_mut(index)) else { return false };
             if i32::from(answer.kind) != libc::NLMSG_ERROR {
-                *outcome = object(answer);
+                *outcome = read(answer);
                 return index + 1 == page.len() && brings_an_object(&request.message);
             }
             let (errno, text) = answer.verdict();
@@ -137,6 +185,15 @@ impl Socket {
         request: &Request<'_>,
         mut read: impl FnMut(&RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, KernelError> {
+        self.dump_and_read(request, |message| Ok(object(message)?.as_ref().and_then(&mut read)))
+    }
+
+    /// As [`Socket::dump`], for objects in the kernel's form.
+    pub(crate) fn dump_and_read<T>(
+        &mut self,
+        request: &Request<'_>,
+        mut read: impl FnMut(&Incoming<'_>) -> Result<Option<T>, KernelError>,
+    ) -> Result<Vec<T>, KernelError> {
         let fail = |(errno, text)| KernelError { what: request.what.to_string(), errno, text };
         let flags = request.flags | NLM_F_REQUEST | DUMP;
         for _ in 0..DUMP_TRIES {
@@ -144,8 +201,8 @@ impl Socket {
             let mut unreadable = None;
             let consistent = self.client.dump_once(
                 &mut |client| put(client, &request.message, flags),
-                &mut |message| match object(message) {
-                    Ok(object) => objects.extend(object.as_ref().and_then(&mut read)),
+                &mut |message| match read(message) {
+                    Ok(object) => objects.extend(object),
                     Err(error) => unreadable = Some(error),
                 },
             );
@@ -159,7 +216,7 @@ impl Socket {
         Err(fail((Errno(libc::EINTR), Some(text.into()))))
     }
 
-    fn put(&mut self, message: &RouteNetlinkMessage, flags: u16) {
+    fn put(&mut self, message: &Body, flags: u16) {
         put(&mut self.client, message, flags);
     }
 
@@ -190,13 +247,20 @@ impl Socket {
 }
 
 /// Whether the kernel replies with an object (the `doit` of a GET, net/core/rtnetlink.c).
-fn brings_an_object(message: &RouteNetlinkMessage) -> bool {
-    matches!(message, RouteNetlinkMessage::GetLink(_) | RouteNetlinkMessage::GetRoute(_))
+fn brings_an_object(message: &Body) -> bool {
+    matches!(message, Body::Object(RouteNetlinkMessage::GetLink(_) | RouteNetlinkMessage::GetRoute(_)))
 }
 
-fn put(client: &mut Client, message: &RouteNetlinkMessage, flags: u16) {
-    let body = body(message);
-    client.put(message.message_type(), flags, body.buffer_len(), |bytes| body.emit(bytes));
+fn put(client: &mut Client, message: &Body, flags: u16) {
+    match message {
+        Body::Object(object) => {
+            let body = body(object);
+            client.put(object.message_type(), flags, body.buffer_len(), |bytes| body.emit(bytes));
+        }
+        Body::Encoded(Encoded { kind, body }) => {
+            client.put(*kind, flags, body.len(), |bytes| bytes.copy_from_slice(body));
+        }
+    }
 }
 
 /// The part of a message after its header. netlink-packet-route's own function would link the code for all other kinds.

@@ -27,6 +27,11 @@ pub struct Link {
     pub alias: Option<String>,
     /// IFF_PROMISC as set by an administrator (`ip link set promisc on`).
     pub promisc: Option<bool>,
+    /// Whether all multicast packets are received: IFF_ALLMULTI as set by an administrator (`ip link set allmulticast on`).
+    pub allmulti: Option<bool>,
+    /// The largest number of packets that wait to be sent (`ip link set txqueuelen`). A link without a queue keeps the
+    /// number for a queueing discipline that it gets later.
+    pub queue_len: Option<u32>,
     /// Whether neighbours are resolved: not IFF_NOARP (`ip link set arp on`).
     pub arp: Option<bool>,
     /// IFF_MULTICAST (`ip link set multicast on`).
@@ -48,6 +53,8 @@ impl Link {
             master: None,
             alias: None,
             promisc: None,
+            allmulti: None,
+            queue_len: None,
             arp: None,
             multicast: None,
             protodown: None,

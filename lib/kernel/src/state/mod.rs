@@ -5,6 +5,7 @@
 
 mod link;
 pub mod nft;
+mod queue;
 mod scope;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use ipnetwork::IpNetwork;
 
 pub use link::{Birth, Link, Passing, Port};
 pub use nft::{ElementKey, NftChain, NftChainScope, NftParts, NftRule, NftScope, NftSet, NftTable};
+pub use queue::{Filter, FilterAction, FilterKey, Qdisc, QdiscKey, QdiscPlace, Selects, Tbf};
 pub use scope::{Adopt, RouteScope, Scope};
 pub use wireguard::{NotAKey, PublicKey, Secret, WireguardDevice, WireguardPeer, WireguardPeerChange};
 
@@ -50,6 +52,10 @@ pub struct State {
     pub fdb: BTreeMap<FdbKey, Fdb>,
     /// The keys and peers of WireGuard devices (`wg show`).
     pub wireguard: BTreeMap<IfName, WireguardDevice>,
+    /// Queueing disciplines (`tc qdisc`).
+    pub qdiscs: BTreeMap<QdiscKey, Qdisc>,
+    /// Filters of packets that links receive (`tc filter`).
+    pub filters: BTreeMap<FilterKey, Filter>,
     /// Routes (`ip route`).
     pub routes: BTreeMap<RouteKey, Route>,
     /// Tables of nf_tables (`nft list table`).
@@ -246,7 +252,21 @@ impl State {
 
     /// Adds all objects of `other`, which replace those with the same keys.
     pub fn extend(&mut self, other: Self) {
-        let Self { links, ports, vlans, sysctls, unheard, addresses, neighbours, fdb, wireguard, routes, nft } = other;
+        let Self {
+            links,
+            ports,
+            vlans,
+            sysctls,
+            unheard,
+            addresses,
+            neighbours,
+            fdb,
+            wireguard,
+            qdiscs,
+            filters,
+            routes,
+            nft,
+        } = other;
         self.links.extend(links);
         self.ports.extend(ports);
         self.vlans.extend(vlans);
@@ -256,6 +276,8 @@ impl State {
         self.neighbours.extend(neighbours);
         self.fdb.extend(fdb);
         self.wireguard.extend(wireguard);
+        self.qdiscs.extend(qdiscs);
+        self.filters.extend(filters);
         self.routes.extend(routes);
         self.nft.extend(nft);
     }

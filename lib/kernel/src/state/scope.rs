@@ -29,6 +29,8 @@ pub struct Scope {
     pub wireguard: Vec<IfName>,
     /// Bridge ports on which all VLANs are ours.
     pub vlans: Vec<IfName>,
+    /// Links on which root disciplines that limit a rate are ours, and filters that send packets to links of ours.
+    pub queues: Vec<IfName>,
     /// Routes.
     pub routes: Option<RouteScope>,
     /// Links whose addresses must have their routes in the local table.

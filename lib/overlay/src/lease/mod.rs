@@ -5,12 +5,14 @@
 mod attrs;
 mod data;
 mod key;
+mod node;
 mod stored;
 mod wireguard;
 
 pub use attrs::{AttrsError, LeaseAttrs, VxlanData};
 pub use data::{BackendData, LeaseType, StoredAttrs};
 pub use key::{KeyError, Subnets};
+pub use node::{Annotations, NodeError, NodeKeys, PrefixError, assigned};
 pub use stored::{LeaseChanges, Refusal, StoredLease};
 pub use wireguard::WireguardData;
 

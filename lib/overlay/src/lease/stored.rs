@@ -1,6 +1,6 @@
 //! Leases as a store delivers them: parsed and checked once.
 
-use super::{AttrsError, KeyError, StoredAttrs, Subnets};
+use super::{AttrsError, KeyError, NodeError, StoredAttrs, Subnets};
 
 /// One lease of the store.
 ///
@@ -32,6 +32,9 @@ pub enum Refusal {
     /// The value cannot be read.
     #[error("its value cannot be read: {0}")]
     Value(#[from] AttrsError),
+    /// The Kubernetes Node has no usable lease.
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// The entry is a directory, a link or a device.
     #[error("it is not a regular file")]
     NotAFile,

@@ -7,7 +7,7 @@ use kernel::state::PublicKey;
 use kernel::types::Mac;
 
 use super::Service;
-use crate::lease::{AttrsError, Refusal, Subnets};
+use crate::lease::{AttrsError, NodeError, Refusal, Subnets};
 
 /// Why a lease, or one family of it, is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,6 +151,13 @@ impl Reason {
             Self::Refused(Refusal::Value(_)) | Self::NoVtep | Self::NoKey | Self::Wireguard(_) | Self::Vtep(_) => {
                 "restart flanneld there to write it again, or delete it if that host is gone"
             }
+            Self::Refused(Refusal::Node(NodeError::Unassigned | NodeError::Cidr(_) | NodeError::Several(_))) => {
+                "the controller manager assigns podCIDRs (--allocate-node-cidrs, --cluster-cidr): see the Node's events"
+            }
+            Self::Refused(Refusal::Node(NodeError::Held { .. })) => {
+                "two Nodes cannot share a podCIDR: delete the Node that is not in use, so that it registers again"
+            }
+            Self::Refused(Refusal::Node(_)) => "restart flanneld there to write its annotations again",
             Self::Extension(_) => "restart flanneld there; the data is the output of PreStartupCommand",
             Self::FamilyOff => "restart flanneld there, so that it follows the configuration",
             Self::HostBits(_) | Self::OutsideNetwork { .. } | Self::WholeNetwork(_) => {

@@ -11,7 +11,7 @@ mod tests;
 
 use ipnetwork::IpNetwork;
 use overlay::allocate::OutOfSubnets;
-use overlay::lease::{LeaseAttrs, Subnets};
+use overlay::lease::{LeaseAttrs, NodeError, Subnets};
 use overlay::netconf::NetConf;
 use tokio::time::Instant;
 
@@ -75,11 +75,47 @@ pub enum HoldError {
 }
 
 /// What a claim waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Waiting {
     /// Not all leases are known, so no subnet can be chosen.
     #[error("the store cannot be read")]
     Unread,
+    /// Kubernetes: this host's Node does not exist.
+    #[error("the node {name:?} does not exist: does the kubelet register it by this name? (NODE_NAME)")]
+    NoNode {
+        /// The name of the Node.
+        name: String,
+    },
+    /// Kubernetes: this host's Node has no usable podCIDR. The first words are upstream's.
+    #[error(
+        "node {name:?} pod cidr not assigned: {error} (kube-controller-manager needs --allocate-node-cidrs and --cluster-cidr)"
+    )]
+    Node {
+        /// The name of the Node.
+        name: String,
+        /// The reason.
+        error: NodeError,
+    },
+    /// Kubernetes: this host's Node has no podCIDR for one of the configured networks.
+    #[error(
+        "node {name:?} pod cidr not assigned for {network} (kube-controller-manager needs a --cluster-cidr of each family)"
+    )]
+    NoPodCidr {
+        /// The name of the Node.
+        name: String,
+        /// The configured network of that family.
+        network: IpNetwork,
+    },
+    /// Kubernetes: the podCIDR is not part of the network. Upstream's words.
+    #[error("subnet {network:?} specified in the flannel net config doesn't contain {subnet:?} PodCIDR of the {name:?} node (the controller manager's --cluster-cidr and net-conf.json must be the same network)", network = network.to_string(), subnet = subnet.to_string())]
+    Outside {
+        /// The name of the Node.
+        name: String,
+        /// Its podCIDR.
+        subnet: IpNetwork,
+        /// The configured network.
+        network: IpNetwork,
+    },
 }
 
 /// Why a claim failed this time.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kernel::nft::{ListedRule, RuleHandle, TableKey};
+use kernel::nft::TableKey;
 use kernel::state::{NftChainScope, NftScope, Scope, State};
 use kernel::types::Family;
 use kernel::{Kernel, KernelError};
@@ -15,6 +15,7 @@ use super::plan::{Removal, Saved, input};
 use super::rule::{Rule, nft_family};
 use super::run::{IptablesError, Variant, has_legacy_table, restore, save};
 use super::{TURNS, support};
+use crate::rules::delete_rules;
 
 /// Rules could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -73,32 +74,9 @@ fn remove_nft(kernel: &mut Kernel, family: Family, removal: &Removal) -> Result<
     let mut by_chain: BTreeMap<&str, Vec<&Rule>> = BTreeMap::new();
     entries.for_each(|(_, chain, rule)| by_chain.entry(chain).or_default().push(rule));
     for (chain, rules) in by_chain {
-        let ours =
-            |_: &str, listed: &kernel::nft::Rule| rules.iter().any(|rule| rule.is_stored_as(table.family, listed));
-        delete(kernel, &table, chain, ours)?;
+        delete_rules(kernel, &table, chain, |listed| rules.iter().any(|rule| rule.is_stored_as(table.family, listed)))?;
     }
     Ok(())
-}
-
-/// Deletes the rules of a chain that are `ours`.
-fn delete(
-    kernel: &mut Kernel,
-    table: &TableKey,
-    chain: &str,
-    ours: impl Fn(&str, &kernel::nft::Rule) -> bool,
-) -> Result<(), KernelError> {
-    let what = format!("delete an attachment's rules in chain {chain} of table {table}");
-    let nft = kernel.nft().map_err(|error| error.about(&what))?;
-    loop {
-        let listed = nft.rules(table, Some(chain)).map_err(|error| error.about(&what))?;
-        let handle =
-            |rule: &ListedRule| RuleHandle { table: table.clone(), chain: chain.to_owned(), handle: rule.handle };
-        let found: Vec<RuleHandle> = listed.iter().filter(|rule| ours(chain, &rule.rule)).map(handle).collect();
-        // another caller may have deleted some; then look again
-        if found.is_empty() || nft.delete_rules(&found, &[], &ours).map_err(|error| error.about(&what))? {
-            return Ok(());
-        }
-    }
 }
 
 fn remove_legacy(family: Family, removal: &Removal) -> Result<(), IptablesError> {

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use crate::diff::*;
 use crate::state::{
-    Address, AddressKey, Bridge, Fdb, FdbKey, Ipip, Link, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route,
-    RouteKey, RouteKind, TunTap, Veth, Vlan, VlanKey, Vxlan, WireguardPeerChange,
+    Address, AddressKey, Bridge, Fdb, FdbKey, Filter, FilterAction, Ipip, Link, Macvlan, MacvlanMode, NeighbourKey,
+    Port, PublicKey, Qdisc, QdiscPlace, Route, RouteKey, RouteKind, Selects, Tbf, TunTap, Veth, Vlan, VlanKey, Vxlan,
+    WireguardPeerChange,
 };
 use crate::types::{IfIndex, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
@@ -190,6 +191,11 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
     };
     let hole = Route { kind: RouteKind::Blackhole, dev: None, ..Route::by(&dev()) };
     let peer = PublicKey([0; 32]);
+    let [root, ingress] = [QdiscPlace::Root, QdiscPlace::Ingress].map(|place| QdiscKey { dev: dev(), place });
+    let tbf = Qdisc::Tbf(Tbf { rate: 125_000, burst: 25_000, limit: 28_125 });
+    let filter = FilterKey { dev: dev(), prio: 1 };
+    let filtered = |selects, action| Filter { selects, action };
+    let to = |net: &str| Selects::To(net.parse().unwrap());
     vec![
         (Step::CreateLink(dev(), Link::up(LinkKind::Wireguard)), "link", false, "ip link add dev type wireguard"),
         (Step::ChangeLink(dev(), LinkChange::up()), "link", false, "ip link set dev up"),
@@ -272,6 +278,40 @@ fn all_steps() -> Vec<(Step, &'static str, bool, &'static str)> {
             false,
             "ip route replace 10.5.1.0/24 via 192.0.2.1 dev dev onlink src 10.5.2.1 metric 7 table 100 proto 70 mtu 1400 advmss 1360",
         ),
+        (
+            Step::AddQdisc(root.clone(), tbf.clone()),
+            "qdisc",
+            false,
+            "tc qdisc add dev dev root handle 1: tbf rate 125000bps burst 25000 limit 28125",
+        ),
+        (
+            Step::ChangeQdisc(root.clone(), tbf),
+            "qdisc",
+            false,
+            "tc qdisc change dev dev root handle 1: tbf rate 125000bps burst 25000 limit 28125",
+        ),
+        (Step::DeleteQdisc(root), "qdisc", true, "tc qdisc del dev dev root"),
+        (Step::AddQdisc(ingress.clone(), Qdisc::Ingress), "qdisc", false, "tc qdisc add dev dev ingress"),
+        (Step::DeleteQdisc(ingress), "qdisc", true, "tc qdisc del dev dev ingress"),
+        (
+            Step::AddFilter(filter.clone(), filtered(Selects::All, FilterAction::Redirect(Some(name("ifb0"))))),
+            "filter",
+            false,
+            "tc filter add dev dev ingress prio 1 protocol all u32 match u32 0 0 action mirred egress redirect dev ifb0",
+        ),
+        (
+            Step::AddFilter(filter.clone(), filtered(to("10.5.1.0/24"), FilterAction::Pass)),
+            "filter",
+            false,
+            "tc filter add dev dev ingress prio 1 protocol ip u32 match ip dst 10.5.1.0/24 flowid 1:1",
+        ),
+        (
+            Step::AddFilter(filter.clone(), filtered(to("fd05::/64"), FilterAction::Pass)),
+            "filter",
+            false,
+            "tc filter add dev dev ingress prio 1 protocol ipv6 u32 match ip6 dst fd05::/64 flowid 1:1",
+        ),
+        (Step::DeleteFilter(filter), "filter", true, "tc filter del dev dev ingress prio 1"),
         (Step::DeleteRoute(key, hole), "route", true, "ip route del blackhole 10.5.1.0/24"),
     ]
 }
@@ -291,11 +331,16 @@ fn a_links_change_is_said_whole() {
         master: Some(None),
         alias: Some("flannel".into()),
         promisc: Some(false),
+        allmulti: Some(true),
+        queue_len: Some(500),
         up: Some(false),
         ..LinkChange::default()
     };
     let text = Step::ChangeLink(name("dev"), change).to_string();
-    assert_eq!(text, "ip link set dev mtu 1400 address 02:00:00:00:00:01 nomaster alias \"flannel\" promisc off down");
+    assert_eq!(
+        text,
+        "ip link set dev mtu 1400 address 02:00:00:00:00:01 nomaster alias \"flannel\" promisc off allmulticast on txqueuelen 500 down"
+    );
 }
 
 /// A host that starts to forward must first have `accept_ra` 2, or it forgets its routers.

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 
 use crate::diff::{Conflict, Plan, Step, diff, twins};
-use crate::state::{LinkKind, Route, RouteKey, Scope, State, WireguardPeer};
+use crate::state::{Filter, FilterAction, LinkKind, Qdisc, Route, RouteKey, Scope, Selects, State, WireguardPeer};
 use crate::types::{IfName, RouteProtocol, TableId};
 use hosts::{host, scope};
 use world::{as_listed, fits, strip, take};
@@ -195,6 +195,7 @@ fn settled(desired: &State, observed: &State, world: &State, scope: &Scope) {
             !scope.keep && !blocked(route) && route_is_ours(scope, key, route)
         });
     }
+    queues_are_settled([&want, &before, world], scope, |dev| mine(&scope.queues, dev));
     for (dev, device) in &world.wireguard {
         let (want, before) = (want.wireguard.get(dev).cloned(), before.wireguard.get(dev).cloned());
         let (wanted, known) = (want.clone().unwrap_or_default(), before.clone().unwrap_or_default());
@@ -205,6 +206,31 @@ fn settled(desired: &State, observed: &State, world: &State, scope: &Scope) {
         assert_eq!(device.listen_port, wanted.listen_port.or(known.listen_port));
     }
     assert!(want.wireguard.keys().all(|dev| world.wireguard.contains_key(dev)));
+}
+
+/// What another program has in a place of ours stays there.
+fn queues_are_settled([want, before, world]: [&State; 3], scope: &Scope, mine: impl Fn(&IfName) -> bool) {
+    let our_filter = |filter: &Filter| match &filter.action {
+        FilterAction::Redirect(Some(to)) => scope.links.contains(to),
+        FilterAction::Redirect(None) => true,
+        FilterAction::Pass => matches!(filter.selects, Selects::To(_)),
+        FilterAction::Other => false,
+    };
+    let in_the_way = |want: &Qdisc, have: &Qdisc| want.word() != have.word() && !want.agrees(have);
+    let mut want = want.clone();
+    // a filter to a link that is something else is not made
+    want.filters.retain(|_, filter| filter.action != FilterAction::Redirect(None));
+    want.qdiscs.retain(|key, want| !before.qdiscs.get(key).is_some_and(|have| in_the_way(want, have)));
+    want.filters.retain(|key, want| before.filters.get(key).is_none_or(|have| have == want || our_filter(have)));
+    let free = |dev: &IfName| {
+        let wanted = want.filters.keys().any(|key| key.dev == *dev);
+        let foreign = before.filters.iter().any(|(key, filter)| key.dev == *dev && !our_filter(filter));
+        !wanted && !foreign
+    };
+    judge([&want.qdiscs, &before.qdiscs, &world.qdiscs], Qdisc::agrees, |key, have| {
+        mine(&key.dev) && (matches!(have, Qdisc::Tbf(_)) || (*have == Qdisc::Ingress && free(&key.dev)))
+    });
+    judge([&want.filters, &before.filters, &world.filters], same, |key, have| mine(&key.dev) && our_filter(have));
 }
 
 type WireguardPeers = BTreeMap<crate::state::PublicKey, WireguardPeer>;
@@ -223,6 +249,8 @@ fn stolen(wanted: &WireguardPeers, mut before: WireguardPeers) -> WireguardPeers
 fn taken_from(step: &Step) -> Option<&IfName> {
     match step {
         Step::DeleteVlan(key) => Some(&key.dev),
+        Step::DeleteQdisc(key) => Some(&key.dev),
+        Step::DeleteFilter(key) => Some(&key.dev),
         Step::DeleteNeighbour(key) => Some(&key.dev),
         Step::DeleteFdb(key) => Some(&key.dev),
         Step::DeleteAddress(key) => Some(&key.dev),
@@ -245,6 +273,12 @@ fn conflicts_are_named(desired: &State, observed: &State, scope: &Scope, plan: &
                 assert_eq!(**wanted, desired.routes[key]);
                 assert!(twins(key, observed).any(|(_, route)| *route == **found), "{conflict}");
             }
+            Conflict::Qdisc { key, wanted, found } => {
+                let words = [desired, observed].map(|state| state.qdiscs[key].word());
+                assert_eq!([wanted.as_str(), found.as_str()], words);
+                assert_ne!(wanted, found);
+            }
+            Conflict::Filter { key } => assert_ne!(desired.filters[key], observed.filters[key]),
             other => panic!("{other}"),
         }
     }
@@ -254,6 +288,7 @@ fn conflicts_are_named(desired: &State, observed: &State, scope: &Scope, plan: &
 fn is_replaced((step, next): (&Step, &Step)) -> bool {
     match (step, next) {
         (Step::DeleteFdb(gone), Step::PutFdb(new, _)) => gone == new,
+        (Step::DeleteFilter(gone), Step::AddFilter(new, _)) => gone == new,
         (Step::DeleteRoute(gone, _), Step::CreateRoute(new, _) | Step::PutRoute(new, _)) => gone == new,
         _ => false,
     }

@@ -1,5 +1,6 @@
 //! Namespaces with a little of everything, from domains so small that two of them often contain the same objects.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,14 +12,14 @@ use proptest::sample::{select, subsequence};
 
 use super::name;
 use crate::state::{
-    Adopt, Bridge, Fdb, FdbKey, Ipip, Link, LinkKind, Macvlan, MacvlanMode, NeighbourKey, Port, PublicKey, Route,
-    RouteKey, RouteKind, RouteScope, Scope, Secret, State, TunTap, Veth, Vlan, VlanKey, Vxlan, WireguardDevice,
-    WireguardPeer,
+    Adopt, Bridge, Fdb, FdbKey, Filter, FilterAction, FilterKey, Ipip, Link, LinkKind, Macvlan, MacvlanMode,
+    NeighbourKey, Port, PublicKey, Qdisc, QdiscKey, QdiscPlace, Route, RouteKey, RouteKind, RouteScope, Scope, Secret,
+    Selects, State, Tbf, TunTap, Veth, Vlan, VlanKey, Vxlan, WireguardDevice, WireguardPeer,
 };
 use crate::types::{IfIndex, IfName, Mac, Mtu, RouteProtocol, TableId, VlanId, Vni};
 
 /// One device of each kind.
-pub const DEVICES: [&str; 7] = ["br0", "ip0", "mac0", "tap0", "veth0", "vx0", "wg0"];
+pub const DEVICES: [&str; 8] = ["br0", "ifb0", "ip0", "mac0", "tap0", "veth0", "vx0", "wg0"];
 /// The underlay, on which only entries and routes are ever desired.
 pub const ETH: &str = "eth0";
 
@@ -27,6 +28,7 @@ fn kind(device: &'static str) -> BoxedStrategy<LinkKind> {
         "br0" => any::<bool>()
             .prop_map(|vlan_filtering| LinkKind::Bridge(Bridge { vlan_filtering, ..Bridge::default() }))
             .boxed(),
+        "ifb0" => Just(LinkKind::Ifb).boxed(),
         "ip0" => (option::of(1..3_u8), option::weighted(0.2, 1..3_u8))
             .prop_map(|(local, remote)| {
                 let at = |n: u8| [192, 0, 2, n].into();
@@ -64,14 +66,17 @@ fn link(device: &'static str, odd: bool) -> impl Strategy<Value = Link> {
     let other = Just(LinkKind::Other("dummy".into()));
     let kind = if odd && device != "br0" { prop_oneof![8 => kind(device), 1 => other].boxed() } else { kind(device) };
     let fields = (option::of(1400..1402_u32), option::of(0..2_u8), option::of(select(&["flannel", "old"][..])));
-    (kind, fields, option::of(any::<bool>()), prop::bool::weighted(0.8), any::<bool>()).prop_map(
-        move |(kind, (mtu, mac, alias), promisc, up, port)| Link {
+    let flags = (option::of(any::<bool>()), option::of(any::<bool>()), option::weighted(0.3, 9..11_u32));
+    (kind, fields, flags, prop::bool::weighted(0.8), any::<bool>()).prop_map(
+        move |(kind, (mtu, mac, alias), (promisc, allmulti, queue_len), up, port)| Link {
             up,
             mtu: mtu.map(Mtu),
             mac: mac.map(|n| Mac([2, 0, 0, 0, 0, n])),
             alias: alias.map(str::to_owned),
             master: (port && device == "veth0").then(|| Some(name("br0"))),
             promisc,
+            allmulti,
+            queue_len,
             ..Link::up(kind)
         },
     )
@@ -143,6 +148,50 @@ fn device(seen: bool) -> impl Strategy<Value = WireguardDevice> {
         })
 }
 
+/// What a link of either of two has: a discipline at its root, one at ingress, and filters there.
+type Queues = Vec<(&'static str, Option<Qdisc>, Option<(Qdisc, BTreeMap<u16, Filter>)>)>;
+
+/// `seen`: include what another program sets.
+fn queues(seen: bool) -> impl Strategy<Value = Queues> {
+    let tbf = (1..3_u64, 1..3_u32).prop_map(|(rate, limit)| Qdisc::Tbf(Tbf { rate, burst: 9, limit })).boxed();
+    let other = Just(Qdisc::Other("fq".into())).boxed();
+    let root = if seen { prop_oneof![3 => tbf, 1 => other].boxed() } else { tbf };
+    let ingress = if seen { select(vec![Qdisc::Ingress, Qdisc::Clsact]).boxed() } else { Just(Qdisc::Ingress).boxed() };
+    let filters = btree_map(1..4_u16, filter(seen), 0..3);
+    let one = (select(&["veth0", ETH][..]), option::of(root), option::of((ingress, filters)));
+    prop::collection::vec(one, 0..3)
+}
+
+fn filter(seen: bool) -> impl Strategy<Value = Filter> {
+    let to = |to: &str| FilterAction::Redirect(Some(name(to)));
+    let mut actions = vec![to("ifb0"), FilterAction::Pass];
+    if seen {
+        actions.extend([to("eth1"), FilterAction::Redirect(None), FilterAction::Other]);
+    }
+    let selects = select(vec![Selects::All, Selects::To(net(1)), Selects::To("fd05::/48".parse().unwrap())]);
+    (selects, select(actions)).prop_map(|(selects, action)| Filter { selects, action })
+}
+
+fn add_queues(state: &mut State, queues: Queues) {
+    for (dev, root, ingress) in queues {
+        let key = |place| QdiscKey { dev: name(dev), place };
+        state.qdiscs.extend(root.map(|root| (key(QdiscPlace::Root), root)));
+        let Some((ingress, filters)) = ingress else { continue };
+        state.qdiscs.insert(key(QdiscPlace::Ingress), ingress);
+        for (prio, filter) in filters {
+            let there = match &filter.action {
+                FilterAction::Redirect(Some(to)) => state.links.contains_key(to),
+                // another's that lets all pass, and one of ours, differ in what they select
+                FilterAction::Pass => filter.selects != Selects::All,
+                _ => true,
+            };
+            if there {
+                state.filters.insert(FilterKey { dev: name(dev), prio }, filter);
+            }
+        }
+    }
+}
+
 type Entries = Vec<(&'static str, u8, u8)>;
 
 /// Objects on links: `(device, one number, another)`.
@@ -169,9 +218,15 @@ fn ways(seen: bool) -> [Fdb; 2] {
 pub fn host(seen: bool) -> impl Strategy<Value = State> {
     let hanging =
         (entries(&DEVICES), entries(&["vx0", ETH]), entries(&["vx0", ETH]), entries(&["veth0"]), entries(&DEVICES));
-    let routes = prop::collection::vec(route(seen), 0..8);
+    let routes = (prop::collection::vec(route(seen), 0..8), queues(seen));
     (links(seen), hanging, routes, device(seen), any::<(bool, bool, bool)>()).prop_map(
-        move |(links, (addresses, neighbours, fdb, vlans, sysctls), routes, tunnel, (hairpin, isolated, forward))| {
+        move |(
+            links,
+            (addresses, neighbours, fdb, vlans, sysctls),
+            (routes, queues),
+            tunnel,
+            (hairpin, isolated, forward),
+        )| {
             let mut state = State { links: links.into_iter().collect(), ..State::default() };
             if !state.links.contains_key(&name("br0")) {
                 state.links.values_mut().for_each(|link| link.master = None);
@@ -202,6 +257,7 @@ pub fn host(seen: bool) -> impl Strategy<Value = State> {
                 state.conf(["ipv4", "ipv6"][usize::from(n % 2)], &name(dev), "accept_ra", &value.to_string());
             }
             state.sysctls.insert("net/ipv4/ip_forward".into(), u8::from(forward).to_string());
+            add_queues(&mut state, queues.into_iter().filter(|(dev, ..)| there(dev)).collect());
             if state.links.get(&name("veth0")).is_some_and(|veth| veth.master.is_some()) {
                 state.ports.insert(name("veth0"), Port { hairpin, isolated, passing: None });
             }
@@ -238,14 +294,15 @@ pub fn scope() -> impl Strategy<Value = Scope> {
             ..RouteScope::default()
         }
     });
-    let rest = (some(&["vx0", ETH]), some(&["wg0"]), some(&["veth0"]));
+    let rest = (some(&["vx0", ETH]), some(&["wg0"]), some(&["veth0"]), some(&["veth0", ETH]));
     (links, some(&["br0", "vx0", ETH]), rest, option::weighted(0.8, routes), prop::bool::weighted(0.2)).prop_map(
-        |(links, addresses, (neighbours, wireguard, vlans), routes, keep)| Scope {
+        |(links, addresses, (neighbours, wireguard, vlans, queues), routes, keep)| Scope {
             links,
             addresses,
             neighbours,
             wireguard,
             vlans,
+            queues,
             routes,
             keep,
             ..Scope::default()

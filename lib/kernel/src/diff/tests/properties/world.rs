@@ -2,8 +2,8 @@
 
 use crate::diff::{Step, twins};
 use crate::state::{
-    Fdb, Link, LinkKind, Port, PublicKey, Route, RouteKey, RouteKind, State, TunTap, Vxlan, WireguardDevice,
-    WireguardPeer, WireguardPeerChange,
+    Fdb, FilterAction, Link, LinkKind, Port, PublicKey, QdiscKey, QdiscPlace, Route, RouteKey, RouteKind, State,
+    TunTap, Vxlan, WireguardDevice, WireguardPeer, WireguardPeerChange,
 };
 use crate::types::IfName;
 
@@ -28,6 +28,23 @@ pub fn take(world: &mut State, step: &Step) {
         Step::AddAddress(key, address) => {
             assert!(world.links.contains_key(&key.dev), "{step}: no such device");
             assert!(world.addresses.insert(key, address).is_none(), "{step}: File exists");
+        }
+        Step::AddQdisc(key, qdisc) => {
+            assert!(world.links.contains_key(&key.dev), "{step}: no such device");
+            assert!(world.qdiscs.insert(key, qdisc).is_none(), "{step}: Exclusivity flag on, cannot modify");
+        }
+        Step::ChangeQdisc(key, qdisc) => {
+            let before = world.qdiscs.insert(key, qdisc.clone());
+            assert!(before.is_some_and(|before| before.word() == qdisc.word()), "{step}: Invalid qdisc name");
+        }
+        Step::AddFilter(key, filter) => {
+            assert!(has_ingress(world, &key.dev), "{step}: Parent Qdisc doesn't exists");
+            let reached = |to: &IfName| world.links.contains_key(to);
+            assert!(
+                !matches!(&filter.action, FilterAction::Redirect(to) if !to.as_ref().is_some_and(reached)),
+                "{step}"
+            );
+            assert!(world.filters.insert(key, filter).is_none(), "{step}: another filter comes first");
         }
         Step::PutNeighbour(key, mac) => {
             assert!(world.links[&key.dev].up, "{step}: the device is down");
@@ -60,6 +77,10 @@ pub fn take(world: &mut State, step: &Step) {
         }
         gone => assert!(remove(world, &gone), "{step}: there is none"),
     }
+}
+
+pub fn has_ingress(state: &State, dev: &IfName) -> bool {
+    state.qdiscs.contains_key(&QdiscKey { dev: dev.clone(), place: QdiscPlace::Ingress })
 }
 
 fn can_leave(world: &State, route: &Route) -> bool {
@@ -96,6 +117,13 @@ fn remove(world: &mut State, step: &Step) -> bool {
             let found = twins(key, world).find(alike).map(|(found, _)| found.clone());
             found.is_some_and(|found| world.routes.remove(&found).is_some())
         }
+        Step::DeleteFilter(key) => world.filters.remove(key).is_some(),
+        Step::DeleteQdisc(key) => {
+            if key.place == QdiscPlace::Ingress {
+                world.filters.retain(|filter, _| filter.dev != key.dev);
+            }
+            world.qdiscs.remove(key).is_some()
+        }
         Step::DeleteNeighbour(key) => world.neighbours.remove(key).is_some(),
         Step::DeleteFdb(key) => world.fdb.remove(key).is_some(),
         Step::DeleteAddress(key) => world.addresses.remove(key).is_some(),
@@ -123,7 +151,7 @@ fn create(world: &mut State, name: IfName, mut link: Link) {
     if link.master.iter().flatten().next().is_some() {
         world.ports.insert(name.clone(), Port::default());
     }
-    let link = Link { up: false, alias: None, promisc: None, ..link };
+    let link = Link { up: false, alias: None, promisc: None, allmulti: None, queue_len: None, ..link };
     assert!(world.links.insert(name.clone(), link).is_none(), "{name}: File exists");
 }
 
@@ -142,6 +170,8 @@ fn alter(world: &mut State, name: &IfName, change: LinkChange) {
     }
     link.alias = change.alias.or(link.alias.take());
     link.promisc = change.promisc.or(link.promisc);
+    link.allmulti = change.allmulti.or(link.allmulti);
+    link.queue_len = change.queue_len.or(link.queue_len);
     if let Some(kind) = change.kind {
         link.kind = changed(name, kind, &link.kind);
     }
@@ -193,6 +223,13 @@ pub fn strip(state: &mut State, gone: &IfName) {
     state.neighbours.retain(|key, _| key.dev != *gone);
     state.fdb.retain(|key, _| key.dev != *gone);
     state.routes.retain(|_, route| route.dev.as_ref() != Some(gone));
+    state.qdiscs.retain(|key, _| key.dev != *gone);
+    state.filters.retain(|key, _| key.dev != *gone);
+    for filter in state.filters.values_mut() {
+        if filter.action == FilterAction::Redirect(Some(gone.clone())) {
+            filter.action = FilterAction::Redirect(None);
+        }
+    }
     let part = format!("/conf/{gone}/");
     state.sysctls.retain(|path, _| !path.contains(&part));
 }
@@ -234,5 +271,7 @@ pub fn fits(want: &Link, have: &Link) -> bool {
         && left_or_equal(&want.mac, &have.mac)
         && left_or_equal(&want.master, &have.master)
         && left_or_equal(&want.alias, &have.alias)
+        && left_or_equal(&want.queue_len, &have.queue_len)
         && want.promisc.is_none_or(|on| on == have.promisc.unwrap_or(false))
+        && want.allmulti.is_none_or(|on| on == have.allmulti.unwrap_or(false))
 }
