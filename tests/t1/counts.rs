@@ -105,6 +105,23 @@ pub fn bridge_and_host_local_are_few_calls_of_one_program() -> Outcome {
     Ok(())
 }
 
+/// A pair without a bridge, with static: one program, and no more than a bridge costs.
+pub fn ptp_and_static_are_few_calls_of_one_program() -> Outcome {
+    let counter = Counter::new();
+    let room = Room::create("pod")?;
+    let conf = json!({
+        "cniVersion": "1.0.0", "name": "net", "type": "ptp",
+        "ipam": {
+            "type": "static", "addresses": [{ "address": "10.9.1.2/24", "gateway": "10.9.1.1" }],
+            "routes": [{ "dst": "0.0.0.0/0" }],
+        },
+    });
+    let (add, del) = (counter.count("ADD", &room, &conf), counter.count("DEL", &room, &conf));
+    assert_eq!((add.execs, del.execs), (1, 1));
+    assert!(add.sends <= 8 && add.calls <= 160, "{add:?}");
+    Ok(())
+}
+
 /// portmap asks for the route to the pod, looks at the chains, and adds two elements per port and family.
 pub fn portmap_is_three_messages_to_the_kernel() -> Outcome {
     let counter = Counter::new();

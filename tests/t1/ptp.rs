@@ -233,6 +233,40 @@ pub fn either_suite_takes_over_the_others_pod() -> Outcome {
     Ok(())
 }
 
+/// The chains of pods in the nat tables of iptables.
+fn chains() -> Vec<String> {
+    let of = |program: &str| {
+        let output = Command::new(program).args(["-t", "nat", "-S"]).output().unwrap();
+        assert!(output.status.success(), "{program}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let all = ["iptables", "ip6tables"].map(of).join("\n");
+    all.lines().filter(|line| line.contains("CNI-")).map(str::to_owned).collect()
+}
+
+/// With `ipMasqBackend` iptables either suite checks and removes what the other made, rules and all.
+pub fn masquerade_by_iptables_is_shared_with_the_other_suite() -> Outcome {
+    let (ours, theirs) = (Caller::new(Whose::Ours), Caller::new(Whose::Reference));
+    let conf = with(&conf(&ours), json!({ "ipMasq": true, "ipMasqBackend": "iptables" }));
+    let mut made = Vec::new();
+    for (adds, then) in [(&ours, &theirs), (&theirs, &ours), (&ours, &ours)] {
+        let room = Room::create("pod")?;
+        let pod = Pod::of(&room, "cid");
+        let result = adds.call("ADD", &pod, &conf).ok();
+        let rules = chains().into_iter().map(|line| line.replace(".3", ".2").replace("::3", "::2"));
+        made.push(rules.map(|line| line.replace(".4", ".2").replace("::4", "::2")).collect::<Vec<_>>());
+        let conf = with(&conf, json!({ "prevResult": result }));
+        then.call("CHECK", &pod, &conf).ok();
+        then.call("DEL", &pod, &conf).ok();
+        assert_eq!(chains(), Vec::<String>::new());
+        ours.call("DEL", &pod, &conf).ok();
+        assert_eq!(left(&ours, &room), Vec::<String>::new());
+        room.remove()?;
+    }
+    assert!(made[0].len() == 8 && made[0] == made[1], "{made:#?}");
+    Ok(())
+}
+
 /// Masquerade comes and goes with the pod.
 pub fn rules_come_and_go_with_the_pod() -> Outcome {
     let (caller, room) = (Caller::new(Whose::Ours), Room::create("pod")?);

@@ -130,7 +130,7 @@ fn a_container_lives_and_goes(whose: Whose) -> Outcome {
         let shown = ctr(&[&["run", "--rm", "--cni"][..], &SNAPSHOTTER, &[image::NAME, "one"], &show].concat())?;
         assert!(shown.contains(address) && shown.contains("fd77::"), "{address}: {shown}");
         // Debian's forgets its masquerade when the task ended before DEL
-        let rules = if whose == Whose::TheirsThenOurs { &[][..] } else { &["10.77.0.", "fd77:"] };
+        let rules = if whose == Whose::TheirsThenOurs { &[][..] } else { &["10.77.0.", "fd77::"] };
         nothing_left(rules)?;
     }
     Ok(())

@@ -189,8 +189,16 @@ pub fn left(words: &[&str]) -> Result<Vec<String>, Failure> {
     let results = fs::read_dir("/var/lib/cni/results").into_iter().flatten().flatten();
     left.extend(results.map(|entry| entry.path().display().to_string()));
     let rules = run("nft", &["list", "ruleset"])?;
-    left.extend(rules.lines().filter(|line| words.iter().any(|word| line.contains(word))).map(str::to_owned));
+    left.extend(rules.lines().filter(|line| words.iter().any(|word| names(line, word))).map(str::to_owned));
     Ok(left)
+}
+
+/// Whether a packet rule has this word. The beginning of an address stands for those of pods, and not for their network,
+/// which frames of tables keep.
+fn names(rule: &str, word: &str) -> bool {
+    let begins_address = word.ends_with(['.', ':']);
+    let of_pod = |rest: &str| rest.starts_with(|c: char| c != '0' && c.is_ascii_hexdigit());
+    rule.match_indices(word).any(|(at, _)| !begins_address || of_pod(&rule[at + word.len()..]))
 }
 
 fn folders(dir: &Path) -> Vec<PathBuf> {

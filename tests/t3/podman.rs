@@ -91,7 +91,7 @@ fn a_network_lives_and_goes(whose: Whose) -> Outcome {
 
     podman.run(&["stop", "-t", "0", "one", "two"])?;
     podman.run(&["rm", "one", "two"])?;
-    nothing_left(&["10.77.0.", "10.78.0.", "fd77:"])?;
+    nothing_left(&["10.77.0.", "10.78.0.", "fd77::"])?;
     podman.run(&["network", "rm", "net1"])?;
     Ok(())
 }

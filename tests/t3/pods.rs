@@ -13,7 +13,7 @@ use crate::host::{Whose, fetch_in, left, nothing_left, serve};
 use crate::{Failure, Outcome, host};
 
 /// What pods leave in packet rules: their addresses.
-const ADDRESSES: [&str; 2] = ["10.77.0.", "fd77:"];
+const ADDRESSES: [&str; 2] = ["10.77.0.", "fd77::"];
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A pod of this name whose port 80 is the host's 8080.
