@@ -37,6 +37,7 @@ mod masquerade;
 mod netns;
 mod news;
 mod portmap;
+mod portmap_beside;
 mod portmap_more;
 mod ptp;
 mod queues;
@@ -353,6 +354,8 @@ static TESTS: &[Test] = &[
     alike!(portmap::a_pod_with_one_family, reference, IP, NFT, IPTABLES),
     alike!(portmap::without_mappings_nothing_is_made, ours, IP, NFT),
     alike!(portmap::without_mappings_nothing_is_made, reference, IP, NFT, IPTABLES),
+    test!(portmap_beside::kube_proxys_iptables, IP, NFT, IPTABLES),
+    test!(portmap_beside::kube_proxys_nftables, IP, NFT),
     test!(portmap_more::a_port_in_use_is_refused_by_name, IP, NFT),
     test!(portmap_more::a_repeated_add_replaces, IP, NFT),
     test!(portmap_more::nothing_is_left_without_the_record_or_without_del, IP, NFT),

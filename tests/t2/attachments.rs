@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cni::result::AddResult;
 use cni::runtime::{Attachment, NetworkList, Runtime};
+use gojson::Json;
 use kernel::Kernel;
 use kernel::state::{Port, RouteScope, Scope, State};
 use kernel::types::IfName;
@@ -94,6 +95,9 @@ fn attach_with_rules(cluster: &Cluster) -> Result<impl FnOnce() -> Outcome + '_,
     Ok(detach)
 }
 
+/// The pod's host ports.
+const PORTS: &[u8] = br#"[{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }]"#;
+
 /// Attaches one more pod to host 1. The result, and what detaches the pod.
 fn attach<'a>(
     cluster: &'a Cluster,
@@ -109,6 +113,13 @@ fn attach<'a>(
             "dataDir": files.join("flannel"),
             "ipam": { "type": "host-local", "dataDir": files.join("networks") },
             "delegate": delegate,
+        }, {
+            "type": "portmap",
+            "capabilities": { "portMappings": true },
+        }, {
+            "type": "firewall",
+            // a pair has no bridge
+            "ingressPolicy": if delegate["type"] == "ptp" { "open" } else { "isolated" },
         }],
     });
     let list = NetworkList::parse(list.to_string().as_bytes())?;
@@ -116,6 +127,7 @@ fn attach<'a>(
         container_id: "ruled".into(),
         netns: room.path().to_string_lossy().into_owned(),
         ifname: "eth0".into(),
+        capability_args: [("portMappings".to_owned(), Json::parse(PORTS)?)].into(),
         ..Attachment::default()
     };
     let runtime = Runtime::new(Path::new("/run/lab/bin").to_string_lossy(), files);
@@ -181,7 +193,11 @@ fn rules_are_repaired(what: &str, line: &str) -> Outcome {
     let detach = attach_with_rules(&cluster)?;
     let room = cluster.world.host(1)?;
     let before = tables(room)?;
-    assert!(before.iter().any(|table| table.contains("masquerade")), "{before:?}");
+    let expected =
+        ["inet cni_plugins_masquerade", "bridge nat", "inet cni_portmap", "inet cni_firewall", "bridge cni_firewall"];
+    for table in expected {
+        assert!(before.iter().any(|text| text.starts_with(table)), "{table}: {before:?}");
+    }
     run(room, line)?;
     repaired(what, || {
         let now = tables(room)?;
@@ -199,4 +215,40 @@ pub fn a_flushed_ruleset() -> Outcome {
 
 pub fn a_deleted_masquerade_table() -> Outcome {
     rules_are_repaired("the packet rules after their table was deleted", "nft delete table inet cni_plugins_masquerade")
+}
+
+pub fn a_deleted_table_of_host_ports() -> Outcome {
+    rules_are_repaired("the host ports after their table was deleted", "nft delete table inet cni_portmap")
+}
+
+pub fn a_deleted_host_port() -> Outcome {
+    rules_are_repaired("the host ports after one was deleted", "nft flush map inet cni_portmap ports4")
+}
+
+pub fn deleted_tables_of_the_firewall() -> Outcome {
+    let line = "nft delete table inet cni_firewall; delete table bridge cni_firewall";
+    rules_are_repaired("the firewall after its tables were deleted", line)
+}
+
+/// `FORWARD` of iptables-nft drops. The pod's accepts are in it, and come back after that table was flushed.
+pub fn flushed_accepts_in_forward() -> Outcome {
+    let cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
+    let room = cluster.world.host(1)?;
+    run(room, "iptables -P FORWARD DROP")?;
+    let detach = attach_with_rules(&cluster)?;
+    let accepts = || -> Result<Vec<String>, Failure> {
+        let text = run(room, "iptables -S")?;
+        Ok(text.lines().filter(|line| line.contains("CNI-FORWARD")).map(str::to_owned).collect())
+    };
+    let before = accepts()?;
+    assert_eq!(before.len(), 5, "{before:#?}");
+    run(room, "iptables -F")?;
+    repaired("the firewall's accepts after `iptables -F`", || {
+        let now = accepts()?;
+        Ok((now != before).then(|| format!("{now:#?}")))
+    })?;
+    detach()?;
+    let left = accepts()?;
+    assert_eq!(left.len(), 3, "only what all pods share stays: {left:#?}");
+    Ok(())
 }

@@ -7,6 +7,7 @@ use tests::harness::{self, Environment, Outcome, Test};
 mod clock;
 mod cluster;
 mod links;
+mod sctp;
 mod vlan;
 mod vlans;
 
@@ -29,6 +30,10 @@ mod call;
 #[path = "../t1/commands.rs"]
 #[expect(dead_code, reason = "t1 runs the other tests")]
 mod commands;
+
+#[path = "../t1/portmap.rs"]
+#[expect(dead_code, reason = "t1 runs the other tests")]
+mod portmap;
 
 /// What a helper of a test fails with.
 type Failure = Box<dyn std::error::Error>;
@@ -54,6 +59,7 @@ static TESTS: &[Test] = &[
     test!(links::an_ipip_device_is_made_and_moved),
     test!(links::every_kind_is_born_in_the_pod),
     test!(links::a_taken_name_is_refused),
+    test!(sctp::a_port_leads_to_the_pod),
     test!(births::what_was_born_elsewhere_is_changed_in_place),
     test!(births::a_tap_is_opened_in_the_pod),
     test!(links::a_dummy_moves_in_and_back),
