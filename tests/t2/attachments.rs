@@ -116,6 +116,10 @@ fn attach<'a>(
         }, {
             "type": "portmap",
             "capabilities": { "portMappings": true },
+        }, {
+            "type": "firewall",
+            // a pair has no bridge
+            "ingressPolicy": if delegate["type"] == "ptp" { "open" } else { "isolated" },
         }],
     });
     let list = NetworkList::parse(list.to_string().as_bytes())?;
@@ -189,7 +193,9 @@ fn rules_are_repaired(what: &str, line: &str) -> Outcome {
     let detach = attach_with_rules(&cluster)?;
     let room = cluster.world.host(1)?;
     let before = tables(room)?;
-    for table in ["inet cni_plugins_masquerade", "bridge nat", "inet cni_portmap"] {
+    let expected =
+        ["inet cni_plugins_masquerade", "bridge nat", "inet cni_portmap", "inet cni_firewall", "bridge cni_firewall"];
+    for table in expected {
         assert!(before.iter().any(|text| text.starts_with(table)), "{table}: {before:?}");
     }
     run(room, line)?;
@@ -217,4 +223,32 @@ pub fn a_deleted_table_of_host_ports() -> Outcome {
 
 pub fn a_deleted_host_port() -> Outcome {
     rules_are_repaired("the host ports after one was deleted", "nft flush map inet cni_portmap ports4")
+}
+
+pub fn deleted_tables_of_the_firewall() -> Outcome {
+    let line = "nft delete table inet cni_firewall; delete table bridge cni_firewall";
+    rules_are_repaired("the firewall after its tables were deleted", line)
+}
+
+/// `FORWARD` of iptables-nft drops. The pod's accepts are in it, and come back after that table was flushed.
+pub fn flushed_accepts_in_forward() -> Outcome {
+    let cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
+    let room = cluster.world.host(1)?;
+    run(room, "iptables -P FORWARD DROP")?;
+    let detach = attach_with_rules(&cluster)?;
+    let accepts = || -> Result<Vec<String>, Failure> {
+        let text = run(room, "iptables -S")?;
+        Ok(text.lines().filter(|line| line.contains("CNI-FORWARD")).map(str::to_owned).collect())
+    };
+    let before = accepts()?;
+    assert_eq!(before.len(), 5, "{before:#?}");
+    run(room, "iptables -F")?;
+    repaired("the firewall's accepts after `iptables -F`", || {
+        let now = accepts()?;
+        Ok((now != before).then(|| format!("{now:#?}")))
+    })?;
+    detach()?;
+    let left = accepts()?;
+    assert_eq!(left.len(), 3, "only what all pods share stays: {left:#?}");
+    Ok(())
 }

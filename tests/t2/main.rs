@@ -216,6 +216,8 @@ static TESTS: &[Test] = &[
     test!(attachments::a_deleted_masquerade_table, IP, NFT),
     test!(attachments::a_deleted_table_of_host_ports, IP, NFT),
     test!(attachments::a_deleted_host_port, IP, NFT),
+    test!(attachments::deleted_tables_of_the_firewall, NFT),
+    test!(attachments::flushed_accepts_in_forward, NFT, IPTABLES),
     test!(attachments_left::a_link_to_a_pod_that_is_gone_is_reported, IP),
     test!(attachments_left::pods_that_come_and_go_are_not_reported, NFT),
     test!(attachments_left::a_detached_pod_is_not_reported),

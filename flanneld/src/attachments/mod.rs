@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attachment::record::DIRECTORY;
-use attachment::rules::{macspoof, masquerade, portmap};
+use attachment::rules::{firewall, macspoof, masquerade, portmap};
 use kernel::message::link::SeenLink;
-use kernel::nft::NftWatch;
+use kernel::nft::{NftWatch, TableKey};
 use kernel::state::State;
 use kernel::types::IfName;
 use kernel::{Kernel, KernelError, sysctl};
@@ -105,7 +105,7 @@ impl Controller {
             kernel,
             events,
             folders,
-            rules: RulesWatch::new(NftWatch::open([masquerade::table(), macspoof::table(), portmap::table()])),
+            rules: RulesWatch::new(NftWatch::open(tables())),
             records: Records::new(directory),
             stale: Stale::All,
             links: BTreeMap::new(),
@@ -154,6 +154,11 @@ struct Loop {
     parts: Parts,
     /// The last report.
     status: Attachments,
+}
+
+/// The tables that plugins' rules are in, whether there are any now or not.
+fn tables() -> [TableKey; 5] {
+    [masquerade::table(), macspoof::table(), portmap::table(), firewall::table(), firewall::bridge_table()]
 }
 
 impl Loop {
@@ -240,6 +245,8 @@ impl Loop {
             scope: Arc::new(links.scope),
             facts: Arc::new(Watched::of(self.fixed.clone())),
         });
+        // a table of others is watched only while a rule of ours is in it
+        self.rules.set_tables(tables().into_iter().chain(plan.tables()));
         let done = self.execute(plan.clone(), look).await?;
         self.learn(&plan, &done, &troubles);
         let due = self.due(&plan, &done);

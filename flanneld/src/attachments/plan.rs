@@ -15,6 +15,7 @@ use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
 use kernel::message::neighbour::Forwarding;
 use kernel::message::route::IPV6_PREFIX_METRIC;
+use kernel::nft::TableKey;
 use kernel::state::{
     Birth, Bridge, Link, LinkKind, NeighbourKey, Passing, Port, Route, RouteKey, RouteScope, Scope, State, Vlan,
     VlanKey,
@@ -191,6 +192,11 @@ impl Ruled {
 }
 
 impl Plan {
+    /// The tables of the packet rules.
+    pub fn tables(&self) -> BTreeSet<TableKey> {
+        self.rules.iter().map(|ruled| ruled.rules.table.clone()).collect()
+    }
+
     /// The desired state of all links, to compare announcements with.
     pub fn links(&self) -> Object {
         let mut all = Object::merge(self.shared.values().chain(self.ports.values()).chain(self.ends.values()));
