@@ -111,6 +111,7 @@ fn networks_of_one_host_are_read_by_their_plugin_and_host_local() {
         ("cni/20-bridge.conflist", 1),
         ("cni/20-bridge-bandwidth.conflist", 1),
         ("cni/20-bridge-dual-stack.conflist", 2),
+        ("cni/20-bridge-firewall.conflist", 2),
         ("cni/20-ptp.conflist", 2),
     ];
     for (file, families) in files {

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod bandwidth;
 pub mod bridge;
+pub mod firewall;
 pub mod flannel;
 pub mod host;
 pub mod host_local;
@@ -23,6 +24,7 @@ use cni::plugin::Plugin;
 pub static SUITE: &[&dyn Plugin] = &[
     &attach::Chain(bandwidth::Bandwidth),
     &attach::Attach(bridge::Bridge),
+    &attach::Chain(firewall::FirewallPlugin),
     &attach::Addresses(host_local::HostLocal),
     &attach::Chain(loopback::Loopback),
     &attach::Attach(macvlan::Macvlan),

@@ -36,7 +36,6 @@ pub struct Caller {
 
 /// The answer of a plugin.
 #[derive(Debug)]
-#[expect(dead_code, reason = "stderr is shown when a test fails")]
 pub struct Answer {
     pub status: i32,
     pub stdout: String,

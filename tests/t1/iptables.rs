@@ -19,47 +19,60 @@ use crate::bridge::{conf, links, records, with};
 use crate::call::{Answer, Caller, Pod, Whose};
 
 /// The variants of iptables, by the program that is all of them.
-const VARIANTS: [&str; 2] = ["/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"];
+pub const VARIANTS: [&str; 2] = ["/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"];
 const PROGRAMS: [&str; 6] =
     ["iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"];
 /// XTABLES_LOCKFILE of iptables.
 const LOCK: &str = "/run/xtables.lock";
 
 /// A host on which `iptables` is one variant.
-struct Host {
+pub struct Host {
     bin: tempfile::TempDir,
-    variant: &'static str,
+    pub variant: &'static str,
 }
 
 impl Host {
-    fn new(variant: &'static str) -> Self {
+    pub fn new(variant: &'static str) -> Self {
         let bin = tempfile::tempdir().unwrap();
         PROGRAMS.iter().for_each(|program| symlink(variant, bin.path().join(program)).unwrap());
         Self { bin, variant }
     }
 
-    fn caller(&self, whose: Whose) -> Caller {
+    pub fn caller(&self, whose: Whose) -> Caller {
         Caller::new(whose).with_path(&format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.bin.path().display()))
     }
 
     /// The chains and rules of plugins in both families' tables.
     fn rules(&self) -> [Vec<String>; 2] {
+        self.rules_of("nat")
+    }
+
+    /// The same of another table.
+    pub fn rules_of(&self, table: &str) -> [Vec<String>; 2] {
         ["iptables-save", "ip6tables-save"].map(|program| {
-            let output = Command::new(self.bin.path().join(program)).args(["-t", "nat"]).output().unwrap();
-            assert!(output.status.success(), "{} {program}: {output:?}", self.variant);
-            let text = String::from_utf8(output.stdout).unwrap();
+            let text = self.run(program, &["-t", table]);
             text.lines().filter(|line| line.contains("CNI-")).map(str::to_owned).collect()
         })
     }
 
-    fn run(&self, program: &str, args: &[&str]) {
+    /// Runs a program of this variant, and returns what it prints.
+    pub fn run(&self, program: &str, args: &[&str]) -> String {
         let output = Command::new(self.bin.path().join(program)).args(args).output().unwrap();
         assert!(output.status.success(), "{} {program} {args:?}: {output:?}", self.variant);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Empties a table.
+    pub fn clear(&self, table: &str) {
+        for program in ["iptables", "ip6tables"] {
+            self.run(program, &["-t", table, "-F"]);
+            self.run(program, &["-t", table, "-X"]);
+        }
     }
 }
 
 /// For both variants, one after the other.
-fn each(judge: impl Fn(&Host) -> Outcome) -> Outcome {
+pub fn each(judge: impl Fn(&Host) -> Outcome) -> Outcome {
     VARIANTS.iter().try_for_each(|variant| judge(&Host::new(variant)))
 }
 

@@ -16,9 +16,11 @@ mod check;
 mod commands;
 mod conntrack;
 mod counts;
+mod dbus;
 mod defaults;
 mod del;
 mod drills;
+mod firewall;
 mod flannel;
 mod foreign;
 mod from_go;
@@ -203,6 +205,16 @@ static TESTS: &[Test] = &[
     test!(from_go::our_del_removes_gos_masquerade_ipv6, Need::File(call::REFERENCE), IPTABLES),
     test!(from_go::our_del_removes_gos_masquerade_without_the_namespace, Need::File(call::REFERENCE), IPTABLES),
     test!(from_go::our_del_takes_a_configuration_that_names_iptables, Need::File(call::REFERENCE), IPTABLES),
+    alike!(firewall::iptables_rules_come_and_go, ours, IPTABLES),
+    alike!(firewall::iptables_rules_come_and_go, reference, IPTABLES),
+    test!(firewall::either_suite_removes_the_others_rules, Need::File(call::REFERENCE), IPTABLES),
+    test!(firewall::nftables_elements_come_and_go),
+    test!(firewall::gc_removes_what_nobody_owns),
+    test!(firewall::accepts_are_in_a_forward_that_drops, IPTABLES),
+    test!(firewall::a_chain_of_others_that_drops_is_named, NFT),
+    test!(firewall::firewalld_is_asked_for_a_limited_time),
+    test!(firewall::either_suite_removes_the_others_sources, Need::File(call::REFERENCE), IPTABLES),
+    test!(firewall::bad_input_is_refused),
     alike!(iptables::masquerade_comes_and_goes, ours, IPTABLES),
     alike!(iptables::masquerade_comes_and_goes, reference, IPTABLES),
     test!(iptables::either_suite_removes_the_others_rules, Need::File(call::REFERENCE), IPTABLES),

@@ -7,7 +7,6 @@ use crate::sources::File;
 /// Items that may have no caller, each group with the reason.
 pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("delete_where is_answered", "portmap's stale connections"),
-    ("ct_state in_set", "rules of firewall"),
     (
         "add_rule destroy_rule destroy_table destroy_set destroy_elements flush_table flush_set",
         "all of nft's operations",

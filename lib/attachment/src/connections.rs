@@ -22,7 +22,7 @@ pub fn forget_before(host: &mut Kernel, ports: &[HostPort]) -> Result<usize, Ker
     let mut known = BTreeMap::new();
     delete(&udp, |entry| {
         let passes_by = udp.iter().any(|port| is_to(port, entry) && !leads_to_pod(port, entry));
-        // an address without a route is not local
+        // what cannot be looked up is left alone
         passes_by && *known.entry(entry.original.dst).or_insert_with_key(|dst| host.is_local(*dst).unwrap_or(false))
     })
 }

@@ -9,6 +9,7 @@
 //! and no element. DEL fetches rules by the handles that ADD recorded, and elements by their keys. Without these it
 //! reads the chains and sets.
 
+pub mod firewall;
 pub mod iptables;
 pub mod macspoof;
 pub mod masquerade;
@@ -129,7 +130,13 @@ impl Rules {
     /// The parts of chains and sets that belong to this attachment alone.
     fn own_parts(&self) -> NftParts {
         let mut parts = self.parts.clone();
-        parts.chains.retain(|_, scope| *scope != NftChainScope::Frame);
+        let is_foreign = |name: &String| self.shared.chains.get(name).is_some_and(|chain| chain.foreign);
+        parts.chains.retain(|name, scope| *scope != NftChainScope::Frame && !is_foreign(name));
+        for (name, scope) in &mut parts.chains {
+            if let (NftChainScope::Rules(rules), Some(shared)) = (scope, self.shared.chains.get(name)) {
+                rules.retain(|rule| !shared.rules.iter().any(|shared| shared.rule == *rule));
+            }
+        }
         parts
     }
 
@@ -175,12 +182,17 @@ impl Rules {
         // if this fails, the transaction fails too and says why
         let looked = kernel.nft().and_then(|nft| nft.chains_of(&self.table, &names));
         let Ok(found) = looked else { return Some(self.state(self.shared.clone())) };
-        let is_right = |chain: &Chain| self.shared.chains.get(&chain.name).is_some_and(|want| want.base == chain.base);
-        if !found.iter().all(is_right) {
+        let is_right = |want: &NftChain, chain: &Chain| want.foreign || want.base == chain.base;
+        if !found.iter().all(|chain| self.shared.chains.get(&chain.name).is_some_and(|want| is_right(want, chain))) {
             return None;
         }
         let mut there = self.shared.clone();
         there.chains.retain(|name, _: &mut NftChain| found.iter().any(|chain| chain.name == *name));
+        for (name, chain) in there.chains.iter_mut().filter(|(_, chain)| chain.foreign) {
+            // others may have deleted ours from it
+            let listed = kernel.nft().and_then(|nft| nft.rules(&self.table, Some(name))).unwrap_or_default();
+            chain.rules = listed.into_iter().map(|listed| listed.rule.into()).collect();
+        }
         match there.chains.len() {
             0 => Some(State::default()),
             all if all == self.shared.chains.len() => Some(self.state(there)),

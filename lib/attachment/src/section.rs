@@ -8,12 +8,14 @@ use std::path::Path;
 use ipnetwork::IpNetwork;
 use kernel::netns::Netns;
 use kernel::state::{Scope, State};
+use kernel::types::host_net;
 use kernel::{Kernel, KernelError};
 use serde::{Deserialize, Serialize};
 
 use crate::bandwidth::Bandwidth;
 use crate::record::Record;
 use crate::rules::Rules;
+use crate::rules::firewall::{self, Firewall};
 use crate::rules::iptables::{self, Part, Removal};
 use crate::rules::portmap::{self, Portmap};
 use crate::{Key, connections};
@@ -57,6 +59,8 @@ impl PodNetns {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Section {
+    /// Accepts for the pod's packets.
+    Firewall(Firewall),
     /// Host ports.
     Portmap(Portmap),
     /// Limits of the rate.
@@ -67,6 +71,7 @@ impl Section {
     /// The `type` of the plugin.
     pub fn plugin(&self) -> &'static str {
         match self {
+            Self::Firewall(_) => "firewall",
             Self::Portmap(_) => "portmap",
             Self::Bandwidth(_) => "bandwidth",
         }
@@ -75,6 +80,7 @@ impl Section {
     /// The pod's addresses, as far as the section has them.
     pub fn addresses(&self) -> Vec<IpNetwork> {
         match self {
+            Self::Firewall(firewall) => firewall.addresses.iter().map(|address| host_net(*address)).collect(),
             Self::Portmap(portmap) => portmap.ports.iter().map(|port| port.pod).collect(),
             Self::Bandwidth(_) => Vec::new(),
         }
@@ -83,6 +89,7 @@ impl Section {
     /// The packet rules in nf_tables.
     pub fn rules(&self, key: Key<'_>) -> Vec<Rules> {
         match self {
+            Self::Firewall(firewall) => firewall::rules(key, firewall),
             Self::Portmap(portmap) if portmap.backend.is_nftables() => vec![portmap::rules(key, portmap)],
             Self::Portmap(_) | Self::Bandwidth(_) => Vec::new(),
         }
@@ -91,16 +98,25 @@ impl Section {
     /// The packet rules in the tables of iptables, and their removal; `None` if the plugin uses nf_tables.
     pub fn iptables(&self, key: Key<'_>) -> Option<(Vec<Part>, Removal)> {
         match self {
+            Self::Firewall(firewall) => firewall.iptables(),
             Self::Portmap(portmap) if portmap.backend.is_nftables() => None,
             Self::Portmap(portmap) => Some((iptables::portmap::parts(key, portmap), iptables::portmap::removal(key))),
             Self::Bandwidth(_) => None,
         }
     }
 
+    /// The zone of firewalld and its sources, if there are any.
+    pub fn sources(&self) -> Option<(&str, Vec<String>)> {
+        match self {
+            Self::Firewall(firewall) => firewall.sources(),
+            Self::Portmap(_) | Self::Bandwidth(_) => None,
+        }
+    }
+
     /// The other objects on the host: their state, and the scope in which nothing else exists.
     pub fn host(&self) -> (State, Scope) {
         match self {
-            Self::Portmap(_) => (State::default(), Scope::default()),
+            Self::Firewall(_) | Self::Portmap(_) => (State::default(), Scope::default()),
             Self::Bandwidth(bandwidth) => bandwidth.host(),
         }
     }
@@ -114,7 +130,7 @@ impl Section {
     pub fn forget_before(&self, host: &mut Kernel) -> Result<(), KernelError> {
         match self {
             Self::Portmap(portmap) => connections::forget_before(host, &portmap.ports).map(drop),
-            Self::Bandwidth(_) => Ok(()),
+            Self::Bandwidth(_) | Self::Firewall(_) => Ok(()),
         }
     }
 
@@ -125,7 +141,7 @@ impl Section {
     pub fn forget_after(&self) -> Result<(), KernelError> {
         match self {
             Self::Portmap(portmap) => connections::forget_after(&portmap.ports).map(drop),
-            Self::Bandwidth(_) => Ok(()),
+            Self::Bandwidth(_) | Self::Firewall(_) => Ok(()),
         }
     }
 }
@@ -149,8 +165,8 @@ impl Record {
 
     /// Whether the record names nothing that a plugin with an interface made.
     pub fn has_no_links(&self) -> bool {
-        let Self { host, pod, ipam, rules, .. } = self;
-        host.is_none() && pod.is_none() && ipam.is_none() && rules.is_empty()
+        let Self { host, pod, ipam, rules, iptables, .. } = self;
+        host.is_none() && pod.is_none() && ipam.is_none() && rules.is_empty() && !iptables
     }
 }
 

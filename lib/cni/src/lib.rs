@@ -18,10 +18,11 @@ pub mod version;
 pub use quote::quote;
 
 /// The names under which this project's plugin executable is installed and called, in alphabetical order.
-pub const SUITE: [&str; 13] = [
+pub const SUITE: [&str; 14] = [
     "bandwidth",
     "bridge",
     "direct-routing",
+    "firewall",
     "flannel",
     "host-gw",
     "host-local",

@@ -1,6 +1,7 @@
 //! One network namespace, as this program accesses it.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 
 use netlink_packet_route::RouteNetlinkMessage;
 
@@ -171,6 +172,15 @@ impl Kernel {
     /// The name of `index`; asks the kernel if it is unknown.
     pub fn name(&mut self, index: u32) -> Result<Option<IfName>, KernelError> {
         if let Some(name) = self.seen.name(index) {
+            return Ok(Some(name));
+        }
+        // an ioctl costs a fraction of a request and its reply
+        let name = match rustix::net::netdevice::index_to_name(self.socket.as_fd(), index) {
+            Err(rustix::io::Errno::NODEV) => return Ok(None),
+            name => name.ok().and_then(|name| IfName::new(&name).ok()),
+        };
+        if let Some(name) = name {
+            self.seen.add(IfIndex(index), name.clone());
             return Ok(Some(name));
         }
         let request = Request::new(link::get_by_index(index), 0, format!("ip link show, index {index}"));

@@ -1,7 +1,6 @@
 //! ADD, DEL, CHECK, GC and STATUS of chained plugins, which change an attachment that another plugin made.
 
 use attachment::record::Record;
-use attachment::rules::iptables;
 use attachment::section::{Kept, PodNetns, Section};
 use cni::error::Error;
 use cni::plugin::{Plugin, Request};
@@ -11,8 +10,7 @@ use kernel::nft::ElementHandle;
 use kernel::state::{Scope, State};
 use kernel::{Kernel, KernelError};
 
-use super::rules::refused;
-use super::sections::{Book, collect, leave};
+use super::sections::{Book, collect, leave, make_by_programs, missing};
 use super::{differences, join, settled};
 use crate::{netns, traces};
 
@@ -305,22 +303,12 @@ impl<C: Chained> Chain<C> {
         for rules in section.rules(book.key()) {
             book.add(host.kernel()?, &rules, &|taken, owner| self.0.taken(taken, owner))?;
         }
-        match section.iptables(book.key()) {
-            Some((parts, _)) => iptables::put(&parts).map_err(|error| refused(&error).context(self.name())),
-            None => Ok(()),
-        }
+        make_by_programs(book.key(), section)
     }
 
     /// The rules that ADD would still have to write, unless other rules serve the attachment.
     fn missing_rules(&self, request: &Request<'_>, section: &Section, host: &mut Host) -> Result<Vec<String>, Error> {
-        let key = traces::key(request);
-        let mut found = Vec::new();
-        for rules in section.rules(key) {
-            found.extend(rules.differences(host.kernel()?).map_err(|error| self.failed(error))?);
-        }
-        if let Some((parts, _)) = section.iptables(key) {
-            found.extend(iptables::differences(&parts).map_err(|error| refused(&error))?);
-        }
+        let found = missing(host.kernel()?, traces::key(request), section)?;
         if found.is_empty() || self.0.is_served_otherwise(request, section, host)? { Ok(Vec::new()) } else { Ok(found) }
     }
 

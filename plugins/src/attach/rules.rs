@@ -56,7 +56,7 @@ pub(super) fn uses_iptables(common: &Common<'_>) -> bool {
     requested(common).is_some_and(|masquerade| masquerade.backend == MasqueradeBackend::Iptables)
 }
 
-/// Makes the rules in the tables of iptables.
+/// Makes the masquerade rules in the tables of iptables.
 pub(super) fn put(parts: &[Part]) -> Result<(), Error> {
     iptables::put(parts).map_err(|error| refused(&error).context("failed to set up masquerade (iptables)"))
 }

@@ -15,7 +15,8 @@ use kernel::state::Scope;
 use kernel::{Kernel, KernelError};
 
 use super::join;
-use super::rules::not_removed;
+use super::rules::{not_removed, refused};
+use crate::firewall::firewalld;
 
 /// How often elements of owners that are gone are taken over, because others may add the same ones meanwhile.
 const TURNS: usize = 3;
@@ -151,6 +152,29 @@ fn find_owner(comment: &str) -> Result<Option<(String, String, String)>, Error> 
     Ok(None)
 }
 
+/// Makes what other programs make for a section: rules in the tables of iptables, and sources of firewalld's zones.
+pub(super) fn make_by_programs(key: Key<'_>, section: &Section) -> Result<(), Error> {
+    if let Some((parts, _)) = section.iptables(key) {
+        iptables::put(&parts).map_err(|error| refused(&error).context(section.plugin()))?;
+    }
+    section.sources().map_or(Ok(()), |(zone, sources)| firewalld::add(zone, &sources))
+}
+
+/// The commands that would make the rules of a section that are missing.
+pub(super) fn missing(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<Vec<String>, Error> {
+    let mut found = Vec::new();
+    for rules in section.rules(key) {
+        found.extend(rules.differences(host).map_err(|error| Error::internal(error).context(section.plugin()))?);
+    }
+    if let Some((parts, _)) = section.iptables(key) {
+        found.extend(iptables::differences(&parts).map_err(|error| refused(&error).context(section.plugin()))?);
+    }
+    if let Some((zone, sources)) = section.sources() {
+        found.extend(firewalld::missing(zone, &sources)?);
+    }
+    Ok(found)
+}
+
 /// Removes what a section names.
 pub(super) fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<(), Error> {
     let failed = |cause: KernelError| Error::internal(format!("{}: {cause}", section.plugin()));
@@ -160,6 +184,9 @@ pub(super) fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Resu
     }
     if let Some((_, removal)) = section.iptables(key) {
         outcomes.push(iptables::remove(host, &removal).map_err(not_removed));
+    }
+    if let Some((zone, sources)) = section.sources() {
+        outcomes.push(firewalld::remove(zone, &sources));
     }
     let (_, scope) = section.host();
     if scope != Scope::default() {

@@ -31,6 +31,8 @@ pub enum NftStep {
     FlushChain(String),
     /// Add a rule after a chain's other rules.
     AddRule(String, NftRule),
+    /// Add a rule before a chain's other rules.
+    InsertRule(String, NftRule),
     /// Delete a rule by its handle.
     DeleteRule(String, NftRule),
     /// Add a set or map.
@@ -75,6 +77,9 @@ impl NftStep {
             Self::FlushChain(name) => write!(f, "nft flush chain {key} {name}"),
             Self::AddRule(chain, rule) => {
                 write!(f, "nft add rule {key} {chain} {}", text::rule(key.family, &rule.rule))
+            }
+            Self::InsertRule(chain, rule) => {
+                write!(f, "nft insert rule {key} {chain} {}", text::rule(key.family, &rule.rule))
             }
             Self::DeleteRule(chain, rule) => {
                 write!(f, "nft delete rule {key} {chain} handle {}", rule.handle.unwrap_or_default())
@@ -143,7 +148,8 @@ fn taken(key: &TableKey, want: &NftTable, have: &NftTable, scope: Option<&NftSco
 fn unchangeable(want: &NftTable, have: &NftTable) -> Option<String> {
     let moved =
         |(name, chain): &(&String, &NftChain)| have.chains.get(*name).is_some_and(|there| place(chain) != place(there));
-    let chain = want.chains.iter().find(moved).map(|(name, _)| format!("chain {name}"));
+    let chain =
+        want.chains.iter().filter(|(_, chain)| !chain.foreign).find(moved).map(|(name, _)| format!("chain {name}"));
     let retyped = |(name, set): &(&String, &NftSet)| have.sets.get(*name).is_some_and(|there| !same_type(set, there));
     chain.or_else(|| want.sets.iter().find(retyped).map(|(name, _)| format!("set {name}")))
 }
@@ -170,14 +176,14 @@ fn put_table(want: &NftTable, have: Option<&NftTable>, scope: Option<&NftScope>,
     for (_, set) in want.sets.iter().filter(|(name, _)| !have.sets.contains_key(*name)) {
         steps.push(NftStep::AddSet(set.set.clone()));
     }
-    for (name, chain) in &want.chains {
+    for (name, chain) in want.chains.iter().filter(|(_, chain)| !chain.foreign) {
         put_chain(name, chain, have.chains.get(name), steps);
     }
     // An element's verdict may refer to a chain, and a rule to all of them.
     for (name, set) in &want.sets {
         put_elements(set, have.sets.get(name), scope, steps);
     }
-    for (name, chain) in &want.chains {
+    for (name, chain) in want.chains.iter().filter(|(name, chain)| !chain.foreign || have.chains.contains_key(*name)) {
         let there = have.chains.get(name).map_or(&[][..], |chain| &chain.rules);
         put_rules(name, &chain.rules, there, (chain_scope(scope, name).as_ref(), keep), steps);
     }
@@ -233,7 +239,11 @@ fn put_rules(
 ) {
     let ours = |rule: &&NftRule| scope.is_none_or(|scope| scope.owns(&rule.rule));
     let (missing, surplus) = compare(want, have.iter().filter(ours), scope);
-    for rule in &missing {
+    // the last one that is inserted becomes the first
+    for rule in missing.iter().rev().filter(|rule| rule.first) {
+        steps.push(NftStep::InsertRule(chain.to_owned(), (*rule).clone()));
+    }
+    for rule in missing.iter().filter(|rule| !rule.first) {
         steps.push(NftStep::AddRule(chain.to_owned(), (*rule).clone()));
     }
     // A replaced rule is deleted in the transaction that adds the new one.

@@ -83,6 +83,7 @@ fn stage(batch: &mut Batch, key: &TableKey, change: &NftStep) -> usize {
         NftStep::DeleteChain(name) => batch.delete_chain(key, name),
         NftStep::FlushChain(name) => batch.flush_chain(key, name),
         NftStep::AddRule(chain, rule) => batch.add_rule_echoed(key, chain, &rule.rule),
+        NftStep::InsertRule(chain, rule) => batch.insert_rule(key, chain, &rule.rule),
         NftStep::DeleteRule(chain, rule) => batch.delete_rule(key, chain, rule.handle.unwrap_or_default()),
         NftStep::AddSet(set) => batch.add_set(key, set),
         NftStep::DeleteSet(name) => batch.delete_set(key, name),

@@ -229,18 +229,23 @@ impl Batch {
 
     /// `nft add rule`: appends the rule to the chain.
     pub fn add_rule(&mut self, table: &TableKey, chain: &str, rule: &Rule) {
-        self.append_rule(table, chain, rule, 0);
+        self.put_rule(table, chain, rule, APPEND);
+    }
+
+    /// `nft insert rule`: puts the rule before the chain's other rules.
+    pub fn insert_rule(&mut self, table: &TableKey, chain: &str, rule: &Rule) {
+        self.put_rule(table, chain, rule, 0);
     }
 
     /// `nft --echo --handle add rule`: as [`Batch::add_rule`], and [`Nft::commit`](super::Nft::commit) returns its
     /// handle.
     pub fn add_rule_echoed(&mut self, table: &TableKey, chain: &str, rule: &Rule) {
-        self.append_rule(table, chain, rule, libc::NLM_F_ECHO as u16);
+        self.put_rule(table, chain, rule, APPEND | libc::NLM_F_ECHO as u16);
     }
 
-    fn append_rule(&mut self, table: &TableKey, chain: &str, rule: &Rule, more: u16) {
-        let what = format!("add rule {table} {chain}");
-        self.push(what, msg::NEWRULE, CREATE | APPEND | more, table, |w| {
+    fn put_rule(&mut self, table: &TableKey, chain: &str, rule: &Rule, more: u16) {
+        let what = format!("{} rule {table} {chain}", if more & APPEND == 0 { "insert" } else { "add" });
+        self.push(what, msg::NEWRULE, CREATE | more, table, |w| {
             w.text(attr::RULE_TABLE, &table.name);
             w.text(attr::RULE_CHAIN, chain);
             w.nest(attr::RULE_EXPRESSIONS, |w| rule.exprs.iter().for_each(|e| e.encode(w)));

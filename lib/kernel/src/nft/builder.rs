@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 use super::expr::{Expr, Is, MetaKey, NatKind, PayloadBase, Reg, Verdict, protocol};
 use super::types::{NftFamily, Rule};
 use super::value::Value;
-use crate::netlink::wire::align;
+use crate::netlink::wire::{Writer, align};
 use crate::types::{Family, IfName, Mac};
 
 /// NFT_FIB_RESULT_ADDRTYPE.
@@ -44,6 +44,27 @@ pub mod ct {
     pub const STATUS: u32 = 2;
     /// `ct status dnat`: the connection's destination is translated (IPS_DST_NAT, nf_conntrack_common.h)
     pub const DNAT: u32 = 1 << 5;
+}
+
+/// Bits of `iptables -m conntrack --ctstate` (XT_CONNTRACK_STATE_*, linux/netfilter/xt_conntrack.h), to be or-ed.
+pub mod xt_ct {
+    /// `ESTABLISHED`
+    pub const ESTABLISHED: u16 = 1 << 1;
+    /// `RELATED`
+    pub const RELATED: u16 = 1 << 2;
+    /// `DNAT`: the destination was translated.
+    pub const DNAT: u16 = 1 << 7;
+}
+
+/// `struct xt_conntrack_mtinfo3` with these states and nothing else, at the length of XT_ALIGN.
+fn conntrack_info(states: u16) -> [u8; 168] {
+    // the places of match_flags and state_mask, and XT_CONNTRACK_STATE
+    const FLAGS: usize = 146;
+    const STATES: usize = 150;
+    let mut info = [0; 168];
+    info[FLAGS..FLAGS + 2].copy_from_slice(&1u16.to_ne_bytes());
+    info[STATES..STATES + 2].copy_from_slice(&states.to_ne_bytes());
+    info
 }
 
 /// Source or destination.
@@ -230,6 +251,17 @@ impl RuleBuilder {
     /// `ct state established,related`: any (`Is::Eq`) or none (`Is::Not`) of the states in [`ct`].
     pub fn ct_state(self, is: Is, states: u32) -> Self {
         self.any_bit(Field::CtState, is, states)
+    }
+
+    /// `iptables -m conntrack --ctstate STATES`: any of the states in [`xt_ct`], in the form that `iptables` stores and
+    /// prints. It refuses a table with `ct state`.
+    pub fn xt_ct_state(self, states: u16) -> Self {
+        let mut w = Writer::default();
+        // NFTA_MATCH_NAME, NFTA_MATCH_REV, NFTA_MATCH_INFO
+        w.text(1, "conntrack");
+        w.be32(2, 3);
+        w.attr(3, &conntrack_info(states));
+        self.push(Expr::Other { name: "match".into(), data: w.finish().unwrap_or_default() })
     }
 
     /// `ct status dnat`: any (`Is::Eq`) or none (`Is::Not`) of the bits, such as [`ct::DNAT`].

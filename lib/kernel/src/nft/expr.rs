@@ -278,6 +278,11 @@ impl Expr {
         is_comment.then(|| attributes.get(3).map(text)).flatten()
     }
 
+    /// Whether it is the target `name` of iptables (NFTA_TARGET_NAME).
+    pub(super) fn is_target(&self, target: &str) -> bool {
+        matches!(self, Self::Other { name, data } if name == "target" && Attributes::read(data).is_text(1, target))
+    }
+
     fn decode(name: &[u8], a: &Attributes<'_>) -> Option<Self> {
         let reg = |kind| a.be32(kind).and_then(Reg::from_number);
         let bytes = |kind| a.nested(kind).as_ref().and_then(decode_data).map(<[u8]>::to_vec);

@@ -36,7 +36,7 @@ mod watch;
 
 pub use apply::RuleHandle;
 pub use batch::Batch;
-pub use builder::{Field, MapData, RuleBuilder, Side, ct};
+pub use builder::{Field, MapData, RuleBuilder, Side, ct, xt_ct};
 pub use error::{NftError, Refusal};
 pub use expr::{Expr, Is, MetaKey, NatKind, PayloadBase, Reg, Verdict};
 pub use read::{Selection, TableView, read_datagram};

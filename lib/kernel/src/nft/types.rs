@@ -248,6 +248,11 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether it ends with `-j NAME` of iptables, for a target that nf_tables does not know.
+    pub fn is_target(&self, name: &str) -> bool {
+        self.exprs.iter().any(|expr| expr.is_target(name))
+    }
+
     /// Whether it jumps to `chain`.
     pub fn jumps_to(&self, chain: &str) -> bool {
         self.exprs.iter().any(|expr| matches!(expr, Expr::Verdict(Verdict::Jump(to)) if to == chain))

@@ -31,6 +31,9 @@ pub struct NftChain {
     pub comment: Option<String>,
     /// The rules. In a shared chain only ours are compared.
     pub rules: Vec<NftRule>,
+    /// Another program's chain: it is neither created nor changed, except for rules of ours. Without it, these are left
+    /// out. Only a desired chain can say so.
+    pub foreign: bool,
 }
 
 /// A rule of a chain.
@@ -41,6 +44,9 @@ pub struct NftRule {
     /// The handle, which identifies the rule for deletion. Only observed rules have one; it is ignored in
     /// comparisons.
     pub handle: Option<u64>,
+    /// Whether a missing rule is added before the chain's other rules. A rule that exists stays where it is. Ignored in
+    /// comparisons.
+    pub first: bool,
 }
 
 impl PartialEq for NftRule {
@@ -53,7 +59,7 @@ impl Eq for NftRule {}
 
 impl From<Rule> for NftRule {
     fn from(rule: Rule) -> Self {
-        Self { rule, handle: None }
+        Self { rule, ..Self::default() }
     }
 }
 
@@ -101,6 +107,12 @@ impl NftChain {
         Self { rules: rules.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
+    /// Another program's chain, with rules of ours before its own.
+    pub fn of_others(rules: impl IntoIterator<Item = Rule>) -> Self {
+        let rules = rules.into_iter().map(|rule| NftRule { first: true, ..rule.into() });
+        Self { rules: rules.collect(), foreign: true, ..Self::default() }
+    }
+
     /// A chain that packets enter at a hook, with these rules.
     pub fn at(base: Base, rules: impl IntoIterator<Item = Rule>) -> Self {
         Self { base: Some(base), ..Self::regular(rules) }
@@ -112,11 +124,11 @@ impl From<TableView> for NftTable {
         let dormant = view.table.as_ref().is_some_and(|table| table.dormant);
         let mut table = Self { comment: view.table.and_then(|table| table.comment), dormant, ..Self::default() };
         for chain in view.chains {
-            let state = NftChain { base: chain.base, comment: chain.comment, rules: Vec::new() };
+            let state = NftChain { base: chain.base, comment: chain.comment, ..NftChain::default() };
             table.chains.insert(chain.name, state);
         }
         for listed in view.rules {
-            let rule = NftRule { rule: listed.rule, handle: Some(listed.handle) };
+            let rule = NftRule { rule: listed.rule, handle: Some(listed.handle), first: false };
             table.chains.entry(listed.chain).or_default().rules.push(rule);
         }
         let sets = view.sets.into_iter().map(|(set, elements)| (set.name.clone(), NftSet::new(set, elements)));

@@ -5,7 +5,7 @@ use std::fmt;
 
 use ipnetwork::IpNetwork;
 use kernel::state::nft::{Base, Chain, ChainKind, Hook, NftFamily, Policy, Rule, TableKey};
-use kernel::state::{NftChain, NftTable, State};
+use kernel::state::{NftChain, NftRule, NftTable, State};
 use kernel::types::Family;
 
 use super::Facts;
@@ -151,6 +151,31 @@ fn any_pods(facts: &Facts<'_>) -> Vec<Flow> {
 /// The rules that are added behind a chain's own.
 fn added<'a>(planned: Option<&'a NftTable>, chain: &str) -> impl Iterator<Item = &'a Rule> {
     planned.and_then(|table| table.chains.get(chain)).into_iter().flat_map(|chain| &chain.rules).map(|rule| &rule.rule)
+}
+
+/// Why a chain drops a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// No rule of the chain can accept the packet. If false, a rule may do so.
+    pub certain: bool,
+    /// The rule that drops it; `None`: the chain's policy.
+    pub by: Option<NftRule>,
+}
+
+/// What a base chain does with a packet that opens a connection; `None`: it passes.
+pub fn dropped(chain: &NftChain, packet: &Packet) -> Option<Dropped> {
+    let mut certain = true;
+    for rule in &chain.rules {
+        match packet.meets(&rule.rule) {
+            (Does::Accept, true) => return None,
+            (Does::Drop, true) => return Some(Dropped { certain, by: Some(rule.clone()) }),
+            (Does::Return, true) => break,
+            (Does::Accept | Does::Return | Does::Unknown, _) => certain = false,
+            (Does::Drop | Does::Nothing, _) => {}
+        }
+    }
+    let drops = chain.base.as_ref().is_some_and(|base| base.policy == Policy::Drop);
+    drops.then_some(Dropped { certain, by: None })
 }
 
 fn fate<'a>(chain: &'a NftChain, added: impl Iterator<Item = &'a Rule>, packet: &Packet) -> Fate {

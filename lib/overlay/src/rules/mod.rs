@@ -26,7 +26,7 @@ use kernel::types::Family;
 use crate::lease::Subnets;
 use crate::net::ByFamily;
 
-pub use drops::{Drops, Flow, What};
+pub use drops::{Dropped, Drops, Flow, What, dropped};
 pub use packet::Packet;
 
 /// What the operator asks for.

@@ -92,7 +92,11 @@ impl Packet {
     pub(super) fn meets(&self, rule: &Rule) -> (Does, bool) {
         let (mut registers, mut certain) = (vec![Byte::default(); REGISTERS], true);
         for expr in &rule.exprs {
-            match self.step(expr, &mut registers) {
+            let step = match expr {
+                Expr::Other { name, .. } if name == "target" && rule.is_target("REJECT") => Step::Decides(Does::Drop),
+                expr => self.step(expr, &mut registers),
+            };
+            match step {
                 Step::Goes => {}
                 Step::MayEnd => certain = false,
                 Step::Ends => return (Does::Nothing, true),

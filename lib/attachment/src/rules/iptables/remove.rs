@@ -103,13 +103,14 @@ fn save_legacy(family: Family, table: &str) -> Result<Option<Saved>, IptablesErr
     }
 }
 
-/// Whether something of `removal` may be in a table: one of its chains is in the tables of `iptables-nft`, or the kernel has
-/// the table of `iptables-legacy`.
+/// Whether something of `removal` may be in a table: one of its chains, or of those with its rules, is in the tables of
+/// `iptables-nft`, or the kernel has the table of `iptables-legacy`.
 pub fn may_hold(kernel: &mut Kernel, removal: &Removal) -> bool {
     Family::ALL.into_iter().any(|family| {
         let table = TableKey::new(nft_family(family), removal.table);
         let mut has = |chain: &String| matches!(kernel.nft().and_then(|nft| nft.chain(&table, chain)), Ok(Some(_)));
-        has_legacy_table(family, removal.table) || removal.own.iter().any(&mut has)
+        let mut chains = removal.own.iter().chain(removal.entries.iter().map(|(_, chain, _)| chain));
+        has_legacy_table(family, removal.table) || chains.any(&mut has)
     })
 }
 

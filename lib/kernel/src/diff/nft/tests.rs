@@ -61,6 +61,10 @@ fn within(table: &mut NftTable, change: &NftStep, next: &mut u64) {
             *next += 1;
             table.chains.get_mut(chain).unwrap().rules.push(NftRule { handle: Some(*next), ..rule.clone() });
         }
+        NftStep::InsertRule(chain, rule) => {
+            *next += 1;
+            table.chains.get_mut(chain).unwrap().rules.insert(0, NftRule { handle: Some(*next), ..rule.clone() });
+        }
         NftStep::DeleteRule(chain, rule) => {
             let rules = &mut table.chains.get_mut(chain).unwrap().rules;
             let before = rules.len();
@@ -256,6 +260,27 @@ fn steps_print_as_commands() {
     assert!(texts[1].starts_with("nft create chain inet t c"), "{texts:?}");
     let gone = diff(&State::default(), &desired, &ours()).steps;
     assert_eq!(gone.iter().map(ToString::to_string).collect::<Vec<_>>(), ["nft delete table inet t"]);
+}
+
+/// In another program's chain our rules come first; the chain keeps its hook, its policy and its own rules.
+#[test]
+fn rules_come_first_in_a_chain_of_others() {
+    let [one, two] = [1, 2].map(|mark| rule(mark, "me"));
+    let wanted = NftChain::of_others([one.rule.clone(), two.rule.clone()]);
+    let desired = with(NftTable { chains: [("checks".to_owned(), wanted)].into(), ..NftTable::default() });
+    let theirs = NftChain { rules: vec![rule(3, "you")], ..NftChain::at(base(0, Policy::Drop), []) };
+    let mut state = with(NftTable { chains: [("checks".to_owned(), theirs)].into(), ..NftTable::default() });
+    let plan = diff(&desired, &state, &shared());
+    assert_eq!(plan.conflicts, []);
+    plan.steps.iter().for_each(|step| take(&mut state, step, &mut 0));
+    let chain = &state.nft[&key()].chains["checks"];
+    assert_eq!(
+        (chain.rules.clone(), chain.base.clone()),
+        (vec![one, two, rule(3, "you")], Some(base(0, Policy::Drop)))
+    );
+    assert_eq!(diff(&desired, &state, &shared()).steps, []);
+    // without the chain there is nothing to add a rule to
+    assert_eq!(diff(&desired, &with(NftTable::default()), &shared()).steps, []);
 }
 
 #[test]
