@@ -7,6 +7,7 @@ use std::path::Path;
 
 use ipnetwork::IpNetwork;
 use kernel::netns::Netns;
+use kernel::nft::ElementHandle;
 use kernel::state::{Scope, State};
 use kernel::{Kernel, KernelError};
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,14 @@ impl Section {
         match self {
             Self::Portmap(portmap) => portmap.ports.iter().map(|port| port.pod).collect(),
             Self::Bandwidth(_) => Vec::new(),
+        }
+    }
+
+    /// The same without what the elements `taken` serve already.
+    pub fn without(&self, taken: &[ElementHandle]) -> Self {
+        match self {
+            Self::Portmap(portmap) => Self::Portmap(portmap.without(taken)),
+            other => other.clone(),
         }
     }
 
