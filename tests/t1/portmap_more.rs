@@ -77,6 +77,37 @@ pub fn a_port_in_use_is_refused_by_name() -> Outcome {
     Ok(())
 }
 
+/// podman names the ports of a container for each of its networks: they lead to it by the first, and a second one changes
+/// nothing, neither with its ADD nor with its DEL.
+pub fn a_container_on_two_networks_has_its_port_once() -> Outcome {
+    let host = Host::new(Whose::Ours)?;
+    let (_one, pod, conf) = served(&host, "one")?;
+    host.caller.call("ADD", &pod, &conf).ok();
+    let other = Pod { ifname: "eth1", ..pod.clone() };
+    let mut second = host.bridge();
+    second["bridge"] = json!("cni1");
+    second["name"] = json!("other");
+    second["ipam"]["ranges"] = json!([[{ "subnet": "10.9.2.0/24" }], [{ "subnet": "fd09:2::/64" }]]);
+    let result = host.caller.call("ADD", &other, &second).ok();
+    // one port that it has already, and one that it has not
+    let more = with(&portmap(&json!([mapping(8080, 80), mapping(8081, 80)]), &result), json!({ "name": "other" }));
+    let before = elements();
+    host.caller.call("ADD", &other, &more).ok();
+    assert_eq!(elements(), 2 * before);
+    for (pod, conf) in [(&pod, &conf), (&other, &more)] {
+        host.caller.call("CHECK", pod, conf).ok();
+    }
+    for port in [8080, 8081] {
+        assert_eq!(seen(Some(&host.client), (HOST[0], port))?, CLIENT[0], "{port}");
+    }
+    host.caller.call("DEL", &other, &more).ok();
+    assert_eq!(elements(), before);
+    assert_eq!(seen(Some(&host.client), (HOST[0], 8080))?, CLIENT[0]);
+    host.caller.call("DEL", &pod, &conf).ok();
+    assert_eq!(elements(), 0);
+    Ok(())
+}
+
 /// Another ADD of the same attachment replaces its ports, with or without its record.
 pub fn a_repeated_add_replaces() -> Outcome {
     let host = Host::new(Whose::Ours)?;

@@ -170,8 +170,14 @@ impl Rules {
             }
         }
         // a part of what is shared is missing or different
-        let outcome = kernel.converge(&state, &scope, None)?.ok()?;
-        Ok(self.shared_handles(outcome.handles))
+        match kernel.converge(&state, &scope, None)?.ok() {
+            Ok(outcome) => Ok(self.shared_handles(outcome.handles)),
+            Err(conflict @ Failure::Conflict(_)) => {
+                self.find_taken(kernel)?;
+                Err(conflict.into())
+            }
+            Err(refused) => Err(refused.into()),
+        }
     }
 
     /// The shared chains, in one message, with everything that belongs to them: all or none. `None` if some are missing, or
@@ -203,14 +209,22 @@ impl Rules {
 
     /// Fails if elements of other owners have the desired keys.
     fn find_taken(&self, kernel: &mut Kernel) -> Result<(), AddError> {
+        let taken = self.taken(kernel)?;
+        if taken.is_empty() { Ok(()) } else { Err(AddError::Taken(taken)) }
+    }
+
+    /// The elements of other owners that have the desired keys.
+    ///
+    /// # Errors
+    /// The kernel refused to read elements.
+    pub fn taken(&self, kernel: &mut Kernel) -> Result<Vec<ElementHandle>, KernelError> {
         let what = || format!("read elements of table {}", self.table);
         let nft = kernel.nft().map_err(|error| error.about(&what()))?;
         let handles = self.handles();
         let found = nft.elements_at(&self.table, &handles).map_err(|error| error.about(&what()))?;
         let found = handles.into_iter().zip(found).filter_map(|(handle, found)| Some((handle.set, found?)));
         let taken = found.filter(|(set, element)| !self.owns(set, element));
-        let taken: Vec<_> = taken.map(|(set, element)| ElementHandle { set, element }).collect();
-        if taken.is_empty() { Ok(()) } else { Err(AddError::Taken(taken)) }
+        Ok(taken.map(|(set, element)| ElementHandle { set, element }).collect())
     }
 
     /// Deletes elements of an owner that is gone, if they are still as they were found.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use ipnetwork::IpNetwork;
 use kernel::netns::Netns;
+use kernel::nft::ElementHandle;
 use kernel::state::{Scope, State};
 use kernel::types::host_net;
 use kernel::{Kernel, KernelError};
@@ -83,6 +84,14 @@ impl Section {
             Self::Firewall(firewall) => firewall.addresses.iter().map(|address| host_net(*address)).collect(),
             Self::Portmap(portmap) => portmap.ports.iter().map(|port| port.pod).collect(),
             Self::Bandwidth(_) => Vec::new(),
+        }
+    }
+
+    /// The same without what the elements `taken` serve already.
+    pub fn without(&self, taken: &[ElementHandle]) -> Self {
+        match self {
+            Self::Portmap(portmap) => Self::Portmap(portmap.without(taken)),
+            other => other.clone(),
         }
     }
 

@@ -188,7 +188,7 @@ impl<C: Chained> Plugin for Chain<C> {
         let sides = self.0.desired(&conf, &facts, request)?;
         let mut book = self.begin(request, &sides, &mut host, &pod)?;
         let prepared = self.0.prepare(&conf, &facts, request, &mut pod);
-        let made = prepared.and_then(|()| self.make(&sides, book.as_ref(), &mut host, &mut pod));
+        let made = prepared.and_then(|()| self.make(&sides, book.as_mut(), &mut host, &mut pod));
         if let (Ok(()), Some(section)) = (&made, &sides.section)
             && let Err(kept) = host.kernel().and_then(|host| section.forget_before(host).map_err(Error::internal))
         {
@@ -297,16 +297,28 @@ impl<C: Chained> Chain<C> {
         Ok(Some(book))
     }
 
-    fn make(&self, sides: &Sides, book: Option<&Book<'_>>, host: &mut Host, pod: &mut Kernel) -> Result<(), Error> {
+    fn make(&self, sides: &Sides, book: Option<&mut Book<'_>>, host: &mut Host, pod: &mut Kernel) -> Result<(), Error> {
         self.converge(pod, &sides.pod)?;
         if !sides.host.is_empty() {
             self.converge(host.kernel()?, &sides.host)?;
         }
         let Some((book, section)) = book.zip(sides.section.as_ref()) else { return Ok(()) };
-        for rules in section.rules(book.key()) {
-            book.add(host.kernel()?, &rules, &|taken, owner| self.0.taken(taken, owner))?;
+        let own = self.add_rules(section, book, host)?;
+        if !own.is_empty() {
+            let rest = section.without(&own);
+            book.replace(rest.clone())?;
+            self.add_rules(&rest, book, host)?;
         }
         make_by_programs(book.key(), section)
+    }
+
+    /// Adds the section's rules, and returns the elements that the container has already on another network.
+    fn add_rules(&self, section: &Section, book: &Book<'_>, host: &mut Host) -> Result<Vec<ElementHandle>, Error> {
+        let mut own = Vec::new();
+        for rules in section.rules(book.key()) {
+            own.extend(book.add(host.kernel()?, &rules, &|taken, owner| self.0.taken(taken, owner))?);
+        }
+        Ok(own)
     }
 
     /// The rules that ADD would still have to write, unless other rules serve the attachment.

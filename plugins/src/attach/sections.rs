@@ -1,6 +1,8 @@
 //! The sections of chained plugins in attachments' records: written before the first step, removed after the last
 //! object.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
 use attachment::Key;
@@ -98,41 +100,92 @@ impl<'a> Book<'a> {
         if self.is_empty() { self.locked.delete().map_err(Error::internal) } else { Ok(()) }
     }
 
+    /// Replaces the content of the plugin's section.
+    pub(super) fn replace(&mut self, section: Section) -> Result<(), Error> {
+        match self.section().cloned() {
+            Some(kept) => self.write(Kept { section, ..kept }),
+            None => Ok(()),
+        }
+    }
+
     /// Adds rules. Elements of attachments whose pods are gone are taken over; `refuse` is the error for an element of
-    /// a living one, from the element and the owner's name.
+    /// a living one, from the element and the owner's name. If the same container has elements on another network,
+    /// nothing is added, and these are returned: they serve it already.
     pub(super) fn add(
         &self,
         host: &mut Kernel,
         rules: &Rules,
         refuse: &dyn Fn(&ElementHandle, &str) -> Error,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<ElementHandle>, Error> {
         let failed =
             |cause: &dyn std::fmt::Display| Error::internal(format!("{}: table {}: {cause}", self.plugin, rules.table));
         for _ in 0..TURNS {
             let taken = match rules.add(host) {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(Vec::new()),
                 Err(AddError::Taken(taken)) => taken,
                 Err(AddError::Failed(cause)) => return Err(failed(&cause)),
             };
-            let judge = |handle| match self.living_owner(handle)? {
-                Some(owner) => Err(refuse(handle, &owner)),
-                None => Ok(()),
-            };
-            join(taken.iter().map(judge))?;
+            let (mut own, mut refused) = (Vec::new(), BTreeMap::new());
+            for handle in &taken {
+                match living_owner(self.plugin, handle)? {
+                    Some(owner) if owner.container == self.key.container => own.push(handle.clone()),
+                    // a port has several elements
+                    Some(owner) => {
+                        let error = refuse(handle, &owner.to_string());
+                        refused.insert(error.msg.clone(), Err(error));
+                    }
+                    None => {}
+                }
+            }
+            join(refused.into_values())?;
+            if !own.is_empty() {
+                return Ok(own);
+            }
             rules.take_over(host, &taken).map_err(|cause| failed(&cause))?;
         }
         Err(Error { code: code::TRY_AGAIN, ..failed(&"others keep adding the same elements") })
     }
+}
 
-    /// The name of the attachment that an element belongs to, unless its pod is gone.
-    fn living_owner(&self, taken: &ElementHandle) -> Result<Option<String>, Error> {
-        let comment = taken.element.comment.as_deref().unwrap_or_default();
-        let Some((network, container, ifname)) = find_owner(comment)? else { return Ok(None) };
-        let key = Key { network: &network, container: &container, ifname: &ifname };
-        let record = Locked::glance(Path::new(DIRECTORY), key).map_err(Error::internal)?;
-        let lives = record.is_some_and(|record| record.section(self.plugin).is_some_and(|kept| kept.netns.is_there()));
-        Ok(lives.then(|| format!("{network}/{container}@{ifname}")))
+/// An attachment by its names.
+struct Owner {
+    network: String,
+    container: String,
+    ifname: String,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}@{}", self.network, self.container, self.ifname)
     }
+}
+
+/// The attachment that an element belongs to, unless its pod is gone.
+fn living_owner(plugin: &str, taken: &ElementHandle) -> Result<Option<Owner>, Error> {
+    let comment = taken.element.comment.as_deref().unwrap_or_default();
+    let Some((network, container, ifname)) = find_owner(comment)? else { return Ok(None) };
+    let key = Key { network: &network, container: &container, ifname: &ifname };
+    let record = Locked::glance(Path::new(DIRECTORY), key).map_err(Error::internal)?;
+    let lives = record.is_some_and(|record| record.section(plugin).is_some_and(|kept| kept.netns.is_there()));
+    Ok(lives.then_some(Owner { network, container, ifname }))
+}
+
+/// The section without what the same container has on another network.
+pub(super) fn not_served(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<Section, Error> {
+    let mut own = Vec::new();
+    for rules in section.rules(key) {
+        let failed = |cause: KernelError| Error::internal(format!("{}: {cause}", section.plugin()));
+        let taken = match rules.taken(host) {
+            // without the table there is none
+            Err(error) if error.is_absent() => Vec::new(),
+            taken => taken.map_err(failed)?,
+        };
+        for handle in taken {
+            let owner = living_owner(section.plugin(), &handle)?;
+            own.extend(owner.filter(|owner| owner.container == key.container).map(|_| handle));
+        }
+    }
+    Ok(section.without(&own))
 }
 
 /// The attachment that a comment belongs to. A comment that was cut does not name it, so the records are searched.
@@ -162,15 +215,23 @@ pub(super) fn make_by_programs(key: Key<'_>, section: &Section) -> Result<(), Er
 
 /// The commands that would make the rules of a section that are missing.
 pub(super) fn missing(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<Vec<String>, Error> {
-    let mut found = Vec::new();
-    for rules in section.rules(key) {
-        found.extend(rules.differences(host).map_err(|error| Error::internal(error).context(section.plugin()))?);
+    let mut found = missing_in_nft(host, key, section)?;
+    if !found.is_empty() {
+        found = missing_in_nft(host, key, &not_served(host, key, section)?)?;
     }
     if let Some((parts, _)) = section.iptables(key) {
         found.extend(iptables::differences(&parts).map_err(|error| refused(&error).context(section.plugin()))?);
     }
     if let Some((zone, sources)) = section.sources() {
         found.extend(firewalld::missing(zone, &sources)?);
+    }
+    Ok(found)
+}
+
+fn missing_in_nft(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<Vec<String>, Error> {
+    let mut found = Vec::new();
+    for rules in section.rules(key) {
+        found.extend(rules.differences(host).map_err(|error| Error::internal(error).context(section.plugin()))?);
     }
     Ok(found)
 }

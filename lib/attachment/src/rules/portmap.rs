@@ -47,8 +47,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use kernel::nft::{
-    Base, ChainKind, Data, DataType, Element, Field, Hook, Is, MapData, NatKind, NftFamily, Rule, RuleBuilder, Set,
-    Side, TableKey, Type, Value, Verdict, ct,
+    Base, ChainKind, Data, DataType, Element, ElementHandle, Field, Hook, Is, MapData, NatKind, NftFamily, Rule,
+    RuleBuilder, Set, Side, TableKey, Type, Value, Verdict, ct,
 };
 use kernel::state::{NftChain, NftSet, NftTable};
 use kernel::types::{Family, host_net, masked};
@@ -168,16 +168,32 @@ pub fn rules(key: Key<'_>, portmap: &Portmap) -> Rules {
     Rules::of_elements(table(), frame(portmap), key, elements.flatten())
 }
 
+impl Portmap {
+    /// The same without the ports whose elements are among `taken`.
+    pub fn without(&self, taken: &[ElementHandle]) -> Self {
+        let suffix = suffix(&self.conditions);
+        let is_taken = |port: &HostPort| {
+            let (map, key) = (map_name(port.address.is_some(), port.family()), port.key());
+            let maps = ["", "masq_"].map(|kind| format!("{kind}{map}{suffix}"));
+            taken.iter().any(|handle| maps.contains(&handle.set.name) && handle.element.key == key)
+        };
+        let ports = self.ports.iter().filter(|port| !is_taken(port)).cloned().collect();
+        Self { ports, ..self.clone() }
+    }
+}
+
 impl HostPort {
     fn family(&self) -> Family {
         self.pod.into()
     }
 
-    fn element(&self, data: Data) -> Element {
+    fn key(&self) -> Vec<Value> {
         let address = self.address.map(Value::Addr);
-        let key: Vec<Value> =
-            address.into_iter().chain([Value::Proto(self.protocol), Value::Port(self.port)]).collect();
-        Element::new(key).data(data)
+        address.into_iter().chain([Value::Proto(self.protocol), Value::Port(self.port)]).collect()
+    }
+
+    fn element(&self, data: Data) -> Element {
+        Element::new(self.key()).data(data)
     }
 
     fn target(&self) -> Data {
