@@ -161,6 +161,13 @@ pub fn gc_removes_what_nobody_owns() -> Outcome {
         assert_eq!(left.contains(&format!("id: {id}\"")), stays, "{id}: {left}");
     }
     assert!(records("net").contains(&"lives@eth0".to_owned()));
+    assert!(left.contains("chain masq_10.9.1.0-24_13"), "{left}");
+    // chains go with the last pod of their network
+    for (_, _, conf) in &pods[2..] {
+        gc(&host, conf, &[]).ok();
+    }
+    let left = nft("list ruleset");
+    assert!(!left.contains("chain masq_") && left.contains("chain hostports"), "{left}");
     Ok(())
 }
 

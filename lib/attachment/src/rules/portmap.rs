@@ -47,8 +47,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use kernel::nft::{
-    Base, ChainKind, Data, DataType, Element, ElementHandle, Field, Hook, Is, MapData, NatKind, NftFamily, Rule,
-    RuleBuilder, Set, Side, TableKey, Type, Value, Verdict, ct,
+    Base, Batch, ChainKind, Data, DataType, Element, ElementHandle, Field, Hook, Is, MapData, NatKind, NftFamily, Rule,
+    RuleBuilder, Set, Side, TableKey, TableView, Type, Value, Verdict, ct,
 };
 use kernel::state::{NftChain, NftSet, NftTable};
 use kernel::types::{Family, host_net, masked};
@@ -68,6 +68,8 @@ const AFTER_DSTNAT: i32 = Base::DSTNAT + 1;
 /// The priority of masquerading after upstream's chains (`srcnat + 1`).
 const AFTER_SRCNAT: i32 = Base::SRCNAT + 1;
 const HOSTPORTS: &str = "hostports";
+/// The start of the names of chains that mark what is masqueraded.
+const MARKS: &str = "masq_";
 
 /// The protocols that have ports, with their numbers.
 pub const PROTOCOLS: [(&str, u8); 3] = [("tcp", 6), ("udp", 17), ("sctp", 132)];
@@ -223,11 +225,11 @@ fn suffix(conditions: &Conditions) -> String {
 /// The chain that marks packets to be masqueraded. Colons are not allowed in names.
 fn mark_chain(pod: IpNetwork, how: Masquerade) -> String {
     match how.all {
-        true => format!("masq_all_{}", how.mark_bit),
+        true => format!("{MARKS}all_{}", how.mark_bit),
         false => {
             let net = masked(pod);
             let network = net.network().to_string().replace(':', "_");
-            format!("masq_{network}-{}_{}", net.prefix(), how.mark_bit)
+            format!("{MARKS}{network}-{}_{}", net.prefix(), how.mark_bit)
         }
     }
 }
@@ -336,10 +338,32 @@ pub fn remove_unrecorded(kernel: &mut Kernel, key: Key<'_>) -> Result<(), Kernel
     delete_elements(kernel, &table(), |comment| comment.is_some_and(|comment| comment.starts_with(&owner::mark(key))))
 }
 
-/// Removes the network's elements that belong to none of the `valid` attachments.
+/// Removes the network's elements that belong to none of the `valid` attachments, and the chains of pod networks that no
+/// element leads to.
 ///
 /// # Errors
 /// As [`remove_unrecorded`].
 pub fn collect(kernel: &mut Kernel, network: &str, valid: &[Key<'_>]) -> Result<(), KernelError> {
-    delete_elements(kernel, &table(), |comment| owner::is_stale(comment, network, valid))
+    delete_elements(kernel, &table(), |comment| owner::is_stale(comment, network, valid))?;
+    let what = "delete chains that no host port needs";
+    let table = table();
+    let nft = kernel.nft().map_err(|error| error.about(what))?;
+    let marks = |view: &TableView| {
+        let mut batch = Batch::new();
+        for chain in view.chains.iter().filter(|chain| chain.name.starts_with(MARKS) && !leads_to(view, &chain.name)) {
+            batch.delete_chain(&table, &chain.name);
+        }
+        batch
+    };
+    match nft.update(&table, marks) {
+        // a kernel without nf_tables has none
+        Err(error) if error.is_unsupported() => Ok(()),
+        done => done.map(drop).map_err(|error| error.about(what)),
+    }
+}
+
+/// Whether an element of a map jumps to the chain.
+fn leads_to(view: &TableView, chain: &str) -> bool {
+    let jump = Data::Verdict(Verdict::Jump(chain.to_owned()));
+    view.sets.iter().flat_map(|(_, elements)| elements).any(|element| element.data.as_ref() == Some(&jump))
 }
