@@ -217,7 +217,8 @@ pub(super) fn make_by_programs(key: Key<'_>, section: &Section) -> Result<(), Er
 pub(super) fn missing(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<Vec<String>, Error> {
     let mut found = missing_in_nft(host, key, section)?;
     if !found.is_empty() {
-        found = missing_in_nft(host, key, &not_served(host, key, section)?)?;
+        let rest = not_served(host, key, section)?;
+        found = missing_in_nft(host, key, &rest)?;
     }
     if let Some((parts, _)) = section.iptables(key) {
         found.extend(iptables::differences(&parts).map_err(|error| refused(&error).context(section.plugin()))?);
