@@ -96,7 +96,7 @@ impl Holder {
             idle if idle >= wanted => Ok(()),
             _ => Err(format!("{} passes", self.passes.load(Relaxed))),
         };
-        eventually("the thread that holds the table has nothing to do", Duration::from_secs(20), look).unwrap();
+        eventually("the thread that holds the table has nothing to do", Duration::from_secs(60), look).unwrap();
         (Duration::from_micros(self.cpu.load(Relaxed)), self.passes.load(Relaxed))
     }
 
