@@ -90,7 +90,7 @@ impl Kernel {
     ///
     /// let cni0 = IfName::new("cni0")?;
     /// let mut desired = State::default();
-    /// desired.links.insert(cni0.clone(), Link::up(LinkKind::Bridge(Bridge { vlan_filtering: false })));
+    /// desired.links.insert(cni0.clone(), Link::up(LinkKind::Bridge(Bridge::default())));
     /// desired.address(&cni0, "10.244.1.1/24".parse()?, false);
     /// let scope = Scope { addresses: vec![cni0], keep: true, ..Scope::default() };
     /// let outcome = Kernel::open()?.converge(&desired, &scope, None)?;
