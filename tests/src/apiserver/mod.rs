@@ -46,12 +46,8 @@ pub struct Refusal {
 pub struct Faults {
     /// Answers to the next requests, one each.
     pub refuse: VecDeque<Refusal>,
-    /// The refusal of every request whose method and path start with this text.
-    pub refuse_all: Option<(String, Refusal)>,
     /// How lists as watches are answered.
     pub streaming: Streaming,
-    /// Requests get no answer.
-    pub silent: bool,
     /// The connection ends after this many bytes of each list or watch.
     pub cut: Option<usize>,
     /// The bearer token that requests must have.
@@ -66,9 +62,7 @@ impl Default for Faults {
     fn default() -> Self {
         Self {
             refuse: VecDeque::new(),
-            refuse_all: None,
             streaming: Streaming::Full,
-            silent: false,
             cut: None,
             token: None,
             bookmarks: Duration::from_secs(60),

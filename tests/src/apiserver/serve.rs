@@ -48,15 +48,9 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             Some(token) if bearer != Some(&format!("Bearer {token}")) => {
                 Some(Refusal { code: 401, reason: "Unauthorized", message: "Unauthorized".into(), retry_after: 0 })
             }
-            _ => state.faults.refuse.pop_front().or_else(|| {
-                let (prefix, refusal) = state.faults.refuse_all.as_ref()?;
-                asked.starts_with(prefix).then(|| refusal.clone())
-            }),
+            _ => state.faults.refuse.pop_front(),
         }
     };
-    if shared.lock().faults.silent {
-        std::future::pending::<()>().await;
-    }
     Ok(match refused {
         Some(refusal) => status(&refusal),
         None => route(shared, request).await,
