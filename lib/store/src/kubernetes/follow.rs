@@ -90,14 +90,15 @@ impl Follower {
     async fn follow(&mut self, backoff: &mut Backoff) -> Result<std::convert::Infallible, StoreError> {
         // the watch starts before the first reading, so that no change falls between the two
         let mut file = ConfigFile::watch(&self.options.net_config)?;
-        self.read_config()?;
+        if self.read_config()? {
+            self.version = None;
+        }
         let api = self.connect().await?;
         loop {
             if self.version.is_none() {
                 self.read_all(&api).await?;
             }
-            backoff.reset();
-            match self.watch(&api, &mut file).await {
+            match self.watch(&api, &mut file, backoff).await {
                 Err(StoreError::Kube(error)) if error.is_gone() => self.version = None,
                 ended => ended?,
             }
@@ -211,9 +212,11 @@ impl Follower {
     }
 
     /// Follows changes until the server ends the watch.
-    async fn watch(&mut self, api: &Api, file: &mut ConfigFile) -> Result<(), StoreError> {
+    async fn watch(&mut self, api: &Api, file: &mut ConfigFile, backoff: &mut Backoff) -> Result<(), StoreError> {
         let from = From::Version(self.version.clone().unwrap_or_default());
         let mut events = pin!(api.watch(&from).await?);
+        // only now has the server answered: the Nodes may be known from before
+        backoff.reset();
         self.feed.resume(self.name.clone());
         loop {
             let save = self.save;
