@@ -414,11 +414,11 @@ pub fn a_sender_follows_the_port_to_another_pod() -> Outcome {
     let receivers = [&one, &two].map(|room| crate::portmap::socket(Some(room), any));
     let sender = crate::portmap::socket(Some(&host.client), SocketAddr::new(any.ip(), 7777));
     let to = SocketAddr::new(HOST[0].parse()?, 5353);
-    let arrived = || crate::portmap::arrived(&sender, to, &[&receivers[0], &receivers[1]]);
+    let arrives = |at: usize, when| crate::portmap::arrives(&sender, to, &receivers[at], when);
     host.caller.call("ADD", &first, &confs[0]).ok();
-    assert_eq!(arrived(), 0);
+    arrives(0, "after the first ADD");
     host.caller.call("DEL", &first, &confs[0]).ok();
     host.caller.call("ADD", &second, &confs[1]).ok();
-    assert_eq!(arrived(), 1);
+    arrives(1, "after the second ADD");
     Ok(())
 }

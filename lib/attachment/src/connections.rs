@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use kernel::conntrack::{Conntrack, Entry, Filter, UDP};
+use kernel::conntrack::{Conntrack, Entry, Filter, UDP, may_exist};
 use kernel::types::Family;
 use kernel::{Kernel, KernelError};
 
@@ -17,23 +17,29 @@ use crate::rules::portmap::HostPort;
 ///
 /// # Errors
 /// The kernel refused to list or delete connections. Without connection tracking there are none.
-pub fn forget_before(host: &mut Kernel, ports: &[HostPort]) -> Result<usize, KernelError> {
-    let udp: Vec<&HostPort> = ports.iter().filter(|port| port.protocol == UDP).collect();
+pub fn forget_before(conntrack: &mut Conntrack, ports: &[HostPort]) -> Result<usize, KernelError> {
+    let mut host = Kernel::open()?;
+    let udp: Vec<&HostPort> = of_udp(ports).collect();
     let mut known = BTreeMap::new();
-    delete(&udp, |entry| {
+    delete(conntrack, &udp, |entry| {
         let passes_by = udp.iter().any(|port| is_to(port, entry) && !leads_to_pod(port, entry));
         // what cannot be looked up is left alone
         passes_by && *known.entry(entry.original.dst).or_insert_with_key(|dst| host.is_local(*dst).unwrap_or(false))
     })
 }
 
-/// Deletes the connections through host ports to pods that are gone. Returns how many were deleted.
+/// Deletes the UDP connections through host ports to pods that are gone. Returns how many were deleted.
 ///
 /// # Errors
 /// As [`forget_before`].
-pub fn forget_after(ports: &[HostPort]) -> Result<usize, KernelError> {
-    let all: Vec<&HostPort> = ports.iter().collect();
-    delete(&all, |entry| all.iter().any(|port| is_to(port, entry) && leads_to_pod(port, entry)))
+pub fn forget_after(conntrack: &mut Conntrack, ports: &[HostPort]) -> Result<usize, KernelError> {
+    let udp: Vec<&HostPort> = of_udp(ports).collect();
+    delete(conntrack, &udp, |entry| udp.iter().any(|port| is_to(port, entry) && leads_to_pod(port, entry)))
+}
+
+/// The ports whose connections do not end when nobody answers.
+pub fn of_udp(ports: &[HostPort]) -> impl Iterator<Item = &HostPort> {
+    ports.iter().filter(|port| port.protocol == UDP)
 }
 
 /// Whether the connection was opened to the host port.
@@ -48,12 +54,16 @@ fn leads_to_pod(port: &HostPort, entry: &Entry) -> bool {
 }
 
 /// Deletes connections to any of the ports for which `which` is true. The kernel's table is read once per family.
-fn delete(ports: &[&HostPort], mut which: impl FnMut(&Entry) -> bool) -> Result<usize, KernelError> {
+fn delete(
+    conntrack: &mut Conntrack,
+    ports: &[&HostPort],
+    mut which: impl FnMut(&Entry) -> bool,
+) -> Result<usize, KernelError> {
     let mut deleted = 0;
     for family in Family::ALL {
         let of_family = ports.iter().filter(|port| Family::from(port.pod) == family);
-        let Some(filter) = of_family.map(|port| only(port)).reduce(both) else { continue };
-        let mut conntrack = Conntrack::open()?;
+        let filter = of_family.map(|port| only(port)).reduce(both);
+        let Some(filter) = filter.filter(|filter| may_exist(family, filter)) else { continue };
         let mut entries = match conntrack.list(family, &filter) {
             // no module for connection tracking: nothing was translated
             Err(error) if error.is_invalid() => continue,

@@ -6,11 +6,12 @@
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
+use kernel::KernelError;
+use kernel::conntrack::Conntrack;
 use kernel::netns::Netns;
 use kernel::nft::ElementHandle;
 use kernel::state::{Scope, State};
 use kernel::types::host_net;
-use kernel::{Kernel, KernelError};
 use serde::{Deserialize, Serialize};
 
 use crate::bandwidth::Bandwidth;
@@ -132,13 +133,18 @@ impl Section {
 }
 
 impl Section {
+    /// Whether [`Section::forget_before`] and [`Section::forget_after`] have something to look for.
+    pub fn outdates_connections(&self) -> bool {
+        matches!(self, Self::Portmap(portmap) if connections::of_udp(&portmap.ports).next().is_some())
+    }
+
     /// Deletes tracked connections that the section's objects, just added, make out of date.
     ///
     /// # Errors
     /// The kernel refused it. New connections are right all the same.
-    pub fn forget_before(&self, host: &mut Kernel) -> Result<(), KernelError> {
+    pub fn forget_before(&self, conntrack: &mut Conntrack) -> Result<(), KernelError> {
         match self {
-            Self::Portmap(portmap) => connections::forget_before(host, &portmap.ports).map(drop),
+            Self::Portmap(portmap) => connections::forget_before(conntrack, &portmap.ports).map(drop),
             Self::Bandwidth(_) | Self::Firewall(_) => Ok(()),
         }
     }
@@ -147,9 +153,9 @@ impl Section {
     ///
     /// # Errors
     /// As [`Section::forget_before`].
-    pub fn forget_after(&self) -> Result<(), KernelError> {
+    pub fn forget_after(&self, conntrack: &mut Conntrack) -> Result<(), KernelError> {
         match self {
-            Self::Portmap(portmap) => connections::forget_after(&portmap.ports).map(drop),
+            Self::Portmap(portmap) => connections::forget_after(conntrack, &portmap.ports).map(drop),
             Self::Bandwidth(_) | Self::Firewall(_) => Ok(()),
         }
     }

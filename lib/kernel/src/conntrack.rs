@@ -63,6 +63,9 @@ const BY_DPORT: u32 = 1 << 5;
 /// Deletions in one send.
 const PAGE: usize = 100;
 
+/// With more connections than this, the kernel's filter is cheaper than reading its table as text.
+const FEW: usize = 2_000;
+
 /// A tracked connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -108,6 +111,21 @@ pub struct Filter {
     pub dport: Option<u16>,
     /// `-d`: the address that the first packet was sent to.
     pub dst: Option<IpAddr>,
+}
+
+/// Whether a connection that `filter` selects may exist: false is certain. Listing connections looks at each bucket of
+/// the kernel's table, 9 ms for 262,144 buckets; if there are few connections in this network namespace, this takes
+/// 0.2 ms (`/proc/net/nf_conntrack`, where the kernel has it).
+pub fn may_exist(family: Family, filter: &Filter) -> bool {
+    let count = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap_or_default();
+    match count.trim().parse() {
+        Ok(0) => false,
+        Ok(1..=FEW) => match std::fs::read_to_string("/proc/thread-self/net/nf_conntrack") {
+            Ok(table) => table.lines().any(|line| filter.may_select(family, line)),
+            Err(_) => true,
+        },
+        _ => true,
+    }
 }
 
 /// A connection to the conntrack subsystem of the network namespace in which it was opened.
@@ -217,6 +235,20 @@ impl Filter {
         self.proto.is_none_or(|proto| proto == entry.proto)
             && self.dport.is_none_or(|port| port == entry.original.dport)
             && self.dst.is_none_or(|dst| dst == entry.original.dst)
+    }
+
+    /// Whether a line of /proc/net/nf_conntrack may be of an entry that the filter selects (`ct_seq_show`,
+    /// net/netfilter/nf_conntrack_standalone.c). The original direction comes first.
+    fn may_select(&self, family: Family, line: &str) -> bool {
+        let words = || line.split_ascii_whitespace();
+        // family and protocol, each as name and number
+        let numbers = [1, 3].map(|place| words().nth(place).and_then(|word| word.parse::<u8>().ok()));
+        let value = |name: &str| words().find_map(|word| word.strip_prefix(name));
+        let [of, proto] = numbers;
+        of == Some(number(family))
+            && self.proto.is_none_or(|wanted| proto == Some(wanted))
+            && self.dport.is_none_or(|port| value("dport=") == Some(&port.to_string()))
+            && self.dst.is_none_or(|dst| value("dst=").and_then(|dst| dst.parse().ok()) == Some(dst))
     }
 
     /// Encodes the filter for the kernel. There a port needs a protocol. The address is left out: for IPv6, Linux 5.8

@@ -106,8 +106,8 @@ impl Kernel {
         Ok(self.nft.insert(nft))
     }
 
-    /// Gives up the connection to nf_tables. After a deletion, closing it takes the kernel 8 to 16 ms: see
-    /// [`leave_to_child`](crate::removal::leave_to_child).
+    /// Gives up the connection to nf_tables. Closing it may take the kernel 8 to 16 ms: see
+    /// [`leave_to_child`](crate::child::leave_to_child).
     pub fn take_nft(&mut self) -> Option<Nft> {
         self.nft.take()
     }

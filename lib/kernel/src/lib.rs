@@ -10,6 +10,7 @@
 pub mod apply;
 pub mod arena;
 mod birth;
+pub mod child;
 pub mod conntrack;
 pub mod converge;
 pub mod diff;

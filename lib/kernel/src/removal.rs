@@ -20,6 +20,7 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::child::{is_reaped, keep};
 use crate::diff::Step;
 use crate::kernel::Kernel;
 use crate::message::link::{self, SeenLink};
@@ -33,9 +34,6 @@ const GROUP_LINK: u32 = 1;
 
 /// The kernel normally refuses or announces within milliseconds. Beyond this limit, something holds its RTNL lock.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The inode of the host's own PID namespace (PROC_PID_INIT_INO, linux/proc_ns.h).
-const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// struct nlmsghdr and struct ifinfomsg
 const REQUEST: usize = 32;
@@ -95,11 +93,6 @@ pub fn delete_and_wait(kernel: &mut Kernel, seen: &SeenLink) -> Result<bool, Ker
         Err(error) if error.errno.0 == libc::ENODEV => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Whether a child that outlives this process is reaped. The host's PID 1 reaps it; a container's often does not.
-fn is_reaped() -> bool {
-    rustix::fs::stat("/proc/self/ns/pid").is_ok_and(|stat| stat.st_ino == INITIAL_PID_NAMESPACE)
 }
 
 /// A deletion that a child carries out.
@@ -206,27 +199,6 @@ fn refusal(answer: &[u8; 1024]) -> i32 {
     }
 }
 
-/// In a child: moves `kept` to the descriptors 0, 1 … and closes all others. Where that fails the child ends: it would
-/// write its report to the caller's stdout.
-///
-/// The start of the program opens 0 to 2 before `main` if they are closed, so none of `kept` is among them.
-fn keep<const N: usize>(kept: [RawFd; N]) {
-    // SAFETY: system calls on descriptors of the child alone; _exit runs no destructor of the parent's.
-    unsafe {
-        for (place, fd) in kept.iter().enumerate() {
-            if libc::dup2(*fd, place as RawFd) < 0 {
-                libc::_exit(1);
-            }
-        }
-        if libc::syscall(libc::SYS_close_range, N as libc::c_uint, libc::c_uint::MAX, 0) != 0 {
-            // Linux before 5.9: the default limit of a process
-            for fd in N as RawFd..1024 {
-                libc::close(fd);
-            }
-        }
-    }
-}
-
 fn readable(watch: &Socket, outcome: &OwnedFd, left: Duration) -> Result<(bool, bool), Errno> {
     let mut fds = [PollFd::new(watch, PollFlags::IN), PollFd::new(outcome, PollFlags::IN)];
     let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
@@ -247,34 +219,6 @@ fn outcome(outcome: &OwnedFd, what: String) -> Result<Option<bool>, KernelError>
         },
         Ok(_) => Ok(None),
         Err(e) => Err(KernelError::new(what, Errno(e.raw_os_error()))),
-    }
-}
-
-/// Starts a child process that closes `held` last. Closing an nfnetlink socket after a commit that deleted something
-/// blocks for an RCU grace period, 8–16 ms, and nobody needs to wait for that. If no child can be created, or if nobody
-/// would reap it, the caller waits.
-pub fn leave_to_child(held: impl AsFd) {
-    if !is_reaped() {
-        return;
-    }
-    let Ok((closed, open)) = pipe_with(PipeFlags::CLOEXEC) else { return };
-    // SAFETY: the child makes system calls only.
-    if unsafe { libc::fork() } == 0 {
-        hold(closed.as_raw_fd(), held.as_fd().as_raw_fd())
-    }
-    drop(held);
-    // closing its end of the pipe lets the child end
-    drop(open);
-}
-
-/// The child: waits until the caller has closed its own `held` or has died, then ends, which closes the last `held`.
-fn hold(closed: RawFd, held: RawFd) -> ! {
-    keep([closed, held]);
-    let mut byte = 0u8;
-    // SAFETY: reads the end of the pipe to the child's stack; _exit runs no destructor of the parent's.
-    unsafe {
-        libc::read(0, (&raw mut byte).cast(), 1);
-        libc::_exit(0)
     }
 }
 

@@ -68,7 +68,10 @@ pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, mut conf: I::
         Adding { plugin, request, conf, common, host, pod, facts, locked, record, extent, only_vlans: false };
     adding.remove_left(&ifname)?;
     match catch_unwind(AssertUnwindSafe(|| adding.make(&ifname))) {
-        Ok(Ok(reply)) => Ok(reply),
+        Ok(Ok(reply)) => {
+            rules::leave(&mut adding.host);
+            Ok(reply)
+        }
         Ok(Err(cause)) => Err(adding.undo(cause)),
         Err(panic) => {
             adding.undo(Error::internal("panic"));

@@ -10,7 +10,7 @@ use kernel::nft::ElementHandle;
 use kernel::state::{Scope, State};
 use kernel::{Kernel, KernelError};
 
-use super::sections::{Book, collect, leave, make_by_programs, missing};
+use super::sections::{Book, Host, collect, make_by_programs, missing};
 use super::{differences, join, runtimes, settled};
 use crate::{netns, traces};
 
@@ -145,26 +145,6 @@ pub struct Sides {
     pub section: Option<Section>,
 }
 
-/// The host's network namespace, which is opened at its first use.
-#[derive(Default)]
-pub struct Host(Option<Kernel>);
-
-impl Host {
-    /// The open namespace.
-    pub fn kernel(&mut self) -> Result<&mut Kernel, Error> {
-        let kernel = match self.0.take() {
-            Some(kernel) => kernel,
-            None => Kernel::open().map_err(Error::internal)?,
-        };
-        Ok(self.0.insert(kernel))
-    }
-
-    /// Ends the use after a removal.
-    fn leave(&mut self) {
-        self.0.iter_mut().for_each(leave);
-    }
-}
-
 /// A [`Chained`] as a plugin.
 pub struct Chain<C>(pub C);
 
@@ -189,14 +169,9 @@ impl<C: Chained> Plugin for Chain<C> {
         let mut book = self.begin(request, &sides, &mut host, &pod)?;
         let prepared = self.0.prepare(&conf, &facts, request, &mut pod);
         let made = prepared.and_then(|()| self.make(&sides, book.as_mut(), &mut host, &mut pod));
-        if let (Ok(()), Some(section)) = (&made, &sides.section)
-            && let Err(kept) = host.kernel().and_then(|host| section.forget_before(host).map_err(Error::internal))
-        {
-            request.warn(self.name(), format_args!("old connections may go elsewhere: {kept}"));
-        }
         let answer = made.and_then(|()| self.0.answer(&conf, &facts, request, &mut pod));
         let kept = answer.and_then(|answer| book.as_mut().map_or(Ok(()), |book| book.commit(true)).map(|()| answer));
-        kept.map_err(|cause| {
+        let outcome = kept.map_err(|cause| {
             let restored = self.0.restore(request, Some(&mut pod));
             match join([restored, self.release(request, book, &mut host, Some(&mut pod))]) {
                 Ok(()) => cause,
@@ -206,7 +181,9 @@ impl<C: Chained> Plugin for Chain<C> {
                     cause.with_details(details)
                 }
             }
-        })
+        });
+        host.leave(sides.section.as_ref().filter(|_| outcome.is_ok()));
+        outcome
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), Error> {
@@ -219,7 +196,7 @@ impl<C: Chained> Plugin for Chain<C> {
         }
         let restored = unreachable.and_then(|()| self.0.restore(request, pod.as_mut()));
         let released = self.release(request, book, &mut host, pod.as_mut());
-        host.leave();
+        host.leave(None);
         join([restored, refused, released])
     }
 
@@ -241,9 +218,9 @@ impl<C: Chained> Plugin for Chain<C> {
 
     fn gc(&self, request: &Request<'_>) -> Result<(), Error> {
         let mut host = Host::default();
-        let recorded = host.kernel().and_then(|host| collect(self.name(), request, host));
+        let recorded = collect(self.name(), request, &mut host);
         let others = self.0.collect(request, &mut host);
-        host.leave();
+        host.leave(None);
         join([recorded, others])
     }
 
@@ -287,7 +264,7 @@ impl<C: Chained> Chain<C> {
         let Some(section) = sides.section.clone() else { return Ok(None) };
         let mut book = Book::make(self.name(), traces::key(request))?;
         if let Some(before) = book.section().map(|kept| kept.section.clone()) {
-            super::sections::remove(host.kernel()?, traces::key(request), &before)?;
+            host.remove(traces::key(request), &before)?;
         }
         let netns = pod.netns().map(|netns| PodNetns::of(&request.env.netns, netns)).unwrap_or_default();
         if book.record.by.is_none() {
@@ -343,7 +320,7 @@ impl<C: Chained> Chain<C> {
             host.kernel().and_then(|host| self.converge(host, &sides.host))
         };
         let left = self.0.remove_left(request, record, host);
-        let closed = book.map_or(Ok(()), |book| host.kernel().and_then(|host| book.close(host)));
+        let closed = book.map_or(Ok(()), |book| book.close(host));
         join([of_pod, of_host, left, closed])
     }
 

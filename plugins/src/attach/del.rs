@@ -48,7 +48,7 @@ pub(super) fn del(request: &Request<'_>) -> Result<(), Error> {
     let kind = record.map_or_else(|| ipam_kind(request), |record| record.ipam.as_deref());
     let ipam = links.as_ref().map_or(Ok(()), |()| release(request, kind));
     let rules = rules::remove(traces::key(request), None, record, record.map_or(Extent::Possible, Extent::of));
-    let sections = sections::remove_from_host(traces::key(request), record);
+    let sections = sections::remove_all(traces::key(request), record);
     join([refused, links, ipam, rules, sections])?;
     locked.map_or(Ok(()), Locked::delete).map_err(Error::internal)
 }
@@ -150,7 +150,7 @@ pub(super) fn remove_made(
     let ipam = links.as_ref().map_or(Ok(()), |()| release(request, record.ipam.as_deref()));
     let key = traces::key(request);
     let rules = rules::remove(key, Some(host), Some(record), extent);
-    [links, ipam, rules, sections::remove_all(host, key, record)]
+    [links, ipam, rules, sections::remove_all(key, Some(record))]
 }
 
 /// Removes what a killed ADD, or an attachment whose pod went without DEL, left behind.
@@ -180,6 +180,6 @@ pub(super) fn collect(key: Key<'_>, locked: Locked) -> Result<(), Error> {
     let record = locked.record.as_ref();
     let link = record.map_or(Ok(()), remove_by_record);
     let rules = rules::remove(key, None, record, record.map_or(Extent::Possible, Extent::of));
-    join([link, rules, sections::remove_from_host(key, record)])?;
+    join([link, rules, sections::remove_all(key, record)])?;
     locked.delete().map_err(Error::internal)
 }

@@ -29,13 +29,14 @@ use kernel::state::{Scope, State};
 use kernel::types::{IfName, Mac};
 use kernel::{Kernel, KernelError, Outcome};
 
-pub use chained::{Chain, Chained, Host, Side, Sides};
+pub use chained::{Chain, Chained, Side, Sides};
 pub use delegating::{Delegate, Delegating, Delegation, HostFacts, HostPart, Planned};
 pub use ends::{Ends, interface, pod_interface, prev_mac};
 pub use fields::{Masquerade, MasqueradeBackend};
 pub use ipam::{Addresses, Ipam};
 pub use rules::{not_removed, refused};
 pub(crate) use runtimes::kept;
+pub use sections::Host;
 
 use crate::netns;
 use crate::pod::Dad;

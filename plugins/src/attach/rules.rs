@@ -10,7 +10,7 @@ use cni::plugin::Request;
 use cni::result::AddResult;
 use ipnetwork::IpNetwork;
 use kernel::Kernel;
-use kernel::removal::leave_to_child;
+use kernel::child::leave_to_child;
 
 use super::del::Extent;
 use super::{Common, Ends, Masquerade, MasqueradeBackend, runtimes};
@@ -95,10 +95,17 @@ pub(super) fn remove(
         None => {
             let mut host = Kernel::open().map_err(Error::internal)?;
             let removed = remove_by(&mut host, key, record, extent);
-            // When a socket that deleted something is closed, the kernel waits for an RCU grace period.
-            host.take_nft().into_iter().for_each(leave_to_child);
+            leave(&mut host);
             removed
         }
+    }
+}
+
+/// Leaves the closing of the connection to nf_tables to a child. While the kernel releases what anyone deleted, closing
+/// it blocks.
+pub(super) fn leave(host: &mut Kernel) {
+    if let Some(nft) = host.take_nft() {
+        leave_to_child(Some(nft), || ());
     }
 }
 
@@ -178,7 +185,7 @@ pub(super) fn collect(request: &Request<'_>) -> Result<(), Error> {
     let mut host = Kernel::open().map_err(Error::internal)?;
     let outcome = masquerade::collect(&mut host, network, &valid);
     let of_iptables = iptables::collect(&mut host, &iptables::masquerade::collection(network, &valid));
-    host.take_nft().into_iter().for_each(leave_to_child);
+    leave(&mut host);
     let outcome = match outcome {
         Err(_) if support(&mut host).is_err_and(|error| error.is_unsupported()) => Ok(()),
         outcome => outcome.map_err(Error::internal),

@@ -11,8 +11,10 @@ use attachment::rules::{AddError, Rules, iptables, owner};
 use attachment::section::{Kept, Section};
 use cni::error::{Error, code};
 use cni::plugin::Request;
-use kernel::nft::ElementHandle;
-use kernel::removal::{clear, leave_to_child};
+use kernel::child::leave_to_child;
+use kernel::conntrack::Conntrack;
+use kernel::nft::{ElementHandle, Nft};
+use kernel::removal::clear;
 use kernel::state::Scope;
 use kernel::{Kernel, KernelError};
 
@@ -22,6 +24,49 @@ use crate::firewall::firewalld;
 
 /// How often elements of owners that are gone are taken over, because others may add the same ones meanwhile.
 const TURNS: usize = 3;
+
+/// The host's network namespace, which is opened at its first use.
+#[derive(Default)]
+pub struct Host {
+    kernel: Option<Kernel>,
+    /// Sections whose objects were removed.
+    removed: Vec<Section>,
+}
+
+impl Host {
+    /// The open namespace.
+    pub fn kernel(&mut self) -> Result<&mut Kernel, Error> {
+        let kernel = match self.kernel.take() {
+            Some(kernel) => kernel,
+            None => Kernel::open().map_err(Error::internal)?,
+        };
+        Ok(self.kernel.insert(kernel))
+    }
+
+    /// Removes what a section names.
+    pub(super) fn remove(&mut self, key: Key<'_>, section: &Section) -> Result<(), Error> {
+        let outcome = remove(self.kernel()?, key, section);
+        self.removed.push(section.clone());
+        outcome
+    }
+
+    /// Ends the use. What nobody needs to wait for is left to a child: tracked connections that `added`, or what was
+    /// removed, made out of date, and the closing of the connection to nf_tables. Failures of it are not shown.
+    pub(super) fn leave(mut self, added: Option<&Section>) {
+        let nft: Option<Nft> = self.kernel.as_mut().and_then(Kernel::take_nft);
+        let added = added.filter(|section| section.outdates_connections());
+        self.removed.retain(Section::outdates_connections);
+        if nft.is_some() || added.is_some() || !self.removed.is_empty() {
+            leave_to_child(nft, || {
+                let mut conntrack = Conntrack::open()?;
+                let added = added.map(|section| section.forget_before(&mut conntrack));
+                let removed = self.removed.iter().map(|section| section.forget_after(&mut conntrack));
+                removed.chain(added).collect::<Result<(), _>>()?;
+                Ok::<_, KernelError>(conntrack)
+            });
+        }
+    }
+}
 
 /// The locked record of an attachment, on behalf of one chained plugin.
 pub(super) struct Book<'a> {
@@ -85,9 +130,9 @@ impl<'a> Book<'a> {
     }
 
     /// Removes what the section names, and then the section, and the record if nothing else is in it.
-    pub(super) fn close(mut self, host: &mut Kernel) -> Result<(), Error> {
+    pub(super) fn close(mut self, host: &mut Host) -> Result<(), Error> {
         let Some(kept) = self.section() else { return self.drop_empty() };
-        remove(host, self.key, &kept.section)?;
+        host.remove(self.key, &kept.section)?;
         self.record.drop_section(self.plugin);
         if self.is_empty() { self.drop_empty() } else { self.locked.write(&self.record).map_err(Error::internal) }
     }
@@ -238,7 +283,7 @@ fn missing_in_nft(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<
 }
 
 /// Removes what a section names.
-pub(super) fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<(), Error> {
+fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<(), Error> {
     let failed = |cause: KernelError| Error::internal(format!("{}: {cause}", section.plugin()));
     let mut outcomes: Vec<Result<(), Error>> = Vec::new();
     for rules in section.rules(key) {
@@ -254,31 +299,20 @@ pub(super) fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Resu
     if scope != Scope::default() {
         outcomes.extend(clear(host, &scope).into_iter().map(|cause| Err(failed(cause))));
     }
-    outcomes.push(section.forget_after().map_err(failed));
     join(outcomes)
 }
 
 /// Removes what all sections of a record name.
-pub(super) fn remove_all(host: &mut Kernel, key: Key<'_>, record: &Record) -> Result<(), Error> {
-    join(record.sections.iter().map(|kept| remove(host, key, &kept.section)))
-}
-
-/// As [`remove_all`], with a connection of its own, which is opened only if there are sections.
-pub(super) fn remove_from_host(key: Key<'_>, record: Option<&Record>) -> Result<(), Error> {
+pub(super) fn remove_all(key: Key<'_>, record: Option<&Record>) -> Result<(), Error> {
     let Some(record) = record.filter(|record| !record.sections.is_empty()) else { return Ok(()) };
-    let mut host = Kernel::open().map_err(Error::internal)?;
-    let removed = remove_all(&mut host, key, record);
-    leave(&mut host);
-    removed
-}
-
-/// Leaves the closing of a socket that deleted something to a child: the kernel waits for an RCU grace period.
-pub(super) fn leave(host: &mut Kernel) {
-    host.take_nft().into_iter().for_each(leave_to_child);
+    let mut host = Host::default();
+    let removed: Vec<_> = record.sections.iter().map(|kept| host.remove(key, &kept.section)).collect();
+    host.leave(None);
+    join(removed)
 }
 
 /// Removes the plugin's sections of the network's attachments that are no longer valid, with what they name.
-pub(super) fn collect(plugin: &'static str, request: &Request<'_>, host: &mut Kernel) -> Result<(), Error> {
+pub(super) fn collect(plugin: &'static str, request: &Request<'_>, host: &mut Host) -> Result<(), Error> {
     let (directory, network) = (Path::new(DIRECTORY), request.conf.name.as_str());
     let valid = runtimes::kept(request);
     let recorded = list(directory, network).map_err(Error::internal)?;

@@ -10,6 +10,9 @@ use lab::{Doing, Error};
 const TARGET: &str =
     if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-musl" } else { "x86_64-unknown-linux-musl" };
 
+/// The profile of the plugins in the workspace's Cargo.toml.
+const PROFILE: &str = "plugins";
+
 /// The release executable `program` of `package`, with a description. `cargo` builds it; without cargo it must exist.
 /// `target` is cargo's folder.
 pub fn release(
@@ -20,7 +23,7 @@ pub fn release(
     let musl = has_target();
     let mut path = target.to_owned();
     path.extend(musl.then_some(TARGET));
-    path.extend(["release", program]);
+    path.extend([PROFILE, program]);
     if let Some(cargo) = cargo {
         build(cargo, target, package, musl)?;
     }
@@ -28,7 +31,7 @@ pub fn release(
         let wanted = if musl { format!(" --target {TARGET}") } else { String::new() };
         let path = path.display();
         return Err(Error::Wrong(format!(
-            "{path} is not there: `cargo build --release --package {package}{wanted}` makes it"
+            "{path} is not there: `cargo build --profile {PROFILE} --package {package}{wanted}` makes it"
         )));
     }
     let word = if musl {
@@ -46,10 +49,10 @@ fn has_target() -> bool {
 
 fn build(cargo: &OsStr, target: &Path, package: &str, musl: bool) -> Result<(), Error> {
     let mut command = Command::new(cargo);
-    command.args(["build", "--release", "--package", package, "--target-dir"]).arg(target);
+    command.args(["build", "--profile", PROFILE, "--package", package, "--target-dir"]).arg(target);
     if musl {
         command.args(["--target", TARGET]);
     }
     let status = command.status().doing("run cargo build")?;
-    if status.success() { Ok(()) } else { Err(Error::Wrong(format!("cargo build --release: {status}"))) }
+    if status.success() { Ok(()) } else { Err(Error::Wrong(format!("cargo build --profile {PROFILE}: {status}"))) }
 }

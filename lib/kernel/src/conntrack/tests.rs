@@ -61,3 +61,27 @@ fn an_entry_that_is_not_whole_is_not_read() {
         assert!(read(&shown(10, [&good, bad])).is_none());
     }
 }
+
+#[test]
+fn a_line_of_the_table_as_text_is_compared_by_its_first_direction() {
+    let v4 = "ipv4     2 udp      17 29 src=10.0.0.1 dst=10.0.0.2 sport=4000 dport=53 [UNREPLIED] src=10.0.0.2 dst=10.0.0.1 \
+              sport=53 dport=4000 mark=0 zone=0 use=2";
+    let v6 = v4.replace("ipv4     2", "ipv6     10").replace("10.0.0.2", "fd00:0000:0000:0000:0000:0000:0000:0002");
+    let port = |port| Filter { proto: Some(UDP), dport: Some(port), dst: None };
+    let to = |dst: &str| Filter { dst: Some(dst.parse().unwrap()), ..Filter::default() };
+    for (line, family, filter, selected) in [
+        (v4, Family::V4, Filter::default(), true),
+        (v4, Family::V6, Filter::default(), false),
+        (v4, Family::V4, port(53), true),
+        (v4, Family::V4, port(5), false),
+        (v4, Family::V4, port(4000), false),
+        (v4, Family::V4, Filter { proto: Some(TCP), ..port(53) }, false),
+        (v4, Family::V4, to("10.0.0.2"), true),
+        (v4, Family::V4, to("10.0.0.1"), false),
+        (&v6, Family::V6, to("fd00::2"), true),
+        (&v6, Family::V4, to("fd00::2"), false),
+        ("", Family::V4, Filter::default(), false),
+    ] {
+        assert_eq!(filter.may_select(family, line), selected, "{filter:?} {line:?}");
+    }
+}
