@@ -12,11 +12,14 @@ use std::path::{Path, PathBuf};
 
 use attachment::Key;
 use attachment::record::{HostLink, Locked, PodLink, Record, RecordError, list, networks, parse_name};
+use attachment::rules::iptables::{self, RemovalError};
 use attachment::rules::{macspoof, masquerade};
+use attachment::section::Section;
 use ipnetwork::IpNetwork;
 use kernel::diff::{RouteText, Step};
 use kernel::netns::Netns;
-use kernel::state::{Route, RouteKey};
+use kernel::removal::clear;
+use kernel::state::{Route, RouteKey, Scope};
 use kernel::types::{Family, IfName, Mac, RouteProtocol, TableId};
 use kernel::{Kernel, KernelError};
 use overlay::net::within;
@@ -134,7 +137,7 @@ fn attachments(kernel: &mut Kernel, records: &Path) -> Result<Vec<Left>, CleanEr
     Ok(left)
 }
 
-/// Whether neither end of the attachment's link exists.
+/// Whether neither end of the attachment's link exists, or, where a plugin of another suite made it, the pod's namespace does not.
 fn is_gone(kernel: &mut Kernel, record: &Record) -> Result<bool, KernelError> {
     Ok(match (&record.host, &record.pod) {
         (Some(HostLink { name, mac, .. }), _) => !has(kernel, name, mac)?,
@@ -142,8 +145,8 @@ fn is_gone(kernel: &mut Kernel, record: &Record) -> Result<bool, KernelError> {
             Ok(netns) => !has(&mut Kernel::open_in(netns)?, name, mac)?,
             Err(error) => error.is_absent(),
         },
-        // chained plugins alone: their own GC knows
-        (None, None) => false,
+        // of chained plugins alone
+        (None, None) => !record.sections.is_empty() && !record.sections.iter().any(|kept| kept.netns.is_there()),
     })
 }
 
@@ -201,11 +204,26 @@ fn remove_attachment(kernel: &mut Kernel, records: &Path, key: Key<'_>) -> Resul
         rules.remove(kernel, &record.rules_of(&rules.table))?;
     }
     for kept in &record.sections {
-        for rules in kept.section.rules(key) {
-            rules.remove(kernel, &record.rules_of(&rules.table))?;
-        }
+        remove_section(kernel, key, record, &kept.section)?;
     }
     Ok(locked.delete()?)
+}
+
+/// What a chained plugin made. Sources of firewalld's zones end with its next reload.
+fn remove_section(kernel: &mut Kernel, key: Key<'_>, record: &Record, section: &Section) -> Result<(), CleanError> {
+    for rules in section.rules(key) {
+        rules.remove(kernel, &record.rules_of(&rules.table))?;
+    }
+    let object = || format!("{} of {}/{}", section.plugin(), key.network, key.container);
+    if let Some((_, removal)) = section.iptables(key) {
+        let failed = |error: RemovalError| CleanError::Rules { object: object(), cause: error.to_string() };
+        iptables::remove(kernel, &removal).map_err(failed)?;
+    }
+    let (_, scope) = section.host();
+    if scope != Scope::default() {
+        clear(kernel, &scope).into_iter().next().map_or(Ok(()), Err)?;
+    }
+    Ok(section.forget_after()?)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The needs of tests: what the machine must have.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
@@ -17,6 +17,14 @@ pub enum Need {
     ControlGroups,
     /// A file or directory, such as the reference plugins in `/usr/lib/cni`.
     File(&'static str),
+    /// [`newest_plugins`].
+    NewestPlugins,
+}
+
+/// The newest reference plugins that Debian has: in the folder `newest` of the target folder, where tests/run puts them.
+pub fn newest_plugins() -> Option<PathBuf> {
+    let me = std::env::current_exe().ok()?;
+    me.ancestors().map(|dir| dir.join("newest/usr/lib/cni")).find(|dir| dir.is_dir())
 }
 
 const PATHS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -33,6 +41,8 @@ impl Need {
             Self::ControlGroups => groups(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
             Self::File(path) if Path::new(path).exists() => None,
             Self::File(path) => Some(format!("needs {path}")),
+            Self::NewestPlugins if newest_plugins().is_some() => None,
+            Self::NewestPlugins => Some("needs the newest reference plugins, which tests/run fetches".into()),
         }
     }
 }

@@ -10,6 +10,7 @@ use flannelctl::install::install;
 use lab::netns::Room;
 use serde_json::{Value, json};
 use tests::harness::executables;
+use tests::need::newest_plugins;
 use tests::strace::Traced;
 
 /// Where Debian's `containernetworking-plugins` are.
@@ -54,6 +55,11 @@ impl Caller {
             Whose::Reference => PathBuf::from(REFERENCE),
         };
         Self { bin, path: PATH.to_owned(), files }
+    }
+
+    /// The newest Go plugins that Debian has.
+    pub fn newest() -> Self {
+        Self { bin: newest_plugins().unwrap(), ..Self::new(Whose::Reference) }
     }
 
     /// Finds programs on `path` instead.

@@ -37,6 +37,7 @@ mod masquerade;
 mod netns;
 mod news;
 mod pairs;
+mod pairs_newest;
 mod portmap;
 mod portmap_beside;
 mod portmap_more;
@@ -76,6 +77,13 @@ macro_rules! alike {
             needs: &[Need::File(call::REFERENCE) $(, $need)*],
             run: || $module::$name(Whose::Reference),
         }
+    };
+}
+
+/// One with the newest reference plugins.
+macro_rules! newest {
+    ($module:ident :: $name:ident) => {
+        test!($module::$name, Need::NewestPlugins, IP, NFT, TC, IPTABLES)
     };
 }
 
@@ -421,6 +429,10 @@ static TESTS: &[Test] = &[
     test!(drills::host_local, STRACE, IP, NFT),
     test!(drills::bridge, STRACE, IP, NFT),
     test!(drills::bridge_with_rules, STRACE, IP, NFT),
+    test!(drills::bridge_with_iptables, STRACE, IP, NFT, IPTABLES),
+    test!(drills::firewall, STRACE, IP, NFT),
+    test!(drills::firewall_by_iptables, STRACE, IP, NFT, IPTABLES),
+    test!(drills::portmap_by_iptables, STRACE, IP, NFT, IPTABLES),
     test!(drills::bridge_with_vlan, STRACE, IP, NFT),
     test!(drills::macvlan, STRACE, IP, NFT),
     test!(drills::ptp, STRACE, IP, NFT),
@@ -448,6 +460,54 @@ static TESTS: &[Test] = &[
     test!(pairs::loopback_of_go_by_our_gc, Need::File(call::REFERENCE), IP, NFT),
     test!(pairs::loopback_of_ours_by_go, Need::File(call::REFERENCE), IP, NFT),
     test!(pairs::what_lives_is_not_cleaned_up, Need::File(call::REFERENCE), IP, NFT),
+    newest!(pairs_newest::bridge_of_go_by_ours),
+    newest!(pairs_newest::bridge_of_go_by_our_gc),
+    newest!(pairs_newest::bridge_of_ours_by_go),
+    newest!(pairs_newest::bridge_of_ours_by_gos_gc),
+    newest!(pairs_newest::iptables_of_go_by_ours),
+    newest!(pairs_newest::iptables_of_go_by_our_gc),
+    newest!(pairs_newest::iptables_of_ours_by_go),
+    newest!(pairs_newest::iptables_of_ours_by_gos_gc),
+    newest!(pairs_newest::nftables_of_go_by_ours),
+    newest!(pairs_newest::nftables_of_go_by_our_gc),
+    newest!(pairs_newest::nftables_of_ours_by_go),
+    newest!(pairs_newest::nftables_of_ours_by_gos_gc),
+    newest!(pairs_newest::macvlan_of_go_by_ours),
+    newest!(pairs_newest::macvlan_of_go_by_our_gc),
+    newest!(pairs_newest::macvlan_of_ours_by_go),
+    newest!(pairs_newest::macvlan_of_ours_by_gos_gc),
+    newest!(pairs_newest::ptp_of_go_by_ours),
+    newest!(pairs_newest::ptp_of_go_by_our_gc),
+    newest!(pairs_newest::ptp_of_ours_by_go),
+    newest!(pairs_newest::ptp_of_ours_by_gos_gc),
+    newest!(pairs_newest::static_of_go_by_ours),
+    newest!(pairs_newest::static_of_go_by_our_gc),
+    newest!(pairs_newest::static_of_ours_by_go),
+    newest!(pairs_newest::static_of_ours_by_gos_gc),
+    newest!(pairs_newest::loopback_of_go_by_ours),
+    newest!(pairs_newest::loopback_of_go_by_our_gc),
+    newest!(pairs_newest::loopback_of_ours_by_go),
+    newest!(pairs_newest::loopback_of_ours_by_gos_gc),
+    newest!(pairs_newest::portmap_of_go_by_ours),
+    newest!(pairs_newest::portmap_of_go_by_our_gc),
+    newest!(pairs_newest::portmap_of_ours_by_go),
+    newest!(pairs_newest::portmap_of_ours_by_gos_gc),
+    newest!(pairs_newest::ports_by_iptables_of_go_by_ours),
+    newest!(pairs_newest::ports_by_iptables_of_go_by_our_gc),
+    newest!(pairs_newest::ports_by_iptables_of_ours_by_go),
+    newest!(pairs_newest::ports_by_iptables_of_ours_by_gos_gc),
+    newest!(pairs_newest::firewall_of_go_by_ours),
+    newest!(pairs_newest::firewall_of_go_by_our_gc),
+    newest!(pairs_newest::firewall_of_ours_by_go),
+    newest!(pairs_newest::firewall_of_ours_by_gos_gc),
+    newest!(pairs_newest::bandwidth_of_go_by_ours),
+    newest!(pairs_newest::bandwidth_of_go_by_our_gc),
+    newest!(pairs_newest::bandwidth_of_ours_by_go),
+    newest!(pairs_newest::bandwidth_of_ours_by_gos_gc),
+    newest!(pairs_newest::tuning_of_go_by_ours),
+    newest!(pairs_newest::tuning_of_go_by_our_gc),
+    newest!(pairs_newest::tuning_of_ours_by_go),
+    newest!(pairs_newest::tuning_of_ours_by_gos_gc),
     test!(drills::bandwidth, STRACE, IP, NFT, TC),
     test!(drills::tuning, STRACE, IP, NFT),
     test!(foreign::flannel, IP, NFT),

@@ -10,7 +10,7 @@ use lab::topology::Topology;
 use lab::world::World;
 use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::NetConf;
-use store::kubernetes::{NodeName, Options};
+use store::kubernetes::{HYSTERESIS, NodeName, Options};
 use store::{Claim, Held, HoldError, Published, Store, StoreOptions};
 use tests::apiserver::{Apiserver, Objects, Refusal, Streaming, claimed, node};
 use tokio::time::Instant;
@@ -18,11 +18,11 @@ use tokio::time::Instant;
 use crate::etcd_server::View;
 use crate::{Failure, Outcome};
 
-const PATIENCE: Duration = Duration::from_secs(15);
-const CONF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const CONF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
 
 /// Where the test's files are: on the sandbox's own tmpfs.
-fn dir() -> PathBuf {
+pub(crate) fn dir() -> PathBuf {
     PathBuf::from("/run/lab/kube")
 }
 
@@ -30,41 +30,41 @@ fn listener() -> Result<TcpListener, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0")?)
 }
 
-fn serve(objects: Objects) -> Result<Apiserver, Failure> {
+pub(crate) fn serve(objects: Objects) -> Result<Apiserver, Failure> {
     fs::create_dir_all(dir())?;
     fs::write(dir().join("net-conf.json"), CONF)?;
     Ok(Apiserver::start(listener()?, objects)?)
 }
 
-fn options(url: &str) -> Options {
+pub(crate) fn options(url: &str) -> Options {
     Options {
         api_url: Some(url.to_owned()),
         kubeconfig: None,
         keys: "flannel.alpha.coreos.com".parse().unwrap_or_else(|error| panic!("{error}")),
         net_config: dir().join("net-conf.json"),
         node: NodeName::Named("n1".into()),
-        set_network_unavailable: true,
+        set_network_unavailable: Some(HYSTERESIS),
         saved: dir().join("nodes.json"),
     }
 }
 
 /// A store as a daemon on the node `n1` uses it.
-struct Followed {
-    store: Store,
-    view: View,
+pub(crate) struct Followed {
+    pub(crate) store: Store,
+    pub(crate) view: View,
     refused: BTreeMap<String, String>,
-    config: Option<String>,
+    pub(crate) config: Option<String>,
 }
 
 impl Followed {
-    fn open(options: Options) -> Self {
+    pub(crate) fn open(options: Options) -> Self {
         let store = Store::open(&StoreOptions::Kubernetes(Box::new(options)), "", Duration::from_secs(3600));
         let view = View { health: store.health(), leases: BTreeMap::new(), changes: 0, snapshots: 0 };
         Self { store, view, refused: BTreeMap::new(), config: None }
     }
 
     /// Waits until what was delivered is as wanted.
-    async fn until(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) -> Outcome {
+    pub(crate) async fn until(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) -> Outcome {
         let end = Instant::now() + PATIENCE;
         while !wanted(self) {
             match tokio::time::timeout_at(end, self.store.changes()).await {
@@ -88,7 +88,7 @@ impl Followed {
         self.view.take(changes);
     }
 
-    async fn complete(&mut self) -> Outcome {
+    pub(crate) async fn complete(&mut self) -> Outcome {
         self.until("all Nodes", |seen| seen.view.health.complete).await
     }
 
@@ -99,7 +99,7 @@ impl Followed {
         self.store.hold(&Claim { conf: &conf, attrs: &attrs, previous, started, now, random: 0, avoid: &[] }).await
     }
 
-    fn keys(&self) -> Vec<&str> {
+    pub(crate) fn keys(&self) -> Vec<&str> {
         self.view.leases.keys().map(String::as_str).collect()
     }
 }
@@ -110,7 +110,7 @@ fn attrs() -> LeaseAttrs {
 }
 
 /// Does the work on a host of its own, whose loopback device is up.
-fn run(work: impl AsyncFnOnce() -> Outcome) -> Outcome {
+pub(crate) fn run(work: impl AsyncFnOnce() -> Outcome) -> Outcome {
     let world = World::build(Topology::flat(1))?;
     world.host(1)?.enter(|| block_on(work))?
 }
@@ -122,12 +122,12 @@ fn block_on(work: impl AsyncFnOnce() -> Outcome) -> Outcome {
     outcome
 }
 
-fn busy(code: u16, message: &str, retry_after: u32) -> Refusal {
+pub(crate) fn busy(code: u16, message: &str, retry_after: u32) -> Refusal {
     Refusal { code, reason: "", message: message.into(), retry_after }
 }
 
 /// Nodes `n1` … as other hosts' flannelds have claimed them.
-fn cluster(nodes: u8) -> Objects {
+pub(crate) fn cluster(nodes: u8) -> Objects {
     let mut objects = Objects::default();
     for n in 1..=nodes {
         objects.put(claimed(&format!("n{n}"), &format!("10.244.{n}.0/24"), &format!("192.0.2.{n}")));

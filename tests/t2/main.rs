@@ -29,6 +29,7 @@ mod heal;
 mod health;
 mod instances;
 mod kube;
+mod kube_away;
 mod kube_daemon;
 mod live;
 mod live_changes;
@@ -177,6 +178,12 @@ static TESTS: &[Test] = &[
     test!(kube::the_last_known_leases_outlive_the_server),
     test!(kube::the_condition_follows_the_network),
     test!(kube::a_config_map_that_is_replaced_is_followed),
+    test!(kube_away::a_server_that_is_away_is_asked_less_and_less_often),
+    test!(kube_away::a_server_that_refuses_is_asked_less_and_less_often),
+    test!(kube_away::a_server_that_ends_each_watch_is_asked_less_and_less_often),
+    test!(kube_away::a_configuration_that_changes_meanwhile_is_followed),
+    test!(kube_away::a_network_that_does_not_work_is_said),
+    test!(kube_away::another_writer_of_the_condition_keeps_it),
     test!(kube_daemon::nodes_are_hosts),
     test!(kube_daemon::a_missing_pod_cidr_is_waited_for),
     test!(kube_daemon::a_host_starts_without_the_server),

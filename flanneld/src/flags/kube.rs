@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use overlay::lease::NodeKeys;
 use store::StoreOptions;
-use store::kubernetes::{NodeName, Options};
+use store::kubernetes::{HYSTERESIS, NodeName, Options};
 
 /// The file of the last known leases, beside subnet.env.
 const SAVED: &str = "nodes.json";
@@ -56,7 +56,7 @@ impl KubeFlags {
                 keys,
                 net_config: self.net_config_path,
                 node,
-                set_network_unavailable: self.set_node_network_unavailable,
+                set_network_unavailable: self.set_node_network_unavailable.then_some(HYSTERESIS),
                 saved: store::files::dir_of(subnet_file).join(SAVED),
             }))),
             (keys, node) => {
@@ -94,7 +94,11 @@ mod tests {
         assert_eq!(options.net_config, Path::new("/etc/kube-flannel/net-conf.json"));
         assert_eq!(options.keys.key("public-ip"), "flannel.alpha.coreos.com/public-ip");
         assert_eq!(options.saved, Path::new("/run/flannel/nodes.json"));
-        assert!(options.set_network_unavailable && options.api_url.is_none() && options.kubeconfig.is_none());
+        assert!(
+            options.set_network_unavailable == Some(HYSTERESIS)
+                && options.api_url.is_none()
+                && options.kubeconfig.is_none()
+        );
     }
 
     #[test]
@@ -115,7 +119,7 @@ mod tests {
         assert_eq!(options.keys.key("public-ip"), "example.org/net-public-ip");
         assert_eq!((options.net_config, options.saved), ("/elsewhere".into(), "/run/other/nodes.json".into()));
         assert_eq!(options.node, NodeName::Named("n1".into()));
-        assert!(!options.set_network_unavailable);
+        assert_eq!(options.set_network_unavailable, None);
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use kernel::Kernel;
 use kernel::diff::RouteText;
-use kernel::state::{Route, RouteKey, Scope, State};
+use kernel::state::{Route, RouteKey, Scope};
 use kernel::types::{Family, IfName};
 use overlay::backend::wireguard::DEVICES;
 use overlay::lease::Subnets;
 use overlay::ownership;
 use overlay::plan::{Endpoints, Leased, Plan};
 use overlay::rules::Flow;
+use overlay::taken::{self, Way};
 use overlay::underlay::Survey;
 use overlay::ways::{self, Question};
 use store::Published;
@@ -90,7 +91,7 @@ impl Controller {
             // Nothing is announced when what a rule leads to has changed.
             pass.due.by(Instant::now() + LISTEN);
         }
-        let elsewhere: Vec<String> = misled.into_iter().chain(self.preferred.iter().cloned()).collect();
+        let elsewhere: Vec<String> = misled.into_iter().chain(self.taken()).collect();
         pass.note(elsewhere.iter().cloned());
         let read = complete || self.started || self.known.health.remembered.is_some();
         self.outlet.applied(&applied, &elsewhere, read);
@@ -122,7 +123,7 @@ impl Controller {
     async fn misled(&self, leased: &Leased, gathered: &Gathered) -> Result<Option<String>, Failure> {
         let rules = ways::strange(&gathered.survey.rules);
         let Some(desired) = self.memory.desired().filter(|_| !rules.is_empty()) else { return Ok(None) };
-        let questions = ways::questions(desired, &gathered.survey, leased.subnet_env.subnets);
+        let questions = ways::questions(desired, self.memory.ways(), &gathered.survey, leased.subnet_env.subnets);
         let ask = move |kernel: &mut Kernel| {
             let mut ask = |question: &Question| {
                 let answer = kernel.forwarding_of(question.src, question.dst, &question.iif);
@@ -142,12 +143,22 @@ impl Controller {
         }))
     }
 
+    /// The routes of others that take the traffic for peers, and what helps.
+    fn taken(&self) -> Vec<String> {
+        let foreign: Vec<_> = self.foreign.iter().collect();
+        let explain = |(theirs, way): (&(RouteKey, Route), Way<'_>)| {
+            let (theirs, ours) = (text(theirs), RouteText(way.key, way.route));
+            format!("the route {theirs} takes the packets that are to go by {ours}: ip route del {theirs}")
+        };
+        taken::taken(&foreign, self.memory.ways()).into_iter().map(explain).collect()
+    }
+
     /// The packets that no program's rules may drop.
     fn flows(&self, leased: &Leased, gathered: &Gathered, own: Subnets) -> Vec<Flow> {
         let Some(desired) = self.memory.desired() else { return Vec::new() };
         let underlay = self.memory.underlay();
         let port = leased.data_path.map(|path| path.conf.port);
-        ways::flows(desired, &gathered.survey, own, underlay, port)
+        ways::flows(desired, self.memory.ways(), &gathered.survey, own, underlay, port)
     }
 
     /// Makes the packet rules. True if those that pods need are there.
@@ -183,7 +194,7 @@ impl Controller {
         if let Target::Whole(_) = target {
             let foreign = foreign(&scope, leased.subnet_env.subnets, &gathered.survey);
             self.outlet.foreign_routes(foreign.iter().map(|route| text(route)).collect());
-            self.preferred = preferred(desired, &foreign);
+            self.foreign = foreign.into_iter().cloned().collect();
         }
         let done = converge(&self.kernel, target, scope).await;
         let applied =
@@ -221,15 +232,6 @@ impl Controller {
 fn foreign<'a>(scope: &Scope, own: Subnets, survey: &'a Survey) -> Vec<&'a (RouteKey, Route)> {
     let Some(routes) = &scope.routes else { return Vec::new() };
     ownership::foreign(routes, (&scope.links, own), survey.routes.iter().chain(&survey.odd))
-}
-
-/// Those that take the traffic for peers, and what helps.
-fn preferred(desired: &State, foreign: &[&(RouteKey, Route)]) -> Vec<String> {
-    let explain = |(theirs, ours): (&(RouteKey, Route), &RouteKey)| {
-        let (theirs, ours) = (text(theirs), RouteText(ours, desired.routes.get(ours)?));
-        Some(format!("the route {theirs} takes the packets that are to go by {ours}: ip route del {theirs}"))
-    };
-    ownership::preferred(desired, foreign).into_iter().filter_map(explain).collect()
 }
 
 /// As `ip route` shows it.

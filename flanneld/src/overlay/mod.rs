@@ -19,6 +19,7 @@ mod wireguard_key;
 
 use std::time::Duration;
 
+use ::kernel::state::{Route, RouteKey};
 use overlay::plan::Memory;
 use store::Store;
 use store::backoff::Backoff;
@@ -66,8 +67,8 @@ pub struct Controller {
     rules: rules::Rules,
     outlet: Outlet,
     settings: Unannounced,
-    /// Other programs' routes that take the traffic for peers, as errors.
-    preferred: Vec<String>,
+    /// Other programs' routes inside the network, as last read.
+    foreign: Vec<(RouteKey, Route)>,
     /// True after the first complete pass: from then on a failure is retried.
     started: bool,
     retry: Backoff,
@@ -113,7 +114,7 @@ impl Controller {
             known: Known::new(options, &store),
             memory: Memory::default(),
             settings: Unannounced::default(),
-            preferred: Vec::new(),
+            foreign: Vec::new(),
             started: false,
             retry: Backoff::default(),
             store,

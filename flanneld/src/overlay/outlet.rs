@@ -117,16 +117,16 @@ impl Outlet {
 
     /// Reports the result of applying a plan. The host is ready when its own data path is up, made from the complete
     /// contents of the store (`read`), and nothing of other programs
-    /// is `preferred` to it: a route, or a rule of the routing policy. A store that fails later is no
+    /// leads its packets `elsewhere`: a route, or a rule of the routing policy. A store that fails later is no
     /// reason to take the host out of service.
-    pub(super) fn applied(&mut self, applied: &Applied, preferred: &[String], read: bool) {
+    pub(super) fn applied(&mut self, applied: &Applied, elsewhere: &[String], read: bool) {
         self.metrics.passed(applied.took.as_secs_f64(), &applied.steps, applied.drift);
         applied.log();
         let carries = || match &self.found {
             Some(found) => found.carries.clone().map_err(|down| down.to_string()),
             None => Ok(()),
         };
-        let reaches = || preferred.first().map_or(Ok(()), |route| Err(route.clone()));
+        let reaches = || elsewhere.first().map_or(Ok(()), |route| Err(route.clone()));
         match applied.up().and_then(|()| carries()).and_then(|()| reaches()) {
             Ok(()) if !read => self.readiness.set(OVERLAY, Err("the store has not been read yet".into())),
             up => self.readiness.set(OVERLAY, up),

@@ -26,6 +26,7 @@ pub mod rules;
 pub mod settings;
 pub mod status;
 pub mod subnet_env;
+pub mod taken;
 pub mod underlay;
 pub mod ways;
 pub mod words;

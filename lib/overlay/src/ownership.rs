@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use kernel::state::{Adopt, Link, Route, RouteKey, RouteKind, RouteScope, State};
+use kernel::state::{Adopt, Link, Route, RouteKey, RouteKind, RouteScope};
 use kernel::types::{Family, IfName, RouteProtocol, TableId};
 
 use crate::lease::Subnets;
@@ -221,34 +221,13 @@ pub fn foreign<'a>(
     routes.into_iter().filter(|_| !scope.adopt.within.is_empty()).filter(foreign).collect()
 }
 
-/// A route inside one of `networks` that may lead pods' packets elsewhere: not one to pods of `own` subnets.
+/// A route inside one of `networks` that may lead pods' packets elsewhere: not one to pods of `own` subnets. In the local
+/// table, which is asked first, a route around a network may, too.
 pub fn may_mislead(networks: &[IpNetwork], own: Subnets, (key, route): &(RouteKey, Route)) -> bool {
     let ours = own.iter().any(|own| within(key.dst, own));
     let to_pods = route.kind == RouteKind::Unicast && route.via.is_none() && key.table != TableId::LOCAL;
-    networks.iter().any(|net| within(key.dst, *net)) && !(ours && to_pods)
-}
-
-/// Those of `foreign` that the kernel prefers to a route of `desired`, each with that route's key: destination and table are the
-/// same, and the metric is lower. What this host sends to its peers goes there.
-pub fn preferred<'a>(
-    desired: &'a State,
-    foreign: &[&'a (RouteKey, Route)],
-) -> Vec<(&'a (RouteKey, Route), &'a RouteKey)> {
-    let covered = |entry: &'a (RouteKey, Route)| {
-        let (key, _) = entry;
-        let first = RouteKey { metric: None, tos: 0, ordinal: 0, ..*key };
-        let last = RouteKey { metric: Some(u32::MAX), tos: u8::MAX, ordinal: u8::MAX, ..*key };
-        let lower = |ours: &RouteKey| effective_metric(key) < effective_metric(ours);
-        desired.routes.range(first..=last).map(|(ours, _)| ours).find(|ours| lower(ours)).map(|ours| (entry, ours))
-    };
-    foreign.iter().filter_map(|entry| covered(entry)).collect()
-}
-
-/// IP6_RT_PRIO_USER, linux/ipv6_route.h.
-const V6_METRIC: u32 = 1024;
-
-fn effective_metric(key: &RouteKey) -> u32 {
-    key.metric.unwrap_or(if key.dst.is_ipv4() { 0 } else { V6_METRIC })
+    let inside = |net: &IpNetwork| within(key.dst, *net) || (key.table == TableId::LOCAL && overlap(key.dst, *net));
+    networks.iter().any(inside) && !(ours && to_pods)
 }
 
 #[cfg(test)]

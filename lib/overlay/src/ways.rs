@@ -6,12 +6,13 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
-use kernel::state::{KERNEL_VXLAN_PORT, LinkKind, Route, RouteKey, RouteKind, State};
+use kernel::state::{KERNEL_VXLAN_PORT, LinkKind, Route, State};
 use kernel::survey::{SeenLink, SeenRule};
 use kernel::types::{Family, IfName, TableId, host_net};
 
 use crate::lease::Subnets;
 use crate::rules::{Flow, Packet, What};
+use crate::taken::Way;
 use crate::underlay::{Found, Survey};
 
 /// How the words begin for a rule of the kernel's own that is missing.
@@ -97,21 +98,20 @@ pub fn queue(link: &SeenLink) -> Option<String> {
     })
 }
 
-/// What to ask: for peers of `desired`, while a link has an address of this host's `own` subnets.
-pub fn questions(desired: &State, survey: &Survey, own: Subnets) -> Vec<Question> {
+/// What to ask: for peers, while a link has an address of this host's `own` subnets.
+pub fn questions<'a>(
+    desired: &State,
+    ways: impl Iterator<Item = Way<'a>> + Clone,
+    survey: &Survey,
+    own: Subnets,
+) -> Vec<Question> {
     let mut questions = Vec::new();
     for subnet in own.iter() {
         let ours = |dev: &IfName| desired.links.contains_key(dev);
         let place = survey.addresses.iter().find(|seen| subnet.contains(seen.key.net.ip()) && !ours(&seen.key.dev));
         let Some((bridge, pod)) = place.map(|seen| &seen.key.dev).zip(second(subnet)) else { continue };
-        let family = Family::from(subnet);
-        let peers = desired.routes.iter().filter(|(key, route)| {
-            let through = route.kind == RouteKind::Unicast && route.dev.is_some();
-            through && Family::from(key.dst) == family && !key.dst.contains(pod)
-        });
-        for (dst, (dev, via)) in
-            peers.filter_map(|(key, route)| Some((second(key.dst)?, (route.dev.clone()?, route.via)))).take(PEERS)
-        {
+        let place = |way: Way<'_>| Some((second(way.subnet)?, (way.route.dev.clone()?, way.route.via)));
+        for (dst, (dev, via)) in to_family(&ways, subnet).filter_map(place).take(PEERS) {
             let (src, iif) = (pod, bridge.clone());
             questions.push(Question { src, dst, iif, dev: dev.clone(), via });
             questions.push(Question { src: dst, dst: pod, iif: dev, dev: bridge.clone(), via: None });
@@ -129,8 +129,9 @@ const IPIP: u8 = 4;
 
 /// The packets that must pass this host's packet rules: those of pods, and those between hosts that carry them. `udp_port` is
 /// that of the udp backend.
-pub fn flows(
+pub fn flows<'a>(
     desired: &State,
+    ways: impl Iterator<Item = Way<'a>> + Clone,
     survey: &Survey,
     own: Subnets,
     underlay: Option<&Found>,
@@ -138,7 +139,7 @@ pub fn flows(
 ) -> Vec<Flow> {
     let mut flows = Vec::new();
     for subnet in own.iter() {
-        pods(desired, survey, subnet, &mut flows);
+        pods(desired, to_family(&ways, subnet), (survey, subnet), &mut flows);
     }
     if let Some(found) = underlay {
         tunnels(desired, found, udp_port, &mut flows);
@@ -146,22 +147,28 @@ pub fn flows(
     flows
 }
 
+/// The ways to the subnets of the family of `subnet`.
+fn to_family<'a>(ways: &(impl Iterator<Item = Way<'a>> + Clone), subnet: IpNetwork) -> impl Iterator<Item = Way<'a>> {
+    ways.clone().filter(move |way| Family::from(way.subnet) == Family::from(subnet))
+}
+
 /// Those between pods of this host's `subnet` and pods of peers.
-fn pods(desired: &State, survey: &Survey, subnet: IpNetwork, flows: &mut Vec<Flow>) {
+fn pods<'a>(
+    desired: &State,
+    ways: impl Iterator<Item = Way<'a>>,
+    (survey, subnet): (&Survey, IpNetwork),
+    flows: &mut Vec<Flow>,
+) {
     let ours = |dev: &IfName| desired.links.contains_key(dev);
     let bridge = survey.addresses.iter().find(|seen| subnet.contains(seen.key.net.ip()) && !ours(&seen.key.dev));
     let bridge = bridge.map(|seen| &seen.key.dev);
-    let to_peer = |(key, route): &(&RouteKey, &Route)| {
-        let there = route.kind == RouteKind::Unicast && route.dev.is_some();
-        there && Family::from(key.dst) == Family::from(subnet) && !key.dst.contains(subnet.network())
-    };
-    for (key, route) in desired.routes.iter().filter(to_peer).take(SAMPLES) {
+    for Way { subnet: theirs, route, .. } in ways.take(SAMPLES) {
         let mut add = |(src, dst), (iif, oif): (Option<&IfName>, Option<&IfName>)| {
             let packet = Packet { src, dst, iif: iif.cloned(), oif: oif.cloned(), protocol: None, port: None };
             flows.push(Flow { what: What::Pods(subnet), packet });
         };
-        add((subnet, key.dst), (bridge, route.dev.as_ref()));
-        add((key.dst, subnet), (route.dev.as_ref(), bridge));
+        add((subnet, theirs), (bridge, route.dev.as_ref()));
+        add((theirs, subnet), (route.dev.as_ref(), bridge));
     }
 }
 
@@ -217,6 +224,9 @@ fn second(net: IpNetwork) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use kernel::state::{Address, AddressKey, RouteKey};
+    use kernel::survey::SeenAddress;
+
     use super::*;
 
     fn rule(family: Family, priority: u32, table: u32) -> SeenRule {
@@ -246,11 +256,52 @@ mod tests {
         assert!(question.judge(Err("EINVAL".into())).unwrap().contains("does not leave (EINVAL)"));
     }
 
+    /// Host 10.5.1.0/24 with a bridge, a peer with a route of its own, and one that the network's route leads to.
+    fn asked(survey: &Survey) -> (Vec<Question>, Vec<Flow>) {
+        let net = |text: &str| text.parse().unwrap();
+        let mut desired = State::default();
+        let (vxlan, wireguard) = (IfName::new("flannel.1").unwrap(), IfName::new("flannel-wg").unwrap());
+        desired.routes.insert(RouteKey::main(net("10.5.2.0/24")), Route::by(&vxlan));
+        desired.routes.insert(RouteKey::main(net("10.5.0.0/16")), Route::by(&wireguard));
+        let ways = crate::taken::ways(&desired, ["10.5.2.0/24", "10.5.3.0/24"].map(net).into_iter());
+        let own = "10.5.1.0-24".parse().unwrap();
+        (questions(&desired, ways.clone(), survey, own), flows(&desired, ways, survey, own, None, None))
+    }
+
+    fn with_bridge() -> Survey {
+        let key = AddressKey { dev: IfName::new("cni0").unwrap(), net: "10.5.1.1/24".parse().unwrap() };
+        let seen = SeenAddress {
+            key,
+            address: Address::default(),
+            tentative: false,
+            dad_failed: false,
+            permanent: true,
+            secondary: false,
+            deprecated: false,
+            global: true,
+        };
+        Survey { addresses: vec![seen], ..Survey::default() }
+    }
+
+    #[test]
+    fn the_peers_of_any_backend_are_asked_for() {
+        let (questions, flows) = asked(&with_bridge());
+        let asked: Vec<_> = questions.iter().map(|q| format!("{} {} {} {}", q.src, q.dst, q.iif, q.dev)).collect();
+        assert_eq!(
+            asked,
+            [
+                "10.5.1.2 10.5.2.2 cni0 flannel.1",
+                "10.5.2.2 10.5.1.2 flannel.1 cni0",
+                "10.5.1.2 10.5.3.2 cni0 flannel-wg",
+                "10.5.3.2 10.5.1.2 flannel-wg cni0"
+            ]
+        );
+        let to = |flow: &Flow| (flow.packet.dst.to_string(), flow.packet.oif.as_ref().map(ToString::to_string));
+        assert!(flows.iter().map(to).any(|to| to == ("10.5.3.0/24".to_owned(), Some("flannel-wg".to_owned()))));
+    }
+
     #[test]
     fn without_a_bridge_nothing_is_asked() {
-        let mut desired = State::default();
-        let flannel = IfName::new("flannel.1").unwrap();
-        desired.routes.insert(RouteKey::main("10.5.2.0/24".parse().unwrap()), Route::by(&flannel));
-        assert_eq!(questions(&desired, &Survey::default(), "10.5.1.0-24".parse().unwrap()), []);
+        assert_eq!(asked(&Survey::default()).0, []);
     }
 }

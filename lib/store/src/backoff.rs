@@ -20,6 +20,15 @@ impl Backoff {
         wait
     }
 
+    /// Starts over if what an attempt began has lasted at least as long as the wait before it. What ends sooner is begun again
+    /// less and less often.
+    pub fn lasted(&mut self, time: Duration) {
+        let mut before = Self { attempts: self.attempts.saturating_sub(1) };
+        if self.attempts == 0 || time >= before.next() {
+            self.reset();
+        }
+    }
+
     /// Starts over, after an attempt that succeeded.
     pub fn reset(&mut self) {
         self.attempts = 0;
@@ -38,5 +47,16 @@ mod tests {
         assert_eq!(waits[9..], [30_000; 3]);
         backoff.reset();
         assert_eq!(backoff.next(), FIRST);
+    }
+
+    #[test]
+    fn what_ends_soon_is_no_success() {
+        let mut backoff = Backoff::default();
+        let mut after = |time: u64| {
+            backoff.lasted(Duration::from_millis(time));
+            backoff.next().as_millis()
+        };
+        assert_eq!([after(0), after(0), after(99), after(399)], [100, 200, 400, 800]);
+        assert_eq!([after(800), after(100), after(99)], [100, 100, 200]);
     }
 }

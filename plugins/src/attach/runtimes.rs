@@ -12,8 +12,11 @@ use attachment::Key;
 use attachment::record::{Attacher, DIRECTORY, Locked, list};
 use attachment::section::PodNetns;
 use cni::conf::Attachment;
+use cni::error::Error;
 use cni::plugin::Request;
 use kernel::netns::Netns;
+
+use super::join;
 
 /// What the kernel adds to the path of a program whose file was replaced.
 const REPLACED: &[u8] = b" (deleted)";
@@ -47,4 +50,23 @@ pub(crate) fn kept(request: &Request<'_>) -> Vec<Attachment> {
         }
     }
     kept
+}
+
+/// Calls `remove` for every recorded attachment of the network that GC does not keep, with its lock. One whose lock another
+/// process has is left to the ADD or DEL that works on it. Continues after a failure, and reports all.
+pub(super) fn each_stale(
+    request: &Request<'_>,
+    mut remove: impl FnMut(Key<'_>, Locked) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let (directory, network) = (Path::new(DIRECTORY), request.conf.name.as_str());
+    let valid = kept(request);
+    let recorded = list(directory, network).map_err(Error::internal)?;
+    let stale = recorded
+        .iter()
+        .filter(|(container, ifname)| !valid.iter().any(|a| a.container_id == *container && a.ifname == *ifname));
+    join(stale.map(|(container, ifname)| {
+        let key = Key { network, container, ifname };
+        let locked = Locked::at_once(directory, key).map_err(Error::internal)?;
+        locked.map_or(Ok(()), |locked| remove(key, locked))
+    }))
 }

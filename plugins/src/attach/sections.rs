@@ -313,17 +313,8 @@ pub(super) fn remove_all(key: Key<'_>, record: Option<&Record>) -> Result<(), Er
 
 /// Removes the plugin's sections of the network's attachments that are no longer valid, with what they name.
 pub(super) fn collect(plugin: &'static str, request: &Request<'_>, host: &mut Host) -> Result<(), Error> {
-    let (directory, network) = (Path::new(DIRECTORY), request.conf.name.as_str());
-    let valid = runtimes::kept(request);
-    let recorded = list(directory, network).map_err(Error::internal)?;
-    let stale = recorded
-        .iter()
-        .filter(|(container, ifname)| !valid.iter().any(|a| a.container_id == *container && a.ifname == *ifname));
-    join(stale.map(|(container, ifname)| {
-        let key = Key { network, container, ifname };
-        // without the lock, an ADD or a DEL works on the attachment
-        let locked = Locked::at_once(directory, key).map_err(Error::internal)?;
-        let book = locked.map_or(Ok(None), |locked| Book::of(plugin, key, locked))?;
+    runtimes::each_stale(request, |key, locked| {
+        let book = Book::of(plugin, key, locked)?;
         book.filter(|book| book.section().is_some()).map_or(Ok(()), |book| book.close(host))
-    }))
+    })
 }

@@ -69,8 +69,9 @@ macro_rules! rows {
 }
 
 rows!(
-    flannel FLANNEL, host_local HOST_LOCAL, bridge BRIDGE, bridge_with_rules BRIDGE_RULES, bridge_with_vlan BRIDGE_VLAN,
-    macvlan MACVLAN, portmap PORTMAP, ptp PTP, static_ipam STATIC, vxlan VXLAN, host_gw HOST_GW, direct_routing DIRECT_ROUTING, loopback LOOPBACK, bandwidth BANDWIDTH, tuning TUNING
+    flannel FLANNEL, host_local HOST_LOCAL, bridge BRIDGE, bridge_with_rules BRIDGE_RULES,
+    bridge_with_iptables BRIDGE_IPTABLES, bridge_with_vlan BRIDGE_VLAN, macvlan MACVLAN, firewall FIREWALL,
+    firewall_by_iptables FIREWALL_IPTABLES, portmap PORTMAP, portmap_by_iptables PORTMAP_IPTABLES, ptp PTP, static_ipam STATIC, vxlan VXLAN, host_gw HOST_GW, direct_routing DIRECT_ROUTING, loopback LOOPBACK, bandwidth BANDWIDTH, tuning TUNING
 );
 
 fn drill(row: &Row) -> Outcome {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::stage::Stage;
+use super::stage::{SWITCH, Stage};
 
 /// A plugin and its configuration.
 #[derive(Debug)]
@@ -34,6 +34,12 @@ pub const BRIDGE_RULES: Row = Row {
     conf: |stage| merged(bridge(stage), json!({ "ipMasq": true, "ipMasqBackend": "nftables", "macspoofchk": true })),
     reach: Reach::Every,
 };
+/// The same with masquerade by iptables.
+pub const BRIDGE_IPTABLES: Row = Row {
+    name: "bridge with ipMasq by iptables",
+    conf: |stage| merged(bridge(stage), json!({ "ipMasq": true, "ipMasqBackend": "iptables" })),
+    reach: Reach::Every,
+};
 /// The same with a VLAN.
 pub const BRIDGE_VLAN: Row = Row {
     name: "bridge with vlan",
@@ -63,6 +69,17 @@ pub const STATIC: Row = Row {
 };
 /// portmap behind a plugin of another suite. The other pod has the next host port.
 pub const PORTMAP: Row = Row { name: "portmap", conf: portmap, reach: Reach::Every };
+/// firewall behind a plugin of another suite.
+pub const FIREWALL: Row = Row { name: "firewall", conf: |stage| firewall(stage, "nftables"), reach: Reach::Every };
+/// The same with iptables.
+pub const FIREWALL_IPTABLES: Row =
+    Row { name: "firewall by iptables", conf: |stage| firewall(stage, "iptables"), reach: Reach::Every };
+/// portmap by iptables.
+pub const PORTMAP_IPTABLES: Row = Row {
+    name: "portmap by iptables",
+    conf: |stage| merged(portmap(stage), json!({ "backend": "iptables" })),
+    reach: Reach::Every,
+};
 /// flannel, bridge and host-local.
 pub const FLANNEL: Row = Row { name: "flannel", conf: flannel, reach: Reach::Every };
 /// VXLAN without a flanneld.
@@ -130,9 +147,24 @@ fn portmap(stage: &Stage<'_>) -> Value {
     })
 }
 
-/// The configuration for the other pod: a host port has one pod.
+fn firewall(stage: &Stage<'_>, backend: &str) -> Value {
+    let settings = json!({ "backend": backend, "ingressPolicy": "same-bridge" });
+    let mut conf = merged(chained(stage, "firewall"), settings);
+    let result = &mut conf["prevResult"];
+    result["interfaces"].as_array_mut().into_iter().for_each(|links| links.insert(0, json!({ "name": SWITCH })));
+    result["ips"] =
+        json!([{ "address": "10.9.1.2/24", "interface": 3 }, { "address": "fd09:1::2/64", "interface": 3 }]);
+    conf
+}
+
+/// The configuration for the other pod: a host port and an address have one pod.
 pub fn of_other(conf: &Value) -> Value {
     let mut conf = conf.clone();
+    for (ip, other) in
+        conf["prevResult"]["ips"].as_array_mut().into_iter().flatten().zip(["10.9.1.3/24", "fd09:1::3/64"])
+    {
+        ip["address"] = other.into();
+    }
     for mapping in conf["runtimeConfig"]["portMappings"].as_array_mut().into_iter().flatten() {
         mapping["hostPort"] = 8081.into();
     }

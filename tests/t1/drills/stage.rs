@@ -8,9 +8,10 @@ use std::process::{Command, Output};
 
 use attachment::record::DIRECTORY;
 use kernel::diff::{Step, diff};
-use kernel::state::{Link, LinkKind, Scope, State, Veth, VethPeer};
+use kernel::state::{Bridge, Link, LinkKind, Scope, State, Veth, VethPeer};
 use kernel::types::{IfName, Mac};
 use lab::netns::Room;
+use rustix::mount::{UnmountFlags, unmount};
 use serde_json::{Value, json};
 use tests::drill::snapshot::{self, Lines};
 use tests::drill::{Calls, Point};
@@ -23,6 +24,9 @@ use crate::call::{Answer, Caller, Pod};
 const OTHER: &str = "other";
 /// Files in the caller's folder that are not the plugins'.
 const NOT_THEIRS: &[&str] = &["bin", "strace.log", "subnet.env"];
+
+/// The bridge of a plugin of another suite.
+pub const SWITCH: &str = "br0";
 
 /// The host.
 #[derive(Debug)]
@@ -63,9 +67,11 @@ impl<'a> Stage<'a> {
         Ok(stage)
     }
 
-    /// Makes a veth pair for each pod.
+    /// Makes a bridge, and a veth pair for each pod.
     fn pair(&self) -> Result<(), Failure> {
         let mut host = self.host.kernel()?;
+        let bridge = Link::up(LinkKind::Bridge(Bridge::default()));
+        host.apply(&[Step::CreateLink(IfName::new(SWITCH)?, bridge)]).ok()?;
         for (number, room) in (0..).zip(&self.rooms) {
             let netns = Some(room.netns().as_raw_fd());
             let peer = VethPeer { name: IfName::new("eth0")?, mac: None, mtu: None, netns };
@@ -76,10 +82,17 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Removes the name of the pod's namespace, as a runtime does when the pod has ended.
+    pub fn end_pod(&self) -> Result<(), Failure> {
+        let path = self.rooms[0].path();
+        unmount(path, UnmountFlags::DETACH)?;
+        Ok(fs::remove_file(path)?)
+    }
+
     /// Removes the host.
     pub fn remove(self) -> Result<(), Failure> {
         let [pod, other] = self.rooms;
-        for room in [pod, other, self.host] {
+        for room in [pod, other, self.host].into_iter().filter(|room| room.path().exists()) {
             room.remove()?;
         }
         Ok(())

@@ -108,25 +108,11 @@ fn routes_of_others_are_named_where_they_may_lead_ours_elsewhere() {
         named(&scope),
         ["10.5.2.0/24 Some(192.0.2.9)", "10.5.3.0/25 Some(192.0.2.9)", "10.4.0.0/16 Some(192.0.2.9)"]
     );
+    let local = |dst: &str| {
+        let key = RouteKey { table: TableId::LOCAL, ..RouteKey::main(net(dst)) };
+        may_mislead(&scope.within, own, &(key, Route { kind: RouteKind::Blackhole, ..Route::by(&name("lo")) }))
+    };
+    assert!(local("10.5.3.0/25") && local("10.0.0.0/8") && !local("10.9.0.0/16"));
     let others = owner().routes(None);
     assert_eq!((others.adopt.clone(), named(&others)), (Adopt::default(), vec![]), "somebody else routes");
-}
-
-#[test]
-fn a_route_with_a_lower_metric_is_preferred() {
-    let by = |metric, dst: &str| (RouteKey { metric, ..RouteKey::main(net(dst)) }, Route::by(&name("eth0")));
-    let mut desired = State::default();
-    for (metric, dst) in [(Some(1), "10.5.0.0/16"), (None, "10.6.1.0/24"), (None, "fd06:0:0:1::/64")] {
-        desired.routes.extend([by(metric, dst)]);
-    }
-    let preferred = |entry: (RouteKey, Route)| preferred(&desired, &[&entry]).first().map(|(_, ours)| ours.metric);
-    assert_eq!(preferred(by(None, "10.5.0.0/16")), Some(Some(1)));
-    assert_eq!(preferred(by(Some(1), "10.5.0.0/16")), None, "whichever is first, and ours is made that");
-    assert_eq!(preferred(by(Some(2), "10.5.0.0/16")), None);
-    assert_eq!(preferred(by(None, "10.5.0.0/17")), None, "an administrator's");
-    assert_eq!(preferred(by(None, "10.6.1.0/24")), None);
-    assert_eq!(preferred(by(Some(1023), "fd06:0:0:1::/64")), Some(None));
-    assert_eq!(preferred(by(Some(1025), "fd06:0:0:1::/64")), None);
-    let elsewhere = RouteKey { table: TableId(7), ..by(None, "10.5.0.0/16").0 };
-    assert_eq!(preferred((elsewhere, Route::by(&name("eth0")))), None);
 }

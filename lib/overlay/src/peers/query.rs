@@ -26,7 +26,7 @@ impl Book {
     }
 
     /// The leases that are accepted in at least one family, in the order of their keys.
-    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> + Clone {
         self.leases.values().filter(|peer| peer.is_followed())
     }
 

@@ -19,8 +19,9 @@ use crate::lease::{LeaseAttrs, LeaseChanges, Subnets};
 use crate::net::ByFamily;
 use crate::netconf::NetConf;
 use crate::ownership::{Overlap, Owner};
-use crate::peers::{self, Book, Reason, Service, Touched};
+use crate::peers::{self, Book, Half, Reason, Service, Touched};
 use crate::subnet_env::SubnetEnv;
+use crate::taken::{Way, ways};
 use crate::underlay::{self, Found, Survey, UnderlayError};
 
 /// What survives from one plan to the next: remembered facts, the leases, and the last plan.
@@ -97,6 +98,14 @@ impl Memory {
     /// The desired kernel state of the last plan; `None` before the first plan with a lease.
     pub fn desired(&self) -> Option<&Arc<State>> {
         self.cache.built.as_ref().map(Built::state)
+    }
+
+    /// The ways to the subnets of the peers that packets reach, in the last plan.
+    pub fn ways(&self) -> impl Iterator<Item = Way<'_>> + Clone {
+        let reached = move |half: &Half| !self.cache.lost.contains(&half.subnet);
+        let halves = self.book.peers().flat_map(|peer| Family::ALL.into_iter().filter_map(|family| peer.half(family)));
+        let subnets = halves.filter(reached).map(|half| half.subnet);
+        self.desired().into_iter().flat_map(move |desired| ways(desired, subnets.clone()))
     }
 
     /// The link to the other hosts that was last chosen.

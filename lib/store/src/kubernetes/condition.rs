@@ -18,9 +18,6 @@ const KIND: &str = "NetworkUnavailable";
 const UP: &str = "FlannelIsUp";
 const DOWN: &str = "FlannelIsDown";
 
-/// How long the data path must be down before the Node is said to have no network: a restart must not move pods.
-const HYSTERESIS: Duration = Duration::from_secs(30);
-
 /// What to write, if anything. `wrote`: this daemon has written the condition before.
 ///
 /// The first time, a condition of the cloud provider is replaced: it waits for somebody to do that. If another program
@@ -45,8 +42,9 @@ fn next(found: Option<&Condition>, up: bool, wrote: bool) -> Option<Value> {
     }] } }))
 }
 
-/// Keeps the condition equal to what `ready` says, until its sender is gone.
-pub(super) async fn keep(own: watch::Receiver<Own>, mut ready: watch::Receiver<Option<bool>>) {
+/// Keeps the condition equal to what `ready` says, until its sender is gone. It says that the Node has no network after that has
+/// been so for the time `hysteresis`.
+pub(super) async fn keep(own: watch::Receiver<Own>, mut ready: watch::Receiver<Option<bool>>, hysteresis: Duration) {
     let mut wrote: Option<bool> = None;
     let mut backoff = Backoff::default();
     loop {
@@ -55,7 +53,7 @@ pub(super) async fn keep(own: watch::Receiver<Own>, mut ready: watch::Receiver<O
             Some(up) if wrote == Some(up) => None,
             Some(true) => Some(Duration::ZERO),
             // before the first success the Node has the condition that the cluster gave it
-            Some(false) if wrote.is_some() => Some(HYSTERESIS),
+            Some(false) if wrote.is_some() => Some(hysteresis),
             _ => None,
         };
         let settled = async {

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use kube::core::WatchEvent;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -32,6 +32,14 @@ const SAVE: Duration = Duration::from_secs(2);
 
 /// The pause before the next attempt to write it.
 const SAVE_AGAIN: Duration = Duration::from_secs(60);
+
+/// Why a watch ended without an error.
+enum Ended {
+    /// Its time is up.
+    ByServer,
+    /// The configuration has other families, with which all Nodes must be read again.
+    ByConfig,
+}
 
 /// Publishes the Nodes as leases.
 pub(super) struct Follower {
@@ -100,8 +108,14 @@ impl Follower {
             }
             match self.watch(&api, &mut file, backoff).await {
                 Err(StoreError::Kube(error)) if error.is_gone() => self.version = None,
-                ended => ended?,
+                Ok(Ended::ByConfig) => {
+                    self.version = None;
+                    continue;
+                }
+                Ok(Ended::ByServer) => {}
+                Err(error) => return Err(error),
             }
+            tokio::time::sleep(backoff.next()).await;
         }
     }
 
@@ -211,25 +225,35 @@ impl Follower {
         Err(KubeError { op, server, cause: Cause::Cut }.into())
     }
 
-    /// Follows changes until the server ends the watch.
-    async fn watch(&mut self, api: &Api, file: &mut ConfigFile, backoff: &mut Backoff) -> Result<(), StoreError> {
+    /// Follows changes until the watch ends. One that has lasted starts the back-off over: the Nodes may be known from before,
+    /// and a server may end each watch at once.
+    async fn watch(&mut self, api: &Api, file: &mut ConfigFile, backoff: &mut Backoff) -> Result<Ended, StoreError> {
         let from = From::Version(self.version.clone().unwrap_or_default());
-        let mut events = pin!(api.watch(&from).await?);
-        // only now has the server answered: the Nodes may be known from before
-        backoff.reset();
+        let events = api.watch(&from).await?;
         self.feed.resume(self.name.clone());
+        let opened = Instant::now();
+        let ended = self.take_all(events, file).await;
+        backoff.lasted(opened.elapsed());
+        ended
+    }
+
+    async fn take_all(
+        &mut self,
+        events: impl Stream<Item = Result<WatchEvent<Node>, KubeError>>,
+        file: &mut ConfigFile,
+    ) -> Result<Ended, StoreError> {
+        let mut events = pin!(events);
         loop {
             let save = self.save;
             tokio::select! {
                 event = events.next() => match event {
                     Some(event) => self.take(event?),
-                    None => return Ok(()),
+                    None => return Ok(Ended::ByServer),
                 },
                 changed = file.changed() => {
                     changed?;
                     if self.read_config()? {
-                        self.version = None;
-                        return Ok(());
+                        return Ok(Ended::ByConfig);
                     }
                 }
                 () = until(save) => self.save().await,

@@ -20,7 +20,7 @@ use overlay::net::ByFamily;
 use tokio::sync::watch;
 
 pub use error::{Cause, KubeError};
-pub use options::{NodeName, Options};
+pub use options::{HYSTERESIS, NodeName, Options};
 
 use crate::feed::Feed;
 use client::named;
@@ -47,9 +47,9 @@ impl Kubernetes {
         let followed = options.clone();
         let feed = Feed::start(name.clone(), move |feed| Follower::new(name, followed, feed, sender).run());
         let (ready, reported) = watch::channel(None);
-        if options.set_network_unavailable {
+        if let Some(hysteresis) = options.set_network_unavailable {
             // it ends with the sender of `ready`
-            tokio::spawn(condition::keep(own.clone(), reported));
+            tokio::spawn(condition::keep(own.clone(), reported, hysteresis));
         }
         (Self { keeper, own, ready, options }, feed)
     }

@@ -1,8 +1,12 @@
 //! What the Kubernetes store is opened with.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use overlay::lease::NodeKeys;
+
+/// A restart of flanneld must not move pods to other Nodes.
+pub const HYSTERESIS: Duration = Duration::from_secs(30);
 
 /// How to reach the API server, and which Node this host is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +21,9 @@ pub struct Options {
     pub net_config: PathBuf,
     /// This host's Node.
     pub node: NodeName,
-    /// Whether the Node's condition NetworkUnavailable is kept (`--set-node-network-unavailable`).
-    pub set_network_unavailable: bool,
+    /// How long the data path must be down before the Node's condition NetworkUnavailable says so, by default [`HYSTERESIS`];
+    /// `None`: the condition is left alone (`--set-node-network-unavailable=false`).
+    pub set_network_unavailable: Option<Duration>,
     /// The file of the last known leases. flanneld starts from it while the API server is away.
     pub saved: PathBuf,
 }

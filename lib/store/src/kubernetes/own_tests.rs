@@ -11,7 +11,7 @@ fn options() -> Arc<Options> {
         keys,
         net_config: "/etc/kube-flannel/net-conf.json".into(),
         node: NodeName::Named("n1".into()),
-        set_network_unavailable: true,
+        set_network_unavailable: None,
         saved: "/run/flannel/nodes.json".into(),
     })
 }
