@@ -16,7 +16,6 @@ mod check;
 mod commands;
 mod conntrack;
 mod counts;
-mod dbus;
 mod defaults;
 mod del;
 mod drills;
