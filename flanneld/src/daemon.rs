@@ -107,7 +107,8 @@ impl Daemon {
         let store = Store::open(&options.store, &options.etcd_prefix, options.renew_margin);
         let heal = options.heal_attachments;
         let outlet = Outlet::new(reporter.handle(), metrics.clone(), readiness, status);
-        let parts = || attachments::Parts { subnets: outlet.subnets(), report: reporter.handle(), metrics };
+        let (report, resync) = (reporter.handle(), options.resync);
+        let parts = || attachments::Parts { subnets: outlet.subnets(), report, metrics, resync };
         let attachments = heal.then(|| attachments::Controller::start(parts())).transpose();
         let attachments = attachments.inspect_err(|error| reporter.handle().last_words(&error.to_string()))?;
         let overlay = Controller::new(options, Parts { store, kernel, events, outlet });

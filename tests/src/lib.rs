@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 mod cpio;
+pub mod dbus;
 pub mod drill;
 pub mod harness;
 pub mod known;

@@ -10,27 +10,31 @@ use attachment::rules::firewall;
 use kernel::nft::{Nft, TableKey};
 use lab::netns::Room;
 use serde_json::{Value, json};
+use tests::dbus::{Bus, Manner};
 use tests::harness::Outcome;
 
 use crate::bridge::{conf, with};
 use crate::call::{Answer, Caller, Pod, Whose};
-use crate::dbus::{Bus, Manner};
 use crate::iptables::{Host, each};
 
 /// A pod that `bridge` attached, on a host with this variant of iptables.
 pub struct Attached {
     pub room: Room,
+    pub result: Value,
     id: &'static str,
     bridge: Value,
-    result: Value,
 }
 
 impl Attached {
     pub fn new(caller: &Caller, id: &'static str) -> Self {
+        Self::behind(caller, id, conf(caller))
+    }
+
+    /// By this configuration of `bridge`.
+    pub fn behind(caller: &Caller, id: &'static str, bridge: Value) -> Self {
         let room = Room::create(id).unwrap();
-        let bridge = conf(caller);
         let result = caller.call("ADD", &Pod::of(&room, id), &bridge).ok();
-        Self { room, id, bridge, result }
+        Self { room, result, id, bridge }
     }
 
     pub fn pod(&self) -> Pod {
@@ -47,7 +51,7 @@ impl Attached {
         caller.call(command, &self.pod(), &self.firewall(more))
     }
 
-    fn leave(self, caller: &Caller) -> Outcome {
+    pub fn leave(self, caller: &Caller) -> Outcome {
         caller.call("DEL", &self.pod(), &self.bridge).ok();
         Ok(self.room.remove()?)
     }

@@ -16,11 +16,12 @@ mod check;
 mod commands;
 mod conntrack;
 mod counts;
-mod dbus;
 mod defaults;
 mod del;
 mod drills;
 mod firewall;
+mod firewall_traffic;
+mod firewalld;
 mod flannel;
 mod foreign;
 mod from_go;
@@ -94,6 +95,8 @@ const TC: Need = Need::Program("tc");
 const STRACE: Need = Need::Program("strace");
 /// The Go plugins masquerade by it.
 const IPTABLES: Need = Need::Program("iptables");
+const FIREWALLD: Need = Need::Program("firewalld");
+const DBUS: Need = Need::Program("dbus-daemon");
 
 static TESTS: &[Test] = &[
     test!(kernel::what_is_written_is_read_back),
@@ -226,6 +229,13 @@ static TESTS: &[Test] = &[
     test!(firewall::firewalld_is_asked_for_a_limited_time),
     test!(firewall::either_suite_removes_the_others_sources, Need::File(call::REFERENCE), IPTABLES),
     test!(firewall::bad_input_is_refused),
+    alike!(firewall_traffic::a_pod_reaches_the_outside_where_forward_drops, ours, IP, IPTABLES),
+    alike!(firewall_traffic::a_pod_reaches_the_outside_where_forward_drops, reference, IP, IPTABLES),
+    alike!(firewall_traffic::same_bridge_by_iptables, ours, IP, IPTABLES),
+    alike!(firewall_traffic::same_bridge_by_iptables, reference, IP, IPTABLES),
+    test!(firewall_traffic::a_published_port_is_reached_where_forward_drops, IP, IPTABLES),
+    test!(firewall_traffic::policies_keep_other_bridges_away, IP),
+    test!(firewalld::a_real_firewalld_gets_and_loses_the_sources, IP, FIREWALLD, DBUS),
     alike!(iptables::masquerade_comes_and_goes, ours, IPTABLES),
     alike!(iptables::masquerade_comes_and_goes, reference, IPTABLES),
     test!(iptables::either_suite_removes_the_others_rules, Need::File(call::REFERENCE), IPTABLES),

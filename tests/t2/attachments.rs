@@ -9,13 +9,15 @@ use gojson::Json;
 use kernel::Kernel;
 use kernel::state::{Port, RouteScope, Scope, State};
 use kernel::types::IfName;
-use lab::cluster::{Cluster, host_dir, subnet_file};
+use lab::cluster::{Cluster, PATIENCE, Spec, host_dir, subnet_file};
 use lab::mode::Mode;
 use lab::netns::Room;
 use lab::topology::Topology;
-use serde_json::json;
+use lab::wait::eventually;
+use serde_json::{Value, json};
+use tests::dbus::{Bus, Manner};
 
-use crate::disturb::{cluster, repaired, run, set_sysctl, sysctl};
+use crate::disturb::{cluster, cluster_with, repaired, run, set_sysctl, sysctl};
 use crate::{Failure, Outcome};
 
 /// The bridge with its addresses, the pod's port, and the port's flags.
@@ -97,11 +99,23 @@ fn attach_with_rules(cluster: &Cluster) -> Result<impl FnOnce() -> Outcome + '_,
 
 /// The pod's host ports.
 const PORTS: &[u8] = br#"[{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }]"#;
+/// The limits of its rate.
+const RATES: &[u8] =
+    br#"{ "ingressRate": 80000000, "ingressBurst": 8000000, "egressRate": 80000000, "egressBurst": 8000000 }"#;
 
 /// Attaches one more pod to host 1. The result, and what detaches the pod.
 fn attach<'a>(
     cluster: &'a Cluster,
-    delegate: &serde_json::Value,
+    delegate: &Value,
+) -> Result<(AddResult, impl FnOnce() -> Outcome + use<'a>), Failure> {
+    attach_by(cluster, delegate, ["nftables"; 2])
+}
+
+/// The same, with the backends of `portmap` and `firewall`.
+fn attach_by<'a>(
+    cluster: &'a Cluster,
+    delegate: &Value,
+    [portmap, firewall]: [&str; 2],
 ) -> Result<(AddResult, impl FnOnce() -> Outcome + use<'a>), Failure> {
     let (room, files) = (Room::create("ruled")?, host_dir(1).join("cni"));
     let list = json!({
@@ -115,11 +129,16 @@ fn attach<'a>(
             "delegate": delegate,
         }, {
             "type": "portmap",
+            "backend": portmap,
             "capabilities": { "portMappings": true },
         }, {
             "type": "firewall",
+            "backend": firewall,
             // a pair has no bridge
             "ingressPolicy": if delegate["type"] == "ptp" { "open" } else { "isolated" },
+        }, {
+            "type": "bandwidth",
+            "capabilities": { "bandwidth": true },
         }],
     });
     let list = NetworkList::parse(list.to_string().as_bytes())?;
@@ -127,7 +146,11 @@ fn attach<'a>(
         container_id: "ruled".into(),
         netns: room.path().to_string_lossy().into_owned(),
         ifname: "eth0".into(),
-        capability_args: [("portMappings".to_owned(), Json::parse(PORTS)?)].into(),
+        capability_args: [
+            ("portMappings".to_owned(), Json::parse(PORTS)?),
+            ("bandwidth".to_owned(), Json::parse(RATES)?),
+        ]
+        .into(),
         ..Attachment::default()
     };
     let runtime = Runtime::new(Path::new("/run/lab/bin").to_string_lossy(), files);
@@ -250,5 +273,144 @@ pub fn flushed_accepts_in_forward() -> Outcome {
     detach()?;
     let left = accepts()?;
     assert_eq!(left.len(), 3, "only what all pods share stays: {left:#?}");
+    Ok(())
+}
+
+/// The links of the pod's limits: the port, and the device of what the pod sends.
+fn limited(result: &AddResult) -> Result<[IfName; 2], Failure> {
+    let named = |prefix: &str| result.interfaces.iter().find(|interface| interface.name.starts_with(prefix));
+    let [port, device] = ["veth", "bwp"].map(named);
+    Ok([IfName::new(&port.ok_or("no port")?.name)?, IfName::new(&device.ok_or("no device")?.name)?])
+}
+
+/// After `line`, in which VETH is the pod's port and DEVICE what limits its sending, the limits are as before.
+fn limits_are_repaired(what: &str, line: &str) -> Outcome {
+    let cluster = cluster(Topology::flat(2), Mode::Vxlan, false)?;
+    let (result, detach) = attach(&cluster, &json!({ "isDefaultGateway": true }))?;
+    let [port, device] = limited(&result)?;
+    let room = cluster.world.host(1)?;
+    let mut kernel = room.kernel()?;
+    let scope = Scope { links: vec![device.clone()], queues: vec![port.clone(), device.clone()], ..Scope::default() };
+    let before = kernel.observe(&scope)?;
+    assert_eq!((before.links.len(), before.qdiscs.len(), before.filters.len()), (1, 3, 1), "{before:?}");
+    run(room, &line.replace("VETH", port.as_str()).replace("DEVICE", device.as_str()))?;
+    repaired(what, || {
+        let now = kernel.observe(&scope)?;
+        Ok((now != before).then(|| format!("{now:?}, and before {before:?}")))
+    })?;
+    detach()?;
+    let left = kernel.observe(&scope)?;
+    assert_eq!((left.links.len(), left.qdiscs.len()), (0, 0), "{left:?}");
+    Ok(())
+}
+
+pub fn a_limit_of_what_the_pod_receives() -> Outcome {
+    limits_are_repaired("the limit of what a pod receives, after it was removed", "tc qdisc del dev VETH root")
+}
+
+pub fn a_limit_of_what_the_pod_sends() -> Outcome {
+    limits_are_repaired("the limit of what a pod sends, after it was removed", "tc qdisc del dev DEVICE root")
+}
+
+pub fn a_limit_with_another_rate() -> Outcome {
+    let line = "tc qdisc change dev VETH root handle 1: tbf rate 1gbit burst 1m limit 1m";
+    limits_are_repaired("the limit of what a pod receives, after it was raised", line)
+}
+
+pub fn a_way_past_the_limit() -> Outcome {
+    limits_are_repaired("the filter of what a pod sends, after it was removed", "tc filter del dev VETH ingress")
+}
+
+pub fn a_limit_without_its_discipline() -> Outcome {
+    limits_are_repaired("the discipline of what a pod sends, after it was removed", "tc qdisc del dev VETH ingress")
+}
+
+pub fn a_deleted_device_of_a_limit() -> Outcome {
+    limits_are_repaired("the device of what a pod sends, after it was deleted", "ip link del DEVICE")
+}
+
+pub fn a_device_of_a_limit_that_is_down() -> Outcome {
+    limits_are_repaired("the device of what a pod sends, after it was set down", "ip link set DEVICE down")
+}
+
+/// A dual-stack cluster whose host 1 checks other programs' objects once a second.
+fn cluster_that_resyncs() -> Result<Cluster, Failure> {
+    let spec = Spec { topology: Topology::flat(2), mode: Mode::Vxlan, dual_stack: true, outlive: false };
+    cluster_with(spec, &["--iptables-resync=1"])
+}
+
+/// Waits for more than a period of checks until `look` finds nothing wrong.
+fn resynced(what: &str, mut look: impl FnMut() -> Result<Option<String>, Failure>) -> Outcome {
+    let outcome = eventually(what, PATIENCE, || match look() {
+        Ok(None) => Ok(Ok(())),
+        Ok(Some(seen)) => Err(seen),
+        Err(failure) => Ok(Err(failure)),
+    });
+    outcome.map_err(|error| format!("not repaired: {error}"))?
+}
+
+/// The rules of plugins in the tables of iptables, in no order.
+fn in_iptables(room: &Room) -> Result<BTreeSet<String>, Failure> {
+    let mut all = BTreeSet::new();
+    for program in ["iptables-save", "ip6tables-save"] {
+        let text = run(room, program)?;
+        all.extend(text.lines().filter(|line| line.contains("CNI-")).map(|line| format!("{program} {line}")));
+    }
+    Ok(all)
+}
+
+/// Masquerade, host ports and accepts by iptables come back after each table was flushed, and DEL finds them.
+pub fn flushed_tables_of_iptables() -> Outcome {
+    let cluster = cluster_that_resyncs()?;
+    let delegate = json!({ "isDefaultGateway": true, "ipMasq": true, "ipMasqBackend": "iptables" });
+    let (_, detach) = attach_by(&cluster, &delegate, ["iptables"; 2])?;
+    let room = cluster.world.host(1)?;
+    let before = in_iptables(room)?;
+    for part in ["-j MASQUERADE", "-j DNAT", "ctstate RELATED,ESTABLISHED"] {
+        assert_eq!(before.iter().filter(|line| line.contains(part)).count().min(2), 2, "{part}: {before:#?}");
+    }
+    for line in ["iptables -t nat -F", "ip6tables -t nat -F", "iptables -F", "ip6tables -F"] {
+        run(room, line)?;
+        resynced(&format!("the rules after `{line}`"), || {
+            let now = in_iptables(room)?;
+            Ok((now != before).then(|| format!("{:#?}", before.symmetric_difference(&now).collect::<Vec<_>>())))
+        })?;
+    }
+    let healed = Cluster::status(1).and_then(|status| status.attachments).ok_or("no status")?.healed;
+    assert!(healed.get("rules").is_some_and(|count| *count >= 4), "{healed:?}");
+    detach()?;
+    let left = in_iptables(room)?;
+    assert!(!left.iter().any(|line| line.contains("ruled") || line.contains("-j ACCEPT")), "{left:#?}");
+    Ok(())
+}
+
+/// firewalld forgets the pod's sources: they come back. It does not answer: the status says so.
+pub fn forgotten_sources_of_firewalld() -> Outcome {
+    let bus = Bus::start(Manner::Answers);
+    let cluster = cluster_that_resyncs()?;
+    let (_, detach) = attach_by(&cluster, &json!({ "isDefaultGateway": true }), ["nftables", "firewalld"])?;
+    let before = bus.sources();
+    assert_eq!(before.len(), 2, "{before:?}");
+    bus.forget();
+    let are_back = || {
+        let now = bus.sources();
+        Ok((now != before).then(|| format!("{now:?}")))
+    };
+    resynced("the sources after firewalld forgot them", are_back)?;
+    let reported = |part: &str| {
+        let reported = Cluster::status(1).and_then(|status| status.attachments).ok_or("no status")?.reported;
+        Ok((!reported.iter().any(|text| text.contains(part))).then(|| format!("{reported:?}")))
+    };
+    bus.behave(Manner::Silent);
+    resynced("the status of a firewalld that is silent", || reported("did not answer within 5 s"))?;
+    bus.behave(Manner::Absent);
+    resynced("the status of a firewalld that does not run", || reported("firewalld does not run"))?;
+    bus.behave(Manner::Answers);
+    resynced("the status of a firewalld that answers again", || {
+        let reported = Cluster::status(1).and_then(|status| status.attachments).ok_or("no status")?.reported;
+        Ok((!reported.is_empty()).then(|| format!("{reported:?}")))
+    })?;
+    detach()?;
+    assert_eq!(bus.sources(), Vec::<String>::new());
     Ok(())
 }

@@ -2,11 +2,13 @@
 //!
 //! The records of attachments describe the objects ([`mod@plan`]). The controller checks them for six reasons: the
 //! kernel announced a change to one of these links, a setting that it does not announce has changed, another program
-//! changed an nf_tables table with such rules, a record changed, this host got other subnets, or ten minutes passed. It
-//! has its own sockets and its own kernel thread, and shares no object with another controller.
+//! changed an nf_tables table with such rules, a record changed, this host got other subnets, or ten minutes passed. What
+//! other programs keep ([`programs`]) has a period of its own. It has its own sockets and its own kernel thread, and shares
+//! no object with another controller.
 
 mod folders;
 pub mod plan;
+pub mod programs;
 pub mod records;
 mod status;
 mod work;
@@ -32,8 +34,9 @@ use tokio::time::Instant;
 
 use self::folders::Folders;
 use self::plan::{Facts, History, Plan, plan};
+use self::programs::Programs;
 use self::records::{Records, Stale};
-use self::work::{Done, Look, execute};
+use self::work::{Done, Healed, Look, execute};
 use crate::events::facts::{Facts as Watched, Fixed};
 use crate::events::{Events, Interest};
 use crate::kernel_thread::{KernelThread, ThreadError};
@@ -80,6 +83,8 @@ pub struct Parts {
     pub report: Report,
     /// Counts repairs.
     pub metrics: Metrics,
+    /// The time between two checks of what other programs keep (`--iptables-resync`).
+    pub resync: Duration,
 }
 
 /// The controller. Dropping it ends its task.
@@ -106,6 +111,9 @@ impl Controller {
             events,
             folders,
             rules: RulesWatch::new(NftWatch::open(tables())),
+            programs: Programs::new(directory, parts.resync),
+            healed: Vec::new(),
+            failed: Vec::new(),
             records: Records::new(directory),
             stale: Stale::All,
             links: BTreeMap::new(),
@@ -135,6 +143,11 @@ struct Loop {
     events: Events,
     folders: Folders,
     rules: RulesWatch,
+    programs: Programs,
+    /// What other programs had lost and have again, since the last report.
+    healed: Vec<Healed>,
+    /// What could not be repaired by other programs.
+    failed: Vec<(String, String)>,
     records: Records,
     stale: Stale,
     /// All links, as last read.
@@ -218,6 +231,11 @@ impl Loop {
                         break QUIET;
                     }
                 }
+                done = self.programs.checked() => {
+                    if self.learn_of_programs(done?) {
+                        break QUIET;
+                    }
+                }
                 () = tokio::time::sleep_until(due) => {
                     self.next = Look::all();
                     break QUIET;
@@ -247,6 +265,10 @@ impl Loop {
         });
         // a table of others is watched only while a rule of ours is in it
         self.rules.set_tables(tables().into_iter().chain(plan.tables()));
+        self.programs.set_desired(&plan.programs);
+        if plan.programs.is_empty() {
+            self.failed.clear();
+        }
         let done = self.execute(plan.clone(), look).await?;
         self.learn(&plan, &done, &troubles);
         let due = self.due(&plan, &done);
@@ -289,6 +311,20 @@ impl Loop {
 
     fn learn(&mut self, plan: &Plan, done: &Done, troubles: &[String]) {
         self.retry.reset();
+        self.count(done);
+        self.report(plan, done, troubles);
+    }
+
+    /// Takes what a check of other programs' objects found. Returns whether there is something to report.
+    fn learn_of_programs(&mut self, done: Done) -> bool {
+        self.count(&done);
+        let changed = !done.healed.is_empty() || self.failed != done.failed;
+        self.healed.extend(done.healed);
+        self.failed = done.failed;
+        changed
+    }
+
+    fn count(&mut self, done: &Done) {
         for healed in &done.healed {
             self.history.entry(healed.object.clone()).or_default().done(Instant::now());
             self.parts.metrics.repaired_attachment(healed.kind);
@@ -302,12 +338,14 @@ impl Loop {
             self.history.entry(object.clone()).or_default().done(Instant::now());
             tracing::warn!(object, error, "cannot repair an object that another program changed");
         }
-        self.report(plan, done, troubles);
     }
 
     fn report(&mut self, plan: &Plan, done: &Done, troubles: &[String]) {
         let before = self.status.clone();
-        status::record(&mut self.status, plan, done, troubles);
+        let mut done = done.clone();
+        done.healed.append(&mut self.healed);
+        done.failed.extend_from_slice(&self.failed);
+        status::record(&mut self.status, plan, &done, troubles);
         for text in self.status.reported.iter().filter(|text| !before.reported.contains(text)) {
             tracing::warn!("{text}");
         }

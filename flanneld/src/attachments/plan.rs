@@ -4,13 +4,15 @@
 //! long as the record exists. The link to the pod itself is not: only a new ADD can make it, so its absence is
 //! reported.
 
+mod made;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use attachment::bandwidth::Bandwidth;
 use attachment::record::{HostLink, MADE, Record, SharedLink};
-use attachment::rules::{Rules, macspoof, masquerade};
-use attachment::section::Section;
+use attachment::rules::Rules;
 use ipnetwork::IpNetwork;
 use kernel::message::link::SeenLink;
 use kernel::message::neighbour::Forwarding;
@@ -25,6 +27,9 @@ use overlay::lease::Subnets;
 use overlay::ways;
 use tokio::time::Instant;
 
+pub(super) use self::made::limits;
+use self::made::{by_programs, chained, rules};
+use super::programs::ByProgram;
 use super::records::{Name, Records, arp_ignore};
 use crate::events::facts::Fixed;
 use crate::repairs::Repairs;
@@ -125,8 +130,12 @@ pub struct Plan {
     pub ports: BTreeMap<IfName, Object>,
     /// The host's ends of pods without a bridge, each with its addresses and the routes by it.
     pub ends: BTreeMap<IfName, Object>,
+    /// The limits of pods' rates, by the host's link that leads to the pod.
+    pub limits: BTreeMap<IfName, Object>,
     /// Packet rules.
     pub rules: Vec<Ruled>,
+    /// What other programs keep.
+    pub programs: Vec<ByProgram>,
     /// The problems.
     pub findings: BTreeSet<Finding>,
     /// The number of attachments.
@@ -173,6 +182,15 @@ impl Facts<'_> {
         neighbours.chain(forwarding).collect()
     }
 
+    /// The host's end of a pair, if the link of this name still is it: `end` is what the record says of it.
+    fn end_of_pair(&self, dev: &IfName, end: Option<&HostLink>) -> Option<&SeenLink> {
+        let seen = self.links.get(dev).filter(|seen| matches!(seen.link.kind, LinkKind::Veth(_)))?;
+        let is_same = |end: &HostLink| {
+            seen.index.0 == end.index || seen.link.mac.is_some() && seen.link.mac == end.mac.parse().ok()
+        };
+        end.is_none_or(is_same).then_some(seen)
+    }
+
     /// The link's `arp_ignore` when a pod gets no answer about its gateway's address, which is one of the link's own and of the
     /// pod's subnet: 1 and 2 answer for such (arp_ignore, net/ipv4/arp.c).
     fn refuses_arp(&self, link: &str) -> Option<String> {
@@ -181,7 +199,7 @@ impl Facts<'_> {
     }
 }
 
-/// Recent repairs by object: a link's name, or `rules of NETWORK/ID@IF`.
+/// Recent repairs by object: a link's name, `limits of LINK`, or `rules of NETWORK/ID@IF in table TABLE`.
 pub type History = BTreeMap<String, Repairs>;
 
 impl Ruled {
@@ -199,7 +217,8 @@ impl Plan {
 
     /// The desired state of all links, to compare announcements with.
     pub fn links(&self) -> Object {
-        let mut all = Object::merge(self.shared.values().chain(self.ports.values()).chain(self.ends.values()));
+        let objects = [&self.shared, &self.ports, &self.ends, &self.limits];
+        let mut all = Object::merge(objects.into_iter().flat_map(BTreeMap::values));
         // an address that another program added to a bridge is no reason for a check
         all.scope.addresses.clear();
         all
@@ -230,12 +249,13 @@ impl Object {
         let mut all = Self::default();
         for object in objects {
             all.state.extend(object.state.clone());
-            let Scope { links, read_links, addresses, local, vlans, sysctls, routes, keep, .. } = &object.scope;
+            let Scope { links, read_links, addresses, local, vlans, queues, sysctls, routes, keep, .. } = &object.scope;
             all.scope.links.extend(links.iter().cloned());
             all.scope.read_links.extend(read_links.iter().cloned());
             all.scope.addresses.extend(addresses.iter().cloned());
             all.scope.local.extend(local.iter().cloned());
             all.scope.vlans.extend(vlans.iter().cloned());
+            all.scope.queues.extend(queues.iter().cloned());
             all.scope.sysctls.extend(sysctls.iter().cloned());
             all.scope.keep |= keep;
             match (&mut all.scope.routes, routes) {
@@ -266,6 +286,7 @@ pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
         }
         plan.rules.extend(rules(name, record));
         plan.rules.extend(chained(name, record));
+        plan.programs.extend(by_programs(name, record));
     }
     for (dev, shared) in bridges {
         plan.add_shared(facts, dev, &shared);
@@ -274,6 +295,9 @@ pub fn plan(facts: &Facts<'_>, history: &mut History) -> Plan {
         if let (Some(end), true, false) = (&record.host, record.committed, facts.records.is_exempted(name)) {
             plan.add_host_link(facts, name, (end, &record.shared));
             plan.findings.extend(facts.misled(name, end, record));
+        }
+        if let (Some(bandwidth), false) = (limits(record), facts.records.is_exempted(name)) {
+            plan.add_limits(facts, name, (record.host.as_ref(), bandwidth));
         }
     }
     plan.leave_resting(facts.now, history);
@@ -290,34 +314,6 @@ fn is_here(record: &Record, subnets: Subnets) -> bool {
     }
     let inside = |net: &IpNetwork| subnets.iter().any(|subnet| subnet.contains(net.ip()));
     !all.is_empty() && all.iter().all(inside)
-}
-
-/// The packet rules of chained plugins.
-fn chained(name: &Name, record: &Record) -> Vec<Ruled> {
-    let finished = record.sections.iter().filter(|kept| kept.committed);
-    let of_section = |section: &Section| {
-        let rules = section.rules(name.key()).into_iter();
-        rules.map(|rules| Ruled { owner: name.clone(), rules, chained: Some(section.plugin()) }).collect::<Vec<_>>()
-    };
-    finished.flat_map(|kept| of_section(&kept.section)).collect()
-}
-
-fn rules(name: &Name, record: &Record) -> Vec<Ruled> {
-    if !record.committed {
-        return Vec::new();
-    }
-    let pod = record.pod.as_ref();
-    let mut all = Vec::new();
-    if !record.rules_of(&masquerade::table()).is_empty() {
-        let nets: Vec<IpNetwork> =
-            pod.iter().flat_map(|pod| &pod.addresses).filter_map(|net| net.parse().ok()).collect();
-        all.push(masquerade::rules(name.key(), &nets, &record.masquerade_exclude));
-    }
-    let ends = record.host.as_ref().and_then(|host| Some((IfName::new(&host.name).ok()?, pod?.mac.parse().ok()?)));
-    if let (false, Some((host, mac))) = (record.rules_of(&macspoof::table()).is_empty(), ends) {
-        all.push(macspoof::rules(name.key(), Some((&host, mac))));
-    }
-    all.into_iter().map(|rules| Ruled { owner: name.clone(), rules, chained: None }).collect()
 }
 
 /// What the records say about one shared link.
@@ -453,10 +449,7 @@ impl Plan {
         if master.is_none() && end.routes.is_empty() {
             return;
         }
-        let is_same = |seen: &&SeenLink| {
-            matches!(seen.link.kind, LinkKind::Veth(_)) && (seen.index.0 == end.index || seen.link.mac == Some(mac))
-        };
-        let Some(seen) = facts.links.get(&dev).filter(is_same) else {
+        let Some(seen) = facts.end_of_pair(&dev, Some(end)) else {
             self.findings.insert(Finding::Gone(owner.clone(), end.name.clone()));
             return;
         };
@@ -486,6 +479,17 @@ impl Plan {
             Some(bridge) => self.add_port(facts, (dev, bridge), end, object),
             None => drop(self.ends.insert(dev.clone(), pair(dev, end, object))),
         }
+    }
+
+    /// Adds the limits of an attachment's rate, if its link still exists.
+    fn add_limits(&mut self, facts: &Facts<'_>, owner: &Name, (end, bandwidth): (Option<&HostLink>, &Bandwidth)) {
+        let Ok(dev) = IfName::new(&bandwidth.link) else { return };
+        if facts.end_of_pair(&dev, end.filter(|end| end.name == bandwidth.link)).is_none() {
+            self.findings.insert(Finding::Gone(owner.clone(), bandwidth.link.clone()));
+            return;
+        }
+        let (state, scope) = bandwidth.host();
+        self.limits.insert(dev, Object { state, scope, owners: vec![owner.clone()] });
     }
 
     fn add_port(&mut self, facts: &Facts<'_>, (dev, bridge): (IfName, IfName), end: &HostLink, mut object: Object) {
@@ -526,10 +530,17 @@ impl Plan {
         self.shared.retain(|dev, _| awake(dev.as_str()));
         self.ports.retain(|dev, _| awake(dev.as_str()));
         self.ends.retain(|dev, _| awake(dev.as_str()));
+        self.limits.retain(|dev, _| awake(&limits_of(dev)));
         self.rules.retain(|ruled| awake(&ruled.label()));
+        self.programs.retain(|one| awake(&one.label()));
         self.look_again = rests.values().min().copied();
         self.findings.extend(rests.into_keys().map(Finding::Rests));
     }
+}
+
+/// The name of limits in a report.
+pub(super) fn limits_of(dev: &IfName) -> String {
+    format!("limits of {dev}")
 }
 
 /// RT_SCOPE_HOST, linux/rtnetlink.h

@@ -10,8 +10,11 @@ use kernel::state::{NftTable, State};
 use kernel::types::IfName;
 use kernel::{Kernel, KernelError, Outcome};
 
-use super::plan::{Finding, Object, Plan, Ruled};
+use super::plan::{Finding, Object, Plan, Ruled, limits, limits_of};
 use super::records::Name;
+
+/// The kind of [`Plan::limits`].
+const LIMITS: &str = "limits";
 
 /// Which objects to check.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,7 +35,7 @@ impl Look {
 /// A repaired object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Healed {
-    /// `bridge`, `port`, `pair` or `rules`.
+    /// `bridge`, `port`, `pair`, `limits` or `rules`.
     pub kind: &'static str,
     /// The object's name.
     pub object: String,
@@ -60,7 +63,7 @@ pub struct Done {
 pub fn execute(kernel: &mut Kernel, plan: &Plan, directory: &Path, look: Look) -> Result<Done, KernelError> {
     let mut work = Work { kernel, directory, done: Done::default() };
     work.confirm(&plan.findings);
-    let kinds = [("bridge", &plan.shared), ("port", &plan.ports), ("pair", &plan.ends)];
+    let kinds = [("bridge", &plan.shared), ("port", &plan.ports), ("pair", &plan.ends), (LIMITS, &plan.limits)];
     for (kind, objects) in kinds.into_iter().filter(|_| look.links) {
         for dev in work.differing(objects)? {
             if let Some(object) = objects.get(&dev) {
@@ -81,11 +84,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// The record of a finished attachment that no other process works on.
-    fn lock(&self, name: &Name) -> Option<(Locked, Record)> {
-        self.lock_if(name, |record| record.committed)
-    }
-
+    /// The record that no other process works on, if it `is_finished`.
     fn lock_if(&self, name: &Name, is_finished: impl Fn(&Record) -> bool) -> Option<(Locked, Record)> {
         let locked = Locked::at_once(self.directory, name.key()).ok().flatten()?;
         let record = locked.record.clone().filter(is_finished)?;
@@ -95,7 +94,7 @@ impl Work<'_> {
     /// The attachment is finished, nobody is at work on it, and it has this link: the pod may have been attached anew since its
     /// record was read.
     fn still_has(&self, name: &Name, link: &str) -> bool {
-        self.lock(name).and_then(|(_, record)| record.host).is_some_and(|host| host.name == link)
+        self.lock_if(name, |record| holds("port", link, record) || holds(LIMITS, link, record)).is_some()
     }
 
     /// Confirms the problems: a missing link is in order while its attachment is being deleted.
@@ -115,30 +114,37 @@ impl Work<'_> {
         let conflicts = plan.conflicts.iter().filter_map(|conflict| match conflict {
             Conflict::Link { name, .. } => Some(name.clone()),
             Conflict::Route { wanted, .. } => wanted.dev.clone(),
+            Conflict::Qdisc { key, .. } => Some(key.dev.clone()),
+            Conflict::Filter { key } => Some(key.dev.clone()),
             _ => None,
         });
-        Ok(plan.steps.iter().filter_map(subject).chain(conflicts).collect())
+        let devs = plan.steps.iter().filter_map(subject).chain(conflicts);
+        // the device that limits what a pod sends belongs to the object of the pod's link
+        let key = |dev: IfName| match objects.contains_key(&dev) {
+            true => Some(dev),
+            false => {
+                objects.iter().find(|(_, object)| object.state.links.contains_key(&dev)).map(|(key, _)| key.clone())
+            }
+        };
+        Ok(devs.filter_map(key).collect())
     }
 
     fn repair(&mut self, kind: &'static str, dev: &IfName, object: &Object) -> Result<(), KernelError> {
         // As long as this lock is held, neither ADD nor DEL changes this attachment.
-        let Some((_lock, record)) = object.owners.iter().find_map(|owner| self.lock(owner)) else {
+        // A record that does not have it is of a pod that was attached anew since it was read.
+        let has = |record: &Record| holds(kind, dev.as_str(), record);
+        let Some(_lock) = object.owners.iter().find_map(|owner| self.lock_if(owner, has)) else {
             self.done.busy = true;
             return Ok(());
         };
-        let has = record.host.is_some_and(|host| host.name == dev.as_str());
-        if kind != "bridge" && !has {
-            // The pod was attached anew since the record was read.
-            self.done.busy = true;
-            return Ok(());
-        }
         let outcome = self.kernel.converge(&object.state, &object.scope, None)?;
         let is_gone = outcome.failed.iter().any(|(step, _)| matches!(step, Step::CreateLink(..)));
         if let (true, "port" | "pair", Some(owner)) = (is_gone, kind, object.owners.first()) {
             self.done.findings.insert(Finding::Gone(owner.clone(), dev.to_string()));
             return Ok(());
         }
-        self.count(kind, dev.to_string(), &outcome);
+        let label = if kind == LIMITS { limits_of(dev) } else { dev.to_string() };
+        self.count(kind, label, &outcome);
         Ok(())
     }
 
@@ -209,6 +215,15 @@ impl Work<'_> {
     }
 }
 
+/// Whether the record says that the attachment is finished and has this object of a link.
+fn holds(kind: &str, link: &str, record: &Record) -> bool {
+    match kind {
+        "bridge" => record.committed,
+        LIMITS => limits(record).is_some_and(|limits| limits.link == link),
+        _ => record.committed && record.host.as_ref().is_some_and(|host| host.name == link),
+    }
+}
+
 /// The record with the handles of the added rules.
 fn with_handles(mut record: Record, table: &TableKey, repaired: attachment::rules::Repaired) -> Record {
     let of_table = |rule: &RuleRecord| rule.family == table.family.to_string() && rule.table == table.name;
@@ -223,6 +238,8 @@ fn with_handles(mut record: Record, table: &TableKey, repaired: attachment::rule
 fn subject(step: &Step) -> Option<IfName> {
     match step {
         Step::CreateLink(name, _) | Step::ChangeLink(name, _) | Step::SetPort(name, _) => Some(name.clone()),
+        Step::AddQdisc(key, _) | Step::ChangeQdisc(key, _) | Step::DeleteQdisc(key) => Some(key.dev.clone()),
+        Step::AddFilter(key, _) | Step::DeleteFilter(key) => Some(key.dev.clone()),
         Step::AddVlan(key, _) | Step::DeleteVlan(key) => Some(key.dev.clone()),
         Step::AddAddress(key, _) | Step::DeleteAddress(key) => Some(key.dev.clone()),
         Step::CreateRoute(_, route) | Step::PutRoute(_, route) => route.dev.clone(),

@@ -36,6 +36,8 @@ pub struct Options {
     pub blackhole_route: bool,
     /// Whether the objects that plugins made for pods are repaired.
     pub heal_attachments: bool,
+    /// The time between two checks of what other programs keep for pods.
+    pub resync: Duration,
     /// Which packet rules are written.
     pub rules: overlay::rules::Options,
     /// klog's verbosity: 0 logs changes, 1 each step, 4 everything.
@@ -241,6 +243,7 @@ fn options(raw: Raw, mut warnings: Vec<String>, env: &BTreeMap<String, String>) 
             .map(|port| SocketAddr::new(raw.healthz_ip, port)),
         blackhole_route: raw.ip_blackhole_route,
         heal_attachments: raw.heal_attachments,
+        resync: raw.rules.resync(),
         rules: raw.rules.options(),
         verbosity: raw.v,
         log_format: raw.log_format,

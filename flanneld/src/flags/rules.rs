@@ -1,5 +1,7 @@
 //! The flags of packet rules.
 
+use std::time::Duration;
+
 use ipnetwork::IpNetwork;
 use kernel::types::masked;
 use overlay::net::parse_cidr;
@@ -20,8 +22,9 @@ pub(super) struct RuleFlags {
     /// Accept forwarded packets of pods
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true)]
     iptables_forward_rules: bool,
-    /// Accepted for upstream's unit files; has no effect: rules are repaired as soon as they are changed
-    #[arg(long, hide = true, default_value = "5", value_parser = seconds)]
+    /// Seconds between two checks of pods' rules in the tables of iptables and of their sources in firewalld; other rules are
+    /// repaired as soon as they are changed
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds, allow_negative_numbers = true)]
     iptables_resync: i64,
 }
 
@@ -45,6 +48,11 @@ impl RuleFlags {
     pub(super) fn warning(&self) -> Option<String> {
         let excludes = self.ip_masq_exclude.iter().any(|networks| !networks.0.is_empty());
         (excludes && !self.ip_masq).then(|| "--ip-masq-exclude has no effect without --ip-masq".to_owned())
+    }
+
+    /// The time between two checks of what other programs keep: a second or more.
+    pub(super) fn resync(&self) -> Duration {
+        Duration::from_secs(self.iptables_resync.max(1).unsigned_abs())
     }
 
     /// The options.

@@ -34,7 +34,7 @@ pub use delegating::{Delegate, Delegating, Delegation, HostFacts, HostPart, Plan
 pub use ends::{Ends, interface, pod_interface, prev_mac};
 pub use fields::{Masquerade, MasqueradeBackend};
 pub use ipam::{Addresses, Ipam};
-pub use rules::{not_removed, refused};
+pub use rules::{by_firewalld, not_removed, refused};
 pub(crate) use runtimes::kept;
 pub use sections::Host;
 

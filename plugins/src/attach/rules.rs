@@ -2,6 +2,7 @@
 //! address in nf_tables.
 
 use attachment::Key;
+use attachment::firewalld::FirewalldError;
 use attachment::record::Record;
 use attachment::rules::iptables::{self, IptablesError, Part, RemovalError};
 use attachment::rules::{Rules, macspoof, masquerade, support};
@@ -64,6 +65,14 @@ pub(super) fn put(parts: &[Part]) -> Result<(), Error> {
 /// The error of a program of iptables. A lock that another program holds is temporary.
 pub fn refused(error: &IptablesError) -> Error {
     Error::new(if error.is_temporary() { code::TRY_AGAIN } else { code::INTERNAL }, error.to_string())
+}
+
+/// The error of firewalld. No answer in time is temporary.
+pub fn by_firewalld(error: &FirewalldError) -> Error {
+    let code = if error.is_temporary() { code::TRY_AGAIN } else { code::INTERNAL };
+    let plain = Error::new(code, error.to_string());
+    let advice = "start firewalld, or configure another \"backend\"";
+    if error.is_absent() { plain.with_details(advice) } else { plain }
 }
 
 /// The error of a removal that failed.

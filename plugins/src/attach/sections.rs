@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use attachment::Key;
 use attachment::record::{DIRECTORY, Locked, Record, list, networks};
 use attachment::rules::{AddError, Rules, iptables, owner};
 use attachment::section::{Kept, Section};
+use attachment::{Key, firewalld};
 use cni::error::{Error, code};
 use cni::plugin::Request;
 use kernel::child::leave_to_child;
@@ -18,9 +18,8 @@ use kernel::removal::clear;
 use kernel::state::Scope;
 use kernel::{Kernel, KernelError};
 
-use super::rules::{not_removed, refused};
+use super::rules::{by_firewalld, not_removed, refused};
 use super::{join, runtimes};
-use crate::firewall::firewalld;
 
 /// How often elements of owners that are gone are taken over, because others may add the same ones meanwhile.
 const TURNS: usize = 3;
@@ -255,7 +254,9 @@ pub(super) fn make_by_programs(key: Key<'_>, section: &Section) -> Result<(), Er
     if let Some((parts, _)) = section.iptables(key) {
         iptables::put(&parts).map_err(|error| refused(&error).context(section.plugin()))?;
     }
-    section.sources().map_or(Ok(()), |(zone, sources)| firewalld::add(zone, &sources))
+    section
+        .sources()
+        .map_or(Ok(()), |(zone, sources)| firewalld::add(zone, &sources).map_err(|error| by_firewalld(&error)))
 }
 
 /// The commands that would make the rules of a section that are missing.
@@ -269,7 +270,7 @@ pub(super) fn missing(host: &mut Kernel, key: Key<'_>, section: &Section) -> Res
         found.extend(iptables::differences(&parts).map_err(|error| refused(&error).context(section.plugin()))?);
     }
     if let Some((zone, sources)) = section.sources() {
-        found.extend(firewalld::missing(zone, &sources)?);
+        found.extend(firewalld::missing(zone, &sources).map_err(|error| by_firewalld(&error))?);
     }
     Ok(found)
 }
@@ -293,7 +294,7 @@ fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<(), Erro
         outcomes.push(iptables::remove(host, &removal).map_err(not_removed));
     }
     if let Some((zone, sources)) = section.sources() {
-        outcomes.push(firewalld::remove(zone, &sources));
+        outcomes.push(firewalld::remove(zone, &sources).map_err(|error| by_firewalld(&error)));
     }
     let (_, scope) = section.host();
     if scope != Scope::default() {

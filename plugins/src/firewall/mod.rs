@@ -1,19 +1,16 @@
 //! `firewall`, a chained plugin: accepts forwarded packets from the pod and their answers, and keeps those of other bridges
 //! away from it.
 
-mod bus;
 mod conf;
-pub mod firewalld;
 pub mod forward;
-pub mod message;
 
 use std::net::IpAddr;
 
-use attachment::Key;
 use attachment::record::Record;
 use attachment::rules::firewall::{Backend, Firewall, IngressPolicy, bridge_table, table};
 use attachment::rules::{delete_elements, iptables, owner};
 use attachment::section::Section;
+use attachment::{Key, firewalld};
 use cni::error::{Error, code};
 use cni::plugin::Request;
 use cni::result::AddResult;
@@ -22,7 +19,7 @@ use kernel::Kernel;
 use kernel::state::LinkKind;
 use kernel::types::{Family, IfName, host_net};
 
-use crate::attach::{Chained, Host, Side, Sides, join, not_removed, refused};
+use crate::attach::{Chained, Host, Side, Sides, by_firewalld, join, not_removed, refused};
 use crate::traces;
 use conf::{Conf, Document, any_zone};
 use forward::{Found, look};
@@ -100,7 +97,7 @@ impl Chained for FirewallPlugin {
         let zone = any_zone(request.conf.decode().ok());
         let sources: Vec<String> = addresses.into_iter().map(iptables::host).collect();
         let of_zone = firewalld::runs().and_then(|runs| if runs { firewalld::remove(&zone, &sources) } else { Ok(()) });
-        join([removed, of_zone])
+        join([removed, of_zone.map_err(|error| by_firewalld(&error))])
     }
 
     fn answer(
@@ -163,7 +160,7 @@ impl Chained for FirewallPlugin {
             Backend::Firewalld => match firewalld::runs() {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(missing("firewalld does not run".into())),
-                Err(error) => Err(Error { code: code::NOT_AVAILABLE, ..error }),
+                Err(error) => Err(Error { code: code::NOT_AVAILABLE, ..by_firewalld(&error) }),
             },
         }
     }
@@ -196,8 +193,11 @@ fn bridge(previous: &AddResult, host: &mut Kernel) -> Result<String, Error> {
 fn stands(firewall: &Firewall, key: Key<'_>, host: &mut Host) -> Result<bool, Error> {
     let host = host.kernel()?;
     let missing = match (firewall.backend, firewall.sources()) {
-        (_, Some((_, sources))) if !firewalld::runs()? => sources,
-        (_, Some((zone, sources))) => firewalld::missing(if zone.is_empty() { "trusted" } else { zone }, &sources)?,
+        (_, Some((_, sources))) if !firewalld::runs().map_err(|error| by_firewalld(&error))? => sources,
+        (_, Some((zone, sources))) => {
+            let zone = if zone.is_empty() { "trusted" } else { zone };
+            firewalld::missing(zone, &sources).map_err(|error| by_firewalld(&error))?
+        }
         (Backend::Iptables, None) => {
             if !iptables::may_hold(host, &Firewall::removal(&firewall.addresses)) {
                 return Ok(false);

@@ -1,5 +1,8 @@
 use super::*;
+use attachment::bandwidth::{Egress, Limit};
 use attachment::record::{Locked, PodLink, RuleRecord, VlanRecord};
+use attachment::rules::masquerade;
+use attachment::section::{Kept, PodNetns, Section};
 use kernel::types::IfIndex;
 use std::path::Path;
 
@@ -305,6 +308,27 @@ fn a_pair_without_a_bridge_has_its_addresses_and_routes() {
     assert!(plan.ports.is_empty() && plan.findings.is_empty(), "{:?}", plan.findings);
     record.host.as_mut().unwrap().routes.clear();
     assert!(of(&record).ends.is_empty(), "a link of which nothing is recorded");
+}
+
+#[test]
+fn limits_are_desired_while_their_link_is_there() {
+    let limit = Limit { rate: 8000, burst: 80_000 };
+    let egress = Egress { limit, device: "bwp1".into(), mac: MAC.into(), mtu: 1450 };
+    let made = Bandwidth { link: "veth1".into(), ingress: Some(limit), egress: Some(egress) };
+    let with = |committed: bool, record: Record| {
+        let mut record = record;
+        record.put_section(Kept { committed, netns: PodNetns::default(), section: Section::Bandwidth(made.clone()) });
+        (who("a"), record)
+    };
+    let of = |record, link: SeenLink| planned(&[record], &[cni0(), link], &[]);
+    let plan = of(with(true, record("10.5.1.2/24")), veth(7, MAC));
+    let object = &plan.limits[&name("veth1")];
+    assert_eq!((object.state.clone(), object.scope.clone()), made.host());
+    assert_eq!(plan.links().scope.queues, [name("bwp1"), name("veth1")]);
+    // its ADD or DEL is at work
+    assert!(of(with(false, record("10.5.1.2/24")), veth(7, MAC)).limits.is_empty());
+    let plan = of(with(true, record("10.5.1.2/24")), veth(8, "02:00:00:00:00:77"));
+    assert_eq!((plan.limits.len(), plan.findings.len()), (0, 1), "another link has its name");
 }
 
 /// By now another link may have the name.

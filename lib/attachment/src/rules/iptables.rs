@@ -75,6 +75,14 @@ fn put_one(part: &Part) -> Result<(), IptablesError> {
     Ok(())
 }
 
+/// The contents of a table.
+///
+/// # Errors
+/// A program is missing, did not end in time, or cannot read the table.
+pub fn read(family: Family, table: &str) -> Result<Saved, IptablesError> {
+    save(Variant::Chosen, family, table)
+}
+
 /// The commands that would make what is missing, for CHECK.
 ///
 /// # Errors

@@ -27,10 +27,10 @@ const ROOM: usize = 16 << 20;
 
 /// RTM_* (linux/rtnetlink.h), a NEW and a DEL each: links, addresses, routes, neighbours and rules.
 const OBJECTS: [u16; 10] = [16, 17, 20, 21, 24, 25, 28, 29, 32, 33];
-/// RTM_NEWQDISC and RTM_DELQDISC.
-const QUEUES: [u16; 2] = [36, 37];
-/// Classes, filters, actions and chains of filters, which are announced to the same group.
-const TRAFFIC: [std::ops::RangeInclusive<u16>; 2] = [38..=50, 100..=102];
+/// RTM_NEW* and RTM_DEL* of queueing disciplines, their classes, and filters.
+const QUEUES: [u16; 6] = [36, 37, 40, 41, 44, 45];
+/// Actions and chains of filters, which are announced to the same group.
+const TRAFFIC: [std::ops::RangeInclusive<u16>; 2] = [48..=50, 100..=102];
 /// The kernel asks a program to resolve an address (`neigh_app_ns`, net/core/neighbour.c); nothing has changed.
 const RTM_GETNEIGH: u16 = 30;
 
@@ -58,7 +58,7 @@ pub struct Announcement {
 pub(super) enum Body {
     Object(Message),
     Netconf(Netconf),
-    /// The queueing discipline of the link of this index.
+    /// The queueing discipline of the link of this index, or a class or filter of it.
     Queue(u32),
     /// Nothing has changed.
     Nothing,

@@ -31,7 +31,8 @@ pub fn contradicts(news: &News, desired: &State, scope: &Scope) -> bool {
 
 /// Whether objects on the link can be desired or ours.
 fn concerns(name: &IfName, desired: &State, scope: &Scope) -> bool {
-    let named = [&scope.links, &scope.read_links, &scope.addresses, &scope.neighbours, &scope.vlans, &scope.wireguard];
+    let Scope { links, read_links, addresses, neighbours, vlans, wireguard, queues, .. } = scope;
+    let named = [links, read_links, addresses, neighbours, vlans, wireguard, queues];
     desired.links.contains_key(name)
         || desired.ports.contains_key(name)
         || named.iter().any(|links| links.contains(name))

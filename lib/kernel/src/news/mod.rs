@@ -53,7 +53,7 @@ pub enum News {
     Route(RouteKey, Option<Route>),
     /// A sysctl that the kernel announces (RTM_NEWNETCONF): its path below `/proc/sys`, and its value.
     Sysctl(String, String),
-    /// The queueing discipline of a link is another.
+    /// The queueing discipline of a link, a class or a filter has changed.
     Queue(IfName),
     /// The routing policy (`ip rule`): some rule has come or gone.
     Policy,

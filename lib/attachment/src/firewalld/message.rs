@@ -1,5 +1,5 @@
-//! Messages of D-Bus as bytes (D-Bus Specification 0.43, "Message Protocol"). Bodies are strings and booleans, which is all
-//! that firewalld's calls need. Pure.
+//! Messages of D-Bus as bytes (D-Bus Specification 0.43, "Message Protocol"). Bodies are strings, lists of them and booleans,
+//! which is all that firewalld's calls need. Pure.
 
 /// METHOD_CALL
 pub const CALL: u8 = 1;
@@ -28,6 +28,8 @@ const SIGNATURE: u8 = 8;
 pub enum Value {
     /// `s`
     Text(String),
+    /// `as`
+    Texts(Vec<String>),
     /// `b`
     Flag(bool),
 }
@@ -75,6 +77,14 @@ impl Writer {
         self.0.push(0);
     }
 
+    fn texts(&mut self, texts: &[String]) {
+        self.u32(0);
+        let start = self.0.len();
+        texts.iter().for_each(|text| self.text(text));
+        let length = (self.0.len() - start) as u32;
+        self.0[start - 4..start].copy_from_slice(&length.to_le_bytes());
+    }
+
     fn signature(&mut self, text: &str) {
         self.0.push(text.len() as u8);
         self.0.extend(text.as_bytes());
@@ -99,6 +109,10 @@ impl Message {
                 Value::Text(text) => {
                     types.push('s');
                     body.text(text);
+                }
+                Value::Texts(texts) => {
+                    types.push_str("as");
+                    body.texts(texts);
                 }
                 Value::Flag(flag) => {
                     types.push('b');
@@ -165,12 +179,10 @@ impl Message {
         if bytes.len() != r.at.checked_add(body)? {
             return None;
         }
-        for kind in types.chars() {
-            match kind {
-                's' => message.body.push(Value::Text(r.text()?)),
-                'b' => message.body.push(Value::Flag(r.u32()? != 0)),
-                _ => break,
-            }
+        let mut types = types.as_str();
+        while let Some((value, rest)) = r.value(types)? {
+            message.body.push(value);
+            types = rest;
         }
         Some(message)
     }
@@ -226,6 +238,29 @@ impl Reader<'_> {
         self.take(1)?.first().copied()
     }
 
+    /// The first value of these types, and the types of the others. `Some(None)`: none is left, or the next is of another type.
+    fn value<'t>(&mut self, types: &'t str) -> Option<Option<(Value, &'t str)>> {
+        Some(Some(if let Some(rest) = types.strip_prefix('s') {
+            (Value::Text(self.text()?), rest)
+        } else if let Some(rest) = types.strip_prefix('b') {
+            (Value::Flag(self.u32()? != 0), rest)
+        } else if let Some(rest) = types.strip_prefix("as") {
+            (Value::Texts(self.texts()?), rest)
+        } else {
+            return Some(None);
+        }))
+    }
+
+    fn texts(&mut self) -> Option<Vec<String>> {
+        let len = self.u32()? as usize;
+        let end = self.at.checked_add(len)?;
+        let mut all = Vec::new();
+        while self.at < end {
+            all.push(self.text()?);
+        }
+        (self.at == end).then_some(all)
+    }
+
     fn u32(&mut self) -> Option<u32> {
         self.align(4)?;
         let big = self.big;
@@ -262,7 +297,12 @@ mod tests {
             interface: "org.fedoraproject.FirewallD1.zone".into(),
             member: "addSource".into(),
             destination: "org.fedoraproject.FirewallD1".into(),
-            body: vec![Value::Text("trusted".into()), Value::Text("10.1.2.3/32".into()), Value::Flag(true)],
+            body: vec![
+                Value::Text("trusted".into()),
+                Value::Texts(vec!["10.1.2.3/32".into(), String::new()]),
+                Value::Texts(Vec::new()),
+                Value::Flag(true),
+            ],
             ..Message::default()
         }
     }

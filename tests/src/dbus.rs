@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use plugins::firewall::message::{ERROR, HEAD, Message, RETURN, Value};
+use attachment::firewalld::message::{ERROR, HEAD, Message, RETURN, Value};
 
 /// The socket of the system bus.
 const SOCKET: &str = "/run/dbus/system_bus_socket";
@@ -34,6 +34,7 @@ pub struct Bus {
 }
 
 impl Bus {
+    /// Serves in the sandbox's private `/run`.
     pub fn start(manner: Manner) -> Self {
         std::fs::create_dir_all("/run/dbus").unwrap();
         let listener = UnixListener::bind(SOCKET).unwrap();
@@ -48,15 +49,17 @@ impl Bus {
         bus
     }
 
+    /// firewalld behaves otherwise from now on.
     pub fn behave(&self, manner: Manner) {
         *self.manner.lock().unwrap() = manner;
     }
 
-    /// Zone and source of each.
+    /// The zone and the source of each source.
     pub fn sources(&self) -> Vec<String> {
         self.sources.lock().unwrap().iter().map(|(zone, source)| format!("{zone} {source}")).collect()
     }
 
+    /// firewalld has no sources, as after a reload.
     pub fn forget(&self) {
         self.sources.lock().unwrap().clear();
     }
@@ -114,6 +117,11 @@ impl Bus {
             Manner::Refuses => return Some(error(EXCEPTION, "INVALID_ZONE_NAME: no such zone")),
             Manner::Absent => return Some(error("org.freedesktop.DBus.Error.ServiceUnknown", "not provided")),
             Manner::Answers => {}
+        }
+        if let ("getSources", [Value::Text(zone)]) = (&*call.member, &call.body[..]) {
+            let sources = self.sources.lock().unwrap();
+            let of_zone = sources.iter().filter(|(of, _)| of == zone).map(|(_, source)| source.clone());
+            return Some(reply(vec![Value::Texts(of_zone.collect())]));
         }
         let [Value::Text(zone), Value::Text(source)] = &call.body[..] else { panic!("{call:?}") };
         let key = (zone.clone(), source.clone());
