@@ -33,30 +33,28 @@ const KEPT_FOR: i64 = 100;
 /// If no child can be created, if nobody would reap it, or if this process has several threads, the caller does `work`
 /// and closes `held` itself.
 pub fn leave_to_child<T>(held: Option<impl AsFd>, work: impl FnOnce() -> T) {
-    let Some((closed, open)) = (is_reaped() && is_alone()).then(|| pipe_with(PipeFlags::CLOEXEC).ok()).flatten() else {
+    let Some((end, open)) = (is_reaped() && is_alone()).then(|| pipe_with(PipeFlags::CLOEXEC).ok()).flatten() else {
         return drop(work());
     };
     // SAFETY: this is the only thread, so the child's memory is as after any other call, and no lock is held.
     match unsafe { libc::fork() } {
         -1 => drop(work()),
-        0 => child(closed.as_raw_fd(), held.as_ref().map(|held| held.as_fd().as_raw_fd()), work),
-        _child => {}
+        0 => child(end.as_raw_fd(), held.as_ref().map(|held| held.as_fd().as_raw_fd()), work),
+        _child => {
+            // the caller's namespaces and files must be free when it ends: waits until the child has closed its copies
+            drop(open);
+            let _ = rustix::io::retry_on_intr(|| rustix::io::read(&end, &mut [0; 1]));
+        }
     }
-    drop(held);
-    // the end of the pipe tells the child that `held` is its own
-    drop(open);
 }
 
-/// The child: waits until the caller has closed its own `held` or has died, works, and ends.
-fn child<T>(closed: RawFd, held: Option<RawFd>, work: impl FnOnce() -> T) -> ! {
+/// The child: closes everything but `held`, works, and ends.
+fn child<T>(end: RawFd, held: Option<RawFd>, work: impl FnOnce() -> T) -> ! {
     // the descriptors 0 to 2 cannot be written to, so that nothing comes into a socket of the work by mistake
     match held {
-        Some(held) => keep([closed, closed, closed, held]),
-        None => keep([closed, closed, closed]),
+        Some(held) => keep([end, end, end, held]),
+        None => keep([end, end, end]),
     }
-    let mut byte = 0u8;
-    // SAFETY: reads the end of the pipe to the child's stack.
-    unsafe { libc::read(0, (&raw mut byte).cast(), 1) };
     // a panic must not unwind into the frames of the parent's main
     let _open = catch_unwind(AssertUnwindSafe(work));
     // SAFETY: waits without descriptors; _exit runs no destructor of the parent's.
