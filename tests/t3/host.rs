@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use attachment::record::{DIRECTORY, list, networks};
-use flannelctl::install::install;
 use lab::netns::{Room, enter_path};
+use lab::pods::place_plugins;
 use lab::wait::eventually;
 use tests::harness::executables;
 
@@ -86,7 +86,7 @@ fn plugins(bin: &Path, whose: Whose) -> Outcome {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => fs::create_dir_all(bin)?,
     }
-    install(&executables()?.plugins, bin)?;
+    place_plugins(&executables()?.plugins, bin)?;
     for entry in fs::read_dir(REFERENCE)? {
         let entry = entry?;
         let (name, place) = (entry.file_name(), bin.join(entry.file_name()));
