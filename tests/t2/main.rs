@@ -35,6 +35,7 @@ mod live_changes;
 mod lost_files;
 mod managers;
 mod paths;
+mod reclaim;
 mod rights;
 mod rules;
 mod samples;
@@ -225,6 +226,10 @@ static TESTS: &[Test] = &[
     test!(attachments_left::without_the_flag_nothing_is_repaired, IP),
     test!(attachments_left::a_record_in_use_is_waited_for, IP),
     test!(attachments_left::the_sixth_repair_in_a_minute_waits, IP),
+    test!(reclaim::a_pod_without_del_leaves_nothing, NFT, IP),
+    test!(reclaim::without_a_living_pod_nothing_is_removed),
+    test!(reclaim::a_namespace_with_a_process_is_kept),
+    test!(reclaim::a_record_in_use_is_left_alone),
     test!(claims::one_that_holds_the_gateways_address, IP),
     test!(claims::one_that_holds_a_dns_servers_address),
     test!(claims::one_that_holds_the_stores_address, IP, ETCD, ETCDCTL),

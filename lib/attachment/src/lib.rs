@@ -5,6 +5,7 @@
 
 pub mod bandwidth;
 pub mod connections;
+pub mod reclaim;
 pub mod record;
 pub mod reservations;
 pub mod rules;
