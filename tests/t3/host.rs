@@ -154,6 +154,16 @@ pub fn fetch(at: SocketAddr) -> Result<String, Failure> {
     Ok(text)
 }
 
+/// The answer of an HTTP server.
+pub fn get(at: SocketAddr, path: &str) -> Result<String, Failure> {
+    let mut connection = TcpStream::connect_timeout(&at, Duration::from_secs(2))?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    connection.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// What the server at `at` sends to the pod at `netns`.
 pub fn fetch_in(netns: &Path, at: SocketAddr) -> Result<String, Failure> {
     enter_path(netns, || fetch(at))?
