@@ -264,6 +264,45 @@ fn the_chart_has_the_version_and_every_value_is_used() {
     }
 }
 
+/// What flanneld and flannelctl were seen to call, and what a C library or another architecture calls instead; t3 uses it.
+#[test]
+fn the_seccomp_profile_allows_nothing_that_leads_out() {
+    let profile: Value = serde_json::from_slice(&read("kubernetes/seccomp.json")).unwrap();
+    assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
+    assert_eq!(profile["architectures"], json!(["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"]));
+    let [only] = profile["syscalls"].as_array().unwrap().as_slice() else { panic!("one list") };
+    assert_eq!(only["action"], "SCMP_ACT_ALLOW");
+    let names: Vec<&str> = only["names"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert!(names.is_sorted());
+    let outward = [
+        "mount",
+        "umount2",
+        "unshare",
+        "setns",
+        "pivot_root",
+        "chroot",
+        "ptrace",
+        "process_vm_readv",
+        "process_vm_writev",
+        "bpf",
+        "init_module",
+        "finit_module",
+        "delete_module",
+        "kexec_load",
+        "reboot",
+        "mknod",
+        "mknodat",
+        "keyctl",
+        "add_key",
+        "perf_event_open",
+        "io_uring_setup",
+        "userfaultfd",
+        "open_by_handle_at",
+        "clock_settime",
+    ];
+    assert!(outward.iter().all(|name| !names.contains(name)));
+}
+
 /// The programs that make the image; t3 runs them.
 #[test]
 fn the_image_holds_what_the_manifest_starts() {

@@ -181,6 +181,7 @@ static TESTS: &[Test] = &[
     test!(kube_daemon::nodes_are_hosts),
     test!(kube_daemon::a_missing_pod_cidr_is_waited_for),
     test!(kube_daemon::a_host_starts_without_the_server),
+    test!(kube_daemon::a_bridge_that_hides_packets_is_named),
     test!(kube_daemon::a_pod_cidr_outside_the_network_is_refused),
     test!(health::ready_is_the_host_whose_data_path_is_up, ETCD, ETCDCTL),
     test!(health::a_busy_port_ends_the_start),

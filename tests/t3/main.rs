@@ -97,6 +97,7 @@ tests! {
     pods::limits_of_annotations_are_set, CONTAINERD;
     pods::a_refused_pod_leaves_nothing, CONTAINERD;
     manifest::a_node_runs_the_image, IMAGE;
+    manifest::the_seccomp_profile_suffices, IMAGE;
     podman::a_network_lives_and_goes_on_ours, PODMAN;
     podman::a_network_lives_and_goes_with_their_chained_plugins, PODMAN;
     podman::a_network_lives_and_goes_behind_their_plugins, PODMAN;

@@ -150,12 +150,15 @@ struct Nodes {
     api: Apiserver,
     manifest: Manifest,
     config: PathBuf,
+    /// podman's option for the seccomp profile; empty: podman's own.
+    profile: Vec<String>,
     _service: Daemon,
 }
 
 impl Nodes {
-    fn new() -> Result<Self, Failure> {
+    fn new(profile: Option<&Path>) -> Result<Self, Failure> {
         configure_podman()?;
+        let profile = profile.iter().map(|path| format!("--security-opt=seccomp={}", path.display())).collect();
         build()?;
         let (world, manifest) = (World::build(Topology::flat(3))?, Manifest::read()?);
         let config = Path::new(FILES).join("config");
@@ -168,7 +171,7 @@ impl Nodes {
         let listener = world.host(SERVER)?.enter(|| TcpListener::bind(at))??;
         let api = Apiserver::start(listener, objects)?;
         let service = service(&world, &at.to_string(), &config)?;
-        Ok(Self { world, api, manifest, config, _service: service })
+        Ok(Self { world, api, manifest, config, profile, _service: service })
     }
 
     /// Runs a container of the manifest in the network of its host, and returns what it prints.
@@ -176,6 +179,7 @@ impl Nodes {
         let network = format!("--network=ns:{}", self.world.host(BOXED)?.path().display());
         let mut arguments = vec!["run".to_owned(), network, format!("--env=NODE_NAME=n{BOXED}")];
         arguments.extend(Manifest::rights(container));
+        arguments.extend_from_slice(&self.profile);
         arguments.extend(self.manifest.volumes(container, &self.config)?);
         arguments.extend(libraries());
         let words = Manifest::words(container);
@@ -290,9 +294,18 @@ fn talk(nodes: &Nodes, pod: &Pod) -> Outcome {
 }
 
 pub fn a_node_runs_the_image() -> Outcome {
+    works(None)
+}
+
+/// The profile is that of a node's own, which the chart's `flannel.seccompProfile` names.
+pub fn the_seccomp_profile_suffices() -> Outcome {
+    works(Some(&checkout().join("conf/kubernetes/seccomp.json")))
+}
+
+fn works(profile: Option<&Path>) -> Outcome {
     // containers see namespaces that are made later
     run("mount", &["--make-rshared", "/run"])?;
-    let nodes = Nodes::new()?;
+    let nodes = Nodes::new(profile)?;
     if !Path::new("/var/run").exists() {
         symlink("/run", "/var/run")?;
     }
