@@ -26,6 +26,9 @@ use plugins::attach::Delegating;
 use plugins::{SUITE, flannel};
 use store::StoreOptions;
 
+#[path = "conf/kubernetes.rs"]
+mod kubernetes;
+
 fn path(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf").join(file)
 }

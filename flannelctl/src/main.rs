@@ -8,8 +8,9 @@ use std::process::ExitCode;
 use attachment::record::DIRECTORY;
 use clap::{Parser, Subcommand, ValueEnum};
 use flannelctl::clean::{self, Places};
+use flannelctl::install::{Layout, Network, Plan};
 use flannelctl::screen::Screen;
-use flannelctl::{demo, install, status};
+use flannelctl::{demo, status};
 use kernel::Kernel;
 use lab::executables::Executables;
 use lab::mode::Mode;
@@ -52,15 +53,8 @@ enum Command {
         #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env")]
         subnet_file: PathBuf,
     },
-    /// Install the plugins: one executable under every plugin's name
-    Install {
-        /// The directory in which the runtime looks for plugins
-        #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
-        bin_dir: PathBuf,
-        /// The executable; default: the cni-plugins beside flannelctl
-        #[arg(long, value_name = "FILE")]
-        from: Option<PathBuf>,
-    },
+    /// Install the plugins, and a network's configuration if one is given; or remove what was installed
+    Install(Install),
     /// Show this host's lease, backend and peers. Exit status: 0 ready, 1 not ready, 2 no status to be had
     Status {
         /// The daemon's --subnet-file
@@ -70,6 +64,76 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(clap::Args)]
+struct Install {
+    /// The directories of a distribution
+    #[arg(long, value_enum, default_value_t)]
+    layout: Layout,
+    /// The directory in which the runtime looks for plugins; default: the layout's
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// The executable; default: the cni-plugins beside flannelctl
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// A network's configuration (a conflist) to install, after the plugins
+    #[arg(long, value_name = "FILE")]
+    conf: Option<PathBuf>,
+    /// The directory in which the runtime looks for configurations; default: the layout's
+    #[arg(long, value_name = "DIR")]
+    conf_dir: Option<PathBuf>,
+    /// The configuration's name there
+    #[arg(long, value_name = "NAME", default_value = "10-flannel.conflist", value_parser = file_name)]
+    conf_name: String,
+    /// Remove the configuration and the plugins that were installed, and restore the plugins that they replaced
+    #[arg(long, conflicts_with_all = ["from", "conf"])]
+    uninstall: bool,
+    /// Show what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// A name that a runtime loads a list from.
+fn file_name(text: &str) -> Result<String, &'static str> {
+    let is_plain = !text.contains('/') && !text.starts_with('.') && text.len() <= 255;
+    if is_plain && text.ends_with(".conflist") {
+        Ok(text.to_owned())
+    } else {
+        Err("not a file name that ends with .conflist")
+    }
+}
+
+impl Install {
+    fn plan(self) -> Result<Plan, Box<dyn Error>> {
+        let bin = self.bin_dir.unwrap_or_else(|| self.layout.bin());
+        let to = self.conf_dir.unwrap_or_else(|| self.layout.conf()).join(self.conf_name);
+        if self.uninstall {
+            return Ok(Plan::uninstall(&bin, &to)?);
+        }
+        let beside = || std::env::current_exe().map(|me| me.with_file_name("cni-plugins"));
+        let from = self.from.map_or_else(beside, Ok)?;
+        let network = self.conf.map(|from| Network { from, to });
+        Ok(Plan::install(&from, &bin, network.as_ref())?)
+    }
+
+    fn run(self, screen: &mut Screen) -> Result<(), Box<dyn Error>> {
+        let dry_run = self.dry_run;
+        let plan = self.plan()?;
+        for step in plan.steps() {
+            screen.line(step)?;
+        }
+        let mut notes = plan.notes().to_vec();
+        match (plan.steps().is_empty(), dry_run) {
+            (true, _) => screen.line("nothing is to be done")?,
+            (false, true) => screen.line("nothing is done: this is a dry run")?,
+            (false, false) => notes.extend(plan.execute()?),
+        }
+        for note in notes {
+            screen.line(format_args!("note: {note}"))?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -149,14 +213,7 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             let running = status::read(&subnet_file).is_ok_and(|(_, status)| status::is_running(&status));
             clean_up(&mut screen, &places, running, remove)
         }
-        Command::Install { bin_dir, from } => {
-            let beside = || std::env::current_exe().map(|me| me.with_file_name("cni-plugins"));
-            let from = from.map_or_else(beside, Ok)?;
-            for path in install::install(&from, &bin_dir)? {
-                screen.line(path.display())?;
-            }
-            Ok(())
-        }
+        Command::Install(install) => install.run(&mut screen),
         Command::Status { subnet_file, json } => {
             let (text, status) = status::read(&subnet_file)?;
             if json {

@@ -1,10 +1,11 @@
 //! `flannelctl status`: shows the status that the daemon on this host writes.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::screen::Screen;
-use overlay::status::{Reach, Status, path_beside};
+use overlay::status::{ANNOUNCEMENT, Reach, Status, path_beside};
 use store::files::read_own;
 
 /// The largest status file in bytes. The status of 100,000 peers has 30 MB.
@@ -62,9 +63,18 @@ pub fn health(status: &Status) -> Result<(), String> {
     }
 }
 
-/// Whether the daemon that wrote the status runs.
+/// Whether the daemon that wrote the status runs: a process of this number and name, or, where the daemon has another PID
+/// namespace, the socket by which it announces its network.
 pub fn is_running(status: &Status) -> bool {
-    Path::new("/proc").join(status.pid.to_string()).exists()
+    let comm = fs::read_to_string(Path::new("/proc").join(status.pid.to_string()).join("comm"));
+    let sockets = || fs::read_to_string("/proc/thread-self/net/unix").unwrap_or_default();
+    comm.is_ok_and(|comm| comm.starts_with("flannel")) || is_announced(status, &sockets())
+}
+
+/// Whether one of the open sockets (proc_net_unix(5)) has the name of the status's network.
+fn is_announced(status: &Status, sockets: &str) -> bool {
+    let names: Vec<String> = status.network.iter().map(|network| format!(" @{ANNOUNCEMENT}{network}")).collect();
+    sockets.lines().any(|line| names.iter().any(|name| line.ends_with(name)))
 }
 
 /// Shows `status` as tables.
@@ -87,6 +97,11 @@ pub fn show(status: &Status, screen: &mut Screen) -> io::Result<()> {
         screen.title("Pods whose attachment is not as it was made")?;
         let rows: Vec<_> = attachments.reported.iter().map(|text| [text.clone()]).collect();
         screen.table(["what is wrong"], &rows)?;
+    }
+    if let Some(reclaim) = status.reclaim.as_ref().filter(|reclaim| !reclaim.kept.is_empty()) {
+        screen.title("Left of pods that seem to be gone, and not removed")?;
+        let rows: Vec<_> = reclaim.kept.iter().map(|text| [text.clone()]).collect();
+        screen.table(["why"], &rows)?;
     }
     if !status.foreign_routes.is_empty() {
         screen.title("Other programs' routes inside the network")?;
@@ -117,6 +132,7 @@ fn host(status: &Status) -> Vec<[String; 2]> {
         row("pods' MTU", if status.mtu == 0 { String::new() } else { status.mtu.to_string() }),
         row("drift repaired", drift.join(", ")),
         row("attachments", attachments(status)),
+        row("reclaimed", reclaimed(status)),
         row("last pass", status.last_reconcile.clone().unwrap_or_default()),
     ]
 }
@@ -126,6 +142,14 @@ fn attachments(status: &Status) -> String {
     let healed = attachments.healed.iter().map(|(kind, count)| format!(", {kind} repaired {count}"));
     let exempted = attachments.quarantined.iter().map(|name| format!(", {name} exempted"));
     format!("{}{}", attachments.count, healed.chain(exempted).collect::<String>())
+}
+
+fn reclaimed(status: &Status) -> String {
+    match &status.reclaim {
+        None => "what is left of dead pods stays".to_owned(),
+        Some(reclaim) if reclaim.reclaimed == 0 => String::new(),
+        Some(reclaim) => format!("{} attachments of dead pods", reclaim.reclaimed),
+    }
 }
 
 fn store(status: &Status) -> String {
@@ -161,7 +185,6 @@ fn joined<T: ToString>(items: &[T]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     const STATUS: &str = concat!(
         r#"{"pid":0,"backend":"vxlan","directRouting":true,"network":["10.5.0.0/16"],"subnets":["10.5.1.0/24"],"#,
@@ -180,6 +203,18 @@ mod tests {
         let out = dir.path().join("out");
         show(&status, &mut Screen::new(Box::new(fs::File::create(&out).unwrap()), false)).unwrap();
         Ok(fs::read_to_string(out).unwrap())
+    }
+
+    /// A daemon in a container has a number that another process has here.
+    #[test]
+    fn a_daemon_is_known_by_its_announcement() {
+        let status: Status = serde_json::from_str(&STATUS.replace(r#""pid":0"#, r#""pid":1"#)).unwrap();
+        let line = |name: &str| format!("0000: 00000002 00000000 00010000 0001 01 7777 {name}\n");
+        assert!(is_announced(&status, &[line("/run/x"), line("@flanneld/10.5.0.0/16")].concat()));
+        for other in ["@flanneld/10.6.0.0/16", "@x/flanneld/10.5.0.0/16", "/flanneld/10.5.0.0/16"] {
+            assert!(!is_announced(&status, &line(other)), "{other}");
+        }
+        assert!(!is_running(&status), "the first process is not flanneld");
     }
 
     #[test]

@@ -11,9 +11,8 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use ipnetwork::IpNetwork;
 use overlay::net::parse_cidr;
+use overlay::status::ANNOUNCEMENT;
 use rustix::net::sockopt::socket_peercred;
-
-const PREFIX: &str = "flanneld/";
 
 /// The sockets of this host's network namespace; a name that begins with `@` is abstract (proc(5)).
 const SOCKETS: &str = "/proc/thread-self/net/unix";
@@ -60,7 +59,7 @@ impl Claims {
 }
 
 fn address(network: IpNetwork) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("{PREFIX}{network}"))
+    SocketAddr::from_abstract_name(format!("{ANNOUNCEMENT}{network}"))
 }
 
 /// The networks that other flannelds on this host serve. Claims of unprivileged users do not count.
@@ -72,7 +71,7 @@ pub fn served() -> Vec<IpNetwork> {
 
 /// Parses a line of [`SOCKETS`]: seven fields, then the name.
 fn claimed(line: &str) -> Option<IpNetwork> {
-    parse_cidr(line.split_once(" @")?.1.strip_prefix(PREFIX)?)
+    parse_cidr(line.split_once(" @")?.1.strip_prefix(ANNOUNCEMENT)?)
 }
 
 fn is_served(network: IpNetwork) -> bool {

@@ -13,6 +13,7 @@ use crate::instance::Taken;
 use crate::kernel_thread::{KernelThread, ThreadError};
 use crate::metrics::Metrics;
 use crate::overlay::{Controller, Outlet, Parts};
+use crate::reclaim;
 use crate::report::{Head, Reporter, Settings};
 use crate::rules_watch::RulesError;
 use crate::supervise::Ended;
@@ -63,6 +64,9 @@ pub enum DaemonError {
     /// The attachments controller cannot be started.
     #[error("repair attachments: {0}")]
     Attachments(#[from] StartError),
+    /// The reclaim controller cannot be started.
+    #[error("reclaim attachments: {0}")]
+    Reclaim(#[source] ThreadError),
     /// Another daemon serves the same subnet.env.
     #[error(transparent)]
     Taken(#[from] Taken),
@@ -78,6 +82,7 @@ pub enum DaemonError {
 pub struct Daemon {
     overlay: Controller,
     attachments: Option<attachments::Controller>,
+    reclaim: Option<reclaim::Controller>,
     reporter: Reporter,
     health: Option<Health>,
 }
@@ -105,14 +110,18 @@ impl Daemon {
             readiness: readiness.clone(),
         });
         let store = Store::open(&options.store, &options.etcd_prefix, options.renew_margin);
-        let heal = options.heal_attachments;
+        let (heal, reclaims) = (options.heal_attachments, options.reclaim);
         let outlet = Outlet::new(reporter.handle(), metrics.clone(), readiness, status);
+        let reclaim_parts = || reclaim::Parts { report: reporter.handle(), metrics: metrics.clone() };
+        let reclaim = reclaims.then(|| reclaim::Controller::start(reclaim_parts())).transpose();
+        let reclaim = reclaim.map_err(DaemonError::Reclaim);
+        let reclaim = reclaim.inspect_err(|error| reporter.handle().last_words(&error.to_string()))?;
         let (report, resync) = (reporter.handle(), options.resync);
         let parts = || attachments::Parts { subnets: outlet.subnets(), report, metrics, resync };
         let attachments = heal.then(|| attachments::Controller::start(parts())).transpose();
         let attachments = attachments.inspect_err(|error| reporter.handle().last_words(&error.to_string()))?;
         let overlay = Controller::new(options, Parts { store, kernel, events, outlet });
-        Ok(Self { overlay, attachments, reporter, health })
+        Ok(Self { overlay, attachments, reclaim, reporter, health })
     }
 
     /// Runs until an error, which is then also in the status.
@@ -120,6 +129,7 @@ impl Daemon {
         let error = tokio::select! {
             error = self.overlay.run() => error,
             ended = attachments(&mut self.attachments) => ended.into(),
+            ended = reclaim(&mut self.reclaim) => ended.into(),
             ended = health(&mut self.health) => ended.into(),
             ended = self.reporter.ended() => ended.into(),
         };
@@ -143,6 +153,14 @@ fn open() -> Result<(Events, KernelThread), DaemonError> {
 
 /// Waits for the end of the attachments controller, if there is one.
 async fn attachments(controller: &mut Option<attachments::Controller>) -> Ended {
+    match controller {
+        Some(controller) => controller.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the end of the reclaim controller, if there is one.
+async fn reclaim(controller: &mut Option<reclaim::Controller>) -> Ended {
     match controller {
         Some(controller) => controller.ended().await,
         None => std::future::pending().await,

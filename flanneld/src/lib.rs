@@ -13,6 +13,7 @@ pub mod kernel_thread;
 pub mod logging;
 pub mod metrics;
 pub mod overlay;
+pub mod reclaim;
 pub mod repairs;
 pub mod report;
 pub mod rules_watch;
@@ -59,6 +60,9 @@ pub fn run(args: &[String], env: &BTreeMap<String, String>) -> ExitCode {
     };
     logging::start(options.verbosity, options.log_format, env.get("JOURNAL_STREAM").map(String::as_str));
     introduce(&options);
+    if let Some(folder) = options.proc_sys_net.clone() {
+        kernel::sysctl::use_network_folder(folder);
+    }
     options.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     match serve(options, env.get("NOTIFY_SOCKET").cloned()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -103,6 +103,7 @@ pub struct Metrics {
     steps: Family<StepLabels, Counter>,
     drift: Family<KindLabel, Counter>,
     attachment_repairs: Family<KindLabel, Counter>,
+    attachments_reclaimed: Counter,
     peers: Family<PathLabel, Gauge>,
     rejected: Gauge,
     last_clean: Gauge<f64, AtomicU64>,
@@ -128,6 +129,7 @@ impl Default for Metrics {
             steps: Family::default(),
             drift: Family::default(),
             attachment_repairs: Family::default(),
+            attachments_reclaimed: Counter::default(),
             peers: Family::default(),
             rejected: Gauge::default(),
             last_clean: Gauge::default(),
@@ -159,6 +161,8 @@ impl Metrics {
         all.register("drift", "Repairs of what another program had changed", self.drift.clone());
         let text = "Repairs of what plugins had made for pods and another program had changed";
         all.register("attachment_repairs", text, self.attachment_repairs.clone());
+        let text = "Attachments that were removed because their pods were gone without DEL";
+        all.register("attachments_reclaimed", text, self.attachments_reclaimed.clone());
         all.register("peers", "Subnets of other hosts, by how they are reached", self.peers.clone());
         all.register("leases_rejected", "Entries in the store that are rejected", self.rejected.clone());
         let text = "End of the last pass without an error (Unix time)";
@@ -228,6 +232,11 @@ impl Metrics {
         self.attachment_repairs.get_or_create(&KindLabel { kind }).inc();
     }
 
+    /// Counts an attachment that was removed because its pod was gone.
+    pub fn reclaimed_attachment(&self) {
+        self.attachments_reclaimed.inc();
+    }
+
     /// Sets since when the store cannot be read; `None` if it can.
     pub fn store(&self, since: Option<SystemTime>) {
         let before = self.store_stale.set(since.map_or(0.0, unix));
@@ -283,6 +292,7 @@ mod tests {
         metrics.count(&peers, 4);
         metrics.repaired_file();
         metrics.repaired_attachment("port");
+        metrics.reclaimed_attachment();
         metrics.store(Some(UNIX_EPOCH + std::time::Duration::from_secs(7)));
         metrics.store(None);
         metrics.udp.sent(3, 400);
@@ -297,6 +307,7 @@ mod tests {
             r#"flanneld_steps_total{kind="route",op="put",outcome="failed"} 1"#,
             r#"flanneld_drift_total{kind="route"} 2"#,
             r#"flanneld_attachment_repairs_total{kind="port"} 1"#,
+            "flanneld_attachments_reclaimed_total 1",
             r#"flanneld_peers{path="direct"} 1"#,
             r#"flanneld_peers{path="vxlan"} 2"#,
             r#"flanneld_peers{path="unreachable"} 0"#,

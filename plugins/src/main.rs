@@ -11,6 +11,10 @@ use plugins::SUITE;
 #[global_allocator]
 static ARENA: Arena = Arena::new();
 
+/// `flannelctl install` looks for it.
+#[used]
+static MARK: &[u8] = cni::MARK;
+
 kernel::start!(run);
 
 fn run(args: Vec<String>) -> u8 {

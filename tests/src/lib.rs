@@ -10,4 +10,5 @@ pub mod need;
 pub mod plain;
 pub mod strace;
 pub mod targets;
+pub mod tools;
 pub mod vm;

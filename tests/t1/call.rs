@@ -6,8 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use flannelctl::install::install;
 use lab::netns::Room;
+use lab::pods::place_plugins;
 use serde_json::{Value, json};
 use tests::harness::executables;
 use tests::need::newest_plugins;
@@ -49,7 +49,7 @@ impl Caller {
         let bin = match whose {
             Whose::Ours => {
                 let bin = files.path().join("bin");
-                install(&executables().unwrap().plugins, &bin).unwrap();
+                place_plugins(&executables().unwrap().plugins, &bin).unwrap();
                 bin
             }
             Whose::Reference => PathBuf::from(REFERENCE),

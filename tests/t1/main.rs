@@ -12,6 +12,7 @@ mod beside;
 mod births;
 mod bridge;
 mod call;
+mod chart;
 mod check;
 mod commands;
 mod conntrack;
@@ -101,6 +102,13 @@ const DBUS: Need = Need::Program("dbus-daemon");
 static TESTS: &[Test] = &[
     test!(kernel::what_is_written_is_read_back),
     test!(kernel::slices_make_the_same),
+    test!(chart::without_values_it_is_the_manifest, Need::Helm),
+    test!(chart::lint_finds_nothing, Need::Helm),
+    test!(chart::values_become_the_networks_configuration, Need::Helm),
+    test!(chart::values_become_the_daemonset, Need::Helm),
+    test!(chart::without_health_there_are_no_probes, Need::Helm),
+    test!(chart::udp_has_its_device, Need::Helm),
+    test!(chart::published_schemas_accept_it, Need::Helm),
     test!(kernel::a_pair_is_born_in_two_namespaces),
     test!(kernel::a_vxlan_device_is_changed_in_place_where_that_is_possible),
     test!(kernel::other_links_are_made),

@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 use cni::runtime::{Attachment, NetworkList, Runtime};
-use flannelctl::install::install;
 use ipnetwork::IpNetwork;
 use kernel::diff::{LinkChange, Step};
 use kernel::state::{Route, RouteKey};
@@ -16,6 +15,7 @@ use lab::cluster::subnet_file;
 use lab::mode::{Mode, Path};
 use lab::netns::Room;
 use lab::ping::Pinger;
+use lab::pods::place_plugins;
 use lab::topology::Topology;
 use lab::world::World;
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ fn files(host: usize) -> PathBuf {
 
 fn bin() -> Result<PathBuf, Failure> {
     let bin = PathBuf::from(FILES).join("bin");
-    install(&harness::executables()?.plugins, &bin)?;
+    place_plugins(&harness::executables()?.plugins, &bin)?;
     Ok(bin)
 }
 

@@ -14,7 +14,7 @@ use overlay::status::Status;
 use tests::apiserver::{Apiserver, Objects, node};
 use tests::harness;
 
-use crate::disturb::PORT as HEALTH;
+use crate::disturb::{PORT as HEALTH, set_sysctl, sysctl};
 use crate::health::get;
 use crate::{Failure, Outcome};
 
@@ -189,6 +189,22 @@ pub fn a_host_starts_without_the_server() -> Outcome {
     })?;
     fleet.serve(objects)?;
     fleet.wait(1, "the server again", |status| status.store_error.is_none() && status.store_stale_since.is_none())?;
+    Ok(())
+}
+
+/// kube-proxy needs it; a kernel without the module, or one where somebody has switched it off for this host.
+pub fn a_bridge_that_hides_packets_is_named() -> Outcome {
+    const FILTER: &str = "net/bridge/bridge-nf-call-iptables";
+    let mut fleet = Fleet::new(1, VXLAN)?;
+    let said = match sysctl(fleet.world.host(1)?, FILTER) {
+        Ok(_) => {
+            set_sysctl(fleet.world.host(1)?, FILTER, "0")?;
+            "net.bridge.bridge-nf-call-iptables is off: "
+        }
+        Err(_) => "the module br_netfilter is not loaded: ",
+    };
+    fleet.start(1)?;
+    fleet.wait(1, "the warning", |status| status.warnings.iter().any(|line| line.starts_with(said)))?;
     Ok(())
 }
 

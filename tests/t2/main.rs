@@ -36,6 +36,7 @@ mod live_changes;
 mod lost_files;
 mod managers;
 mod paths;
+mod reclaim;
 mod rights;
 mod rules;
 mod samples;
@@ -187,6 +188,7 @@ static TESTS: &[Test] = &[
     test!(kube_daemon::nodes_are_hosts),
     test!(kube_daemon::a_missing_pod_cidr_is_waited_for),
     test!(kube_daemon::a_host_starts_without_the_server),
+    test!(kube_daemon::a_bridge_that_hides_packets_is_named),
     test!(kube_daemon::a_pod_cidr_outside_the_network_is_refused),
     test!(health::ready_is_the_host_whose_data_path_is_up, ETCD, ETCDCTL),
     test!(health::a_busy_port_ends_the_start),
@@ -241,6 +243,10 @@ static TESTS: &[Test] = &[
     test!(attachments_left::without_the_flag_nothing_is_repaired, IP),
     test!(attachments_left::a_record_in_use_is_waited_for, IP),
     test!(attachments_left::the_sixth_repair_in_a_minute_waits, IP),
+    test!(reclaim::a_pod_without_del_leaves_nothing, NFT, IP),
+    test!(reclaim::without_a_living_pod_nothing_is_removed),
+    test!(reclaim::a_namespace_with_a_process_is_kept),
+    test!(reclaim::a_record_in_use_is_left_alone),
     test!(claims::one_that_holds_the_gateways_address, IP),
     test!(claims::one_that_holds_a_dns_servers_address),
     test!(claims::one_that_holds_the_stores_address, IP, ETCD, ETCDCTL),

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cni::runtime::{Attachment, NetworkList, Runtime};
-use flannelctl::install::install;
 use kernel::types::Family;
 use lab::cluster::{Cluster, Spec, subnet_file};
 use lab::mode::Mode;
 use lab::netns::Room;
+use lab::pods::place_plugins;
 use lab::topology::Topology;
 use lab::world::World;
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ fn files(host: usize) -> PathBuf {
 /// Attaches a pod to `host` as a runtime does.
 fn attach(host: &Room, number: usize, list: &Value) -> Result<Pod, Failure> {
     let bin = PathBuf::from(FILES).join("bin");
-    install(&harness::executables()?.plugins, &bin)?;
+    place_plugins(&harness::executables()?.plugins, &bin)?;
     let name = format!("sample{number}");
     let room = Room::create(&name)?;
     let list = NetworkList::parse(list.to_string().as_bytes())?;

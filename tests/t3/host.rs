@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use attachment::record::{DIRECTORY, list, networks};
-use flannelctl::install::install;
 use lab::netns::{Room, enter_path};
+use lab::pods::place_plugins;
 use lab::wait::eventually;
 use tests::harness::executables;
 
@@ -86,7 +86,7 @@ fn plugins(bin: &Path, whose: Whose) -> Outcome {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => fs::create_dir_all(bin)?,
     }
-    install(&executables()?.plugins, bin)?;
+    place_plugins(&executables()?.plugins, bin)?;
     for entry in fs::read_dir(REFERENCE)? {
         let entry = entry?;
         let (name, place) = (entry.file_name(), bin.join(entry.file_name()));
@@ -149,6 +149,16 @@ pub fn fetch(at: SocketAddr) -> Result<String, Failure> {
     let connect = || TcpStream::connect_timeout(&at, Duration::from_secs(2)).map_err(|error| error.to_string());
     let mut connection = eventually(format!("a connection to {at}"), PATIENCE, connect)?;
     connection.set_read_timeout(Some(PATIENCE))?;
+    let mut text = String::new();
+    connection.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The answer of an HTTP server.
+pub fn get(at: SocketAddr, path: &str) -> Result<String, Failure> {
+    let mut connection = TcpStream::connect_timeout(&at, Duration::from_secs(2))?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    write!(connection, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     connection.read_to_string(&mut text)?;
     Ok(text)

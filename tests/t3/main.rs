@@ -11,6 +11,7 @@ mod host;
 mod image;
 mod lists;
 mod machine;
+mod manifest;
 mod podman;
 mod pods;
 
@@ -58,6 +59,15 @@ const PODMAN: &[Need] = needs!(
     Need::File("/etc/containers/policy.json"),
     Need::File(image::BUSYBOX)
 );
+const IMAGE: &[Need] = needs!(
+    Need::Program("podman"),
+    Need::Program("buildah"),
+    Need::Program("conmon"),
+    Need::Program("runc"),
+    Need::Program("strip"),
+    Need::Program("sysctl"),
+    Need::File("/etc/containers/policy.json")
+);
 const CONTAINERD: &[Need] = needs!(
     Need::Program("containerd"),
     Need::Program("ctr"),
@@ -86,6 +96,8 @@ tests! {
     pods::a_pod_on_ptp_lives_and_goes, CONTAINERD;
     pods::limits_of_annotations_are_set, CONTAINERD;
     pods::a_refused_pod_leaves_nothing, CONTAINERD;
+    manifest::a_node_runs_the_image, IMAGE;
+    manifest::the_seccomp_profile_suffices, IMAGE;
     podman::a_network_lives_and_goes_on_ours, PODMAN;
     podman::a_network_lives_and_goes_with_their_chained_plugins, PODMAN;
     podman::a_network_lives_and_goes_behind_their_plugins, PODMAN;

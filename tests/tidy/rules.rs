@@ -47,6 +47,7 @@ pub const RULES: &[Rule] = &[
         only_in: &[
             ("flanneld/src/overlay/mod.rs", "the loop's timers"),
             ("flanneld/src/attachments/", "the loop's timers"),
+            ("flanneld/src/reclaim/mod.rs", "the loop's timer"),
             ("flanneld/src/rules_watch.rs", "the pause after lost announcements"),
             ("flanneld/src/report/task.rs", "the loop's timers"),
             ("lib/store/src/embedded/follow.rs", "the next expiry of a lease"),

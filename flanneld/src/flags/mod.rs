@@ -38,6 +38,10 @@ pub struct Options {
     pub heal_attachments: bool,
     /// The time between two checks of what other programs keep for pods.
     pub resync: Duration,
+    /// Whether what plugins made for pods that are gone is removed.
+    pub reclaim: bool,
+    /// The folder of the kernel's parameters below `net/`. `None`: /proc/sys/net.
+    pub proc_sys_net: Option<PathBuf>,
     /// Which packet rules are written.
     pub rules: overlay::rules::Options,
     /// klog's verbosity: 0 logs changes, 1 each step, 4 everything.
@@ -130,6 +134,12 @@ struct Raw {
     /// /run/cni-attachments/NETWORK/quarantine/ID@IF exempts one attachment
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
     heal_attachments: bool,
+    /// Remove what plugins made for pods that are gone, and give their addresses back
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = true, action = clap::ArgAction::Set)]
+    reclaim: bool,
+    /// Where the host's /proc/sys/net is mounted: a container's own is read-only
+    #[arg(long, value_name = "DIR")]
+    proc_sys_net: Option<PathBuf>,
     #[command(flatten)]
     kube: kube::KubeFlags,
     #[command(flatten)]
@@ -244,6 +254,8 @@ fn options(raw: Raw, mut warnings: Vec<String>, env: &BTreeMap<String, String>) 
         blackhole_route: raw.ip_blackhole_route,
         heal_attachments: raw.heal_attachments,
         resync: raw.rules.resync(),
+        reclaim: raw.reclaim,
+        proc_sys_net: raw.proc_sys_net.filter(|folder| !folder.as_os_str().is_empty()),
         rules: raw.rules.options(),
         verbosity: raw.v,
         log_format: raw.log_format,

@@ -16,10 +16,10 @@ use overlay::peers::{self, Service};
 use overlay::plan::{self, Endpoints, Facts, Own};
 use overlay::subnet_env::{Previous, SubnetEnv};
 use overlay::underlay::{self, Select, Survey, Underlay};
-use store::{Store, StoreHealth, files};
+use store::{Store, StoreHealth, StoreOptions, files};
 
 use super::pass::Failure;
-use super::wireguard_key;
+use super::{bridge_filter, wireguard_key};
 use crate::claims::{self, Claims};
 use crate::config::Config;
 use crate::events::Events;
@@ -98,6 +98,15 @@ impl Known {
     /// Whether the store was read, or reading it has failed.
     pub(super) fn is_read(&self) -> bool {
         self.health.complete || self.health.error.is_some()
+    }
+
+    /// What the operator should know of the kernel's filter of bridges. It matters beside kube-proxy.
+    pub(super) fn bridge_filter(&self, conf: &NetConf) -> Vec<String> {
+        if !matches!(self.options.store, StoreOptions::Kubernetes(_)) {
+            return Vec::new();
+        }
+        let families: Vec<Family> = conf.families().map(|(family, _)| family).collect();
+        bridge_filter::warnings(&families, &|name| sysctl::read(name).ok().flatten())
     }
 
     /// Why the current configuration is not the store's.

@@ -5,6 +5,7 @@
 //! a retry or a deadline is due, or ten minutes have passed. Every pass is the same: facts, plan, execution in order.
 //! [`overlay::plan`] makes all decisions, and is pure.
 
+mod bridge_filter;
 mod execute;
 mod extension;
 mod facts;

@@ -95,6 +95,7 @@ impl Controller {
         self.wait_until_started(prepared, pass)?;
         let mut plan = self.plan(&gathered, pass);
         let attrs = self.check(&plan, &gathered)?;
+        plan.warnings.extend(self.known.bridge_filter(&gathered.conf));
         self.outlet.warnings(&plan.lans, &plan.warnings);
         self.must_change(&gathered.conf).await?;
         if self.hold(&gathered, (&attrs, &plan.lans), pass).await? {

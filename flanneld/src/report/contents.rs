@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use ipnetwork::IpNetwork;
 use overlay::plan::{PeerChanges, PeerView};
-use overlay::status::{Attachments, Line, Rejected, Row, Status, Udp};
+use overlay::status::{Attachments, Line, Reclaim, Rejected, Row, Status, Udp};
 
 use crate::metrics::PeerCounts;
 
@@ -52,6 +52,7 @@ impl Contents {
         let mut news = fresh || other || !says_the_same(&self.head, &head);
         head.rejected = rejected.unwrap_or(before);
         head.attachments = self.head.attachments.take();
+        head.reclaim = self.head.reclaim.take();
         for changes in peers {
             news |= self.take_peers(changes, at);
         }
@@ -124,6 +125,12 @@ impl Contents {
         self.head.attachments = Some(attachments);
     }
 
+    /// Sets what was left of pods that are gone.
+    pub fn set_reclaim(&mut self, reclaim: Reclaim) {
+        self.unwritten |= self.head.reclaim.as_ref() != Some(&reclaim);
+        self.head.reclaim = Some(reclaim);
+    }
+
     /// Sets what the udp backend has moved, if that is the backend. Returns whether it is.
     pub fn set_udp(&mut self, now: impl FnOnce() -> Udp) -> bool {
         let Some(known) = &mut self.head.udp else { return false };
@@ -189,6 +196,6 @@ fn row(view: &PeerView, since: u64) -> Row {
 
 /// Whether the two differ only in their time, the udp backend's counters, and what comes apart from a pass.
 fn says_the_same(status: &Head, head: &Head) -> bool {
-    let Status { last_reconcile, udp, drift, rejected, attachments, .. } = status.clone();
-    *status == Status { last_reconcile, udp, drift, rejected, attachments, ..head.clone() }
+    let Status { last_reconcile, udp, drift, rejected, attachments, reclaim, .. } = status.clone();
+    *status == Status { last_reconcile, udp, drift, rejected, attachments, reclaim, ..head.clone() }
 }

@@ -22,7 +22,7 @@ use crate::health::Readiness;
 use crate::metrics::Metrics;
 use crate::supervise::{Ended, Task};
 use crate::systemd::Manager;
-use overlay::status::{Attachments, path_beside};
+use overlay::status::{Attachments, Reclaim, path_beside};
 
 /// The readiness condition: the CNI plugin can read subnet.env.
 pub const SUBNET_FILE: &str = "subnet file";
@@ -111,6 +111,12 @@ impl Report {
     /// Reports the state of this host's attachments.
     pub fn attachments(&self, attachments: &Attachments) {
         self.shared.lock().set_attachments(attachments.clone());
+        self.shared.changed.notify_one();
+    }
+
+    /// Reports what was left of pods that are gone.
+    pub fn reclaim(&self, reclaim: &Reclaim) {
+        self.shared.lock().set_reclaim(reclaim.clone());
         self.shared.changed.notify_one();
     }
 

@@ -6,7 +6,7 @@ use overlay::reach::{Reach, Why};
 
 use super::*;
 use lab::wait;
-use overlay::status::{Pages, Reach as Path, Rejected, Status, Udp};
+use overlay::status::{Pages, Reach as Path, Reclaim, Rejected, Status, Udp};
 
 fn peer(subnet: &str, reach: Reach) -> PeerView {
     PeerView {
@@ -69,7 +69,9 @@ fn only_news_is_written() {
 fn attachments_outlive_a_pass() {
     let shared = Shared::default();
     shared.lock().passed(passed("one"));
-    assert_eq!(read(&shared).attachments, None);
+    assert_eq!((read(&shared).attachments, read(&shared).reclaim), (None, None));
+    let reclaim = Reclaim { reclaimed: 1, kept: vec!["net/c@eth0: no".into()] };
+    shared.lock().set_reclaim(reclaim.clone());
     let attachments = Attachments { count: 2, ..Attachments::default() };
     shared.lock().set_attachments(attachments.clone());
     assert!(shared.lock().is_unwritten());

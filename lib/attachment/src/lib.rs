@@ -6,6 +6,7 @@
 pub mod bandwidth;
 pub mod connections;
 pub mod firewalld;
+pub mod reclaim;
 pub mod record;
 pub mod reservations;
 pub mod rules;

@@ -37,6 +37,9 @@ pub struct Record {
     pub schema: u32,
     /// The boot that the objects belong to (`/proc/sys/kernel/random/boot_id`).
     pub boot: String,
+    /// The inode of the host's network namespace, in which the objects are; 0 if it is unknown.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub host_netns: u64,
     /// Whether ADD succeeded. Otherwise ADD or DEL is running, or was killed. Chained plugins have their own in
     /// [`Record::sections`].
     pub committed: bool,
@@ -52,6 +55,9 @@ pub struct Record {
     /// The `type` of the IPAM plugin that ADD called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipam: Option<String>,
+    /// The IPAM configuration's `dataDir`, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
     /// The links that the attachment needs and shares with others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shared: Vec<SharedLink>,
@@ -104,7 +110,8 @@ impl Record {
     /// # Errors
     /// The ID of the boot cannot be read.
     pub fn begun() -> io::Result<Self> {
-        Ok(Self { schema: SCHEMA, boot: boot_id()?.to_owned(), ..Self::default() })
+        let host_netns = kernel::netns::own_inode();
+        Ok(Self { schema: SCHEMA, boot: boot_id()?.to_owned(), host_netns, ..Self::default() })
     }
 
     /// The recorded rules in one table.
@@ -114,6 +121,11 @@ impl Record {
             |rule: &RuleRecord| RuleHandle { table: table.clone(), chain: rule.chain.clone(), handle: rule.handle };
         self.rules.iter().filter(of_table).map(handle).collect()
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn boot_id() -> io::Result<&'static str> {

@@ -1,4 +1,5 @@
-//! Calls another plugin: finds it on CNI_PATH, and runs it in this process if it is this very executable.
+//! Calls another plugin: finds it on CNI_PATH, and runs it in this process if it is this very executable
+//! or a copy of it.
 
 #[cfg(test)]
 mod tests;
@@ -38,8 +39,8 @@ pub struct Delegates<'a> {
     suite: &'a [&'a dyn Plugin],
     environ: Environ,
     stderr: &'a dyn Fn(&[u8]),
-    /// Device and inode of this executable.
-    own: OnceCell<Option<(u64, u64)>>,
+    /// This executable.
+    own: OnceCell<Option<Metadata>>,
     depth: Cell<u32>,
 }
 
@@ -92,9 +93,8 @@ impl<'a> Delegates<'a> {
     }
 
     fn is_own(&self, file: &Metadata) -> bool {
-        let identity = |m: Metadata| (m.dev(), m.ino());
-        let own = self.own.get_or_init(|| fs::metadata("/proc/self/exe").ok().map(identity));
-        *own == Some((file.dev(), file.ino()))
+        let own = self.own.get_or_init(|| fs::metadata("/proc/self/exe").ok());
+        own.as_ref().is_some_and(|own| is_same(own, file))
     }
 
     fn in_process(
@@ -132,6 +132,14 @@ impl<'a> Delegates<'a> {
             Error::from(cause).context(format_args!("{}: its ADD succeeded but the result is unusable", file.display()))
         })
     }
+}
+
+/// Whether two files are one executable: one inode, or two copies of one installation. `flannelctl install` gives all its copies
+/// the same time, to the nanosecond; archives have whole seconds, which say nothing.
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    let changed = |file: &Metadata| (file.size(), file.mtime(), file.mtime_nsec());
+    let is_copy = one.mtime_nsec() != 0 && changed(one) == changed(other);
+    one.dev() == other.dev() && (one.ino() == other.ino() || is_copy)
 }
 
 /// The version of a reply without `cniVersion`.

@@ -34,3 +34,6 @@ pub const SUITE: [&str; 14] = [
     "tuning",
     "vxlan",
 ];
+
+/// Bytes that every version of this project's plugin executable contains. An installer knows it by them.
+pub const MARK: &[u8] = b"cni-plugins of the drop-in replacement of flannel and of the CNI reference plugins";

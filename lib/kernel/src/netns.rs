@@ -184,6 +184,11 @@ impl AsFd for Netns {
     }
 }
 
+/// The inode of the thread's network namespace; 0 if it cannot be read.
+pub fn own_inode() -> u64 {
+    stat(OWN).map(|own| own.st_ino).unwrap_or_default()
+}
+
 /// Bind-mounts the thread's network namespace on `path`, as `ip netns attach` does.
 pub fn pin_current(path: &Path) -> io::Result<()> {
     File::create(path)?;

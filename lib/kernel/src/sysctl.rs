@@ -10,8 +10,20 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::netlink::KernelError;
 
+/// The folder of the parameters below `net/`, where it is not /proc/sys/net.
+static NETWORK: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has parameters below `net/` read and written in `folder`, from now on. In a container /proc/sys is read-only, and the host's
+/// /proc/sys/net is mounted elsewhere. Only the first call has an effect.
+pub fn use_network_folder(folder: PathBuf) {
+    let _ = NETWORK.set(folder);
+}
+
 fn path(key: &str) -> PathBuf {
-    PathBuf::from("/proc/sys").join(key)
+    match (key.strip_prefix("net/"), NETWORK.get()) {
+        (Some(rest), Some(folder)) => folder.join(rest),
+        _ => PathBuf::from("/proc/sys").join(key),
+    }
 }
 
 /// The parameter as sysctl(8) accepts it: with dots, or with slashes if a name contains a dot, as `flannel.1` does.

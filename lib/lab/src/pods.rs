@@ -35,19 +35,28 @@ pub struct Pod {
     runtime: Runtime,
 }
 
+/// Copies the plugin executable into a directory that has none, under every plugin's name: hard links, because a debug build is
+/// large.
+///
+/// # Errors
+/// The file system refuses something.
+pub fn place_plugins(executable: &Path, dir: &Path) -> Result<(), Error> {
+    let copy = dir.join("cni-plugins");
+    if copy.exists() {
+        return Ok(());
+    }
+    let mut done = std::fs::create_dir_all(dir).and_then(|()| std::fs::copy(executable, &copy)).map(drop);
+    for name in cni::SUITE {
+        done = done.and_then(|()| std::fs::hard_link(&copy, dir.join(name)));
+    }
+    done.doing("install the plugins")
+}
+
 impl Runtime {
     /// Installs the plugin executable under every plugin's name below `root`.
     pub fn install(executable: &Path, root: &Path) -> Result<Self, Error> {
         let bin_dir = root.join("bin");
-        let copy = bin_dir.join("cni-plugins");
-        // all hosts share the plugins
-        if !copy.exists() {
-            let mut done = std::fs::create_dir_all(&bin_dir).and_then(|()| std::fs::copy(executable, &copy)).map(drop);
-            for name in cni::SUITE {
-                done = done.and_then(|()| std::fs::hard_link(&copy, bin_dir.join(name)));
-            }
-            done.doing("install the plugins")?;
-        }
+        place_plugins(executable, &bin_dir)?;
         Ok(Self { bin_dir })
     }
 

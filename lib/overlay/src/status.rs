@@ -62,6 +62,8 @@ pub struct Status<P = Peers> {
     pub dropping: Vec<String>,
     /// The attachments of this host's pods; `null` if they are not repaired (`--heal-attachments=false`).
     pub attachments: Option<Attachments>,
+    /// What was left of pods that are gone; `null` if it is not removed (`--reclaim=false`).
+    pub reclaim: Option<Reclaim>,
     /// The current problem; `null` when there is none.
     pub last_error: Option<String>,
     /// When the last pass ended (RFC 3339, UTC).
@@ -311,6 +313,19 @@ pub struct Attachments {
     pub quarantined: Vec<String>,
 }
 
+/// The beginning of the name of the abstract Unix socket by which a daemon announces a network; the network follows.
+pub const ANNOUNCEMENT: &str = "flanneld/";
+
+/// What plugins made for pods that are gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Reclaim {
+    /// The number of attachments that were removed since the daemon's start.
+    pub reclaimed: u64,
+    /// What stays although its pod seems to be gone, each with its reason.
+    pub kept: Vec<String>,
+}
+
 /// The path of the status file of the daemon that writes `subnet_file`.
 pub fn path_beside(subnet_file: &Path) -> PathBuf {
     subnet_file.with_file_name("status.json")
@@ -337,6 +352,7 @@ impl<P> Status<P> {
             rejected: self.rejected,
             foreign_routes: self.foreign_routes,
             attachments: self.attachments,
+            reclaim: self.reclaim,
             dropping: self.dropping,
             warnings: self.warnings,
             last_error: self.last_error,
@@ -412,6 +428,7 @@ mod tests {
             warnings: vec!["the network overlaps a LAN".into()],
             dropping: vec!["chain forward of table inet filter drops forwarded packets".into()],
             attachments: Some(Attachments { count: 3, ..Attachments::default() }),
+            reclaim: Some(Reclaim { reclaimed: 1, kept: Vec::new() }),
             last_error: None,
             last_reconcile: Some("2026-01-02T03:04:05Z".into()),
         }
@@ -427,7 +444,7 @@ mod tests {
                 r#""publicIPs":["192.0.2.1"],"underlay":{"dev":"eth0","mtu":1500},"mtu":1450,"#,
                 r#""peers":[{"subnet":"10.5.2.0/24","publicIP":"192.0.2.2","path":"direct","reason":"on the same segment","vtepMAC":null,"since":"2026-01-02T03:00:00Z"}],"#,
                 r#""drift":{"route":2},"#,
-                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"warnings":["the network overlaps a LAN"],"dropping":["chain forward of table inet filter drops forwarded packets"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
+                r#""rejected":[{"key":"x","reason":"not a subnet"}],"foreignRoutes":["10.5.9.0/24 via 192.0.2.9 dev eth0"],"warnings":["the network overlaps a LAN"],"dropping":["chain forward of table inet filter drops forwarded packets"],"attachments":{"count":3,"healed":{},"reported":[],"quarantined":[]},"reclaim":{"reclaimed":1,"kept":[]},"lastError":null,"lastReconcile":"2026-01-02T03:04:05Z"}"#,
             )
         );
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), sample());

@@ -63,6 +63,7 @@ pub(super) fn add<I: Interface>(plugin: &I, request: &Request<'_>, mut conf: I::
     let facts = Facts { found, netns: pod.netns().map(AsRawFd::as_raw_fd) };
     let (mut record, extent) = (Record::begun().map_err(Error::internal)?, Extent::Recorded);
     record.by = runtimes::attacher(request, pod.netns());
+    record.data_dir = del::ipam_dir(request).map(Into::into);
     let locked = Locked::make(Path::new(DIRECTORY), traces::key(request)).map_err(Error::internal)?;
     let mut adding =
         Adding { plugin, request, conf, common, host, pod, facts, locked, record, extent, only_vlans: false };

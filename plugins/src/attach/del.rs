@@ -59,6 +59,12 @@ pub(super) fn ipam_kind<'a>(request: &'a Request<'_>) -> Option<&'a str> {
     kind.filter(|kind| !kind.is_empty())
 }
 
+/// `ipam.dataDir`, as [`ipam_kind`].
+pub(super) fn ipam_dir<'a>(request: &'a Request<'_>) -> Option<&'a str> {
+    let dir = request.conf.tree().get("ipam").and_then(|ipam| ipam.get("dataDir")).and_then(Json::as_str);
+    dir.filter(|dir| !dir.is_empty())
+}
+
 fn release(request: &Request<'_>, kind: Option<&str>) -> Result<(), Error> {
     kind.map_or(Ok(()), |kind| request.delegates.del(kind, &request.conf.bytes, request.env))
 }

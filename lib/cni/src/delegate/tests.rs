@@ -1,5 +1,6 @@
 use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt;
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
@@ -269,4 +270,22 @@ fn this_very_executable_runs_in_process() {
         assert!(broken.msg.starts_with("panic: ") && broken.msg.contains("of its name"), "{broken}");
     }
     assert!(delegates.del("loop", CONF, &env).is_ok(), "the depth is counted back");
+}
+
+/// What `flannelctl install` makes: a file of its own under every name, all of one time.
+#[test]
+fn a_copy_of_one_installation_is_the_same_executable() {
+    let scripts = Scripts::new().with("one", "exit 0").with("copy", "exit 0").with("other", "exit 00");
+    let (whole, fine) = (Duration::from_secs(1_000_000_000), Duration::from_nanos(1_000_000_000_000_000_007));
+    let stamp = |name: &str, since: Duration| {
+        let file = fs::File::options().write(true).open(scripts.file(name)).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + since).unwrap();
+        file.metadata().unwrap()
+    };
+    let one = stamp("one", fine);
+    assert!(is_same(&one, &stamp("one", fine)), "one inode");
+    assert!(is_same(&one, &stamp("copy", fine)));
+    assert!(!is_same(&one, &stamp("other", fine)), "of another size");
+    assert!(!is_same(&one, &stamp("copy", fine + Duration::from_nanos(1))));
+    assert!(!is_same(&stamp("one", whole), &stamp("copy", whole)), "an archive's time says nothing");
 }

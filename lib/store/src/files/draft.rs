@@ -91,15 +91,6 @@ impl Draft {
         self.name.as_ref().map_or(Ok(()), |name| std::fs::rename(name, &self.target))
     }
 
-    /// Also gives the file the name `path`, and replaces a file that has it.
-    pub fn replace_also(&self, path: &Path) -> io::Result<()> {
-        let name = dir_of(path).join(draft_name(path)?);
-        self.link_to(&name)?;
-        std::fs::rename(&name, path).inspect_err(|_| {
-            let _ = std::fs::remove_file(&name);
-        })
-    }
-
     /// Links the file to `path`. This replaces nothing, and follows no symbolic link.
     fn link_to(&self, path: &Path) -> io::Result<()> {
         match &self.name {
