@@ -5,6 +5,7 @@ mod cpio;
 pub mod drill;
 pub mod harness;
 pub mod known;
+pub mod kubernetes;
 pub mod need;
 pub mod plain;
 pub mod strace;

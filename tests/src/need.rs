@@ -15,6 +15,8 @@ pub enum Need {
     Tun,
     /// Control groups that can be made: for container runtimes.
     ControlGroups,
+    /// The programs of a Kubernetes cluster.
+    Kubernetes,
     /// A file or directory, such as the reference plugins in `/usr/lib/cni`.
     File(&'static str),
 }
@@ -31,6 +33,7 @@ impl Need {
             Self::Program(name) => Some(format!("needs the program {name}")),
             Self::Tun => kernel::tuntap::unavailable().map(|why| format!("needs TUN devices: {why}")),
             Self::ControlGroups => groups(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
+            Self::Kubernetes => crate::kubernetes::absent(),
             Self::File(path) if Path::new(path).exists() => None,
             Self::File(path) => Some(format!("needs {path}")),
         }
