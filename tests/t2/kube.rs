@@ -12,17 +12,19 @@ use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::NetConf;
 use store::kubernetes::{NodeName, Options};
 use store::{Claim, Held, HoldError, Published, Store, StoreOptions};
-use tests::apiserver::{Apiserver, Objects, Refusal, Streaming, claimed, node};
+use tests::apiserver::{Apiserver, Cut, Objects, Refusal, Streaming, User, claimed, node};
 use tokio::time::Instant;
 
 use crate::etcd_server::View;
 use crate::{Failure, Outcome};
 
 const PATIENCE: Duration = Duration::from_secs(15);
+/// The end of an answer that ends too early.
+const CUT: Cut = Cut { after: 5000, then_silent: false };
 const CONF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
 
 /// Where the test's files are: on the sandbox's own tmpfs.
-fn dir() -> PathBuf {
+pub fn dir() -> PathBuf {
     PathBuf::from("/run/lab/kube")
 }
 
@@ -30,13 +32,13 @@ fn listener() -> Result<TcpListener, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0")?)
 }
 
-fn serve(objects: Objects) -> Result<Apiserver, Failure> {
+pub fn serve(objects: Objects) -> Result<Apiserver, Failure> {
     fs::create_dir_all(dir())?;
     fs::write(dir().join("net-conf.json"), CONF)?;
     Ok(Apiserver::start(listener()?, objects)?)
 }
 
-fn options(url: &str) -> Options {
+pub fn options(url: &str) -> Options {
     Options {
         api_url: Some(url.to_owned()),
         kubeconfig: None,
@@ -49,22 +51,22 @@ fn options(url: &str) -> Options {
 }
 
 /// A store as a daemon on the node `n1` uses it.
-struct Followed {
+pub struct Followed {
     store: Store,
-    view: View,
+    pub view: View,
     refused: BTreeMap<String, String>,
     config: Option<String>,
 }
 
 impl Followed {
-    fn open(options: Options) -> Self {
+    pub fn open(options: Options) -> Self {
         let store = Store::open(&StoreOptions::Kubernetes(Box::new(options)), "", Duration::from_secs(3600));
         let view = View { health: store.health(), leases: BTreeMap::new(), changes: 0, snapshots: 0 };
         Self { store, view, refused: BTreeMap::new(), config: None }
     }
 
     /// Waits until what was delivered is as wanted.
-    async fn until(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) -> Outcome {
+    pub async fn until(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) -> Outcome {
         let end = Instant::now() + PATIENCE;
         while !wanted(self) {
             match tokio::time::timeout_at(end, self.store.changes()).await {
@@ -88,7 +90,7 @@ impl Followed {
         self.view.take(changes);
     }
 
-    async fn complete(&mut self) -> Outcome {
+    pub async fn complete(&mut self) -> Outcome {
         self.until("all Nodes", |seen| seen.view.health.complete).await
     }
 
@@ -110,7 +112,7 @@ fn attrs() -> LeaseAttrs {
 }
 
 /// Does the work on a host of its own, whose loopback device is up.
-fn run(work: impl AsyncFnOnce() -> Outcome) -> Outcome {
+pub fn run(work: impl AsyncFnOnce() -> Outcome) -> Outcome {
     let world = World::build(Topology::flat(1))?;
     world.host(1)?.enter(|| block_on(work))?
 }
@@ -127,7 +129,7 @@ fn busy(code: u16, message: &str, retry_after: u32) -> Refusal {
 }
 
 /// Nodes `n1` … as other hosts' flannelds have claimed them.
-fn cluster(nodes: u8) -> Objects {
+pub fn cluster(nodes: u8) -> Objects {
     let mut objects = Objects::default();
     for n in 1..=nodes {
         objects.put(claimed(&format!("n{n}"), &format!("10.244.{n}.0/24"), &format!("192.0.2.{n}")));
@@ -259,12 +261,12 @@ pub fn refusals_are_said_and_outlived() -> Outcome {
         seen.until("a verb is missing", |seen| says(seen, "ClusterRole needs: nodes get, list, watch")).await?;
         seen.complete().await?;
 
-        api.faults(|faults| faults.token = Some("another".into()));
+        api.faults(|faults| faults.users = vec![User::admin("another")]);
         api.hang_up();
         seen.until("the token is of another cluster", |seen| says(seen, "Unauthorized (401) (is the token expired"))
             .await?;
         assert_eq!(seen.view.leases.len(), 2, "the last known leases stay");
-        api.faults(|faults| faults.token = None);
+        api.faults(|faults| faults.users.clear());
         seen.complete().await
     })
 }
@@ -273,7 +275,7 @@ pub fn half_an_answer_is_no_answer() -> Outcome {
     run(async || {
         for streaming in [Streaming::Full, Streaming::Forbidden] {
             let api = serve(cluster(50))?;
-            api.faults(|faults| (faults.streaming, faults.cut) = (streaming, Some(5000)));
+            api.faults(|faults| (faults.streaming, faults.cut) = (streaming, Some(CUT)));
             let mut seen = Followed::open(options(&api.url()));
             seen.until("an error", |seen| seen.view.health.error.is_some()).await?;
             assert!(!seen.view.health.complete && seen.view.leases.is_empty(), "{:?}", seen.view);
@@ -312,7 +314,7 @@ pub fn the_lease_is_the_nodes_pod_cidr() -> Outcome {
         assert_eq!(seen.hold().await?.subnets.to_string(), "10.244.1.0-24");
         assert_eq!(seen.store.publish(&attrs()).await?, Published::Written);
         assert_eq!(seen.store.publish(&attrs()).await?, Published::Unchanged);
-        let node = api.objects(|all| all.node("n1").cloned()).unwrap_or_default();
+        let node = api.objects(|all| all.node("n1")).unwrap_or_default();
         let expected = serde_json::json!({
             "flannel.alpha.coreos.com/backend-data": "null", "flannel.alpha.coreos.com/backend-type": "host-gw",
             "flannel.alpha.coreos.com/kube-subnet-manager": "true", "flannel.alpha.coreos.com/public-ip": "192.0.2.1",
@@ -405,7 +407,7 @@ pub fn the_condition_follows_the_network() -> Outcome {
         let written = condition().unwrap_or_default();
         let words = ["status", "reason", "message"].map(|key| written[key].as_str().unwrap_or_default().to_owned());
         assert_eq!(words, ["False", "FlannelIsUp", "Flannel is running on this node"]);
-        let node = api.objects(|all| all.node("n1").cloned()).unwrap_or_default();
+        let node = api.objects(|all| all.node("n1")).unwrap_or_default();
         assert_eq!(node["status"]["conditions"].as_array().map(Vec::len), Some(2), "the kubelet's condition stays");
         Ok(())
     })

@@ -29,6 +29,7 @@ mod heal;
 mod health;
 mod instances;
 mod kube;
+mod kube_api;
 mod kube_daemon;
 mod live;
 mod live_changes;
@@ -72,6 +73,7 @@ const TC: Need = Need::Program("tc");
 const IPTABLES: Need = Need::Program("iptables");
 const SYSTEMD: Need = Need::Program("systemd-analyze");
 const SETPRIV: Need = Need::Program("setpriv");
+const OPENSSL: Need = Need::Program("openssl");
 const STRACE: Need = Need::Program("strace");
 
 static TESTS: &[Test] = &[
@@ -177,6 +179,7 @@ static TESTS: &[Test] = &[
     test!(kube::the_last_known_leases_outlive_the_server),
     test!(kube::the_condition_follows_the_network),
     test!(kube::a_config_map_that_is_replaced_is_followed),
+    test!(kube_api::the_double_answers_as_the_real_server, OPENSSL),
     test!(kube_daemon::nodes_are_hosts),
     test!(kube_daemon::a_missing_pod_cidr_is_waited_for),
     test!(kube_daemon::a_host_starts_without_the_server),
