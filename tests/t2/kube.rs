@@ -47,6 +47,7 @@ pub fn options(url: &str) -> Options {
         node: NodeName::Named("n1".into()),
         set_network_unavailable: true,
         saved: dir().join("nodes.json"),
+        answer: store::kubernetes::ANSWER,
     }
 }
 
@@ -409,6 +410,17 @@ pub fn the_condition_follows_the_network() -> Outcome {
         assert_eq!(words, ["False", "FlannelIsUp", "Flannel is running on this node"]);
         let node = api.objects(|all| all.node("n1")).unwrap_or_default();
         assert_eq!(node["status"]["conditions"].as_array().map(Vec::len), Some(2), "the kubelet's condition stays");
+
+        // a Node that is deleted and registered again has no condition of flannel's
+        api.objects(|all| {
+            all.delete("n1");
+            all.put(claimed("n1", "10.244.7.0/24", "192.0.2.1"));
+        });
+        let end = Instant::now() + PATIENCE;
+        while condition().is_none_or(|condition| condition["status"] != "False") {
+            assert!(Instant::now() < end, "no condition of the new Node");
+            let _ = tokio::time::timeout(Duration::from_millis(20), seen.store.changes()).await;
+        }
         Ok(())
     })
 }

@@ -31,6 +31,7 @@ mod instances;
 mod kube;
 mod kube_api;
 mod kube_daemon;
+mod kube_trust;
 mod live;
 mod live_changes;
 mod lost_files;
@@ -180,6 +181,10 @@ static TESTS: &[Test] = &[
     test!(kube::the_condition_follows_the_network),
     test!(kube::a_config_map_that_is_replaced_is_followed),
     test!(kube_api::the_double_answers_as_the_real_server, OPENSSL),
+    test!(kube_trust::a_rotated_authority_and_token_are_read_anew, OPENSSL),
+    test!(kube_trust::a_certificate_for_another_name_is_refused, OPENSSL),
+    test!(kube_trust::a_silent_server_is_given_up_and_asked_again),
+    test!(kube_trust::an_answer_that_stops_halfway_is_given_up),
     test!(kube_daemon::nodes_are_hosts),
     test!(kube_daemon::a_missing_pod_cidr_is_waited_for),
     test!(kube_daemon::a_host_starts_without_the_server),

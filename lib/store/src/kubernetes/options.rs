@@ -1,8 +1,12 @@
 //! What the Kubernetes store is opened with.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use overlay::lease::NodeKeys;
+
+/// The default of [`Options::answer`].
+pub const ANSWER: Duration = Duration::from_secs(30);
 
 /// How to reach the API server, and which Node this host is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct Options {
     pub set_network_unavailable: bool,
     /// The file of the last known leases. flanneld starts from it while the API server is away.
     pub saved: PathBuf,
+    /// How long the server may take to answer. Default: [`ANSWER`].
+    pub answer: Duration,
 }
 
 /// How this host's Node is named.
