@@ -16,7 +16,6 @@ use attachment::rules::iptables::{self, RemovalError};
 use attachment::rules::{macspoof, masquerade};
 use attachment::section::Section;
 use ipnetwork::IpNetwork;
-use kernel::conntrack::Conntrack;
 use kernel::diff::{RouteText, Step};
 use kernel::netns::Netns;
 use kernel::removal::clear;
@@ -224,10 +223,7 @@ fn remove_section(kernel: &mut Kernel, key: Key<'_>, record: &Record, section: &
     if scope != Scope::default() {
         clear(kernel, &scope).into_iter().next().map_or(Ok(()), Err)?;
     }
-    if section.outdates_connections() {
-        section.forget_after(&mut Conntrack::open()?)?;
-    }
-    Ok(())
+    Ok(section.forget_after_alone()?)
 }
 
 #[cfg(test)]

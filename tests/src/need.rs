@@ -17,6 +17,8 @@ pub enum Need {
     ControlGroups,
     /// helm, and the schemas of Kubernetes.
     Helm,
+    /// The programs of a Kubernetes cluster.
+    Kubernetes,
     /// A file or directory, such as the reference plugins in `/usr/lib/cni`.
     File(&'static str),
     /// [`newest_plugins`].
@@ -42,6 +44,7 @@ impl Need {
             Self::Tun => kernel::tuntap::unavailable().map(|why| format!("needs TUN devices: {why}")),
             Self::ControlGroups => groups(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()),
             Self::Helm => crate::tools::absent(),
+            Self::Kubernetes => crate::kubernetes::absent(),
             Self::File(path) if Path::new(path).exists() => None,
             Self::File(path) => Some(format!("needs {path}")),
             Self::NewestPlugins if newest_plugins().is_some() => None,

@@ -12,7 +12,7 @@ use overlay::lease::{LeaseAttrs, Subnets};
 use overlay::netconf::NetConf;
 use store::kubernetes::{HYSTERESIS, NodeName, Options};
 use store::{Claim, Held, HoldError, Published, Store, StoreOptions};
-use tests::apiserver::{Apiserver, Objects, Refusal, Streaming, claimed, node};
+use tests::apiserver::{Apiserver, Cut, Objects, Refusal, Streaming, User, claimed, node};
 use tokio::time::Instant;
 
 use crate::etcd_server::View;
@@ -20,6 +20,9 @@ use crate::{Failure, Outcome};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 pub(crate) const CONF: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
+
+/// The end of an answer that ends too early.
+const CUT: Cut = Cut { after: 5000, then_silent: false };
 
 /// Where the test's files are: on the sandbox's own tmpfs.
 pub(crate) fn dir() -> PathBuf {
@@ -45,6 +48,7 @@ pub(crate) fn options(url: &str) -> Options {
         node: NodeName::Named("n1".into()),
         set_network_unavailable: Some(HYSTERESIS),
         saved: dir().join("nodes.json"),
+        answer: store::kubernetes::ANSWER,
     }
 }
 
@@ -259,12 +263,12 @@ pub fn refusals_are_said_and_outlived() -> Outcome {
         seen.until("a verb is missing", |seen| says(seen, "ClusterRole needs: nodes get, list, watch")).await?;
         seen.complete().await?;
 
-        api.faults(|faults| faults.token = Some("another".into()));
+        api.faults(|faults| faults.users = vec![User::admin("another")]);
         api.hang_up();
         seen.until("the token is of another cluster", |seen| says(seen, "Unauthorized (401) (is the token expired"))
             .await?;
         assert_eq!(seen.view.leases.len(), 2, "the last known leases stay");
-        api.faults(|faults| faults.token = None);
+        api.faults(|faults| faults.users.clear());
         seen.complete().await
     })
 }
@@ -273,7 +277,7 @@ pub fn half_an_answer_is_no_answer() -> Outcome {
     run(async || {
         for streaming in [Streaming::Full, Streaming::Forbidden] {
             let api = serve(cluster(50))?;
-            api.faults(|faults| (faults.streaming, faults.cut) = (streaming, Some(5000)));
+            api.faults(|faults| (faults.streaming, faults.cut) = (streaming, Some(CUT)));
             let mut seen = Followed::open(options(&api.url()));
             seen.until("an error", |seen| seen.view.health.error.is_some()).await?;
             assert!(!seen.view.health.complete && seen.view.leases.is_empty(), "{:?}", seen.view);
@@ -312,7 +316,7 @@ pub fn the_lease_is_the_nodes_pod_cidr() -> Outcome {
         assert_eq!(seen.hold().await?.subnets.to_string(), "10.244.1.0-24");
         assert_eq!(seen.store.publish(&attrs()).await?, Published::Written);
         assert_eq!(seen.store.publish(&attrs()).await?, Published::Unchanged);
-        let node = api.objects(|all| all.node("n1").cloned()).unwrap_or_default();
+        let node = api.objects(|all| all.node("n1")).unwrap_or_default();
         let expected = serde_json::json!({
             "flannel.alpha.coreos.com/backend-data": "null", "flannel.alpha.coreos.com/backend-type": "host-gw",
             "flannel.alpha.coreos.com/kube-subnet-manager": "true", "flannel.alpha.coreos.com/public-ip": "192.0.2.1",
@@ -405,8 +409,19 @@ pub fn the_condition_follows_the_network() -> Outcome {
         let written = condition().unwrap_or_default();
         let words = ["status", "reason", "message"].map(|key| written[key].as_str().unwrap_or_default().to_owned());
         assert_eq!(words, ["False", "FlannelIsUp", "Flannel is running on this node"]);
-        let node = api.objects(|all| all.node("n1").cloned()).unwrap_or_default();
+        let node = api.objects(|all| all.node("n1")).unwrap_or_default();
         assert_eq!(node["status"]["conditions"].as_array().map(Vec::len), Some(2), "the kubelet's condition stays");
+
+        // a Node that is deleted and registered again has no condition of flannel's
+        api.objects(|all| {
+            all.delete("n1");
+            all.put(claimed("n1", "10.244.7.0/24", "192.0.2.1"));
+        });
+        let end = Instant::now() + PATIENCE;
+        while condition().is_none_or(|condition| condition["status"] != "False") {
+            assert!(Instant::now() < end, "no condition of the new Node");
+            let _ = tokio::time::timeout(Duration::from_millis(20), seen.store.changes()).await;
+        }
         Ok(())
     })
 }

@@ -29,8 +29,10 @@ mod heal;
 mod health;
 mod instances;
 mod kube;
+mod kube_api;
 mod kube_away;
 mod kube_daemon;
+mod kube_trust;
 mod live;
 mod live_changes;
 mod lost_files;
@@ -74,6 +76,7 @@ const TC: Need = Need::Program("tc");
 const IPTABLES: Need = Need::Program("iptables");
 const SYSTEMD: Need = Need::Program("systemd-analyze");
 const SETPRIV: Need = Need::Program("setpriv");
+const OPENSSL: Need = Need::Program("openssl");
 const STRACE: Need = Need::Program("strace");
 
 static TESTS: &[Test] = &[
@@ -185,6 +188,11 @@ static TESTS: &[Test] = &[
     test!(kube_away::a_configuration_that_changes_meanwhile_is_followed),
     test!(kube_away::a_network_that_does_not_work_is_said),
     test!(kube_away::another_writer_of_the_condition_keeps_it),
+    test!(kube_api::the_double_answers_as_the_real_server, OPENSSL),
+    test!(kube_trust::a_rotated_authority_and_token_are_read_anew, OPENSSL),
+    test!(kube_trust::a_certificate_for_another_name_is_refused, OPENSSL),
+    test!(kube_trust::a_silent_server_is_given_up_and_asked_again),
+    test!(kube_trust::an_answer_that_stops_halfway_is_given_up),
     test!(kube_daemon::nodes_are_hosts),
     test!(kube_daemon::a_missing_pod_cidr_is_waited_for),
     test!(kube_daemon::a_host_starts_without_the_server),

@@ -5,13 +5,17 @@ use std::process::ExitCode;
 use tests::harness::{self, Environment, Outcome, Test};
 use tests::need::Need;
 
+mod apiserver;
+mod cluster;
 mod containerd;
+mod control;
 mod cri;
 mod host;
 mod image;
 mod lists;
 mod machine;
 mod manifest;
+mod node;
 mod podman;
 mod pods;
 
@@ -68,6 +72,18 @@ const IMAGE: &[Need] = needs!(
     Need::Program("sysctl"),
     Need::File("/etc/containers/policy.json")
 );
+const APISERVER: &[Need] =
+    needs!(Need::Kubernetes, Need::Program("etcd"), Need::Program("etcdctl"), Need::Program("openssl"));
+const CLUSTER: &[Need] = needs!(
+    Need::Kubernetes,
+    Need::Program("etcd"),
+    Need::Program("openssl"),
+    Need::Program("containerd"),
+    Need::Program("ctr"),
+    Need::Program("runc"),
+    Need::Program("nsenter"),
+    Need::File(image::BUSYBOX)
+);
 const CONTAINERD: &[Need] = needs!(
     Need::Program("containerd"),
     Need::Program("ctr"),
@@ -77,6 +93,11 @@ const CONTAINERD: &[Need] = needs!(
 );
 
 tests! {
+    apiserver::the_real_server_answers_as_the_table_says, APISERVER;
+    cluster::pods_reach_each_other_services_and_the_outside, CLUSTER;
+    cluster::nothing_is_lost_as_flanneld_and_its_backend_change, CLUSTER;
+    cluster::nothing_is_lost_while_the_api_server_is_away, CLUSTER;
+    cluster::a_node_comes_back_with_another_subnet, CLUSTER;
     lists::kube_flannel, HOST;
     lists::k3s, HOST;
     lists::podman, HOST;
@@ -126,6 +147,7 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [machine::INIT, group, name] => return machine::init(group, name),
         [machine::INSIDE, name] => return inside(name),
+        [node::HOLD] => return node::hold(),
         _ => {}
     }
     let environment = Environment {

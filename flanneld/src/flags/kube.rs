@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use overlay::lease::NodeKeys;
 use store::StoreOptions;
-use store::kubernetes::{HYSTERESIS, NodeName, Options};
+use store::kubernetes::{ANSWER, HYSTERESIS, NodeName, Options};
 
 /// The file of the last known leases, beside subnet.env.
 const SAVED: &str = "nodes.json";
@@ -58,6 +58,7 @@ impl KubeFlags {
                 node,
                 set_network_unavailable: self.set_node_network_unavailable.then_some(HYSTERESIS),
                 saved: store::files::dir_of(subnet_file).join(SAVED),
+                answer: ANSWER,
             }))),
             (keys, node) => {
                 let prefix = |error| format!("--kube-annotation-prefix {:?}: {error}", self.kube_annotation_prefix);

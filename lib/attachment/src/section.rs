@@ -161,6 +161,16 @@ impl Section {
     }
 }
 
+impl Section {
+    /// As [`Section::forget_after`], with a connection of its own, which is opened only if there is something to look for.
+    ///
+    /// # Errors
+    /// As [`Section::forget_before`].
+    pub fn forget_after_alone(&self) -> Result<(), KernelError> {
+        if self.outdates_connections() { self.forget_after(&mut Conntrack::open()?) } else { Ok(()) }
+    }
+}
+
 impl Record {
     /// What the plugin of this `type` made.
     pub fn section(&self, plugin: &str) -> Option<&Kept> {

@@ -1,8 +1,15 @@
 //! A double of the Kubernetes API server, for faults, for scale, and for answers that the real server of the tests is
-//! too old to give. A table of cases runs against both (tests/t2/kube_api.rs).
+//! too old to give. A table of cases runs against both: [`cases`].
 
+mod access;
+mod answer;
+pub mod cases;
+pub mod client;
 mod objects;
+mod patch;
 mod serve;
+pub mod tls;
+mod watch;
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,7 +20,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::{Notify, oneshot};
+use tokio_rustls::TlsAcceptor;
 
+pub use access::User;
 pub use objects::Objects;
 
 /// How the server answers a watch that asks for all Nodes first.
@@ -41,6 +50,15 @@ pub struct Refusal {
     pub retry_after: u32,
 }
 
+/// How an answer ends too early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// The bytes that are sent of each list or watch.
+    pub after: usize,
+    /// Whether nothing follows, instead of the end of the connection.
+    pub then_silent: bool,
+}
+
 /// What goes wrong.
 #[derive(Debug, Clone)]
 pub struct Faults {
@@ -48,10 +66,12 @@ pub struct Faults {
     pub refuse: VecDeque<Refusal>,
     /// How lists as watches are answered.
     pub streaming: Streaming,
-    /// The connection ends after this many bytes of each list or watch.
-    pub cut: Option<usize>,
-    /// The bearer token that requests must have.
-    pub token: Option<String>,
+    /// Lists and watches end too early.
+    pub cut: Option<Cut>,
+    /// Requests are read, and not answered.
+    pub silent: bool,
+    /// The users, one of whose tokens a request must have. None: everybody may do everything.
+    pub users: Vec<User>,
     /// Between two bookmarks of a watch.
     pub bookmarks: Duration,
     /// The longest life of a watch, whatever the client asks for.
@@ -64,7 +84,8 @@ impl Default for Faults {
             refuse: VecDeque::new(),
             streaming: Streaming::Full,
             cut: None,
-            token: None,
+            silent: false,
+            users: Vec::new(),
             bookmarks: Duration::from_secs(60),
             watches: Duration::from_secs(3600),
         }
@@ -72,15 +93,17 @@ impl Default for Faults {
 }
 
 /// What the server has, does wrong, and was asked.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     objects: Objects,
+    /// The certificate, for TLS.
+    identity: Option<TlsAcceptor>,
     faults: Faults,
     requests: Vec<String>,
 }
 
 /// The state, and who waits for changes of it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     changed: Notify,
@@ -95,7 +118,6 @@ impl Shared {
 }
 
 /// A running server. Dropping it ends it and all its connections.
-#[derive(Debug)]
 pub struct Apiserver {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -138,7 +160,13 @@ impl Apiserver {
 
     /// The URL for `--kube-api-url`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.shared.lock().identity.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Serves new connections by TLS with this certificate; `None`: without.
+    pub fn identify(&self, identity: Option<TlsAcceptor>) {
+        self.shared.lock().identity = identity;
     }
 
     /// Stops the server, and returns what it has, for another one.

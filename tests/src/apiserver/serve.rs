@@ -1,231 +1,214 @@
-//! Requests and answers.
+//! Connections and requests.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::StreamExt;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Bytes, Frame, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Faults, Refusal, Shared, Streaming};
-
-type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
+use super::Shared;
+use super::access::Asked;
+use super::answer::{self, Body, error, list, refused, status, whole};
+use super::objects;
+use super::patch::Kind;
+use super::watch::watch;
 
 /// Accepts connections for ever.
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     while let Ok((stream, _)) = listener.accept().await {
         let shared = shared.clone();
+        let identity = shared.lock().identity.clone();
         tokio::spawn(async move {
-            let served = shared.clone();
-            let service = service_fn(move |request| answer(served.clone(), request));
-            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-            tokio::select! {
-                _ = connection => {}
-                () = shared.hang_up.notified() => {}
+            match identity {
+                None => serve(stream, shared).await,
+                Some(identity) => {
+                    if let Ok(stream) = identity.accept(stream).await {
+                        serve(stream, shared).await;
+                    }
+                }
             }
         });
     }
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let asked = format!("{} {}", request.method(), request.uri());
-    let refused = {
-        let mut state = shared.lock();
-        state.requests.push(asked.clone());
-        let token = state.faults.token.clone();
-        let bearer = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-        match token {
-            Some(token) if bearer != Some(&format!("Bearer {token}")) => {
-                Some(Refusal { code: 401, reason: "Unauthorized", message: "Unauthorized".into(), retry_after: 0 })
-            }
-            _ => state.faults.refuse.pop_front(),
-        }
-    };
-    Ok(match refused {
-        Some(refusal) => status(&refusal),
-        None => route(shared, request).await,
-    })
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, shared: Arc<Shared>) {
+    let served = shared.clone();
+    let service = service_fn(move |request| respond(served.clone(), request));
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        _ = connection => {}
+        () = shared.hang_up.notified() => {}
+    }
 }
 
-async fn route(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Body> {
+async fn respond(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let query = query(request.uri().query().unwrap_or_default());
-    match (request.method().clone(), parts.as_slice()) {
-        (Method::GET, ["api", "v1", "nodes"]) if query.get("watch").is_some_and(|watch| watch == "true") => {
-            watch(shared, &query)
-        }
-        (Method::GET, ["api", "v1", "nodes"]) => {
-            let limit = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or_default();
-            let token = query.get("continue").cloned().unwrap_or_default();
-            let (page, cut) = {
-                let state = shared.lock();
-                (state.objects.page(limit, &token), state.faults.cut)
-            };
-            whole(StatusCode::OK, &page, cut)
-        }
-        (Method::GET, ["api", "v1", "nodes", name]) => found(name, shared.lock().objects.node(name).cloned()),
-        (Method::PATCH, ["api", "v1", "nodes", name, "status"]) => {
-            let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-            let patch = serde_json::from_slice(&body).unwrap_or_default();
-            let patched = shared.lock().objects.patch(name, &patch);
-            shared.changed.notify_waiters();
-            found(name, patched)
-        }
-        (Method::GET, ["api", "v1", "namespaces", namespace, "pods", name]) => {
-            let node = shared.lock().objects.pod_node(namespace, name).map(str::to_owned);
-            found(
-                name,
-                node.map(|node| json!({ "kind": "Pod", "metadata": { "name": name }, "spec": { "nodeName": node } })),
-            )
-        }
-        _ => status(&Refusal {
-            code: 404,
-            reason: "NotFound",
-            message: "the server could not find the requested resource".into(),
-            retry_after: 0,
-        }),
+    let refused = refuse(&shared, &request, &parts, &query);
+    let silent = shared.lock().faults.silent;
+    if silent {
+        std::future::pending::<()>().await;
     }
-}
-
-fn query(text: &str) -> BTreeMap<String, String> {
-    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(key, value)| (key.to_owned(), value.replace("%3D", "="))).collect()
-}
-
-fn found(name: &str, object: Option<Value>) -> Response<Body> {
-    match object {
-        Some(object) => whole(StatusCode::OK, &object, None),
-        None => {
-            let message = format!("nodes {name:?} not found");
-            status(&Refusal { code: 404, reason: "NotFound", message, retry_after: 0 })
-        }
-    }
-}
-
-fn object(refusal: &Refusal) -> Value {
-    json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": refusal.message,
-        "reason": refusal.reason, "code": refusal.code, "details": { "retryAfterSeconds": refusal.retry_after },
+    Ok(match refused {
+        Some(refusal) => refusal,
+        None => route(shared, request, &parts, &query).await,
     })
 }
 
-fn status(refusal: &Refusal) -> Response<Body> {
-    let code = StatusCode::from_u16(refusal.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    whole(code, &object(refusal), None)
-}
-
-/// A whole answer, or its first bytes and then the end of the connection.
-fn whole(code: StatusCode, object: &Value, cut: Option<usize>) -> Response<Body> {
-    let text = object.to_string();
-    let body = match cut {
-        None => Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync(),
-        Some(most) => {
-            let part = Bytes::from(text.as_bytes()[..most.min(text.len())].to_vec());
-            let broken = std::io::Error::other("cut");
-            let frames = futures_util::stream::iter([Ok(Frame::data(part)), Err(broken)]);
-            StreamBody::new(frames).boxed_unsync()
-        }
-    };
-    response(code, body)
-}
-
-fn response(code: StatusCode, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = code;
-    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
-    response
-}
-
-fn watch(shared: Arc<Shared>, query: &BTreeMap<String, String>) -> Response<Body> {
-    let all = query.get("sendInitialEvents").is_some_and(|all| all == "true");
-    let faults = shared.lock().faults.clone();
-    if all && faults.streaming == Streaming::Forbidden {
-        let message = "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is \
-                       forbidden for watch";
-        return status(&Refusal { code: 422, reason: "Invalid", message: message.into(), retry_after: 0 });
-    }
-    let version = query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or_default();
-    let asked = query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
-    let life = asked.unwrap_or(faults.watches).min(faults.watches);
-    let (lines, mut receiver) = mpsc::channel(64);
-    tokio::spawn(async move {
-        // the client may be gone, or its time is up
-        let _ = tokio::time::timeout(life, follow(shared, version, all, faults, lines)).await;
-    });
-    let frames = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-    let frames = frames.map(|line: String| Ok(Frame::data(Bytes::from(line))));
-    response(StatusCode::OK, StreamBody::new(frames).boxed_unsync())
-}
-
-/// Sends the lines of a watch.
-async fn follow(
-    shared: Arc<Shared>,
-    mut version: u64,
-    all: bool,
-    faults: Faults,
-    lines: mpsc::Sender<String>,
-) -> Result<(), mpsc::error::SendError<String>> {
-    let line = |event: Value| format!("{event}\n");
-    if all && faults.streaming == Streaming::NoProgress {
-        let message = "a watch stream was requested by the client but the required storage feature RequestWatchProgress is \
-                       disabled";
-        let refusal = Refusal { code: 500, reason: "InternalError", message: message.into(), retry_after: 0 };
-        return lines.send(line(json!({ "type": "ERROR", "object": object(&refusal) }))).await;
-    }
-    if all {
-        let nodes: Vec<Value> = {
-            let state = shared.lock();
-            version = state.objects.version();
-            state.objects.all().cloned().collect()
+/// The answer to a request that is refused, before it is looked at.
+fn refuse(
+    shared: &Shared,
+    request: &Request<Incoming>,
+    parts: &[&str],
+    query: &BTreeMap<String, String>,
+) -> Option<Response<Body>> {
+    let mut state = shared.lock();
+    state.requests.push(format!("{} {}", request.method(), request.uri()));
+    let users = state.faults.users.clone();
+    let asked = of_api(parts).and_then(|parts| Asked::of(request.method().as_str(), is_watch(query), parts));
+    if !users.is_empty() {
+        let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+        let token = header.and_then(|header| header.strip_prefix("Bearer "));
+        let Some(user) = users.iter().find(|user| Some(user.token.as_str()) == token) else {
+            return Some(error(401, "Unauthorized", "Unauthorized".into()));
         };
-        let mut sent = 0;
-        for node in nodes {
-            let text = line(json!({ "type": "ADDED", "object": node }));
-            sent += text.len();
-            if faults.cut.is_some_and(|cut| sent > cut) {
-                return Ok(());
+        if let Some(asked) = asked.as_ref().filter(|asked| !asked.is_allowed(user)) {
+            return Some(error(403, "Forbidden", asked.forbidden(&user.name)));
+        }
+    }
+    if asked.is_none() {
+        return Some(error(404, "NotFound", "the server could not find the requested resource".into()));
+    }
+    state.faults.refuse.pop_front().map(|refusal| status(&refusal))
+}
+
+fn of_api<'a, 'b>(parts: &'a [&'b str]) -> Option<&'a [&'b str]> {
+    match parts {
+        ["api", "v1", rest @ ..] => Some(rest),
+        _ => None,
+    }
+}
+
+fn is_watch(query: &BTreeMap<String, String>) -> bool {
+    query.get("watch").is_some_and(|watch| watch == "true" || watch == "1")
+}
+
+/// Percent-decoded pairs (application/x-www-form-urlencoded).
+fn query(text: &str) -> BTreeMap<String, String> {
+    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), decoded(value))).collect()
+}
+
+fn decoded(text: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let [first, after @ ..] = rest {
+        rest = after;
+        let hex = after.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match (first, hex) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = &after[2..];
             }
-            lines.send(text).await?;
+            (b'+', _) => bytes.push(b' '),
+            (byte, _) => bytes.push(*byte),
         }
-        lines.send(line(bookmark(version, true))).await?;
     }
-    let mut bookmarks = tokio::time::interval(faults.bookmarks);
-    bookmarks.tick().await;
-    loop {
-        let mut changed = std::pin::pin!(shared.changed.notified());
-        changed.as_mut().enable();
-        let changes: Option<Vec<_>> = shared.lock().objects.since(version).map(<[_]>::to_vec);
-        let Some(changes) = changes else {
-            let message = format!("too old resource version: {version}");
-            let gone = Refusal { code: 410, reason: "Expired", message, retry_after: 0 };
-            return lines.send(line(json!({ "type": "ERROR", "object": object(&gone) }))).await;
-        };
-        for change in changes {
-            version = change.version;
-            lines.send(line(change.event)).await?;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+async fn route(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+    parts: &[&str],
+    query: &BTreeMap<String, String>,
+) -> Response<Body> {
+    let name = |parts: &[&str]| parts.get(1).copied().unwrap_or_default().to_owned();
+    match (request.method().clone(), of_api(parts).unwrap_or_default()) {
+        (Method::GET, ["nodes"]) if is_watch(query) => watch(shared, query),
+        (Method::GET, ["nodes"]) => page(&shared, query),
+        (Method::GET, ["nodes", name]) => {
+            let node = shared.lock().objects.text(name);
+            found(node, "nodes", name)
         }
-        tokio::select! {
-            () = changed => {}
-            _ = bookmarks.tick() => lines.send(line(bookmark(version, false))).await?,
+        (Method::POST, ["nodes"]) => {
+            let node = body(request).await;
+            let created = shared.lock().objects.create(node.clone());
+            shared.changed.notify_waiters();
+            changed(created, StatusCode::CREATED, node["metadata"]["name"].as_str().unwrap_or_default())
         }
+        (Method::DELETE, ["nodes", name]) => {
+            let was = shared.lock().objects.delete(name);
+            shared.changed.notify_waiters();
+            if was { answer::success() } else { refused(name, &objects::Refused::Absent) }
+        }
+        (Method::PATCH, parts @ (["nodes", _] | ["nodes", _, "status"])) => {
+            let (name, status) = (name(parts), parts.len() == 3);
+            patch(&shared, request, &name, status).await
+        }
+        (Method::GET, ["namespaces", namespace, "pods", name]) => {
+            let pod = shared.lock().objects.find_pod(namespace, name).map(Value::to_string);
+            found(pod, "pods", name)
+        }
+        (Method::POST, ["namespaces", namespace, "pods"]) => {
+            let namespace = (*namespace).to_owned();
+            let pod = body(request).await;
+            shared.lock().objects.put_pod(&namespace, pod.clone());
+            whole(StatusCode::CREATED, pod.to_string(), None)
+        }
+        _ => error(405, "MethodNotAllowed", "the server does not allow this method on the requested resource".into()),
     }
 }
 
-fn bookmark(version: u64, end: bool) -> Value {
-    let mut metadata = json!({ "resourceVersion": version.to_string(), "creationTimestamp": null });
-    if end {
-        metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+async fn body(request: Request<Incoming>) -> Value {
+    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    serde_json::from_slice(&body).unwrap_or_default()
+}
+
+fn page(shared: &Shared, query: &BTreeMap<String, String>) -> Response<Body> {
+    let given = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
+    // from its cache the server sends all, whatever the limit
+    let cached = given("resourceVersion") == "0";
+    let limit = if cached { 0 } else { given("limit").parse().unwrap_or_default() };
+    let mut state = shared.lock();
+    let Some(page) = state.objects.page(limit, given("continue")) else {
+        let message = "The provided continue parameter is too old to display a consistent list result. You can start a new \
+                       list without the continue parameter.";
+        return error(410, "Expired", message.into());
+    };
+    whole(StatusCode::OK, list(&page), state.faults.cut)
+}
+
+async fn patch(shared: &Shared, request: Request<Incoming>, name: &str, status: bool) -> Response<Body> {
+    let kind = request.headers().get("content-type").and_then(|value| value.to_str().ok()).and_then(Kind::of);
+    let Some(kind) = kind else {
+        return error(415, "UnsupportedMediaType", "415: Unsupported Media Type".into());
+    };
+    let patch = body(request).await;
+    let patched = shared.lock().objects.patch(name, &patch, kind, status);
+    shared.changed.notify_waiters();
+    changed(patched, StatusCode::OK, name)
+}
+
+fn changed(outcome: Result<String, objects::Refused>, code: StatusCode, name: &str) -> Response<Body> {
+    match outcome {
+        Ok(text) => whole(code, text, None),
+        Err(why) => refused(name, &why),
     }
-    json!({ "type": "BOOKMARK", "object": { "kind": "Node", "apiVersion": "v1", "metadata": metadata } })
+}
+
+fn found(text: Option<String>, kind: &str, name: &str) -> Response<Body> {
+    match text {
+        Some(text) => whole(StatusCode::OK, text, None),
+        None => error(404, "NotFound", format!("{kind} {name:?} not found")),
+    }
 }

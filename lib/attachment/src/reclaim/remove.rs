@@ -110,7 +110,7 @@ fn remove_section(host: &mut Kernel, key: Key<'_>, section: &Section, errors: &m
     if scope != Scope::default() {
         errors.extend(clear(host, &scope).into_iter().map(ReclaimError::from));
     }
-    errors.extend(section.forget_after().err().map(ReclaimError::from));
+    errors.extend(section.forget_after_alone().err().map(ReclaimError::from));
 }
 
 fn release(key: Key<'_>, record: &Record) -> Result<(), ReclaimError> {

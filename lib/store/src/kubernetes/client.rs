@@ -19,9 +19,6 @@ use super::wire::{Conditioned, Node, Page, Pod};
 /// Nodes per page. A Node has about 12 KB, and a page is in memory as a whole.
 const PAGE: u32 = 100;
 
-/// How long a call may take.
-const ANSWER: Duration = Duration::from_secs(30);
-
 /// How long the server keeps a watch, in seconds. Not so long that a connection which died unnoticed costs much.
 const WATCH: u32 = 290;
 
@@ -35,6 +32,8 @@ const NODES: &str = "/api/v1/nodes";
 pub(super) struct Api {
     client: Client,
     server: String,
+    /// How long a call may take.
+    answer: Duration,
 }
 
 impl std::fmt::Debug for Api {
@@ -62,7 +61,7 @@ impl Api {
         let config = config(options).await.map_err(failed)?;
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let client = Client::try_from(config).map_err(|error| failed(Cause::config(error)))?;
-        Ok(Self { client, server })
+        Ok(Self { client, server, answer: options.answer })
     }
 
     /// The server's URL.
@@ -82,7 +81,7 @@ impl Api {
     ) -> Result<T, KubeError> {
         let failed = self.failed(op);
         let request = request.map_err(|error| failed(kube::Error::BuildRequest(error).into()))?;
-        bounded(self.client.request(request)).await.map_err(failed)
+        bounded(self.answer, self.client.request(request)).await.map_err(failed)
     }
 
     /// A page of the list of Nodes. An empty token asks for the first one.
@@ -94,7 +93,8 @@ impl Api {
         self.call("list nodes", kube::core::Request::new(NODES).list(&params)).await
     }
 
-    /// Starts a watch. The stream ends when the server ends the watch, and with an error when it is silent.
+    /// Starts a watch. The stream ends when the server ends the watch, and with an error when it is silent: for the time of an
+    /// answer while it sends all Nodes, and for longer than its bookmarks take while it sends changes.
     pub(super) async fn watch(
         &self,
         from: &From,
@@ -107,18 +107,19 @@ impl Api {
             From::All => request.watch(&params.initial_events(), "0"),
         };
         let request = request.map_err(|error| failed(kube::Error::BuildRequest(error).into()))?;
-        let events = bounded(self.client.request_events::<Node>(request)).await.map_err(&failed)?;
+        let events = bounded(self.answer, self.client.request_events::<Node>(request)).await.map_err(&failed)?;
         let events: Events = Box::pin(events);
-        Ok(futures_util::stream::unfold((events, failed), async |(mut events, failed)| {
-            let event = match tokio::time::timeout(SILENCE, events.next()).await {
+        let silence = if *from == From::All { self.answer } else { SILENCE };
+        Ok(futures_util::stream::unfold((events, failed, silence), async |(mut events, failed, silence)| {
+            let event = match tokio::time::timeout(silence, events.next()).await {
                 Ok(event) => event?.map_err(|error| failed(error.into())),
-                Err(_) => Err(failed(Cause::Timeout(SILENCE))),
+                Err(_) => Err(failed(Cause::Timeout(silence))),
             };
             let event = event.and_then(|event| match event {
                 WatchEvent::Error(status) => Err(failed(Cause::Answer(status))),
                 event => Ok(event),
             });
-            Some((event, (events, failed)))
+            Some((event, (events, failed, silence)))
         }))
     }
 
@@ -157,10 +158,10 @@ pub(super) fn named(options: &Options) -> String {
 }
 
 /// Waits for an answer, but not for ever.
-async fn bounded<T>(answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Cause> {
-    match tokio::time::timeout(ANSWER, answer).await {
+async fn bounded<T>(limit: Duration, answer: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Cause> {
+    match tokio::time::timeout(limit, answer).await {
         Ok(answer) => answer.map_err(Cause::from),
-        Err(_) => Err(Cause::Timeout(ANSWER)),
+        Err(_) => Err(Cause::Timeout(limit)),
     }
 }
 
@@ -183,7 +184,7 @@ async fn config(options: &Options) -> Result<Config, Cause> {
         config.root_cert = Some(Vec::new());
     }
     // silence is bounded here, and the follower tries again and says why
-    (config.read_timeout, config.default_retry) = (Some(SILENCE + ANSWER), false);
+    (config.read_timeout, config.default_retry) = (Some(SILENCE + options.answer), false);
     Ok(config)
 }
 

@@ -44,10 +44,20 @@ fn next(found: Option<&Condition>, up: bool, wrote: bool) -> Option<Value> {
 
 /// Keeps the condition equal to what `ready` says, until its sender is gone. It says that the Node has no network after that has
 /// been so for the time `hysteresis`.
-pub(super) async fn keep(own: watch::Receiver<Own>, mut ready: watch::Receiver<Option<bool>>, hysteresis: Duration) {
+pub(super) async fn keep(
+    mut own: watch::Receiver<Own>,
+    mut ready: watch::Receiver<Option<bool>>,
+    hysteresis: Duration,
+) {
     let mut wrote: Option<bool> = None;
+    // a Node that is deleted and registered again has no condition of ours
+    let mut node = None;
     let mut backoff = Backoff::default();
     loop {
+        let now = created(&own.borrow_and_update()).or(node);
+        if now != node {
+            (node, wrote) = (now, None);
+        }
         let wanted = *ready.borrow_and_update();
         let wait = match wanted {
             Some(up) if wrote == Some(up) => None,
@@ -67,6 +77,7 @@ pub(super) async fn keep(own: watch::Receiver<Own>, mut ready: watch::Receiver<O
                 Ok(()) => continue,
                 Err(_) => return,
             },
+            Ok(_) = own.wait_for(|own| created(own).is_some_and(|now| Some(now) != node)) => continue,
             () = settled => {}
         }
         let Some(up) = wanted else { continue };
@@ -83,6 +94,11 @@ pub(super) async fn keep(own: watch::Receiver<Own>, mut ready: watch::Receiver<O
             }
         }
     }
+}
+
+/// When this host's Node was created, if it is known.
+fn created(own: &Own) -> Option<u64> {
+    own.node.as_ref().map(|node| node.created)
 }
 
 /// Writes the condition, if it is ours to write. False while there is no connection.

@@ -44,7 +44,10 @@ fn hint(cause: &Cause) -> &'static str {
     match cause {
         Cause::Answer(status) => match status.code {
             401 => " (is the token expired, or of another cluster? retrying)",
-            403 => " (flanneld's ClusterRole needs: nodes get, list, watch; nodes/status patch; pods get)",
+            // an admission webhook refuses with the same status, and in its own words
+            403 if status.message.contains(" cannot ") => {
+                " (flanneld's ClusterRole needs: nodes get, list, watch; nodes/status patch; pods get)"
+            }
             404 => "",
             429 => " (the server is busy; retrying)",
             _ => "",

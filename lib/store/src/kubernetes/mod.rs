@@ -20,7 +20,7 @@ use overlay::net::ByFamily;
 use tokio::sync::watch;
 
 pub use error::{Cause, KubeError};
-pub use options::{HYSTERESIS, NodeName, Options};
+pub use options::{ANSWER, HYSTERESIS, NodeName, Options};
 
 use crate::feed::Feed;
 use client::named;

@@ -8,6 +8,9 @@ use overlay::lease::NodeKeys;
 /// A restart of flanneld must not move pods to other Nodes.
 pub const HYSTERESIS: Duration = Duration::from_secs(30);
 
+/// The default of [`Options::answer`].
+pub const ANSWER: Duration = Duration::from_secs(30);
+
 /// How to reach the API server, and which Node this host is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -26,6 +29,8 @@ pub struct Options {
     pub set_network_unavailable: Option<Duration>,
     /// The file of the last known leases. flanneld starts from it while the API server is away.
     pub saved: PathBuf,
+    /// How long the server may take to answer. Default: [`ANSWER`].
+    pub answer: Duration,
 }
 
 /// How this host's Node is named.

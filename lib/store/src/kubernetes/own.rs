@@ -39,13 +39,15 @@ pub(super) struct OwnNode {
     pub(super) cidrs: Vec<String>,
     /// flannel's annotations.
     pub(super) annotations: Annotations,
+    /// When the Node was created, in seconds since 1970; 0 if that is unknown.
+    pub(super) created: u64,
 }
 
 impl OwnNode {
     pub(super) fn new(node: &Node, options: &Options) -> Self {
         let all = node.metadata.annotations.iter().flatten();
         let ours = all.filter(|(key, _)| options.keys.has(key)).map(|(key, value)| (key.clone(), value.clone()));
-        Self { cidrs: node.spec.cidrs().to_vec(), annotations: ours.collect() }
+        Self { cidrs: node.spec.cidrs().to_vec(), annotations: ours.collect(), created: node.created() }
     }
 }
 

@@ -13,11 +13,12 @@ fn options() -> Arc<Options> {
         node: NodeName::Named("n1".into()),
         set_network_unavailable: None,
         saved: "/run/flannel/nodes.json".into(),
+        answer: crate::kubernetes::ANSWER,
     })
 }
 
 fn own(node: Option<&str>) -> Own {
-    let node = node.map(|cidr| OwnNode { cidrs: vec![cidr.to_owned()], annotations: Annotations::new() });
+    let node = node.map(|cidr| OwnNode { cidrs: vec![cidr.to_owned()], annotations: Annotations::new(), created: 0 });
     Own { api: None, name: Some("n1".into()), node, read: true }
 }
 

@@ -80,7 +80,8 @@ impl Saved {
 
     /// This host's Node and its name.
     pub(super) fn own(&self) -> (&str, OwnNode) {
-        (&self.node, OwnNode { cidrs: self.pod_cidrs.clone(), annotations: self.annotations.clone() })
+        let created = self.leases.get(&self.node).map(|lease| lease.created).unwrap_or_default();
+        (&self.node, OwnNode { cidrs: self.pod_cidrs.clone(), annotations: self.annotations.clone(), created })
     }
 
     /// Adds the leases to `nodes`. An entry that is not a lease is left out.
@@ -120,7 +121,7 @@ mod tests {
             let node: Node = serde_json::from_str(&text).unwrap();
             all.put(&node);
         }
-        let own = OwnNode { cidrs: vec!["10.244.0.0/24".into()], annotations: Annotations::new() };
+        let own = OwnNode { cidrs: vec!["10.244.0.0/24".into()], annotations: Annotations::new(), created: 0 };
         Saved::now("n0", Some(&own), &all).write(&path).unwrap();
         let saved = Saved::read(&path).unwrap();
         assert_eq!(saved.own(), ("n0", own));
