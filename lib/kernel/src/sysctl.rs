@@ -10,7 +10,8 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::netlink::KernelError;
 
-fn path(key: &str) -> PathBuf {
+/// The parameter's file, below the mount of /proc that this process has.
+pub fn path(key: &str) -> PathBuf {
     PathBuf::from("/proc/sys").join(key)
 }
 
