@@ -90,6 +90,7 @@ pub fn main_in_vm(tests: &'static [Test], environment: &Environment) -> ExitCode
     if let Some(error) = become_child(std::env::args_os()) {
         return complain(&error);
     }
+    let _ = DRILLS.set(environment.drills);
     if let Some(code) = special(tests) {
         return code;
     }

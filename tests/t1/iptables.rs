@@ -312,6 +312,26 @@ pub fn a_program_that_does_not_end_is_killed() -> Outcome {
     assert_nothing_left(&caller, &room)
 }
 
+/// A program that reports success and has done nothing is tried again, and the ADD fails.
+pub fn a_program_that_does_nothing_has_no_success() -> Outcome {
+    let bin = tempfile::tempdir()?;
+    for name in ["iptables-save", "ip6tables-save"] {
+        script(&bin.path().join(name), "echo '*nat\n:POSTROUTING ACCEPT [0:0]\nCOMMIT'")?;
+    }
+    for name in ["iptables-restore", "ip6tables-restore"] {
+        script(&bin.path().join(name), &format!("echo >> {}", bin.path().join("runs").display()))?;
+    }
+    let caller = Caller::new(Whose::Ours).with_path(&format!("{}:/bin:/usr/bin", bin.path().display()));
+    let room = Room::create("pod")?;
+    let error = caller.call("ADD", &Pod::of(&room, "cid"), &by_iptables(&caller)).error();
+    assert!(
+        error.starts_with("11 ") && error.contains("has succeeded, and the rules in table nat are not there"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read_to_string(bin.path().join("runs"))?.lines().count(), 3);
+    assert_nothing_left(&caller, &room)
+}
+
 fn script(path: &PathBuf, text: &str) -> Outcome {
     use std::os::unix::fs::PermissionsExt;
     std::fs::write(path, format!("#!/bin/sh\n{text}\n"))?;

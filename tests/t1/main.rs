@@ -254,6 +254,7 @@ static TESTS: &[Test] = &[
     test!(iptables::a_held_lock_is_waited_for_a_limited_time, IPTABLES),
     test!(iptables::a_host_without_the_programs),
     test!(iptables::a_program_that_does_not_end_is_killed),
+    test!(iptables::a_program_that_does_nothing_has_no_success),
     test!(record::host_gw_killed_at_any_write_leaves_no_route_behind_gc, STRACE),
     test!(record::host_gw_on_a_full_disk_leaves_no_route_behind_gc, STRACE),
     test!(record::direct_routing_killed_at_any_write_leaves_no_route_behind_gc, STRACE),

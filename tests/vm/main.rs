@@ -15,7 +15,7 @@ mod vlans;
 #[expect(dead_code, reason = "t2 disturbs in more ways")]
 mod disturb;
 #[path = "../t2/vandal/mod.rs"]
-#[expect(dead_code, reason = "t2 runs its tables")]
+#[expect(dead_code, reason = "t2 runs the other tables")]
 mod vandal;
 
 #[path = "../t1/births.rs"]
@@ -76,6 +76,8 @@ static TESTS: &[Test] = &[
     test!(cluster::hostile_wireguard_leases_disturb_nobody),
     test!(cluster::a_device_made_at_the_start_reaches_its_peers),
     test!(cluster::a_device_that_was_deleted_reaches_its_peers),
+    test!(vandal::ipip),
+    test!(vandal::wireguard),
     test!(clock::a_lease_is_renewed_when_the_clock_is_set_back_an_hour),
     test!(clock::a_lease_is_renewed_when_the_clock_is_set_back_eight_hours),
     test!(clock::no_lease_ends_when_the_clock_is_set_a_year_ahead),
@@ -86,7 +88,7 @@ fn main() -> ExitCode {
         tier: "vm",
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO"),
-        drills: false,
+        drills: std::env::var_os("DRILLS").is_some_and(|value| value == "all"),
     };
     harness::main_in_vm(TESTS, &environment)
 }

@@ -202,6 +202,7 @@ impl Loop {
     async fn wait(&mut self, mut due: Instant) -> Result<(), String> {
         let last = Instant::now();
         let quiet = loop {
+            let look = self.settings.due();
             tokio::select! {
                 news = self.events.news() => {
                     news.map_err(|ended| ended.to_string())?;
@@ -222,7 +223,8 @@ impl Loop {
                     self.next = Look::all();
                     break QUIET;
                 }
-                () = tokio::time::sleep_until(self.settings.due()) => {
+                () = self.settings.written() => {}
+                () = tokio::time::sleep_until(look) => {
                     // those of ports are announced with them, and they may be many
                     let facts = self.records.silent_settings();
                     let changed = self.settings.changed(&self.kernel, &State::default(), facts).await;

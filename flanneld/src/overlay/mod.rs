@@ -164,6 +164,7 @@ impl Controller {
         let ended = Instant::now();
         let due = due.at.unwrap_or(ended + AUDIT).min(ended + AUDIT);
         let why = loop {
+            let look = self.settings.due();
             tokio::select! {
                 changes = self.store.changes() => {
                     self.take(changes?);
@@ -179,7 +180,8 @@ impl Controller {
                     tokio::time::sleep_until(ended + QUIET).await;
                     break "the kernel has changed";
                 }
-                () = tokio::time::sleep_until(self.settings.due()) => {
+                () = self.settings.written() => {}
+                () = tokio::time::sleep_until(look) => {
                     let desired = self.memory.desired().cloned().unwrap_or_default();
                     if self.settings.changed(&self.kernel, &desired, []).await? {
                         break "a setting has changed";

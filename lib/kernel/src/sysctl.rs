@@ -19,7 +19,8 @@ pub fn use_network_folder(folder: PathBuf) {
     let _ = NETWORK.set(folder);
 }
 
-fn path(key: &str) -> PathBuf {
+/// The parameter's file, in the folders that this process uses.
+pub fn path(key: &str) -> PathBuf {
     match (key.strip_prefix("net/"), NETWORK.get()) {
         (Some(rest), Some(folder)) => folder.join(rest),
         _ => PathBuf::from("/proc/sys").join(key),

@@ -1,5 +1,5 @@
-//! How long a repair takes: every kind of damage of the vandal's table, from before its command runs until host 1 looks as
-//! before. Kinds that are only said, or that affect nothing, have no time.
+//! How long a repair takes: every kind of damage of the vandal's table, from before its command runs, or from when the daemon
+//! that it stops continues, until host 1 looks as before. Kinds that are only said, or that affect nothing, have no time.
 //!
 //! `cargo bench -p tests --bench heal [-- BACKEND]`; needs no root. It judges no time; it fails when a kind does not do what
 //! its row says.

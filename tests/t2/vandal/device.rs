@@ -3,6 +3,10 @@
 use super::Object::{Device, Neighbour, Route, Rules};
 use super::{Row, healed};
 
+/// Linux 6.1 renames no link that is up, and the daemon sets ours up at once.
+const RENAMED: &str =
+    "kill -STOP $PID; ip link set $DEV down; ip link set $DEV name gone0; ip link set gone0 up; kill -CONT $PID";
+
 /// What can be done to any tunnel device of ours. DEV is its name.
 pub const ANY: &[Row] = &[
     healed(Device, "deleted", "ip link del $DEV"),
@@ -137,12 +141,16 @@ pub const TUN: &[Row] = &[
 
 /// What can be done to an IPIP device.
 pub const IPIP: &[Row] = &[
-    healed(Device, "renamed", "ip link set $DEV down; ip link set $DEV name gone0; ip link set gone0 up"),
+    healed(Device, "renamed", RENAMED),
     healed(Device, "moved to another namespace", "ip link set $DEV netns pod2")
         .unready("", "ip netns exec pod2 ip link del $DEV"),
-    healed(Device, "TTL 1", "ip link set $DEV type ipip ttl 1"),
+    healed(Device, "TTL 1", "ip link set $DEV type ipip ttl 1 pmtudisc"),
     healed(Device, "another source address", "ip link set $DEV type ipip local 192.0.2.7"),
-    healed(Device, "one destination for all", "ip link set $DEV type ipip remote 192.0.2.77"),
+    healed(
+        Device,
+        "made again with one destination for all",
+        "kill -STOP $PID; ip link del $DEV; ip link add $DEV up type ipip local $PUBLIC remote 192.0.2.77; kill -CONT $PID",
+    ),
     healed(
         Device,
         "another kind of link has its name",
@@ -159,7 +167,7 @@ pub const IPIP: &[Row] = &[
 
 /// What can be done to a WireGuard device.
 pub const WIREGUARD: &[Row] = &[
-    healed(Device, "renamed", "ip link set $DEV down; ip link set $DEV name gone0; ip link set gone0 up"),
+    healed(Device, "renamed", RENAMED),
     healed(
         Device,
         "another kind of link has its name",

@@ -102,7 +102,7 @@ impl Row {
 
 /// Without the drills every so many rows are tried: a table takes some seconds then.
 fn slice() -> usize {
-    if tests::vm::is_inside() { 8 } else { 3 }
+    if tests::vm::is_inside() { 16 } else { 3 }
 }
 
 /// The table's rows do what they say.

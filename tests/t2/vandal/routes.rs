@@ -3,43 +3,43 @@
 use super::Object::{Bridge, Policy, Route};
 use super::{Row, healed};
 
-/// What can be done to the route to a peer, of any backend with one per peer. BY is how it leads there.
+/// What can be done to the route to a peer. ROUTE is its destination, the peer's subnet or the network, and BY how it leads there.
 pub const PEER: &[Row] = &[
-    healed(Route, "deleted", "ip route del $PEER_NET"),
+    healed(Route, "deleted", "ip route del $ROUTE"),
     healed(Route, "all are flushed", "ip route flush proto 70"),
-    healed(Route, "by another gateway", "ip route replace $PEER_NET via 192.168.1.77 dev eth0 proto 70"),
-    healed(Route, "by another link", "ip route replace $PEER_NET dev lo proto 70"),
-    healed(Route, "with another metric", "ip route del $PEER_NET; ip route add $PEER_NET $BY proto 70 metric 50"),
-    healed(Route, "one more with another metric", "ip route add $PEER_NET via 192.168.1.77 dev eth0 metric 50")
-        .harmless("ours comes first", "ip route del $PEER_NET metric 50"),
-    healed(Route, "with an MTU", "ip route replace $PEER_NET $BY proto 70 mtu 600"),
-    healed(Route, "with a locked MTU", "ip route replace $PEER_NET $BY proto 70 mtu lock 600"),
-    healed(Route, "with a hop limit", "ip route replace $PEER_NET $BY proto 70 hoplimit 1"),
-    healed(Route, "with a source address", "ip route replace $PEER_NET $BY proto 70 src $PUBLIC")
-        .harmless("pods' packets have their own", "ip route del $PEER_NET proto 70 || :"),
-    healed(Route, "of another protocol", "ip route replace $PEER_NET $BY proto static")
-        .harmless("ours comes before it", "ip route del $PEER_NET proto static || :"),
-    healed(Route, "a blackhole", "ip route replace blackhole $PEER_NET")
-        .harmless("ours comes before it", "ip route del blackhole $PEER_NET || :"),
-    healed(Route, "unreachable", "ip route replace unreachable $PEER_NET")
-        .harmless("ours comes before it", "ip route del unreachable $PEER_NET || :"),
-    healed(Route, "prohibited", "ip route replace prohibit $PEER_NET")
-        .harmless("ours comes before it", "ip route del prohibit $PEER_NET || :"),
-    healed(Route, "thrown", "ip route replace throw $PEER_NET")
-        .harmless("ours comes before it", "ip route del throw $PEER_NET || :"),
-    healed(Route, "a blackhole before it", "ip route prepend blackhole $PEER_NET")
-        .harmless("ours is put before it", "ip route del blackhole $PEER_NET"),
-    healed(Route, "another before it", "ip route prepend $PEER_NET via 192.168.1.77 dev eth0")
-        .harmless("ours is put before it", "ip route del $PEER_NET via 192.168.1.77"),
+    healed(Route, "by another gateway", "ip route replace $ROUTE via 192.168.1.77 dev eth0 proto 70"),
+    healed(Route, "by another link", "ip route replace $ROUTE dev lo proto 70"),
+    healed(Route, "with another metric", "ip route del $ROUTE; ip route add $ROUTE $BY proto 70 metric 50"),
+    healed(Route, "one more with another metric", "ip route add $ROUTE via 192.168.1.77 dev eth0 metric 50")
+        .harmless("ours comes first", "ip route del $ROUTE metric 50"),
+    healed(Route, "with an MTU", "ip route replace $ROUTE $BY proto 70 mtu 600"),
+    healed(Route, "with a locked MTU", "ip route replace $ROUTE $BY proto 70 mtu lock 600"),
+    healed(Route, "with a hop limit", "ip route replace $ROUTE $BY proto 70 hoplimit 1"),
+    healed(Route, "with a source address", "ip route replace $ROUTE $BY proto 70 src $PUBLIC")
+        .harmless("pods' packets have their own", "ip route del $ROUTE proto 70 || :"),
+    healed(Route, "of another protocol", "ip route replace $ROUTE $BY proto static")
+        .harmless("ours comes before it", "ip route del $ROUTE proto static || :"),
+    healed(Route, "a blackhole", "ip route replace blackhole $ROUTE")
+        .harmless("ours comes before it", "ip route del blackhole $ROUTE || :"),
+    healed(Route, "unreachable", "ip route replace unreachable $ROUTE")
+        .harmless("ours comes before it", "ip route del unreachable $ROUTE || :"),
+    healed(Route, "prohibited", "ip route replace prohibit $ROUTE")
+        .harmless("ours comes before it", "ip route del prohibit $ROUTE || :"),
+    healed(Route, "thrown", "ip route replace throw $ROUTE")
+        .harmless("ours comes before it", "ip route del throw $ROUTE || :"),
+    healed(Route, "a blackhole before it", "ip route prepend blackhole $ROUTE")
+        .harmless("ours is put before it", "ip route del blackhole $ROUTE"),
+    healed(Route, "another before it", "ip route prepend $ROUTE via 192.168.1.77 dev eth0")
+        .harmless("ours is put before it", "ip route del $ROUTE via 192.168.1.77"),
     healed(
         Route,
         "with two next hops",
-        "ip route replace $PEER_NET proto 70 nexthop via 192.168.1.77 nexthop via 192.168.1.78",
+        "ip route replace $ROUTE proto 70 nexthop via 192.168.1.77 nexthop via 192.168.1.78",
     ),
     healed(
         Route,
         "by a next-hop object",
-        "ip nexthop add id 7 via 192.168.1.77 dev eth0; ip route replace $PEER_NET nhid 7 proto 70",
+        "ip nexthop add id 7 via 192.168.1.77 dev eth0; ip route replace $ROUTE nhid 7 proto 70",
     )
     .then("ip nexthop flush"),
     healed(Route, "one more of ours", "ip route add 10.244.0.0/24 via 192.168.1.77 proto 70"),
@@ -47,10 +47,14 @@ pub const PEER: &[Row] = &[
         .said("via 192.168.1.77", "ip route del ${PEER_NET%.0/24}.0/25"),
     healed(Route, "a blackhole for a part of it", "ip route add blackhole ${PEER_NET%.0/24}.0/25")
         .said("blackhole", "ip route del blackhole ${PEER_NET%.0/24}.0/25"),
-    healed(Route, "another for a type of service", "ip route add $PEER_NET tos 0x10 via 192.168.1.77")
-        .said("via 192.168.1.77", "ip route del $PEER_NET tos 0x10"),
+    healed(Route, "another for a type of service", "ip route add $ROUTE tos 0x10 via 192.168.1.77")
+        .said("via 192.168.1.77", "ip route del $ROUTE tos 0x10"),
     healed(Route, "another in another table", "ip route add $PEER_NET via 192.168.1.77 table 99")
         .harmless("no rule asks that table", "ip route del $PEER_NET table 99"),
+    healed(Route, "another for all of it, in the local table", "ip route add blackhole $PEER_NET table local")
+        .unready("blackhole", "ip route del blackhole $PEER_NET table local"),
+    healed(Route, "another around the network, in the local table", "ip route add blackhole 10.0.0.0/8 table local")
+        .unready("blackhole", "ip route del blackhole 10.0.0.0/8 table local"),
     healed(
         Route,
         "another for a part of it, in the local table",
@@ -59,6 +63,14 @@ pub const PEER: &[Row] = &[
     .said("blackhole", "ip route del ${PEER_NET%.0/24}.0/25 table local"),
     healed(Route, "the other host's pod is local", "ip route add local $PEER_POD dev lo table local")
         .said("local", "ip route del local $PEER_POD dev lo table local"),
+];
+
+/// What can be done beside the one route of a backend that has no others.
+pub const ONE: &[Row] = &[
+    healed(Route, "a blackhole for all of a peer", "ip route add blackhole $PEER_NET")
+        .unready("blackhole", "ip route del blackhole $PEER_NET"),
+    healed(Route, "another for all of a peer", "ip route add $PEER_NET via 192.168.1.77 metric 7")
+        .unready("via 192.168.1.77", "ip route del $PEER_NET via 192.168.1.77 metric 7"),
 ];
 
 /// The routes to this host's own pods: the kernel makes them with cni0's address.

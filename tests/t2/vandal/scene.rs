@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use cni::runtime::{Attachment, NetworkList, Runtime};
+use ipnetwork::IpNetwork;
 use kernel::types::{Family, IfName};
 use lab::cluster::{Cluster, PATIENCE, Spec, host_dir, subnet_file};
 use lab::netns::Room;
@@ -186,7 +187,7 @@ impl Scene {
     pub fn force(&self, object: Object) -> Outcome {
         let script = match object {
             Object::Device | Object::Address | Object::Route | Object::Neighbour | Object::Fdb => {
-                "ip route flush root ${PEER_NET%.0/24}.0/24; tc qdisc del dev $DEV root; ip neigh flush dev cni0 nud all; ip link del $DEV; :"
+                "ip route flush root $PEER_NET; ip route flush exact $ROUTE; tc qdisc del dev $DEV root; ip neigh flush dev cni0 nud all; ip link del $DEV; :"
             }
             Object::Bridge => "tc qdisc del dev cni0 root; ip link del cni0; :",
             Object::Port => {
@@ -384,7 +385,7 @@ fn variables(cluster: &Cluster, mate: &Mate) -> Result<Vec<(&'static str, String
     vars.push(("POD_MAC", pod_mac.ok_or("the pod has no MAC")?.to_string()));
     for family in cluster.families() {
         let name = |v4, v6| if *family == Family::V4 { v4 } else { v6 };
-        let of = |nets: &[ipnetwork::IpNetwork]| nets.iter().copied().find(|net| Family::from(*net) == *family);
+        let of = |nets: &[IpNetwork]| nets.iter().copied().find(|net| Family::from(*net) == *family);
         let (net, theirs) = (of(&own.subnets).ok_or("no subnet")?, of(&peer.subnets).ok_or("no subnet")?);
         let dev = match (cluster.spec.mode, family) {
             (lab::mode::Mode::Udp, _) => "flannel0",
@@ -403,6 +404,7 @@ fn variables(cluster: &Cluster, mate: &Mate) -> Result<Vec<(&'static str, String
         vars.extend([
             (name("DEV", "DEV6"), dev.to_owned()),
             (name("PEER_NET", "PEER_NET6"), theirs.to_string()),
+            (name("ROUTE", "ROUTE6"), route_to(cluster.spec.mode, theirs, *family)),
             (name("PEER_ADDR", "PEER_ADDR6"), theirs.network().to_string()),
             (name("PEER_MAC", "PEER_MAC6"), seen.vtep_mac.clone().unwrap_or_default()),
             (name("PEER_IP", "PEER_IP6"), seen.public_ip.to_string()),
@@ -425,4 +427,14 @@ fn variables(cluster: &Cluster, mate: &Mate) -> Result<Vec<(&'static str, String
         vars.push(("DEV6", "none".to_owned()));
     }
     Ok(vars)
+}
+
+/// The destination of the route that leads to a peer's subnet.
+fn route_to(mode: lab::mode::Mode, subnet: IpNetwork, family: Family) -> String {
+    let one = matches!(mode, lab::mode::Mode::Udp | lab::mode::Mode::Wireguard);
+    match family {
+        _ if !one => subnet.to_string(),
+        Family::V4 => lab::mode::NETWORK.to_owned(),
+        Family::V6 => lab::mode::NETWORK_V6.to_owned(),
+    }
 }

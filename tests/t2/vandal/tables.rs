@@ -63,8 +63,12 @@ pub const V6: Table = Table {
 /// host-gw.
 pub const HOST_GW: Table = Table { mode: Mode::HostGw, dual_stack: false, flags: &[], rows: &[routes::PEER] };
 /// udp.
-pub const UDP: Table =
-    Table { mode: Mode::Udp, dual_stack: false, flags: &[], rows: &[device::ANY, device::TUN, entries::ADDRESSES] };
+pub const UDP: Table = Table {
+    mode: Mode::Udp,
+    dual_stack: false,
+    flags: &[],
+    rows: &[routes::ONE, device::ANY, device::TUN, entries::ADDRESSES],
+};
 /// ipip.
 pub const IPIP: Table = Table {
     mode: Mode::Ipip,
@@ -77,5 +81,5 @@ pub const WIREGUARD: Table = Table {
     mode: Mode::Wireguard,
     dual_stack: false,
     flags: &[],
-    rows: &[device::WIREGUARD, device::ANY, entries::ADDRESSES, routes::PEER],
+    rows: &[routes::ONE, device::WIREGUARD, device::ANY, entries::ADDRESSES, routes::PEER],
 };

@@ -50,7 +50,7 @@ pub use rule::{Rule, clip_comment, host};
 pub use run::IptablesError;
 
 use plan::input;
-use run::{Variant, restore, save};
+use run::{Variant, restore, restorer, save};
 
 /// How often a change is tried, because others may create or delete chains between read and write.
 const TURNS: usize = 3;
@@ -58,21 +58,26 @@ const TURNS: usize = 3;
 /// Makes what is missing. On an error the families before the failed one are made.
 ///
 /// # Errors
-/// A program is missing, the lock is held, or a line was refused.
+/// A program is missing, the lock is held, a line was refused, or a program reported success and did nothing.
 pub fn put(parts: &[Part]) -> Result<(), IptablesError> {
     parts.iter().try_for_each(put_one)
 }
 
 fn put_one(part: &Part) -> Result<(), IptablesError> {
-    for turn in 1.. {
-        let found = save(Variant::Chosen, part.family, part.table)?;
+    let mut found = save(Variant::Chosen, part.family, part.table)?;
+    for turn in 1..=TURNS {
         let Some(text) = input(part.table, &part.put(&found)) else { return Ok(()) };
         match restore(Variant::Chosen, part.family, &text) {
             Err(error) if error.is_refused() && turn < TURNS => {}
-            outcome => return outcome,
+            outcome => outcome?,
+        }
+        // a program that fails inside, as for lack of memory, may report success
+        found = save(Variant::Chosen, part.family, part.table)?;
+        if part.is_made(&found) {
+            return Ok(());
         }
     }
-    Ok(())
+    Err(IptablesError::Undone { program: restorer(Variant::Chosen, part.family), table: part.table })
 }
 
 /// The contents of a table.

@@ -152,6 +152,12 @@ impl Part {
         emptied.into_iter().chain(new).chain(filled).chain(added).chain(self.surplus(found)).collect()
     }
 
+    /// Whether what this project words is there. The words of an entry may be the operator's, and read back in others.
+    pub fn is_made(&self, found: &Saved) -> bool {
+        let filled = self.own.iter().all(|(chain, rules)| found.0.get(chain) == Some(rules));
+        filled && self.frame.iter().all(|line| found.has(&line.chain, &line.rule))
+    }
+
     fn surplus(&self, found: &Saved) -> Vec<Command> {
         let desired =
             |chain: &String, rule: &Rule| self.entries.iter().any(|line| (&line.chain, &line.rule) == (chain, rule));

@@ -54,6 +54,14 @@ pub enum IptablesError {
         /// The program.
         program: &'static str,
     },
+    /// The program reported success, and what it was given is not there.
+    #[error("{program} has succeeded, and the rules in table {table} are not there: try again later")]
+    Undone {
+        /// The program.
+        program: &'static str,
+        /// The table.
+        table: &'static str,
+    },
     /// The program refused its input, or the kernel refused the change. Nothing was changed.
     #[error("{program}: {text}")]
     Refused {
@@ -75,7 +83,7 @@ pub enum IptablesError {
 impl IptablesError {
     /// Whether another try may succeed later.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::Silent { .. })
+        matches!(self, Self::Busy { .. } | Self::Silent { .. } | Self::Undone { .. })
     }
 
     /// Whether the program does not exist.
@@ -107,13 +115,17 @@ pub(super) fn save(variant: Variant, family: Family, table: &str) -> Result<Save
 /// # Errors
 /// As [`save`]; the lock is held, or the program refused a line. Nothing was changed then.
 pub(super) fn restore(variant: Variant, family: Family, input: &str) -> Result<(), IptablesError> {
-    let program = match (variant, family) {
+    run(restorer(variant, family), &["--noflush", "-w", LOCK_WAIT], input).map(drop)
+}
+
+/// The program that [`restore`] runs.
+pub(super) fn restorer(variant: Variant, family: Family) -> &'static str {
+    match (variant, family) {
         (Variant::Chosen, Family::V4) => "iptables-restore",
         (Variant::Chosen, Family::V6) => "ip6tables-restore",
         (Variant::Legacy, Family::V4) => "iptables-legacy-restore",
         (Variant::Legacy, Family::V6) => "ip6tables-legacy-restore",
-    };
-    run(program, &["--noflush", "-w", LOCK_WAIT], input).map(drop)
+    }
 }
 
 /// Whether the kernel has a table of `iptables-legacy` in this network namespace.
