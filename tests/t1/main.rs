@@ -371,6 +371,7 @@ static TESTS: &[Test] = &[
     test!(portmap_beside::kube_proxys_iptables, IP, NFT, IPTABLES),
     test!(portmap_beside::kube_proxys_nftables, IP, NFT),
     test!(portmap_more::a_port_in_use_is_refused_by_name, IP, NFT),
+    test!(portmap_more::a_port_moves_to_the_containers_other_network, IP, NFT),
     test!(portmap_more::a_container_on_two_networks_has_its_port_once, IP, NFT),
     test!(portmap_more::a_repeated_add_replaces, IP, NFT),
     test!(portmap_more::nothing_is_left_without_the_record_or_without_del, IP, NFT),

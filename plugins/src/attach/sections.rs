@@ -17,6 +17,7 @@ use kernel::state::Scope;
 use kernel::{Kernel, KernelError};
 
 use super::rules::{by_firewalld, not_removed, refused};
+use super::standby::hand_over;
 use super::{join, runtimes};
 
 /// How often elements of owners that are gone are taken over, because others may add the same ones meanwhile.
@@ -47,7 +48,7 @@ impl<'a> Book<'a> {
     }
 
     /// `None` if the file is no record. An empty one is of an ADD that was killed before its first step, and is deleted.
-    fn of(plugin: &'static str, key: Key<'a>, mut locked: Locked) -> Result<Option<Self>, Error> {
+    pub(super) fn of(plugin: &'static str, key: Key<'a>, mut locked: Locked) -> Result<Option<Self>, Error> {
         match locked.record.take() {
             Some(record) => Ok(Some(Self { plugin, key, locked, record })),
             None if locked.is_empty() => locked.delete().map(|()| None).map_err(Error::internal),
@@ -85,10 +86,17 @@ impl<'a> Book<'a> {
 
     /// Removes what the section names, and then the section, and the record if nothing else is in it.
     pub(super) fn close(mut self, host: &mut Kernel) -> Result<(), Error> {
-        let Some(kept) = self.section() else { return self.drop_empty() };
-        remove(host, self.key, &kept.section)?;
+        let Some(kept) = self.section().cloned() else { return self.drop_empty() };
+        let key = self.key;
+        remove(host, key, &kept.section)?;
         self.record.drop_section(self.plugin);
-        if self.is_empty() { self.drop_empty() } else { self.locked.write(&self.record).map_err(Error::internal) }
+        if self.is_empty() { self.drop_empty() } else { self.store() }?;
+        // no lock is held while another one is waited for
+        hand_over(host, key, &kept.section, Locked::existing)
+    }
+
+    fn store(mut self) -> Result<(), Error> {
+        self.locked.write(&self.record).map_err(Error::internal)
     }
 
     fn is_empty(&self) -> bool {
@@ -261,7 +269,11 @@ pub(super) fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Resu
 
 /// Removes what all sections of a record name.
 pub(super) fn remove_all(host: &mut Kernel, key: Key<'_>, record: &Record) -> Result<(), Error> {
-    join(record.sections.iter().map(|kept| remove(host, key, &kept.section)))
+    join(record.sections.iter().map(|kept| {
+        remove(host, key, &kept.section)?;
+        // the caller has this attachment's lock
+        hand_over(host, key, &kept.section, Locked::at_once)
+    }))
 }
 
 /// As [`remove_all`], with a connection of its own, which is opened only if there are sections.
