@@ -87,6 +87,7 @@ fn main() -> ExitCode {
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO"),
         drills: false,
+        in_vm: true,
     };
-    harness::main_in_vm(TESTS, &environment)
+    harness::main(TESTS, &environment)
 }
