@@ -60,6 +60,8 @@ pub struct Environment {
     pub cargo: Option<OsString>,
     /// DRILLS=all: the drills try every point, however long that takes.
     pub drills: bool,
+    /// IN_VM=1: the tests run on another kernel, in a virtual machine.
+    pub in_vm: bool,
 }
 
 /// [`Environment::drills`] of this process.
@@ -70,7 +72,7 @@ pub fn drills() -> bool {
     DRILLS.get().copied().unwrap_or_default()
 }
 
-/// Runs the tests that the command line selects, with libtest's options.
+/// Runs the tests that the command line selects, with libtest's options. In a virtual machine, each boot runs a group of them.
 pub fn main(tests: &'static [Test], environment: &Environment) -> ExitCode {
     if let Some(error) = become_child(std::env::args_os()) {
         return complain(&error);
@@ -79,22 +81,8 @@ pub fn main(tests: &'static [Test], environment: &Environment) -> ExitCode {
     if let Some(code) = special(tests) {
         return code;
     }
+    let outside = if environment.in_vm { outside_vm } else { outside };
     match outside(tests, environment) {
-        Ok(code) => code,
-        Err(error) => complain(&*error),
-    }
-}
-
-/// As [`main`], for tests that need another kernel. All selected tests run in one virtual machine.
-pub fn main_in_vm(tests: &'static [Test], environment: &Environment) -> ExitCode {
-    if let Some(error) = become_child(std::env::args_os()) {
-        return complain(&error);
-    }
-    let _ = DRILLS.set(environment.drills);
-    if let Some(code) = special(tests) {
-        return code;
-    }
-    match outside_vm(tests, environment) {
         Ok(code) => code,
         Err(error) => complain(&*error),
     }
@@ -121,22 +109,28 @@ fn outside_vm(tests: &'static [Test], environment: &Environment) -> Result<ExitC
         Executables::beside(&std::env::current_exe()?, environment.cargo.as_deref())?;
     }
     let faults = faults(tests, environment)?;
+    // the machine has this one's files, and a TUN device of its own
+    let lacks = |test: &Test| test.needs.iter().filter(|need| **need != Need::Tun).find_map(|need| need.absent());
+    let asked = tests.iter().filter(|test| is_asked(&arguments, test.name));
+    let asked: Vec<(&Test, Option<String>)> =
+        asked.map(|test| (test, absent.clone().or_else(|| lacks(test)))).collect();
     let names: Vec<&'static str> =
-        tests.iter().map(|test| test.name).filter(|name| is_asked(&arguments, name)).collect();
-    let trials = names.iter().map(|name| match &absent {
-        None => {
-            let (name, names, fault) = (*name, names.clone(), fault_of(&faults, name));
-            Trial::test(name, move || shown(true, fault, vm::verdict(name, &names)?))
-        }
-        Some(absent) if environment.require_all => {
-            let absent = absent.clone();
-            Trial::test(*name, move || Err(absent.into()))
-        }
-        Some(_) => Trial::test(*name, || Ok(())).with_ignored_flag(true),
-    });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    if let (Some(absent), false) = (absent, arguments.list || environment.require_all) {
-        name_ignored(&names.iter().map(|name| (*name, absent.clone())).collect::<Vec<_>>());
+        asked.iter().filter(|(_, absent)| absent.is_none()).map(|(test, _)| test.name).collect();
+    let (mut ignored, mut trials) = (Vec::new(), Vec::new());
+    for (test, absent) in asked {
+        let (name, names, fault) = (test.name, names.clone(), fault_of(&faults, test.name));
+        trials.push(match absent {
+            None => Trial::test(name, move || shown(true, fault, vm::verdict(name, &names)?)),
+            Some(absent) if environment.require_all => Trial::test(name, || Err(absent.into())),
+            Some(absent) => {
+                ignored.push((name, absent));
+                Trial::test(name, || Ok(())).with_ignored_flag(true)
+            }
+        });
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !arguments.list {
+        name_ignored(&ignored);
     }
     Ok(conclusion.exit_code())
 }

@@ -6,6 +6,7 @@ pub mod dbus;
 pub mod drill;
 pub mod harness;
 pub mod known;
+pub mod kube_proxy;
 pub mod kubernetes;
 pub mod need;
 pub mod plain;

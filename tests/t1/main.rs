@@ -388,6 +388,7 @@ static TESTS: &[Test] = &[
     test!(portmap_beside::kube_proxys_iptables, IP, NFT, IPTABLES),
     test!(portmap_beside::kube_proxys_nftables, IP, NFT),
     test!(portmap_more::a_port_in_use_is_refused_by_name, IP, NFT),
+    test!(portmap_more::a_port_moves_to_the_containers_other_network, IP, NFT),
     test!(portmap_more::a_container_on_two_networks_has_its_port_once, IP, NFT),
     test!(portmap_more::a_repeated_add_replaces, IP, NFT),
     test!(portmap_more::nothing_is_left_without_the_record_or_without_del, IP, NFT),
@@ -568,6 +569,7 @@ fn main() -> ExitCode {
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO").filter(|_| std::env::var_os("PREBUILT").is_none()),
         drills: std::env::var_os("DRILLS").is_some_and(|value| value == "all"),
+        in_vm: std::env::var_os("IN_VM").is_some_and(|value| value == "1"),
     };
     harness::main(TESTS, &environment)
 }

@@ -108,6 +108,39 @@ pub fn a_container_on_two_networks_has_its_port_once() -> Outcome {
     Ok(())
 }
 
+/// The network that has the port goes first: the other one gets it, whoever deletes the first.
+pub fn a_port_moves_to_the_containers_other_network() -> Outcome {
+    let host = Host::new(Whose::Ours)?;
+    let (_one, pod, conf) = served(&host, "one")?;
+    let other = Pod { ifname: "eth1", ..pod.clone() };
+    let mut second = with(&host.bridge(), json!({ "name": "other", "bridge": "cni1" }));
+    second["ipam"]["ranges"] = json!([[{ "subnet": "10.9.2.0/24" }], [{ "subnet": "fd09:2::/64" }]]);
+    let result = host.caller.call("ADD", &other, &second).ok();
+    let more = with(&portmap(&json!([mapping(8080, 80)]), &result), json!({ "name": "other" }));
+    let gc = json!({ "cniVersion": "1.1.0", "prevResult": null, "cni.dev/valid-attachments": [] });
+    for way in ["DEL", "GC", "GC of bridge"] {
+        host.caller.call("ADD", &pod, &conf).ok();
+        let before = elements();
+        host.caller.call("ADD", &other, &more).ok();
+        assert_eq!(elements(), before, "{way}");
+        match way {
+            "DEL" => host.caller.call("DEL", &pod, &conf).ok(),
+            "GC" => host.caller.call("GC", &pod, &with(&conf, gc.clone())).ok(),
+            _ => host.caller.call("GC", &pod, &with(&host.bridge(), gc.clone())).ok(),
+        };
+        assert_eq!(elements(), before, "{way}: the other network has the port");
+        for at in HOST {
+            seen(Some(&host.client), (at, 8080)).map_err(|error| format!("{way}: {at}: {error}"))?;
+        }
+        host.caller.call("CHECK", &other, &more).ok();
+        host.caller.call("DEL", &other, &more).ok();
+        assert_eq!(elements(), 0, "{way}");
+    }
+    host.caller.call("DEL", &other, &second).ok();
+    assert_eq!(records("other"), Vec::<String>::new());
+    Ok(())
+}
+
 /// Another ADD of the same attachment replaces its ports, with or without its record.
 pub fn a_repeated_add_replaces() -> Outcome {
     let host = Host::new(Whose::Ours)?;

@@ -27,6 +27,7 @@ mod files;
 mod foreign_routes;
 mod heal;
 mod health;
+mod host_ports;
 mod instances;
 mod kube;
 mod kube_api;
@@ -138,6 +139,8 @@ static TESTS: &[Test] = &[
     test!(samples::host_gw_without_flanneld),
     test!(rules::sources_with_iptables_modes_rules, NFT, IP),
     test!(rules::sources_with_nftables_modes_rules, NFT, IP),
+    test!(host_ports::beside_kube_proxys_iptables, NFT, IPTABLES, IP),
+    test!(host_ports::beside_kube_proxys_nftables, NFT, IP),
     test!(rules::they_are_repaired, NFT),
     test!(rules::a_forward_policy_of_drop_is_overridden, NFT, IPTABLES),
     test!(rules::a_chain_that_drops_is_named, NFT),
@@ -378,6 +381,7 @@ fn main() -> ExitCode {
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO").filter(|_| std::env::var_os("PREBUILT").is_none()),
         drills: std::env::var_os("DRILLS").is_some_and(|value| value == "all"),
+        in_vm: false,
     };
     harness::main(TESTS, &environment)
 }

@@ -20,7 +20,7 @@ use crate::takeover::go;
 use crate::{Failure, Outcome};
 
 /// The outside: a host without a daemon.
-const OUTSIDE: usize = 3;
+pub const OUTSIDE: usize = 3;
 /// Networks of the outside to which pods keep their address.
 const EXCLUDED: [(Family, &str); 2] = [(Family::V4, "198.51.100"), (Family::V6, "fd00:100:")];
 
@@ -33,7 +33,7 @@ fn sh(room: &Room, script: &str) -> Result<String, Failure> {
 }
 
 /// Hosts of a dual-stack network whose rules are those of one of upstream's modes; no daemon runs yet.
-fn prepare(hosts: usize, nftables: bool) -> Result<Cluster, Failure> {
+pub fn prepare(hosts: usize, nftables: bool) -> Result<Cluster, Failure> {
     let spec = Spec { topology: Topology::flat(hosts), mode: Mode::Vxlan, dual_stack: true, outlive: false };
     let cluster = Cluster::prepare(spec, &harness::executables()?)?;
     if nftables {
@@ -45,7 +45,7 @@ fn prepare(hosts: usize, nftables: bool) -> Result<Cluster, Failure> {
 }
 
 /// Daemons and pods on hosts 1 and 2.
-fn start(cluster: &mut Cluster, flags: &[&str]) -> Outcome {
+pub fn start(cluster: &mut Cluster, flags: &[&str]) -> Outcome {
     start_first(cluster, flags)?;
     cluster.start_daemon_with(2, flags)?;
     cluster.wait_ready()?;
@@ -54,12 +54,12 @@ fn start(cluster: &mut Cluster, flags: &[&str]) -> Outcome {
     Ok(())
 }
 
-fn underlay(cluster: &Cluster, host: usize, family: Family) -> Result<IpAddr, Failure> {
+pub fn underlay(cluster: &Cluster, host: usize, family: Family) -> Result<IpAddr, Failure> {
     cluster.spec.topology.underlay(host, family).ok_or_else(|| "no underlay address".into())
 }
 
 /// Routes between the outside and the pods of both hosts, by host 1.
-fn connect_outside(cluster: &Cluster) -> Outcome {
+pub fn connect_outside(cluster: &Cluster) -> Outcome {
     let (first, outside) = (cluster.world.host(1)?, cluster.world.host(OUTSIDE)?);
     for (family, net) in EXCLUDED {
         let (gateway, there) = (underlay(cluster, 1, family)?, underlay(cluster, OUTSIDE, family)?);

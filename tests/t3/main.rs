@@ -155,6 +155,7 @@ fn main() -> ExitCode {
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO").filter(|_| std::env::var_os("PREBUILT").is_none()),
         drills: false,
+        in_vm: false,
     };
     harness::main(TESTS, &environment)
 }

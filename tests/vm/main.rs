@@ -6,6 +6,7 @@ use tests::harness::{self, Environment, Outcome, Test};
 
 mod clock;
 mod cluster;
+mod ipvs;
 mod links;
 mod sctp;
 mod vlan;
@@ -60,6 +61,7 @@ static TESTS: &[Test] = &[
     test!(links::every_kind_is_born_in_the_pod),
     test!(links::a_taken_name_is_refused),
     test!(sctp::a_port_leads_to_the_pod),
+    test!(ipvs::services_keep_their_ports),
     test!(births::what_was_born_elsewhere_is_changed_in_place),
     test!(births::a_tap_is_opened_in_the_pod),
     test!(links::a_dummy_moves_in_and_back),
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         require_all: std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1"),
         cargo: std::env::var_os("CARGO"),
         drills: std::env::var_os("DRILLS").is_some_and(|value| value == "all"),
+        in_vm: true,
     };
-    harness::main_in_vm(TESTS, &environment)
+    harness::main(TESTS, &environment)
 }

@@ -88,7 +88,20 @@ impl Section {
         }
     }
 
-    /// The same without what the elements `taken` serve already.
+    /// Whether the same container's attachments may have waited for the section's elements.
+    pub fn has_elements(&self) -> bool {
+        matches!(self, Self::Portmap(portmap) if portmap.backend.is_nftables() && !portmap.ports.is_empty())
+    }
+
+    /// The same with what another attachment of the container has. `None` if it waits for nothing.
+    pub fn with_standby(&self) -> Option<Self> {
+        match self {
+            Self::Portmap(portmap) => portmap.with_standby().map(Self::Portmap),
+            Self::Bandwidth(_) | Self::Firewall(_) => None,
+        }
+    }
+
+    /// The same, but it waits for what the elements `taken` serve already.
     pub fn without(&self, taken: &[ElementHandle]) -> Self {
         match self {
             Self::Portmap(portmap) => Self::Portmap(portmap.without(taken)),

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::plugin::{Plugin, panic, perform, prepare};
 use crate::quote;
 use crate::result::AddResult;
+use crate::trace::TRACEPARENT;
 use crate::version::Version;
 
 /// A delegate's environment, besides the `CNI_*` variables.
@@ -120,7 +121,8 @@ impl<'a> Delegates<'a> {
     }
 
     fn execute(&self, file: &Path, command: Command, conf: &[u8], env: &Env) -> Result<Option<AddResult>, Error> {
-        let output = execute(file, &variables(command, env), &self.environ, conf)?;
+        let span = env.trace.map(|trace| trace.child().to_string());
+        let output = execute(file, &variables(command, env, span.as_deref()), &self.environ, conf)?;
         if !output.stderr.is_empty() {
             self.say(&output.stderr);
         }
@@ -175,7 +177,7 @@ pub fn find(kind: &str, path: &str) -> Result<(PathBuf, Metadata), Error> {
 }
 
 /// The variables that libcni and the plugins set, even to an empty value.
-fn variables(command: Command, env: &Env) -> Vec<(&'static str, &str)> {
+fn variables<'a>(command: Command, env: &'a Env, span: Option<&'a str>) -> Vec<(&'static str, &'a str)> {
     let mut all = vec![
         ("CNI_COMMAND", command.as_str()),
         ("CNI_CONTAINERID", env.container_id.as_str()),
@@ -187,6 +189,7 @@ fn variables(command: Command, env: &Env) -> Vec<(&'static str, &str)> {
     if env.netns_override {
         all.push(("CNI_NETNS_OVERRIDE", "TRUE"));
     }
+    all.extend(span.map(|span| (TRACEPARENT, span)));
     all
 }
 

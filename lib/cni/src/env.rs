@@ -6,6 +6,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use crate::error::{Error, code};
+use crate::trace::{TRACEPARENT, Trace};
 
 /// CNI_COMMAND: the operation that the runtime wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,6 +72,8 @@ pub struct Env {
     pub path: String,
     /// CNI_NETNS_OVERRIDE: the plugin may run inside CNI_NETNS.
     pub netns_override: bool,
+    /// TRACEPARENT: the span of this call. `None` if it is unset or invalid.
+    pub trace: Option<Trace>,
     /// The file at CNI_NETNS, once a plugin has opened it.
     pub opened: Opened,
 }
@@ -122,6 +125,7 @@ impl Env {
             args: get("CNI_ARGS"),
             path: get("CNI_PATH"),
             netns_override: netns_override == "1" || netns_override.eq_ignore_ascii_case("true"),
+            trace: get(TRACEPARENT).parse().ok(),
             opened: Opened::default(),
         }
     }

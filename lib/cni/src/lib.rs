@@ -13,6 +13,7 @@ pub mod plugin;
 mod quote;
 pub mod result;
 pub mod runtime;
+pub mod trace;
 pub mod version;
 
 pub use quote::quote;

@@ -11,6 +11,7 @@ use crate::env::{Command, Env};
 use crate::error::{Error, code};
 use crate::quote;
 use crate::result::AddResult;
+use crate::trace::TRACEPARENT;
 use crate::version::Version;
 
 pub use entry::serve;
@@ -86,6 +87,10 @@ pub(crate) fn prepare<'a>(
     let version = negotiate(plugin.versions(), command, &head.version)?;
     let (conf, prev) = head.into_conf(version)?;
     let request = Request { env, conf, delegates };
+    if let Some(trace) = env.trace {
+        let Env { container_id, ifname, .. } = env;
+        request.warn(plugin.name(), format_args!("{command} of {container_id}@{ifname}: {TRACEPARENT}={trace}"));
+    }
     match (prev, command) {
         (Err(bad), Command::Add | Command::Check) => return Err(bad),
         // otherwise a damaged cache would make every DEL fail, for ever

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::plugin::Plugin;
 use crate::quote;
 use crate::result::AddResult;
+use crate::trace::Trace;
 use crate::version::Version;
 
 use cache::Cache;
@@ -49,6 +50,8 @@ pub struct Runtime<'a> {
     pub suite: &'a [&'a dyn Plugin],
     /// The environment variables of plugins, besides `CNI_*`.
     pub environ: Environ,
+    /// The span that the calls of plugins are children of; each gets one of its own in TRACEPARENT. `None`: they get none.
+    pub trace: Option<Trace>,
     /// Receives what plugins write to stderr.
     pub stderr: &'a dyn Fn(&[u8]),
 }
@@ -101,9 +104,16 @@ pub enum RuntimeError {
 }
 
 impl<'a> Runtime<'a> {
-    /// A runtime whose plugins inherit this process's environment. It discards what they write to stderr.
+    /// A runtime whose plugins inherit this process's environment, in a new trace. It discards what they write to stderr.
     pub fn new(path: impl Into<String>, cache_dir: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), cache_dir: cache_dir.into(), suite: &[], environ: Environ::Inherit, stderr: &|_| () }
+        Self {
+            path: path.into(),
+            cache_dir: cache_dir.into(),
+            suite: &[],
+            environ: Environ::Inherit,
+            trace: Some(Trace::begin()),
+            stderr: &|_| (),
+        }
     }
 
     /// Calls ADD of each plugin in order, each with the previous result. Caches and returns the last result. A failure
@@ -194,8 +204,8 @@ impl<'a> Runtime<'a> {
 
     fn gc_plugins(&self, list: &NetworkList, valid: Option<&[conf::Attachment]>) -> Vec<RuntimeError> {
         let delegates = self.delegates();
-        let env = self.env(&Attachment::default());
         let outcome = |plugin: &PluginConf| {
+            let env = self.env(&Attachment::default());
             let mut tree = base(list, plugin);
             if let Some(valid) = valid {
                 let valid = valid_json(valid);
@@ -215,9 +225,8 @@ impl<'a> Runtime<'a> {
             return Ok(());
         }
         let delegates = self.delegates();
-        let env = self.env(&Attachment::default());
         for plugin in &list.plugins {
-            let conf = document(list, plugin, None, None);
+            let (env, conf) = (self.env(&Attachment::default()), document(list, plugin, None, None));
             delegates.status(&plugin.kind, &conf, &env).map_err(failed("status", list, plugin))?;
         }
         Ok(())
@@ -263,6 +272,7 @@ impl<'a> Runtime<'a> {
             args: args.collect::<Vec<_>>().join(";"),
             path: self.path.clone(),
             netns_override: false,
+            trace: self.trace.map(Trace::child),
             opened: Opened::default(),
         }
     }

@@ -17,6 +17,7 @@ mod ipam;
 mod rules;
 mod runtimes;
 mod sections;
+mod standby;
 
 use std::os::fd::RawFd;
 

@@ -19,6 +19,7 @@ use kernel::state::Scope;
 use kernel::{Kernel, KernelError};
 
 use super::rules::{by_firewalld, not_removed, refused};
+use super::standby::hand_over;
 use super::{join, runtimes};
 
 /// How often elements of owners that are gone are taken over, because others may add the same ones meanwhile.
@@ -92,7 +93,7 @@ impl<'a> Book<'a> {
     }
 
     /// `None` if the file is no record. An empty one is of an ADD that was killed before its first step, and is deleted.
-    fn of(plugin: &'static str, key: Key<'a>, mut locked: Locked) -> Result<Option<Self>, Error> {
+    pub(super) fn of(plugin: &'static str, key: Key<'a>, mut locked: Locked) -> Result<Option<Self>, Error> {
         match locked.record.take() {
             Some(record) => Ok(Some(Self { plugin, key, locked, record })),
             None if locked.is_empty() => locked.delete().map(|()| None).map_err(Error::internal),
@@ -130,10 +131,17 @@ impl<'a> Book<'a> {
 
     /// Removes what the section names, and then the section, and the record if nothing else is in it.
     pub(super) fn close(mut self, host: &mut Host) -> Result<(), Error> {
-        let Some(kept) = self.section() else { return self.drop_empty() };
-        host.remove(self.key, &kept.section)?;
+        let Some(kept) = self.section().cloned() else { return self.drop_empty() };
+        let key = self.key;
+        host.remove(key, &kept.section)?;
         self.record.drop_section(self.plugin);
-        if self.is_empty() { self.drop_empty() } else { self.locked.write(&self.record).map_err(Error::internal) }
+        if self.is_empty() { self.drop_empty() } else { self.store() }?;
+        // no lock is held while another one is waited for
+        hand_over(host.kernel()?, key, &kept.section, Locked::existing)
+    }
+
+    fn store(mut self) -> Result<(), Error> {
+        self.locked.write(&self.record).map_err(Error::internal)
     }
 
     fn is_empty(&self) -> bool {
@@ -307,7 +315,12 @@ fn remove(host: &mut Kernel, key: Key<'_>, section: &Section) -> Result<(), Erro
 pub(super) fn remove_all(key: Key<'_>, record: Option<&Record>) -> Result<(), Error> {
     let Some(record) = record.filter(|record| !record.sections.is_empty()) else { return Ok(()) };
     let mut host = Host::default();
-    let removed: Vec<_> = record.sections.iter().map(|kept| host.remove(key, &kept.section)).collect();
+    let mut remove = |kept: &Kept| {
+        host.remove(key, &kept.section)?;
+        // the caller has this attachment's lock
+        hand_over(host.kernel()?, key, &kept.section, Locked::at_once)
+    };
+    let removed: Vec<_> = record.sections.iter().map(&mut remove).collect();
     host.leave(None);
     join(removed)
 }

@@ -59,6 +59,7 @@ fn portmap(conf: &Conf, facts: &Facts, pod: &[IpNetwork]) -> Portmap {
     }
     Portmap {
         ports: all,
+        standby: Vec::new(),
         masquerade: conf.masquerade,
         conditions: conf.conditions.clone(),
         backend: conf.backend.clone(),

@@ -7,6 +7,7 @@
 mod domain;
 mod host;
 mod plugins;
+mod programs;
 mod protocol;
 mod wire;
 
@@ -42,6 +43,9 @@ pub static TARGETS: &[Target] = &[
     Target { name: "cni_result", run: protocol::result, seeds: protocol::result_seeds },
     Target { name: "rtnetlink", run: wire::rtnetlink, seeds: wire::rtnetlink_seeds },
     Target { name: "nftables", run: wire::nftables, seeds: wire::nftables_seeds },
+    Target { name: "traffic_control", run: wire::traffic_control, seeds: wire::traffic_control_seeds },
+    Target { name: "firewalld", run: programs::firewalld, seeds: programs::firewalld_seeds },
+    Target { name: "iptables_save", run: programs::iptables_save, seeds: programs::iptables_save_seeds },
     Target { name: "packet", run: wire::packet, seeds: wire::packet_seeds },
 ];
 

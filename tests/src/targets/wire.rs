@@ -5,11 +5,14 @@
 use std::net::IpAddr;
 
 use kernel::message::neighbour::{self, SeenNeighbour};
-use kernel::message::read_datagram;
 use kernel::message::{Names, address, link, route, vlan};
+use kernel::message::{read_datagram, read_queues, write_queues};
 use kernel::news::{Reader, announcements, contradicts};
 use kernel::nft::{self, NftFamily, TableKey};
-use kernel::state::{Address, Bridge, Link, LinkKind, Route, RouteKey, Scope, State};
+use kernel::state::{
+    Address, Bridge, Filter, FilterAction, FilterKey, Link, LinkKind, Qdisc, QdiscKey, QdiscPlace, Route, RouteKey,
+    Scope, Selects, State, Tbf,
+};
 use kernel::types::{IfIndex, IfName, Mac, RouteProtocol, VlanId, masked};
 use lab::capture::decode;
 use netlink_packet_core::{NLM_F_ACK, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -192,4 +195,27 @@ pub fn packet_seeds() -> Vec<Vec<u8>> {
     ipv6.extend([0xfd; 32]);
     ipv6.extend([128, 0, 0, 0, 0, 7, 0, 1]);
     vec![echo.clone(), [ethernet([8, 0]), ipv4(17, &udp)].concat(), [ethernet([0x86, 0xdd]), ipv6].concat()]
+}
+
+/// Queueing disciplines and filters. What is read is written so that it is read again.
+pub fn traffic_control(bytes: &[u8]) {
+    let found = read_queues(bytes, &Numbered);
+    let again = read_queues(&write_queues(&found, &Numbered), &Numbered);
+    assert!(again.qdiscs.iter().all(|(key, qdisc)| found.qdiscs[key].agrees(qdisc)), "{found:?} {again:?}");
+    assert!(again.filters.iter().all(|(key, filter)| found.filters[key] == *filter), "{found:?} {again:?}");
+}
+
+pub fn traffic_control_seeds() -> Vec<Vec<u8>> {
+    let (dev, to) = (IfName::new("l3").unwrap(), IfName::new("l4").unwrap());
+    let mut state = State::default();
+    let qdisc = |place| QdiscKey { dev: dev.clone(), place };
+    state.qdiscs.insert(qdisc(QdiscPlace::Root), Qdisc::Tbf(Tbf { rate: 125_000, burst: 25_000, limit: 28_125 }));
+    state.qdiscs.insert(qdisc(QdiscPlace::Ingress), Qdisc::Ingress);
+    let nets = ["10.1.0.0/16", "fd05::/48"].map(|net| (Selects::To(net.parse().unwrap()), FilterAction::Pass));
+    let all = (Selects::All, FilterAction::Redirect(Some(to)));
+    for (prio, (selects, action)) in (1..).zip(nets.into_iter().chain([all])) {
+        state.filters.insert(FilterKey { dev: dev.clone(), prio }, Filter { selects, action });
+    }
+    let whole = write_queues(&state, &Numbered);
+    vec![write_queues(&State { filters: Default::default(), ..state }, &Numbered), whole]
 }

@@ -86,6 +86,9 @@ pub fn protocol_name(number: u8) -> String {
 pub struct Portmap {
     /// The ports.
     pub ports: Vec<HostPort>,
+    /// Ports that the same container has on another network. They are this attachment's when the other one goes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub standby: Vec<HostPort>,
     /// Which connections to these ports are masqueraded; `None`: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub masquerade: Option<Masquerade>,
@@ -171,7 +174,7 @@ pub fn rules(key: Key<'_>, portmap: &Portmap) -> Rules {
 }
 
 impl Portmap {
-    /// The same without the ports whose elements are among `taken`.
+    /// The same, but the ports whose elements are among `taken` only stand by.
     pub fn without(&self, taken: &[ElementHandle]) -> Self {
         let suffix = suffix(&self.conditions);
         let is_taken = |port: &HostPort| {
@@ -179,8 +182,15 @@ impl Portmap {
             let maps = ["", "masq_"].map(|kind| format!("{kind}{map}{suffix}"));
             taken.iter().any(|handle| maps.contains(&handle.set.name) && handle.element.key == key)
         };
-        let ports = self.ports.iter().filter(|port| !is_taken(port)).cloned().collect();
-        Self { ports, ..self.clone() }
+        let (taken, ports) = self.ports.iter().cloned().partition::<Vec<_>, _>(is_taken);
+        let standby = self.standby.iter().cloned().chain(taken).collect();
+        Self { ports, standby, ..self.clone() }
+    }
+
+    /// The same with the ports that stand by. `None` if there are none.
+    pub fn with_standby(&self) -> Option<Self> {
+        let ports = self.ports.iter().chain(&self.standby).cloned().collect();
+        (!self.standby.is_empty()).then(|| Self { ports, standby: Vec::new(), ..self.clone() })
     }
 }
 

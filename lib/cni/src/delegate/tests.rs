@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::plugin::Request;
+use crate::trace::Trace;
 
 /// A directory of plugins that are shell scripts.
 struct Scripts(TempDir);
@@ -42,6 +43,7 @@ fn env(path: &str) -> Env {
         args: "A=b".into(),
         path: path.into(),
         netns_override: false,
+        trace: None,
         opened: crate::env::Opened::default(),
     }
 }
@@ -128,6 +130,23 @@ fn only_the_given_environment() {
     let seen = scripts.read("env");
     assert!(seen.contains("GIVEN=1\n") && seen.contains("CNI_COMMAND=DEL\n"), "{seen}");
     assert!(seen.contains("CNI_NETNS_OVERRIDE=TRUE\n") && !seen.contains("CARGO"), "{seen}");
+}
+
+#[test]
+fn a_call_gets_a_span_of_the_callers_trace() {
+    let scripts = Scripts::new().with("x", r#"echo "$TRACEPARENT" >>"$(dirname "$0")/spans""#);
+    let (trace, given) = (Trace::begin(), Environ::Exactly(Vec::new()));
+    let delegates = Delegates::new(scripts.path(), &[], given, &|_| ());
+    delegates.del("x", CONF, &env(scripts.path())).unwrap();
+    let env = Env { trace: Some(trace), ..env(scripts.path()) };
+    delegates.del("x", CONF, &env).unwrap();
+    delegates.del("x", CONF, &env).unwrap();
+    let spans = scripts.read("spans");
+    let [none, one, two] = spans.lines().collect::<Vec<_>>()[..] else { panic!("{spans}") };
+    assert!(none.is_empty() && one != two, "{spans}");
+    for span in [one, two] {
+        assert!(span.starts_with(&trace.to_string()[..36]) && span != trace.to_string(), "{span} of {trace}");
+    }
 }
 
 #[test]

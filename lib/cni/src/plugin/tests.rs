@@ -113,6 +113,17 @@ fn without_a_command_it_introduces_itself() {
     assert_eq!(lines.next(), None);
 }
 
+#[test]
+fn a_call_of_a_trace_is_logged() {
+    const SPAN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let conf = r#"{"cniVersion":"1.0.0","name":"n","type":"fake"}"#;
+    let said = call(&Fake::default(), &with("DEL", &[("TRACEPARENT", SPAN)]), conf);
+    assert_eq!((said.status, said.stderr), (0, format!("fake: DEL of c@eth0: TRACEPARENT={SPAN}\n")));
+    for text in ["", "nothing", "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"] {
+        assert_eq!(call(&Fake::default(), &with("DEL", &[("TRACEPARENT", text)]), conf), quiet(0), "{text:?}");
+    }
+}
+
 struct Unreadable;
 
 impl io::Read for Unreadable {

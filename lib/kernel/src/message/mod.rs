@@ -10,6 +10,7 @@ pub mod rule;
 mod socket;
 pub mod vlan;
 
+pub use queue::{read_queues, write_queues};
 pub(crate) use read::object;
 pub use read::read_datagram;
 pub use socket::{Answer, Request, Socket, What};

@@ -11,8 +11,8 @@ pub(crate) use filter::{
 };
 
 use super::{Encoded, Names};
-use crate::netlink::wire::{Attributes, Incoming, Writer};
-use crate::state::{Qdisc, QdiscKey, QdiscPlace};
+use crate::netlink::wire::{Attributes, Incoming, Writer, framed};
+use crate::state::{FilterAction, Qdisc, QdiscKey, QdiscPlace, Selects, State};
 use crate::types::IfIndex;
 
 /// RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC
@@ -74,6 +74,33 @@ impl QdiscPlace {
             Self::Ingress => Header::of(index, INGRESS_HANDLE, INGRESS),
         }
     }
+}
+
+/// Decodes a datagram of the kernel that did not come from a socket: its disciplines and filters.
+pub fn read_queues(datagram: &[u8], names: &dyn Names) -> State {
+    let mut state = State::default();
+    for message in Incoming::all(datagram) {
+        state.qdiscs.extend(decode(&message, names));
+        state.filters.extend(decode_filter(&message, names));
+        target(&message);
+    }
+    state
+}
+
+/// The messages that add the disciplines and filters of `state`. What is only observed is left out.
+pub fn write_queues(state: &State, names: &dyn Names) -> Vec<u8> {
+    let is_made = |qdisc: &Qdisc| !matches!(qdisc, Qdisc::Other(_));
+    let qdiscs = state.qdiscs.iter().filter(|(_, qdisc)| is_made(qdisc));
+    let qdiscs = qdiscs.filter_map(|(key, qdisc)| Some(put(names.index(&key.dev)?, key.place, qdisc)));
+    let filters = state.filters.iter().filter(|(_, filter)| {
+        filter.selects != Selects::Other && !matches!(filter.action, FilterAction::Other | FilterAction::Redirect(None))
+    });
+    let filters = filters.filter_map(|(key, filter)| add_filter(names.index(&key.dev)?, key.prio, filter, names));
+    let whole = |Encoded { kind, body }: Encoded| {
+        let (first, rest) = body.split_first_chunk()?;
+        framed(kind, 0, *first, |writer| writer.raw(rest))
+    };
+    qdiscs.chain(filters).filter_map(whole).flatten().collect()
 }
 
 /// `tc qdisc add`, or with other flags `tc qdisc change`. The kernel refuses a kind that is only observed.

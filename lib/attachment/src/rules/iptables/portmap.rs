@@ -263,6 +263,7 @@ COMMIT
                 port(17, None, 53, "fd00::3/64", 53),
                 port(132, Some("fd00::1"), 9, "fd00::3/64", 9),
             ],
+            standby: Vec::new(),
             masquerade: Some(Masquerade { mark_bit: 13, all: false }),
             conditions: Conditions { v4: vec!["-s".into(), "1.2.3.4".into()], v6: Vec::new() },
             backend: Backend::Iptables { set_mark_chain: None },

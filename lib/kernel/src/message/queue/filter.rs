@@ -175,7 +175,9 @@ fn network(keys: &[Key], first: usize) -> Option<IpNetwork> {
             return None;
         }
     }
-    let (mask, value) = (u128::from_be_bytes(mask), u128::from_be_bytes(value));
+    let mask = u128::from_be_bytes(mask);
+    // the kernel compares no bits outside the mask
+    let value = u128::from_be_bytes(value) & mask;
     let prefix = mask.leading_ones();
     let prefix =
         u8::try_from(prefix).ok().filter(|_| prefix + mask.trailing_zeros() == u128::BITS || mask == u128::MAX)?;

@@ -103,6 +103,15 @@ fn a_filter_is_read_as_it_was_written() {
 }
 
 #[test]
+fn bits_outside_the_mask_are_none_of_the_network() {
+    let filter = Filter { selects: Selects::To("10.1.0.0/16".parse().unwrap()), action: FilterAction::Pass };
+    let mut sent = add_filter(IfIndex(7), 5, &filter, &Links).unwrap();
+    let at = sent.body.windows(4).position(|bytes| bytes == [10, 1, 0, 0]).unwrap();
+    sent.body[at + 3] = 9;
+    assert_eq!(decode_filter(&incoming(&sent), &Links).unwrap().1, filter);
+}
+
+#[test]
 fn a_filter_to_a_link_that_is_gone_is_known_as_such() {
     let filter = Filter { selects: Selects::All, action: FilterAction::Redirect(Some(name("ifb0"))) };
     let mut sent = add_filter(IfIndex(7), 1, &filter, &Links).unwrap();
