@@ -4,6 +4,8 @@
 //! Go's programs leave what they do not know: the records and the packet rules of attachments that Go's plugins have detached, the
 //! second name of a state of `flannel`, and routes of protocol 70 where Go flanneld has its own. Nothing that is in use is removed.
 
+mod all;
+
 use std::fmt;
 use std::fs;
 use std::io;
@@ -18,7 +20,8 @@ use attachment::section::Section;
 use ipnetwork::IpNetwork;
 use kernel::diff::{RouteText, Step};
 use kernel::netns::Netns;
-use kernel::removal::clear;
+use kernel::removal::{clear, delete_link};
+use kernel::state::nft::{NftScope, TableKey};
 use kernel::state::{Route, RouteKey, Scope};
 use kernel::types::{Family, IfName, Mac, RouteProtocol, TableId};
 use kernel::{Kernel, KernelError};
@@ -49,6 +52,12 @@ pub enum Left {
     },
     /// The name `ID@IFNAME` of a state whose other name, `ID`, Go's flannel has removed.
     State(PathBuf),
+    /// A table of packet rules of flanneld.
+    Table(TableKey),
+    /// A device of flanneld, or a bridge that a plugin made and no pod uses.
+    Link(IfName),
+    /// A file of flanneld.
+    File(PathBuf),
 }
 
 impl fmt::Display for Left {
@@ -61,7 +70,9 @@ impl fmt::Display for Left {
             Self::Attachment { network, container, ifname } => {
                 write!(f, "the record and the packet rules of {network}/{container}@{ifname}, whose interface is gone")
             }
-            Self::State(path) => write!(f, "rm {}", path.display()),
+            Self::State(path) | Self::File(path) => write!(f, "rm {}", path.display()),
+            Self::Table(table) => write!(f, "nft delete table {table}"),
+            Self::Link(name) => write!(f, "ip link del {name}"),
         }
     }
 }
@@ -101,6 +112,17 @@ pub fn find(kernel: &mut Kernel, places: &Places, running: bool) -> Result<Vec<L
     let mut left = if running { Vec::new() } else { routes(kernel)? };
     left.extend(attachments(kernel, &places.records)?);
     left.extend(states(&places.states)?);
+    Ok(left)
+}
+
+/// What flanneld and the plugins keep on a host without pods, besides what [`find`] finds. No flanneld of ours or of Go's may run.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_all(kernel: &mut Kernel, places: &Places, subnet_file: &Path) -> Result<Vec<Left>, CleanError> {
+    let mut left = attachments(kernel, &places.records)?;
+    left.extend(states(&places.states)?);
+    left.extend(all::find(kernel, subnet_file)?);
     Ok(left)
 }
 
@@ -193,7 +215,14 @@ pub fn remove(kernel: &mut Kernel, places: &Places, left: &Left) -> Result<(), C
         Left::Attachment { network, container, ifname } => {
             remove_attachment(kernel, &places.records, Key { network, container, ifname })
         }
-        Left::State(path) => fs::remove_file(path).map_err(|cause| CleanError::File { path: path.clone(), cause }),
+        Left::Table(table) => {
+            let scope = Scope { nft: [(table.clone(), NftScope::Whole)].into(), ..Scope::default() };
+            clear(kernel, &scope).into_iter().next().map_or(Ok(()), |error| Err(error.into()))
+        }
+        Left::Link(name) => Ok(delete_link(kernel, name).map(drop)?),
+        Left::State(path) | Left::File(path) => {
+            fs::remove_file(path).map_err(|cause| CleanError::File { path: path.clone(), cause })
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use attachment::record::DIRECTORY;
 use clap::{Parser, Subcommand, ValueEnum};
-use flannelctl::clean::{self, Places};
+use flannelctl::clean::{self, Left, Places};
 use flannelctl::install::{Layout, Network, Plan};
 use flannelctl::screen::Screen;
 use flannelctl::{demo, status};
@@ -46,6 +46,9 @@ enum Command {
         /// Remove what is shown
         #[arg(long)]
         remove: bool,
+        /// Everything of a network that is given up: also flanneld's devices, routes, packet rules and files, and the pods' bridge
+        #[arg(long)]
+        all: bool,
         /// flannel's dataDir
         #[arg(long, value_name = "DIR", default_value = "/var/lib/cni/flannel")]
         data_dir: PathBuf,
@@ -175,16 +178,16 @@ fn main() -> ExitCode {
 }
 
 /// Continues after a failure, and reports the last one.
-fn clean_up(screen: &mut Screen, places: &Places, running: bool, remove: bool) -> Result<(), Box<dyn Error>> {
-    let mut kernel = Kernel::open()?;
-    let left = clean::find(&mut kernel, places, running)?;
-    if running {
-        screen.line("flanneld runs, and needs its routes: none is looked at")?;
-    }
+fn clean_up(
+    screen: &mut Screen,
+    (kernel, places): (&mut Kernel, &Places),
+    left: &[Left],
+    remove: bool,
+) -> Result<(), Box<dyn Error>> {
     let mut outcome = Ok(());
-    for left in &left {
+    for left in left {
         screen.line(left)?;
-        if let (true, Err(error)) = (remove, clean::remove(&mut kernel, places, left)) {
+        if let (true, Err(error)) = (remove, clean::remove(kernel, places, left)) {
             screen.line(format_args!("  not removed: {error}"))?;
             outcome = Err(error.into());
         }
@@ -208,10 +211,21 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             let options = demo::Options { hosts: hosts.into(), backend: backend.into(), dual_stack, keep };
             Ok(demo::run(&options, &executables, &mut screen)?)
         }
-        Command::Clean { remove, data_dir, subnet_file } => {
+        Command::Clean { remove, all, data_dir, subnet_file } => {
             let places = Places { records: DIRECTORY.into(), states: data_dir };
             let running = status::read(&subnet_file).is_ok_and(|(_, status)| status::is_running(&status));
-            clean_up(&mut screen, &places, running, remove)
+            if all && running {
+                return Err("flanneld runs, and would make everything again: stop it first".into());
+            }
+            let mut kernel = Kernel::open()?;
+            let left = match all {
+                true => clean::find_all(&mut kernel, &places, &subnet_file)?,
+                false => clean::find(&mut kernel, &places, running)?,
+            };
+            if running {
+                screen.line("flanneld runs, and needs its routes: none is looked at")?;
+            }
+            clean_up(&mut screen, (&mut kernel, &places), &left, remove)
         }
         Command::Install(install) => install.run(&mut screen),
         Command::Status { subnet_file, json } => {

@@ -55,6 +55,7 @@ mod udp_roll;
 mod underlay;
 mod underlay_changes;
 mod underlay_lost;
+mod uninstall;
 #[expect(dead_code, reason = "vm runs the other tables")]
 mod vandal;
 mod workers;
@@ -254,6 +255,7 @@ static TESTS: &[Test] = &[
     test!(attachments_left::without_the_flag_nothing_is_repaired, IP),
     test!(attachments_left::a_record_in_use_is_waited_for, IP),
     test!(attachments_left::the_sixth_repair_in_a_minute_waits, IP),
+    test!(uninstall::nothing_of_the_network_is_left, NFT, IP),
     test!(reclaim::a_pod_without_del_leaves_nothing, NFT, IP),
     test!(reclaim::without_a_living_pod_nothing_is_removed),
     test!(reclaim::a_namespace_with_a_process_is_kept),

@@ -157,7 +157,11 @@ pub fn a_pod_without_del_leaves_nothing() -> Outcome {
     no_record("gone")?;
     let after: Vec<String> = traces(&cluster, "lives")?.into_iter().filter(|line| !line.starts_with("ifb")).collect();
     assert_eq!(after, before, "the living pod keeps everything");
-    assert_eq!(status()?, Reclaim { reclaimed: 1, kept: Vec::new() });
+    let wanted = Reclaim { reclaimed: 1, kept: Vec::new() };
+    eventually("the status counts it", PATIENCE, || match status() {
+        Ok(status) if status == wanted => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
     lives.remove()?;
     nothing_left(&cluster, "lives")?;
     nothing_left(&cluster, "gone")
