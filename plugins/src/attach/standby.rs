@@ -6,6 +6,7 @@ use attachment::Key;
 use attachment::record::{DIRECTORY, Locked, RecordError, list, networks};
 use attachment::section::{Kept, Section};
 use cni::error::Error;
+use kernel::conntrack::Conntrack;
 use kernel::{Kernel, KernelError};
 
 use super::join;
@@ -61,5 +62,9 @@ fn receive(host: &mut Kernel, mut book: Book<'_>) -> Result<(), Error> {
             return Err(Error::internal(format!("{}: table {}: {cause}", whole.plugin(), rules.table)));
         }
     }
-    section.forget_before(host).map_err(failed)
+    if !section.outdates_connections() {
+        return Ok(());
+    }
+    let mut conntrack = Conntrack::open().map_err(failed)?;
+    section.forget_before(&mut conntrack).map_err(failed)
 }
