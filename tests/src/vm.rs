@@ -207,6 +207,9 @@ mount -t tmpfs tmpfs /rw
 mkdir /rw/up /rw/work
 mount -t overlay -o lowerdir=/host,upperdir=/rw/up,workdir=/rw/work overlay /new
 mount -o bind '/host{modules}' /lib/modules
+# for programs that load modules themselves
+mkdir -p /new/lib/modules
+mount -o bind '/host{modules}' /new/lib/modules
 mount -t proc proc /new/proc
 mount -t sysfs sys /new/sys
 mount -t devtmpfs dev /new/dev
