@@ -18,13 +18,13 @@ use crate::disturb::{PORT as HEALTH, set_sysctl, sysctl};
 use crate::health::get;
 use crate::{Failure, Outcome};
 
-const VXLAN: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
-const HOST_GW: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
+pub const VXLAN: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
+pub const HOST_GW: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#;
 const PORT: u16 = 6443;
 
 /// Hosts that are Nodes `n1` …, and the API server on one more.
-struct Fleet {
-    world: World,
+pub struct Fleet {
+    pub world: World,
     api: Option<Apiserver>,
     daemons: BTreeMap<usize, Daemon>,
     hosts: usize,
@@ -32,7 +32,7 @@ struct Fleet {
 
 impl Fleet {
     /// Nodes with the podCIDRs 10.244.N.0/24, and no daemon yet.
-    fn new(hosts: usize, conf: &str) -> Result<Self, Failure> {
+    pub fn new(hosts: usize, conf: &str) -> Result<Self, Failure> {
         let world = World::build(Topology::flat(hosts + 1))?;
         let mut objects = Objects::default();
         (1..=hosts).for_each(|n| objects.put(node(&format!("n{n}"), &[&format!("10.244.{n}.0/24")])));
@@ -42,30 +42,39 @@ impl Fleet {
         Ok(fleet)
     }
 
-    fn serve(&mut self, objects: Objects) -> Outcome {
+    /// Stops the server, and returns what it has.
+    pub fn stop_server(&mut self) -> Result<Objects, Failure> {
+        Ok(self.api.take().ok_or("no server")?.stop())
+    }
+
+    pub fn serve(&mut self, objects: Objects) -> Outcome {
         let at = SocketAddr::new(self.server()?, PORT);
         let listener = self.world.host(self.hosts + 1)?.enter(|| TcpListener::bind(at))??;
         self.api = Some(Apiserver::start(listener, objects)?);
         Ok(())
     }
 
-    fn server(&self) -> Result<IpAddr, Failure> {
+    pub fn server(&self) -> Result<IpAddr, Failure> {
         Ok(self.world.topology.underlay(self.hosts + 1, Family::V4).ok_or("no such host")?)
     }
 
-    fn api(&self) -> Result<&Apiserver, Failure> {
+    pub fn api(&self) -> Result<&Apiserver, Failure> {
         Ok(self.api.as_ref().ok_or("the server is stopped")?)
     }
 
-    fn configure(&self, host: usize, conf: &str) -> Outcome {
+    pub fn configure(&self, host: usize, conf: &str) -> Outcome {
         fs::create_dir_all(host_dir(host))?;
         Ok(fs::write(host_dir(host).join("net-conf.json"), conf)?)
     }
 
-    fn start(&mut self, host: usize) -> Outcome {
+    pub fn start(&mut self, host: usize) -> Outcome {
+        self.start_with(host, &[&format!("--kube-api-url=http://{}:{PORT}", self.server()?)])
+    }
+
+    /// Starts a host's daemon with flags that name the API server.
+    pub fn start_with(&mut self, host: usize, flags: &[&str]) -> Outcome {
         let args = [
             "--kube-subnet-mgr".into(),
-            format!("--kube-api-url=http://{}:{PORT}", self.server()?),
             format!("--net-config-path={}", host_dir(host).join("net-conf.json").display()),
             "--iface=eth0".into(),
             format!("--subnet-file={}", subnet_file(host).display()),
@@ -73,7 +82,7 @@ impl Fleet {
         ];
         let launch = Launch {
             program: harness::executables()?.flanneld,
-            args: args.map(Into::into).to_vec(),
+            args: args.map(Into::into).into_iter().chain(flags.iter().map(Into::into)).collect(),
             env: vec![("NODE_NAME".into(), format!("n{host}").into())],
             netns: self.world.host(host)?.path().to_owned(),
             log: log_file(host),
@@ -83,7 +92,7 @@ impl Fleet {
         Ok(())
     }
 
-    fn up(hosts: usize, conf: &str) -> Result<Self, Failure> {
+    pub fn up(hosts: usize, conf: &str) -> Result<Self, Failure> {
         let mut fleet = Self::new(hosts, conf)?;
         (1..=hosts).try_for_each(|host| fleet.start(host))?;
         (1..=hosts).try_for_each(|host| fleet.sees(host, hosts - 1))?;
@@ -91,7 +100,7 @@ impl Fleet {
     }
 
     /// Waits until a host has this many peers, and a route to each.
-    fn sees(&self, host: usize, peers: usize) -> Outcome {
+    pub fn sees(&self, host: usize, peers: usize) -> Outcome {
         self.wait(host, "its peers", |status| status.peers.len() == peers && status.last_error.is_none())?;
         eventually(format_args!("host{host} has {peers} routes"), PATIENCE, || {
             let routes = self.routes(host).map_err(|error| error.to_string())?;
@@ -100,7 +109,7 @@ impl Fleet {
         Ok(())
     }
 
-    fn wait(&self, host: usize, what: &str, wanted: impl Fn(&Status) -> bool) -> Result<Status, Failure> {
+    pub fn wait(&self, host: usize, what: &str, wanted: impl Fn(&Status) -> bool) -> Result<Status, Failure> {
         let pid = self.daemons.get(&host).map(Daemon::pid);
         Ok(eventually(format_args!("host{host}: {what}"), PATIENCE, || match Cluster::status(host) {
             Some(status) if Some(status.pid) == pid && wanted(&status) => Ok(status),
@@ -109,14 +118,14 @@ impl Fleet {
     }
 
     /// The routes of a host to other hosts' subnets.
-    fn routes(&self, host: usize) -> Result<Vec<String>, Failure> {
+    pub fn routes(&self, host: usize) -> Result<Vec<String>, Failure> {
         let routes = self.world.host(host)?.kernel()?.routes(TableId::MAIN)?;
         let own = format!("10.244.{host}.");
         let all = routes.iter().map(|(key, _)| key.dst.to_string());
         Ok(all.filter(|text| text.starts_with("10.244.") && !text.starts_with(&own)).collect())
     }
 
-    fn kill(&mut self, host: usize) -> Outcome {
+    pub fn kill(&mut self, host: usize) -> Outcome {
         Ok(self.daemons.remove(&host).ok_or("no daemon")?.kill()?)
     }
 }
@@ -168,7 +177,7 @@ pub fn a_host_starts_without_the_server() -> Outcome {
         Ok(text) if text.contains("10.244.2.0-24") => Ok(()),
         other => Err(format!("{other:?}")),
     })?;
-    let objects = fleet.api.take().ok_or("no server")?.stop();
+    let objects = fleet.stop_server()?;
     fleet.kill(1)?;
     // a host that starts, not only a daemon
     fs::remove_file(subnet_file(1))?;

@@ -33,6 +33,8 @@ mod kube;
 mod kube_api;
 mod kube_away;
 mod kube_daemon;
+mod kube_fleet;
+mod kube_input;
 mod kube_trust;
 mod live;
 mod live_changes;
@@ -197,6 +199,13 @@ static TESTS: &[Test] = &[
     test!(kube_trust::a_certificate_for_another_name_is_refused, OPENSSL),
     test!(kube_trust::a_silent_server_is_given_up_and_asked_again),
     test!(kube_trust::an_answer_that_stops_halfway_is_given_up),
+    test!(kube_input::wrong_nodes_touch_nobody, IP, BRIDGE),
+    test!(kube_input::a_node_on_the_servers_host_takes_nothing, IP, BRIDGE),
+    test!(kube_input::a_shared_address_is_named, IP, BRIDGE),
+    test!(kube_input::a_wrong_configuration_changes_nothing, IP, BRIDGE),
+    test!(kube_input::a_missing_right_is_named),
+    test!(kube_input::the_refusal_of_an_admission_webhook_is_quoted),
+    test!(kube_fleet::the_kernels_have_what_the_nodes_say, BRIDGE),
     test!(kube_daemon::nodes_are_hosts),
     test!(kube_daemon::a_missing_pod_cidr_is_waited_for),
     test!(kube_daemon::a_host_starts_without_the_server),

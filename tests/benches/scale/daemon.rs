@@ -18,7 +18,7 @@ use lab::{Doing, Error};
 use rustix::process::Pid;
 
 use crate::etcd::Etcd;
-use crate::leases;
+use crate::{leases, nodes};
 
 /// Everything is below the sandbox's own /run, a tmpfs that goes with it.
 pub const ROOT: &str = "/run/scale";
@@ -65,17 +65,21 @@ impl<'a> Host<'a> {
 
     /// Starts the daemon over etcd; how long it takes until it says that the host is ready.
     pub fn start(&mut self) -> Result<Duration, Error> {
-        self.start_over(format!("--etcd-endpoints={}", self.etcd.url()))
+        self.start_over(vec![format!("--etcd-endpoints={}", self.etcd.url())])
     }
 
-    /// The same over the store that the flag `store` names.
-    pub fn start_over(&mut self, store: String) -> Result<Duration, Error> {
+    /// The same over the store that the flags `store` name.
+    pub fn start_over(&mut self, store: Vec<String>) -> Result<Duration, Error> {
         let root = Path::new(ROOT);
         let (env, log) = (root.join("subnet.env"), root.join("log"));
         let launch = Launch {
             program: self.program.clone(),
-            args: vec![store.into(), "--iface=eth0".into(), format!("--subnet-file={}", env.display()).into()],
-            env: Vec::new(),
+            args: store
+                .into_iter()
+                .chain(["--iface=eth0".into(), format!("--subnet-file={}", env.display())])
+                .map(Into::into)
+                .collect(),
+            env: vec![("NODE_NAME".into(), nodes::OWN.into())],
             netns: self.world.host(1)?.path().to_owned(),
             log: log.clone(),
             outlive: false,

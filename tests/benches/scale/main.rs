@@ -1,13 +1,14 @@
 //! What many peers cost the daemon: the time from its start until the kernel has all of them, one lease's way from the
 //! store to the kernel and its cost, a burst of them, and what it takes when nothing happens.
 //!
-//! `cargo bench -p tests --bench scale [-- --embedded] [--flanneld FILE]`; `--embedded`: only that store; needs no root. No time makes it fail; a missing entry
-//! does.
+//! `cargo bench -p tests --bench scale [-- --embedded | --nodes] [--flanneld FILE]`: `--embedded` and `--nodes` measure only that
+//! store, the embedded one and Kubernetes. Needs no root. No time makes it fail; a missing entry does.
 
 mod daemon;
 mod etcd;
 mod files;
 mod leases;
+mod nodes;
 mod report;
 
 use std::ffi::OsString;
@@ -23,7 +24,9 @@ use lab::{Doing, Error};
 
 use daemon::Host;
 use files::Files;
+use nodes::Nodes;
 use report::Row;
+use tests::apiserver::Streaming;
 use tests::need::Need;
 
 /// Peers at the start, and what Go's flanneld takes for as many (kernel-costs of the project's notes: etcd, VXLAN).
@@ -36,6 +39,15 @@ const EVENTS: usize = 300;
 const PAUSE: Duration = Duration::from_millis(60);
 /// Peers in the embedded store.
 const FILES: [usize; 2] = [10_000, 100_000];
+/// Nodes of a cluster, and how the API server lists them.
+const NODES: [(usize, Streaming); 4] = [
+    (1_000, Streaming::Full),
+    (1_000, Streaming::Forbidden),
+    (10_000, Streaming::Full),
+    (10_000, Streaming::Forbidden),
+];
+/// Heartbeats of their kubelets.
+const BEATS: usize = 1_000;
 /// A burst.
 const BURST: usize = 10_000;
 
@@ -62,6 +74,7 @@ fn main() -> ExitCode {
 enum Only {
     All,
     Embedded,
+    Nodes,
 }
 
 fn program(mut args: impl Iterator<Item = OsString>) -> Result<(PathBuf, Only), Error> {
@@ -74,8 +87,9 @@ fn program(mut args: impl Iterator<Item = OsString>) -> Result<(PathBuf, Only), 
         match (arg.to_str(), arg == "--flanneld") {
             (Some("--bench"), _) => {}
             (Some("--embedded"), _) => only = Only::Embedded,
+            (Some("--nodes"), _) => only = Only::Nodes,
             (_, true) => path = args.next().map(PathBuf::from).unwrap_or_default(),
-            _ => return Err(Error::Wrong("scale [--embedded] [--flanneld FILE]".into())),
+            _ => return Err(Error::Wrong("scale [--embedded | --nodes] [--flanneld FILE]".into())),
         }
     }
     if path.is_file() {
@@ -94,10 +108,17 @@ fn run() -> Result<String, Error> {
     let right = sandbox::enter()?;
     let world = World::build(Topology::flat(2))?;
     let mut rows = Vec::new();
-    for peers in FILES {
-        rows.extend(shown(embedded(&world, &program, peers)?));
+    if only != Only::Embedded {
+        for (peers, streaming) in NODES {
+            rows.extend(shown(kubernetes(&world, &program, peers, streaming)?));
+        }
     }
-    if only == Only::Embedded {
+    if only != Only::Nodes {
+        for peers in FILES {
+            rows.extend(shown(embedded(&world, &program, peers)?));
+        }
+    }
+    if only != Only::All {
         return Ok(report::table(&rows));
     }
     for peers in WATCHED {
@@ -182,7 +203,7 @@ fn embedded(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Err
     let mut host = Host::new(world, program)?;
     let files = Files::make()?;
     files.put(0..peers)?;
-    let took = host.start_over(files.flag())?;
+    let took = host.start_over(vec![files.flag()])?;
     let ([times, _], cpu) = one_by_one(&host, peers, || files.put(peers..peers + 1), || files.delete(peers))?;
     let rows = vec![
         Row::time(&format!("embedded store, {peers} leases: start until all is in the kernel"), &[took]),
@@ -192,4 +213,39 @@ fn embedded(world: &World, program: &Path, peers: usize) -> Result<Vec<Row>, Err
     ];
     host.end()?;
     Ok(rows)
+}
+
+/// The same with the Nodes of a cluster as the store.
+fn kubernetes(world: &World, program: &Path, peers: usize, streaming: Streaming) -> Result<Vec<Row>, Error> {
+    let mut host = Host::new(world, program)?;
+    let nodes = Nodes::start(world, peers, streaming)?;
+    let took = host.start_over(nodes.flags())?;
+    let (missing, start) = (host.missing(peers)?, host.memory()?);
+    if missing > 0 {
+        return Err(Error::Wrong(format!("{missing} of {peers} Nodes' entries are missing")));
+    }
+    host.rest(PAUSE)?;
+    let before = host.cpu()?;
+    (0..BEATS).for_each(|beat| nodes.beat(beat % peers, beat));
+    // it is after the heartbeats in the watch
+    let change = || {
+        nodes.join(peers);
+        Ok(())
+    };
+    let (_, _) = host.event(peers, change)?;
+    let cpu = host.cpu()?.saturating_sub(before);
+    let after = host.memory()?;
+    host.event(peers, || {
+        nodes.leave(peers);
+        Ok(())
+    })?;
+    host.end()?;
+    let list = if streaming == Streaming::Full { "a streaming list" } else { "pages" };
+    let what = |text: &str| format!("{peers} Nodes, vxlan, {list}: {text}");
+    Ok(vec![
+        Row::time(&what("start until all is in the kernel"), &[took]),
+        Row::bytes(&what("memory peak of the start"), start.peak),
+        Row::time(&format!("processor time of {BEATS} heartbeats and a new Node"), &[cpu]),
+        Row::bytes("memory peak after them", after.peak),
+    ])
 }

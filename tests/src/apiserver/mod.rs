@@ -64,6 +64,8 @@ pub struct Cut {
 pub struct Faults {
     /// Answers to the next requests, one each.
     pub refuse: VecDeque<Refusal>,
+    /// The answer to all patches.
+    pub refuse_patches: Option<Refusal>,
     /// How lists as watches are answered.
     pub streaming: Streaming,
     /// Lists and watches end too early.
@@ -82,6 +84,7 @@ impl Default for Faults {
     fn default() -> Self {
         Self {
             refuse: VecDeque::new(),
+            refuse_patches: None,
             streaming: Streaming::Full,
             cut: None,
             silent: false,

@@ -194,6 +194,10 @@ async fn patch(shared: &Shared, request: Request<Incoming>, name: &str, status: 
         return error(415, "UnsupportedMediaType", "415: Unsupported Media Type".into());
     };
     let patch = body(request).await;
+    let refused = shared.lock().faults.refuse_patches.clone();
+    if let Some(refusal) = refused {
+        return answer::status(&refusal);
+    }
     let patched = shared.lock().objects.patch(name, &patch, kind, status);
     shared.changed.notify_waiters();
     changed(patched, StatusCode::OK, name)

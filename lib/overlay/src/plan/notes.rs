@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use kernel::types::Family;
 
 use super::{Facts, PeerView};
-use crate::peers::{Book, Rejected, gateways};
+use crate::peers::{Book, Rejected, Shared, gateways};
 use crate::reach::Reach;
 use crate::underlay::{Found, UnderlayError};
 use crate::ways;
@@ -37,7 +37,20 @@ pub(super) fn of_underlay(facts: &Facts<'_>, underlay: &Found, book: &Book) -> V
              ip neigh del {addr} dev {dev}"
         )
     });
-    queues.chain(few(fixed.collect(), "permanent neighbours are on the way to peers")).collect()
+    let fixed = few(fixed.collect(), "permanent neighbours are on the way to peers");
+    queues.chain(fixed).chain(shared_addresses(facts, book)).collect()
+}
+
+/// The leases that share an address, of which one host alone can be reached.
+fn shared_addresses(facts: &Facts<'_>, book: &Book) -> Vec<String> {
+    if facts.conf.backend.shares_addresses() {
+        return Vec::new();
+    }
+    few(book.shared().map(|shared| one_address(&shared)).collect(), "leases share an address with another one")
+}
+
+fn one_address(shared: &Shared) -> String {
+    format!("the leases {} and {} publish the same address {}", shared.key, shared.with, shared.public)
 }
 
 /// A peer that publishes this host's address. If the host itself has the address, the lease is rejected. If a router
@@ -75,8 +88,7 @@ impl Said {
 /// The leases that are not accepted, and those that share an address.
 pub(super) fn of_leases(rejections: &[Rejected], book: &Book) -> impl Iterator<Item = String> {
     let ignored = rejections.iter().map(|r| format!("{} in the store is ignored: {}", r.key, r.explained()));
-    let shared = book.shared();
-    ignored.chain(shared.map(|s| format!("the leases {} and {} publish the same address {}", s.key, s.with, s.public)))
+    ignored.chain(book.shared().map(|shared| one_address(&shared)))
 }
 
 /// Peers that cannot be reached now, and were reached before or are new.

@@ -71,6 +71,10 @@ impl Follower {
         let mut backoff = Backoff::default();
         loop {
             let Err(error) = self.follow(&mut backoff).await;
+            if self.save.is_some() {
+                // the watch that would have saved them later has ended
+                self.save().await;
+            }
             if let StoreError::Kube(error) = &error {
                 self.forget(error);
             }
