@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use overlay::status::Status;
+use overlay::status::{ANNOUNCEMENT, Status};
 
 fn status(dir: &Path, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flannelctl"));
@@ -16,7 +18,11 @@ fn status(dir: &Path, more: &[&str]) -> Output {
 #[test]
 fn the_exit_status_is_the_hosts_health() {
     let dir = tempfile::tempdir().unwrap();
-    let ready = Status::<overlay::status::Peers> { pid: std::process::id(), mtu: 1450, ..Status::default() };
+    // the socket stands for a daemon that runs, as it would in a container
+    let network = vec!["203.0.113.0/24".parse().unwrap()];
+    let name = SocketAddr::from_abstract_name(format!("{ANNOUNCEMENT}{}", network[0])).unwrap();
+    let _announced = UnixListener::bind_addr(&name).unwrap();
+    let ready = Status::<overlay::status::Peers> { network, mtu: 1450, ..Status::default() };
     let down = Status { last_error: Some("eth0 is down".into()), ..ready.clone() };
     let starts = Status { mtu: 0, ..ready.clone() };
     for (status_json, code, error) in [
