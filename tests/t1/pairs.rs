@@ -195,7 +195,7 @@ impl Pair {
     }
 }
 
-/// A line without what is another each time: MAC addresses, the names of veth devices, a file's content.
+/// A line without the parts that differ from run to run: MAC addresses, the names of veth devices, a file's content.
 fn constant(line: &str) -> String {
     let line = line.split(": {").next().unwrap_or(line);
     let is_random = |word: &&str| word.trim_start_matches('"').starts_with("veth") || word.matches(':').count() == 5;

@@ -57,18 +57,19 @@ fn child<T>(end: RawFd, held: Option<RawFd>, work: impl FnOnce() -> T) -> ! {
     }
     // a panic must not unwind into the frames of the parent's main
     let _open = catch_unwind(AssertUnwindSafe(work));
+    let now = clock_gettime(ClockId::Monotonic);
+    let wait = until_tick(now.tv_sec * 1000 + now.tv_nsec / 1_000_000);
     // SAFETY: waits without descriptors; _exit runs no destructor of the parent's.
     unsafe {
-        libc::poll(std::ptr::null_mut(), 0, until_tick());
+        libc::poll(std::ptr::null_mut(), 0, wait);
         libc::_exit(0)
     }
 }
 
-/// How long it is until the tick at which this child ends, in ms.
-fn until_tick() -> i32 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let earliest = now.tv_sec * 1000 + now.tv_nsec / 1_000_000 + KEPT_FOR;
-    (KEPT_FOR + TICK - earliest % TICK) as i32
+/// The time from `now` to the first tick that is at least [`KEPT_FOR`] away. Both in ms.
+fn until_tick(now: i64) -> i32 {
+    let since_tick = (now + KEPT_FOR) % TICK;
+    (KEPT_FOR + (TICK - since_tick) % TICK) as i32
 }
 
 /// Whether a child that outlives this process is reaped. The host's PID 1 reaps it; a container's often does not.
@@ -99,5 +100,16 @@ pub(crate) fn keep<const N: usize>(kept: [RawFd; N]) {
                 libc::close(fd);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_end_together_and_not_too_soon() {
+        let ends = |now: i64| now + i64::from(until_tick(now));
+        assert_eq!([ends(0), ends(1), ends(150), ends(151), ends(250)], [250, 250, 250, 500, 500]);
     }
 }

@@ -37,7 +37,7 @@ impl Nodes {
         Ok(Self { server })
     }
 
-    /// The flags that name it.
+    /// The flags of a flanneld that uses this API server.
     pub fn flags(&self) -> Vec<String> {
         vec![
             "--kube-subnet-mgr".into(),

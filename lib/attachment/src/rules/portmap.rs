@@ -68,7 +68,7 @@ const AFTER_DSTNAT: i32 = Base::DSTNAT + 1;
 /// The priority of masquerading after upstream's chains (`srcnat + 1`).
 const AFTER_SRCNAT: i32 = Base::SRCNAT + 1;
 const HOSTPORTS: &str = "hostports";
-/// The start of the names of chains that mark what is masqueraded.
+/// The prefix of the names of chains that mark the packets to masquerade.
 const MARKS: &str = "masq_";
 
 /// The protocols that have ports, with their numbers.

@@ -152,7 +152,8 @@ impl Part {
         emptied.into_iter().chain(new).chain(filled).chain(added).chain(self.surplus(found)).collect()
     }
 
-    /// Whether what this project words is there. The words of an entry may be the operator's, and read back in others.
+    /// Whether the part's own chains with their rules, and its shared frame, are there. Entries are not compared: they may have an
+    /// operator's conditions, which `iptables-save` prints in other words.
     pub fn is_made(&self, found: &Saved) -> bool {
         let filled = self.own.iter().all(|(chain, rules)| found.0.get(chain) == Some(rules));
         filled && self.frame.iter().all(|line| found.has(&line.chain, &line.rule))
